@@ -1,0 +1,2 @@
+//! whyrelay.
+fn main() {}
