@@ -6,11 +6,13 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`signal`] | the messages with which two peers find each other |
 //! | [`time`] | moments, as arguments |
 //! | [`wire`] | STUN, TURN and DTLS on the wire: lenient decoding, encoding, demultiplexing |
 //!
 //! Dependencies point one way: `wire <- trace <- {ice, turn, signal} <- diagnosis <- report`; `engine` uses wire,
 //! trace, ice, turn and signal; diagnosis and report never use engine.
 
+pub mod signal;
 pub mod time;
 pub mod wire;
