@@ -1,0 +1,1 @@
+//! From facts to conclusions: evidence folded from events, rules, findings.

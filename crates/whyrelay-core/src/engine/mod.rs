@@ -1,0 +1,1 @@
+//! Protocol machines: each takes `handle_input(now, input)` and is drained with `poll_output()`.

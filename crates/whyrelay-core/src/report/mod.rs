@@ -1,0 +1,1 @@
+//! The account of a session and its renderers, which compute nothing.
