@@ -1,0 +1,146 @@
+// One side of a session, in a browser: signals over /send and /receive of the
+// page's own origin and resolves with what the test asserts.
+//
+// options: { role, id, peer, iceServers, relayOnly, echo, holdMs, timeoutMs }
+
+const log = (...words) => console.log(words.join(" "));
+
+class Peer {
+  constructor(options) {
+    this.options = options;
+    this.abort = new AbortController();
+    this.early = [];
+    this.connection = new RTCPeerConnection({
+      iceServers: options.iceServers,
+      iceTransportPolicy: options.relayOnly ? "relay" : "all",
+    });
+    this.received = new Promise((resolve, reject) => {
+      this.resolve = resolve;
+      this.reject = reject;
+    });
+    this.connection.addEventListener("connectionstatechange", () => {
+      log("connection:", this.connection.connectionState);
+      if (this.connection.connectionState === "failed") this.reject(new Error("the connection failed"));
+    });
+    this.connection.addEventListener("icecandidate", ({ candidate }) => {
+      // An empty candidate line would be the end of candidates: not part of the format.
+      if (candidate?.candidate) this.send("candidate", candidate.candidate).catch(this.reject);
+    });
+    this.connection.addEventListener("icecandidateerror", (event) => {
+      log("candidate error:", event.url, event.errorCode, event.errorText);
+    });
+    this.connection.addEventListener("datachannel", ({ channel }) => this.useChannel(channel));
+  }
+
+  useChannel(channel) {
+    channel.binaryType = "arraybuffer";
+    const opened = () => {
+      log("channel", channel.label, "is open");
+      channel.send(`greeting from ${this.options.id}`);
+    };
+    channel.addEventListener("message", ({ data }) => {
+      if (typeof data === "string" && data.length < 200) log("received", data);
+      if (this.options.echo) channel.send(data);
+      this.resolve(typeof data === "string" ? data : `${data.byteLength} bytes`);
+    });
+    if (channel.readyState === "open") opened();
+    else channel.addEventListener("open", opened);
+  }
+
+  async send(type, content) {
+    const body = JSON.stringify({ type, content, to: this.options.peer, from: this.options.id });
+    for (;;) {
+      const response = await fetch("/send", { method: "POST", body, signal: this.abort.signal });
+      if (response.ok) return;
+      const text = await response.text();
+      if (response.status !== 404) throw new Error(`send ${type}: ${response.status} ${text.trim()}`);
+      // The other is not there yet; the timeout of the whole run ends this.
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  async receive() {
+    for (;;) {
+      const response = await fetch(`/receive?id=${encodeURIComponent(this.options.id)}`, { signal: this.abort.signal });
+      if (!response.ok) throw new Error(`receive: ${response.status} ${await response.text()}`);
+      if (response.body) {
+        const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+        let text = "";
+        for (;;) {
+          const { done, value } = await reader.read();
+          if (done) break;
+          const lines = (text + value).split("\n");
+          text = lines.pop();
+          for (const line of lines) if (line.trim()) await this.handle(JSON.parse(line));
+        }
+      }
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+
+  async handle({ type, content, from }) {
+    if (type === "candidate") {
+      log("candidate:", content);
+      if (this.connection.remoteDescription) await this.addCandidate(content);
+      else this.early.push(content);
+    } else if (type === (this.options.role === "offerer" ? "answer" : "offer")) {
+      log(type, "from", from);
+      await this.connection.setRemoteDescription({ type, sdp: content });
+      for (const candidate of this.early.splice(0)) await this.addCandidate(candidate);
+      if (type === "offer") await this.describe(await this.connection.createAnswer());
+    }
+  }
+
+  async addCandidate(candidate) {
+    await this.connection.addIceCandidate({ candidate, sdpMLineIndex: 0 });
+  }
+
+  // The description leaves before gathering starts, so that no candidate overtakes it.
+  async describe(description) {
+    await this.send(description.type, description.sdp);
+    await this.connection.setLocalDescription(description);
+  }
+
+  async selected() {
+    const stats = await this.connection.getStats();
+    const transport = [...stats.values()].find(({ type }) => type === "transport");
+    const pair = transport && stats.get(transport.selectedCandidatePairId);
+    if (!pair) return null;
+    const side = (id) => {
+      const { candidateType, address, ip, port } = stats.get(id) ?? {};
+      return { type: candidateType, address: `${address ?? ip ?? ""}:${port}` };
+    };
+    return { local: side(pair.localCandidateId), remote: side(pair.remoteCandidateId) };
+  }
+}
+
+async function run(options) {
+  const peer = new Peer(options);
+  const result = { ok: false, state: "new", selected: null, received: "" };
+  const timeout = setTimeout(
+    () => peer.reject(new Error(`no message within ${options.timeoutMs} ms`)),
+    options.timeoutMs,
+  );
+  try {
+    peer.receive().catch(peer.reject);
+    if (options.role === "offerer") {
+      peer.useChannel(peer.connection.createDataChannel("testChannel"));
+      peer.describe(await peer.connection.createOffer()).catch(peer.reject);
+    }
+    result.received = await peer.received;
+    await new Promise((resolve) => setTimeout(resolve, options.holdMs));
+    result.ok = true;
+  } catch (error) {
+    result.error = String(error);
+  }
+  clearTimeout(timeout);
+  result.state = peer.connection.connectionState;
+  result.selected = await peer.selected();
+  // Leave our greeting time to arrive before the association goes away.
+  if (result.ok) await new Promise((resolve) => setTimeout(resolve, 200));
+  peer.abort.abort();
+  peer.connection.close();
+  return result;
+}
+
+globalThis.runPeer = run;

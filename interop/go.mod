@@ -1,0 +1,3 @@
+module whyrelay-interop
+
+go 1.19

@@ -1,0 +1,391 @@
+// The Pion peer of the interop tests and benches.
+//
+// Without -report it behaves as the client of the Go lab does towards its
+// signaling server: the same flags and ids, one answer other than 200 ends it,
+// /receive is read once and never reopened, no end-of-candidates, a greeting
+// every 20 s, and an always empty TURN password.
+// With -report it is a well-behaved peer that ends with one line of JSON.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pion/webrtc/v3"
+)
+
+var started = time.Now()
+
+type message struct {
+	Type    string `json:"type"`
+	Content string `json:"content"`
+	To      string `json:"to"`
+	From    string `json:"from"`
+}
+
+type candidate struct {
+	Type    string `json:"type"`
+	Address string `json:"address"`
+}
+
+type selected struct {
+	Local  candidate `json:"local"`
+	Remote candidate `json:"remote"`
+}
+
+// result is the last line on stdout of a run with -report.
+type result struct {
+	OK       bool      `json:"ok"`
+	State    string    `json:"state"`
+	Selected *selected `json:"selected"`
+	Received string    `json:"received"`
+	// Milliseconds from the start of main to the channel's open event.
+	OpenMs float64 `json:"open_ms,omitempty"`
+	// The same from the moment given in WHYRELAY_STARTED_NS, which includes the start of the process.
+	SpawnToOpenMs float64 `json:"spawn_to_open_ms,omitempty"`
+	Error         string  `json:"error,omitempty"`
+}
+
+type options struct {
+	role, signal, id, peer string
+	stun, turn, turnUser   string
+	withTURN, relayOnly    bool
+	report, loopback, echo bool
+	timeout, hold          time.Duration
+	runs                   int
+}
+
+type peer struct {
+	options
+	connection *webrtc.PeerConnection
+	client     http.Client
+
+	mutex     sync.Mutex
+	remoteSet bool
+	pending   []webrtc.ICECandidateInit
+	received  string
+	opened    time.Time
+
+	gotMessage chan struct{}
+	failed     chan string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.role, "role", "offerer", "offerer or answerer")
+	flag.StringVar(&o.signal, "signaling-addr", "http://127.0.0.1:8080", "base URL of the signaling server")
+	flag.BoolVar(&o.withTURN, "with-turn", true, "use the TURN servers of -turn")
+	flag.StringVar(&o.id, "id", "", "own id (offer-peer-1 or answer-peer-1 by role)")
+	flag.StringVar(&o.peer, "peer", "", "the other's id")
+	flag.StringVar(&o.stun, "stun", "", "STUN URLs, separated by commas")
+	flag.StringVar(&o.turn, "turn", "", "TURN URLs, separated by commas; the password is TURN_PASSWORD")
+	flag.StringVar(&o.turnUser, "turn-user", "", "TURN user name")
+	flag.BoolVar(&o.relayOnly, "relay-only", false, "offer relay candidates only")
+	flag.BoolVar(&o.report, "report", false, "end after the first message, with a line of JSON")
+	flag.BoolVar(&o.loopback, "loopback", false, "offer loopback candidates too")
+	flag.BoolVar(&o.echo, "echo", false, "send back what the channel receives")
+	flag.DurationVar(&o.timeout, "timeout", 30*time.Second, "with -report: give up after this long")
+	flag.DurationVar(&o.hold, "hold", 0, "with -report: stay this long after the first message")
+	flag.IntVar(&o.runs, "runs", 1, "with -report: run the peer this often, each in a process of its own")
+	flag.Parse()
+	log.SetFlags(log.Lmicroseconds)
+
+	own, other := "offer-peer-1", "answer-peer-1"
+	if o.role == "answerer" {
+		own, other = other, own
+	} else if o.role != "offerer" {
+		log.Fatalf("-role is offerer or answerer, not %q", o.role)
+	}
+	if o.id == "" {
+		o.id = own
+	}
+	if o.peer == "" {
+		o.peer = other
+	}
+	if o.runs > 1 {
+		os.Exit(repeat(o.runs))
+	}
+
+	p := &peer{options: o, gotMessage: make(chan struct{}), failed: make(chan string, 16)}
+	if err := p.start(); err != nil {
+		p.finish("failed", err.Error())
+	}
+	if !o.report {
+		log.Fatal(<-p.failed)
+	}
+	select {
+	case <-p.gotMessage:
+		time.Sleep(o.hold)
+		p.finish("connected", "")
+	case reason := <-p.failed:
+		p.finish("failed", reason)
+	case <-time.After(o.timeout):
+		p.finish("failed", fmt.Sprintf("no message within %v", o.timeout))
+	}
+}
+
+// repeat runs this program n times with -runs 1 and passes its lines on.
+func repeat(n int) int {
+	code := 0
+	for i := 0; i < n; i++ {
+		command := exec.Command(os.Args[0], append(os.Args[1:], "-runs", "1")...)
+		command.Stdout, command.Stderr = os.Stdout, os.Stderr
+		command.Env = append(os.Environ(), fmt.Sprintf("WHYRELAY_STARTED_NS=%d", time.Now().UnixNano()))
+		if err := command.Run(); err != nil {
+			code = 1
+		}
+	}
+	return code
+}
+
+func (p *peer) start() error {
+	var engine webrtc.SettingEngine
+	engine.SetIncludeLoopbackCandidate(p.loopback)
+	api := webrtc.NewAPI(webrtc.WithSettingEngine(engine))
+
+	configuration := webrtc.Configuration{}
+	if p.stun != "" {
+		configuration.ICEServers = append(configuration.ICEServers, webrtc.ICEServer{URLs: strings.Split(p.stun, ",")})
+	}
+	if p.withTURN && p.turn != "" {
+		password := ""
+		if p.report {
+			password = os.Getenv("TURN_PASSWORD")
+		}
+		configuration.ICEServers = append(configuration.ICEServers, webrtc.ICEServer{
+			URLs: strings.Split(p.turn, ","), Username: p.turnUser, Credential: password,
+		})
+	}
+	if p.relayOnly {
+		configuration.ICETransportPolicy = webrtc.ICETransportPolicyRelay
+	}
+	connection, err := api.NewPeerConnection(configuration)
+	if err != nil {
+		return err
+	}
+	p.connection = connection
+	connection.OnConnectionStateChange(func(state webrtc.PeerConnectionState) {
+		log.Printf("connection: %s", state)
+		if state == webrtc.PeerConnectionStateFailed && p.report {
+			p.failed <- "the connection failed"
+		}
+	})
+	connection.OnICECandidate(func(c *webrtc.ICECandidate) {
+		if c != nil {
+			p.send("candidate", c.ToJSON().Candidate)
+		}
+	})
+
+	if p.role == "answerer" {
+		connection.OnDataChannel(p.useChannel)
+		go p.receive()
+		return nil
+	}
+	go p.receive()
+	channel, err := connection.CreateDataChannel("testChannel", nil)
+	if err != nil {
+		return err
+	}
+	p.useChannel(channel)
+	offer, err := connection.CreateOffer(nil)
+	if err != nil {
+		return err
+	}
+	// The offer leaves before gathering starts, so that no candidate overtakes it.
+	p.send("offer", offer.SDP)
+	return connection.SetLocalDescription(offer)
+}
+
+func (p *peer) useChannel(channel *webrtc.DataChannel) {
+	greeting := "greeting from " + p.id
+	channel.OnOpen(func() {
+		p.mutex.Lock()
+		if p.opened.IsZero() {
+			p.opened = time.Now()
+		}
+		p.mutex.Unlock()
+		log.Printf("channel %q is open", channel.Label())
+		for {
+			if err := channel.SendText(greeting); err != nil {
+				log.Printf("greeting: %v", err)
+				return
+			}
+			if p.role == "answerer" {
+				return
+			}
+			time.Sleep(20 * time.Second)
+		}
+	})
+	var once sync.Once
+	channel.OnMessage(func(m webrtc.DataChannelMessage) {
+		if len(m.Data) < 200 {
+			log.Printf("received %q", m.Data)
+		}
+		if p.echo {
+			var err error
+			if m.IsString {
+				err = channel.SendText(string(m.Data))
+			} else {
+				err = channel.Send(m.Data)
+			}
+			if err != nil {
+				log.Printf("echo: %v", err)
+			}
+		}
+		once.Do(func() {
+			p.mutex.Lock()
+			p.received = string(m.Data)
+			// The open event runs beside this one and may come second.
+			if p.opened.IsZero() {
+				p.opened = time.Now()
+			}
+			p.mutex.Unlock()
+			close(p.gotMessage)
+		})
+	})
+}
+
+func (p *peer) send(kind, content string) {
+	body, _ := json.Marshal(message{Type: kind, Content: content, To: p.peer, From: p.id})
+	for {
+		response, err := p.client.Post(p.signal+"/send", "application/json", bytes.NewReader(body))
+		if err != nil {
+			p.failed <- "send: " + err.Error()
+			return
+		}
+		text, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		if response.StatusCode == http.StatusOK {
+			return
+		}
+		reason := fmt.Sprintf("send %s: %s: %s", kind, response.Status, bytes.TrimSpace(text))
+		// The lab's client gives up here; a peer that reports waits for the other to appear.
+		if !p.report || response.StatusCode != http.StatusNotFound || time.Since(started) > p.timeout {
+			p.failed <- reason
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (p *peer) receive() {
+	for {
+		response, err := p.client.Get(p.signal + "/receive?id=" + url.QueryEscape(p.id))
+		if err != nil {
+			p.failed <- "receive: " + err.Error()
+			return
+		}
+		decoder := json.NewDecoder(response.Body)
+		for {
+			var m message
+			if err = decoder.Decode(&m); err != nil {
+				break
+			}
+			p.handle(m)
+		}
+		response.Body.Close()
+		if !p.report {
+			log.Printf("receive ended: %v", err)
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func (p *peer) handle(m message) {
+	switch m.Type {
+	case "offer", "answer":
+		log.Printf("%s from %s", m.Type, m.From)
+		if (m.Type == "offer") != (p.role == "answerer") {
+			return
+		}
+		description := webrtc.SessionDescription{Type: webrtc.NewSDPType(m.Type), SDP: m.Content}
+		if err := p.connection.SetRemoteDescription(description); err != nil {
+			p.failed <- m.Type + ": " + err.Error()
+			return
+		}
+		p.remoteSet = true
+		// The lab's offerer empties this list before it can hold anything, and never again.
+		if p.report || p.role == "answerer" {
+			for _, c := range p.pending {
+				p.addCandidate(c)
+			}
+		}
+		p.pending = nil
+		if m.Type == "answer" {
+			return
+		}
+		answer, err := p.connection.CreateAnswer(nil)
+		if err != nil {
+			p.failed <- "create answer: " + err.Error()
+			return
+		}
+		p.send("answer", answer.SDP)
+		if err := p.connection.SetLocalDescription(answer); err != nil {
+			p.failed <- "set answer: " + err.Error()
+		}
+	case "candidate":
+		log.Printf("candidate: %s", m.Content)
+		c := webrtc.ICECandidateInit{Candidate: m.Content}
+		if p.remoteSet {
+			p.addCandidate(c)
+		} else {
+			p.pending = append(p.pending, c)
+		}
+	}
+}
+
+func (p *peer) addCandidate(c webrtc.ICECandidateInit) {
+	if err := p.connection.AddICECandidate(c); err != nil {
+		log.Printf("candidate refused: %v", err)
+	}
+}
+
+func (p *peer) selectedPair() *selected {
+	transport := p.connection.SCTP().Transport().ICETransport()
+	pair, err := transport.GetSelectedCandidatePair()
+	if err != nil || pair == nil {
+		return nil
+	}
+	describe := func(c *webrtc.ICECandidate) candidate {
+		return candidate{c.Typ.String(), fmt.Sprintf("%s:%d", c.Address, c.Port)}
+	}
+	return &selected{describe(pair.Local), describe(pair.Remote)}
+}
+
+// finish prints the result and ends the process.
+func (p *peer) finish(state, reason string) {
+	p.mutex.Lock()
+	r := result{OK: reason == "", State: state, Received: p.received, Error: reason}
+	if !p.opened.IsZero() {
+		r.OpenMs = float64(p.opened.Sub(started).Microseconds()) / 1000
+		var ns int64
+		if _, err := fmt.Sscan(os.Getenv("WHYRELAY_STARTED_NS"), &ns); err == nil {
+			r.SpawnToOpenMs = float64(p.opened.UnixNano()-ns) / 1e6
+		}
+	}
+	p.mutex.Unlock()
+	if p.connection != nil {
+		r.Selected = p.selectedPair()
+	}
+	line, _ := json.Marshal(r)
+	fmt.Println(string(line))
+	if !r.OK {
+		os.Exit(1)
+	}
+	// Leave the greeting time to arrive before the association goes away.
+	time.Sleep(100 * time.Millisecond)
+	p.connection.Close()
+	os.Exit(0)
+}
