@@ -1,0 +1,22 @@
+//! whyrelay beside other people's implementations, as separate processes in network
+//! namespaces of their own.
+//!
+//! Run by `cargo xtask test` (or `cargo xtask interop FILTER`), which installs and builds
+//! the peers and tells of them in `WHYRELAY_INTEROP_*`. A test whose tool is missing is
+//! listed as ignored with the reason in its name; with `CI` set it fails instead.
+
+mod coturn;
+mod namespace;
+mod peers;
+mod process;
+mod suite;
+
+mod harness;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut suite = suite::Suite::default();
+    harness::register(&mut suite);
+    suite.run()
+}

@@ -1,0 +1,126 @@
+//! Network namespaces, so that peers have addresses other than loopback and see nothing
+//! of the machine's own networks.
+
+use std::ffi::OsStr;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+
+use crate::suite;
+
+const PREFIX: &str = "whyrelay-it-";
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+/// A network namespace with one address besides loopback, a default route, and the
+/// `.local` names of multicast DNS. Removed when dropped, with every process in it.
+pub(crate) struct Namespace {
+    name: String,
+    ip: PathBuf,
+    address: Ipv4Addr,
+}
+
+impl Namespace {
+    /// One host, 203.0.113.1, whose cable ends nowhere.
+    pub(crate) fn new() -> Result<Self> {
+        let namespace = Self::bare(Ipv4Addr::new(203, 0, 113, 1))?;
+        namespace.run(&["link", "add", "wr0", "type", "veth", "peer", "name", "wr1"])?;
+        namespace.run(&["link", "set", "wr1", "up"])?;
+        namespace.address_and_route()?;
+        Ok(namespace)
+    }
+
+    /// Two hosts, 203.0.113.1 and 203.0.113.2, on one cable.
+    pub(crate) fn pair() -> Result<(Self, Self)> {
+        let left = Self::bare(Ipv4Addr::new(203, 0, 113, 1))?;
+        let right = Self::bare(Ipv4Addr::new(203, 0, 113, 2))?;
+        let cable = ["link", "add", "wr0", "type", "veth", "peer", "name", "wr0"];
+        left.run(&[&cable[..], &["netns", &right.name]].concat())?;
+        left.address_and_route()?;
+        right.address_and_route()?;
+        Ok((left, right))
+    }
+
+    /// The address that is not loopback.
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// A command that will run `program` in here.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(&self.ip);
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+
+    fn bare(address: Ipv4Addr) -> Result<Self> {
+        let ip = suite::path("NETNS")?;
+        remove_abandoned(&ip);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        succeed(Command::new(&ip).args(["netns", "add", &name]))?;
+        let namespace = Self { name, ip, address };
+        // Else an IPv6 address cannot be used in its first seconds.
+        for which in ["all", "default"] {
+            let setting = format!("net.ipv6.conf.{which}.accept_dad=0");
+            succeed(namespace.command("sysctl").args(["-q", "-w", &setting]))?;
+        }
+        namespace.run(&["link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    fn address_and_route(&self) -> Result<()> {
+        let address = format!("{}/24", self.address);
+        self.run(&["address", "add", &address, "dev", "wr0"])?;
+        self.run(&["link", "set", "wr0", "up"])?;
+        // Browsers offer no candidate of an interface that has none.
+        self.run(&["route", "add", "default", "via", "203.0.113.254", "dev", "wr0"])
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<()> {
+        succeed(Command::new(&self.ip).args(["-n", &self.name]).args(arguments))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        remove(&self.ip, &self.name);
+    }
+}
+
+/// Removes what a killed test run has left: the namespaces of processes that are no more.
+fn remove_abandoned(ip: &Path) {
+    let Ok(list) = Command::new(ip).args(["netns", "list"]).output() else {
+        return;
+    };
+    for line in String::from_utf8_lossy(&list.stdout).lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
+            remove(ip, name);
+        }
+    }
+}
+
+fn remove(ip: &Path, name: &str) {
+    if let Ok(output) = Command::new(ip).args(["netns", "pids", name]).output() {
+        for process in String::from_utf8_lossy(&output.stdout).lines() {
+            if let Ok(process) = process.trim().parse() {
+                let process = nix::unistd::Pid::from_raw(process);
+                let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+    let _ = Command::new(ip).args(["netns", "delete", name]).status();
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("starting {command:?}"))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?}: {}: {}", output.status, stderr.trim());
+    }
+    Ok(())
+}
