@@ -1,2 +1,53 @@
-//! xtask.
-fn main() {}
+//! What CI runs, as one command: `cargo xtask test`.
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `test` | installs what the tests need, then formatting, lints, documentation, licenses, every test; interop last |
+//! | `interop [FILTER]` | the interop tests alone |
+//! | `fuzz [TARGET] --seconds N` | each fuzz target for N seconds |
+
+mod fuzz;
+mod interop;
+mod licenses;
+mod step;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+const USAGE: &str = "usage: cargo xtask test
+       cargo xtask interop [FILTER]
+       cargo xtask fuzz [TARGET] [--seconds N]";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let root = workspace_root();
+    std::env::set_current_dir(&root).with_context(|| format!("entering {}", root.display()))?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["test"] => test::everything(),
+        ["interop"] => test::interop_only(None),
+        ["interop", filter] => test::interop_only(Some(filter)),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
+        _ => bail!("{USAGE}"),
+    }
+}
+
+/// The directory of the workspace's manifest, one above this crate's.
+fn workspace_root() -> PathBuf {
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest.parent().map_or(manifest.clone(), PathBuf::from)
+}

@@ -1,0 +1,105 @@
+//! `cargo xtask fuzz`: every fuzz target for a while.
+//!
+//! cargo-fuzz wants a nightly compiler for its address sanitizer. The code under test is
+//! safe Rust, so coverage is enough, and coverage is had from the stable compiler: these
+//! are the flags that cargo-fuzz gives it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::step;
+use crate::test::cargo;
+
+/// LLVM's coverage counters as libFuzzer reads them, and the checks of a debug build.
+const RUSTFLAGS: &[&str] = &[
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Ccodegen-units=1",
+    "-Cdebug-assertions",
+    "-Coverflow-checks",
+];
+
+/// Naming the target keeps the flags away from build scripts.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const DIRECTORY: &str = "target/fuzz";
+/// One input that takes longer is reported as a hang.
+const INPUT_LIMIT_SECONDS: u32 = 5;
+
+/// Runs the targets that `arguments` name, or all.
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    let (wanted, seconds) = parse(arguments)?;
+    let targets = targets()?;
+    let targets: Vec<&String> =
+        targets.iter().filter(|target| wanted.is_none_or(|wanted| wanted == target.as_str())).collect();
+    if targets.is_empty() {
+        bail!("no fuzz target is called {}", wanted.unwrap_or_default());
+    }
+    let mut build = cargo(&["build", "--release", "--manifest-path", "fuzz/Cargo.toml"]);
+    build
+        .args(["--target", TARGET])
+        .env("CARGO_TARGET_DIR", DIRECTORY)
+        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"));
+    step::run("build fuzz targets", build, Duration::from_secs(20 * 60))?;
+    for target in targets {
+        let corpus = Path::new("fuzz/corpus").join(target);
+        let artifacts = Path::new(DIRECTORY).join("artifacts").join(target);
+        std::fs::create_dir_all(&corpus)?;
+        std::fs::create_dir_all(&artifacts)?;
+        let program = Path::new(DIRECTORY).join(TARGET).join("release").join(target);
+        let mut command = Command::new(program);
+        command
+            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-timeout={INPUT_LIMIT_SECONDS}"))
+            .arg("-print_final_stats=1")
+            .arg(format!("-artifact_prefix={}/", artifacts.display()))
+            .arg(corpus);
+        let seeds = Path::new("fuzz/seeds").join(target);
+        if seeds.exists() {
+            command.arg(seeds);
+        }
+        let limit = Duration::from_secs(seconds + 120);
+        step::run(&format!("fuzz {target} for {seconds} s"), command, limit)?;
+    }
+    Ok(())
+}
+
+/// `[TARGET] [--seconds N]`
+fn parse<'a>(arguments: &[&'a str]) -> Result<(Option<&'a str>, u64)> {
+    let (mut target, mut seconds) = (None, 60);
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match *argument {
+            "--seconds" => {
+                let value = arguments.next().context("--seconds wants a number")?;
+                seconds = value.parse().with_context(|| format!("--seconds {value}"))?;
+            }
+            name if !name.starts_with('-') && target.is_none() => target = Some(name),
+            other => bail!("unexpected argument {other}"),
+        }
+    }
+    Ok((target, seconds))
+}
+
+/// The binaries of the fuzz crate.
+fn targets() -> Result<Vec<String>> {
+    if !Path::new("fuzz/Cargo.toml").exists() {
+        bail!("there is no fuzz/Cargo.toml");
+    }
+    let arguments = ["metadata", "--format-version", "1", "--no-deps"];
+    let mut command = cargo(&arguments);
+    command.args(["--manifest-path", "fuzz/Cargo.toml"]);
+    let metadata: serde_json::Value = serde_json::from_str(&step::output(&mut command)?)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    Ok(packages
+        .flat_map(|package| package["targets"].as_array().into_iter().flatten())
+        .filter(|target| target["kind"][0] == "bin")
+        .filter_map(|target| target["name"].as_str().map(str::to_owned))
+        .collect())
+}

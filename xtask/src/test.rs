@@ -1,0 +1,89 @@
+//! `cargo xtask test`: every check of the project, cheapest first, interop last.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::interop::{self, Tools};
+use crate::{licenses, step};
+
+/// The whole run is to end within 30 minutes on two cores: a step that takes this long hangs.
+const STEP_LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// Everything CI runs.
+pub(crate) fn everything() -> Result<()> {
+    step::run("format", cargo(&["fmt", "--all", "--check"]), STEP_LIMIT)?;
+    step::timed("licenses and sources", licenses::check)?;
+    if installed("cargo-deny") {
+        let deny = cargo(&["deny", "check", "licenses", "bans", "sources"]);
+        step::run("cargo deny", deny, STEP_LIMIT)?;
+    } else {
+        let reason = "cargo-deny is not installed; the step before has checked the same lists";
+        step::skip("cargo deny", reason);
+    }
+    let targets = ["clippy", "--workspace", "--all-targets"];
+    let mut clippy = cargo(&targets);
+    clippy.args(["--", "-D", "warnings"]);
+    step::run("clippy", clippy, STEP_LIMIT)?;
+
+    let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
+    documentation.env("RUSTDOCFLAGS", "-D warnings");
+    step::run("documentation", documentation, STEP_LIMIT)?;
+
+    if Path::new("fuzz/Cargo.toml").exists() {
+        let mut fuzz = cargo(&["check", "--manifest-path", "fuzz/Cargo.toml"]);
+        fuzz.env("CARGO_TARGET_DIR", "target/fuzz-check");
+        step::run("fuzz targets build", fuzz, STEP_LIMIT)?;
+    } else {
+        step::skip("fuzz targets build", "there is no fuzz/Cargo.toml");
+    }
+
+    let tools = interop::prepare()?;
+    // nextest runs no documentation tests, and its closing line is to be the last.
+    if installed("cargo-nextest") {
+        let doctests = cargo(&["test", "--workspace", "--doc"]);
+        step::run("documentation tests", doctests, STEP_LIMIT)?;
+    }
+    run_tests(&tools, &[])
+}
+
+/// The interop tests whose names contain `filter`.
+pub(crate) fn interop_only(filter: Option<&str>) -> Result<()> {
+    let tools = interop::prepare()?;
+    let mut arguments = vec!["--test", "interop"];
+    arguments.extend(filter);
+    run_tests(&tools, &arguments)
+}
+
+/// The last step. Nothing is printed after the test runner's own closing line.
+fn run_tests(tools: &Tools, arguments: &[&str]) -> Result<()> {
+    step::announce("tests");
+    tools.print_missing();
+    let mut command = if installed("cargo-nextest") {
+        // `skip` prints the names of skipped tests, which hold the reason.
+        cargo(&["nextest", "run", "--workspace", "--status-level", "skip"])
+    } else {
+        cargo(&["test", "--workspace", "--no-fail-fast"])
+    };
+    command.args(arguments).envs(tools.variables());
+    let status = command.status()?;
+    if !status.success() {
+        bail!("tests: {status}");
+    }
+    Ok(())
+}
+
+/// The cargo that runs this program, with `arguments`.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+/// Whether `program` is in `PATH`.
+fn installed(program: &str) -> bool {
+    interop::find_program(program).is_some()
+}
