@@ -1,0 +1,155 @@
+//! The interfaces of this host and which of their addresses a session may use.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
+use whyrelay_core::trace::event::InterfaceUse;
+
+/// An interface with its addresses and whether they are used.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index, 0 when the system does not tell.
+    pub index: u32,
+    /// Its addresses; port 0, IPv6 link-local ones with their scope.
+    pub addresses: Vec<SocketAddr>,
+    /// Whether it is used, else why not.
+    pub used: InterfaceUse,
+}
+
+/// What the user asked for.
+#[derive(Clone, Debug, Default)]
+pub struct InterfaceFilter {
+    /// Only these names; all when empty.
+    pub include: Vec<String>,
+    /// Not these names.
+    pub exclude: Vec<String>,
+    /// Only these local addresses; all when empty.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl InterfaceFilter {
+    fn judge(&self, name: &str, up: bool, loopback: bool) -> InterfaceUse {
+        if self.exclude.iter().any(|excluded| excluded == name) {
+            InterfaceUse::Excluded
+        } else if !up {
+            InterfaceUse::Down
+        } else if !self.include.is_empty() {
+            if self.include.iter().any(|included| included == name) {
+                InterfaceUse::Used
+            } else {
+                InterfaceUse::NotIncluded
+            }
+        } else if loopback {
+            InterfaceUse::Loopback
+        } else {
+            InterfaceUse::Used
+        }
+    }
+}
+
+/// The host's interfaces by name, each judged by the filter.
+///
+/// # Errors
+/// When the system does not list them.
+pub fn list(filter: &InterfaceFilter) -> io::Result<Vec<Interface>> {
+    let mut interfaces: BTreeMap<String, Interface> = BTreeMap::new();
+    for entry in getifaddrs()? {
+        let name = entry.interface_name;
+        let interface = interfaces.entry(name.clone()).or_insert_with(|| {
+            let up = entry.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING);
+            let loopback = entry.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+            Interface {
+                index: if_nametoindex(name.as_str()).unwrap_or(0),
+                used: filter.judge(&name, up, loopback),
+                addresses: Vec::new(),
+                name,
+            }
+        });
+        let Some(address) = entry.address else { continue };
+        if let Some(v4) = address.as_sockaddr_in() {
+            interface.addresses.push(SocketAddr::new(IpAddr::V4(v4.ip()), 0));
+        } else if let Some(v6) = address.as_sockaddr_in6() {
+            interface.addresses.push(SocketAddr::V6(SocketAddrV6::new(v6.ip(), 0, 0, v6.scope_id())));
+        }
+    }
+    let mut interfaces: Vec<Interface> = interfaces.into_values().collect();
+    for interface in &mut interfaces {
+        interface.addresses.sort();
+        interface.addresses.dedup();
+        if interface.used == InterfaceUse::Used && interface.addresses.is_empty() {
+            interface.used = InterfaceUse::NoAddress;
+        }
+    }
+    Ok(interfaces)
+}
+
+/// The addresses to open sockets on, each with its interface's name.
+///
+/// An IPv6 link-local address is used only where its interface has no other IPv6 address: it adds pairs without
+/// adding reach. Named addresses win over everything else, and need not be listed (all of 127.0.0.0/8 can be bound).
+pub fn usable(interfaces: &[Interface], filter: &InterfaceFilter) -> Vec<(SocketAddr, Option<String>)> {
+    if !filter.addresses.is_empty() {
+        let name_of = |ip: IpAddr| {
+            let has = |interface: &&Interface| interface.addresses.iter().any(|address| address.ip() == ip);
+            let exact = interfaces.iter().find(has);
+            let loopback = || interfaces.iter().find(|interface| ip.is_loopback() && interface.name.starts_with("lo"));
+            exact.or_else(loopback).map(|interface| interface.name.clone())
+        };
+        return filter.addresses.iter().map(|ip| (SocketAddr::new(*ip, 0), name_of(*ip))).collect();
+    }
+    let mut addresses = Vec::new();
+    for interface in interfaces.iter().filter(|interface| interface.used == InterfaceUse::Used) {
+        let has_global_v6 = interface.addresses.iter().any(|address| address.is_ipv6() && !is_link_local(address));
+        for address in &interface.addresses {
+            if !(is_link_local(address) && has_global_v6) {
+                addresses.push((*address, Some(interface.name.clone())));
+            }
+        }
+    }
+    addresses
+}
+
+/// IPv6 link-local, fe80::/10.
+fn is_link_local(address: &SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_says_why() {
+        let asked = InterfaceFilter { include: vec!["eth0".into()], exclude: vec!["wt0".into()], addresses: vec![] };
+        assert_eq!(asked.judge("eth0", true, false), InterfaceUse::Used);
+        assert_eq!(asked.judge("eth1", true, false), InterfaceUse::NotIncluded);
+        assert_eq!(asked.judge("wt0", true, false), InterfaceUse::Excluded);
+        let plain = InterfaceFilter::default();
+        assert_eq!(plain.judge("lo", true, true), InterfaceUse::Loopback);
+        assert_eq!(plain.judge("eth0", false, false), InterfaceUse::Down);
+    }
+
+    #[test]
+    fn link_local_is_used_only_without_a_better_address() {
+        let interface = |name: &str, addresses: &[&str]| Interface {
+            name: name.into(),
+            index: 1,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            used: InterfaceUse::Used,
+        };
+        let interfaces = [
+            interface("eth0", &["[fe80::1]:0", "[2001:db8::1]:0", "192.0.2.1:0"]),
+            interface("eth1", &["[fe80::2]:0"]),
+        ];
+        let used: Vec<String> = usable(&interfaces, &InterfaceFilter::default())
+            .into_iter()
+            .map(|(address, _)| address.ip().to_string())
+            .collect();
+        assert_eq!(used, ["2001:db8::1", "192.0.2.1", "fe80::2"]);
+    }
+}

@@ -1,0 +1,322 @@
+//! TCP and TLS connections of a session: to TURN servers, and between ICE-TCP peers.
+//!
+//! A connection has a task for reading and one for writing; what they see arrives on one channel as whole messages,
+//! so that the session's loop can record each before it handles it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use whyrelay_core::wire::framing::{Deframer, Framing};
+
+/// How long a connection may take, TLS included. A firewall that swallows SYNs is found out well before the session
+/// gives up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Messages that may wait for one slow connection; more are dropped, as a full UDP buffer would.
+const WRITE_QUEUE: usize = 256;
+
+/// Accepted connections at most: a stranger must not make us hold more.
+const MAX_ACCEPTED: usize = 64;
+
+/// A connection of this session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId(pub u64);
+
+/// Something that happened on a connection.
+#[derive(Debug)]
+pub enum StreamInput {
+    /// A connection that we asked for is there, TLS included.
+    Connected {
+        /// Which.
+        id: StreamId,
+        /// Our end.
+        local: SocketAddr,
+    },
+    /// It could not be made.
+    Failed {
+        /// Which.
+        id: StreamId,
+        /// What the system or TLS said.
+        detail: String,
+    },
+    /// A peer connected to one of our listeners.
+    Accepted {
+        /// The connection's id.
+        id: StreamId,
+        /// The listener's address.
+        local: SocketAddr,
+        /// The peer.
+        remote: SocketAddr,
+    },
+    /// A whole message, without framing.
+    Message {
+        /// Which connection.
+        id: StreamId,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// It ended.
+    Closed {
+        /// Which.
+        id: StreamId,
+        /// Why.
+        detail: String,
+    },
+}
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// Our address, port 0 for any.
+    pub local: Option<SocketAddr>,
+    /// Where to.
+    pub remote: SocketAddr,
+    /// TLS with this server name.
+    pub tls: Option<String>,
+    /// SO_MARK.
+    pub mark: Option<u32>,
+    /// How messages are laid into the stream.
+    pub framing: Framing,
+}
+
+/// All connections and listeners of a session; dropping it closes them.
+#[derive(Debug)]
+pub struct Streams {
+    inputs: mpsc::Sender<StreamInput>,
+    open: BTreeMap<StreamId, Open>,
+    listeners: Vec<tokio::task::JoinHandle<()>>,
+    accepted: mpsc::Receiver<(StreamId, Open)>,
+    accepted_sender: mpsc::Sender<(StreamId, Open)>,
+    next_accepted: Arc<std::sync::atomic::AtomicU64>,
+    tls: crate::io::tls::ClientTls,
+}
+
+#[derive(Debug)]
+struct Open {
+    framing: Framing,
+    writer: mpsc::Sender<Vec<u8>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Streams {
+    /// Nothing open yet. `inputs` gets what happens.
+    pub fn new(inputs: mpsc::Sender<StreamInput>, tls: crate::io::tls::ClientTls) -> Self {
+        let (accepted_sender, accepted) = mpsc::channel(MAX_ACCEPTED);
+        Self {
+            inputs,
+            open: BTreeMap::new(),
+            listeners: Vec::new(),
+            accepted,
+            accepted_sender,
+            // Ids of our own connections are given by the caller and small; accepted ones count from the top half.
+            next_accepted: Arc::new(std::sync::atomic::AtomicU64::new(1 << 63)),
+            tls,
+        }
+    }
+
+    /// Starts a connection; [`StreamInput::Connected`] or [`StreamInput::Failed`] follows.
+    pub fn connect(&mut self, id: StreamId, options: ConnectOptions) {
+        let (writer, queue) = mpsc::channel(WRITE_QUEUE);
+        let framing = options.framing;
+        let inputs = self.inputs.clone();
+        let tls = self.tls.clone();
+        let task = tokio::spawn(async move {
+            let connected = match tokio::time::timeout(CONNECT_TIMEOUT, connect(&options, &tls)).await {
+                Ok(connected) => connected,
+                Err(_) => Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),
+                )),
+            };
+            match connected {
+                Ok((local, stream)) => {
+                    if inputs.send(StreamInput::Connected { id, local }).await.is_ok() {
+                        carry(id, stream, framing, queue, inputs).await;
+                    }
+                }
+                Err(error) => {
+                    let _ = inputs.send(StreamInput::Failed { id, detail: chain(&error) }).await;
+                }
+            }
+        });
+        self.open.insert(id, Open { framing, writer, task });
+    }
+
+    /// Listens for ICE-TCP peers.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen(&mut self, address: SocketAddr, mark: Option<u32>) -> io::Result<SocketAddr> {
+        let socket = tcp_socket(address, mark)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(16)?;
+        let listener = TcpListener::from_std(socket.into())?;
+        let local = listener.local_addr()?;
+        let (inputs, opens, ids) = (self.inputs.clone(), self.accepted_sender.clone(), Arc::clone(&self.next_accepted));
+        self.listeners.push(tokio::spawn(async move {
+            loop {
+                let Ok((stream, remote)) = listener.accept().await else {
+                    // Out of descriptors, most likely: do not spin.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                };
+                let _ = stream.set_nodelay(true);
+                let id = StreamId(ids.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+                let (writer, queue) = mpsc::channel(WRITE_QUEUE);
+                let task_inputs = inputs.clone();
+                let task = tokio::spawn(async move {
+                    if task_inputs.send(StreamInput::Accepted { id, local, remote }).await.is_ok() {
+                        carry(id, Box::new(stream), Framing::LengthPrefixed, queue, task_inputs).await;
+                    }
+                });
+                if opens.send((id, Open { framing: Framing::LengthPrefixed, writer, task })).await.is_err() {
+                    return;
+                }
+            }
+        }));
+        Ok(local)
+    }
+
+    /// Sends a message on a connection; false when it is gone or its queue is full.
+    pub fn send(&mut self, id: StreamId, message: &[u8]) -> bool {
+        self.take_accepted();
+        let Some(open) = self.open.get(&id) else { return false };
+        open.writer.try_send(open.framing.wrap(message)).is_ok()
+    }
+
+    /// Closes a connection.
+    pub fn close(&mut self, id: StreamId) {
+        self.take_accepted();
+        self.open.remove(&id);
+    }
+
+    /// Takes over what the listeners accepted; more than the bound is closed at once.
+    fn take_accepted(&mut self) {
+        while let Ok((id, open)) = self.accepted.try_recv() {
+            let held = self.open.keys().filter(|id| id.0 >= 1 << 63).count();
+            if held < MAX_ACCEPTED {
+                self.open.insert(id, open);
+            }
+        }
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.listeners.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+fn tcp_socket(address: SocketAddr, mark: Option<u32>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    Ok(socket)
+}
+
+async fn connect(
+    options: &ConnectOptions,
+    tls: &crate::io::tls::ClientTls,
+) -> io::Result<(SocketAddr, Box<dyn Duplex>)> {
+    let socket = tcp_socket(options.remote, options.mark)?;
+    if let Some(local) = options.local {
+        socket.bind(&local.into())?;
+    }
+    let stream: TcpStream = TcpSocket::from_std_stream(socket.into()).connect(options.remote).await?;
+    stream.set_nodelay(true)?;
+    let local = stream.local_addr()?;
+    let Some(name) = &options.tls else { return Ok((local, Box::new(stream))) };
+    let name = server_name(name)?;
+    let connector = TlsConnector::from(tls.config().await?);
+    Ok((local, Box::new(connector.connect(name, stream).await?)))
+}
+
+fn server_name(name: &str) -> io::Result<ServerName<'static>> {
+    if let Ok(ip) = name.parse::<IpAddr>() {
+        return Ok(ServerName::from(ip));
+    }
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no TLS server name")))
+}
+
+/// Reads and writes until either end closes.
+async fn carry(
+    id: StreamId,
+    stream: Box<dyn Duplex>,
+    framing: Framing,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    inputs: mpsc::Sender<StreamInput>,
+) {
+    let (mut read, mut write) = tokio::io::split(stream);
+    let writing = async {
+        while let Some(bytes) = queue.recv().await {
+            write.write_all(&bytes).await?;
+            write.flush().await?;
+        }
+        write.shutdown().await
+    };
+    let reading = async {
+        let mut deframer = Deframer::new(framing);
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let length = read.read(&mut buffer).await?;
+            if length == 0 {
+                return Ok::<String, io::Error>("closed by the other end".into());
+            }
+            deframer.push(&buffer[..length]);
+            loop {
+                match deframer.next_message() {
+                    Ok(Some(message)) => {
+                        let bytes = message.to_vec();
+                        if inputs.send(StreamInput::Message { id, bytes }).await.is_err() {
+                            return Ok("the session is over".into());
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => return Ok(format!("what came is no STUN or TURN: {error}")),
+                }
+            }
+        }
+    };
+    let detail = tokio::select! {
+        read = reading => read.unwrap_or_else(|error| chain(&error)),
+        written = writing => written.map_or_else(|error| chain(&error), |()| "closed".into()),
+    };
+    let _ = inputs.send(StreamInput::Closed { id, detail }).await;
+}
+
+/// An error with its sources on one line.
+fn chain(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,291 @@
+//! UDP sockets of a session: one for each local address, with kernel timestamps and ICMP errors.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::sockopt;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+
+/// Bytes of receive and send buffer asked for. The default of 212 KB loses bursts at our own socket, which would
+/// look like loss on the path in our own report.
+const BUFFER: usize = 2 * 1024 * 1024;
+
+/// Largest UDP payload.
+const MAX_DATAGRAM: usize = 65_535;
+
+/// How a socket is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UdpOptions {
+    /// SO_MARK, needs CAP_NET_ADMIN.
+    pub mark: Option<u32>,
+}
+
+/// Something that a socket's reader saw.
+#[derive(Debug)]
+pub enum UdpInput {
+    /// A datagram.
+    Datagram {
+        /// Our socket.
+        local: SocketAddr,
+        /// Its source.
+        remote: SocketAddr,
+        /// Kernel time since the Unix epoch, where the system tells.
+        kernel_time: Option<Duration>,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// An ICMP error for a datagram of ours.
+    Icmp(IcmpError),
+    /// The socket broke.
+    Broken {
+        /// Our socket.
+        local: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// An ICMP error from the socket's error queue.
+#[derive(Clone, Copy, Debug)]
+pub struct IcmpError {
+    /// Our socket.
+    pub local: SocketAddr,
+    /// Where the datagram was going.
+    pub remote: SocketAddr,
+    /// Who sent the error.
+    pub offender: Option<IpAddr>,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+    /// errno.
+    pub errno: i32,
+}
+
+/// An open socket; dropping it ends its reader.
+#[derive(Debug)]
+pub struct UdpDoor {
+    socket: Arc<UdpSocket>,
+    local: SocketAddr,
+    receive_buffer: Option<u32>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl UdpDoor {
+    /// Opens a socket on an address (port 0: any) and starts its reader.
+    ///
+    /// # Errors
+    /// When the system refuses, for example EADDRINUSE, or EPERM for the mark.
+    pub fn open(address: SocketAddr, options: UdpOptions, inputs: mpsc::Sender<UdpInput>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        if let Some(mark) = options.mark {
+            socket.set_mark(mark)?;
+        }
+        // Granted up to the system's limit; what was granted is reported.
+        socket.set_recv_buffer_size(BUFFER)?;
+        socket.set_send_buffer_size(BUFFER)?;
+        socket.bind(&address.into())?;
+        let fd = socket.as_fd();
+        // Each is a convenience of the trace: without it events lack a detail.
+        let _ = setsockopt(&fd, sockopt::ReceiveTimestampns, &true);
+        let _ = match address {
+            SocketAddr::V4(_) => setsockopt(&fd, sockopt::Ipv4RecvErr, &true),
+            SocketAddr::V6(_) => setsockopt(&fd, sockopt::Ipv6RecvErr, &true),
+        };
+        let receive_buffer = socket.recv_buffer_size().ok().and_then(|size| u32::try_from(size).ok());
+        let socket = Arc::new(UdpSocket::from_std(socket.into())?);
+        let local = socket.local_addr()?;
+        let reader = tokio::spawn(read(Arc::clone(&socket), local, inputs));
+        Ok(Self { socket, local, receive_buffer, reader })
+    }
+
+    /// Sends a datagram, or says at once why not: EAGAIN when the send buffer is full.
+    ///
+    /// # Errors
+    /// The errno of the system call, which is evidence.
+    pub fn send(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        // Not through tokio: a socket that never reported writable would answer EAGAIN for tokio's own reasons.
+        SockRef::from(&*self.socket).send_to(bytes, &self.with_scope(remote).into()).map(drop)
+    }
+
+    /// Our address.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The receive buffer as granted, in bytes.
+    pub fn receive_buffer(&self) -> Option<u32> {
+        self.receive_buffer
+    }
+
+    /// A link-local destination is reached through the scope of our own address.
+    fn with_scope(&self, remote: SocketAddr) -> SocketAddr {
+        match (remote, self.local) {
+            (SocketAddr::V6(remote), SocketAddr::V6(local)) if remote.ip().is_unicast_link_local() => {
+                SocketAddr::V6(SocketAddrV6::new(*remote.ip(), remote.port(), 0, local.scope_id()))
+            }
+            _ => remote,
+        }
+    }
+}
+
+impl Drop for UdpDoor {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// Reads datagrams and errors until the session's loop is gone. When the loop falls behind, the channel fills, this
+/// waits, and datagrams wait in the kernel.
+async fn read(socket: Arc<UdpSocket>, local: SocketAddr, inputs: mpsc::Sender<UdpInput>) {
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        let ready = match socket.ready(Interest::READABLE | Interest::ERROR).await {
+            Ok(ready) => ready,
+            Err(error) => {
+                let _ = inputs.send(UdpInput::Broken { local, error }).await;
+                return;
+            }
+        };
+        if ready.is_error() {
+            while let Some(error) = receive_error(&socket, local, &mut buffer) {
+                if inputs.send(UdpInput::Icmp(error)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        loop {
+            let received = socket.try_io(Interest::READABLE, || receive(&socket, &mut buffer));
+            match received {
+                Ok((remote, kernel_time, length)) => {
+                    let bytes = buffer[..length].to_vec();
+                    let input = UdpInput::Datagram { local, remote, kernel_time, bytes };
+                    if inputs.send(input).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if is_pending_icmp(&error) => {
+                    // The error queue has the details; this only clears the socket's pending error.
+                    while let Some(error) = receive_error(&socket, local, &mut buffer) {
+                        if inputs.send(UdpInput::Icmp(error)).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                Err(error) => {
+                    let _ = inputs.send(UdpInput::Broken { local, error }).await;
+                    return;
+                }
+            }
+        }
+        if ready.is_error() {
+            // tokio keeps the error readiness until an operation for it would block.
+            let cleared = socket.try_io(Interest::ERROR, || Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock)));
+            drop(cleared);
+        }
+    }
+}
+
+/// Errors that a receive call reports for an earlier datagram of ours.
+fn is_pending_icmp(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EMSGSIZE | libc::EPROTO | libc::EACCES
+        ) | Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::ECONNRESET | libc::EHOSTDOWN | libc::EINTR)
+    )
+}
+
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(SocketAddr, Option<Duration>, usize)> {
+    let mut control = nix::cmsg_space!(libc::timespec);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let mut kernel_time = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmTimestampns(time) = control {
+            kernel_time = Some(time.into());
+        }
+    }
+    let remote = message.address.and_then(|address| to_std(&address)).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((remote, kernel_time, message.bytes))
+}
+
+/// One entry of the error queue (IP_RECVERR), `None` when it is empty.
+fn receive_error(socket: &UdpSocket, local: SocketAddr, buffer: &mut [u8]) -> Option<IcmpError> {
+    let mut control = nix::cmsg_space!(libc::timespec, libc::sock_extended_err, libc::sockaddr_in6);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags).ok()?;
+    let remote = message.address.and_then(|address| to_std(&address))?;
+    for control in message.cmsgs().ok()? {
+        let (error, offender) = match control {
+            ControlMessageOwned::Ipv4RecvErr(error, offender) => {
+                (error, offender.map(|offender| IpAddr::from(offender.sin_addr.s_addr.to_ne_bytes())))
+            }
+            ControlMessageOwned::Ipv6RecvErr(error, offender) => {
+                (error, offender.map(|offender| IpAddr::from(offender.sin6_addr.s6_addr)))
+            }
+            _ => continue,
+        };
+        let offender = offender.filter(|offender| !offender.is_unspecified());
+        return Some(IcmpError {
+            local,
+            remote,
+            offender,
+            icmp_type: error.ee_type,
+            icmp_code: error.ee_code,
+            errno: i32::try_from(error.ee_errno).unwrap_or(0),
+        });
+    }
+    None
+}
+
+fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::new(IpAddr::V4(v4.ip()), v4.port()));
+    }
+    // Scope and flow label are dropped: they would make one remote address look like two.
+    address.as_sockaddr_in6().map(|v6| SocketAddr::new(IpAddr::V6(v6.ip()), v6.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closed_port_shows_as_an_icmp_error_with_its_offender() {
+        let (sender, mut inputs) = mpsc::channel(8);
+        let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let door = UdpDoor::open("127.0.0.1:0".parse().unwrap(), UdpOptions::default(), sender).unwrap();
+        door.send(closed, b"anyone?").unwrap();
+        let input = tokio::time::timeout(Duration::from_secs(5), inputs.recv()).await.unwrap();
+        match input {
+            Some(UdpInput::Icmp(error)) => {
+                assert_eq!((error.icmp_type, error.icmp_code, error.errno), (3, 3, libc::ECONNREFUSED));
+                assert_eq!((error.remote, error.offender), (closed, Some(closed.ip())));
+            }
+            other => panic!("an ICMP error was expected, not {other:?}"),
+        }
+        door.send(door.local(), b"hello").unwrap();
+        match tokio::time::timeout(Duration::from_secs(5), inputs.recv()).await.unwrap() {
+            Some(UdpInput::Datagram { bytes, kernel_time, .. }) => {
+                assert_eq!(bytes, b"hello");
+                assert!(kernel_time.is_some());
+            }
+            other => panic!("a datagram was expected, not {other:?}"),
+        }
+    }
+}
