@@ -4,6 +4,7 @@
 //! they do not know, and describe a defect instead of refusing the message.
 
 pub mod attribute;
+pub mod builder;
 pub mod demux;
 pub mod dtls;
 pub mod framing;

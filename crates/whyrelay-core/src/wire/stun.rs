@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::attribute::{self, AttributeType};
 use super::integrity::{self, Integrity, Key};
 
+pub use super::builder::MessageBuilder;
+
 /// The magic cookie (RFC 8489 §5).
 pub const MAGIC_COOKIE: u32 = 0x2112_A442;
 
@@ -134,7 +136,7 @@ const fn split_type(bits: u16) -> (Class, Method) {
     (class, Method(method))
 }
 
-const fn join_type(class: Class, method: Method) -> u16 {
+pub(super) const fn join_type(class: Class, method: Method) -> u16 {
     let method = method.0;
     let class = match class {
         Class::Request => 0,
@@ -449,118 +451,5 @@ impl<'a> Message<'a> {
     /// Checks MESSAGE-INTEGRITY or, when present, MESSAGE-INTEGRITY-SHA256 against a key (RFC 8489 §9, §14.5, §14.6).
     pub fn check_integrity(&self, key: &Key) -> Integrity {
         integrity::check(self, key)
-    }
-}
-
-/// Writes one message. Attributes stand in the order of the calls; integrity and fingerprint come last.
-#[derive(Clone, Debug)]
-pub struct MessageBuilder {
-    bytes: Vec<u8>,
-    transaction: TransactionId,
-}
-
-impl MessageBuilder {
-    /// Starts a message.
-    pub fn new(class: Class, method: Method, transaction: TransactionId) -> Self {
-        let mut bytes = Vec::with_capacity(128);
-        bytes.extend_from_slice(&join_type(class, method).to_be_bytes());
-        bytes.extend_from_slice(&[0, 0]);
-        bytes.extend_from_slice(&MAGIC_COOKIE.to_be_bytes());
-        bytes.extend_from_slice(&transaction.0);
-        Self { bytes, transaction }
-    }
-
-    /// Adds an attribute with a raw value, padded with zeros. A value over 65,535 bytes is cut, as the length field is.
-    #[must_use]
-    pub fn attribute(mut self, kind: AttributeType, value: &[u8]) -> Self {
-        let value = &value[..value.len().min(usize::from(u16::MAX))];
-        self.bytes.extend_from_slice(&kind.0.to_be_bytes());
-        self.bytes.extend_from_slice(&(value.len() as u16).to_be_bytes());
-        self.bytes.extend_from_slice(value);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-        self
-    }
-
-    /// Adds a text attribute.
-    #[must_use]
-    pub fn text(self, kind: AttributeType, value: &str) -> Self {
-        self.attribute(kind, value.as_bytes())
-    }
-
-    /// Adds a 32-bit attribute.
-    #[must_use]
-    pub fn u32(self, kind: AttributeType, value: u32) -> Self {
-        self.attribute(kind, &value.to_be_bytes())
-    }
-
-    /// Adds a 64-bit attribute.
-    #[must_use]
-    pub fn u64(self, kind: AttributeType, value: u64) -> Self {
-        self.attribute(kind, &value.to_be_bytes())
-    }
-
-    /// Adds an attribute in the format of MAPPED-ADDRESS.
-    #[must_use]
-    pub fn address(self, kind: AttributeType, address: SocketAddr) -> Self {
-        self.attribute(kind, &attribute::write_address(address))
-    }
-
-    /// Adds an attribute in the format of XOR-MAPPED-ADDRESS.
-    #[must_use]
-    pub fn xor_address(self, kind: AttributeType, address: SocketAddr) -> Self {
-        let value = attribute::write_xor_address(address, self.transaction);
-        self.attribute(kind, &value)
-    }
-
-    /// Adds ERROR-CODE (RFC 8489 §14.8).
-    #[must_use]
-    pub fn error(self, code: u16, reason: &str) -> Self {
-        let mut value = vec![0, 0, (code / 100) as u8 & 0x07, (code % 100) as u8];
-        value.extend_from_slice(reason.as_bytes());
-        self.attribute(AttributeType::ERROR_CODE, &value)
-    }
-
-    /// Adds UNKNOWN-ATTRIBUTES (RFC 8489 §14.13).
-    #[must_use]
-    pub fn unknown_attributes(self, kinds: &[AttributeType]) -> Self {
-        let value: Vec<u8> = kinds.iter().flat_map(|kind| kind.0.to_be_bytes()).collect();
-        self.attribute(AttributeType::UNKNOWN_ATTRIBUTES, &value)
-    }
-
-    /// Adds MESSAGE-INTEGRITY over all before it (RFC 8489 §14.5).
-    #[must_use]
-    pub fn integrity(mut self, key: &Key) -> Self {
-        let end = self.bytes.len();
-        self = self.attribute(AttributeType::MESSAGE_INTEGRITY, &[0; 20]);
-        let value = integrity::hmac_sha1(&self.bytes, end, key);
-        self.bytes[end + 4..].copy_from_slice(&value);
-        self
-    }
-
-    /// Adds MESSAGE-INTEGRITY-SHA256 over all before it (RFC 8489 §14.6).
-    #[must_use]
-    pub fn integrity_sha256(mut self, key: &Key) -> Self {
-        let end = self.bytes.len();
-        self = self.attribute(AttributeType::MESSAGE_INTEGRITY_SHA256, &[0; 32]);
-        let value = integrity::hmac_sha256(&self.bytes, end, 32, key);
-        self.bytes[end + 4..].copy_from_slice(&value);
-        self
-    }
-
-    /// Adds FINGERPRINT over all before it (RFC 8489 §14.7).
-    #[must_use]
-    pub fn fingerprint(mut self) -> Self {
-        let end = self.bytes.len();
-        self = self.attribute(AttributeType::FINGERPRINT, &[0; 4]);
-        let value = integrity::fingerprint(&self.bytes, end);
-        self.bytes[end + 4..].copy_from_slice(&value.to_be_bytes());
-        self
-    }
-
-    /// The finished message.
-    pub fn build(mut self) -> Vec<u8> {
-        let length = (self.bytes.len() - HEADER_LENGTH) as u16;
-        self.bytes[2..4].copy_from_slice(&length.to_be_bytes());
-        self.bytes
     }
 }
