@@ -6,6 +6,12 @@ use super::attribute::{self, AttributeType};
 use super::integrity::{self, Key};
 use super::stun::{Class, HEADER_LENGTH, MAGIC_COOKIE, Method, TransactionId, join_type};
 
+/// The largest length field that is a multiple of four (RFC 8489 §5).
+const MAX_LENGTH: usize = 65_532;
+
+/// Room kept for MESSAGE-INTEGRITY (24 bytes), MESSAGE-INTEGRITY-SHA256 (36) and FINGERPRINT (8).
+const RESERVED: usize = 68;
+
 /// Writes one message. Attributes stand in the order of the calls; integrity and fingerprint come last.
 #[derive(Clone, Debug)]
 pub struct MessageBuilder {
@@ -24,10 +30,21 @@ impl MessageBuilder {
         Self { bytes, transaction }
     }
 
-    /// Adds an attribute with a raw value, padded with zeros. A value over 65,535 bytes is cut, as the length field is.
+    /// Adds an attribute with a raw value, padded with zeros. A value is cut so that the message, with room for
+    /// integrity and fingerprint behind it, fits the 16-bit length field; such a message fits no datagram anyway.
     #[must_use]
     pub fn attribute(mut self, kind: AttributeType, value: &[u8]) -> Self {
-        let value = &value[..value.len().min(usize::from(u16::MAX))];
+        let reserved = match kind {
+            AttributeType::MESSAGE_INTEGRITY | AttributeType::MESSAGE_INTEGRITY_SHA256 | AttributeType::FINGERPRINT => {
+                0
+            }
+            _ => RESERVED,
+        };
+        let room = (MAX_LENGTH - reserved + HEADER_LENGTH).saturating_sub(self.bytes.len() + 4);
+        if room == 0 && !value.is_empty() {
+            return self;
+        }
+        let value = &value[..value.len().min(room)];
         self.bytes.extend_from_slice(&kind.0.to_be_bytes());
         self.bytes.extend_from_slice(&(value.len() as u16).to_be_bytes());
         self.bytes.extend_from_slice(value);

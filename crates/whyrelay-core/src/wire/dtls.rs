@@ -87,16 +87,25 @@ pub fn records(datagram: &[u8]) -> Vec<Record> {
     records
 }
 
+/// The content type of DTLS 1.2 records with a connection id (RFC 9146 §3).
+const TLS12_CID: u8 = 25;
+
 /// One record and how many bytes it takes.
 fn read_record(bytes: &[u8]) -> Option<(Record, usize)> {
     let first = *bytes.first()?;
     if first & 0xE0 == 0x20 {
-        return Some(read_unified(bytes, first));
+        return read_unified(bytes, first);
     }
     let header = bytes.first_chunk::<13>()?;
     let version = u16::from_be_bytes([header[1], header[2]]);
     let epoch = u16::from_be_bytes([header[3], header[4]]);
     let length = u16::from_be_bytes([header[11], header[12]]);
+    if first == TLS12_CID {
+        // The connection id stands between sequence number and length, and its length is not on the wire
+        // (RFC 9146 §4): what these two bytes say is not the length, so the record takes the rest.
+        let length = (bytes.len() - 13) as u16;
+        return Some((Record { content: Content::Unknown(first), version: Some(version), epoch, length }, bytes.len()));
+    }
     let body = bytes.get(13..13 + usize::from(length))?;
     let clear = epoch == 0;
     let content = match first {
@@ -110,23 +119,28 @@ fn read_record(bytes: &[u8]) -> Option<(Record, usize)> {
     Some((Record { content, version: Some(version), epoch, length }, 13 + usize::from(length)))
 }
 
-/// The unified header of DTLS 1.3: `001CSLEE` (RFC 9147 §4, figure 3).
-fn read_unified(bytes: &[u8], first: u8) -> (Record, usize) {
-    // A connection id of unknown length would follow; whyrelay's own sessions use none.
-    let sequence = if first & 0x08 != 0 { 2 } else { 1 };
-    let at = 1 + sequence;
-    let (header, length) = match bytes.get(at..at + 2) {
-        Some(field) if first & 0x04 != 0 => (at + 2, usize::from(u16::from_be_bytes([field[0], field[1]]))),
-        _ => (at, bytes.len().saturating_sub(at)),
-    };
-    let end = (header + length).min(bytes.len());
-    let record = Record {
+/// The unified header of DTLS 1.3: `001CSLEE` (RFC 9147 §4, figure 3). `None` when the datagram ends inside it or the
+/// record claims more than there is.
+fn read_unified(bytes: &[u8], first: u8) -> Option<(Record, usize)> {
+    let record = |length: usize| Record {
         content: Content::Encrypted,
         version: None,
         epoch: u16::from(first & 0x03),
-        length: end.saturating_sub(header) as u16,
+        length: length as u16,
     };
-    (record, end)
+    if first & 0x10 != 0 {
+        // A connection id, whose length is not on the wire, comes first: where the record ends cannot be known.
+        return Some((record(bytes.len() - 1), bytes.len()));
+    }
+    let sequence = if first & 0x08 != 0 { 2 } else { 1 };
+    let rest = bytes.get(1 + sequence..)?;
+    if first & 0x04 == 0 {
+        return Some((record(rest.len()), bytes.len()));
+    }
+    let field = rest.first_chunk::<2>()?;
+    let length = usize::from(u16::from_be_bytes(*field));
+    rest.get(2..2 + length)?;
+    Some((record(length), 1 + sequence + 2 + length))
 }
 
 #[cfg(test)]

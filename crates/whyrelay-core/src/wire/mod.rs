@@ -6,6 +6,7 @@
 pub mod attribute;
 pub mod builder;
 pub mod demux;
+mod describe;
 pub mod dtls;
 pub mod framing;
 pub mod integrity;

@@ -4,6 +4,7 @@
 //! [`Defect`] beside the attributes that could be read. Protocol machines must treat a message with a structural
 //! defect ([`Message::is_sound`] is false) as noise; the trace shows it all the same.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -377,23 +378,42 @@ impl<'a> Message<'a> {
         self.bytes
     }
 
-    /// The first attribute of a type: of duplicates only the first counts (RFC 8489 §14).
+    /// Whether a receiver may look at an attribute: behind MESSAGE-INTEGRITY only MESSAGE-INTEGRITY-SHA256 and
+    /// FINGERPRINT count, behind MESSAGE-INTEGRITY-SHA256 only FINGERPRINT (RFC 8489 §14.5, §14.6).
     ///
-    /// Attributes behind MESSAGE-INTEGRITY are not protected; only FINGERPRINT and MESSAGE-INTEGRITY-SHA256 are
-    /// looked for there (RFC 8489 §14.5).
-    pub fn attribute(&self, kind: AttributeType) -> Option<RawAttribute<'a>> {
-        let mut protected = true;
-        for attribute in &self.attributes {
-            let may_follow =
-                matches!(attribute.kind, AttributeType::FINGERPRINT | AttributeType::MESSAGE_INTEGRITY_SHA256);
-            if attribute.kind == kind && (protected || may_follow) {
-                return Some(*attribute);
+    /// Whatever else stands there is not protected: anyone on the path could have added it.
+    pub fn counts(&self, attribute: &RawAttribute<'_>) -> bool {
+        let mut before = self.attributes.iter().take_while(|earlier| earlier.offset < attribute.offset);
+        match attribute.kind {
+            AttributeType::FINGERPRINT => true,
+            AttributeType::MESSAGE_INTEGRITY_SHA256 => {
+                !before.any(|earlier| earlier.kind == AttributeType::MESSAGE_INTEGRITY_SHA256)
             }
-            if matches!(attribute.kind, AttributeType::MESSAGE_INTEGRITY | AttributeType::MESSAGE_INTEGRITY_SHA256) {
-                protected = false;
-            }
+            _ => !before.any(|earlier| {
+                matches!(earlier.kind, AttributeType::MESSAGE_INTEGRITY | AttributeType::MESSAGE_INTEGRITY_SHA256)
+            }),
         }
-        None
+    }
+
+    /// The attributes that count, in order: see [`Self::counts`].
+    fn counting(&self) -> impl Iterator<Item = &RawAttribute<'a>> {
+        let (mut sha1, mut sha256) = (false, false);
+        self.attributes.iter().filter(move |attribute| {
+            let counts = match attribute.kind {
+                AttributeType::FINGERPRINT => true,
+                AttributeType::MESSAGE_INTEGRITY_SHA256 => !sha256,
+                _ => !sha1 && !sha256,
+            };
+            sha1 |= attribute.kind == AttributeType::MESSAGE_INTEGRITY;
+            sha256 |= attribute.kind == AttributeType::MESSAGE_INTEGRITY_SHA256;
+            counts
+        })
+    }
+
+    /// The first attribute of a type that counts: of duplicates only the first does (RFC 8489 §14), and attributes
+    /// behind the integrity attribute do not, save FINGERPRINT and MESSAGE-INTEGRITY-SHA256 (§14.5, §14.6).
+    pub fn attribute(&self, kind: AttributeType) -> Option<RawAttribute<'a>> {
+        self.counting().find(|attribute| attribute.kind == kind).copied()
     }
 
     /// Whether an attribute of a type is present.
@@ -426,9 +446,9 @@ impl<'a> Message<'a> {
         attribute::read_xor_address(self.attribute(kind)?.value, self.transaction)
     }
 
-    /// Every XOR-coded address of a type, in order: CreatePermission carries several peers (RFC 8656 §10.1).
+    /// Every XOR-coded address of a type that counts, in order: CreatePermission carries several peers (RFC 8656 §10.1).
     pub fn xor_addresses(&self, kind: AttributeType) -> impl Iterator<Item = SocketAddr> + '_ {
-        let of_kind = self.attributes.iter().filter(move |attribute| attribute.kind == kind);
+        let of_kind = self.counting().filter(move |attribute| attribute.kind == kind);
         of_kind.filter_map(|attribute| attribute::read_xor_address(attribute.value, self.transaction))
     }
 
@@ -441,11 +461,13 @@ impl<'a> Message<'a> {
         Some(ErrorCode { code: class * 100 + number, reason: String::from_utf8_lossy(phrase).into_owned() })
     }
 
-    /// Comprehension-required attributes that `known` does not name: a request with one is answered 420
-    /// (RFC 8489 §6.3.1), a response with one is discarded (§6.3.3).
+    /// Comprehension-required attributes that count and that `known` does not name, each once: a request with one is
+    /// answered 420 (RFC 8489 §6.3.1), a response with one is discarded (§6.3.3).
     pub fn unknown_required(&self, known: &[AttributeType]) -> Vec<AttributeType> {
-        let kinds = self.attributes.iter().map(|attribute| attribute.kind);
-        kinds.filter(|kind| kind.comprehension_required() && !known.contains(kind)).collect()
+        let kinds = self.counting().map(|attribute| attribute.kind);
+        let unknown: BTreeSet<_> =
+            kinds.filter(|kind| kind.comprehension_required() && !known.contains(kind)).collect();
+        unknown.into_iter().collect()
     }
 
     /// Checks MESSAGE-INTEGRITY or, when present, MESSAGE-INTEGRITY-SHA256 against a key (RFC 8489 §9, §14.5, §14.6).
