@@ -10,6 +10,9 @@ class Peer {
     this.options = options;
     this.abort = new AbortController();
     this.early = [];
+    // Our candidates wait here until our description is sent: none may overtake it.
+    this.outbox = [];
+    this.described = false;
     this.connection = new RTCPeerConnection({
       iceServers: options.iceServers,
       iceTransportPolicy: options.relayOnly ? "relay" : "all",
@@ -24,7 +27,9 @@ class Peer {
     });
     this.connection.addEventListener("icecandidate", ({ candidate }) => {
       // An empty candidate line would be the end of candidates: not part of the format.
-      if (candidate?.candidate) this.send("candidate", candidate.candidate).catch(this.reject);
+      if (!candidate?.candidate) return;
+      if (this.described) this.send("candidate", candidate.candidate).catch(this.reject);
+      else this.outbox.push(candidate.candidate);
     });
     this.connection.addEventListener("icecandidateerror", (event) => {
       log("candidate error:", event.url, event.errorCode, event.errorText);
@@ -95,10 +100,11 @@ class Peer {
     await this.connection.addIceCandidate({ candidate, sdpMLineIndex: 0 });
   }
 
-  // The description leaves before gathering starts, so that no candidate overtakes it.
   async describe(description) {
-    await this.send(description.type, description.sdp);
     await this.connection.setLocalDescription(description);
+    await this.send(description.type, description.sdp);
+    this.described = true;
+    for (const candidate of this.outbox.splice(0)) await this.send("candidate", candidate);
   }
 
   async selected() {

@@ -77,6 +77,11 @@ type peer struct {
 	received  string
 	opened    time.Time
 
+	// Held while candidates are sent, and over outbox and described.
+	sending   sync.Mutex
+	described bool
+	outbox    []string
+
 	gotMessage chan struct{}
 	failed     chan string
 }
@@ -183,7 +188,7 @@ func (p *peer) start() error {
 	})
 	connection.OnICECandidate(func(c *webrtc.ICECandidate) {
 		if c != nil {
-			p.send("candidate", c.ToJSON().Candidate)
+			p.sendCandidate(c.ToJSON().Candidate)
 		}
 	})
 
@@ -202,9 +207,32 @@ func (p *peer) start() error {
 	if err != nil {
 		return err
 	}
-	// The offer leaves before gathering starts, so that no candidate overtakes it.
-	p.send("offer", offer.SDP)
-	return connection.SetLocalDescription(offer)
+	return p.describe("offer", offer)
+}
+
+// describe sends our description, and then the candidates gathered meanwhile: none may overtake it.
+func (p *peer) describe(kind string, description webrtc.SessionDescription) error {
+	if err := p.connection.SetLocalDescription(description); err != nil {
+		return err
+	}
+	p.send(kind, description.SDP)
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	for _, c := range p.outbox {
+		p.send("candidate", c)
+	}
+	p.outbox, p.described = nil, true
+	return nil
+}
+
+func (p *peer) sendCandidate(c string) {
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	if p.described {
+		p.send("candidate", c)
+	} else {
+		p.outbox = append(p.outbox, c)
+	}
 }
 
 func (p *peer) useChannel(channel *webrtc.DataChannel) {
@@ -331,8 +359,7 @@ func (p *peer) handle(m message) {
 			p.failed <- "create answer: " + err.Error()
 			return
 		}
-		p.send("answer", answer.SDP)
-		if err := p.connection.SetLocalDescription(answer); err != nil {
+		if err := p.describe("answer", answer); err != nil {
 			p.failed <- "set answer: " + err.Error()
 		}
 	case "candidate":
@@ -378,6 +405,9 @@ func (p *peer) finish(state, reason string) {
 	p.mutex.Unlock()
 	if p.connection != nil {
 		r.Selected = p.selectedPair()
+	}
+	if reason != "" {
+		log.Print(reason)
 	}
 	line, _ := json.Marshal(r)
 	fmt.Println(string(line))
