@@ -20,6 +20,7 @@ pub(crate) fn register(suite: &mut Suite) {
     let mut test = |name, more: &[Tool], test| suite.test(name, &[&common, more].concat(), test);
     test("peers_alone::aiortc_and_pion", &[Python, Pion], || meet(peers::aiortc, peers::pion));
     test("peers_alone::chromium_and_chromium", &[Chromium], || meet(peers::chromium, peers::chromium));
+    test("peers_alone::golab_clients", &[Pion], golab_clients);
     let tools = [Turnserver, Pion];
     test("peers_alone::pion_relayed_over_udp", &tools, || relayed(Transport::Udp));
     test("peers_alone::pion_relayed_over_tcp", &tools, || relayed(Transport::Tcp));
@@ -38,6 +39,24 @@ fn meet(offerer: Peer, answerer: Peer) -> Result<()> {
     let answered = peers::success(answerer).with_context(|| server.account())?;
     ensure!(offered["received"] == "greeting from answer-peer-1", "{offered}");
     ensure!(answered["received"] == "greeting from offer-peer-1", "{answered}");
+    Ok(())
+}
+
+/// The Go lab's own clients, which print what they receive and run on.
+fn golab_clients() -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = GolabServer::start(&left, Duration::from_secs(120))?;
+    let start = |namespace: &Namespace, role: Role| {
+        let mut command = peers::golab_client(namespace, role, server.url())?;
+        Process::start(role.name(), command.arg("-with-turn=false"))
+    };
+    let answerer = start(&right, Role::Answerer)?;
+    // It offers to nobody if the answerer is not there yet.
+    std::thread::sleep(Duration::from_millis(500));
+    let offerer = start(&left, Role::Offerer)?;
+    let greeted = |line: &str| line.contains("received \"greeting from");
+    offerer.line(peers::LIMIT, greeted)?;
+    answerer.line(peers::LIMIT, greeted)?;
     Ok(())
 }
 
