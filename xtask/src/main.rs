@@ -5,7 +5,9 @@
 //! | `test` | installs what the tests need, then formatting, lints, documentation, licenses, every test; interop last |
 //! | `interop [FILTER]` | the interop tests alone |
 //! | `fuzz [TARGET] --seconds N` | each fuzz target for N seconds |
+//! | `bench [NAME]` | our figures beside the peers' |
 
+mod bench;
 mod fuzz;
 mod interop;
 mod licenses;
@@ -19,7 +21,8 @@ use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "usage: cargo xtask test
        cargo xtask interop [FILTER]
-       cargo xtask fuzz [TARGET] [--seconds N]";
+       cargo xtask fuzz [TARGET] [--seconds N]
+       cargo xtask bench [NAME]";
 
 fn main() -> ExitCode {
     match run() {
@@ -41,6 +44,11 @@ fn run() -> Result<()> {
         ["interop"] => test::interop_only(None),
         ["interop", filter] => test::interop_only(Some(filter)),
         ["fuzz", rest @ ..] => fuzz::run(rest),
+        ["bench"] => bench::run(None),
+        ["bench", name] => bench::run(Some(name)),
+        // What `bench` starts.
+        ["bench-isolated", name] => bench::run_isolated(name),
+        ["bench-measure", rest @ ..] => bench::measure(rest),
         _ => bail!("{USAGE}"),
     }
 }
