@@ -1,0 +1,3 @@
+//! What `whyrelay serve` runs.
+
+pub mod signaling;

@@ -1,0 +1,1 @@
+//! A peer's connection to a signaling server.
