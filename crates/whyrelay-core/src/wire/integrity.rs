@@ -97,7 +97,7 @@ pub(super) fn hmac_sha256(bytes: &[u8], end: usize, length: usize, key: &Key) ->
 }
 
 /// CRC-32 over `bytes[..end]`, XORed, with the length field set to end behind FINGERPRINT (RFC 8489 §14.7).
-pub(super) fn fingerprint(bytes: &[u8], end: usize) -> u32 {
+pub(crate) fn fingerprint(bytes: &[u8], end: usize) -> u32 {
     let (head, rest) = split_with_length(bytes, end, 4);
     let mut crc = crc32fast::Hasher::new();
     crc.update(&head);
