@@ -6,6 +6,7 @@
 //! | [`server`] | what `whyrelay serve` runs |
 //! | [`signaling`] | a peer's connection to a signaling server |
 
+pub mod channel;
 pub mod io;
 pub mod server;
 pub mod signaling;
