@@ -1,0 +1,87 @@
+//! What the operator decides about a TURN server.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::{Credentials, PeerPolicy};
+
+/// A TURN server's configuration. The default lets in nobody and relays to the public Internet only.
+#[derive(Clone, Debug)]
+pub struct TurnConfig {
+    /// The realm of the long-term credentials; with eight bytes or fewer a 401 has 56 bytes.
+    pub realm: String,
+    /// Who may allocate.
+    pub credentials: Credentials,
+    /// Which peers may be reached.
+    pub policy: PeerPolicy,
+    /// Whether IPv4 relayed addresses are given out.
+    pub relay_ipv4: bool,
+    /// Whether IPv6 relayed addresses are given out.
+    pub relay_ipv6: bool,
+    /// The address that peers see in place of the one an IPv4 relay is bound to (1:1 NAT).
+    pub external_ipv4: Option<Ipv4Addr>,
+    /// The address that peers see in place of the one an IPv6 relay is bound to.
+    pub external_ipv6: Option<Ipv6Addr>,
+    /// Whether DONT-FRAGMENT is obeyed; if not, it is answered 420 as RFC 8656 §7.2 demands.
+    pub dont_fragment: bool,
+    /// Sends every client elsewhere: 300 with ALTERNATE-SERVER (RFC 8656 §7.2).
+    pub alternate_server: Option<SocketAddr>,
+    /// Ends an allocation when the credentials it was made with expire. Otherwise it may be refreshed further.
+    pub strict_expiry: bool,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl Default for TurnConfig {
+    fn default() -> Self {
+        Self {
+            realm: "whyrelay".to_owned(),
+            credentials: Credentials::none(),
+            policy: PeerPolicy::default(),
+            relay_ipv4: true,
+            relay_ipv6: true,
+            external_ipv4: None,
+            external_ipv6: None,
+            dont_fragment: true,
+            alternate_server: None,
+            strict_expiry: false,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// The bounds of a TURN server: nothing that clients send makes it hold more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Allocations in all; one more gets 508.
+    pub allocations: usize,
+    /// Allocations of one user (time-limited credentials of one name are one user); one more gets 486.
+    pub allocations_per_user: usize,
+    /// Permissions of one allocation; one more gets 508.
+    pub permissions: usize,
+    /// Channels of one allocation; one more gets 508.
+    pub channels: usize,
+    /// Unauthenticated error answers to one source address, per second.
+    pub unauthenticated_per_second: u32,
+    /// The lifetime of an allocation when the client names none or a shorter one (RFC 8656 §7.2: 10 minutes).
+    pub default_lifetime: Duration,
+    /// The longest lifetime (RFC 8656 §7.2: an hour).
+    pub maximum_lifetime: Duration,
+    /// How long a nonce is good (RFC 8656 §5: at most an hour).
+    pub nonce_lifetime: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            allocations: 10_000,
+            allocations_per_user: 64,
+            permissions: 64,
+            channels: 64,
+            unauthenticated_per_second: 10,
+            default_lifetime: Duration::from_secs(600),
+            maximum_lifetime: Duration::from_secs(3600),
+            nonce_lifetime: Duration::from_secs(3600),
+        }
+    }
+}

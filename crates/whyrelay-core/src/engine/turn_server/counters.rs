@@ -1,0 +1,32 @@
+//! What a TURN server counts, for its operator.
+
+use std::collections::BTreeMap;
+
+/// Totals since the server began. Taken from a running server with [`super::TurnServer::counters`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Binding requests answered.
+    pub bindings: u64,
+    /// Requests of all methods of TURN, answered or not.
+    pub requests: u64,
+    /// Allocations made.
+    pub allocations: u64,
+    /// Error responses by code.
+    pub errors: BTreeMap<u16, u64>,
+    /// Unauthenticated error responses that were not sent because the source had its share.
+    pub unauthenticated_withheld: u64,
+    /// Requests and datagrams refused by the peer policy.
+    pub policy_refusals: u64,
+    /// Application datagrams from clients that were relayed.
+    pub datagrams_to_peers: u64,
+    /// Their bytes, without TURN's framing.
+    pub bytes_to_peers: u64,
+    /// Application datagrams from peers that were relayed.
+    pub datagrams_to_clients: u64,
+    /// Their bytes, without TURN's framing.
+    pub bytes_to_clients: u64,
+    /// Application datagrams dropped: no allocation, no permission, no channel, too large, or expired.
+    pub datagrams_dropped: u64,
+    /// Datagrams that were neither sound STUN nor ChannelData, or no request that a server answers.
+    pub noise: u64,
+}

@@ -1,0 +1,179 @@
+//! What stands before authentication: nonces without memory, and a budget for unauthenticated answers.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::Client;
+use crate::time::Timestamp;
+
+/// Makes and recognizes nonces: a minute and a MAC over it and the client's 5-tuple. The server remembers none of
+/// them, so that a flood of first requests costs no memory.
+pub(super) struct Nonces {
+    key: [u8; 32],
+    lifetime: Duration,
+}
+
+/// Nine bytes: two of the minute, seven of the MAC. As Base64 they are 12 characters, which keeps a 401 at 56 bytes.
+const LENGTH: usize = 9;
+
+impl Nonces {
+    pub(super) const fn new(key: [u8; 32], lifetime: Duration) -> Self {
+        Self { key, lifetime }
+    }
+
+    pub(super) fn make(&self, now: Timestamp, client: &Client) -> String {
+        STANDARD_NO_PAD.encode(self.bytes(minute(now), client))
+    }
+
+    /// Whether a nonce was made for this client no longer ago than the lifetime.
+    pub(super) fn is_valid(&self, now: Timestamp, client: &Client, nonce: &str) -> bool {
+        let Some(found) = STANDARD_NO_PAD.decode(nonce).ok().filter(|bytes| bytes.len() == LENGTH) else {
+            return false;
+        };
+        let now = minute(now);
+        // The minute nearest below now that ends in these 16 bits.
+        let age = u64::from((now as u16).wrapping_sub(u16::from_be_bytes([found[0], found[1]])));
+        let Some(made) = now.checked_sub(age) else { return false };
+        Duration::from_secs(age * 60) <= self.lifetime && bool::from(self.bytes(made, client).ct_eq(&found))
+    }
+
+    fn bytes(&self, minute: u64, client: &Client) -> [u8; LENGTH] {
+        let mac = keyed_hash(&self.key, |hash| {
+            client.write_identity(hash);
+            hash.update(minute.to_be_bytes());
+        });
+        let mut bytes = [0; LENGTH];
+        bytes[..2].copy_from_slice(&(minute as u16).to_be_bytes());
+        bytes[2..].copy_from_slice(&mac[..LENGTH - 2]);
+        bytes
+    }
+}
+
+const fn minute(now: Timestamp) -> u64 {
+    now.as_micros() / 60_000_000
+}
+
+/// How many unauthenticated error answers a source address gets: a bucket that fills at `per_second` and holds one
+/// second's worth. The port is not part of the key, and an IPv6 source is its /64.
+///
+/// The table has a fixed size. A source's place in it is a keyed hash that nobody outside can predict; a newcomer
+/// takes the place over. So a flood from forged sources can neither grow the table nor shut anybody out.
+pub(super) struct AnswerBudget {
+    key: [u8; 32],
+    per_second: u32,
+    places: Vec<Place>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Place {
+    owner: u64,
+    /// Micro-answers left.
+    left: u64,
+    filled_at: Timestamp,
+}
+
+/// 4096 places of 24 bytes.
+const PLACES: usize = 4096;
+
+impl AnswerBudget {
+    pub(super) fn new(key: [u8; 32], per_second: u32) -> Self {
+        Self { key, per_second, places: vec![Place::default(); PLACES] }
+    }
+
+    /// Takes one answer out of the source's budget; false when there is none left.
+    pub(super) fn take(&mut self, now: Timestamp, source: IpAddr) -> bool {
+        const ONE: u64 = 1_000_000;
+        let hash = keyed_hash(&self.key, |hash| match source {
+            IpAddr::V4(ip) => hash.update(ip.octets()),
+            IpAddr::V6(ip) => hash.update(&ip.octets()[..8]),
+        });
+        let owner = u64::from_be_bytes(std::array::from_fn(|at| hash[at]));
+        let place = &mut self.places[usize::from(u16::from_be_bytes([hash[8], hash[9]])) % PLACES];
+        let full = u64::from(self.per_second) * ONE;
+        if place.owner == owner {
+            let micros = now.since(place.filled_at).as_micros().min(1_000_000) as u64;
+            place.left = full.min(place.left + micros * u64::from(self.per_second));
+        } else {
+            *place = Place { owner, left: full, filled_at: now };
+        }
+        place.filled_at = now;
+        let taken = place.left.checked_sub(ONE);
+        place.left = taken.unwrap_or(place.left);
+        taken.is_some()
+    }
+}
+
+/// A MAC with a secret key over input of the caller's making. The key comes last and first, so that SHA-256 cannot
+/// be extended; every input here has a fixed length besides.
+fn keyed_hash(key: &[u8; 32], input: impl FnOnce(&mut Sha256)) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(key);
+    input(&mut hash);
+    hash.update(key);
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ClientTransport, ListenerId};
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+    fn client(text: &str) -> Client {
+        Client { transport: ClientTransport::Udp(ListenerId(0)), source: text.parse().unwrap() }
+    }
+
+    #[test]
+    fn security_7_a_nonce_is_valid_for_its_client_and_its_time_only() {
+        let nonces = Nonces::new([7; 32], Duration::from_secs(3600));
+        let one = client("203.0.113.9:1000");
+        let nonce = nonces.make(NOW, &one);
+        assert_eq!(nonce.len(), 12);
+        let later = |seconds| NOW + Duration::from_secs(seconds);
+        assert!(nonces.is_valid(NOW, &one, &nonce) && nonces.is_valid(later(3600), &one, &nonce));
+        assert!(!nonces.is_valid(later(3660), &one, &nonce), "an hour and a minute later");
+        assert!(!nonces.is_valid(later(65_536 * 60), &one, &nonce), "when the 16 bits come round");
+        for other in ["203.0.113.9:1001", "203.0.113.8:1000", "[2001:db8::1]:1000"] {
+            assert!(!nonces.is_valid(NOW, &client(other), &nonce), "{other}");
+        }
+        assert!(!Nonces::new([8; 32], Duration::from_secs(3600)).is_valid(NOW, &one, &nonce), "another server");
+        for garbage in ["", "AAAA", "AAAAAAAAAAAA", "!!!!!!!!!!!!", "AAAAAAAAAAAAAAAAAAAAAAAA"] {
+            assert!(!nonces.is_valid(NOW, &one, garbage), "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn security_5_a_source_gets_ten_answers_a_second_whatever_its_port() {
+        let mut budget = AnswerBudget::new([1; 32], 10);
+        let source: IpAddr = "203.0.113.9".parse().unwrap();
+        let mut answered = 0;
+        for millisecond in 0..10_000 {
+            answered += u32::from(budget.take(NOW + Duration::from_millis(millisecond), source));
+        }
+        assert!((100..=110).contains(&answered), "{answered} answers in ten seconds");
+    }
+
+    #[test]
+    fn a_flood_of_forged_sources_neither_grows_the_table_nor_shuts_anybody_out() {
+        let mut budget = AnswerBudget::new([1; 32], 10);
+        for source in 0..200_000_u32 {
+            budget.take(NOW, IpAddr::V4(source.into()));
+        }
+        assert_eq!(budget.places.len(), PLACES);
+        assert!(budget.take(NOW, "203.0.113.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn ipv6_sources_of_one_64_share_a_budget() {
+        let mut budget = AnswerBudget::new([1; 32], 10);
+        let answered =
+            (0..100_u128).filter(|host| budget.take(NOW, IpAddr::V6(((0x2001_0db8_u128 << 96) | host).into())));
+        assert_eq!(answered.count(), 10);
+    }
+}

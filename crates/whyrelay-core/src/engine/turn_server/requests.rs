@@ -1,0 +1,464 @@
+//! Requests: authentication, Allocate, Refresh, CreatePermission, ChannelBind.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::allocation::{Allocation, Family, NotBound, Opening, Relay};
+use super::credentials::{Grant, quota_name};
+use super::reply::{Rejection, Reply};
+use super::{Client, ClientTransport, Output, RelayId, TurnServer};
+use crate::engine::stun_server::unknown_attributes;
+use crate::time::Timestamp;
+use crate::wire::attribute::{AttributeType, read_xor_address};
+use crate::wire::integrity::{Integrity, Key};
+use crate::wire::stun::{Message, MessageBuilder, Method};
+use crate::wire::turn::{ChannelNumber, REQUESTED_TRANSPORT_UDP};
+
+/// A request whose MESSAGE-INTEGRITY is valid.
+struct Authenticated {
+    username: String,
+    grant: Grant,
+}
+
+/// `Ok(None)` is answered later, or was answered already.
+type Answer = Result<Option<MessageBuilder>, Rejection>;
+
+impl TurnServer {
+    pub(super) fn request(&mut self, now: Timestamp, client: Client, message: &Message<'_>) {
+        self.counters.requests += 1;
+        let reply = Reply::to(message);
+        let authenticated = match self.authenticate(now, &client, message) {
+            Ok(authenticated) => authenticated,
+            Err(code) => return self.challenge(now, client, &reply, code),
+        };
+        let known = if self.config.dont_fragment { &UNDERSTOOD[..] } else { &UNDERSTOOD[1..] };
+        let unknown = unknown_attributes(message, known);
+        let key = authenticated.grant.key.clone();
+        let answer = if unknown.is_empty() {
+            match message.method {
+                Method::ALLOCATE => self.allocate(now, client, message, authenticated, &reply),
+                _ => self.on_allocation(now, client, message, &authenticated, &reply),
+            }
+        } else {
+            let rejection = Rejection::new(420, "Unknown Attribute");
+            self.count_error(rejection.code);
+            Ok(Some(reply.error(rejection).unknown_attributes(&unknown)))
+        };
+        let message = match answer {
+            Ok(None) => return,
+            Ok(Some(message)) => message,
+            Err(rejection) => {
+                self.count_error(rejection.code);
+                let error = reply.error(rejection);
+                match self.config.alternate_server.filter(|_| rejection.code == 300) {
+                    Some(server) => error.address(AttributeType::ALTERNATE_SERVER, server),
+                    None => error,
+                }
+            }
+        };
+        self.send(client, reply.signed(message, &key));
+    }
+
+    /// The long-term credential mechanism (RFC 8489 §9.2.4). The nonce is looked at before the password, so that
+    /// guessing costs a round trip to a real address.
+    fn authenticate(&mut self, now: Timestamp, client: &Client, message: &Message<'_>) -> Result<Authenticated, u16> {
+        if !message.has(AttributeType::MESSAGE_INTEGRITY) && !message.has(AttributeType::MESSAGE_INTEGRITY_SHA256) {
+            return Err(401);
+        }
+        let text = |kind| message.text(kind).ok_or(400_u16);
+        let (username, realm) = (text(AttributeType::USERNAME)?, text(AttributeType::REALM)?);
+        if !self.nonces.is_valid(now, client, text(AttributeType::NONCE)?) {
+            return Err(438);
+        }
+        if realm != self.config.realm {
+            return Err(401);
+        }
+        let valid = |grant: &Grant| message.check_integrity(&grant.key) == Integrity::Valid;
+        let authenticated = |grant| Ok(Authenticated { username: username.to_owned(), grant });
+        // The password that made an allocation is good for as long as the allocation lives, also when the
+        // credentials have expired or the secret was changed since, unless the operator wants otherwise.
+        let made_with = self
+            .allocations
+            .get(client)
+            .filter(|allocation| allocation.username == username)
+            .map(|allocation| Grant { key: allocation.key.clone(), expires: allocation.credentials_expire });
+        if let Some(grant) = made_with.filter(valid) {
+            let expired = self.config.strict_expiry && grant.expires.is_some_and(|expires| expires <= now);
+            return if expired { Err(401) } else { authenticated(grant) };
+        }
+        let mut grants = self.config.credentials.keys(now, username, realm);
+        if grants.is_empty() {
+            // A stranger takes as long as a wrong password.
+            let decoy: [u8; 8] = self.random.bytes();
+            let key = Key::long_term(username, realm, &format!("{decoy:?}"));
+            grants.push(Grant { key, expires: Some(Timestamp::default()) });
+        }
+        match grants.into_iter().find(valid).filter(|grant| grant.expires.is_none_or(|expires| expires > now)) {
+            Some(grant) => authenticated(grant),
+            None => Err(401),
+        }
+    }
+
+    /// Answers who has not shown a password: shortly, and over UDP, where the source may be forged, not often.
+    fn challenge(&mut self, now: Timestamp, client: Client, reply: &Reply, code: u16) {
+        let forgeable = matches!(client.transport, ClientTransport::Udp(_));
+        if forgeable && !self.budget.take(now, client.source.ip()) {
+            self.counters.unauthenticated_withheld += 1;
+            return;
+        }
+        self.count_error(code);
+        let mut error = reply.error(Rejection::new(code, ""));
+        if code != 400 {
+            let nonce = self.nonces.make(now, &client);
+            error = error.text(AttributeType::REALM, &self.config.realm).text(AttributeType::NONCE, &nonce);
+        }
+        let bytes = reply.finished(error);
+        self.send(client, bytes);
+    }
+
+    /// Allocate (RFC 8656 §7.2).
+    fn allocate(
+        &mut self,
+        now: Timestamp,
+        client: Client,
+        message: &Message<'_>,
+        authenticated: Authenticated,
+        reply: &Reply,
+    ) -> Answer {
+        if let Some(allocation) = self.allocations.get(&client) {
+            if allocation.transaction != message.transaction {
+                return Err(Rejection::new(437, "Allocation Mismatch"));
+            }
+            // A retransmission: the same answer again, once there is one.
+            return Ok(allocation.is_open().then(|| success(allocation, &client, now, reply)));
+        }
+        let transport = message.attribute(AttributeType::REQUESTED_TRANSPORT).ok_or(BAD_REQUEST)?;
+        match transport.value {
+            [protocol, _, _, _] if *protocol == REQUESTED_TRANSPORT_UDP[0] => {}
+            [_, _, _, _] => return Err(Rejection::new(442, "Unsupported Transport Protocol")),
+            _ => return Err(BAD_REQUEST),
+        }
+        let families = self.requested_families(message)?;
+        let lifetime = requested_lifetime(message)?;
+        if let Some(server) = self.config.alternate_server {
+            // RFC 8489 §10: an alternate of the family that the client used.
+            if server.is_ipv4() == client.source.is_ipv4() {
+                return Err(Rejection::new(300, "Try Alternate"));
+            }
+        }
+        if self.allocations.len() >= self.config.limits.allocations {
+            return Err(Rejection::new(508, "Insufficient Capacity"));
+        }
+        let count = self.users.entry(quota_name(&authenticated.username).to_owned()).or_default();
+        if *count >= self.config.limits.allocations_per_user.max(1) {
+            return Err(Rejection::new(486, "Allocation Quota Reached"));
+        }
+        *count += 1;
+
+        let expires = self.expiry(now, lifetime, authenticated.grant.expires);
+        let opening = Opening { reply: reply.clone() };
+        let Authenticated { username, grant: Grant { key, expires: credentials_expire } } = authenticated;
+        let mut allocation = Allocation::new(username, key, credentials_expire, message.transaction, opening);
+        for family in families {
+            let id = RelayId(self.next_relay);
+            self.next_relay += 1;
+            allocation.relays.push(Relay { id, family, address: None, expires });
+            self.relays.insert(id, client);
+            self.outputs.push_back(Output::OpenRelay { relay: id, family });
+        }
+        self.allocations.insert(client, allocation);
+        self.settle(&client);
+        Ok(None)
+    }
+
+    /// The families of the relayed addresses, the indispensable one first.
+    fn requested_families(&self, message: &Message<'_>) -> Result<Vec<Family>, Rejection> {
+        let requested = message.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY);
+        let additional = message.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY);
+        let even_port = message.has(AttributeType::EVEN_PORT);
+        let token = message.has(AttributeType::RESERVATION_TOKEN);
+        if (requested.is_some() && additional.is_some())
+            || (token && (even_port || requested.is_some() || additional.is_some()))
+        {
+            return Err(BAD_REQUEST);
+        }
+        // RFC 8656 §18.11: only IPv6 can be additional.
+        if additional.is_some_and(|attribute| Family::read(attribute.value) != Some(Family::Ipv6)) {
+            return Err(BAD_REQUEST);
+        }
+        if token || even_port {
+            return Err(Rejection::new(508, "No Port Pairs"));
+        }
+        let first = match requested {
+            None => Family::Ipv4,
+            Some(attribute) if attribute.value.len() != 4 => return Err(BAD_REQUEST),
+            Some(attribute) => Family::read(attribute.value).ok_or(UNSUPPORTED_FAMILY)?,
+        };
+        if !self.offers(first) {
+            return Err(UNSUPPORTED_FAMILY);
+        }
+        Ok(std::iter::once(first).chain(additional.map(|_| Family::Ipv6)).collect())
+    }
+
+    const fn offers(&self, family: Family) -> bool {
+        match family {
+            Family::Ipv4 => self.config.relay_ipv4,
+            Family::Ipv6 => self.config.relay_ipv6,
+        }
+    }
+
+    /// The driver has opened the socket of a relay, or could not.
+    pub(super) fn relay_opened(&mut self, now: Timestamp, id: RelayId, bound: Option<SocketAddr>) {
+        let owner = self.relays.get(&id).copied();
+        let Some((client, allocation)) = owner.and_then(|client| Some((client, self.allocations.get_mut(&client)?)))
+        else {
+            // The allocation is gone; so must the socket be.
+            if bound.is_some() {
+                self.outputs.push_back(Output::CloseRelay { relay: id });
+            }
+            return;
+        };
+        let Some(relay) = allocation.relays.iter_mut().find(|relay| relay.id == id) else { return };
+        let family = relay.family;
+        let bound = bound.filter(|bound| Family::of(bound.ip()) == family);
+        let external = match family {
+            Family::Ipv4 => self.config.external_ipv4.map(IpAddr::V4),
+            Family::Ipv6 => self.config.external_ipv6.map(IpAddr::V6),
+        };
+        let address = bound.map(|bound| SocketAddr::new(external.unwrap_or_else(|| bound.ip()), bound.port()));
+        match address.filter(|address| !self.relayed.contains_key(address)) {
+            Some(address) => {
+                relay.address = Some(address);
+                self.relayed.insert(address, id);
+                let own = &mut self.config.policy.own_addresses;
+                own.extend(bound.map(|bound| bound.ip()).filter(|ip| !own.contains(ip)));
+            }
+            None => {
+                allocation.failed = Some(family);
+                self.close_relay(&client, id);
+            }
+        }
+        self.answer_allocate(now, client);
+    }
+
+    fn answer_allocate(&mut self, now: Timestamp, client: Client) {
+        let Some(allocation) = self.allocations.get_mut(&client) else { return };
+        if allocation.relays.iter().any(|relay| relay.address.is_none()) {
+            return;
+        }
+        let Some(Opening { reply }) = allocation.opening.take() else { return };
+        let key = allocation.key.clone();
+        // Without the first family there is no allocation, whatever became of the additional one.
+        let indispensable = allocation.failed.is_none_or(|family| family == Family::Ipv6);
+        let answer = if indispensable && !allocation.relays.is_empty() {
+            self.counters.allocations += 1;
+            success(allocation, &client, now, &reply)
+        } else {
+            self.count_error(508);
+            self.remove(&client);
+            reply.error(Rejection::new(508, "Insufficient Capacity"))
+        };
+        self.send(client, reply.signed(answer, &key));
+    }
+
+    /// Refresh, CreatePermission and ChannelBind need an allocation, and one made by the same user (RFC 8656 §5).
+    fn on_allocation(
+        &mut self,
+        now: Timestamp,
+        client: Client,
+        message: &Message<'_>,
+        authenticated: &Authenticated,
+        reply: &Reply,
+    ) -> Answer {
+        let allocation = self.allocations.get(&client).filter(|allocation| allocation.is_open());
+        let allocation = allocation.ok_or(Rejection::new(437, "Allocation Mismatch"))?;
+        if allocation.username != authenticated.username {
+            return Err(Rejection::new(441, "Wrong Credentials"));
+        }
+        match message.method {
+            Method::REFRESH => self.refresh(now, client, message, reply),
+            Method::CREATE_PERMISSION => self.create_permission(now, client, message, reply),
+            _ => self.channel_bind(now, client, message, reply),
+        }
+    }
+
+    /// Refresh (RFC 8656 §8.2).
+    fn refresh(&mut self, now: Timestamp, client: Client, message: &Message<'_>, reply: &Reply) -> Answer {
+        let only = match message.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY) {
+            None => None,
+            Some(attribute) if attribute.value.len() != 4 => return Err(BAD_REQUEST),
+            Some(attribute) => Some(Family::read(attribute.value).ok_or(FAMILY_MISMATCH)?),
+        };
+        let lifetime = requested_lifetime(message)?;
+        let Some(allocation) = self.allocations.get(&client) else { return Ok(None) };
+        let chosen = |relay: &&Relay| only.is_none_or(|family| relay.family == family);
+        let chosen: Vec<RelayId> = allocation.relays.iter().filter(chosen).map(|relay| relay.id).collect();
+        if chosen.is_empty() {
+            return Err(FAMILY_MISMATCH);
+        }
+        let credentials_expire = allocation.credentials_expire;
+        let granted = if lifetime == Some(Duration::ZERO) {
+            for relay in chosen {
+                self.close_relay(&client, relay);
+            }
+            Duration::ZERO
+        } else {
+            let expires = self.expiry(now, lifetime, credentials_expire);
+            if let Some(allocation) = self.allocations.get_mut(&client) {
+                for relay in allocation.relays.iter_mut().filter(|relay| chosen.contains(&relay.id)) {
+                    relay.expires = expires;
+                }
+            }
+            expires - now
+        };
+        self.settle(&client);
+        Ok(Some(reply.success().u32(AttributeType::LIFETIME, seconds(granted))))
+    }
+
+    /// CreatePermission (RFC 8656 §10.2): all peers of the request, or none.
+    fn create_permission(&mut self, now: Timestamp, client: Client, message: &Message<'_>, reply: &Reply) -> Answer {
+        let peers = peers(message)?;
+        for peer in &peers {
+            if !self.is_former_relay(now, &client, *peer) {
+                self.check_peer(&client, *peer)?;
+            }
+        }
+        let limit = self.config.limits.permissions;
+        let Some(allocation) = self.allocations.get_mut(&client) else { return Ok(None) };
+        let mut fresh: Vec<IpAddr> = peers.iter().map(|peer| peer.ip()).collect();
+        fresh.sort_unstable();
+        fresh.dedup();
+        fresh.retain(|ip| !allocation.has_permission(now, *ip));
+        if fresh.len() > allocation.permissions_left(now, limit) {
+            return Err(Rejection::new(508, "Insufficient Capacity"));
+        }
+        for peer in peers {
+            allocation.permit(now, peer.ip(), limit);
+        }
+        Ok(Some(reply.success()))
+    }
+
+    /// ChannelBind (RFC 8656 §12.2). Of several peers the first counts.
+    fn channel_bind(&mut self, now: Timestamp, client: Client, message: &Message<'_>, reply: &Reply) -> Answer {
+        let number = message.attribute(AttributeType::CHANNEL_NUMBER);
+        let number = number.and_then(|attribute| ChannelNumber::read(attribute.value)).ok_or(BAD_REQUEST)?;
+        let peer = message.xor_address(AttributeType::XOR_PEER_ADDRESS).ok_or(BAD_REQUEST)?;
+        self.check_peer(&client, peer)?;
+        let limits = &self.config.limits;
+        let Some(allocation) = self.allocations.get_mut(&client) else { return Ok(None) };
+        if !allocation.has_permission(now, peer.ip()) && allocation.permissions_left(now, limits.permissions) == 0 {
+            return Err(Rejection::new(508, "Insufficient Capacity"));
+        }
+        allocation.bind(now, number, peer, limits.channels).map_err(|why| match why {
+            NotBound::Taken => Rejection::new(400, "Channel Or Peer Already Bound"),
+            NotBound::Full => Rejection::new(508, "Insufficient Capacity"),
+        })?;
+        allocation.permit(now, peer.ip(), limits.permissions);
+        Ok(Some(reply.success()))
+    }
+
+    /// Whether a client may have a permission or a channel for this peer.
+    fn check_peer(&mut self, client: &Client, peer: SocketAddr) -> Result<(), Rejection> {
+        let Some(allocation) = self.allocations.get(client) else { return Ok(()) };
+        if allocation.relay(Family::of(peer.ip())).is_none() {
+            return Err(FAMILY_MISMATCH);
+        }
+        if self.relayed.contains_key(&peer) {
+            return Ok(());
+        }
+        if self.config.policy.check(peer).is_err() {
+            self.counters.policy_refusals += 1;
+            return Err(Rejection::new(403, "Forbidden"));
+        }
+        Ok(())
+    }
+
+    /// Whether a client refreshes its permission for a peer that relays here as well and whose allocation has ended:
+    /// refusing would take the other permissions of the same request with it. What it sends there is dropped.
+    fn is_former_relay(&self, now: Timestamp, client: &Client, peer: SocketAddr) -> bool {
+        let policy = &self.config.policy;
+        let permitted =
+            self.allocations.get(client).is_some_and(|allocation| allocation.has_permission(now, peer.ip()));
+        permitted && policy.own_addresses.contains(&peer.ip()) && !policy.is_own_endpoint(peer)
+    }
+
+    /// When an allocation made or refreshed now expires.
+    fn expiry(&self, now: Timestamp, requested: Option<Duration>, credentials: Option<Timestamp>) -> Timestamp {
+        let limits = &self.config.limits;
+        let lifetime = requested.unwrap_or_default().max(limits.default_lifetime).min(limits.maximum_lifetime);
+        let expires = now + lifetime;
+        match credentials.filter(|_| self.config.strict_expiry) {
+            Some(credentials) => expires.min(credentials),
+            None => expires,
+        }
+    }
+
+    fn count_error(&mut self, code: u16) {
+        *self.counters.errors.entry(code).or_default() += 1;
+    }
+}
+
+/// The success response to Allocate (RFC 8656 §7.3).
+fn success(allocation: &Allocation, client: &Client, now: Timestamp, reply: &Reply) -> MessageBuilder {
+    let mut message = reply.success();
+    for address in allocation.relays.iter().filter_map(|relay| relay.address) {
+        message = message.xor_address(AttributeType::XOR_RELAYED_ADDRESS, address);
+    }
+    let expires = allocation.relays.iter().map(|relay| relay.expires).min().unwrap_or(now);
+    message = message
+        .u32(AttributeType::LIFETIME, seconds(expires - now))
+        .xor_address(AttributeType::XOR_MAPPED_ADDRESS, client.source);
+    match allocation.failed {
+        // RFC 8656 §18.12: the family, a reserved byte, then as in ERROR-CODE.
+        Some(family) => message.attribute(AttributeType::ADDRESS_ERROR_CODE, &[family.byte(), 0, 5, 8]),
+        None => message,
+    }
+}
+
+/// LIFETIME as asked for.
+fn requested_lifetime(message: &Message<'_>) -> Result<Option<Duration>, Rejection> {
+    if !message.has(AttributeType::LIFETIME) {
+        return Ok(None);
+    }
+    let lifetime = message.u32(AttributeType::LIFETIME).ok_or(BAD_REQUEST)?;
+    Ok(Some(Duration::from_secs(lifetime.into())))
+}
+
+/// Every XOR-PEER-ADDRESS that MESSAGE-INTEGRITY protects; there must be one, and all must be readable.
+fn peers(message: &Message<'_>) -> Result<Vec<SocketAddr>, Rejection> {
+    let protected = message.attributes.iter().take_while(|attribute| {
+        !matches!(attribute.kind, AttributeType::MESSAGE_INTEGRITY | AttributeType::MESSAGE_INTEGRITY_SHA256)
+    });
+    let of_kind = protected.filter(|attribute| attribute.kind == AttributeType::XOR_PEER_ADDRESS);
+    let peers = of_kind.map(|attribute| read_xor_address(attribute.value, message.transaction).ok_or(BAD_REQUEST));
+    let peers = peers.collect::<Result<Vec<_>, _>>()?;
+    if peers.is_empty() { Err(BAD_REQUEST) } else { Ok(peers) }
+}
+
+/// Whole seconds, at most what LIFETIME can say.
+fn seconds(duration: Duration) -> u32 {
+    duration.as_secs().try_into().unwrap_or(u32::MAX)
+}
+
+const BAD_REQUEST: Rejection = Rejection::new(400, "Bad Request");
+const UNSUPPORTED_FAMILY: Rejection = Rejection::new(440, "Address Family Not Supported");
+const FAMILY_MISMATCH: Rejection = Rejection::new(443, "Peer Address Family Mismatch");
+
+/// What requests may carry; DONT-FRAGMENT stands first, to be left out where it is not obeyed.
+const UNDERSTOOD: [AttributeType; 15] = [
+    AttributeType::DONT_FRAGMENT,
+    AttributeType::USERNAME,
+    AttributeType::MESSAGE_INTEGRITY,
+    AttributeType::MESSAGE_INTEGRITY_SHA256,
+    AttributeType::REALM,
+    AttributeType::NONCE,
+    AttributeType::USERHASH,
+    AttributeType::PASSWORD_ALGORITHM,
+    AttributeType::CHANNEL_NUMBER,
+    AttributeType::LIFETIME,
+    AttributeType::XOR_PEER_ADDRESS,
+    AttributeType::REQUESTED_ADDRESS_FAMILY,
+    AttributeType::EVEN_PORT,
+    AttributeType::REQUESTED_TRANSPORT,
+    AttributeType::RESERVATION_TOKEN,
+];

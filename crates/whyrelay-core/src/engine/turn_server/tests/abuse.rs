@@ -1,0 +1,218 @@
+//! What attackers try (SECURITY, item by item).
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use std::net::Ipv4Addr;
+
+use super::super::*;
+use super::fixture::*;
+use crate::wire::attribute::AttributeType;
+use crate::wire::stun::{MessageBuilder, TransactionId};
+
+const FORBIDDEN: [&str; 14] = [
+    "127.0.0.1",
+    "0.0.0.0",
+    "10.0.0.1",
+    "100.64.0.1",
+    "169.254.169.254",
+    "172.16.0.1",
+    "192.168.0.1",
+    "224.0.0.1",
+    "255.255.255.255",
+    "240.0.0.1",
+    "192.0.2.9",
+    "198.18.0.1",
+    "203.0.113.1",
+    "198.41.0.99",
+];
+
+const FORBIDDEN_IPV6: [&str; 17] = [
+    "::",
+    "::1",
+    "::ffff:127.0.0.1",
+    "::ffff:8.8.8.8",
+    "::127.0.0.1",
+    "::ffff:0:127.0.0.1",
+    "64:ff9b::127.0.0.1",
+    "64:ff9b::a9fe:a9fe",
+    "2002:7f00:1::1",
+    "2002:a00:1::1",
+    "2001:0:808:808:0:0:80ff:fffe",
+    "fe80::1",
+    "fd00::1",
+    "ff02::1",
+    "2001:db8::5",
+    "64:ff9b::c629:63",
+    "2a00::5efe:7f00:1",
+];
+
+#[test]
+fn security_1_no_forbidden_peer_is_reached_by_permission_channel_or_send() {
+    let mut fixture = Fixture::with(|config| config.external_ipv4 = Some("198.41.0.99".parse().unwrap()));
+    let mut alice = Caller::alice();
+    alice.greet(&mut fixture);
+    let request = alice.allocation_request().attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]);
+    assert_eq!(alice.once(&mut fixture, request).code(), 0);
+    for ip in FORBIDDEN.iter().chain(&FORBIDDEN_IPV6) {
+        let peer = SocketAddr::new(ip.parse().unwrap(), 80).to_string();
+        assert_eq!(alice.permit(&mut fixture, &[&peer]), 403, "{peer} by CreatePermission");
+        assert_eq!(alice.bind(&mut fixture, 0x4000, &peer), 403, "{peer} by ChannelBind");
+        assert_eq!(alice.send(&mut fixture, &peer, b"x"), [], "{peer} by Send");
+        assert_eq!(fixture.raw(alice.client, &[0x40, 0, 0, 1, b'x']), [], "{peer} by ChannelData");
+    }
+    assert_eq!(fixture.server.counters().policy_refusals, 2 * (FORBIDDEN.len() + FORBIDDEN_IPV6.len()) as u64);
+    assert_eq!(alice.permit(&mut fixture, &[PEER, PEER_IPV6]), 0, "the honest peer");
+}
+
+#[test]
+fn security_5_a_flood_of_first_requests_gets_ten_answers_a_second_and_leaves_no_state() {
+    let mut fixture = Fixture::new();
+    let mut answers = 0;
+    for at in 0..20_000_u16 {
+        let client = udp(&format!("198.51.100.7:{}", 1024 + at));
+        let request = MessageBuilder::new(Class::Request, Method::ALLOCATE, TransactionId([1; 12])).build();
+        answers += fixture.raw(client, &request).len();
+        fixture.now += Duration::from_micros(100);
+    }
+    assert!((20..=32).contains(&answers), "{answers} answers in two seconds");
+    assert_eq!(fixture.server.allocations(), 0);
+    assert_eq!(fixture.server.poll_output(), Output::Timeout(None));
+    assert_eq!(Caller::alice().allocate(&mut fixture).code(), 0, "the honest client");
+}
+
+#[test]
+fn security_3_an_allocation_flood_ends_at_the_quota() {
+    let mut fixture = Fixture::with(|config| config.limits.allocations_per_user = 5);
+    for port in 1..200 {
+        let mut flooder = Caller::new(udp(&format!("198.18.7.{port}:{port}")), "bob", "builder");
+        flooder.allocate(&mut fixture);
+    }
+    assert_eq!((fixture.server.allocations(), fixture.relays.len()), (5, 5));
+    assert_eq!(Caller::alice().allocate(&mut fixture).code(), 0, "the honest client");
+}
+
+#[test]
+fn security_3_a_permission_flood_ends_at_the_limit() {
+    let mut fixture = Fixture::new();
+    let mut alice = Caller::alice();
+    alice.allocate(&mut fixture);
+    let limit = Limits::default().permissions;
+    let mut granted = 0;
+    for at in 0..1000_u32 {
+        let peer = SocketAddr::new(Ipv4Addr::from(0x0808_0000 + at).into(), 1).to_string();
+        granted += usize::from(alice.permit(&mut fixture, &[&peer]) == 0);
+    }
+    assert_eq!(granted, limit);
+    for at in 0..1000 {
+        alice.bind(&mut fixture, 0x4000 + at, &format!("8.8.0.0:{}", at + 1));
+    }
+    assert_eq!(fixture.server.counters().errors.get(&508), Some(&(1000 - limit as u64 + 1000 - limit as u64)));
+}
+
+#[test]
+fn security_10_loops_and_answers_are_not_answered() {
+    let mut fixture = Fixture::with(|config| config.policy.own_endpoints = vec!["198.41.0.1:3478".parse().unwrap()]);
+    let binding = |class| MessageBuilder::new(class, Method::BINDING, TransactionId([1; 12])).build();
+    assert_eq!(fixture.raw(udp("198.41.0.1:3478"), &binding(Class::Request)), [], "from our own address");
+    assert_eq!(fixture.raw(udp("198.41.0.9:0"), &binding(Class::Request)), [], "from port 0");
+    for class in [Class::Success, Class::Error, Class::Indication] {
+        for method in [Method::BINDING, Method::ALLOCATE, Method::REFRESH, Method::DATA, Method(0), Method(0xFFF)] {
+            let bytes = MessageBuilder::new(class, method, TransactionId([1; 12])).build();
+            assert_eq!(fixture.raw(udp("198.41.0.9:5000"), &bytes), [], "{class:?} {method}");
+        }
+    }
+    assert_eq!(fixture.raw(udp("198.41.0.9:5000"), &binding(Class::Request)).len(), 1);
+}
+
+/// A message for each way to be broken that SECURITY names.
+#[test]
+fn security_9_the_torture_set_changes_nothing() {
+    let mut fixture = Fixture::new();
+    let mut alice = Caller::alice();
+    alice.allocate(&mut fixture);
+    let start = || MessageBuilder::new(Class::Request, Method::CREATE_PERMISSION, TransactionId([3; 12]));
+    let peer: SocketAddr = PEER.parse().unwrap();
+    let good = alice.sign(start().xor_address(AttributeType::XOR_PEER_ADDRESS, peer));
+    let mut broken: Vec<Vec<u8>> = vec![
+        good[..good.len() - 1].to_vec(),
+        [&good[..], &[0; 4]].concat(),
+        alice.sign(start()),
+        start().xor_address(AttributeType::XOR_PEER_ADDRESS, peer).build(),
+        alice.sign(start().attribute(AttributeType::XOR_PEER_ADDRESS, &[0, 0, 1, 1, 1, 1, 1, 1])),
+        alice.sign(start().attribute(AttributeType::XOR_PEER_ADDRESS, &[0, 1, 1])),
+        start().text(AttributeType::USERNAME, "").integrity(&alice.key()).build(),
+        alice.sign(
+            start().text(AttributeType::USERNAME, &"a".repeat(513)).xor_address(AttributeType::XOR_PEER_ADDRESS, peer),
+        ),
+        alice.sign(
+            start()
+                .attribute(AttributeType::REALM, &[0xFF, 0, 0xFE])
+                .xor_address(AttributeType::XOR_PEER_ADDRESS, peer),
+        ),
+        vec![0; 65_507],
+        vec![0x40; 65_507],
+        Vec::new(),
+    ];
+    for bit in 0..good.len() * 8 {
+        // The message type may turn into another good one, and nothing protects what stands behind the HMAC.
+        let mut flipped = good.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        broken.push(flipped);
+    }
+    for bytes in broken {
+        for seen in fixture.raw(alice.client, &bytes) {
+            let Seen::ToClient(_, bytes) = seen else { panic!("only answers") };
+            assert_eq!(Message::decode(&bytes).unwrap().class, Class::Error);
+        }
+        fixture.now += Duration::from_millis(50);
+    }
+    assert_eq!(fixture.peer_sends(RelayId(0), PEER, b"x"), [], "no permission was made");
+    assert_eq!(alice.permit(&mut fixture, &[PEER]), 0);
+}
+
+#[test]
+fn a_hundred_thousand_random_datagrams_leave_the_honest_client_served() {
+    let mut fixture = Fixture::new();
+    let mut alice = Caller::alice();
+    alice.allocate(&mut fixture);
+    alice.permit(&mut fixture, &[PEER]);
+    let mut random = Random::from_number(99);
+    for _ in 0..100_000 {
+        let mut bytes: [u8; 32] = random.bytes();
+        let source: [u8; 6] = random.bytes();
+        let client = udp(&format!("198.51.{}.{}:{}", source[0], source[1], u16::from_be_bytes([source[2], source[3]])));
+        // Half of them look like STUN up to the cookie.
+        if source[4] & 1 == 0 {
+            let method = bytes[1] & 0x0F;
+            bytes[..8].copy_from_slice(&[0, method, 0, 12, 0x21, 0x12, 0xA4, 0x42]);
+        }
+        fixture.raw(client, &bytes[..usize::from(source[5] % 33)]);
+        fixture.peer_sends(RelayId(0), &client.source.to_string(), &bytes);
+    }
+    assert_eq!((fixture.server.allocations(), fixture.relays.len()), (1, 1));
+    assert_eq!(alice.send(&mut fixture, PEER, b"still here").len(), 1);
+}
+
+proptest! {
+    /// SECURITY 8: input of an authenticated client.
+    #[test]
+    fn security_8_no_signed_request_panics_or_reaches_a_forbidden_peer(
+        method in 0_u16..12,
+        attributes in prop::collection::vec((0_u16..0x30, prop::collection::vec(any::<u8>(), 0..24)), 0..6),
+    ) {
+        let mut fixture = Fixture::new();
+        let mut alice = Caller::alice();
+        alice.allocate(&mut fixture);
+        let mut request = alice.start(Method(method));
+        for (kind, value) in &attributes {
+            request = request.attribute(AttributeType(*kind), value);
+        }
+        let bytes = alice.sign(request);
+        for seen in fixture.raw(alice.client, &bytes) {
+            let reached = matches!(seen, Seen::ToPeer { .. });
+            prop_assert!(!reached, "a datagram to a peer");
+        }
+    }
+}
