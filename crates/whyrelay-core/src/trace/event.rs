@@ -888,6 +888,13 @@ pub enum ServerFailure {
         /// What the resolver said.
         detail: String,
     },
+    /// The system refused to send to it each time, or an ICMP error came back each time.
+    SendFailed {
+        /// The last errno.
+        errno: i32,
+    },
+    /// No socket of ours has its address family and scope.
+    NoLocalAddress,
 }
 
 /// Steps of the DTLS handshake.
