@@ -65,6 +65,8 @@ pub struct Gatherer {
     candidates: LocalCandidates,
     outputs: VecDeque<Output>,
     state: State,
+    /// The time of the latest input.
+    now: Timestamp,
 }
 
 /// How far gathering is.
@@ -101,6 +103,7 @@ impl Gatherer {
             candidates: LocalCandidates::default(),
             outputs: VecDeque::new(),
             state: State::Naming,
+            now,
         };
         for server in std::mem::take(&mut gatherer.config.servers) {
             gatherer.add_server(now, server);
@@ -112,6 +115,7 @@ impl Gatherer {
     ///
     /// Call [`Self::poll_output`] until it answers [`Output::Timeout`] before the next input.
     pub fn handle_input(&mut self, now: Timestamp, input: Input<'_>) -> bool {
+        self.now = now;
         if self.state == State::Closed {
             return !matches!(input, Input::Datagram { .. });
         }
@@ -163,8 +167,8 @@ impl Gatherer {
     }
 
     /// The next thing to do, or until when there is nothing.
-    pub fn poll_output(&mut self, now: Timestamp) -> Output {
-        self.outputs.pop_front().unwrap_or_else(|| Output::Timeout(self.deadline(now)))
+    pub fn poll_output(&mut self) -> Output {
+        self.outputs.pop_front().unwrap_or_else(|| Output::Timeout(self.deadline()))
     }
 
     /// Checks the message integrity of a datagram to or from a TURN server, for the trace: `None` where there is
@@ -238,8 +242,8 @@ impl Gatherer {
             && self.are_servers_settled()
     }
 
-    fn deadline(&self, now: Timestamp) -> Timestamp {
-        let idle = now + IDLE_WAIT;
+    fn deadline(&self) -> Timestamp {
+        let idle = self.now + IDLE_WAIT;
         if self.state == State::Closed {
             return idle;
         }

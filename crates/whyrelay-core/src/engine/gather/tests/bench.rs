@@ -265,7 +265,7 @@ impl Bench {
     pub(super) fn input(&mut self, input: Input<'_>) -> bool {
         let ours = self.gatherer.handle_input(self.now, input);
         loop {
-            match self.gatherer.poll_output(self.now) {
+            match self.gatherer.poll_output() {
                 Output::Timeout(deadline) => {
                     assert!(deadline <= self.now + IDLE_WAIT);
                     return ours;
@@ -317,7 +317,7 @@ impl Bench {
     pub(super) fn run_for(&mut self, milliseconds: u64) {
         let end = self.now + Duration::from_millis(milliseconds);
         loop {
-            let deadline = match self.gatherer.poll_output(self.now) {
+            let deadline = match self.gatherer.poll_output() {
                 Output::Timeout(deadline) => deadline,
                 other => panic!("left over: {other:?}"),
             };
