@@ -196,8 +196,18 @@ pub enum InterfaceUse {
 pub enum PruneReason {
     /// Same base and same remote as a pair of higher priority (RFC 8445 §6.1.2.4).
     Redundant {
-        /// The pair that stays.
+        /// The pair that stays. Often it is the same pair: then a local candidate with the same base was to be paired.
         kept: Pair,
+        /// The local candidate whose pair this would have been.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        candidate: Option<SocketAddr>,
+    },
+    /// The local candidate is TCP passive: it waits for the peer's connection (RFC 6544 §6.2).
+    WaitsForConnection,
+    /// The TCP connection is there: the pair goes on under the connection's own local address.
+    Connected {
+        /// The pair from now on.
+        pair: Pair,
     },
     /// The checklist is full (RFC 8445 §6.1.2.5).
     ChecklistFull {
@@ -333,9 +343,9 @@ pub enum NominateReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoleReason {
-    /// The peer's request claims our role and its tie-breaker wins: we switch (RFC 8445 §7.3.1.1).
+    /// The peer's request claims our role and the tie-breakers give it to the peer: we switch (RFC 8445 §7.3.1.1).
     LostTieBreak,
-    /// The peer's request claims our role and ours wins: the peer was told 487.
+    /// The peer's request claims our role and the tie-breakers leave it to us: the peer was told 487.
     WonTieBreak,
     /// The peer answered 487: we switch (RFC 8445 §7.2.5.1).
     ToldByPeer,
@@ -351,6 +361,12 @@ pub enum IceStateReason {
     PairSucceeded,
     /// A pair was selected.
     PairSelected,
+    /// Nothing better than the selected pair is being tried any more.
+    NothingBetter,
+    /// A check of the peer arrived after everything had failed.
+    PeerChecked,
+    /// Another candidate came after everything had failed.
+    NewPair,
     /// Every pair failed and both sides said end-of-candidates.
     NothingLeft,
     /// There is no pair and both sides said end-of-candidates.

@@ -1,0 +1,76 @@
+//! Two agents find a pair: on every kind of link, whoever is first.
+
+use std::time::Duration;
+
+use crate::trace::event::{EventKind, IceState, NominateReason};
+
+use super::network::{A, B, Link, Network, START};
+
+#[test]
+fn the_first_check_goes_out_at_once_and_the_best_pair_is_nominated_at_once() {
+    let mut network = Network::new(1, Link { delay: Duration::from_micros(50), ..Link::of_delay(0) });
+    network.host(A, "192.0.2.1:1000");
+    network.host(B, "192.0.2.2:2000");
+    network.start_both();
+    assert!(network.run_until(Duration::from_secs(1), Network::are_completed));
+    assert!(network.now - START < Duration::from_millis(1), "{:?}", network.now - START);
+    assert!(
+        network.has_event(A, |event| matches!(
+            event,
+            EventKind::PairNominated { reason: NominateReason::BestPossible, .. }
+        ))
+    );
+    assert_eq!(network.pair(A).remote, network.pair(B).local);
+}
+
+#[test]
+fn agents_connect_over_every_delay_and_loss_with_reordering_and_duplicates() {
+    let mut failures = Vec::new();
+    for delay in [1, 20, 100, 500, 1000] {
+        for loss in [0, 10, 30] {
+            for seed in 0..20 {
+                let jitter = Duration::from_millis(delay);
+                let mut network = Network::new(seed, Link { jitter, loss, duplicates: 10, ..Link::of_delay(delay) });
+                network.host(A, "192.0.2.1:1000");
+                network.natted(B, "10.0.0.2:2000", "198.51.100.2:2000");
+                network.start_both();
+                if !network.run_until(Duration::from_secs(30), Network::are_selected) {
+                    failures.push((delay, loss, seed));
+                }
+            }
+        }
+    }
+    assert_eq!(failures, []);
+}
+
+#[test]
+fn a_pair_that_nothing_reaches_fails_within_three_seconds() {
+    let mut network = Network::new(1, Link::of_delay(25));
+    network.blackout = true;
+    network.host(A, "192.0.2.1:1000");
+    network.host(B, "192.0.2.2:2000");
+    for side in [A, B] {
+        network.input(side, crate::ice::Input::RoundTripHint(Duration::from_millis(50)));
+    }
+    network.start_both();
+    assert!(network.run_until(Duration::from_secs(10), |n| n.agents.iter().all(|a| a.state() == IceState::Failed)));
+    assert!(network.now - START < Duration::from_secs(3), "{:?}", network.now - START);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_events() {
+    let run = |seed| {
+        let mut network = Network::new(
+            seed,
+            Link { jitter: Duration::from_millis(9), loss: 20, duplicates: 10, ..Link::of_delay(10) },
+        );
+        network.natted(A, "10.0.0.1:1000", "198.51.100.1:1000");
+        network.natted(B, "10.0.0.2:2000", "198.51.100.2:2000");
+        network.relay(B, "203.0.113.9:4000");
+        network.start_both();
+        network.run(Duration::from_secs(20));
+        (network.events, network.sent)
+    };
+    assert_eq!(run(7), run(7));
+    assert_ne!(run(7), run(8));
+}
