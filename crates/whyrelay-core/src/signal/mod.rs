@@ -27,6 +27,8 @@ pub const MAILBOX_MESSAGES: usize = 64;
 pub const MAILBOX_BYTES: usize = 4 * MAX_MESSAGE;
 /// How long a message waits for a peer that is away. After that its candidates' NAT mappings are gone anyway.
 pub const MAILBOX_AGE: Duration = Duration::from_secs(60);
+/// A message with more content than this is acknowledged at once, so that a recording flows; others in groups.
+pub const LARGE_MESSAGE: usize = 16 * 1024;
 /// A receiver hears from the server at least this often. The origin's server ends a response after 120 s without a
 /// message and many proxies do so after 60 s or 30 s.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(25);

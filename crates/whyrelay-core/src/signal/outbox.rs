@@ -6,6 +6,8 @@ use super::{MAILBOX_BYTES, MAILBOX_MESSAGES, Message};
 
 /// Messages sent and not yet acknowledged, at most: half of what the server keeps for one peer.
 const WINDOW: usize = MAILBOX_MESSAGES / 2;
+/// Bytes sent and not yet acknowledged, at most; one message always is. Half of what the server keeps, again.
+const WINDOW_BYTES: usize = MAILBOX_BYTES / 2;
 /// Messages that wait in the sender, at most. A recording in pieces fits.
 const MAX_WAITING: usize = 4096;
 /// Bytes that wait in the sender, at most.
@@ -21,6 +23,7 @@ pub struct Outbox {
     bytes: usize,
     /// The first `in_flight` of `waiting` have been sent on this connection.
     in_flight: usize,
+    in_flight_bytes: usize,
     last_number: u64,
     held: bool,
 }
@@ -52,7 +55,11 @@ impl Outbox {
             return None;
         }
         let message = self.waiting.get(self.in_flight)?;
+        if self.in_flight > 0 && self.in_flight_bytes + message.content.len() > WINDOW_BYTES {
+            return None;
+        }
         self.in_flight += 1;
+        self.in_flight_bytes += message.content.len();
         Some(message.clone())
     }
 
@@ -61,7 +68,10 @@ impl Outbox {
         while self.waiting.front().is_some_and(|message| message.seq <= Some(number)) {
             let Some(message) = self.waiting.pop_front() else { break };
             self.bytes -= message.content.len();
-            self.in_flight = self.in_flight.saturating_sub(1);
+            if self.in_flight > 0 {
+                self.in_flight -= 1;
+                self.in_flight_bytes -= message.content.len();
+            }
         }
     }
 
@@ -69,7 +79,7 @@ impl Outbox {
     pub fn on_refused(&mut self, number: u64) {
         self.on_ack(number.saturating_sub(1));
         if self.waiting.front().is_some_and(|message| message.seq == Some(number)) {
-            self.in_flight = 0;
+            self.nothing_in_flight();
             self.held = true;
         }
     }
@@ -80,7 +90,7 @@ impl Outbox {
         if self.waiting.front()?.seq != Some(number) {
             return None;
         }
-        self.in_flight = 0;
+        self.nothing_in_flight();
         let message = self.waiting.pop_front()?;
         self.bytes -= message.content.len();
         Some(message)
@@ -94,8 +104,12 @@ impl Outbox {
     /// A new connection: the server has taken everything up to `received`, the rest is sent again.
     pub fn on_connected(&mut self, received: u64) {
         self.on_ack(received);
-        self.in_flight = 0;
+        self.nothing_in_flight();
         self.held = false;
+    }
+
+    fn nothing_in_flight(&mut self) {
+        (self.in_flight, self.in_flight_bytes) = (0, 0);
     }
 
     /// Whether everything has been taken.
@@ -222,6 +236,19 @@ mod tests {
         outbox.poll_send();
         assert_eq!(outbox.abandon(1).map(|message| message.content), Some("0".to_owned()));
         assert_eq!(outbox.poll_send().map(|message| message.content), Some("1".to_owned()));
+    }
+
+    #[test]
+    fn large_messages_leave_one_by_one() {
+        let mut outbox = Outbox::new();
+        for _ in 0..3 {
+            outbox.push(Message::new(MessageType::Recording, "a", "b", "x".repeat(WINDOW_BYTES))).unwrap();
+        }
+        for number in 1..=3 {
+            assert_eq!(outbox.poll_send().and_then(|message| message.seq), Some(number));
+            assert_eq!(outbox.poll_send(), None);
+            outbox.on_ack(number);
+        }
     }
 
     proptest! {
