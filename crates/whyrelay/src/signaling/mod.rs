@@ -1,1 +1,251 @@
-//! A peer's connection to a signaling server.
+//! A peer's connection to a signaling server: whyrelay's over WebSocket, or the origin's over long poll.
+//!
+//! [`Client::connect`] finds out which server it is, and from then on keeps the connection: it comes back after every
+//! loss, and what was given to [`Client::send`] arrives once and in order (with the origin's server, which knows no
+//! numbers, a message whose answer was lost may arrive twice). Either peer may start first: messages for a peer that is not there yet wait here.
+
+mod driver;
+mod error;
+mod link;
+mod long_poll;
+mod recording;
+mod stream;
+mod websocket;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use whyrelay_core::signal::{MAX_MESSAGE, Message, MessageType, Refusal, ServersAnnouncement, unguessable_name};
+
+use driver::Driver;
+use link::Link;
+
+pub use error::SignalingError;
+pub use recording::{PackError, pack_recording, unpack_recording};
+
+/// Messages between a client and its task, at most.
+const CHANNEL: usize = 4096;
+/// Bytes of a message's number in JSON, at most.
+const NUMBER_ROOM: usize = 32;
+
+/// How to reach the server, and as whom.
+#[derive(Clone)]
+pub struct SignalingOptions {
+    /// `http://`, `https://`, `ws://` or `wss://`, with a path in front of the routes if a proxy needs one.
+    pub url: String,
+    /// The room; empty for the default room.
+    pub room: String,
+    /// Our id.
+    pub id: String,
+    /// The id of the peer that is waited for.
+    pub peer: String,
+    /// What claims our id; a random one if there is none. Secret.
+    pub token: Option<String>,
+    /// How to speak with the server.
+    pub transport: Transport,
+    /// How long one attempt to connect may take.
+    pub connect_timeout: Duration,
+    /// Who may certify the server; the system's roots if there are none. They are read only when TLS is used.
+    pub roots: Option<Arc<RootCertStore>>,
+}
+
+impl SignalingOptions {
+    /// `id` waits for `peer` in the default room of the server at `url`.
+    pub fn new(url: impl Into<String>, id: impl Into<String>, peer: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            room: String::new(),
+            id: id.into(),
+            peer: peer.into(),
+            token: None,
+            transport: Transport::Auto,
+            connect_timeout: Duration::from_secs(10),
+            roots: None,
+        }
+    }
+}
+
+impl fmt::Debug for SignalingOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignalingOptions").field("id", &self.id).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+/// How to speak with the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// WebSocket; long poll if the server has none.
+    Auto,
+    /// WebSocket or nothing.
+    WebSocket,
+    /// Long poll, as with the origin's server.
+    LongPoll,
+}
+
+/// What a client hears.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A message of a peer.
+    Message(Message),
+    /// The server's STUN and TURN servers; again after each connection.
+    Servers(ServersAnnouncement),
+    /// The peer with this id receives now.
+    PeerJoined(String),
+    /// The peer with this id receives no more.
+    PeerLeft(String),
+    /// The peer with this id is not there yet; what was sent to it waits here. Said once for each absence.
+    WaitingForPeer(String),
+    /// The server will not take a message of this type, which is dropped.
+    Refused(MessageType, Refusal),
+    /// The connection is lost and will be tried again.
+    Disconnected {
+        /// Why.
+        error: SignalingError,
+        /// When it is tried again.
+        retry_in: Duration,
+    },
+    /// The connection is back.
+    Reconnected,
+    /// The end: trying again would not help. Nothing follows.
+    Failed(SignalingError),
+}
+
+/// What is known of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Our own address on the way there.
+    pub local: SocketAddr,
+    /// [`Transport::WebSocket`] or [`Transport::LongPoll`].
+    pub transport: Transport,
+    /// The version of a whyrelay server; `None` for another one.
+    pub whyrelay: Option<String>,
+    /// The address from which a whyrelay server sees us.
+    pub seen_as: Option<IpAddr>,
+}
+
+/// A peer's connection to a signaling server. Dropping it abandons what was not delivered, and the server keeps the
+/// id claimed for a few seconds; [`Client::close`] does neither.
+#[derive(Debug)]
+pub struct Client {
+    id: String,
+    server: ServerInfo,
+    commands: mpsc::Sender<Command>,
+    incoming: mpsc::Receiver<Incoming>,
+    driver: JoinHandle<()>,
+}
+
+/// A handle for sending, to be cloned freely.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    id: String,
+    commands: mpsc::Sender<Command>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Send(Message),
+    Close(oneshot::Sender<bool>),
+}
+
+impl Client {
+    /// Connects once; from then on the connection is kept.
+    ///
+    /// An id that is taken by a peer whose connection broke is waited for, because that is most often ourselves a
+    /// moment ago.
+    ///
+    /// # Errors
+    /// [`SignalingError`], one variant for each situation.
+    pub async fn connect(options: SignalingOptions) -> Result<Self, SignalingError> {
+        let mut options = options;
+        if options.token.is_none() {
+            let mut random = [0; 16];
+            getrandom::fill(&mut random).map_err(|_| SignalingError::NoRandomness)?;
+            options.token = Some(unguessable_name(random));
+        }
+        let options = Arc::new(options);
+        let link = loop {
+            match Link::open(&options, 0).await {
+                Err(SignalingError::IdTaken { free_in: Some(free_in), .. }) => {
+                    tracing::info!(?free_in, "the id is claimed by a peer that is away");
+                    tokio::time::sleep(free_in).await;
+                }
+                opened => break opened?,
+            }
+        };
+        let (commands, commanded) = mpsc::channel(CHANNEL);
+        let (events, incoming) = mpsc::channel(CHANNEL);
+        let (id, server) = (options.id.clone(), link.server().clone());
+        let driver = tokio::spawn(Driver::new(options, commanded, events).run(link));
+        Ok(Self { id, server, commands, incoming, driver })
+    }
+
+    /// Sends to the peer `to`. What cannot be delivered yet waits.
+    ///
+    /// # Errors
+    /// [`SignalingError::TooManyWaiting`], or [`SignalingError::Closed`] after [`Incoming::Failed`].
+    pub fn send(&self, kind: MessageType, to: &str, content: impl Into<String>) -> Result<(), SignalingError> {
+        send(&self.commands, Message::new(kind, &*self.id, to, content))
+    }
+
+    /// A handle for sending from elsewhere.
+    pub fn sender(&self) -> Sender {
+        Sender { id: self.id.clone(), commands: self.commands.clone() }
+    }
+
+    /// What comes next; `None` after [`Incoming::Failed`]. Cancel safe.
+    pub async fn recv(&mut self) -> Option<Incoming> {
+        self.incoming.recv().await
+    }
+
+    /// The server that was connected to first.
+    pub fn server(&self) -> &ServerInfo {
+        &self.server
+    }
+
+    /// Delivers what was sent, gives the id back, and ends; at the latest after `timeout`. Answers whether the server
+    /// has taken everything.
+    pub async fn close(mut self, timeout: Duration) -> bool {
+        let (done, closed) = oneshot::channel();
+        let closing = async {
+            let _ = self.commands.send(Command::Close(done)).await;
+            // Nobody reads these any more, and the task must not wait for it.
+            while self.incoming.recv().await.is_some() {}
+            closed.await.unwrap_or(false)
+        };
+        tokio::time::timeout(timeout, closing).await.unwrap_or(false)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Sender {
+    /// As [`Client::send`].
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub fn send(&self, kind: MessageType, to: &str, content: impl Into<String>) -> Result<(), SignalingError> {
+        send(&self.commands, Message::new(kind, &*self.id, to, content))
+    }
+}
+
+fn send(commands: &mpsc::Sender<Command>, message: Message) -> Result<(), SignalingError> {
+    // JSON takes at most six bytes for one of the content's, so only long contents need a closer look.
+    if message.content.len() > MAX_MESSAGE / 8 && message.to_json().len() + NUMBER_ROOM > MAX_MESSAGE {
+        return Err(SignalingError::TooLarge);
+    }
+    commands.try_send(Command::Send(message)).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => SignalingError::TooManyWaiting,
+        mpsc::error::TrySendError::Closed(_) => SignalingError::Closed,
+    })
+}

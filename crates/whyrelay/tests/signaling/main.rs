@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+mod client;
 mod faults;
 mod lab;
+mod lab_server;
 mod long_poll;
+mod websocket;

@@ -9,7 +9,9 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use tracing::debug;
-use whyrelay_core::signal::{Join, Joined, MAX_NAME, Message, MessageType, Refusal, RefusalCode, ServersAnnouncement};
+use whyrelay_core::signal::{
+    Join, Joined, LARGE_MESSAGE, MAX_NAME, Message, MessageType, Refusal, RefusalCode, ServersAnnouncement,
+};
 
 use super::SignalingConfig;
 use super::connection::{Connection, Permit, Permits};
@@ -21,7 +23,7 @@ const MAX_WATCHED: usize = 8;
 /// A peer that acknowledges is acknowledged every so many messages, or at the next sweep.
 const ACK_EVERY: u64 = 8;
 /// A full mailbox is worth another try after this.
-const RETRY_FULL: Duration = Duration::from_millis(250);
+const RETRY_FULL: Duration = Duration::from_millis(50);
 /// A full server is worth another try after this.
 const RETRY_SERVER: Duration = Duration::from_secs(5);
 
@@ -159,13 +161,14 @@ impl Hub {
         }
         message.from = id.to_owned();
         let to = message.to.clone();
+        let weight = if message.content.len() > LARGE_MESSAGE { ACK_EVERY } else { 1 };
         let refusal = self.post(room, message, &Sender::Receiver).err();
         let is_lasting = refusal.as_ref().is_some_and(|refusal| refusal.code == RefusalCode::Forbidden);
         if let Some(number) = number {
             self.with_peer(room, id, receiver.generation, |peer| {
                 if refusal.is_none() || is_lasting {
                     peer.expected = Some(number + 1);
-                    peer.unacknowledged += 1;
+                    peer.unacknowledged += weight;
                 } else {
                     peer.expected = Some(number);
                 }

@@ -39,7 +39,8 @@ pub(super) async fn receive(
         }
         let coding = if framing == Framing::Chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
         let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n{coding}\r\n"
+            "HTTP/1.1 200 OK\r\nServer: whyrelay/{}\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n{coding}\r\n",
+            env!("CARGO_PKG_VERSION")
         );
         if connection.write_all(head.as_bytes()).await.is_err() {
             return;

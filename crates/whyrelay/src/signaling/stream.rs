@@ -1,0 +1,174 @@
+//! The way to the server: its URL, its address, TCP, and TLS if asked for.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use url::{Host, Position, Url};
+
+use super::{SignalingError, SignalingOptions};
+
+/// Where the server is.
+#[derive(Clone, Debug)]
+pub(super) struct Endpoint {
+    is_tls: bool,
+    host: Host<String>,
+    port: u16,
+    /// What goes in front of the routes.
+    prefix: String,
+    /// Host, and port if it is not the scheme's.
+    pub(super) authority: String,
+}
+
+/// A connection to the server.
+pub(super) struct Connected {
+    pub(super) stream: Box<dyn Duplex>,
+    pub(super) remote: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl Endpoint {
+    pub(super) fn parse(text: &str) -> Result<Self, SignalingError> {
+        let broken = |reason: &str| SignalingError::Url { url: text.to_owned(), reason: reason.to_owned() };
+        let url = Url::parse(text).map_err(|error| broken(&error.to_string()))?;
+        let (is_tls, default_port) = match url.scheme() {
+            "http" | "ws" => (false, 80),
+            "https" | "wss" => (true, 443),
+            _ => return Err(broken("it begins with neither http:// nor https://")),
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(broken("it holds a user or a password"));
+        }
+        let host = url.host().map(|host| host.to_owned()).ok_or_else(|| broken("it has no host"))?;
+        Ok(Self {
+            is_tls,
+            host,
+            port: url.port().unwrap_or(default_port),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+            authority: url[Position::BeforeHost..Position::AfterPort].to_owned(),
+        })
+    }
+
+    /// The path of `route` with its query.
+    pub(super) fn target(&self, route: &str) -> String {
+        format!("{}{route}", self.prefix)
+    }
+
+    /// The whole URL of `route`, for WebSocket.
+    pub(super) fn websocket_url(&self, route: &str) -> String {
+        format!("{}://{}{}", if self.is_tls { "wss" } else { "ws" }, self.authority, self.target(route))
+    }
+
+    /// Connects within the options' time.
+    pub(super) async fn connect(&self, options: &SignalingOptions) -> Result<Connected, SignalingError> {
+        let unreachable = |source| SignalingError::Unreachable { authority: self.authority.clone(), source };
+        let stream = tokio::time::timeout(options.connect_timeout, self.connect_tcp())
+            .await
+            .map_err(|_| unreachable(io::Error::new(io::ErrorKind::TimedOut, "no answer")))??;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        let (remote, local) =
+            stream.peer_addr().and_then(|remote| Ok((remote, stream.local_addr()?))).map_err(unreachable)?;
+        if !self.is_tls {
+            return Ok(Connected { stream: Box::new(stream), remote, local });
+        }
+        let failed = |source| SignalingError::Tls { authority: self.authority.clone(), source };
+        let name = match &self.host {
+            Host::Domain(name) => ServerName::try_from(name.clone()).map_err(io::Error::other).map_err(failed)?,
+            Host::Ipv4(ip) => ServerName::from(std::net::IpAddr::from(*ip)),
+            Host::Ipv6(ip) => ServerName::from(std::net::IpAddr::from(*ip)),
+        };
+        let connector = TlsConnector::from(client_config(options.roots.as_ref()).map_err(failed)?);
+        let stream = tokio::time::timeout(options.connect_timeout, connector.connect(name, stream))
+            .await
+            .map_err(|_| failed(io::Error::new(io::ErrorKind::TimedOut, "no answer")))?
+            .map_err(failed)?;
+        Ok(Connected { stream: Box::new(stream), remote, local })
+    }
+
+    async fn connect_tcp(&self) -> Result<TcpStream, SignalingError> {
+        let addresses: Vec<SocketAddr> = match &self.host {
+            Host::Ipv4(ip) => vec![(*ip, self.port).into()],
+            Host::Ipv6(ip) => vec![(*ip, self.port).into()],
+            Host::Domain(name) => tokio::net::lookup_host((name.as_str(), self.port))
+                .await
+                .map_err(|source| SignalingError::Name { host: name.clone(), source })?
+                .collect(),
+        };
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(SignalingError::Unreachable { authority: self.authority.clone(), source: last })
+    }
+}
+
+/// The TLS configuration, made when it is first needed: reading the system's roots takes milliseconds.
+fn client_config(roots: Option<&Arc<RootCertStore>>) -> io::Result<Arc<ClientConfig>> {
+    static SYSTEM: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if let Some(roots) = roots {
+        return build_config(Arc::clone(roots));
+    }
+    if let Some(config) = SYSTEM.get() {
+        return Ok(Arc::clone(config));
+    }
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        return Err(io::Error::other("the system has no root certificates"));
+    }
+    let config = build_config(Arc::new(roots))?;
+    Ok(Arc::clone(SYSTEM.get_or_init(|| config)))
+}
+
+fn build_config(roots: Arc<RootCertStore>) -> io::Result<Arc<ClientConfig>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        for (url, target, websocket) in [
+            ("http://localhost:8080", "/send", "ws://localhost:8080/send"),
+            ("https://example.org/", "/send", "wss://example.org/send"),
+            ("ws://[::1]:8080/a/b/", "/a/b/send", "ws://[::1]:8080/a/b/send"),
+        ] {
+            let endpoint = Endpoint::parse(url).unwrap();
+            assert_eq!(
+                (endpoint.target("/send").as_str(), endpoint.websocket_url("/send").as_str()),
+                (target, websocket)
+            );
+        }
+    }
+
+    #[test]
+    fn a_broken_url_says_what_is_wrong() {
+        for url in
+            ["", "localhost:8080", "example.org", "ftp://example.org", "http://", "http://a:b@c", "http://a:99999"]
+        {
+            let error = Endpoint::parse(url).unwrap_err();
+            assert!(matches!(&error, SignalingError::Url { reason, .. } if !reason.is_empty()), "{url}: {error}");
+        }
+    }
+}
