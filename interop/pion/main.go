@@ -100,10 +100,12 @@ func main() {
 	flag.BoolVar(&o.report, "report", false, "end after the first message, with a line of JSON")
 	flag.BoolVar(&o.loopback, "loopback", false, "offer loopback candidates too")
 	flag.BoolVar(&o.echo, "echo", false, "send back what the channel receives")
-	flag.DurationVar(&o.timeout, "timeout", 30*time.Second, "with -report: give up after this long")
-	flag.DurationVar(&o.hold, "hold", 0, "with -report: stay this long after the first message")
+	timeout := flag.Float64("timeout", 30, "with -report: give up after this many seconds")
+	hold := flag.Float64("hold", 0, "with -report: stay this many seconds after the first message")
 	flag.IntVar(&o.runs, "runs", 1, "with -report: run the peer this often, each in a process of its own")
 	flag.Parse()
+	o.timeout = time.Duration(*timeout * float64(time.Second))
+	o.hold = time.Duration(*hold * float64(time.Second))
 	log.SetFlags(log.Lmicroseconds)
 
 	own, other := "offer-peer-1", "answer-peer-1"
