@@ -1,3 +1,4 @@
 //! What `whyrelay serve` runs.
 
 pub mod signaling;
+pub mod turn;

@@ -134,6 +134,8 @@ pub enum Output {
         relay: RelayId,
         /// Its family.
         family: Family,
+        /// For whom: a host with several addresses opens it on the one that the client came to.
+        client: Client,
     },
     /// Send a datagram from a relayed address.
     SendFromRelay {
@@ -224,6 +226,11 @@ impl TurnServer {
     /// What has been counted so far.
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Whether a client has an allocation, or one that is being made.
+    pub fn has_allocation(&self, client: &Client) -> bool {
+        self.allocations.contains_key(client)
     }
 
     /// How many allocations live now.

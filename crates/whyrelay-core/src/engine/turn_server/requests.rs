@@ -164,7 +164,7 @@ impl TurnServer {
             self.next_relay += 1;
             allocation.relays.push(Relay { id, family, address: None, expires });
             self.relays.insert(id, client);
-            self.outputs.push_back(Output::OpenRelay { relay: id, family });
+            self.outputs.push_back(Output::OpenRelay { relay: id, family, client });
         }
         self.allocations.insert(client, allocation);
         self.settle(&client);

@@ -73,7 +73,7 @@ impl Fixture {
                     self.relays.remove(&relay);
                     seen.push(Seen::Closed(relay));
                 }
-                Output::OpenRelay { relay, family } => {
+                Output::OpenRelay { relay, family, .. } => {
                     self.waiting.push((relay, family));
                     if !self.slow {
                         seen.extend(self.open_relays());

@@ -1,0 +1,260 @@
+//! The embedded STUN and TURN server: sockets around [`whyrelay_core::engine::turn_server`].
+//!
+//! Every listening socket, relay socket and connection has a task. A task reads what there is, up to a batch, feeds
+//! the engine under its lock, and carries out what the engine says after the lock is released; no lock is held over
+//! I/O on a connection, and a datagram that cannot be sent at once is dropped, as UDP does.
+
+mod engine;
+mod options;
+mod relay;
+mod stream;
+mod udp;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use whyrelay_core::engine::turn_server::{
+    Counters, Credentials, Limits, PeerPolicy, SharedSecret, TurnConfig, TurnServer,
+};
+use whyrelay_core::random::Random;
+use whyrelay_core::signal::{IceServer, ServersAnnouncement};
+
+use crate::io::clock::Clock;
+use engine::Engine;
+pub use stream::StreamLimits;
+
+/// What the server is asked to do.
+#[derive(Clone, Debug)]
+pub struct StunTurnConfig {
+    /// Where it listens, for UDP and TCP each. An unspecified address stands for every address of this host, as they
+    /// are when the server starts; port 0 for any free port.
+    pub listen: Vec<SocketAddr>,
+    /// Certificate chain and key, as PEM: TLS is then spoken on the TCP ports with who begins with it.
+    pub tls: Option<TlsFiles>,
+    /// Where relays are opened. For a family without an entry: the address that the client came to.
+    pub relay_addresses: Vec<IpAddr>,
+    /// The ports of relays, both ends included.
+    pub relay_ports: (u16, u16),
+    /// The address that peers see in place of the relay's own (1:1 NAT), at most one of each family.
+    pub external_addresses: Vec<IpAddr>,
+    /// The host name or address to announce, if it is not the one that peers reach signaling under.
+    pub public_host: Option<String>,
+    /// Users beside the time-limited credentials that [`StunTurnServer::announce`] makes.
+    pub credentials: Credentials,
+    /// The secret of the time-limited credentials; `None`: a random one, for this run only.
+    pub secret: Option<SharedSecret>,
+    /// How long announced credentials hold; at most 48 hours.
+    pub credential_lifetime: Duration,
+    /// Which peers may be reached. The server adds this host's addresses and its own listeners to it.
+    pub policy: PeerPolicy,
+    /// Bounds on allocations.
+    pub limits: Limits,
+    /// Bounds on connections.
+    pub streams: StreamLimits,
+}
+
+/// Where certificate and key are.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The chain, the server's own certificate first.
+    pub certificates: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+impl Default for StunTurnConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], 3478))],
+            tls: None,
+            relay_addresses: Vec::new(),
+            // The dynamic ports (RFC 6335 §6), as RFC 8656 §7.2 suggests.
+            relay_ports: (49_152, 65_535),
+            external_addresses: Vec::new(),
+            public_host: None,
+            credentials: Credentials::none(),
+            secret: None,
+            credential_lifetime: Duration::from_secs(12 * 3600),
+            policy: PeerPolicy::default(),
+            limits: Limits::default(),
+            streams: StreamLimits::default(),
+        }
+    }
+}
+
+/// A server whose sockets are open and which serves once [`Self::run`] is called. Clones are handles to the same.
+#[derive(Clone)]
+pub struct StunTurnServer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Arc<Engine>,
+    tcp: Vec<TcpListener>,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    listen: Vec<SocketAddr>,
+    public_host: Option<String>,
+    external: Vec<IpAddr>,
+    secret: SharedSecret,
+    credential_lifetime: Duration,
+    streams: StreamLimits,
+}
+
+impl StunTurnServer {
+    /// Opens the sockets. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When a socket cannot be opened, the certificate cannot be used, or the configuration contradicts itself.
+    pub fn bind(config: StunTurnConfig) -> Result<Self> {
+        let (first, last) = config.relay_ports;
+        ensure!(
+            first > 0 && first <= last,
+            "relay ports {first}-{last}: the first must be 1 or more and not over the last"
+        );
+        let interfaces = options::local_addresses().context("listing this host's addresses")?;
+        let tls = config.tls.as_ref().map(options::acceptor).transpose()?;
+        let sockets = options::open_listeners(&config.listen, &interfaces)?;
+
+        let secret = match config.secret {
+            Some(secret) => secret,
+            None => {
+                let bytes: [u8; 32] = options::entropy().context("making a secret")?;
+                SharedSecret::new(bytes).context("making a secret")?
+            }
+        };
+        let mut policy = config.policy;
+        policy.own_addresses.extend(&interfaces);
+        policy.own_endpoints.extend(&sockets.addresses);
+        let families = options::relay_families(&config.relay_addresses, &sockets.addresses, &interfaces);
+        let turn = TurnConfig {
+            credentials: config.credentials.with_secret(secret.clone()),
+            policy,
+            relay_ipv4: families.ipv4,
+            relay_ipv6: families.ipv6,
+            external_ipv4: options::only(&config.external_addresses, |ip| match ip {
+                IpAddr::V4(ip) => Some(*ip),
+                IpAddr::V6(_) => None,
+            })?,
+            external_ipv6: options::only(&config.external_addresses, |ip| match ip {
+                IpAddr::V6(ip) => Some(*ip),
+                IpAddr::V4(_) => None,
+            })?,
+            limits: config.limits,
+            ..TurnConfig::default()
+        };
+        let mut random = Random::from_seed(options::entropy().context("seeding the server")?);
+        let places = relay::Places { configured: config.relay_addresses, local: interfaces, ports: config.relay_ports };
+        let server = TurnServer::new(turn, random.fork());
+        let engine = Engine::new(Clock::start(), server, sockets.udp, places, random);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                engine: Arc::new(engine),
+                tcp: sockets.tcp,
+                tls,
+                listen: sockets.addresses,
+                public_host: config.public_host,
+                external: config.external_addresses,
+                secret,
+                credential_lifetime: config.credential_lifetime,
+                streams: config.streams,
+            }),
+        })
+    }
+
+    /// Serves until `shutdown` completes; then connections and relays close, and the listening sockets with the last
+    /// handle. A server runs once.
+    pub async fn run(&self, shutdown: impl Future<Output = ()>) {
+        let mut tasks = JoinSet::new();
+        let engine = &self.inner.engine;
+        for listener in 0..engine.listeners() {
+            tasks.spawn(udp::serve(Arc::clone(engine), listener));
+        }
+        tasks.spawn(Arc::clone(engine).expire());
+        let streams = stream::Streams::new(Arc::clone(engine), self.inner.tls.clone(), self.inner.streams.clone());
+        for at in 0..self.inner.tcp.len() {
+            let (inner, streams) = (Arc::clone(&self.inner), streams.clone());
+            tasks.spawn(async move { streams.accept(&inner.tcp[at]).await });
+        }
+        shutdown.await;
+        tasks.shutdown().await;
+        engine.close();
+    }
+
+    /// The STUN and TURN servers for one peer, with credentials of its own that hold for a while.
+    ///
+    /// `name` is what quotas count (a peer's id); `local` the server's address that the peer has reached, for a
+    /// server that listens on all of them. `None` when there is no address to announce.
+    pub fn announce(&self, name: &str, local: Option<IpAddr>) -> Option<ServersAnnouncement> {
+        let (host, port) = self.public_end_point(local)?;
+        let expires = self.inner.engine.now() + self.inner.credential_lifetime;
+        let made = self.inner.secret.credentials(name, expires);
+        let mut urls = vec![format!("turn:{host}:{port}?transport=udp"), format!("turn:{host}:{port}?transport=tcp")];
+        if self.inner.tls.is_some() {
+            urls.push(format!("turns:{host}:{port}?transport=tcp"));
+        }
+        let stun = IceServer { urls: vec![format!("stun:{host}:{port}")], ..IceServer::default() };
+        let turn = IceServer { urls, username: Some(made.username), credential: Some(made.password) };
+        let lifetime_s = Some(self.inner.credential_lifetime.as_secs());
+        Some(ServersAnnouncement { servers: vec![stun, turn], lifetime_s })
+    }
+
+    /// Host, as URLs write it, and port under which a peer that has reached `local` reaches this server.
+    fn public_end_point(&self, local: Option<IpAddr>) -> Option<(String, u16)> {
+        let listen = &self.inner.listen;
+        let local = local.map(|ip| ip.to_canonical());
+        let family = |ip: IpAddr| listen.iter().find(|address| address.is_ipv4() == ip.is_ipv4());
+        if let Some(host) = &self.inner.public_host {
+            return Some((host.clone(), listen.first()?.port()));
+        }
+        let same_family = |ip: &&IpAddr| local.is_none_or(|local| local.is_ipv4() == ip.is_ipv4());
+        let external = self.inner.external.iter().find(same_family).and_then(|ip| Some((*ip, family(*ip)?.port())));
+        let reached = || {
+            let address = listen.iter().find(|address| Some(address.ip()) == local)?;
+            Some((address.ip(), address.port()))
+        };
+        let any = || {
+            let usable = |address: &&SocketAddr| !address.ip().is_loopback();
+            let address = listen.iter().find(usable).or(listen.first())?;
+            Some((address.ip(), address.port()))
+        };
+        let (ip, port) = external.or_else(reached).or_else(any)?;
+        Some((if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }, port))
+    }
+
+    /// The addresses it listens on, with their ports; none of them unspecified.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.inner.listen
+    }
+
+    /// What it has counted, for `/metrics`.
+    pub fn metrics(&self) -> Metrics {
+        self.inner.engine.metrics()
+    }
+
+    /// Replaces the users beside the announced credentials, for example after a reload. Allocations stay.
+    pub fn set_credentials(&self, credentials: Credentials) {
+        self.inner.engine.set_credentials(credentials.with_secret(self.inner.secret.clone()));
+    }
+}
+
+/// A moment's view of the server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Allocations that live now.
+    pub allocations: usize,
+    /// Connections that are open now.
+    pub streams: usize,
+    /// Totals of the protocol.
+    pub counters: Counters,
+    /// Datagrams that the system did not take: full buffers, unreachable networks.
+    pub unsent_datagrams: u64,
+    /// Messages dropped because a connection's reader was too slow.
+    pub unsent_stream_messages: u64,
+    /// Connections refused or closed by a bound: too many, idle, too slow, not STUN.
+    pub streams_refused: u64,
+}

@@ -1,0 +1,172 @@
+//! The sockets behind relayed addresses.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::task::AbortHandle;
+use whyrelay_core::engine::turn_server::{Family, Input, RelayId};
+
+use super::engine::Engine;
+use super::udp;
+
+/// Where relays may be opened.
+pub(super) struct Places {
+    pub(super) configured: Vec<IpAddr>,
+    /// This host's addresses.
+    pub(super) local: Vec<IpAddr>,
+    /// Both included.
+    pub(super) ports: (u16, u16),
+}
+
+/// How many ports are tried before a relay is refused: enough to find one of few free ones, not enough to be slow.
+const MOST_TRIES: u64 = 1000;
+
+impl Places {
+    /// Opens a socket of a family on a port that starts at a random place of the range, for a client that came to
+    /// `reached`.
+    pub(super) fn open(&self, family: Family, reached: Option<IpAddr>, start: u64) -> io::Result<RelaySocket> {
+        let ip = self.address(family, reached).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let (first, last) = self.ports;
+        let count = u64::from(last - first) + 1;
+        let mut refusal = io::Error::from(io::ErrorKind::AddrInUse);
+        for step in 0..count.min(MOST_TRIES) {
+            let port = first + ((start.wrapping_add(step)) % count) as u16;
+            match RelaySocket::open(SocketAddr::new(ip, port)) {
+                Ok(socket) => return Ok(socket),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => refusal = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal)
+    }
+
+    /// The configured address of the family; else the one that the client came to, if others can reach it as well;
+    /// else another one of this host.
+    fn address(&self, family: Family, reached: Option<IpAddr>) -> Option<IpAddr> {
+        let fits = |ip: &IpAddr| Family::of(*ip) == family;
+        let public = |ip: &IpAddr| !ip.is_loopback();
+        let configured = self.configured.iter().copied().find(fits);
+        let reached = reached.filter(fits);
+        configured
+            .or_else(|| reached.filter(public))
+            .or_else(|| self.local.iter().copied().filter(public).find(fits))
+            .or(reached)
+            .or_else(|| self.local.iter().copied().find(fits))
+    }
+}
+
+/// One relay's socket and the task that reads it.
+pub(super) struct RelaySocket {
+    socket: UdpSocket,
+    local: SocketAddr,
+    /// Whether the socket sets DF now.
+    dont_fragment: Mutex<bool>,
+    reader: Mutex<Option<AbortHandle>>,
+}
+
+impl RelaySocket {
+    fn open(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        // A burst from a fast peer waits here. Granted up to the system's limit.
+        socket.set_recv_buffer_size(1024 * 1024)?;
+        socket.bind(&address.into())?;
+        fragmentation::set(socket.as_raw_fd(), address.is_ipv4(), false)?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        let local = socket.local_addr()?;
+        Ok(Self { socket, local, dont_fragment: Mutex::new(false), reader: Mutex::new(None) })
+    }
+
+    pub(super) const fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Reads until stopped.
+    pub(super) fn start(self: &Arc<Self>, engine: Arc<Engine>, relay: RelayId) {
+        let this = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            loop {
+                udp::receive(&this.socket, |datagrams| {
+                    engine.feed(datagrams.map(|(peer, bytes)| Input::FromPeer { relay, peer, bytes }));
+                })
+                .await;
+            }
+        });
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
+    }
+
+    /// Ends the reader.
+    pub(super) fn stop(&self) {
+        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            reader.abort();
+        }
+    }
+
+    /// Sends a datagram, or says at once why not.
+    pub(super) fn send(&self, peer: SocketAddr, bytes: &[u8], dont_fragment: bool) -> io::Result<()> {
+        // DF is an option of the socket: held while sending, so that another sender does not change it.
+        let mut set = self.dont_fragment.lock().unwrap_or_else(PoisonError::into_inner);
+        if *set != dont_fragment {
+            fragmentation::set(self.socket.as_raw_fd(), self.local.is_ipv4(), dont_fragment)?;
+            *set = dont_fragment;
+        }
+        SockRef::from(&self.socket).send_to(bytes, &peer.into()).map(drop)
+    }
+}
+
+/// Whether datagrams carry DF (RFC 8656 §15): an option of the socket for which there is no safe wrapper.
+mod fragmentation {
+    use std::io;
+
+    use super::RawFd;
+
+    #[expect(unsafe_code, reason = "setsockopt(IP_MTU_DISCOVER) has no safe wrapper")]
+    pub(super) fn set(socket: RawFd, ipv4: bool, dont_fragment: bool) -> io::Result<()> {
+        let (level, option, on, off) = if ipv4 {
+            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO, libc::IP_PMTUDISC_DONT)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO, libc::IPV6_PMTUDISC_DONT)
+        };
+        let value: libc::c_int = if dont_fragment { on } else { off };
+        let length = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the pointer is to a live c_int, and the length is its size; the kernel only reads it.
+        let outcome = unsafe { libc::setsockopt(socket, level, option, std::ptr::from_ref(&value).cast(), length) };
+        if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn places(configured: &[&str], local: &[&str]) -> Places {
+        let parse = |list: &[&str]| list.iter().map(|ip| ip.parse().unwrap()).collect();
+        Places { configured: parse(configured), local: parse(local), ports: (50_000, 50_100) }
+    }
+
+    #[test]
+    fn relays_open_where_peers_can_reach_them() {
+        let home: IpAddr = Ipv4Addr::LOCALHOST.into();
+        let lan: IpAddr = "192.0.2.1".parse().unwrap();
+        let other: IpAddr = "192.0.2.2".parse().unwrap();
+        let address = |places: &Places, family, reached| places.address(family, reached);
+        let host = places(&[], &["127.0.0.1", "::1", "192.0.2.1", "192.0.2.2"]);
+        assert_eq!(address(&host, Family::Ipv4, Some(other)), Some(other), "where the client came to");
+        assert_eq!(address(&host, Family::Ipv4, Some(home)), Some(lan), "not on loopback");
+        assert_eq!(address(&host, Family::Ipv6, Some(lan)), Some("::1".parse().unwrap()), "there is nothing else");
+        let alone = places(&[], &["127.0.0.1"]);
+        assert_eq!(address(&alone, Family::Ipv4, Some(home)), Some(home));
+        assert_eq!(address(&alone, Family::Ipv6, Some(home)), None);
+        let told = places(&["127.0.0.1"], &["192.0.2.1"]);
+        assert_eq!(address(&told, Family::Ipv4, Some(lan)), Some(home), "where the operator says");
+    }
+}

@@ -1,0 +1,189 @@
+//! A TURN client of a few lines, over UDP, TCP and TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+use whyrelay_core::random::Random;
+use whyrelay_core::wire::attribute::AttributeType;
+use whyrelay_core::wire::framing::{Deframer, Framing};
+use whyrelay_core::wire::integrity::{Integrity, Key};
+use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
+
+/// How long anything may take on loopback.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+pub(crate) enum Connection {
+    Udp(UdpSocket),
+    Stream(Box<dyn Stream>, Deframer),
+}
+
+pub(crate) struct TurnClient {
+    connection: Connection,
+    random: Random,
+    username: String,
+    password: String,
+    nonce: String,
+}
+
+/// One message from the server.
+pub(crate) struct Received(pub(crate) Vec<u8>);
+
+impl Received {
+    pub(crate) fn message(&self) -> Message<'_> {
+        Message::decode(&self.0).expect("a STUN message")
+    }
+
+    /// 0 for success.
+    pub(crate) fn code(&self) -> u16 {
+        let message = self.message();
+        message.error_code().map_or(0, |error| error.code)
+    }
+}
+
+impl TurnClient {
+    pub(crate) async fn udp(server: SocketAddr, username: &str, password: &str) -> Result<Self> {
+        let local: SocketAddr = if server.is_ipv4() { "127.0.0.1:0".parse()? } else { "[::1]:0".parse()? };
+        let socket = UdpSocket::bind(local).await?;
+        socket.connect(server).await?;
+        Ok(Self::new(Connection::Udp(socket), username, password))
+    }
+
+    pub(crate) async fn tcp(server: SocketAddr, username: &str, password: &str) -> Result<Self> {
+        let stream = TcpStream::connect(server).await?;
+        Ok(Self::new(Connection::Stream(Box::new(stream), Deframer::new(Framing::Stun)), username, password))
+    }
+
+    pub(crate) async fn tls(
+        server: SocketAddr,
+        config: rustls::ClientConfig,
+        username: &str,
+        password: &str,
+    ) -> Result<Self> {
+        let stream = TcpStream::connect(server).await?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = connector.connect("localhost".try_into()?, stream).await?;
+        Ok(Self::new(Connection::Stream(Box::new(stream), Deframer::new(Framing::Stun)), username, password))
+    }
+
+    pub(crate) fn new(connection: Connection, username: &str, password: &str) -> Self {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).expect("random bytes");
+        let (username, password) = (username.to_owned(), password.to_owned());
+        Self { connection, random: Random::from_seed(seed), username, password, nonce: String::new() }
+    }
+
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.connection {
+            Connection::Udp(socket) => socket.send(bytes).await.map(drop)?,
+            Connection::Stream(stream, _) => {
+                stream.write_all(&Framing::Stun.wrap(bytes)).await?;
+                stream.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn receive(&mut self) -> Result<Received> {
+        timeout(PATIENCE, self.receive_patiently()).await.context("the server says nothing")?
+    }
+
+    async fn receive_patiently(&mut self) -> Result<Received> {
+        let mut buffer = vec![0; 65_536];
+        match &mut self.connection {
+            Connection::Udp(socket) => {
+                let length = socket.recv(&mut buffer).await?;
+                buffer.truncate(length);
+                Ok(Received(buffer))
+            }
+            Connection::Stream(stream, deframer) => loop {
+                if let Some(message) = deframer.next_message()? {
+                    return Ok(Received(message.to_vec()));
+                }
+                let length = stream.read(&mut buffer).await?;
+                ensure!(length > 0, "the server has closed the connection");
+                deframer.push(&buffer[..length]);
+            },
+        }
+    }
+
+    pub(crate) fn start(&mut self, method: Method) -> MessageBuilder {
+        MessageBuilder::new(Class::Request, method, self.random.transaction_id())
+    }
+
+    fn key(&self) -> Key {
+        Key::long_term(&self.username, "whyrelay", &self.password)
+    }
+
+    /// Signs and sends; a new nonce is taken once.
+    pub(crate) async fn request(&mut self, request: MessageBuilder) -> Result<Received> {
+        for _ in 0..2 {
+            let bytes = request
+                .clone()
+                .text(AttributeType::USERNAME, &self.username)
+                .text(AttributeType::REALM, "whyrelay")
+                .text(AttributeType::NONCE, &self.nonce)
+                .integrity(&self.key())
+                .build();
+            self.send(&bytes).await?;
+            let received = self.receive().await?;
+            let (code, nonce) = {
+                let message = received.message();
+                ensure!(message.transaction == Message::decode(&bytes)?.transaction, "the answer to something else");
+                (received.code(), message.text(AttributeType::NONCE).map(str::to_owned))
+            };
+            match nonce {
+                Some(nonce) if code == 438 => self.nonce = nonce,
+                _ => {
+                    let signed = received.message().check_integrity(&self.key());
+                    ensure!(code == 401 || signed == Integrity::Valid, "the answer is not signed");
+                    return Ok(received);
+                }
+            }
+        }
+        bail!("438 twice")
+    }
+
+    /// Allocates; the relayed address.
+    pub(crate) async fn allocate(&mut self) -> Result<SocketAddr> {
+        let request = self.start(Method::ALLOCATE).attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+        let received = self.request(request).await?;
+        ensure!(received.code() == 0, "Allocate: {}", received.code());
+        received.message().xor_address(AttributeType::XOR_RELAYED_ADDRESS).context("no relayed address")
+    }
+
+    pub(crate) async fn permit(&mut self, peer: SocketAddr) -> Result<u16> {
+        let request = self.start(Method::CREATE_PERMISSION).xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        Ok(self.request(request).await?.code())
+    }
+
+    pub(crate) async fn bind(&mut self, number: u16, peer: SocketAddr) -> Result<u16> {
+        let [high, low] = number.to_be_bytes();
+        let request = self
+            .start(Method::CHANNEL_BIND)
+            .attribute(AttributeType::CHANNEL_NUMBER, &[high, low, 0, 0])
+            .xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        Ok(self.request(request).await?.code())
+    }
+
+    pub(crate) async fn refresh(&mut self, lifetime: u32) -> Result<u16> {
+        let request = self.start(Method::REFRESH).u32(AttributeType::LIFETIME, lifetime);
+        Ok(self.request(request).await?.code())
+    }
+
+    pub(crate) async fn send_indication(&mut self, peer: SocketAddr, data: &[u8], dont_fragment: bool) -> Result<()> {
+        let mut indication = MessageBuilder::new(Class::Indication, Method::SEND, self.random.transaction_id())
+            .xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        if dont_fragment {
+            indication = indication.attribute(AttributeType::DONT_FRAGMENT, &[]);
+        }
+        self.send(&indication.attribute(AttributeType::DATA, data).build()).await
+    }
+}
