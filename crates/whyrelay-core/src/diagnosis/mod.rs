@@ -1,1 +1,14 @@
-//! From facts to conclusions: evidence folded from events, rules, findings.
+//! From facts to what they mean: evidence folded from events, a view of the session that joins both sides, rules that
+//! judge it, findings that say what is wrong, whose fault it is and what helps.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`evidence`] | one fold over the events of both sides, the same for live sessions, replay and tests |
+//! | [`session`] | both sides joined: the pairs with the chain of every check, the path |
+//! | [`finding`] | findings: code, severity, blame, evidence, advice |
+//! | [`rules`] | one file a rule |
+
+pub mod evidence;
+pub mod finding;
+pub mod rules;
+pub mod session;

@@ -1,1 +1,264 @@
-//! The account of a session and its renderers, which compute nothing.
+//! The account: computed once from the evidence, then rendered. Renderers compute nothing.
+//!
+//! [`Report::from_events`] is deterministic: the same events give the same report, in whatever order the two sides'
+//! events come, and whether they come from a live session or from recordings.
+
+mod candidates;
+mod json;
+mod reason;
+mod text;
+
+use serde::Serialize;
+
+pub use candidates::CandidateRow;
+pub use json::render_json;
+pub use text::{TextOptions, render_text};
+
+use crate::diagnosis::evidence::{Evidence, RoundTrips, SideEvidence};
+use crate::diagnosis::finding::{Finding, NotMeasured};
+use crate::diagnosis::rules;
+use crate::diagnosis::session::{Chain, End, JoinedPair, Path, Session};
+use crate::trace::event::{Direction, EndReason, Event, Pair, PairState, Role, Vantage};
+
+/// The schema of the JSON account. Fields are added freely; a change of one needs a new number.
+pub const SCHEMA: &str = "whyrelay.report/1";
+
+/// Most pairs that a report lists; the checklist of an agent has at most 100.
+const MAX_PAIRS: usize = 500;
+
+/// The account of a session.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// The path.
+    pub path: Path,
+    /// The path that these two networks allow, where that is evident.
+    pub expected: Expected,
+    /// Why, in one sentence.
+    pub reason: String,
+    /// The pair that data goes over.
+    pub selected_pair: Option<SelectedPair>,
+    /// Root causes first.
+    pub findings: Vec<Finding>,
+    /// What could not be looked at.
+    pub not_measured: Vec<NotMeasured>,
+    /// Side A, the offerer; `null` when it was not recorded.
+    pub a: Option<SideSummary>,
+    /// Side B, the answerer.
+    pub b: Option<SideSummary>,
+    /// Candidates of both sides.
+    pub candidates: Vec<CandidateRow>,
+    /// Pairs of both sides, mirror images joined, the selected one first, then those that were checked.
+    pub pairs: Vec<PairRow>,
+    /// How many more pairs there were.
+    pub pairs_left_out: usize,
+}
+
+/// The path that two networks allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expected {
+    /// Peer to peer.
+    Direct,
+    /// Through a relay.
+    Relayed,
+    /// No path at all.
+    None,
+    /// Not evident from what was measured.
+    Unknown,
+}
+
+/// The pair that data goes over, from A's point of view in every format.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SelectedPair {
+    /// A's end.
+    pub local: End,
+    /// B's end.
+    pub remote: End,
+    /// Median round trip of checks, in milliseconds.
+    pub rtt_ms: Option<f64>,
+}
+
+/// One side.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SideSummary {
+    /// The program and its version.
+    pub program: Option<String>,
+    /// Its id in signaling.
+    pub id: Option<String>,
+    /// Its last ICE role.
+    pub role: Option<Role>,
+    /// Why its recording ended; `null` when it was cut off.
+    pub ended: Option<EndReason>,
+    /// Events in its recording.
+    pub events: u64,
+    /// From its first event to the open channel, in milliseconds.
+    pub channel_opened_ms: Option<f64>,
+    /// Round trips of messages over the channel.
+    pub channel_round_trips: Option<RoundTrips>,
+    /// What it sent over the channel, in megabits a second, as its peer received it.
+    pub throughput_out_mbps: Option<f64>,
+    /// What it received.
+    pub throughput_in_mbps: Option<f64>,
+}
+
+/// A pair with the chains of its checks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PairRow {
+    /// A's end.
+    pub a: Option<End>,
+    /// B's end.
+    pub b: Option<End>,
+    /// A's own pair.
+    pub a_pair: Option<PairOfSide>,
+    /// B's own pair.
+    pub b_pair: Option<PairOfSide>,
+    /// A's checks.
+    pub a_to_b: Chain,
+    /// B's checks.
+    pub b_to_a: Chain,
+    /// Whether it goes through a relay.
+    pub relayed: bool,
+    /// Whether it was nominated.
+    pub nominated: bool,
+    /// Whether data goes over it.
+    pub selected: bool,
+    /// Whether any check was sent on it.
+    pub checked: bool,
+}
+
+/// A pair as one side has it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PairOfSide {
+    /// Its base and the peer's address.
+    #[serde(flatten)]
+    pub pair: Pair,
+    /// Its state, as the agent says.
+    pub state: Option<PairState>,
+    /// Why the agent removed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<crate::trace::event::PruneReason>,
+}
+
+impl Report {
+    /// The account of these events: one side's or both sides', in any order between the sides.
+    pub fn from_events(events: &[Event]) -> Self {
+        let mut ordered: Vec<&Event> = events.iter().collect();
+        ordered.sort_by_key(|event| (event.vantage, event.seq));
+        Self::from_evidence(&Evidence::of(ordered))
+    }
+
+    /// The account of evidence that was folded already.
+    pub fn from_evidence(evidence: &Evidence) -> Self {
+        let session = Session::of(evidence);
+        let diagnosis = rules::diagnose(&session);
+        let expected = reason::expected(&session, &diagnosis.findings);
+        let mut not_measured = missing_sides(evidence);
+        not_measured.extend(diagnosis.not_measured);
+
+        let mut pairs: Vec<PairRow> = session.pairs.iter().map(|pair| pair_row(&session, pair)).collect();
+        pairs.sort_by_key(|pair| (!pair.selected, !pair.nominated, !pair.checked));
+        let pairs_left_out = pairs.len().saturating_sub(MAX_PAIRS);
+        pairs.truncate(MAX_PAIRS);
+
+        let summary = |vantage| evidence.is_recorded(vantage).then(|| side_summary(evidence.side(vantage)));
+        Self {
+            schema: SCHEMA,
+            path: session.path,
+            expected,
+            reason: reason::reason(&session, &diagnosis.findings),
+            selected_pair: session.selected.and_then(|index| selected_pair(&session, &session.pairs[index])),
+            findings: diagnosis.findings,
+            not_measured,
+            a: summary(Vantage::A),
+            b: summary(Vantage::B),
+            candidates: candidates::rows(evidence),
+            pairs,
+            pairs_left_out,
+        }
+    }
+}
+
+fn selected_pair(session: &Session<'_>, pair: &JoinedPair) -> Option<SelectedPair> {
+    let (local, remote) = (session.end(pair, Vantage::A)?, session.end(pair, Vantage::B)?);
+    let rtt_us = pair.a_to_b.round_trip_us.or(pair.b_to_a.round_trip_us);
+    Some(SelectedPair { local, remote, rtt_ms: rtt_us.map(milliseconds) })
+}
+
+fn pair_row(session: &Session<'_>, pair: &JoinedPair) -> PairRow {
+    let of_side = |vantage| {
+        let side = pair.side(vantage)?;
+        Some(PairOfSide { pair: side.pair, state: side.state, pruned: side.pruned.clone() })
+    };
+    PairRow {
+        a: session.end(pair, Vantage::A),
+        b: session.end(pair, Vantage::B),
+        a_pair: of_side(Vantage::A),
+        b_pair: of_side(Vantage::B),
+        a_to_b: pair.a_to_b.clone(),
+        b_to_a: pair.b_to_a.clone(),
+        relayed: pair.relayed,
+        nominated: [&pair.a, &pair.b].into_iter().flatten().any(|side| side.nominated),
+        selected: pair.selected,
+        checked: pair.was_checked(),
+    }
+}
+
+fn side_summary(side: &SideEvidence) -> SideSummary {
+    let throughput = |direction| {
+        let (bytes, took_us) = side.throughput.get(&direction).copied()?;
+        // Bytes fit into 53 bits for the next centuries.
+        (took_us > 0).then(|| round(bytes as f64 * 8.0 / took_us as f64))
+    };
+    let opened = side.channel_opened.map(|(_, at)| at - side.first_at);
+    SideSummary {
+        program: side.program.clone(),
+        id: side.id.clone(),
+        role: side.role,
+        ended: side.ended.map(|(_, reason)| reason),
+        events: side.events,
+        channel_opened_ms: opened.map(|opened| round(opened.as_secs_f64() * 1000.0)),
+        channel_round_trips: side.round_trips,
+        throughput_out_mbps: throughput(Direction::Out),
+        throughput_in_mbps: throughput(Direction::In),
+    }
+}
+
+fn missing_sides(evidence: &Evidence) -> Vec<NotMeasured> {
+    let mut missing = Vec::new();
+    for (vantage, name) in [(Vantage::A, "A"), (Vantage::B, "B")] {
+        let (side, other) = (evidence.side(vantage), evidence.side(vantage.other()));
+        if side.events == 0 {
+            let why = match (&other.peer_recording, &other.peer_program) {
+                (Some((_, Some(why))), _) => why.clone(),
+                (_, None) => "the peer is not whyrelay, or its recording was not given".to_owned(),
+                _ => "its recording was not given".to_owned(),
+            };
+            let what = format!("what {name} saw: which checks reached it, from where, and which it answered");
+            missing.push(NotMeasured { what, why });
+        } else if side.ended.is_none() && !evidence.is_complete(vantage) {
+            let why = "its recording was cut off".to_owned();
+            missing.push(NotMeasured { what: format!("how the session went on for {name}"), why });
+        }
+        if side.dropped > 0 {
+            let why = format!("{} events are missing from its recording", side.dropped);
+            missing.push(NotMeasured { what: format!("all of what {name} saw"), why });
+        }
+        if side.overflow > 0 {
+            let why = format!("{} events were beyond the bounds of the diagnosis", side.overflow);
+            missing.push(NotMeasured { what: format!("all of what {name} saw"), why });
+        }
+    }
+    missing
+}
+
+/// Microseconds as milliseconds with three decimals.
+fn milliseconds(micros: u64) -> f64 {
+    micros as f64 / 1000.0
+}
+
+/// Three decimals are enough for any measurement here, and make the account readable.
+fn round(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}

@@ -1,5 +1,6 @@
 //! The trace: what was seen, in order, and nothing else. Facts, never opinions; secrets never enter.
 
+pub mod address;
 pub mod datagram;
 pub mod event;
 pub mod packing;

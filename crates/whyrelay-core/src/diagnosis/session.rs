@@ -1,0 +1,121 @@
+//! Both sides joined: for each pair the chain of its checks in each direction, and the path that came out.
+
+mod chain;
+mod join;
+mod outcome;
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+pub use chain::{Break, Chain, Seen, Sent};
+pub use join::{JoinedPair, SidePair};
+pub use outcome::{Path, SideOutcome};
+
+use super::evidence::Evidence;
+use crate::ice::candidate::CandidateType;
+use crate::trace::event::{Pair, Vantage};
+
+/// A session: what the evidence of both sides says together.
+#[derive(Clone, Debug)]
+pub struct Session<'a> {
+    /// What it is made from.
+    pub evidence: &'a Evidence,
+    /// Every pair that a side had, the mirror images of both sides joined.
+    pub pairs: Vec<JoinedPair>,
+    /// How each side ended, A first.
+    pub outcomes: [SideOutcome; 2],
+    /// The path.
+    pub path: Path,
+    /// Which of `pairs` is the selected one.
+    pub selected: Option<usize>,
+}
+
+/// One end of a pair, as the other end knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct End {
+    /// The type of the candidate.
+    #[serde(rename = "type")]
+    pub kind: CandidateType,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its base, where that side was recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<SocketAddr>,
+}
+
+impl<'a> Session<'a> {
+    /// Joins both sides.
+    pub fn of(evidence: &'a Evidence) -> Self {
+        let mut pairs = join::pairs(evidence);
+        let outcomes = [Vantage::A, Vantage::B].map(|vantage| outcome::of_side(evidence.side(vantage)));
+        let selected = mark_selected(evidence, &mut pairs);
+        let path = outcome::path(evidence, &outcomes, &pairs);
+        Self { evidence, pairs, outcomes, path, selected }
+    }
+
+    /// How a side ended.
+    pub const fn outcome(&self, vantage: Vantage) -> &SideOutcome {
+        match vantage {
+            Vantage::A => &self.outcomes[0],
+            Vantage::B => &self.outcomes[1],
+        }
+    }
+
+    /// The sides that were recorded.
+    pub fn recorded(&self) -> impl Iterator<Item = Vantage> + '_ {
+        [Vantage::A, Vantage::B].into_iter().filter(|&vantage| self.evidence.is_recorded(vantage))
+    }
+
+    /// One end of a pair.
+    pub fn end(&self, pair: &JoinedPair, vantage: Vantage) -> Option<End> {
+        let (own, other) = (self.evidence.side(vantage), self.evidence.side(vantage.other()));
+        let (ours, theirs) = (pair.side(vantage), pair.side(vantage.other()));
+        let base = ours.map(|side| side.pair.local);
+        let relayed = base.filter(|&base| own.is_relayed(base));
+        let mapped = ours.and_then(|side| side.mapped);
+        let address = relayed.or(mapped).or_else(|| theirs.map(|side| side.pair.remote)).or(base)?;
+        let own_candidate = own.local_candidates.iter().find(|local| local.candidate.address.ip() == Some(address));
+        let as_told = other.remote_candidates.iter().find(|remote| remote.address == Some(address));
+        let kind = match (own_candidate, as_told) {
+            _ if relayed.is_some() => CandidateType::Relayed,
+            (Some(local), _) => local.candidate.kind,
+            (None, Some(remote)) => remote.candidate.kind,
+            (None, None) if base == Some(address) => CandidateType::Host,
+            (None, None) => CandidateType::PeerReflexive,
+        };
+        Some(End { kind, address, base })
+    }
+}
+
+/// Whether a side's pair goes through a relay: our own, or the peer's.
+pub(crate) fn is_relayed(evidence: &Evidence, vantage: Vantage, pair: Pair) -> bool {
+    let (own, other) = (evidence.side(vantage), evidence.side(vantage.other()));
+    let told = own
+        .remote_candidates
+        .iter()
+        .any(|remote| remote.candidate.kind == CandidateType::Relayed && remote.address == Some(pair.remote));
+    own.is_relayed(pair.local) || told || other.is_relayed(pair.remote)
+}
+
+/// Marks the pair that data goes over, by A's word, else by B's, else by the nominations on the wire.
+fn mark_selected(evidence: &Evidence, pairs: &mut [JoinedPair]) -> Option<usize> {
+    let selected = [Vantage::A, Vantage::B].map(|vantage| {
+        let side = evidence.side(vantage);
+        side.selected_pair().map(|(_, pair)| pair).or_else(|| nominated_on_the_wire(evidence, vantage))
+    });
+    let position = |pairs: &[JoinedPair], vantage: Vantage, wanted: Option<Pair>| {
+        pairs.iter().position(|pair| pair.side(vantage).is_some_and(|side| Some(side.pair) == wanted))
+    };
+    let found = position(pairs, Vantage::A, selected[0]).or_else(|| position(pairs, Vantage::B, selected[1]))?;
+    pairs[found].selected = true;
+    Some(found)
+}
+
+fn nominated_on_the_wire(evidence: &Evidence, vantage: Vantage) -> Option<Pair> {
+    let checks = evidence.side(vantage).sent.values().chain(evidence.side(vantage).received.values());
+    let nominating = checks.filter(|check| check.use_candidate && check.succeeded());
+    let last = nominating.max_by_key(|check| check.seq)?;
+    let folded = evidence.folded_checklist(vantage);
+    folded.iter().any(|pair| pair.pair == last.pair && pair.nominated).then_some(last.pair)
+}

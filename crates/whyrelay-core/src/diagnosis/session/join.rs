@@ -1,0 +1,176 @@
+//! Finding the mirror image of a pair: A's pair and B's pair that the same packets travel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::chain::{self, Chain, Checks};
+use crate::diagnosis::evidence::Evidence;
+use crate::trace::address::AddressClass;
+use crate::trace::event::{Pair, PairState, PruneReason, Vantage};
+
+/// A pair of both sides, or of one where the other has no mirror image of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinedPair {
+    /// A's pair.
+    pub a: Option<SidePair>,
+    /// B's pair.
+    pub b: Option<SidePair>,
+    /// A's checks.
+    pub a_to_b: Chain,
+    /// B's checks.
+    pub b_to_a: Chain,
+    /// Whether it goes through a relay.
+    pub relayed: bool,
+    /// Whether data goes over it.
+    pub selected: bool,
+}
+
+/// A pair as one side has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SidePair {
+    /// The pair.
+    pub pair: Pair,
+    /// Its priority, as the agent says.
+    pub priority: Option<u64>,
+    /// Its state, as the agent says.
+    pub state: Option<PairState>,
+    /// Why the agent removed it.
+    pub pruned: Option<PruneReason>,
+    /// Whether it was nominated, on the wire.
+    pub nominated: bool,
+    /// Where the peer says that our checks come from, by its last answer.
+    pub mapped: Option<SocketAddr>,
+}
+
+impl JoinedPair {
+    /// One side's pair.
+    pub const fn side(&self, vantage: Vantage) -> Option<&SidePair> {
+        match vantage {
+            Vantage::A => self.a.as_ref(),
+            Vantage::B => self.b.as_ref(),
+        }
+    }
+
+    /// The checks that one side sent.
+    pub const fn from(&self, vantage: Vantage) -> &Chain {
+        match vantage {
+            Vantage::A => &self.a_to_b,
+            Vantage::B => &self.b_to_a,
+        }
+    }
+
+    /// Whether either side sent a check on it.
+    pub fn was_checked(&self) -> bool {
+        [&self.a_to_b, &self.b_to_a].iter().any(|chain| {
+            chain.sent.is_some_and(|sent| sent.checks > 0) || chain.seen.as_ref().is_some_and(|seen| seen.checks > 0)
+        })
+    }
+}
+
+/// One side's pairs with their checks.
+type Rows<'a> = BTreeMap<Pair, (Checks<'a>, Checks<'a>)>;
+
+pub(super) fn pairs(evidence: &Evidence) -> Vec<JoinedPair> {
+    let rows = [Vantage::A, Vantage::B].map(|vantage| rows(evidence, vantage));
+    let mut mirrors = linked(evidence);
+    mirrors.retain(|a, b| rows[0].contains_key(a) && rows[1].contains_key(b));
+    guess(evidence, &rows, &mut mirrors);
+
+    let claimed: BTreeSet<Pair> = mirrors.values().copied().collect();
+    let mut joined: Vec<JoinedPair> =
+        rows[0].keys().map(|a| joined_pair(evidence, &rows, Some(*a), mirrors.get(a).copied())).collect();
+    let alone = rows[1].keys().filter(|b| !claimed.contains(b));
+    joined.extend(alone.map(|b| joined_pair(evidence, &rows, None, Some(*b))));
+    let priority = |pair: &JoinedPair| [&pair.a, &pair.b].into_iter().flatten().filter_map(|side| side.priority).max();
+    joined.sort_by_key(|pair| std::cmp::Reverse(priority(pair)));
+    joined
+}
+
+fn rows(evidence: &Evidence, vantage: Vantage) -> Rows<'_> {
+    let side = evidence.side(vantage);
+    let mut rows: Rows<'_> = side.pairs.keys().map(|pair| (*pair, Default::default())).collect();
+    for (id, check) in &side.sent {
+        rows.entry(check.pair).or_default().0.push((*id, check));
+    }
+    for (id, check) in &side.received {
+        rows.entry(check.pair).or_default().1.push((*id, check));
+    }
+    rows
+}
+
+/// Pairs that share checks, A's to B's: for each the one with which it shares most.
+fn linked(evidence: &Evidence) -> BTreeMap<Pair, Pair> {
+    let (a, b) = (evidence.side(Vantage::A), evidence.side(Vantage::B));
+    let mut shared: BTreeMap<(Pair, Pair), usize> = BTreeMap::new();
+    let by_a = a.sent.iter().filter_map(|(id, check)| Some((check.pair, b.received.get(id)?.pair)));
+    let by_b = b.sent.iter().filter_map(|(id, check)| Some((a.received.get(id)?.pair, check.pair)));
+    for link in by_a.chain(by_b) {
+        *shared.entry(link).or_default() += 1;
+    }
+    let mut links: Vec<_> = shared.into_iter().collect();
+    links.sort_by_key(|(link, count)| (std::cmp::Reverse(*count), *link));
+    let (mut mirrors, mut claimed) = (BTreeMap::new(), BTreeSet::new());
+    for ((a, b), _) in links {
+        if !mirrors.contains_key(&a) && claimed.insert(b) {
+            mirrors.insert(a, b);
+        }
+    }
+    mirrors
+}
+
+/// Mirror images of pairs of which no check arrived, by the candidates: B's pair from the base behind A's remote
+/// address to an address behind which A's base is.
+fn guess(evidence: &Evidence, rows: &[Rows<'_>; 2], mirrors: &mut BTreeMap<Pair, Pair>) {
+    let (a, b) = (evidence.side(Vantage::A), evidence.side(Vantage::B));
+    let mut claimed: BTreeSet<Pair> = mirrors.values().copied().collect();
+    for pair in rows[0].keys() {
+        if mirrors.contains_key(pair) {
+            continue;
+        }
+        let behind =
+            |local: &&crate::diagnosis::evidence::LocalCandidate| local.candidate.address.ip() == Some(pair.remote);
+        let Some(base) = b.local_candidates.iter().find(behind).map(|local| local.base) else { continue };
+        let own = a.local_candidates.iter().filter(|local| local.base == pair.local);
+        let mut addresses: Vec<_> = own.filter_map(|local| local.candidate.address.ip()).collect();
+        addresses.push(pair.local);
+        let class = AddressClass::of(pair.remote.ip());
+        addresses.sort_by_key(|address| (AddressClass::of(address.ip()) != class, *address));
+        let transport = pair.transport.counterpart();
+        let image = addresses.into_iter().map(|remote| Pair { transport, local: base, remote });
+        if let Some(image) = image.into_iter().find(|image| rows[1].contains_key(image) && !claimed.contains(image)) {
+            claimed.insert(image);
+            mirrors.insert(*pair, image);
+        }
+    }
+}
+
+fn joined_pair(evidence: &Evidence, rows: &[Rows<'_>; 2], a: Option<Pair>, b: Option<Pair>) -> JoinedPair {
+    let none = (Vec::new(), Vec::new());
+    let checks_a = a.and_then(|pair| rows[0].get(&pair)).unwrap_or(&none);
+    let checks_b = b.and_then(|pair| rows[1].get(&pair)).unwrap_or(&none);
+    let relayed = a.is_some_and(|pair| super::is_relayed(evidence, Vantage::A, pair))
+        || b.is_some_and(|pair| super::is_relayed(evidence, Vantage::B, pair));
+    JoinedPair {
+        a: a.map(|pair| side_pair(evidence, Vantage::A, pair, checks_a)),
+        b: b.map(|pair| side_pair(evidence, Vantage::B, pair, checks_b)),
+        a_to_b: chain::build(evidence, Vantage::A, &checks_a.0, &checks_b.1),
+        b_to_a: chain::build(evidence, Vantage::B, &checks_b.0, &checks_a.1),
+        relayed,
+        selected: false,
+    }
+}
+
+fn side_pair(evidence: &Evidence, vantage: Vantage, pair: Pair, checks: &(Checks<'_>, Checks<'_>)) -> SidePair {
+    let agent = evidence.side(vantage).pairs.get(&pair);
+    let succeeded = checks.0.iter().any(|(_, check)| check.succeeded());
+    let nominating = |checks: &Checks<'_>| checks.iter().any(|(_, check)| check.use_candidate && check.succeeded());
+    let last = checks.0.iter().filter(|(_, check)| check.succeeded()).max_by_key(|(_, check)| check.seq);
+    SidePair {
+        pair,
+        priority: agent.map(|agent| agent.priority),
+        state: agent.map(|agent| agent.state),
+        pruned: agent.and_then(|agent| agent.pruned.clone()),
+        nominated: nominating(&checks.0) || succeeded && nominating(&checks.1),
+        mapped: last.and_then(|(_, check)| check.mapped()),
+    }
+}

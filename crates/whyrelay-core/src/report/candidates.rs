@@ -1,0 +1,88 @@
+//! The candidate table.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::diagnosis::evidence::{Evidence, LocalCandidate, RemoteCandidate};
+use crate::ice::candidate::{CandidateTransport, CandidateType};
+use crate::trace::event::Vantage;
+
+/// Most candidates of a side that a report lists.
+const MAX_CANDIDATES: usize = 500;
+
+/// One candidate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CandidateRow {
+    /// Whose.
+    pub side: Vantage,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: CandidateType,
+    /// Its transport.
+    pub transport: CandidateTransport,
+    /// Its address as signaled.
+    pub address: String,
+    /// What a name resolved to, on the other side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<SocketAddr>,
+    /// Its base, where its side was recorded.
+    pub base: Option<SocketAddr>,
+    /// The interface of the base.
+    pub interface: Option<String>,
+    /// The server that it was learned from.
+    pub server: Option<String>,
+    /// Whether it reached the other side over signaling, where that side was recorded.
+    pub received: Option<bool>,
+    /// Number of the event.
+    pub seq: u64,
+}
+
+pub(super) fn rows(evidence: &Evidence) -> Vec<CandidateRow> {
+    [Vantage::A, Vantage::B].into_iter().flat_map(|vantage| rows_of(evidence, vantage)).collect()
+}
+
+fn rows_of(evidence: &Evidence, vantage: Vantage) -> Vec<CandidateRow> {
+    let (own, other) = (evidence.side(vantage), evidence.side(vantage.other()));
+    let same = |local: &LocalCandidate, remote: &RemoteCandidate| {
+        local.candidate.address == remote.candidate.address && local.candidate.transport == remote.candidate.transport
+    };
+    let mut rows: Vec<CandidateRow> = Vec::new();
+    for local in &own.local_candidates {
+        let remote = other.remote_candidates.iter().find(|remote| same(local, remote));
+        rows.push(CandidateRow {
+            side: vantage,
+            kind: local.candidate.kind,
+            transport: local.candidate.transport,
+            address: local.candidate.address.to_string(),
+            resolved: remote.filter(|remote| remote.candidate.address.ip().is_none()).and_then(|remote| remote.address),
+            base: Some(local.base),
+            interface: local.interface.clone(),
+            server: local.server.clone(),
+            received: (other.events > 0).then_some(remote.is_some()),
+            seq: local.seq,
+        });
+    }
+    // What the other side knows of us: all there is without our recording, and peer-reflexive ones.
+    for remote in &other.remote_candidates {
+        if own.local_candidates.iter().any(|local| same(local, remote)) {
+            continue;
+        }
+        rows.push(CandidateRow {
+            side: vantage,
+            kind: remote.candidate.kind,
+            transport: remote.candidate.transport,
+            address: remote.candidate.address.to_string(),
+            resolved: remote.address.filter(|_| remote.candidate.address.ip().is_none()),
+            base: None,
+            interface: None,
+            server: None,
+            received: (remote.candidate.kind != CandidateType::PeerReflexive).then_some(true),
+            seq: remote.seq,
+        });
+    }
+    let mut known = std::collections::BTreeSet::new();
+    rows.retain(|row| known.insert((row.kind, row.transport, row.address.clone(), row.base)));
+    rows.truncate(MAX_CANDIDATES);
+    rows
+}

@@ -1,0 +1,82 @@
+//! The verdict in one sentence, and what was to be expected.
+
+use super::Expected;
+use crate::diagnosis::finding::{Blame, Finding, Severity};
+use crate::diagnosis::session::{Path, Session, SideOutcome};
+use crate::ice::candidate::CandidateType;
+use crate::trace::event::Vantage;
+
+pub(super) fn reason(session: &Session<'_>, findings: &[Finding]) -> String {
+    let cause = findings.iter().find(|finding| finding.severity != Severity::Info);
+    let ends = session.selected.and_then(|index| {
+        let pair = &session.pairs[index];
+        Some((session.end(pair, Vantage::A)?, session.end(pair, Vantage::B)?))
+    });
+    let between =
+        ends.map(|(a, b)| format!(" ({} {} to {} {})", a.kind, a.address, b.kind, b.address)).unwrap_or_default();
+    match session.path {
+        Path::Direct => format!("A and B talk to each other directly{between}."),
+        Path::Relayed => {
+            let whose = match ends {
+                Some((a, b)) if a.kind == CandidateType::Relayed && b.kind == CandidateType::Relayed => "both relays",
+                Some((a, _)) if a.kind == CandidateType::Relayed => "A's relay",
+                Some(_) => "B's relay",
+                None => "a relay",
+            };
+            let why = cause.map_or_else(
+                || "no direct pair worked, and what was measured does not say why".to_owned(),
+                |finding| sentence(&finding.summary),
+            );
+            format!("A and B talk through {whose}{between}: {why}.")
+        }
+        Path::Failed => failed(session, cause),
+    }
+}
+
+fn failed(session: &Session<'_>, cause: Option<&Finding>) -> String {
+    let broke =
+        session.outcomes.iter().any(|outcome| matches!(outcome, SideOutcome::Failed { was_connected: true, .. }));
+    let undecided =
+        session.outcomes.iter().all(|outcome| matches!(outcome, SideOutcome::Undecided | SideOutcome::NotRecorded));
+    let what = match (broke, undecided) {
+        (true, _) => "A and B were connected, then the connection broke",
+        (false, true) => "The recording stops before A and B were connected",
+        (false, false) => "A and B could not be connected",
+    };
+    match cause {
+        Some(finding) => format!("{what}: {}.", sentence(&finding.summary)),
+        None if undecided => format!("{what}."),
+        None => format!("{what}, and what was measured does not say why."),
+    }
+}
+
+/// A summary as part of a sentence.
+fn sentence(summary: &str) -> String {
+    summary.trim_end_matches('.').to_owned()
+}
+
+pub(super) fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
+    let relay_only = session.recorded().any(|vantage| session.evidence.side(vantage).options.relay_only);
+    let mut mapping = findings.iter().filter(|finding| finding.name == "endpoint-dependent-mapping");
+    let on =
+        |blame| findings.iter().any(|finding| finding.name == "endpoint-dependent-mapping" && finding.blame == blame);
+    let both_vary = mapping.any(|finding| finding.blame == Blame::Both) || on(Blame::A) && on(Blame::B);
+    let blocked = findings.iter().any(|finding| finding.name == "udp-blocked");
+    let relay = [Vantage::A, Vantage::B].into_iter().any(|vantage| {
+        let (own, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+        own.local_candidates.iter().any(|local| local.candidate.kind == CandidateType::Relayed)
+            || other.remote_candidates.iter().any(|remote| remote.candidate.kind == CandidateType::Relayed)
+    });
+    match session.path {
+        Path::Direct => Expected::Direct,
+        _ if relay_only => Expected::Relayed,
+        _ if both_vary || blocked => {
+            if relay {
+                Expected::Relayed
+            } else {
+                Expected::None
+            }
+        }
+        _ => Expected::Unknown,
+    }
+}

@@ -1,0 +1,131 @@
+//! The account for a terminal: about 100 columns, readable without color.
+
+mod findings;
+mod paint;
+mod pairs;
+mod tables;
+
+use std::fmt::Write as _;
+
+use paint::{Paint, Style};
+
+use super::{Expected, Report, SideSummary};
+use crate::diagnosis::session::Path;
+use crate::trace::event::Role;
+
+/// How to render.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TextOptions {
+    /// Use ANSI colors.
+    pub color: bool,
+    /// Show every pair, also those that were never checked.
+    pub all_pairs: bool,
+}
+
+/// The account as text.
+pub fn render_text(report: &Report, options: &TextOptions) -> String {
+    let paint = Paint::new(options.color);
+    let mut out = String::new();
+    verdict(&mut out, report, paint);
+    findings::render(&mut out, report, paint);
+    sides(&mut out, report, paint);
+    tables::candidates(&mut out, report, paint);
+    pairs::render(&mut out, report, options, paint);
+    not_measured(&mut out, report, paint);
+    out
+}
+
+fn verdict(out: &mut String, report: &Report, paint: Paint) {
+    let (word, style) = match report.path {
+        Path::Direct => ("DIRECT", Style::Good),
+        Path::Relayed => ("RELAYED", Style::Warn),
+        Path::Failed => ("FAILED", Style::Bad),
+    };
+    let expected = match report.expected {
+        Expected::Direct if report.path != Path::Direct => "  (these networks should allow a direct path)",
+        Expected::Relayed if report.path == Path::Relayed => "  (the best that these two networks allow)",
+        Expected::None => "  (these two networks allow no path without a relay)",
+        _ => "",
+    };
+    let _ = writeln!(out, "{}{expected}", paint.apply(style, word));
+    wrap(out, "  ", &report.reason);
+    if let Some(selected) = &report.selected_pair {
+        let rtt =
+            selected.rtt_ms.map_or_else(|| "round trip not measured".to_owned(), |ms| format!("round trip {ms:.1} ms"));
+        let _ = writeln!(out, "  {rtt}");
+    }
+}
+
+fn sides(out: &mut String, report: &Report, paint: Paint) {
+    heading(out, "Sides", paint);
+    for (name, part, side) in [("A", "offerer", &report.a), ("B", "answerer", &report.b)] {
+        let Some(side) = side else {
+            let _ = writeln!(out, "  {name}  {part:<8}  not recorded");
+            continue;
+        };
+        let mut words = vec![side.program.clone().unwrap_or_else(|| "unknown program".to_owned())];
+        words.extend(side.id.as_ref().map(|id| format!("id {id}")));
+        words.extend(side.role.map(|role| match role {
+            Role::Controlling => "controlling".to_owned(),
+            Role::Controlled => "controlled".to_owned(),
+        }));
+        words.extend(side.channel_opened_ms.map(|ms| format!("channel open after {ms:.0} ms")));
+        if side.ended.is_none() {
+            words.push("recording cut off".to_owned());
+        }
+        let _ = writeln!(out, "  {name}  {part:<8}  {}", words.join(" · "));
+        measurements(out, side);
+    }
+}
+
+fn measurements(out: &mut String, side: &SideSummary) {
+    if let Some(trips) = side.channel_round_trips {
+        let lost = if trips.lost > 0 { format!(", {} lost", trips.lost) } else { String::new() };
+        let (median, p99) = (trips.median_us as f64 / 1000.0, trips.p99_us as f64 / 1000.0);
+        let _ = writeln!(
+            out,
+            "               messages: round trip {median:.1} ms median, {p99:.1} ms p99 of {}{lost}",
+            trips.count
+        );
+    }
+    for (what, mbps) in [("sent", side.throughput_out_mbps), ("received", side.throughput_in_mbps)] {
+        if let Some(mbps) = mbps {
+            let _ = writeln!(out, "               {what}: {mbps:.1} Mbit/s");
+        }
+    }
+}
+
+fn not_measured(out: &mut String, report: &Report, paint: Paint) {
+    if report.not_measured.is_empty() {
+        return;
+    }
+    heading(out, "Not measured", paint);
+    for missing in &report.not_measured {
+        wrap(out, "  ", &format!("- {}: {}", missing.what, missing.why));
+    }
+}
+
+fn heading(out: &mut String, text: &str, paint: Paint) {
+    let _ = writeln!(out, "\n{}", paint.apply(Style::Heading, text));
+}
+
+/// Columns that a line takes, at most; addresses and names are never broken.
+const WIDTH: usize = 100;
+
+/// Writes text broken at spaces, each line with an indent; a list item's lines hang behind its dash.
+fn wrap(out: &mut String, indent: &str, text: &str) {
+    let hang = if text.starts_with("- ") { "  " } else { "" };
+    let mut line = String::from(indent);
+    for word in text.split_whitespace() {
+        let is_empty = line.trim().is_empty();
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            let _ = writeln!(out, "{line}");
+            line = format!("{indent}{hang}");
+        }
+        if !line.trim().is_empty() && !line.ends_with(' ') {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    let _ = writeln!(out, "{line}");
+}

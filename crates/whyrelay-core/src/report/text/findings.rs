@@ -1,0 +1,33 @@
+//! Findings, like a compiler's messages.
+
+use std::fmt::Write as _;
+
+use super::paint::{Paint, Style};
+use super::{heading, wrap};
+use crate::diagnosis::finding::Severity;
+use crate::report::Report;
+
+pub(super) fn render(out: &mut String, report: &Report, paint: Paint) {
+    if report.findings.is_empty() {
+        return;
+    }
+    heading(out, "Findings", paint);
+    for finding in &report.findings {
+        let style = match finding.severity {
+            Severity::Error => Style::Bad,
+            Severity::Warning => Style::Warn,
+            Severity::Info => Style::Faint,
+        };
+        let label = format!("{}[{}]", finding.severity.name(), finding.code);
+        let _ = writeln!(out, "  {} {} (at {})", paint.apply(style, &label), finding.name, finding.blame.name());
+        wrap(out, "    ", &finding.summary);
+        for advice in &finding.advice {
+            wrap(out, "    ", &format!("- {advice}"));
+        }
+        if !finding.evidence.is_empty() {
+            let seqs: Vec<_> = finding.evidence.iter().map(|seq| format!("#{seq}")).collect();
+            let more = format!("events {} · whyrelay explain {}", seqs.join(" "), finding.code);
+            let _ = writeln!(out, "    {}", paint.apply(Style::Faint, &more));
+        }
+    }
+}

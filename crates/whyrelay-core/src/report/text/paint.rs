@@ -1,0 +1,38 @@
+//! Color, where it is asked for.
+
+/// What a piece of text means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    Heading,
+    Good,
+    Warn,
+    Bad,
+    Faint,
+}
+
+/// Paints or does not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paint {
+    color: bool,
+}
+
+impl Paint {
+    pub(super) const fn new(color: bool) -> Self {
+        Self { color }
+    }
+
+    pub(super) fn apply(self, style: Style, text: &str) -> String {
+        if !self.color || text.is_empty() {
+            return text.to_owned();
+        }
+        // SGR codes (ECMA-48 §8.3.117).
+        let code = match style {
+            Style::Heading => "1",
+            Style::Good => "1;32",
+            Style::Warn => "1;33",
+            Style::Bad => "1;31",
+            Style::Faint => "2",
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+}

@@ -1,0 +1,4 @@
+//! The account, from hand-made sessions: what both sides' recordings say when a chain breaks at each step.
+
+mod builder;
+mod report;
