@@ -17,7 +17,7 @@ use whyrelay_core::wire::stun::{Class, MessageBuilder, Method, TransactionId};
 use whyrelay_core::wire::turn::{ChannelData, ChannelNumber};
 
 pub(crate) fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
+    text.parse().expect("the tests write sound addresses")
 }
 
 /// What becomes of a check.
@@ -269,7 +269,7 @@ impl Session {
         socket: &str,
         server: &str,
         relayed: &str,
-        peer: &str,
+        peer: (&str, &str),
         nominate: bool,
     ) {
         let (id, key) = (self.id(), Key::short_term("password"));

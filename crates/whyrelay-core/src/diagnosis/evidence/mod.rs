@@ -15,8 +15,8 @@ pub use check::{Answer, Check, Outcome};
 pub use checklist::{FoldedPair, FoldedState};
 pub use server::{Allocation, ServerPath, ServerRequest};
 pub use side::{
-    AgentPair, Description, FailedServer, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure, SideEvidence,
-    Traffic,
+    AgentPair, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
+    SideEvidence, Traffic,
 };
 
 use crate::trace::event::{Event, Vantage};

@@ -71,6 +71,17 @@ pub struct SendFailure {
     pub detail: String,
 }
 
+/// ICMP errors of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// How many.
+    pub count: u32,
+    /// Number of the first event.
+    pub seq: u64,
+    /// Who sent it, where the system tells.
+    pub offender: Option<IpAddr>,
+}
+
 /// Data that was counted instead of recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -141,7 +152,8 @@ pub struct SideEvidence {
     pub unsound: u64,
     pub forged_answers: u64,
     pub send_failures: BTreeMap<(SocketAddr, SocketAddr, i32), SendFailure>,
-    pub icmp_errors: BTreeMap<(SocketAddr, SocketAddr, u8, u8), (u32, u64, Option<IpAddr>)>,
+    /// By our socket, where the datagram was going, type and code.
+    pub icmp_errors: BTreeMap<(SocketAddr, SocketAddr, u8, u8), IcmpError>,
     pub traffic: BTreeMap<(Transport, SocketAddr, SocketAddr), Traffic>,
 
     pub local_candidates: Vec<LocalCandidate>,
@@ -336,7 +348,8 @@ impl SideEvidence {
             EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, .. } => {
                 if self.icmp_errors.len() < MAX_LIST {
                     let key = (*local, *remote, *icmp_type, *icmp_code);
-                    self.icmp_errors.entry(key).or_insert((0, seq, *offender)).0 += 1;
+                    let error = IcmpError { count: 0, seq, offender: *offender };
+                    self.icmp_errors.entry(key).or_insert(error).count += 1;
                 }
             }
             _ => self.apply_gathering_kind(seq, at, kind),

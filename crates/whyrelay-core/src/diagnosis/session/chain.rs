@@ -164,7 +164,7 @@ fn broken(chain: &Chain) -> Option<Break> {
         (Some(sent), ..) if sent.checks == 0 => None,
         (_, _, _, Some(answers)) if answers > 0 => all_errors(answers).then_some(Break::Refused),
         (Some(sent), seen, ..)
-            if sent.refused == sent.transmissions && !seen.as_ref().is_some_and(|s| s.checks > 0) =>
+            if sent.refused == sent.transmissions && seen.as_ref().is_none_or(|seen| seen.checks == 0) =>
         {
             Some(Break::AtSending)
         }
