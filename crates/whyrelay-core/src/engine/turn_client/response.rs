@@ -37,8 +37,9 @@ impl TurnClient {
         };
         let method = request.purpose.method();
         if let Some(detail) = distrust(request, message) {
-            // RFC 8489 §9.2.5: as if it had never been received; said once.
-            if !std::mem::replace(&mut request.complained, true) {
+            // RFC 8489 §9.2.5: as if it had never been received; said once, and not of last words.
+            let farewell = matches!(request.purpose, Purpose::Release { .. });
+            if !farewell && !std::mem::replace(&mut request.complained, true) {
                 self.failed(method, ServerFailure::BadResponse { detail: detail.to_owned() });
             }
             return true;

@@ -15,6 +15,25 @@ use crate::wire::turn::ChannelData;
 pub(super) const START: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 pub(super) const PASSWORD: &str = "opensesame";
 
+pub(super) const SOCKET: &str = "192.0.2.1:40000";
+pub(super) const TURN: &str = "198.51.100.2:3478";
+pub(super) const RELAYED: &str = "198.51.100.2:50000";
+
+/// The default configuration with servers by their URLs.
+pub(super) fn config(urls: &[&str]) -> GatherConfig {
+    GatherConfig { servers: urls.iter().map(|url| server(url)).collect(), ..GatherConfig::default() }
+}
+
+/// A bench with one socket and one TURN server, gathered.
+pub(super) fn relayed(script: TurnScript) -> Bench {
+    let mut bench = Bench::new(config(&["turn:198.51.100.2"]));
+    bench.turn(TURN, script);
+    bench.socket(SOCKET, "eth0", CandidateTransport::Udp);
+    bench.complete();
+    bench.run_for(3000);
+    bench
+}
+
 pub(super) fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
@@ -155,6 +174,9 @@ impl TurnScript {
             }
             _ => self.always.get(&method.0).copied(),
         };
+        if error == Some(438) {
+            return Some(self.challenge(method, id, 438));
+        }
         if let Some(code) = error {
             let mut builder = MessageBuilder::new(Class::Error, method, id).error(code, "scripted");
             if let Some(alternate) = self.alternate {
@@ -185,6 +207,10 @@ impl TurnScript {
 pub(super) enum Script {
     Stun(SocketAddr),
     Turn(Box<TurnScript>),
+    /// Answers with noise.
+    Garbage,
+    /// Takes connections and says nothing.
+    Silent,
 }
 
 enum Arrival {
@@ -208,6 +234,10 @@ pub(super) struct Bench {
     pub(super) trickle: bool,
     /// Answers come from here instead.
     pub(super) answer_from: Option<SocketAddr>,
+    /// So many datagrams are refused by the system.
+    pub(super) refuse_sends: u32,
+    /// No answer arrives any more.
+    pub(super) deaf: bool,
     random: Random,
     line: BTreeMap<(Timestamp, u64), Arrival>,
     sequence: u64,
@@ -231,6 +261,8 @@ impl Bench {
             refuse_streams: false,
             trickle: false,
             answer_from: None,
+            refuse_sends: 0,
+            deaf: false,
             random,
             line: BTreeMap::new(),
             sequence: 0,
@@ -264,15 +296,24 @@ impl Bench {
 
     pub(super) fn input(&mut self, input: Input<'_>) -> bool {
         let ours = self.gatherer.handle_input(self.now, input);
+        let mut refused = Vec::new();
         loop {
             match self.gatherer.poll_output() {
                 Output::Timeout(deadline) => {
                     assert!(deadline <= self.now + IDLE_WAIT);
-                    return ours;
+                    break;
+                }
+                Output::Transmit(transmit) if self.refuse_sends > 0 => {
+                    self.refuse_sends -= 1;
+                    refused.push((transmit.local, transmit.remote));
                 }
                 output => self.perform(output),
             }
         }
+        for (local, remote) in refused {
+            self.input(Input::SendFailed { local, remote, errno: 1 });
+        }
+        ours
     }
 
     fn perform(&mut self, output: Output) {
@@ -304,8 +345,10 @@ impl Bench {
         if lossy && self.random.below(100) < self.loss {
             return;
         }
+        let connecting = matches!(arrival, Arrival::Connected(..) | Arrival::Refused(_));
+        let delay = if connecting { 2 * self.one_way } else { self.one_way };
         self.sequence += 1;
-        self.line.insert((self.now + self.one_way, self.sequence), arrival);
+        self.line.insert((self.now + delay, self.sequence), arrival);
     }
 
     /// Something from a server, now.
@@ -348,9 +391,10 @@ impl Bench {
                         Some(builder.xor_address(AttributeType::XOR_MAPPED_ADDRESS, *mapped).build())
                     }
                     Some(Script::Turn(script)) => script.answer(&bytes),
-                    None => None,
+                    Some(Script::Garbage) => Some(vec![1, 1, 0xFF, 0xFF, 0x21, 0x12, 0xA4, 0x42, 0, 0, 0, 0]),
+                    Some(Script::Silent) | None => None,
                 };
-                if let Some(bytes) = answer {
+                if let Some(bytes) = answer.filter(|_| !self.deaf) {
                     let from = self.answer_from.unwrap_or(remote);
                     self.travel(Arrival::AtUs { path: stream, local, from, bytes }, stream.is_none());
                 }
@@ -376,6 +420,32 @@ impl Bench {
 
     fn milliseconds(&self, at: Timestamp) -> u64 {
         at.since(START).as_millis() as u64
+    }
+
+    /// Everything that was sent, in order.
+    pub(super) fn transmits(&self) -> Vec<&Transmit> {
+        self.outputs
+            .iter()
+            .filter_map(|(_, output)| match output {
+                Output::Transmit(transmit) => Some(transmit),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn sent_to(&self, remote: &str) -> usize {
+        self.transmits().iter().filter(|transmit| transmit.remote == address(remote)).count()
+    }
+
+    /// The names that were asked for.
+    pub(super) fn resolves(&self) -> Vec<&str> {
+        self.outputs
+            .iter()
+            .filter_map(|(_, output)| match output {
+                Output::Resolve { name } => Some(name.as_str()),
+                _ => None,
+            })
+            .collect()
     }
 
     pub(super) fn candidates(&self) -> Vec<&LocalCandidate> {
