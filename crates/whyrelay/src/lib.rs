@@ -2,11 +2,16 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`io`] | the door for datagrams |
+//! | [`channel`] | DTLS, SCTP and data channels, and what is measured on them |
+//! | [`cli`] | the verbs |
+//! | [`io`] | clock, interfaces, sockets, names |
 //! | [`server`] | what `whyrelay serve` runs |
+//! | [`session`] | one traced session |
 //! | [`signaling`] | a peer's connection to a signaling server |
 
 pub mod channel;
+pub mod cli;
 pub mod io;
 pub mod server;
+pub mod session;
 pub mod signaling;

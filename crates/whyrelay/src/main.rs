@@ -1,2 +1,7 @@
-//! whyrelay.
-fn main() {}
+//! `whyrelay`: why can these two machines not connect directly?
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    whyrelay::cli::run()
+}

@@ -3,6 +3,7 @@
 pub mod credentials;
 pub mod gather;
 mod local_candidates;
+pub mod peer;
 pub mod server_url;
 mod stun_client;
 pub mod stun_server;

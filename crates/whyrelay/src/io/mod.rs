@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod interfaces;
+pub mod names;
 pub mod stream;
 pub mod tls;
 pub mod udp;

@@ -15,7 +15,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use whyrelay_core::engine::gather::StreamId;
+use whyrelay_core::trace::event::Transport;
 use whyrelay_core::wire::framing::{Deframer, Framing};
+
+use super::tls::ClientTls;
 
 /// How long a connection may take, TLS included. A firewall that swallows SYNs is found out well before the session
 /// gives up.
@@ -27,10 +31,6 @@ const WRITE_QUEUE: usize = 256;
 /// Accepted connections at most: a stranger must not make us hold more.
 const MAX_ACCEPTED: usize = 64;
 
-/// A connection of this session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StreamId(pub u64);
-
 /// Something that happened on a connection.
 #[derive(Debug)]
 pub enum StreamInput {
@@ -40,13 +40,10 @@ pub enum StreamInput {
         id: StreamId,
         /// Our end.
         local: SocketAddr,
-    },
-    /// It could not be made.
-    Failed {
-        /// Which.
-        id: StreamId,
-        /// What the system or TLS said.
-        detail: String,
+        /// The other end.
+        remote: SocketAddr,
+        /// TCP, or TLS over it.
+        transport: Transport,
     },
     /// A peer connected to one of our listeners.
     Accepted {
@@ -61,10 +58,16 @@ pub enum StreamInput {
     Message {
         /// Which connection.
         id: StreamId,
+        /// Our end; of an accepted connection the listener's address.
+        local: SocketAddr,
+        /// The other end.
+        remote: SocketAddr,
+        /// TCP, or TLS over it.
+        transport: Transport,
         /// The message.
         bytes: Vec<u8>,
     },
-    /// It ended.
+    /// It could not be made, or it ended.
     Closed {
         /// Which.
         id: StreamId,
@@ -97,7 +100,7 @@ pub struct Streams {
     accepted: mpsc::Receiver<(StreamId, Open)>,
     accepted_sender: mpsc::Sender<(StreamId, Open)>,
     next_accepted: Arc<std::sync::atomic::AtomicU64>,
-    tls: crate::io::tls::ClientTls,
+    tls: ClientTls,
 }
 
 #[derive(Debug)]
@@ -115,7 +118,7 @@ impl Drop for Open {
 
 impl Streams {
     /// Nothing open yet. `inputs` gets what happens.
-    pub fn new(inputs: mpsc::Sender<StreamInput>, tls: crate::io::tls::ClientTls) -> Self {
+    pub fn new(inputs: mpsc::Sender<StreamInput>, tls: ClientTls) -> Self {
         let (accepted_sender, accepted) = mpsc::channel(MAX_ACCEPTED);
         Self {
             inputs,
@@ -129,7 +132,7 @@ impl Streams {
         }
     }
 
-    /// Starts a connection; [`StreamInput::Connected`] or [`StreamInput::Failed`] follows.
+    /// Starts a connection; [`StreamInput::Connected`] or [`StreamInput::Closed`] follows.
     pub fn connect(&mut self, id: StreamId, options: ConnectOptions) {
         let (writer, queue) = mpsc::channel(WRITE_QUEUE);
         let framing = options.framing;
@@ -145,12 +148,15 @@ impl Streams {
             };
             match connected {
                 Ok((local, stream)) => {
-                    if inputs.send(StreamInput::Connected { id, local }).await.is_ok() {
-                        carry(id, stream, framing, queue, inputs).await;
+                    let transport = if options.tls.is_some() { Transport::Tls } else { Transport::Tcp };
+                    let ends = Ends { id, local, remote: options.remote, transport };
+                    let connected = StreamInput::Connected { id, local, remote: options.remote, transport };
+                    if inputs.send(connected).await.is_ok() {
+                        carry(ends, stream, framing, queue, inputs).await;
                     }
                 }
                 Err(error) => {
-                    let _ = inputs.send(StreamInput::Failed { id, detail: chain(&error) }).await;
+                    let _ = inputs.send(StreamInput::Closed { id, detail: chain(&error) }).await;
                 }
             }
         });
@@ -182,7 +188,8 @@ impl Streams {
                 let task_inputs = inputs.clone();
                 let task = tokio::spawn(async move {
                     if task_inputs.send(StreamInput::Accepted { id, local, remote }).await.is_ok() {
-                        carry(id, Box::new(stream), Framing::LengthPrefixed, queue, task_inputs).await;
+                        let ends = Ends { id, local, remote, transport: Transport::Tcp };
+                        carry(ends, Box::new(stream), Framing::LengthPrefixed, queue, task_inputs).await;
                     }
                 });
                 if opens.send((id, Open { framing: Framing::LengthPrefixed, writer, task })).await.is_err() {
@@ -236,10 +243,7 @@ fn tcp_socket(address: SocketAddr, mark: Option<u32>) -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn connect(
-    options: &ConnectOptions,
-    tls: &crate::io::tls::ClientTls,
-) -> io::Result<(SocketAddr, Box<dyn Duplex>)> {
+async fn connect(options: &ConnectOptions, tls: &ClientTls) -> io::Result<(SocketAddr, Box<dyn Duplex>)> {
     let socket = tcp_socket(options.remote, options.mark)?;
     if let Some(local) = options.local {
         socket.bind(&local.into())?;
@@ -261,14 +265,24 @@ fn server_name(name: &str) -> io::Result<ServerName<'static>> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no TLS server name")))
 }
 
+/// Which connection a message came by.
+#[derive(Clone, Copy)]
+struct Ends {
+    id: StreamId,
+    local: SocketAddr,
+    remote: SocketAddr,
+    transport: Transport,
+}
+
 /// Reads and writes until either end closes.
 async fn carry(
-    id: StreamId,
+    ends: Ends,
     stream: Box<dyn Duplex>,
     framing: Framing,
     mut queue: mpsc::Receiver<Vec<u8>>,
     inputs: mpsc::Sender<StreamInput>,
 ) {
+    let Ends { id, local, remote, transport } = ends;
     let (mut read, mut write) = tokio::io::split(stream);
     let writing = async {
         while let Some(bytes) = queue.recv().await {
@@ -290,7 +304,8 @@ async fn carry(
                 match deframer.next_message() {
                     Ok(Some(message)) => {
                         let bytes = message.to_vec();
-                        if inputs.send(StreamInput::Message { id, bytes }).await.is_err() {
+                        let message = StreamInput::Message { id, local, remote, transport, bytes };
+                        if inputs.send(message).await.is_err() {
                             return Ok("the session is over".into());
                         }
                     }

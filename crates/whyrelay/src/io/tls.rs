@@ -14,29 +14,43 @@ use tokio::sync::OnceCell;
 #[derive(Clone, Debug, Default)]
 pub struct ClientTls {
     extra_roots: Arc<Vec<PathBuf>>,
-    config: Arc<OnceCell<Arc<ClientConfig>>>,
+    roots: Arc<OnceCell<Arc<RootCertStore>>>,
 }
 
 impl ClientTls {
     /// Trusts the system's roots and the certificates in these PEM files.
     pub fn new(extra_roots: Vec<PathBuf>) -> Self {
-        Self { extra_roots: Arc::new(extra_roots), config: Arc::default() }
+        Self { extra_roots: Arc::new(extra_roots), roots: Arc::default() }
     }
 
-    /// The configuration.
+    /// The roots to trust, read at first use.
     ///
     /// # Errors
     /// When a PEM file named by the user cannot be read.
-    pub async fn config(&self) -> io::Result<Arc<ClientConfig>> {
-        let make = || async {
+    pub async fn roots(&self) -> io::Result<Arc<RootCertStore>> {
+        let read = || async {
             let files = Arc::clone(&self.extra_roots);
             tokio::task::spawn_blocking(move || load(&files)).await.map_err(io::Error::other)?
         };
-        self.config.get_or_try_init(make).await.cloned()
+        self.roots.get_or_try_init(read).await.cloned()
+    }
+
+    /// The client configuration.
+    ///
+    /// # Errors
+    /// As [`Self::roots`].
+    pub async fn config(&self) -> io::Result<Arc<ClientConfig>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(self.roots().await?)
+            .with_no_client_auth();
+        Ok(Arc::new(config))
     }
 }
 
-fn load(extra: &[PathBuf]) -> io::Result<Arc<ClientConfig>> {
+fn load(extra: &[PathBuf]) -> io::Result<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
     // A broken certificate in the system's store must not keep us from using the others.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -48,11 +62,5 @@ fn load(extra: &[PathBuf]) -> io::Result<Arc<ClientConfig>> {
             roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
         }
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok(Arc::new(roots))
 }

@@ -1,0 +1,593 @@
+//! A whole peer below DTLS: gatherer and ICE agent as one machine.
+//!
+//! It tells apart what arrives (answers of servers, relayed data, checks, DTLS), carries relayed traffic through the
+//! right allocation, and hands everything else through. The binary drives it with real sockets, the laboratory with
+//! simulated ones.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::engine::gather::{self, GatherConfig, Gatherer, LocalSocket, Server, StreamId};
+use crate::ice::candidate::{Candidate, CandidateAddress, CandidateTransport};
+use crate::ice::{self, Agent, Credentials, SelectedPair};
+use crate::random::Random;
+use crate::time::Timestamp;
+use crate::trace::event::{EventKind, IceState, Pair, RefuseReason, Side, Transport};
+use crate::wire::demux::Protocol;
+use crate::wire::framing::Framing;
+use crate::wire::integrity::Integrity;
+use crate::wire::stun::Message;
+
+/// Connections between ICE-TCP peers have ids from here on, those to servers below.
+const FIRST_PEER_STREAM: u64 = 1 << 32;
+
+/// Names of remote candidates that are looked up at the same time: a peer must not make us ask for more.
+const MAX_LOOKUPS: usize = 16;
+
+/// What a peer is told at its start.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// For the agent.
+    pub ice: ice::Config,
+    /// For the gatherer.
+    pub gather: GatherConfig,
+}
+
+/// What a peer is told.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// A socket is open.
+    Socket(LocalSocket),
+    /// A STUN or TURN server became known.
+    Server(Server),
+    /// All sockets and servers have been named.
+    AllNamed,
+    /// [`Output::Resolve`] ended, with the addresses or with what the resolver said.
+    Resolved {
+        /// The name.
+        name: &'a str,
+        /// What came of it.
+        result: Result<&'a [IpAddr], &'a str>,
+    },
+    /// A datagram arrived on a UDP socket.
+    Datagram {
+        /// The socket's address.
+        local: SocketAddr,
+        /// Its source.
+        remote: SocketAddr,
+        /// Its bytes.
+        bytes: &'a [u8],
+    },
+    /// [`Output::Connect`] succeeded, TLS included.
+    Connected {
+        /// Which.
+        id: StreamId,
+        /// Our end.
+        local: SocketAddr,
+    },
+    /// A peer connected to one of our TCP sockets.
+    Accepted {
+        /// The connection's id from now on, chosen by the caller from 2⁶³ on.
+        id: StreamId,
+        /// The listening address.
+        local: SocketAddr,
+        /// The peer.
+        remote: SocketAddr,
+    },
+    /// A whole message arrived on a connection, without framing.
+    Message {
+        /// Which.
+        id: StreamId,
+        /// The message.
+        bytes: &'a [u8],
+    },
+    /// A connection could not be made, or ended.
+    Disconnected {
+        /// Which.
+        id: StreamId,
+        /// What the system or TLS said.
+        detail: &'a str,
+    },
+    /// The system refused a datagram of [`Output::Transmit`].
+    SendFailed {
+        /// The socket's address.
+        local: SocketAddr,
+        /// Where to.
+        remote: SocketAddr,
+        /// errno.
+        errno: i32,
+    },
+    /// The peer's credentials, from its description.
+    RemoteCredentials(Credentials),
+    /// A candidate of the peer.
+    RemoteCandidate(Candidate),
+    /// The peer has no more candidates.
+    RemoteEndOfCandidates,
+    /// A round trip that was measured elsewhere, like over signaling.
+    RoundTripHint(Duration),
+    /// Data for the peer, over the selected pair or, before one is selected, over the best valid one.
+    Data(&'a [u8]),
+    /// ICE restarts with these local credentials.
+    Restart {
+        /// Ours.
+        credentials: Credentials,
+        /// Who asked for it.
+        side: Side,
+    },
+    /// The session's time limit is over.
+    TimeLimit,
+    /// The time of [`Output::Timeout`] has come.
+    Timeout,
+    /// The session ends: allocations are given back, then [`Output::Closed`] comes.
+    Close,
+}
+
+/// What a peer wants done or known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send.
+    Transmit(Transmit),
+    /// Open a connection.
+    Connect {
+        /// Its name from now on.
+        id: StreamId,
+        /// The local address, port 0 for any.
+        local: SocketAddr,
+        /// Where to.
+        remote: SocketAddr,
+        /// TLS with this server name.
+        tls: Option<String>,
+        /// How its messages are framed.
+        framing: Framing,
+    },
+    /// Close a connection, or stop connecting.
+    Disconnect {
+        /// Which.
+        id: StreamId,
+    },
+    /// Look a name up: a server's, or a peer's `.local` name by multicast DNS.
+    Resolve {
+        /// The name.
+        name: String,
+        /// Whether by multicast DNS.
+        multicast: bool,
+    },
+    /// Signal this candidate.
+    LocalCandidate(Candidate),
+    /// Signal that there are no more.
+    LocalEndOfCandidates,
+    /// DTLS from the peer.
+    Data(Vec<u8>),
+    /// Data goes over this pair from now on.
+    Selected(SelectedPair),
+    /// The agent's state changed.
+    StateChanged(IceState),
+    /// Record this.
+    Event(EventKind),
+    /// [`Input::Close`] is done.
+    Closed,
+    /// Nothing more until this time.
+    Timeout(Timestamp),
+}
+
+/// Something to send from a real socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// UDP, TCP or TLS.
+    pub transport: Transport,
+    /// For TCP and TLS: the connection.
+    pub stream: Option<StreamId>,
+    /// The socket's address.
+    pub local: SocketAddr,
+    /// Where to.
+    pub remote: SocketAddr,
+    /// One whole message, without stream framing.
+    pub bytes: Vec<u8>,
+}
+
+/// What a connection between ICE-TCP peers is.
+#[derive(Clone, Copy, Debug)]
+struct PeerStream {
+    /// The pair as the agent knows it.
+    pair: Pair,
+    /// Whether the connection is there.
+    connected: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Peer {
+    agent: Agent,
+    gatherer: Gatherer,
+    relayed: BTreeSet<SocketAddr>,
+    peer_streams: BTreeMap<StreamId, PeerStream>,
+    next_peer_stream: u64,
+    unresolved: Vec<Candidate>,
+    /// What was gathered, for the generations after a restart.
+    gathered: Vec<ice::LocalCandidate>,
+    gathering_done: bool,
+    outputs: VecDeque<Output>,
+    closed: bool,
+}
+
+impl Peer {
+    /// A peer that knows no socket yet.
+    pub fn new(now: Timestamp, config: PeerConfig, random: &mut Random) -> Self {
+        let mut peer = Self {
+            agent: Agent::new(now, config.ice, random.fork()),
+            gatherer: Gatherer::new(now, config.gather, random.fork()),
+            relayed: BTreeSet::new(),
+            peer_streams: BTreeMap::new(),
+            next_peer_stream: FIRST_PEER_STREAM,
+            unresolved: Vec::new(),
+            gathered: Vec::new(),
+            gathering_done: false,
+            outputs: VecDeque::new(),
+            closed: false,
+        };
+        peer.settle(now);
+        peer
+    }
+
+    /// Takes an input in. Drain [`Self::poll_output`] before the next.
+    pub fn handle_input(&mut self, now: Timestamp, input: Input<'_>) {
+        match input {
+            Input::Socket(socket) => self.gather(now, gather::Input::Socket(socket)),
+            Input::Server(server) => self.gather(now, gather::Input::Server(server)),
+            Input::AllNamed => self.gather(now, gather::Input::Complete),
+            Input::Resolved { name, result } => self.resolved(now, name, result),
+            Input::Datagram { local, remote, bytes } => {
+                if !self.gatherer.handle_input(now, gather::Input::Datagram { local, remote, bytes }) {
+                    self.arrived(now, CandidateTransport::Udp, local, remote, bytes);
+                }
+            }
+            Input::Connected { id, local } => self.connected(now, id, local),
+            Input::Accepted { id, local, remote } => {
+                let pair = Pair { transport: CandidateTransport::TcpPassive, local, remote };
+                self.peer_streams.insert(id, PeerStream { pair, connected: true });
+            }
+            Input::Message { id, bytes } => match self.peer_streams.get(&id) {
+                Some(stream) => {
+                    let Pair { transport, local, remote } = stream.pair;
+                    self.arrived(now, transport, local, remote, bytes);
+                }
+                None => {
+                    let framed = Framing::Stun.wrap(bytes);
+                    self.gather(now, gather::Input::StreamData { id, bytes: &framed });
+                }
+            },
+            Input::Disconnected { id, detail } => self.disconnected(now, id, detail),
+            Input::SendFailed { local, remote, errno } => {
+                self.gather(now, gather::Input::SendFailed { local, remote, errno });
+                let pair = Pair { transport: CandidateTransport::Udp, local, remote };
+                self.agent.handle_input(now, ice::Input::SendFailed { pair, errno });
+            }
+            Input::RemoteCredentials(credentials) => self.ice(now, ice::Input::RemoteCredentials(credentials)),
+            Input::RemoteCandidate(candidate) => self.remote_candidate(now, candidate),
+            Input::RemoteEndOfCandidates => self.ice(now, ice::Input::RemoteEndOfCandidates),
+            Input::RoundTripHint(rtt) => self.ice(now, ice::Input::RoundTripHint(rtt)),
+            Input::Data(bytes) => {
+                if let Some(pair) = self.agent.send_pair().map(|selected| selected.pair) {
+                    self.transmit(now, pair.transport, pair.local, pair.remote, bytes.to_vec());
+                }
+            }
+            Input::Restart { credentials, side } => self.restart(now, credentials, side),
+            Input::TimeLimit => self.ice(now, ice::Input::TimeLimit),
+            Input::Timeout => {
+                self.gather(now, gather::Input::Timeout);
+                self.ice(now, ice::Input::Timeout);
+            }
+            Input::Close => {
+                self.ice(now, ice::Input::Close);
+                self.gather(now, gather::Input::Close);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The next thing to do, or until when there is nothing.
+    pub fn poll_output(&mut self, now: Timestamp) -> Output {
+        match self.outputs.pop_front() {
+            Some(output) => output,
+            None => {
+                // Both are drained: what they answer now is their deadline.
+                let agent = match self.agent.poll_output() {
+                    ice::Output::Timeout(at) => at,
+                    output => self.take_late(now, output),
+                };
+                let gatherer = match self.gatherer.poll_output() {
+                    gather::Output::Timeout(at) => at,
+                    output => {
+                        self.take_from_gatherer(now, output);
+                        now
+                    }
+                };
+                Output::Timeout(agent.min(gatherer))
+            }
+        }
+    }
+
+    /// Whether the message integrity of a STUN message is right, for the door: `None` where there is no key.
+    pub fn verify(&self, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> Option<Integrity> {
+        if Protocol::of(bytes) != Protocol::Stun {
+            return None;
+        }
+        if let Some(integrity) = self.gatherer.verify(local, remote, bytes) {
+            return Some(integrity);
+        }
+        self.agent.verify(&Message::decode(bytes).ok()?)
+    }
+
+    /// The agent, for what it knows.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    fn gather(&mut self, now: Timestamp, input: gather::Input<'_>) {
+        self.gatherer.handle_input(now, input);
+    }
+
+    fn ice(&mut self, now: Timestamp, input: ice::Input<'_>) {
+        self.agent.handle_input(now, input);
+    }
+
+    /// Carries outputs of one machine to the other until both are at rest.
+    fn settle(&mut self, now: Timestamp) {
+        loop {
+            let mut rested = true;
+            loop {
+                match self.gatherer.poll_output() {
+                    gather::Output::Timeout(_) => break,
+                    output => self.take_from_gatherer(now, output),
+                }
+                rested = false;
+            }
+            loop {
+                match self.agent.poll_output() {
+                    ice::Output::Timeout(_) => break,
+                    output => self.take_from_agent(now, output),
+                }
+                rested = false;
+            }
+            if rested {
+                return;
+            }
+        }
+    }
+
+    fn take_from_gatherer(&mut self, now: Timestamp, output: gather::Output) {
+        match output {
+            gather::Output::Transmit(transmit) => {
+                let gather::Transmit { transport, stream, local, remote, bytes } = transmit;
+                self.outputs.push_back(Output::Transmit(Transmit { transport, stream, local, remote, bytes }));
+            }
+            gather::Output::ConnectStream { id, local, remote, tls } => {
+                let local = SocketAddr::new(local, 0);
+                self.outputs.push_back(Output::Connect { id, local, remote, tls, framing: Framing::Stun });
+            }
+            gather::Output::CloseStream { id } => self.outputs.push_back(Output::Disconnect { id }),
+            gather::Output::Resolve { name } => self.outputs.push_back(Output::Resolve { name, multicast: false }),
+            gather::Output::Candidate(found) => {
+                if found.candidate.kind == crate::ice::candidate::CandidateType::Relayed {
+                    self.relayed.insert(found.base);
+                }
+                let interface_index = match found.base {
+                    SocketAddr::V6(base) => base.scope_id(),
+                    SocketAddr::V4(_) => 0,
+                };
+                self.outputs.push_back(Output::LocalCandidate(found.candidate.clone()));
+                let local = ice::LocalCandidate { candidate: found.candidate, base: found.base, interface_index };
+                self.gathered.push(local.clone());
+                self.ice(now, ice::Input::LocalCandidate(local));
+            }
+            // The agent records the end of candidates of each generation.
+            gather::Output::Event(EventKind::EndOfCandidates { .. }) => {}
+            gather::Output::Event(event) => self.outputs.push_back(Output::Event(event)),
+            gather::Output::RelayedData { relayed, peer, data } => {
+                self.arrived(now, CandidateTransport::Udp, relayed, peer, &data);
+            }
+            gather::Output::PermissionGranted { relayed, peer } => {
+                self.ice(now, ice::Input::PermissionGranted { relayed, peer });
+            }
+            gather::Output::PermissionDenied { relayed, peer, code } => {
+                self.ice(now, ice::Input::PermissionDenied { relayed, peer, code });
+            }
+            gather::Output::AllocationLost { relayed, .. } => {
+                self.gathered.retain(|local| local.base != relayed);
+                self.relayed.remove(&relayed);
+                self.ice(now, ice::Input::AllocationLost { relayed });
+            }
+            gather::Output::RoundTrip { rtt, .. } => self.ice(now, ice::Input::RoundTripHint(rtt)),
+            gather::Output::EndOfCandidates => {
+                self.gathering_done = true;
+                self.ice(now, ice::Input::LocalEndOfCandidates);
+                self.outputs.push_back(Output::LocalEndOfCandidates);
+            }
+            gather::Output::Closed => {
+                self.closed = true;
+                self.outputs.push_back(Output::Closed);
+            }
+            gather::Output::Timeout(_) => {}
+        }
+    }
+
+    fn take_from_agent(&mut self, now: Timestamp, output: ice::Output) {
+        match output {
+            ice::Output::Transmit(transmit) => {
+                self.transmit(now, transmit.transport, transmit.local, transmit.remote, transmit.bytes);
+            }
+            ice::Output::NeedPermission { relayed, peer } => {
+                self.gather(now, gather::Input::NeedPermission { relayed, peer });
+            }
+            ice::Output::ConnectTcp { pair, .. } => {
+                let id = StreamId(self.next_peer_stream);
+                self.next_peer_stream += 1;
+                self.peer_streams.insert(id, PeerStream { pair, connected: false });
+                let local = SocketAddr::new(pair.local.ip(), 0);
+                let framing = Framing::LengthPrefixed;
+                self.outputs.push_back(Output::Connect { id, local, remote: pair.remote, tls: None, framing });
+            }
+            ice::Output::SelectedPair(selected) => {
+                if self.relayed.contains(&selected.pair.local) {
+                    let (relayed, peer) = (selected.pair.local, selected.pair.remote);
+                    self.gather(now, gather::Input::BindChannel { relayed, peer });
+                }
+                self.outputs.push_back(Output::Selected(selected));
+            }
+            ice::Output::StateChanged(state) => self.outputs.push_back(Output::StateChanged(state)),
+            ice::Output::Event(event) => self.outputs.push_back(Output::Event(event)),
+            ice::Output::Timeout(_) => {}
+        }
+    }
+
+    /// The agent promised to be drained; if it is not, nothing is lost.
+    fn take_late(&mut self, now: Timestamp, output: ice::Output) -> Timestamp {
+        self.take_from_agent(now, output);
+        now
+    }
+
+    /// What a peer sent, directly or through a relay: a check, or data.
+    fn arrived(
+        &mut self,
+        now: Timestamp,
+        transport: CandidateTransport,
+        local: SocketAddr,
+        remote: SocketAddr,
+        bytes: &[u8],
+    ) {
+        match Protocol::of(bytes) {
+            Protocol::Stun => self.ice(now, ice::Input::Datagram { transport, local, remote, bytes }),
+            Protocol::Dtls => self.outputs.push_back(Output::Data(bytes.to_vec())),
+            // Nothing of ours: the door has recorded it.
+            _ => {}
+        }
+    }
+
+    /// Sends from a base: a socket, a connection, or a relayed address.
+    fn transmit(
+        &mut self,
+        now: Timestamp,
+        transport: CandidateTransport,
+        local: SocketAddr,
+        remote: SocketAddr,
+        bytes: Vec<u8>,
+    ) {
+        if self.relayed.contains(&local) {
+            self.gather(now, gather::Input::SendToPeer { relayed: local, peer: remote, data: &bytes });
+            return;
+        }
+        if !transport.is_tcp() {
+            let transport = Transport::Udp;
+            self.outputs.push_back(Output::Transmit(Transmit { transport, stream: None, local, remote, bytes }));
+            return;
+        }
+        let wanted = Pair { transport, local, remote };
+        let stream = self.peer_streams.iter().find(|(_, stream)| stream.connected && stream.pair == wanted);
+        if let Some((id, _)) = stream {
+            let (transport, stream) = (Transport::Tcp, Some(*id));
+            self.outputs.push_back(Output::Transmit(Transmit { transport, stream, local, remote, bytes }));
+        }
+    }
+
+    fn connected(&mut self, now: Timestamp, id: StreamId, local: SocketAddr) {
+        let Some(stream) = self.peer_streams.get_mut(&id) else {
+            self.gather(now, gather::Input::StreamConnected { id, local });
+            return;
+        };
+        let asked = stream.pair;
+        stream.pair.local = local;
+        stream.connected = true;
+        self.ice(now, ice::Input::TcpConnected { pair: asked, local });
+    }
+
+    fn disconnected(&mut self, now: Timestamp, id: StreamId, detail: &str) {
+        let Some(stream) = self.peer_streams.remove(&id) else {
+            // The gatherer treats a connection that failed and one that ended alike.
+            self.gather(now, gather::Input::StreamClosed { id, detail });
+            return;
+        };
+        let (pair, detail) = (stream.pair, detail.to_owned());
+        let input = if stream.connected {
+            ice::Input::TcpClosed { pair, detail }
+        } else {
+            ice::Input::TcpFailed { pair, detail }
+        };
+        self.ice(now, input);
+    }
+
+    /// Sockets and allocations outlive a restart, and so do their candidates: they are signaled again.
+    fn restart(&mut self, now: Timestamp, credentials: Credentials, side: Side) {
+        self.ice(now, ice::Input::Restart { credentials, side });
+        self.settle(now);
+        for local in self.gathered.clone() {
+            self.outputs.push_back(Output::LocalCandidate(local.candidate.clone()));
+            self.ice(now, ice::Input::LocalCandidate(local));
+            self.settle(now);
+        }
+        if self.gathering_done {
+            self.outputs.push_back(Output::LocalEndOfCandidates);
+            self.ice(now, ice::Input::LocalEndOfCandidates);
+        }
+    }
+
+    /// A candidate with a name is asked for by multicast DNS if it is a `.local` name. Others are refused: a peer must
+    /// not make us look up names of its choice.
+    fn remote_candidate(&mut self, now: Timestamp, candidate: Candidate) {
+        let CandidateAddress::Name { name, .. } = &candidate.address else {
+            self.ice(now, ice::Input::RemoteCandidate { candidate, resolved: None });
+            return;
+        };
+        let refusal = if !name.ends_with(".local") {
+            Some("only names under .local are looked up for a peer")
+        } else if self.unresolved.len() >= MAX_LOOKUPS {
+            Some("too many names are being looked up already")
+        } else {
+            None
+        };
+        if let Some(detail) = refusal {
+            let reason = RefuseReason::Unresolved { detail: detail.into() };
+            let event = EventKind::RemoteCandidateRefused { line: candidate.to_string(), reason };
+            self.outputs.push_back(Output::Event(event));
+            return;
+        }
+        let name = name.clone();
+        if !self.unresolved.iter().any(|waiting| name_of(waiting) == Some(&name)) {
+            self.outputs.push_back(Output::Resolve { name, multicast: true });
+        }
+        self.unresolved.push(candidate.clone());
+        self.ice(now, ice::Input::RemoteCandidate { candidate, resolved: None });
+    }
+
+    fn resolved(&mut self, now: Timestamp, name: &str, result: Result<&[IpAddr], &str>) {
+        match result {
+            Ok(addresses) => self.gather(now, gather::Input::Resolved { name, addresses }),
+            Err(detail) => self.gather(now, gather::Input::Unresolved { name, detail }),
+        }
+        let waiting = std::mem::take(&mut self.unresolved);
+        let (of_name, others): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|candidate| name_of(candidate) == Some(name));
+        self.unresolved = others;
+        for candidate in of_name {
+            let port = match &candidate.address {
+                CandidateAddress::Name { port, .. } => *port,
+                CandidateAddress::Ip(address) => address.port(),
+            };
+            let input = match result {
+                Ok([first, ..]) => {
+                    ice::Input::RemoteCandidate { candidate, resolved: Some(SocketAddr::new(*first, port)) }
+                }
+                Ok([]) => ice::Input::RemoteCandidateUnresolved { candidate, detail: "the name has no address".into() },
+                Err(detail) => ice::Input::RemoteCandidateUnresolved { candidate, detail: detail.to_owned() },
+            };
+            self.ice(now, input);
+        }
+    }
+}
+
+fn name_of(candidate: &Candidate) -> Option<&str> {
+    match &candidate.address {
+        CandidateAddress::Name { name, .. } => Some(name),
+        CandidateAddress::Ip(_) => None,
+    }
+}

@@ -1,0 +1,396 @@
+//! The command line, as clap sees it. Each verb resolves its arguments to one configuration value before it acts.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Why can these two machines not connect directly?
+#[derive(Debug, Parser)]
+#[command(
+    name = "whyrelay",
+    version,
+    about = "Why can these two machines not connect directly?",
+    long_about = "whyrelay connects two machines the way WebRTC and mesh VPNs do, watches every packet on both \
+        sides, and says whether the path is direct, relayed or dead, and where it breaks.\n\n\
+        Three commands make a test: `whyrelay serve` on a machine that both can reach, then `whyrelay answer` on \
+        one of the two and `whyrelay offer` on the other, in any order. `whyrelay demo` shows it all on this machine.",
+    after_help = "Exit status: 0 the path is direct and healthy, 1 there is a finding, 2 whyrelay could not look.\n\
+        Answers go to stdout, everything else to stderr.",
+    propagate_version = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// What applies to every verb.
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+/// Flags of every verb.
+#[derive(Clone, Debug, Args)]
+pub struct Shared {
+    /// Log more to stderr; twice for everything. Secrets are never logged
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Color on the terminal
+    #[arg(long, value_enum, default_value_t = Color::Auto, global = true, value_name = "WHEN")]
+    pub color: Color,
+}
+
+/// When to color.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// When stdout is a terminal and NO_COLOR is not set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Show the whole story on this machine: a server and two peers on loopback, no network, no root
+    Demo(DemoArgs),
+    /// Be the meeting point: signaling, STUN and TURN. Prints what to run on the two machines
+    Serve(ServeArgs),
+    /// Be side A: send the offer. Either side may start first
+    Offer(PeerArgs),
+    /// Be side B: wait for the offer and answer it. Either side may start first
+    Answer(PeerArgs),
+    /// Print the account from recordings: one side's, both sides', or one that holds both
+    Report(ReportArgs),
+}
+
+/// How the account is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one object, schema whyrelay.report/1.
+    Json,
+}
+
+/// `whyrelay demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// How to print the account
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Connect through the demo's TURN server only, to see what a relayed session looks like
+    #[arg(long)]
+    pub relay_only: bool,
+}
+
+/// `whyrelay serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Address and port of signaling (HTTP long poll and WebSocket)
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// Port of signaling on all addresses, in the Go lab's spelling
+    #[arg(long, value_name = "PORT", conflicts_with = "listen")]
+    pub port: Option<u16>,
+    /// Address and port of STUN and TURN (UDP and TCP)
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:3478")]
+    pub stun_listen: SocketAddr,
+    /// No STUN and no TURN: signaling only
+    #[arg(long)]
+    pub no_stun: bool,
+    /// STUN without TURN: no relay
+    #[arg(long)]
+    pub no_turn: bool,
+    /// Name or address by which the peers reach this machine, announced in STUN and TURN URLs; default: the address
+    /// at which each peer reached signaling
+    #[arg(long, value_name = "HOST")]
+    pub public_host: Option<String>,
+    /// Address that relayed traffic leaves from; default: the one of --stun-listen or of the default route
+    #[arg(long, value_name = "IP")]
+    pub relay_address: Option<IpAddr>,
+    /// Address announced for relayed traffic when this machine stands behind a 1:1 NAT
+    #[arg(long, value_name = "IP")]
+    pub external_address: Option<IpAddr>,
+    /// Ports for relayed traffic
+    #[arg(long, value_name = "FIRST-LAST", default_value = "49152-65535", value_parser = parse_ports)]
+    pub relay_ports: (u16, u16),
+    /// Relay to private addresses too (10/8, 172.16/12, 192.168/16, 100.64/10, fc00::/7)
+    #[arg(long)]
+    pub allow_private_peers: bool,
+    /// Relay to loopback addresses too: for tests on one machine
+    #[arg(long)]
+    pub allow_loopback_peers: bool,
+    /// Certificate chain for TLS, PEM; with --tls-key signaling is https and wss
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key for TLS, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Refuse the room without a name, which the Go lab's clients use
+    #[arg(long)]
+    pub no_default_room: bool,
+}
+
+/// `whyrelay offer` and `whyrelay answer`.
+#[derive(Clone, Debug, Args)]
+pub struct PeerArgs {
+    /// The signaling server
+    #[arg(
+        long,
+        visible_alias = "signaling-addr",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080",
+        env = "WHYRELAY_SIGNAL"
+    )]
+    pub signal: String,
+    /// The room in which the two meet; without one, the room that the Go lab's clients use
+    #[arg(long, value_name = "NAME")]
+    pub room: Option<String>,
+    /// This peer's id; default offer-peer-1 or answer-peer-1
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// The other peer's id; default answer-peer-1 or offer-peer-1
+    #[arg(long, value_name = "ID")]
+    pub peer: Option<String>,
+
+    /// STUN server, like stun:stun.example.org:3478; may be repeated. Default: what the signaling server announces
+    #[arg(long, value_name = "URL", help_heading = "Servers")]
+    pub stun: Vec<String>,
+    /// TURN server, like turn:turn.example.org:3478?transport=tcp or turns:…; may be repeated
+    #[arg(long, value_name = "URL", help_heading = "Servers")]
+    pub turn: Vec<String>,
+    /// TURN user name. The password comes from TURN_PASSWORD or --turn-password-file, never from an argument
+    #[arg(long, value_name = "NAME", help_heading = "Servers")]
+    pub turn_user: Option<String>,
+    /// File whose first line is the TURN password
+    #[arg(long, value_name = "FILE", help_heading = "Servers")]
+    pub turn_password_file: Option<PathBuf>,
+    /// Trust the certificates in this PEM file too, for turns: and https:
+    #[arg(long, value_name = "FILE", help_heading = "Servers")]
+    pub tls_ca: Vec<PathBuf>,
+
+    /// Use relayed candidates only
+    #[arg(long, conflicts_with = "no_turn", help_heading = "Candidates")]
+    pub relay_only: bool,
+    /// Use no TURN server
+    #[arg(long, help_heading = "Candidates")]
+    pub no_turn: bool,
+    /// With or without TURN, in the Go lab's spelling
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        action = clap::ArgAction::Set, help_heading = "Candidates")]
+    pub with_turn: Option<bool>,
+    /// Gather from this interface only; may be repeated
+    #[arg(long, value_name = "NAME", help_heading = "Candidates")]
+    pub interface: Vec<String>,
+    /// Do not gather from this interface; may be repeated
+    #[arg(long, value_name = "NAME", help_heading = "Candidates")]
+    pub exclude_interface: Vec<String>,
+    /// Gather from this local address only; may be repeated
+    #[arg(long, value_name = "IP", help_heading = "Candidates")]
+    pub address: Vec<IpAddr>,
+    /// No TCP candidates
+    #[arg(long, help_heading = "Candidates")]
+    pub no_tcp: bool,
+
+    /// Local UDP port, as the application under suspicion uses it (WireGuard and NetBird: 51820)
+    #[arg(long, value_name = "PORT", help_heading = "Sockets")]
+    pub port: Option<u16>,
+    /// Firewall mark of every socket (SO_MARK, needs CAP_NET_ADMIN), like 0x1bd00
+    #[arg(long, value_name = "MARK", value_parser = parse_mark, help_heading = "Sockets")]
+    pub mark: Option<u32>,
+    /// Offer this DTLS version only
+    #[arg(long, value_enum, value_name = "VERSION", help_heading = "Sockets")]
+    pub dtls: Option<DtlsVersion>,
+
+    /// Give up when there is no connection after this time, the wait for the peer not counted
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration, help_heading = "Session")]
+    pub timeout: Duration,
+    /// Wait this long for the peer to appear
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration, help_heading = "Session")]
+    pub wait: Duration,
+    /// Keep RFC 8445's own retransmission schedule: up to 40 s until a dead pair is given up
+    #[arg(long, help_heading = "Session")]
+    pub patient: bool,
+    /// Keep the connection open and report consent loss, path changes and restarts until Ctrl-C
+    #[arg(long, help_heading = "Session")]
+    pub stay: bool,
+    /// Measure the throughput for this time, each way
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Session")]
+    pub throughput: Option<Duration>,
+
+    /// Write the recording (JSON lines) to this file, as it happens; at the end it holds both sides
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub record: Option<PathBuf>,
+    /// Write the same datagrams to this file for Wireshark (pcapng)
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub pcap: Option<PathBuf>,
+    /// Replace addresses and names in all output by pseudonyms that agree on both sides
+    #[arg(long, help_heading = "Output")]
+    pub redact: bool,
+    /// How to print the account
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
+    pub format: Format,
+}
+
+/// A DTLS version to insist on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DtlsVersion {
+    /// DTLS 1.2
+    #[value(name = "1.2")]
+    V12,
+}
+
+/// `whyrelay report`.
+#[derive(Clone, Debug, Args)]
+pub struct ReportArgs {
+    /// Recordings: one, or one of each side
+    #[arg(required = true, num_args = 1..=2, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// How to print the account
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Also write the recorded datagrams to this file for Wireshark (pcapng)
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Replace addresses and names in the output by pseudonyms
+    #[arg(long)]
+    pub redact: bool,
+}
+
+/// The Go lab's command line in ours: `-role offerer -signaling-addr URL -with-turn=false` becomes `offer …`.
+pub fn translate_go_lab(mut arguments: Vec<String>) -> Vec<String> {
+    const SPELLINGS: [&str; 3] = ["role", "signaling-addr", "with-turn"];
+    for argument in &mut arguments {
+        let name = argument.trim_start_matches('-').split('=').next().unwrap_or_default();
+        if argument.starts_with('-') && !argument.starts_with("--") && SPELLINGS.contains(&name) {
+            argument.insert(0, '-');
+        }
+    }
+    let Some(at) = arguments.iter().position(|argument| argument == "--role" || argument.starts_with("--role=")) else {
+        return arguments;
+    };
+    let (role, taken) = match arguments[at].split_once('=') {
+        Some((_, role)) => (role.to_owned(), 1),
+        None => (arguments.get(at + 1).cloned().unwrap_or_default(), 2),
+    };
+    let verb = match role.as_str() {
+        "offerer" => "offer",
+        "answerer" => "answer",
+        // Left for clap to complain about.
+        _ => return arguments,
+    };
+    arguments.drain(at..(at + taken).min(arguments.len()));
+    let has_verb = arguments.get(1).is_some_and(|first| first == "offer" || first == "answer");
+    if !has_verb {
+        arguments.insert(1, verb.into());
+    }
+    arguments
+}
+
+/// A duration with a unit: `500ms`, `5s`, `2m`; a bare number is seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: f64 = digits.parse().map_err(|_| format!("{text:?} is no time; write 500ms, 5s or 2m"))?;
+    let seconds = match &text[digits.len()..] {
+        "ms" => number / 1000.0,
+        "" | "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        unit => return Err(format!("{unit:?} is no unit of time; write 500ms, 5s or 2m")),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is no time that can be waited for"))
+}
+
+/// A firewall mark, decimal or with `0x`.
+fn parse_mark(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| format!("{text:?} is no firewall mark; write a number like 114944 or 0x1c100"))
+}
+
+/// A port range `FIRST-LAST`.
+fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let wrong = || format!("{text:?} is no port range; write 49152-65535");
+    let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+    let (first, last) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+    if first == 0 || first > last {
+        return Err(wrong());
+    }
+    Ok((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        let arguments = line.split_whitespace().map(String::from).collect();
+        Cli::try_parse_from(translate_go_lab(arguments))
+    }
+
+    fn peer(line: &str) -> PeerArgs {
+        match parse(line).unwrap_or_else(|error| panic!("{line}: {error}")).verb {
+            Verb::Offer(args) | Verb::Answer(args) => args,
+            other => panic!("{line} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_go_labs_spelling_is_understood() {
+        for line in [
+            "whyrelay -role offerer -signaling-addr http://h:1 -with-turn=false",
+            "whyrelay --role=offerer --signaling-addr=http://h:1 --with-turn=false",
+            "whyrelay offer --signal http://h:1 --with-turn=false",
+            "whyrelay offer --role offerer --signaling-addr http://h:1 -with-turn=false",
+        ] {
+            let cli = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            let Verb::Offer(args) = cli.verb else { panic!("{line}") };
+            assert_eq!((args.signal.as_str(), args.with_turn), ("http://h:1", Some(false)), "{line}");
+        }
+        assert!(matches!(parse("whyrelay -role answerer").unwrap().verb, Verb::Answer(_)));
+        assert!(parse("whyrelay -role bystander").is_err());
+    }
+
+    #[test]
+    fn every_flag_of_a_peer_is_read() {
+        let args = peer(
+            "whyrelay offer --signal http://h --room r --id a --peer b --stun stun:s --stun stun:t --turn turn:t \
+             --turn-user u --turn-password-file f --tls-ca ca.pem --interface eth0 --exclude-interface wt0 \
+             --address 192.0.2.1 --no-tcp --port 51820 --mark 0x1bd00 --dtls 1.2 --timeout 1500ms --wait 1m \
+             --patient --stay --throughput 5s --record r.jsonl --pcap p.pcapng --redact --format json -vv",
+        );
+        assert_eq!((args.stun.len(), args.port, args.mark), (2, Some(51820), Some(0x1bd00)));
+        assert_eq!((args.timeout, args.wait), (Duration::from_millis(1500), Duration::from_secs(60)));
+        assert_eq!((args.throughput, args.format), (Some(Duration::from_secs(5)), Format::Json));
+        assert_eq!((args.dtls, args.address.len()), (Some(DtlsVersion::V12), 1));
+        assert!(args.patient && args.stay && args.redact && args.no_tcp);
+        assert!(peer("whyrelay answer --relay-only").relay_only);
+    }
+
+    #[test]
+    fn a_wrong_value_is_explained() {
+        for (line, words) in [
+            ("whyrelay offer --mark red", "is no firewall mark"),
+            ("whyrelay offer --timeout soon", "write 500ms, 5s or 2m"),
+            ("whyrelay serve --relay-ports 9", "is no port range"),
+            ("whyrelay offer --relay-only --no-turn", "cannot be used with"),
+            ("whyrelay offer --turn-password secret", "unexpected argument"),
+        ] {
+            let error = parse(line).expect_err(line).to_string();
+            assert!(error.contains(words), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The verbs: parse, resolve to one configuration, act, answer with an exit status.
+
+mod account;
+pub mod args;
+mod demo;
+mod peer;
+mod report;
+mod serve;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use whyrelay_core::trace::event::Vantage;
+
+use args::{Cli, Color, Shared, Verb, translate_go_lab};
+
+/// The path is direct and nothing is wrong.
+const HEALTHY: u8 = 0;
+/// There is a finding.
+const FINDING: u8 = 1;
+/// whyrelay could not look.
+const COULD_NOT_LOOK: u8 = 2;
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let cli = match Cli::try_parse_from(translate_go_lab(arguments)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and are no failure; clap knows which is which.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { COULD_NOT_LOOK } else { HEALTHY });
+        }
+    };
+    start_log(&cli.shared);
+    let color = use_color(cli.shared.color);
+    let outcome = match cli.verb {
+        Verb::Demo(args) => demo::run(args, color),
+        Verb::Serve(args) => serve::run(args),
+        Verb::Offer(args) => peer::run(Vantage::A, args, color),
+        Verb::Answer(args) => peer::run(Vantage::B, args, color),
+        Verb::Report(args) => report::run(args, color),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::from(COULD_NOT_LOOK)
+        }
+    }
+}
+
+/// Logs to stderr: warnings, or more with `-v`. No event and no content of a message is logged above debug.
+fn start_log(shared: &Shared) {
+    let level = match shared.verbose {
+        0 => "warn",
+        1 => "whyrelay=info,warn",
+        2 => "whyrelay=debug,info",
+        _ => "trace",
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}
+
+fn use_color(color: Color) -> bool {
+    match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+    }
+}
+
+/// Writes an answer to stdout. A reader that closed the pipe has read enough: that is no error.
+fn answer(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("writing the answer to stdout"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The runtime of a verb: one thread is enough for a session, and starts fastest.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    use anyhow::Context as _;
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")
+}

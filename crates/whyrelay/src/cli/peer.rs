@@ -1,0 +1,47 @@
+//! `whyrelay offer` and `whyrelay answer`.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use whyrelay_core::trace::event::Vantage;
+
+use super::args::PeerArgs;
+use super::{account, runtime};
+use crate::session::{self, SessionConfig};
+
+/// How long a third Ctrl-C has to be waited for at most: the second ends the process.
+const FORCED_EXIT: i32 = 130;
+
+pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<u8> {
+    let format = args.format;
+    let config = SessionConfig::resolve(side, args)?;
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        let interrupt = watch_signals()?;
+        session::run(config, interrupt).await
+    });
+    // Name look-ups that hang in the system's resolver must not hold the process.
+    runtime.shutdown_timeout(Duration::from_millis(10));
+    account::print(&outcome?.events, format, color)
+}
+
+/// Counts Ctrl-C and SIGTERM: the first closes the session properly, the second ends the process at once.
+pub(super) fn watch_signals() -> anyhow::Result<watch::Receiver<u32>> {
+    let (sender, receiver) = watch::channel(0);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if *sender.borrow() >= 1 {
+                std::process::exit(FORCED_EXIT);
+            }
+            sender.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,165 @@
+//! `whyrelay serve`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use whyrelay_core::engine::turn_server::PeerPolicy;
+use whyrelay_core::signal::{IceServer, ServersAnnouncement, unguessable_name};
+
+use super::args::ServeArgs;
+use super::{HEALTHY, answer, peer};
+use crate::io::interfaces::{self, InterfaceFilter};
+use crate::server::signaling::{Announce, SignalingConfig, SignalingServer, load_tls};
+use crate::server::turn::{StunTurnConfig, StunTurnServer, TlsFiles};
+
+pub(super) fn run(args: ServeArgs) -> anyhow::Result<u8> {
+    // Signaling has a thread of its own; relaying uses every core.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(serve(args))?;
+    Ok(HEALTHY)
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let listen = args.port.map_or(args.listen, |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+    let mut interrupt = peer::watch_signals()?;
+    let relay = if args.no_stun { None } else { Some(bind_relay(&args)?) };
+    let config = SignalingConfig {
+        has_default_room: !args.no_default_room,
+        announce: Some(announce(relay.clone(), args.no_turn)),
+        tls: match (&args.tls_cert, &args.tls_key) {
+            (Some(cert), Some(key)) => Some(load_tls(cert, key)?),
+            _ => None,
+        },
+        ..SignalingConfig::default()
+    };
+    let is_tls = config.tls.is_some();
+    let signaling =
+        SignalingServer::bind(listen, config).map_err(|error| with_listen_hint(error.into(), "--listen", listen))?;
+    answer(&greeting(&args, signaling.local_addr(), relay.as_ref(), is_tls)?)?;
+
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let relaying = async {
+        if let Some(relay) = &relay {
+            let _ = relay
+                .run(async move {
+                    while !*stopped.borrow_and_update() {
+                        if stopped.changed().await.is_err() {
+                            break;
+                        }
+                    }
+                })
+                .await;
+        }
+    };
+    let signaling = async {
+        let served = signaling
+            .run(async move {
+                let _ = interrupt.changed().await;
+                eprintln!("closing");
+            })
+            .await;
+        // Whoever waits for it may have ended already.
+        let _ = stop.send(true);
+        served
+    };
+    let (served, ()) = tokio::join!(signaling, relaying);
+    Ok(served?)
+}
+
+fn bind_relay(args: &ServeArgs) -> anyhow::Result<StunTurnServer> {
+    let config = StunTurnConfig {
+        listen: vec![args.stun_listen],
+        tls: args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificates, key)| TlsFiles { certificates, key }),
+        relay_addresses: args.relay_address.into_iter().collect(),
+        relay_ports: args.relay_ports,
+        external_addresses: args.external_address.into_iter().collect(),
+        public_host: args.public_host.clone(),
+        policy: PeerPolicy {
+            allow_private_peers: args.allow_private_peers,
+            allow_loopback_peers: args.allow_loopback_peers,
+            ..PeerPolicy::default()
+        },
+        ..StunTurnConfig::default()
+    };
+    StunTurnServer::bind(config).map_err(|error| with_listen_hint(error, "--stun-listen", args.stun_listen))
+}
+
+/// What a joining peer is told. A server without any says so, so that nobody waits for it.
+pub(super) fn announce(relay: Option<StunTurnServer>, no_turn: bool) -> Announce {
+    Arc::new(move |_room, id, local| {
+        let Some(mut announcement) = relay.as_ref().and_then(|relay| relay.announce(id, local)) else {
+            return Some(ServersAnnouncement::default());
+        };
+        if no_turn {
+            announcement.servers.retain(|server: &IceServer| server.credential.is_none());
+        }
+        Some(announcement)
+    })
+}
+
+fn with_listen_hint(error: anyhow::Error, flag: &str, address: SocketAddr) -> anyhow::Error {
+    let in_use = error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::AddrInUse)
+    });
+    if in_use {
+        let free = SocketAddr::new(address.ip(), 0);
+        return anyhow::anyhow!(
+            "{error:#}\nhint: another program has this port; choose another with {flag}, like {flag} {free} for any free one"
+        );
+    }
+    error
+}
+
+/// What to run on the two machines.
+fn greeting(
+    args: &ServeArgs,
+    signaling: SocketAddr,
+    relay: Option<&StunTurnServer>,
+    is_tls: bool,
+) -> anyhow::Result<String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
+    let room = unguessable_name(random);
+    let scheme = if is_tls { "https" } else { "http" };
+    let port = signaling.port();
+    let host = match &args.public_host {
+        Some(host) => host.clone(),
+        None if signaling.ip().is_unspecified() => best_address().map_or("127.0.0.1".into(), url_host),
+        None => url_host(signaling.ip()),
+    };
+    let url = format!("{scheme}://{host}:{port}");
+    let servers = match relay {
+        None => "no STUN, no TURN (--no-stun)".to_owned(),
+        Some(relay) => {
+            let list = relay.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let what = if args.no_turn { "STUN" } else { "STUN and TURN" };
+            format!("{what} on {list} (UDP and TCP)")
+        }
+    };
+    Ok(format!(
+        "whyrelay {} serves signaling on {signaling}, {servers}.\n\n\
+         Run these on the two machines, in any order:\n\n  \
+         whyrelay answer --signal {url} --room {room}\n  \
+         whyrelay offer --signal {url} --room {room}\n\n\
+         Ctrl-C ends the server.\n",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+fn url_host(ip: IpAddr) -> String {
+    if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
+}
+
+/// The address that another machine most likely reaches this one at.
+fn best_address() -> Option<IpAddr> {
+    let filter = InterfaceFilter::default();
+    let found = interfaces::list(&filter).ok()?;
+    let usable = interfaces::usable(&found, &filter);
+    let rank = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) if !ip.is_link_local() => 0,
+        IpAddr::V6(ip) if !ip.is_unicast_link_local() => 1,
+        _ => 2,
+    };
+    usable.into_iter().map(|(address, _)| address.ip()).min_by_key(rank)
+}

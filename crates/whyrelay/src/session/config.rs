@@ -1,0 +1,217 @@
+//! What one session is to do: the command line, resolved to one value before anything happens.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use whyrelay_core::engine::credentials::Password;
+use whyrelay_core::engine::server_url::{ServerProtocol, ServerUrl};
+use whyrelay_core::signal::{DEFAULT_ANSWERER, DEFAULT_OFFERER, MAX_NAME};
+use whyrelay_core::trace::event::{SessionOptions, Vantage};
+
+use crate::cli::args::{DtlsVersion, PeerArgs};
+use crate::io::interfaces::InterfaceFilter;
+
+/// What one session is to do.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// A: offer. B: answer.
+    pub side: Vantage,
+    /// The signaling server.
+    pub signal: String,
+    /// The room; empty for the default one.
+    pub room: String,
+    /// Our id.
+    pub id: String,
+    /// The peer's id.
+    pub peer: String,
+    /// STUN servers that the user named.
+    pub stun: Vec<ServerUrl>,
+    /// TURN servers that the user named.
+    pub turn: Vec<ServerUrl>,
+    /// Their user name and password.
+    pub turn_credentials: Option<(String, Password)>,
+    /// PEM files with roots to trust.
+    pub tls_roots: Vec<PathBuf>,
+    /// Relayed candidates only.
+    pub relay_only: bool,
+    /// No TURN.
+    pub no_turn: bool,
+    /// No TCP candidates.
+    pub no_tcp: bool,
+    /// Which interfaces and addresses.
+    pub interfaces: InterfaceFilter,
+    /// The local UDP port.
+    pub port: Option<u16>,
+    /// SO_MARK.
+    pub mark: Option<u32>,
+    /// DTLS 1.2 only.
+    pub dtls12: bool,
+    /// From both descriptions to a connection, at most.
+    pub timeout: Duration,
+    /// How long to wait for the peer.
+    pub wait: Duration,
+    /// RFC 8445's own schedule.
+    pub patient: bool,
+    /// Stay connected.
+    pub stay: bool,
+    /// Throughput, for this long each way.
+    pub throughput: Option<Duration>,
+    /// The recording's file.
+    pub record: Option<PathBuf>,
+    /// The capture's file.
+    pub pcap: Option<PathBuf>,
+    /// Pseudonyms instead of addresses.
+    pub redact: bool,
+    /// Put before progress lines when two sessions share a terminal.
+    pub label: String,
+}
+
+impl SessionConfig {
+    /// Resolves the command line.
+    ///
+    /// # Errors
+    /// A sentence that names the argument and the way out.
+    pub fn resolve(side: Vantage, args: PeerArgs) -> anyhow::Result<Self> {
+        let (own, other) = match side {
+            Vantage::A => (DEFAULT_OFFERER, DEFAULT_ANSWERER),
+            Vantage::B => (DEFAULT_ANSWERER, DEFAULT_OFFERER),
+        };
+        let id = args.id.unwrap_or_else(|| own.into());
+        let peer = args.peer.unwrap_or_else(|| other.into());
+        for (flag, name) in [("--id", &id), ("--peer", &peer), ("--room", &args.room.clone().unwrap_or_default())] {
+            anyhow::ensure!(name.len() <= MAX_NAME, "{flag} has {} bytes, at most {MAX_NAME} are possible", name.len());
+        }
+        anyhow::ensure!(id != peer, "--id and --peer are both {id:?}\nhint: give the two sides different ids");
+
+        let stun = parse_urls("--stun", &args.stun, ServerProtocol::Stun)?;
+        let turn = parse_urls("--turn", &args.turn, ServerProtocol::Turn)?;
+        let no_turn = args.no_turn || args.with_turn == Some(false);
+        anyhow::ensure!(
+            !(args.relay_only && no_turn),
+            "--relay-only and --with-turn=false leave nothing to connect with"
+        );
+        let turn_credentials = turn_credentials(args.turn_user, args.turn_password_file.as_deref(), &turn)?;
+        Ok(Self {
+            side,
+            signal: args.signal,
+            room: args.room.unwrap_or_default(),
+            id,
+            peer,
+            stun,
+            turn,
+            turn_credentials,
+            tls_roots: args.tls_ca,
+            relay_only: args.relay_only,
+            no_turn,
+            no_tcp: args.no_tcp,
+            interfaces: InterfaceFilter {
+                include: args.interface,
+                exclude: args.exclude_interface,
+                addresses: args.address,
+            },
+            port: args.port,
+            mark: args.mark,
+            dtls12: args.dtls == Some(DtlsVersion::V12),
+            timeout: args.timeout,
+            wait: args.wait,
+            patient: args.patient,
+            stay: args.stay,
+            throughput: args.throughput,
+            record: args.record,
+            pcap: args.pcap,
+            redact: args.redact,
+            label: String::new(),
+        })
+    }
+
+    /// A session on one machine, for the demo and for tests: one address, no files.
+    pub fn local(side: Vantage, signal: String, room: String, address: IpAddr) -> Self {
+        let (id, peer) = match side {
+            Vantage::A => (DEFAULT_OFFERER, DEFAULT_ANSWERER),
+            Vantage::B => (DEFAULT_ANSWERER, DEFAULT_OFFERER),
+        };
+        Self {
+            side,
+            signal,
+            room,
+            id: id.into(),
+            peer: peer.into(),
+            stun: Vec::new(),
+            turn: Vec::new(),
+            turn_credentials: None,
+            tls_roots: Vec::new(),
+            relay_only: false,
+            no_turn: false,
+            no_tcp: false,
+            interfaces: InterfaceFilter { addresses: vec![address], ..InterfaceFilter::default() },
+            port: None,
+            mark: None,
+            dtls12: false,
+            timeout: Duration::from_secs(30),
+            wait: Duration::from_secs(30),
+            patient: false,
+            stay: false,
+            throughput: None,
+            record: None,
+            pcap: None,
+            redact: false,
+            label: match side {
+                Vantage::A => "A".into(),
+                Vantage::B => "B".into(),
+            },
+        }
+    }
+
+    /// What the recording says of the command line.
+    pub fn options(&self) -> SessionOptions {
+        SessionOptions {
+            relay_only: self.relay_only,
+            no_turn: self.no_turn,
+            interfaces: self.interfaces.include.clone(),
+            excluded_interfaces: self.interfaces.exclude.clone(),
+            port: self.port,
+            mark: self.mark,
+            patient: self.patient,
+        }
+    }
+}
+
+fn parse_urls(flag: &str, urls: &[String], protocol: ServerProtocol) -> anyhow::Result<Vec<ServerUrl>> {
+    let parse = |text: &String| {
+        let url: ServerUrl = text.parse().map_err(|error| anyhow::anyhow!("{flag}: {error}"))?;
+        let (wanted, example) = match protocol {
+            ServerProtocol::Stun => ("stun: or stuns:", "stun:stun.example.org:3478"),
+            ServerProtocol::Turn => ("turn: or turns:", "turn:turn.example.org:3478"),
+        };
+        anyhow::ensure!(url.protocol() == protocol, "{flag} {text}: a {wanted} URL belongs here, like {example}");
+        Ok(url)
+    };
+    urls.iter().map(parse).collect()
+}
+
+/// The TURN credentials: the password from the file or TURN_PASSWORD, never from an argument, where every user of the
+/// machine could read it.
+fn turn_credentials(
+    user: Option<String>,
+    file: Option<&Path>,
+    turn: &[ServerUrl],
+) -> anyhow::Result<Option<(String, Password)>> {
+    let Some(user) = user else {
+        anyhow::ensure!(turn.is_empty(), "--turn needs --turn-user: TURN servers give nothing to strangers");
+        return Ok(None);
+    };
+    let password = match file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| anyhow::anyhow!("--turn-password-file {}: {error}", file.display()))?;
+            text.lines().next().unwrap_or_default().to_owned()
+        }
+        None => std::env::var("TURN_PASSWORD").unwrap_or_default(),
+    };
+    anyhow::ensure!(
+        !password.is_empty(),
+        "there is no password for --turn-user {user}\nhint: set TURN_PASSWORD, or name a file with --turn-password-file"
+    );
+    Ok(Some((user, Password::new(password))))
+}

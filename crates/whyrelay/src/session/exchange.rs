@@ -1,0 +1,105 @@
+//! At the end each side sends its recording to the other over signaling, so that both compute the same account.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use whyrelay_core::signal::{MessageType, split_recording};
+use whyrelay_core::trace::event::{EndReason, EventKind};
+use whyrelay_core::trace::packing::{pack, unpack};
+
+use super::driver::Session;
+
+/// How long the other side's recording is waited for when this side has come to its end in the ordinary way: the
+/// other may still be trying pairs.
+const WAIT: Duration = Duration::from_secs(15);
+
+/// The same when the user is waiting for the prompt.
+const WAIT_INTERRUPTED: Duration = Duration::from_secs(2);
+
+/// Pieces handed to signaling at a time; the next ones when these are on their way.
+const PACE: Duration = Duration::from_millis(2);
+
+impl Session {
+    /// Sends our recording, waits for the other side's, and appends it to ours.
+    pub(super) async fn exchange(&mut self, interrupt: &mut watch::Receiver<u32>, reason: EndReason) {
+        let met = self.remote.is_some();
+        let missing = if !met {
+            Some("the two sides never met over signaling".to_owned())
+        } else if !self.signals.peer_sends_recording() {
+            Some("the other side is not whyrelay: it keeps no recording".to_owned())
+        } else {
+            self.send_recording().await;
+            self.await_recording(interrupt, reason).await;
+            self.take_recording()
+        };
+        if let Some(missing) = missing {
+            let now = self.clock.now();
+            self.sink.record_after_end(now, EventKind::PeerRecording { missing: Some(missing) });
+        }
+        self.progress.clear();
+        let goodbye = match reason {
+            EndReason::Interrupted => "interrupted",
+            EndReason::Finished => "finished",
+            _ => "ended",
+        };
+        self.signals.leave(goodbye).await;
+    }
+
+    async fn send_recording(&mut self) {
+        let Some(client) = &self.signals.client else { return };
+        let packed = pack(self.sink.events());
+        let Ok(chunks) = split_recording(&packed) else { return };
+        for chunk in chunks {
+            if client.send(MessageType::Recording, &self.config.peer, chunk.to_content()).is_err() {
+                return;
+            }
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
+    async fn await_recording(&mut self, interrupt: &mut watch::Receiver<u32>, reason: EndReason) {
+        let wait = if reason == EndReason::Interrupted { WAIT_INTERRUPTED } else { WAIT };
+        let started = Instant::now();
+        let until = started + wait;
+        while self.signals.peer_recording.is_none() && Instant::now() < until {
+            let Some(client) = self.signals.client.as_mut() else { return };
+            let tick = Instant::now() + Duration::from_secs(1);
+            tokio::select! {
+                incoming = client.recv() => {
+                    // The recording has ended: nothing of this enters it.
+                    if self.signaled(incoming).is_err() {
+                        return;
+                    }
+                    if self.signals.peer_left && self.signals.peer_recording.is_none() {
+                        return;
+                    }
+                }
+                _ = interrupt.changed() => return,
+                () = tokio::time::sleep_until(tick.min(until).into()) => {
+                    let waited = started.elapsed().as_secs();
+                    self.progress.live(&format!("waiting {waited} s for the other side's recording"));
+                }
+            }
+        }
+    }
+
+    /// Appends the other side's events; answers why they are missing.
+    fn take_recording(&mut self) -> Option<String> {
+        let Some(packed) = self.signals.peer_recording.take() else {
+            return Some(if self.signals.peer_left {
+                "the other side left without sending it".into()
+            } else {
+                "it did not come in time".into()
+            });
+        };
+        match unpack(&packed) {
+            Ok(recording) => {
+                let other = self.config.side.other();
+                let events = recording.events.into_iter().filter(|event| event.vantage == other).collect();
+                self.sink.append(events);
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        }
+    }
+}

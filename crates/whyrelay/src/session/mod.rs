@@ -1,0 +1,22 @@
+//! One traced session: drives the peer machine and the data channel with real sockets, records what passes, exchanges
+//! the recordings, and hands back the events of both sides.
+
+mod config;
+mod driver;
+mod exchange;
+mod measuring;
+mod progress;
+mod signals;
+mod sink;
+
+pub use config::SessionConfig;
+pub use driver::run;
+
+use whyrelay_core::trace::event::Event;
+
+/// What a session leaves behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Our events, then the other side's where they came.
+    pub events: Vec<Event>,
+}

@@ -1,0 +1,573 @@
+//! What a session says and hears over signaling.
+
+use std::time::{Duration, Instant};
+
+use whyrelay_core::engine::credentials::Password;
+use whyrelay_core::engine::peer;
+use whyrelay_core::engine::server_url::{ServerProtocol, ServerUrl};
+use whyrelay_core::ice::Credentials;
+use whyrelay_core::ice::candidate::{Candidate, MAX_LINE};
+use whyrelay_core::random::Random;
+use whyrelay_core::sdp::{DtlsRole, LocalParameters, SdpType, SessionDescription};
+use whyrelay_core::signal::{Message, MessageType, PeerInfo, RecordingAssembler, RecordingChunk, ServersAnnouncement};
+use whyrelay_core::trace::event::{
+    Direction, DtlsState, EndReason, EventKind, RefuseReason, Side, SignalingState, Vantage,
+};
+
+use super::SessionConfig;
+use super::driver::{Phase, Session};
+use crate::channel::{Certificate, ChannelConfig, DtlsVersions};
+use crate::io::tls::ClientTls;
+use crate::signaling::{Client, Incoming, SignalingOptions, Transport};
+
+/// A whyrelay server announces its servers at once. One that does not within this has none.
+const ANNOUNCEMENT_WITHIN: Duration = Duration::from_millis(500);
+
+/// Servers that are taken from an announcement.
+const MAX_ANNOUNCED: usize = 16;
+
+/// How we call ourselves.
+pub(super) const PROGRAM: &str = "whyrelay";
+
+/// The feature of a peer that sends its recording.
+const RECORDING_FEATURE: &str = "recording";
+
+/// The state of signaling.
+pub(super) struct Signals {
+    pub(super) client: Option<Client>,
+    peer: String,
+    /// Candidates wait until the description went out, so that no peer gets them first.
+    described: bool,
+    pending: Vec<(MessageType, String)>,
+    hello: Option<PeerInfo>,
+    announcement_by: Option<Instant>,
+    pub(super) peer_present: bool,
+    pub(super) peer_left: bool,
+    assembler: RecordingAssembler,
+    pub(super) peer_recording: Option<Vec<u8>>,
+    waiting_since: Instant,
+    room: String,
+    is_offerer: bool,
+}
+
+impl Signals {
+    pub(super) fn new(config: &SessionConfig) -> Self {
+        Self {
+            client: None,
+            peer: config.peer.clone(),
+            described: false,
+            pending: Vec::new(),
+            hello: None,
+            announcement_by: None,
+            peer_present: false,
+            peer_left: false,
+            assembler: RecordingAssembler::new(),
+            peer_recording: None,
+            waiting_since: Instant::now(),
+            room: config.room.clone(),
+            is_offerer: config.side == Vantage::A,
+        }
+    }
+
+    /// Connects; independent of `self`, so that the loop goes on meanwhile.
+    pub(super) fn connect(
+        &self,
+        config: &SessionConfig,
+        tls: ClientTls,
+    ) -> impl Future<Output = anyhow::Result<Client>> + use<> {
+        let mut options = SignalingOptions::new(config.signal.clone(), config.id.clone(), config.peer.clone());
+        options.room = config.room.clone();
+        let own_roots = !config.tls_roots.is_empty();
+        async move {
+            if own_roots {
+                options.roots = Some(tls.roots().await?);
+            }
+            Client::connect(options).await.map_err(|error| {
+                let hint = error.hint();
+                anyhow::Error::new(error).context(Hint(hint)).context("connecting to signaling")
+            })
+        }
+    }
+
+    /// Whether the other side said that it is whyrelay.
+    pub(super) fn peer_is_whyrelay(&self) -> bool {
+        self.hello.is_some()
+    }
+
+    /// Whether the other side will send its recording.
+    pub(super) fn peer_sends_recording(&self) -> bool {
+        self.hello.as_ref().is_some_and(|hello| hello.features.iter().any(|feature| feature == RECORDING_FEATURE))
+    }
+
+    /// What the user waits for.
+    pub(super) fn waiting_line(&self) -> Option<String> {
+        let client = self.client.as_ref()?;
+        let waited = self.waiting_since.elapsed();
+        if waited < Duration::from_secs(1) {
+            return None;
+        }
+        let verb = if self.is_offerer { "answer" } else { "offer" };
+        let room = if self.room.is_empty() { String::new() } else { format!(" --room {}", self.room) };
+        let server = client.server().address;
+        Some(format!(
+            "waiting {:.0} s for {} at {server}; run `whyrelay {verb}{room}` on the other machine",
+            waited.as_secs_f64(),
+            self.peer
+        ))
+    }
+
+    /// Ends signaling on purpose.
+    pub(super) async fn leave(&mut self, reason: &str) {
+        if let Some(client) = self.client.take() {
+            // The server frees the id either way; this only tells the other side sooner.
+            let _ = client.send(MessageType::Bye, &self.peer, reason);
+            client.close(Duration::from_secs(2)).await;
+        }
+    }
+}
+
+/// The way out, behind an error.
+#[derive(Debug)]
+struct Hint(&'static str);
+
+impl std::fmt::Display for Hint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Our description's parts that last for the session.
+///
+/// # Errors
+/// When SCTP gives no INIT chunk.
+pub(super) fn local_description(random: &mut Random, certificate: &Certificate) -> anyhow::Result<SessionDescription> {
+    let parameters = LocalParameters::generate(random, certificate.fingerprint().clone());
+    let mut description = SessionDescription::offer(parameters);
+    description.sctp_init = Some(crate::channel::sctp_init()?.to_vec());
+    Ok(description)
+}
+
+/// Whether this event means that the channel can never open.
+pub(super) fn is_channel_failure(event: &EventKind) -> bool {
+    matches!(event, EventKind::Dtls { state: DtlsState::Failed { .. } | DtlsState::FingerprintMismatch { .. } })
+}
+
+impl Session {
+    /// The connection to the signaling server is there.
+    pub(super) fn signaling_connected(&mut self, client: Client) -> anyhow::Result<()> {
+        let server = client.server().clone();
+        let by = match server.transport {
+            Transport::LongPoll => "long-poll",
+            Transport::WebSocket | Transport::Auto => "websocket",
+        };
+        let url = public_url(&self.config.signal);
+        self.record(EventKind::Signaling { server: url, state: SignalingState::Connected { by: by.into() } });
+        let kind = if server.whyrelay.is_some() { "whyrelay serve" } else { "another server" };
+        self.progress.step(&format!("signaling: connected to {} ({by}, {kind})", server.address));
+        self.signals.client = Some(client);
+        self.signals.waiting_since = Instant::now();
+        let has_all = !self.config.stun.is_empty() && (self.config.no_turn || !self.config.turn.is_empty());
+        if server.whyrelay.is_none() || has_all {
+            self.all_named();
+        } else {
+            self.signals.announcement_by = Some(Instant::now() + ANNOUNCEMENT_WITHIN);
+        }
+        if self.config.side == Vantage::A {
+            self.say_hello();
+            self.send_description(SdpType::Offer);
+        }
+        Ok(())
+    }
+
+    fn say_hello(&mut self) {
+        let info = PeerInfo {
+            implementation: PROGRAM.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            features: vec![RECORDING_FEATURE.into()],
+        };
+        // Strings and a list always serialize.
+        let content = serde_json::to_string(&info).unwrap_or_default();
+        self.say(MessageType::Hello, content);
+    }
+
+    /// Sends, and records that it was sent: the type and the length, never the content.
+    fn say(&mut self, kind: MessageType, content: String) {
+        let message = kind.name().to_owned();
+        let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
+        let Some(client) = &self.signals.client else { return };
+        match client.send(kind, &self.signals.peer, content) {
+            Ok(()) => self.record(EventKind::SignalMessage { direction: Direction::Out, message, length }),
+            Err(error) => {
+                let (server, detail) = (public_url(&self.config.signal), error.to_string());
+                self.record(EventKind::Signaling { server, state: SignalingState::Failed { detail } });
+            }
+        }
+    }
+
+    fn send_description(&mut self, kind: SdpType) {
+        let mut description = match (&self.remote, kind) {
+            (Some(offer), SdpType::Answer) => SessionDescription {
+                setup: offer.setup.answer(),
+                mid: offer.mid.clone(),
+                bundled: offer.bundled,
+                protocol: offer.protocol,
+                section: offer.section,
+                other_media: offer.other_media.clone(),
+                ..self.local.clone()
+            },
+            _ => self.local.clone(),
+        };
+        description.session_version = u64::from(self.generation) + 1;
+        self.local = description.clone();
+        let message = match kind {
+            SdpType::Offer => MessageType::Offer,
+            SdpType::Answer => MessageType::Answer,
+        };
+        self.record_description(Side::Local, message.name(), &description);
+        self.say(message, description.to_string());
+        self.signals.described = true;
+        for (kind, content) in std::mem::take(&mut self.signals.pending) {
+            self.say(kind, content);
+        }
+    }
+
+    fn record_description(&mut self, side: Side, kind: &str, description: &SessionDescription) {
+        let fingerprint = description.fingerprints.first().map(ToString::to_string).unwrap_or_default();
+        self.record(EventKind::Description {
+            side,
+            description: kind.into(),
+            ufrag: description.ufrag.clone(),
+            setup: description.setup.name().into(),
+            fingerprint,
+            ice_options: description.ice_options.clone(),
+            generation: self.generation,
+        });
+    }
+
+    /// A local candidate goes out, behind the description.
+    pub(super) fn signal_candidate(&mut self, candidate: &Candidate) {
+        self.say_or_keep(MessageType::Candidate, candidate.to_string());
+    }
+
+    /// So does the word that there are no more.
+    pub(super) fn signal_end_of_candidates(&mut self) {
+        self.say_or_keep(MessageType::EndOfCandidates, String::new());
+    }
+
+    fn say_or_keep(&mut self, kind: MessageType, content: String) {
+        if self.signals.described {
+            self.say(kind, content);
+        } else {
+            self.signals.pending.push((kind, content));
+        }
+    }
+
+    /// Asks the offerer to restart ICE.
+    pub(super) fn signal_restart(&mut self) {
+        self.progress.step("asking the other side to restart ICE");
+        self.say(MessageType::Restart, "the path is lost".into());
+    }
+
+    /// Restarts ICE with new credentials (RFC 8445 §9). The offerer says it with a new offer.
+    pub(super) fn restart(&mut self, side: Side) {
+        self.progress.step("restarting ICE");
+        self.generation += 1;
+        let credentials = Credentials::generate(&mut self.random);
+        self.local.ufrag = credentials.ufrag().to_owned();
+        self.local.password = whyrelay_core::sdp::IcePassword::new(credentials.password());
+        // Candidates of the new generation must not overtake the description.
+        self.signals.described = false;
+        self.feed(peer::Input::Restart { credentials, side });
+        if self.config.side == Vantage::A {
+            self.send_description(SdpType::Offer);
+        }
+    }
+
+    /// Whether the time to wait for announced servers is over.
+    pub(super) fn announcement_deadline(&self) -> Option<Instant> {
+        self.signals.announcement_by
+    }
+
+    /// Goes on without announced servers when none came in time.
+    pub(super) fn check_announcement(&mut self) {
+        if self.signals.announcement_by.is_some_and(|by| Instant::now() >= by) {
+            self.signals.announcement_by = None;
+            self.all_named();
+        }
+    }
+
+    /// Something came over signaling.
+    pub(super) fn signaled(&mut self, incoming: Option<Incoming>) -> anyhow::Result<()> {
+        let server = public_url(&self.config.signal);
+        match incoming {
+            Some(Incoming::Message(message)) => self.message(message),
+            Some(Incoming::Servers(announcement)) => self.announced(announcement),
+            Some(Incoming::PeerJoined(_)) => {
+                self.signals.peer_present = true;
+                self.signals.peer_left = false;
+                self.record(EventKind::Signaling { server, state: SignalingState::PeerPresent });
+                self.progress.step(&format!("signaling: {} is there", self.signals.peer.clone()));
+            }
+            Some(Incoming::PeerLeft(_)) => {
+                if std::mem::take(&mut self.signals.peer_present) {
+                    self.signals.peer_left = true;
+                    self.record(EventKind::Signaling { server, state: SignalingState::PeerLeft });
+                    self.progress.step("signaling: the other side left");
+                    // A path that works does not need signaling; without one the other side is gone for good.
+                    if matches!(self.phase, Phase::Connecting(_)) {
+                        self.end(EndReason::PeerLeft);
+                    }
+                }
+            }
+            Some(Incoming::WaitingForPeer(_)) => {}
+            Some(Incoming::Refused(kind, refusal)) => {
+                let (message, detail) = (kind.name().to_owned(), refusal.reason);
+                self.record(EventKind::SignalRefused { message, detail });
+            }
+            Some(Incoming::Disconnected { error, retry_in }) => {
+                let detail = error.to_string();
+                self.progress.step(&format!("signaling: {detail}; trying again in {:.1} s", retry_in.as_secs_f64()));
+                self.record(EventKind::Signaling { server, state: SignalingState::Lost { detail } });
+            }
+            Some(Incoming::Reconnected) => {
+                self.progress.step("signaling: connected again");
+                let by = "websocket or long-poll, again".into();
+                self.record(EventKind::Signaling { server, state: SignalingState::Connected { by } });
+            }
+            Some(Incoming::Failed(error)) => {
+                let detail = error.to_string();
+                self.record(EventKind::Signaling { server, state: SignalingState::Failed { detail: detail.clone() } });
+                self.signals.client = None;
+                if self.phase == Phase::Waiting {
+                    let hint = error.hint();
+                    return Err(anyhow::Error::new(error).context(Hint(hint)).context("signaling ended"));
+                }
+                self.progress.step(&format!("signaling: {detail}"));
+            }
+            None => self.signals.client = None,
+        }
+        Ok(())
+    }
+
+    fn announced(&mut self, announcement: ServersAnnouncement) {
+        self.signals.announcement_by = None;
+        if self.named() {
+            return;
+        }
+        let (use_stun, use_turn) = (self.config.stun.is_empty(), self.config.turn.is_empty() && !self.config.no_turn);
+        let mut left = MAX_ANNOUNCED;
+        for server in announcement.servers {
+            for url in &server.urls {
+                let url: ServerUrl = match url.parse() {
+                    Ok(url) => url,
+                    Err(error) => {
+                        self.record(EventKind::SignalRefused { message: "servers".into(), detail: error.to_string() });
+                        continue;
+                    }
+                };
+                let wanted = match url.protocol() {
+                    ServerProtocol::Stun => use_stun,
+                    ServerProtocol::Turn => use_turn,
+                };
+                if wanted && left > 0 {
+                    left -= 1;
+                    let password = server.credential.clone().map(Password::new);
+                    self.use_server(url, server.username.clone().zip(password), true);
+                }
+            }
+        }
+        self.all_named();
+    }
+
+    fn message(&mut self, message: Message) {
+        let kind = message.kind.clone();
+        if matches!(kind, MessageType::Heartbeat) {
+            return;
+        }
+        let length = u32::try_from(message.content.len()).unwrap_or(u32::MAX);
+        if !matches!(kind, MessageType::Recording) {
+            let name: String = kind.name().chars().take(64).collect();
+            self.record(EventKind::SignalMessage { direction: Direction::In, message: name, length });
+        }
+        if !message.from.is_empty() && message.from != self.signals.peer {
+            let detail = "it comes from another id than --peer names".to_owned();
+            let message = kind.name().chars().take(64).collect();
+            self.record(EventKind::SignalRefused { message, detail });
+            return;
+        }
+        self.signals.peer_present = true;
+        match kind {
+            MessageType::Offer if self.config.side == Vantage::B => self.described(SdpType::Offer, &message.content),
+            MessageType::Answer if self.config.side == Vantage::A => self.described(SdpType::Answer, &message.content),
+            MessageType::Offer | MessageType::Answer => {
+                let detail = "both sides have the same role: one runs `whyrelay offer`, the other `whyrelay answer`";
+                self.progress.step(detail);
+                self.record(EventKind::SignalRefused { message: kind.name().into(), detail: detail.into() });
+            }
+            MessageType::Candidate => self.remote_candidate(&message.content),
+            MessageType::EndOfCandidates => self.feed(peer::Input::RemoteEndOfCandidates),
+            MessageType::Hello => self.greeted(&message.content),
+            MessageType::Restart if self.config.side == Vantage::A && self.phase == Phase::Open => {
+                self.restart(Side::Remote);
+            }
+            MessageType::Recording => self.recording_chunk(&message.content),
+            MessageType::Bye => {
+                self.signals.peer_left = true;
+                let server = public_url(&self.config.signal);
+                self.record(EventKind::Signaling { server, state: SignalingState::PeerLeft });
+                let reason: String = message.content.chars().take(200).collect();
+                self.progress.step(&format!("the other side left: {reason}"));
+                self.end(EndReason::PeerLeft);
+            }
+            _ => {}
+        }
+    }
+
+    fn greeted(&mut self, content: &str) {
+        match serde_json::from_str::<PeerInfo>(content) {
+            Ok(info) => {
+                let clip = |text: &str| text.chars().take(64).collect::<String>();
+                let program = format!("{} {}", clip(&info.implementation), clip(&info.version));
+                let sends_recording = info.features.iter().any(|feature| feature == RECORDING_FEATURE);
+                self.record(EventKind::PeerIdentified { program, sends_recording });
+                self.signals.hello = Some(info);
+            }
+            Err(error) => {
+                self.record(EventKind::SignalRefused { message: "hello".into(), detail: error.to_string() });
+            }
+        }
+    }
+
+    fn described(&mut self, kind: SdpType, text: &str) {
+        let name = match kind {
+            SdpType::Offer => "offer",
+            SdpType::Answer => "answer",
+        };
+        let description = match SessionDescription::parse(kind, text) {
+            Ok(description) => description,
+            Err(error) => {
+                let detail = error.to_string();
+                self.progress.step(&format!("the other side's {name} cannot be used: {detail}"));
+                self.record(EventKind::SignalRefused { message: name.into(), detail });
+                if self.remote.is_none() {
+                    self.end(EndReason::Failed);
+                }
+                return;
+            }
+        };
+        let restarts = self.remote.as_ref().is_some_and(|before| before.ufrag != description.ufrag);
+        if self.remote.is_some() && !restarts && kind == SdpType::Offer {
+            // The same offer again, as after a reconnection: answer it again.
+            self.send_description(SdpType::Answer);
+            return;
+        }
+        if restarts && kind == SdpType::Offer {
+            self.restart(Side::Remote);
+        }
+        self.record_description(Side::Remote, name, &description);
+        let credentials = Credentials::new(description.ufrag.clone(), description.password.expose());
+        let (candidates, refused) = (description.candidates.clone(), description.refused_candidates.clone());
+        let ended = description.end_of_candidates;
+        self.remote = Some(description);
+        if self.phase == Phase::Waiting {
+            self.phase = Phase::Connecting(Instant::now());
+            self.progress.step(&format!("{name} received"));
+        }
+        self.feed(peer::Input::RemoteCredentials(credentials));
+        if kind == SdpType::Offer {
+            if self.generation == 0 {
+                self.say_hello();
+            }
+            self.send_description(SdpType::Answer);
+        }
+        for candidate in candidates {
+            self.feed(peer::Input::RemoteCandidate(candidate));
+        }
+        for bad in refused {
+            let reason = RefuseReason::Malformed { detail: bad.to_string() };
+            self.record(EventKind::RemoteCandidateRefused { line: String::new(), reason });
+        }
+        if ended {
+            self.feed(peer::Input::RemoteEndOfCandidates);
+        }
+        self.start_channel();
+    }
+
+    fn remote_candidate(&mut self, line: &str) {
+        // Browsers signal the end as an empty candidate (RFC 8838 §8.2 leaves the form to the signaling protocol).
+        if line.trim().is_empty() {
+            self.feed(peer::Input::RemoteEndOfCandidates);
+            return;
+        }
+        match line.parse::<Candidate>() {
+            Ok(candidate) => self.feed(peer::Input::RemoteCandidate(candidate)),
+            Err(error) => {
+                let line = line.chars().take(MAX_LINE / 4).collect();
+                let reason = RefuseReason::Malformed { detail: error.to_string() };
+                self.progress.step(&format!("a candidate of the other side cannot be read: {error}"));
+                self.record(EventKind::RemoteCandidateRefused { line, reason });
+            }
+        }
+    }
+
+    fn recording_chunk(&mut self, content: &str) {
+        let chunk = match RecordingChunk::from_content(content) {
+            Ok(chunk) => self.signals.assembler.push(&chunk),
+            Err(error) => Err(error),
+        };
+        match chunk {
+            Ok(Some(packed)) => {
+                self.signals.peer_recording = Some(packed);
+                // The other side has ended its recording: there is nothing more to come on the path either.
+                self.end(match self.phase {
+                    Phase::Open => EndReason::Finished,
+                    _ => EndReason::Failed,
+                });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.record(EventKind::SignalRefused { message: "recording".into(), detail: error.to_string() });
+            }
+        }
+    }
+
+    /// What the channel needs, once the other side's description is there.
+    pub(super) fn channel_config(&self) -> Option<ChannelConfig> {
+        let remote = self.remote.as_ref()?;
+        let role = DtlsRole::negotiate(self.local.setup, remote.setup).ok()?;
+        let offerer = self.config.side == Vantage::A;
+        let mut config = ChannelConfig::new(
+            role == DtlsRole::Client,
+            offerer,
+            self.certificate.clone(),
+            remote.fingerprints.clone(),
+        );
+        config.versions = if self.config.dtls12 { DtlsVersions::Only12 } else { DtlsVersions::Any };
+        config.local_sctp_port = self.local.sctp_port;
+        config.remote_sctp_port = remote.sctp_port;
+        config.max_message_size = remote.max_message_size;
+        config.round_trip = self.peer.agent().send_pair().and_then(|pair| pair.rtt);
+        config.sctp_init = self
+            .local
+            .sctp_init
+            .clone()
+            .zip(remote.sctp_init.clone())
+            .map(|(ours, theirs)| (ours.into(), theirs.into()));
+        Some(config)
+    }
+}
+
+/// A signaling URL without user, password, query and fragment: what may be recorded.
+pub(super) fn public_url(text: &str) -> String {
+    match url::Url::parse(text) {
+        Ok(mut url) => {
+            // Fails only for URLs that cannot have them.
+            let _ = url.set_username("");
+            let _ = url.set_password(None);
+            url.set_query(None);
+            url.set_fragment(None);
+            url.to_string()
+        }
+        Err(_) => "(not a URL)".into(),
+    }
+}
