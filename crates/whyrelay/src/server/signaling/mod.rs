@@ -150,6 +150,7 @@ impl SignalingServer {
     /// [`ServerError::Listen`].
     pub fn bind(address: SocketAddr, config: SignalingConfig) -> Result<Self, ServerError> {
         let failed = |source| ServerError::Listen { address, source };
+        raise_descriptor_limit();
         let listener = listen(address).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, local, config, router: Router::new() })
@@ -223,6 +224,17 @@ impl SignalingServer {
 impl fmt::Debug for SignalingServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SignalingServer").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
+/// Each receiver is a descriptor, and the usual soft limit of 1024 is for programs that use `select`.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        debug!(%error, "the limit on open files stays at {soft}");
     }
 }
 
