@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sctp_proto::PayloadProtocolIdentifier as Ppid;
-use whyrelay_core::sdp::Fingerprint;
+use whyrelay_core::sdp::{DtlsRole, Fingerprint, SdpError, SessionDescription};
 use whyrelay_core::trace::event::{DtlsState, EventKind};
 
 mod certificate;
@@ -36,6 +36,9 @@ pub const MAX_BUFFERED: usize = 4 * 1024 * 1024;
 
 /// Most data channels that a peer may open.
 const MAX_CHANNELS: usize = 64;
+
+/// Most messages that may overtake the last step of SCTP's handshake: more than fit one initial congestion window.
+const MAX_EARLY: usize = 64;
 
 /// How long [`Channel::close`] waits for messages that are still on their way.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
@@ -76,13 +79,34 @@ pub struct ChannelConfig {
     pub remote_sctp_port: u16,
     /// The largest message that the peer takes, in bytes; `None` for any.
     pub max_message_size: Option<u64>,
-    /// The round trip that ICE measured: sets how soon a lost handshake message is repeated.
+    /// The round trip that ICE measured, to be set: tells how soon a lost handshake message is repeated.
     pub round_trip: Option<Duration>,
     /// The INIT chunks of our and of the peer's description (`a=sctp-init`), where both have one.
     pub sctp_init: Option<(Bytes, Bytes)>,
 }
 
 impl ChannelConfig {
+    /// What follows from both descriptions.
+    ///
+    /// # Errors
+    /// When the descriptions' DTLS roles exclude each other.
+    pub fn from_descriptions(
+        local: &SessionDescription,
+        remote: &SessionDescription,
+        offerer: bool,
+        certificate: Certificate,
+    ) -> Result<Self, SdpError> {
+        let dtls_client = DtlsRole::negotiate(local.setup, remote.setup)? == DtlsRole::Client;
+        let sctp_init = local.sctp_init.clone().zip(remote.sctp_init.clone());
+        Ok(Self {
+            local_sctp_port: local.sctp_port,
+            remote_sctp_port: remote.sctp_port,
+            max_message_size: remote.max_message_size,
+            sctp_init: sctp_init.map(|(local, remote)| (Bytes::from(local), Bytes::from(remote))),
+            ..Self::new(dtls_client, offerer, certificate, remote.fingerprints.clone())
+        })
+    }
+
     /// What both sides have where their descriptions say nothing else.
     pub fn new(dtls_client: bool, offerer: bool, certificate: Certificate, fingerprints: Vec<Fingerprint>) -> Self {
         Self {
@@ -172,6 +196,8 @@ pub struct Channel {
     dtls: dtls::DtlsTransport,
     sctp: sctp::Sctp,
     channels: BTreeMap<u16, String>,
+    /// Messages that overtook the last step of SCTP's handshake, until it is done; `None` from then on.
+    early: Option<Vec<(u16, Ppid, Vec<u8>)>>,
     state: State,
     dtls_outputs: VecDeque<dtls::Output>,
     outputs: VecDeque<Output>,
@@ -191,6 +217,7 @@ impl Channel {
             now,
             dtls,
             channels: BTreeMap::new(),
+            early: Some(Vec::new()),
             state: State::Open,
             dtls_outputs,
             outputs: VecDeque::new(),
@@ -334,7 +361,7 @@ impl Channel {
                 self.outputs.push_back(Output::Event(EventKind::Dtls { state: state.clone() }));
                 match state {
                     DtlsState::Connected { .. } => {
-                        if let Err(error) = self.sctp.connect(self.config.sctp_init.as_ref()) {
+                        if let Err(error) = self.sctp.start(self.now, &self.config) {
                             self.end(&format!("{error:#}"));
                         }
                     }
@@ -350,8 +377,14 @@ impl Channel {
 
     fn take_from_sctp(&mut self, output: sctp::Output) {
         match output {
-            sctp::Output::Established if self.config.offerer => self.open(),
-            sctp::Output::Established => {}
+            sctp::Output::Established => {
+                if self.config.offerer {
+                    self.open();
+                }
+                for (stream, ppid, data) in self.early.take().into_iter().flatten() {
+                    self.take_message(stream, ppid, data);
+                }
+            }
             sctp::Output::Message { stream, ppid, data } => {
                 let mut next = Some((ppid, data));
                 while let Some((ppid, data)) = next.take() {
@@ -392,6 +425,14 @@ impl Channel {
     }
 
     fn take_message(&mut self, stream: u16, ppid: Ppid, data: Vec<u8>) {
+        if let Some(early) = &mut self.early {
+            early.push((stream, ppid, data));
+            if early.len() > MAX_EARLY {
+                self.dtls.close(&mut self.dtls_outputs);
+                self.end("the peer sends data but does not complete the SCTP handshake");
+            }
+            return;
+        }
         let (binary, data) = match ppid {
             Ppid::Dcep => return self.take_dcep(stream, &data),
             Ppid::String => (false, data),

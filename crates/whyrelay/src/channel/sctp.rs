@@ -1,12 +1,15 @@
 //! The SCTP association in its DTLS connection: sctp-proto, with the choice of who opens it.
 //!
-//! Both sides may open: Chromium and Pion do, aiortc only as the ICE-controlling side, others only as DTLS client.
-//! So we always send an INIT, and where two cross, the offerer's counts: an offerer ignores the peer's, an answerer
-//! drops its own and takes the peer's. (A peer that has sent an INIT answers ours all the same, RFC 9260 §5.2.1.)
+//! Between two peers that both put an INIT into their descriptions it is open from the start. Otherwise both sides may
+//! send one, and peers differ: Chromium and Pion always do, aiortc only as the ICE-controlling side, others only as
+//! DTLS client. sctp-proto does not follow RFC 9260 §5.2.1 when two INITs cross, and a Pion that is opened believes the
+//! receive window to be zero until the first SACK. So the DTLS client sends its INIT at once and the DTLS server only
+//! when none has come for two round trips; and where two cross all the same, the offerer's counts: an offerer ignores
+//! the peer's, an answerer drops its own and takes the peer's. Every peer that sends INITs also answers them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -36,6 +39,11 @@ const RTO_MIN_MS: u64 = 400;
 /// Most, in milliseconds.
 const RTO_MAX_MS: u64 = 10_000;
 
+/// How long the DTLS server waits for the peer's INIT on top of two round trips: the peer's own time.
+const MIN_PATIENCE: Duration = Duration::from_millis(30);
+/// How long at most, and where the round trip is not known.
+const MAX_PATIENCE: Duration = Duration::from_millis(300);
+
 /// INIT's chunk type, and where it stands in a packet.
 const INIT: u8 = 1;
 const FIRST_CHUNK: usize = 12;
@@ -62,6 +70,8 @@ pub(super) struct Sctp {
     transport: Arc<TransportConfig>,
     current: Option<Current>,
     offerer: bool,
+    /// When to send our INIT, until it is sent or not needed.
+    connect_at: Option<Instant>,
     reported_end: bool,
 }
 
@@ -84,16 +94,30 @@ impl Sctp {
             transport,
             current: None,
             offerer: config.offerer,
+            connect_at: None,
             reported_end: false,
         }
     }
 
-    /// Opens the association, or with the INIT chunks of both descriptions has it open at once.
-    pub(super) fn connect(&mut self, sctp_init: Option<&(Bytes, Bytes)>) -> anyhow::Result<()> {
+    /// DTLS is connected: opens the association, or waits for the peer to do it.
+    ///
+    /// # Errors
+    /// When the peer's `a=sctp-init` makes no sense.
+    pub(super) fn start(&mut self, now: Instant, config: &ChannelConfig) -> anyhow::Result<()> {
+        if config.sctp_init.is_some() || config.dtls_client {
+            return self.connect(config.sctp_init.clone());
+        }
+        let patience = config.round_trip.map_or(MAX_PATIENCE, |rtt| (rtt * 2 + MIN_PATIENCE).min(MAX_PATIENCE));
+        self.connect_at = Some(now + patience);
+        Ok(())
+    }
+
+    fn connect(&mut self, sctp_init: Option<(Bytes, Bytes)>) -> anyhow::Result<()> {
+        self.connect_at = None;
         let mut client = ClientConfig::new();
         client.transport = Arc::clone(&self.transport);
         if let Some((local, remote)) = sctp_init {
-            client = client.with_snap(local.clone(), remote.clone());
+            client = client.with_snap(local, remote);
         }
         let (handle, association) = self.endpoint.connect(client, NOWHERE).context("open the SCTP association")?;
         self.current = Some(Current { handle, association, passive: false });
@@ -111,6 +135,7 @@ impl Sctp {
                 }
             }
             Some((handle, DatagramEvent::NewAssociation(association))) => {
+                self.connect_at = None;
                 let current = Current { handle, association, passive: true };
                 if let Some(previous) = self.current.replace(current) {
                     self.endpoint.handle_event(previous.handle, EndpointEvent::drained());
@@ -130,6 +155,10 @@ impl Sctp {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.connect_at.is_some_and(|at| at <= now) {
+            // Fails only for a bad `a=sctp-init`, and there is none.
+            let _ = self.connect(None);
+        }
         if let Some(current) = &mut self.current {
             current.association.handle_timeout(now);
         }
@@ -206,7 +235,8 @@ impl Sctp {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.current.as_ref()?.association.poll_timeout()
+        let of_association = self.current.as_ref().and_then(|current| current.association.poll_timeout());
+        [self.connect_at, of_association].into_iter().flatten().min()
     }
 }
 

@@ -226,7 +226,8 @@ fn a_channel_opens_and_delivers_everything_in_order_over_a_bad_path() {
         for message in &messages {
             for side in &mut world.sides {
                 let channel = side.channel.open_channel().unwrap();
-                side.channel.send_message(world.now, channel, true, message).unwrap();
+                let sent = side.channel.send_message(world.now, channel, true, message);
+                assert_eq!(sent, Ok(()), "seed {seed}: {:?}", side.events);
             }
         }
         world.collect();
@@ -352,6 +353,66 @@ fn with_both_init_chunks_the_channel_opens_with_the_handshake() {
     // Three flights of DTLS 1.3, and DATA_CHANNEL_OPEN one way behind them.
     assert_eq!(took[1], 400);
     assert!(took[0] > took[1]);
+}
+
+#[test]
+fn without_init_chunks_both_sides_open_when_the_first_init_is_lost() {
+    // Every single datagram after the handshake's first is lost once, in turn.
+    for answerer_is_client in [true, false] {
+        for lost in 1..14 {
+            let mut configs = configs(answerer_is_client);
+            for config in &mut configs {
+                config.round_trip = Some(Duration::from_millis(10));
+            }
+            let mut world = World::new(lost, Path { delay: Duration::from_millis(5), ..Path::default() }, configs);
+            for _ in 0..lost {
+                world.step(world.now + Duration::from_secs(1));
+            }
+            world.in_flight.pop_first();
+            assert!(world.run(Duration::from_secs(8), World::both_open), "{answerer_is_client} {lost}");
+        }
+    }
+}
+
+#[test]
+fn crossing_inits_open_one_association() {
+    for answerer_is_client in [true, false] {
+        let mut configs = configs(answerer_is_client);
+        // The DTLS server's patience ends before the client's INIT is here.
+        for config in &mut configs {
+            config.round_trip = Some(Duration::ZERO);
+        }
+        let mut world = World::new(11, Path { delay: Duration::from_millis(400), ..Path::default() }, configs);
+        assert!(world.run(Duration::from_secs(20), World::both_open), "{answerer_is_client}");
+        let now = world.now;
+        for side in &mut world.sides {
+            let channel = side.channel.open_channel().unwrap();
+            side.channel.send_message(now, channel, true, &[1; 9000]).unwrap();
+        }
+        world.collect();
+        assert!(world.run(Duration::from_secs(20), |w| w.sides.iter().all(|side| side.messages.len() == 1)));
+    }
+}
+
+#[test]
+fn the_config_follows_from_the_descriptions() {
+    use whyrelay_core::sdp::{LocalParameters, Setup};
+    let mut random = Random::from_number(12);
+    let (a, b) = (Certificate::generate().unwrap(), Certificate::generate().unwrap());
+    let mut offer = SessionDescription::offer(LocalParameters::generate(&mut random, a.fingerprint().clone()));
+    offer.sctp_init = Some(sctp_init().unwrap().to_vec());
+    let mut answer =
+        SessionDescription::answer(&offer, LocalParameters::generate(&mut random, b.fingerprint().clone()));
+    let of_a = ChannelConfig::from_descriptions(&offer, &answer, true, a.clone()).unwrap();
+    assert!(!of_a.dtls_client && of_a.sctp_init.is_none());
+    answer.sctp_init = Some(sctp_init().unwrap().to_vec());
+    let of_a = ChannelConfig::from_descriptions(&offer, &answer, true, a.clone()).unwrap();
+    let of_b = ChannelConfig::from_descriptions(&answer, &offer, false, b).unwrap();
+    assert!(of_b.dtls_client && of_b.fingerprints == offer.fingerprints);
+    let mut world = World::new(12, Path::default(), [of_a, of_b]);
+    assert!(world.run(Duration::from_secs(1), World::both_open));
+    (offer.setup, answer.setup) = (Setup::Active, Setup::Active);
+    assert!(ChannelConfig::from_descriptions(&offer, &answer, true, a).is_err());
 }
 
 #[test]
