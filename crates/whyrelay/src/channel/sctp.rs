@@ -36,8 +36,8 @@ const RECEIVE_BUFFER: u32 = 1024 * 1024;
 const RTO_INITIAL_MS: u64 = 500;
 /// Least, in milliseconds: must exceed the 200 ms for which a peer may delay its SACK.
 const RTO_MIN_MS: u64 = 400;
-/// Most, in milliseconds.
-const RTO_MAX_MS: u64 = 10_000;
+/// Most, in milliseconds: one packet in three seconds burdens nobody, and a session waits for no more.
+const RTO_MAX_MS: u64 = 3_000;
 
 /// How long the DTLS server waits for the peer's INIT on top of two round trips: the peer's own time.
 const MIN_PATIENCE: Duration = Duration::from_millis(30);

@@ -220,7 +220,7 @@ fn a_channel_opens_and_delivers_everything_in_order_over_a_bad_path() {
             garbage: 20,
         };
         let mut world = World::new(seed, path, configs);
-        let opened = world.run(Duration::from_secs(30), World::both_open);
+        let opened = world.run(Duration::from_secs(60), World::both_open);
         assert!(opened, "seed {seed}: {:?} {:?}", world.sides[0].events, world.sides[1].events);
         let messages: Vec<Vec<u8>> = (0..40u8).map(|index| vec![index; 1 + usize::from(index) * 97]).collect();
         for message in &messages {
