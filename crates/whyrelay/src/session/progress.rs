@@ -86,7 +86,14 @@ pub(super) fn line_for(event: &EventKind) -> Option<String> {
                     let seconds = Duration::from_micros(*took_us).as_secs_f64();
                     format!("no answer to {transmissions} requests in {seconds:.1} s")
                 }
-                ServerFailure::ErrorResponse { code, reason, .. } => format!("error {code} {reason}"),
+                ServerFailure::ErrorResponse { code, reason, .. } => match (*code, reason.trim()) {
+                    (401, _) => "error 401: it refuses the user name or the password".into(),
+                    (403, _) => "error 403: it refuses to relay to this address".into(),
+                    (486, _) => "error 486: its quota for this user is used up".into(),
+                    (508, _) => "error 508: it has no relay address or port left".into(),
+                    (code, "") => format!("error {code}"),
+                    (code, reason) => format!("error {code}: {reason}"),
+                },
                 ServerFailure::ConnectionFailed { detail }
                 | ServerFailure::BadResponse { detail }
                 | ServerFailure::Unresolved { detail } => detail.clone(),

@@ -18,7 +18,7 @@ use super::SessionConfig;
 use super::driver::{Phase, Session};
 use crate::channel::{Certificate, ChannelConfig, DtlsVersions};
 use crate::io::tls::ClientTls;
-use crate::signaling::{Client, Incoming, SignalingOptions, Transport};
+use crate::signaling::{Client, Incoming, SignalingError, SignalingOptions, Transport};
 
 /// A whyrelay server announces its servers at once. One that does not within this has none.
 const ANNOUNCEMENT_WITHIN: Duration = Duration::from_millis(500);
@@ -82,10 +82,7 @@ impl Signals {
             if own_roots {
                 options.roots = Some(tls.roots().await?);
             }
-            Client::connect(options).await.map_err(|error| {
-                let hint = error.hint();
-                anyhow::Error::new(error).context(Hint(hint)).context("connecting to signaling")
-            })
+            Client::connect(options).await.map_err(|error| with_hint("connecting to signaling", error))
         }
     }
 
@@ -126,14 +123,10 @@ impl Signals {
     }
 }
 
-/// The way out, behind an error.
-#[derive(Debug)]
-struct Hint(&'static str);
-
-impl std::fmt::Display for Hint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0)
-    }
+/// An error of signaling, with the operation in front and the way out behind.
+fn with_hint(operation: &'static str, error: SignalingError) -> anyhow::Error {
+    let hint = error.hint();
+    anyhow::anyhow!("{:#}\nhint: {hint}", anyhow::Error::new(error).context(operation))
 }
 
 /// Our description's parts that last for the session.
@@ -339,8 +332,7 @@ impl Session {
                 self.record(EventKind::Signaling { server, state: SignalingState::Failed { detail: detail.clone() } });
                 self.signals.client = None;
                 if self.phase == Phase::Waiting {
-                    let hint = error.hint();
-                    return Err(anyhow::Error::new(error).context(Hint(hint)).context("signaling ended"));
+                    return Err(with_hint("waiting for the other side", error));
                 }
                 self.progress.step(&format!("signaling: {detail}"));
             }
