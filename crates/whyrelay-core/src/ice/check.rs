@@ -11,16 +11,22 @@ use crate::wire::stun::TransactionId;
 use super::pair::PairId;
 
 /// How often a check is sent (Rc of RFC 8489 §6.2.1).
-pub(super) const TRANSMISSIONS: usize = 7;
+const TRANSMISSIONS: usize = 7;
+
+/// How often on a long path, where the session cannot fail quickly anyway.
+const LONG_PATH_TRANSMISSIONS: usize = 10;
+
+/// The first interval from which a path is long, in milliseconds.
+const LONG_PATH_RTO_MS: u64 = 301;
 
 /// When the shorter schedule sends, after the first transmission, in milliseconds. docs/decisions.md has the reasoning.
-const OFFSETS_MS: [u64; TRANSMISSIONS] = [0, 100, 300, 600, 1000, 1400, 1800];
+const OFFSETS_MS: [u64; LONG_PATH_TRANSMISSIONS] = [0, 100, 300, 600, 1000, 1400, 1800, 2200, 2600, 3000];
 
 /// The shortest first retransmission interval of the shorter schedule, in milliseconds.
 const SHORTEST_RTO_MS: u64 = 100;
 
 /// The longest effect of a measured round trip on the interval, in milliseconds: beyond, only the last wait grows.
-const LONGEST_RTO_MS: u64 = 600;
+const LONGEST_RTO_MS: u64 = 400;
 
 /// The longest effect of the number of checks on the interval, in milliseconds.
 const LONGEST_PACED_RTO_MS: u64 = 300;
@@ -40,7 +46,7 @@ const PATIENT_LAST_WAIT: u32 = 16;
 /// When a check is sent again and when it is given up, counted from its first transmission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Schedule {
-    offsets: [Duration; TRANSMISSIONS],
+    offsets: Vec<Duration>,
     reliable: bool,
     give_up: Duration,
 }
@@ -64,22 +70,23 @@ impl Schedule {
     pub(super) fn new(conditions: Conditions) -> Self {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let paced = millis(conditions.pacing).saturating_mul(conditions.active as u64);
-        let (offsets, give_up) = if conditions.patient {
+        let (offsets, last_wait): (Vec<Duration>, Duration) = if conditions.patient {
             let rto = Duration::from_millis(paced.clamp(PATIENT_RTO_MS, 60_000));
             // Doubling: 0, 1, 3, 7 … times RTO, then Rm times RTO.
-            let offsets = std::array::from_fn(|n| rto * ((1_u32 << n) - 1));
-            (offsets, offsets[TRANSMISSIONS - 1] + rto * PATIENT_LAST_WAIT)
+            ((0..TRANSMISSIONS).map(|n| rto * ((1_u32 << n) - 1)).collect(), rto * PATIENT_LAST_WAIT)
         } else {
             let round_trip = conditions.round_trip.map(millis);
-            let rto =
-                round_trip.unwrap_or(0).clamp(SHORTEST_RTO_MS, LONGEST_RTO_MS).max(paced.min(LONGEST_PACED_RTO_MS));
-            let offsets = std::array::from_fn(|n| Duration::from_millis(OFFSETS_MS[n].max(rto * n as u64)));
+            let rto = round_trip.unwrap_or(0).clamp(SHORTEST_RTO_MS, LONGEST_RTO_MS);
+            let rto = rto.max(paced.min(LONGEST_PACED_RTO_MS));
+            let count = if rto < LONG_PATH_RTO_MS { TRANSMISSIONS } else { LONG_PATH_TRANSMISSIONS };
+            let offset = |n: usize| Duration::from_millis(OFFSETS_MS[n].max(rto * n as u64));
             let last_wait = match round_trip {
                 Some(round_trip) => round_trip.saturating_mul(2).clamp(LAST_WAIT_MS, 30_000),
                 None => UNMEASURED_LAST_WAIT_MS,
             };
-            (offsets, offsets[TRANSMISSIONS - 1] + Duration::from_millis(last_wait))
+            ((0..count).map(offset).collect(), Duration::from_millis(last_wait))
         };
+        let give_up = offsets.last().copied().unwrap_or_default() + last_wait;
         Self { offsets, reliable: conditions.reliable, give_up }
     }
 
@@ -92,12 +99,12 @@ impl Schedule {
     }
 
     /// Whether there is another transmission after `transmissions`.
-    pub(super) const fn has_more(&self, transmissions: u32) -> bool {
-        !self.reliable && (transmissions as usize) < TRANSMISSIONS
+    pub(super) fn has_more(&self, transmissions: u32) -> bool {
+        !self.reliable && (transmissions as usize) < self.offsets.len()
     }
 
     /// The first interval.
-    pub(super) const fn rto(&self) -> Duration {
+    pub(super) fn rto(&self) -> Duration {
         self.offsets[1]
     }
 
@@ -221,7 +228,7 @@ mod tests {
     };
 
     fn millis(schedule: &Schedule) -> Vec<u128> {
-        (1..=TRANSMISSIONS as u32).map(|n| schedule.next(n).as_millis()).collect()
+        (1..=schedule.offsets.len() as u32).map(|n| schedule.next(n).as_millis()).collect()
     }
 
     #[test]
@@ -237,7 +244,7 @@ mod tests {
     fn every_transmission_can_be_answered_after_one_second() {
         for round_trip in [None, Some(Duration::from_millis(1)), Some(Duration::from_secs(1))] {
             let schedule = Schedule::new(Conditions { round_trip, ..USUAL });
-            let last = schedule.next(TRANSMISSIONS as u32 - 1);
+            let last = schedule.next(schedule.offsets.len() as u32 - 1);
             assert!(schedule.give_up() - last >= Duration::from_secs(1), "{round_trip:?}");
         }
     }
@@ -247,7 +254,7 @@ mod tests {
         let at =
             |round_trip| Schedule::new(Conditions { round_trip: Some(Duration::from_millis(round_trip)), ..USUAL });
         assert_eq!(millis(&at(250)), [250, 500, 750, 1000, 1400, 1800, 2800]);
-        assert_eq!(millis(&at(1000)), [600, 1200, 1800, 2400, 3000, 3600, 5600]);
+        assert_eq!(millis(&at(1000)), [400, 800, 1200, 1600, 2000, 2400, 2800, 3200, 3600, 5600]);
     }
 
     #[test]

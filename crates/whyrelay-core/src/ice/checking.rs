@@ -24,6 +24,9 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(50);
 /// RFC 8445 §6.1.4.2 lets them wait for the whole schedule, one after the other.
 const THAW_AFTER: u32 = 2;
 
+/// Nominations of a pair that may go unanswered before it fails, in the shorter schedule.
+const NOMINATIONS: u32 = 3;
+
 /// What a request says, whoever sends it.
 pub(super) struct Request<'a> {
     pub(super) username: &'a str,
@@ -172,9 +175,20 @@ impl Agent {
         }
         let Some(transaction) = self.transactions.remove(id) else { return };
         let current = self.generation.checklist.get(transaction.pair).is_some_and(|pair| pair.transaction == Some(id));
-        if transaction.generation == self.generation.number && current {
-            self.fail_pair(now, transaction.pair, transaction.failure());
+        if transaction.generation != self.generation.number || !current {
+            return;
         }
+        if transaction.purpose == Purpose::Nomination && self.nominates_again(transaction.pair) {
+            return self.start_check(now, transaction.pair, Purpose::Nomination);
+        }
+        self.fail_pair(now, transaction.pair, transaction.failure());
+    }
+
+    /// The pair has proved itself, so bad luck is likelier than a dead path.
+    fn nominates_again(&mut self, id: PairId) -> bool {
+        let Some(pair) = self.generation.checklist.get_mut(id) else { return false };
+        pair.unanswered_nominations += 1;
+        !self.config.patient && pair.nominating.is_some() && pair.unanswered_nominations < NOMINATIONS
     }
 
     /// TCP connections that nobody reported about.

@@ -443,6 +443,7 @@ impl Agent {
             readiness,
             nominated: false,
             nominating: None,
+            unanswered_nominations: 0,
             nominated_by_peer: false,
             use_candidate_at: None,
             abandoned: false,

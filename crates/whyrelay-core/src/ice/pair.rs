@@ -42,6 +42,8 @@ pub(super) struct CandidatePair {
     pub(super) nominated: bool,
     /// Controlling: a check with USE-CANDIDATE is wanted or under way.
     pub(super) nominating: Option<NominateReason>,
+    /// Nominations of it that nobody answered.
+    pub(super) unanswered_nominations: u32,
     /// Controlled: the peer nominated it before our own check succeeded (RFC 8445 §7.3.1.5).
     pub(super) nominated_by_peer: bool,
     /// When the peer's last USE-CANDIDATE arrived.
