@@ -137,13 +137,20 @@ impl Agent {
 
     /// Everything that time brings, in the order in which it may matter to the next.
     fn advance(&mut self, now: Timestamp) {
-        for id in self.transactions.due(now) {
-            self.transaction_due(now, id);
+        loop {
+            for id in self.transactions.due(now) {
+                self.transaction_due(now, id);
+            }
+            self.connections_due(now);
+            self.consent_due(now);
+            self.evaluate_nomination(now);
+            self.send_checks(now);
+            // After a long sleep of the caller, what is cancelled here may be over already. Each round ends such
+            // requests and begins none that is due, so this comes to an end.
+            if self.transactions.next_at().is_none_or(|at| at > now) {
+                break;
+            }
         }
-        self.connections_due(now);
-        self.consent_due(now);
-        self.evaluate_nomination(now);
-        self.send_checks(now);
         self.update_state(now);
     }
 
