@@ -14,6 +14,7 @@ pub use outcome::{Path, SideOutcome};
 
 use super::evidence::Evidence;
 use crate::ice::candidate::CandidateType;
+use crate::trace::address::{AddressClass, same_subnet};
 use crate::trace::event::{Pair, Vantage};
 
 /// A session: what the evidence of both sides says together.
@@ -65,6 +66,22 @@ impl<'a> Session<'a> {
     /// The sides that were recorded.
     pub fn recorded(&self) -> impl Iterator<Item = Vantage> + '_ {
         [Vantage::A, Vantage::B].into_iter().filter(|&vantage| self.evidence.is_recorded(vantage))
+    }
+
+    /// Whether a side's checks on a direct pair could arrive at all: the address is public, or on a network that the
+    /// side is on, too. A peer's private address in another network answers nobody, and that is no fault.
+    pub fn could_arrive(&self, pair: &JoinedPair, from: Vantage) -> bool {
+        let Some(side) = pair.side(from).filter(|_| !pair.relayed) else { return false };
+        let (local, remote) = (side.pair.local.ip(), side.pair.remote.ip());
+        match AddressClass::of(remote) {
+            AddressClass::Public | AddressClass::CarrierGrade => AddressClass::of(local) != AddressClass::Loopback,
+            AddressClass::Loopback => AddressClass::of(local) == AddressClass::Loopback,
+            AddressClass::Private | AddressClass::LinkLocal => {
+                let own = self.evidence.side(from).local_candidates.iter().map(|candidate| candidate.base.ip());
+                own.chain([local]).any(|base| same_subnet(base, remote))
+            }
+            AddressClass::Unspecified | AddressClass::Multicast => false,
+        }
     }
 
     /// One end of a pair.

@@ -48,6 +48,14 @@ impl Vantage {
         }
     }
 
+    /// The letter, as it is written for a reader.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::B => "B",
+        }
+    }
+
     /// The sequence number of this side's first event.
     pub const fn first_seq(self) -> u64 {
         match self {
@@ -67,6 +75,17 @@ pub enum Transport {
     Tcp,
     /// TLS over TCP: [`Datagram::data`] is what stood inside.
     Tls,
+}
+
+impl Transport {
+    /// The usual spelling.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+        }
+    }
 }
 
 /// Inbound or outbound.

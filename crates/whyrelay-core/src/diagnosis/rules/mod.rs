@@ -3,6 +3,38 @@
 use super::finding::{Blame, Finding, MAX_CITED, NotMeasured, Severity};
 use super::session::{Path, Session};
 
+mod answers_lost;
+mod check_integrity_failed;
+mod checks_not_answered;
+mod checks_not_arriving;
+mod checks_refused;
+mod checks_unanswered;
+mod consent_lost;
+mod dtls_failed;
+mod endpoint_dependent_mapping;
+mod fingerprint_mismatch;
+mod no_reachable_candidates;
+mod no_relay_available;
+mod no_remote_candidates;
+mod no_usable_address;
+mod peer_message_refused;
+mod peer_never_came;
+mod peer_sees_other_port;
+mod peer_vanished;
+mod relay_address_private;
+mod relay_only_configured;
+mod relayed_checks_lost;
+mod send_refused_by_system;
+mod server_name_unresolved;
+mod signaling_failed;
+mod stun_server_silent;
+mod turn_allocation_refused;
+mod turn_credentials_missing;
+mod turn_credentials_rejected;
+mod turn_permission_refused;
+mod turn_server_unreachable;
+mod udp_blocked;
+
 /// A rule: what it looks for and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
@@ -61,7 +93,39 @@ impl Examination {
 }
 
 /// Every rule, causes before their effects: findings of the same severity come in this order.
-pub const RULES: &[Rule] = &[];
+pub const RULES: &[Rule] = &[
+    signaling_failed::RULE,
+    peer_message_refused::RULE,
+    peer_never_came::RULE,
+    no_remote_candidates::RULE,
+    relay_only_configured::RULE,
+    no_usable_address::RULE,
+    send_refused_by_system::RULE,
+    server_name_unresolved::RULE,
+    udp_blocked::RULE,
+    stun_server_silent::RULE,
+    endpoint_dependent_mapping::RULE,
+    peer_sees_other_port::RULE,
+    turn_credentials_missing::RULE,
+    turn_credentials_rejected::RULE,
+    turn_server_unreachable::RULE,
+    turn_allocation_refused::RULE,
+    turn_permission_refused::RULE,
+    relay_address_private::RULE,
+    fingerprint_mismatch::RULE,
+    peer_vanished::RULE,
+    check_integrity_failed::RULE,
+    checks_not_arriving::RULE,
+    checks_not_answered::RULE,
+    checks_refused::RULE,
+    answers_lost::RULE,
+    relayed_checks_lost::RULE,
+    checks_unanswered::RULE,
+    no_reachable_candidates::RULE,
+    consent_lost::RULE,
+    dtls_failed::RULE,
+    no_relay_available::RULE,
+];
 
 /// The rule of a code (`WR504`, upper or lower case) or of a name.
 pub fn find(code_or_name: &str) -> Option<&'static Rule> {
@@ -125,7 +189,8 @@ mod tests {
             assert!(rule.code.len() == 5 && rule.code.starts_with("WR"), "{}", rule.code);
             assert!(RULES[position + 1..].iter().all(|other| other.code != rule.code && other.name != rule.name));
             for code in rule.depends_on {
-                assert!(find(code).is_some_and(|other| other.code != rule.code), "{} depends on {code}", rule.code);
+                // What a rule depends on comes before it, so that no two can silence each other.
+                assert!(RULES[..position].iter().any(|other| other.code == *code), "{} depends on {code}", rule.code);
             }
             assert!(!rule.fixes.is_empty() && !rule.meaning.is_empty() && !rule.detection.is_empty());
         }

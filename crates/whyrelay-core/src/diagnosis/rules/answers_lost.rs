@@ -1,0 +1,42 @@
+//! answers get lost on the way back.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::diagnosis::session::{Break, Path};
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR503",
+    name: "answers-lost",
+    title: "answers get lost on the way back",
+    meaning: "Checks arrive and are answered, and the answers never come back: they leave by another interface or address, a stateless firewall drops them, or the mapping is gone.",
+    detection: "The receiver recorded the answers as sent, and they are absent from the sender's recording, joined by transaction id.",
+    fixes: &[
+        "On the answering side: see by which interface and source address the answers leave (ip route get).",
+        "Look for a stateless firewall that allows requests out and no answers in.",
+    ],
+    depends_on: &["WR101"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for from in [Vantage::A, Vantage::B].into_iter().filter(|_| session.path != Path::Direct) {
+        let broken = session.pairs.iter().filter(|pair| pair.from(from).broken == Some(Break::OnTheWayBack));
+        let chains: Vec<_> = broken.collect();
+        let Some(pair) = chains.first() else { continue };
+        let chain = pair.from(from);
+        let from_where = chain.seen.as_ref().and_then(|seen| seen.from.first().copied());
+        let to = from_where.map(|address| format!(" to {address}")).unwrap_or_default();
+        let (here, there) = (from.name(), from.other().name());
+        faults.push(Fault {
+            blame: if pair.relayed { Blame::Relay } else { Blame::Path },
+            severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
+            summary: format!("{there} answers the checks of {here}{to}, and no answer reaches {here}"),
+            evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
+            advice: vec![],
+        });
+    }
+    Examination::of(faults)
+}

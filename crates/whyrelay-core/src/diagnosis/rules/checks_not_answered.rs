@@ -1,0 +1,38 @@
+//! checks arrive and are not answered.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::diagnosis::session::{Break, Path};
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR502",
+    name: "checks-not-answered",
+    title: "checks arrive and are not answered",
+    meaning: "Checks reach the other side's socket and it does not answer them: it does not know the session, has another password, or is stuck.",
+    detection: "Checks that the receiver recorded as received have no answer in its own recording.",
+    fixes: &["Look at the receiver's own log and events around the cited ones."],
+    depends_on: &["WR507"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for from in [Vantage::A, Vantage::B].into_iter().filter(|_| session.path != Path::Direct) {
+        let broken = session.pairs.iter().filter(|pair| pair.from(from).broken == Some(Break::AtAnswering));
+        let chains: Vec<_> = broken.collect();
+        let Some(seen) = chains.iter().find_map(|pair| pair.from(from).seen.as_ref()) else { continue };
+        let (here, there) = (from.name(), from.other().name());
+        let (at, source) = (seen.at.first(), seen.from.first());
+        let place = at.zip(source).map(|(at, source)| format!(" at {at} from {source}")).unwrap_or_default();
+        faults.push(Fault {
+            blame: Blame::side(from.other()),
+            severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
+            summary: format!("Checks of {here} reach {there}{place}, and {there} does not answer them"),
+            evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
+            advice: vec![],
+        });
+    }
+    Examination::of(faults)
+}

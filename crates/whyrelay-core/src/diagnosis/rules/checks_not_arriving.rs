@@ -1,0 +1,52 @@
+//! checks get lost on the way.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::diagnosis::session::{Break, Path};
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR501",
+    name: "checks-not-arriving",
+    title: "checks get lost on the way",
+    meaning: "A side sends checks to an address of the other and they never arrive. The NAT or firewall in front of the receiver drops what it did not ask for, a firewall in front of the sender lets UDP out to servers only, or the address is not the receiver's any more.",
+    detection: "Checks that one side recorded as sent are absent from the other side's recording, joined by transaction id. Only pairs that could work are counted.",
+    fixes: &[
+        "If only one direction is lost: allow inbound UDP to that port on the receiver and its router.",
+        "If both are lost: allow outbound UDP to any port on both sides, not only to the servers.",
+        "Compare with a capture on the receiver's router to see on which side of it they vanish.",
+    ],
+    depends_on: &["WR801", "WR101", "WR201", "WR504", "WR302", "WR701", "WR703", "WR507"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    let mut lost = Vec::new();
+    let mut evidence = Vec::new();
+    for from in [Vantage::A, Vantage::B] {
+        let could = session.pairs.iter().filter(|pair| session.could_arrive(pair, from));
+        let chains: Vec<_> = could.filter(|pair| pair.from(from).broken == Some(Break::OnTheWay)).collect();
+        let Some(first) = chains.iter().find_map(|pair| pair.side(from)) else { continue };
+        let sent: u32 = chains.iter().filter_map(|pair| pair.from(from).sent).map(|sent| sent.transmissions).sum();
+        lost.push((from, first.pair.remote, sent));
+        evidence.extend(chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()));
+    }
+    let one = |from: Vantage, remote: std::net::SocketAddr, sent: u32| {
+        let times = if sent == 1 { "once".to_owned() } else { format!("{sent} times") };
+        format!("{} sent checks to {remote} {times} and none reached {}", from.name(), from.other().name())
+    };
+    let summary = match lost.as_slice() {
+        [] => return Examination::Clear,
+        [(from, remote, sent)] => one(*from, *remote, *sent),
+        [(from, remote, sent), (_, back, count), ..] => {
+            let other = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
+            format!("{}; nor did any that {} sent to {back} {other}", one(*from, *remote, *sent), from.other().name())
+        }
+    };
+    let severity = if session.path == Path::Failed { Severity::Error } else { Severity::Warning };
+    Examination::Found(vec![Fault { blame: Blame::Path, severity, summary, evidence, advice: vec![] }])
+}

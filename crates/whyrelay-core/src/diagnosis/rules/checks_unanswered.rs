@@ -1,0 +1,38 @@
+//! checks are not answered, and where they get lost was not measured.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::diagnosis::session::{Break, Path};
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR505",
+    name: "checks-unanswered",
+    title: "checks are not answered, and where they get lost was not measured",
+    meaning: "Checks of a side stay unanswered. Without the other side's recording it is not known whether they never arrived, were not answered, or the answers got lost.",
+    detection: "Checks on pairs that could work have no answer, and the other side's recording is missing or incomplete.",
+    fixes: &["Run whyrelay on the other side, too, or give whyrelay report both recordings."],
+    depends_on: &["WR801", "WR101", "WR201", "WR504", "WR302", "WR501", "WR502", "WR503"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for from in [Vantage::A, Vantage::B].into_iter().filter(|_| session.path != Path::Direct) {
+        let could = session.pairs.iter().filter(|pair| session.could_arrive(pair, from));
+        let chains: Vec<_> = could.filter(|pair| pair.from(from).broken == Some(Break::Somewhere)).collect();
+        let Some(side) = chains.iter().find_map(|pair| pair.side(from)) else { continue };
+        let heard = chains.iter().any(|pair| pair.from(from.other()).seen.as_ref().is_some_and(|seen| seen.checks > 0));
+        let (here, there) = (from.name(), from.other().name());
+        let back = if heard { format!(", although checks of {there} arrive") } else { String::new() };
+        faults.push(Fault {
+            blame: Blame::Path,
+            severity: Severity::Warning,
+            summary: format!("Checks of {here} to {} are not answered{back}", side.pair.remote),
+            evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
+            advice: vec![],
+        });
+    }
+    Examination::of(faults)
+}

@@ -1,0 +1,37 @@
+//! the path broke: consent expired.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::event::{IceState, IceStateReason};
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR506",
+    name: "consent-lost",
+    title: "the path broke: consent expired",
+    meaning: "The selected pair worked and then the peer's answers stopped for so long that sending on is not allowed (RFC 7675). The mapping in a NAT expired, an interface or route changed, or the peer is gone.",
+    detection: "No consent check was answered for 30 seconds, and the agent gave the pair up.",
+    fixes: &[
+        "Look at what changed on either side at that time: interface, route, VPN, sleep.",
+        "If it happens after idle time: send keep-alives more often than the NAT forgets (15 to 25 s).",
+    ],
+    depends_on: &["WR705"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let side = session.evidence.side(vantage);
+        let Some((seq, IceState::Failed, IceStateReason::ConsentExpired)) = side.ice_state() else { continue };
+        let pair = side.selected_pair().map(|(_, pair)| format!(" from {} to {}", pair.local, pair.remote));
+        faults.push(Fault {
+            blame: Blame::Path,
+            severity: Severity::Error,
+            summary: format!("{} lost consent on the path{}", vantage.name(), pair.unwrap_or_default()),
+            evidence: vec![seq],
+            advice: vec![],
+        });
+    }
+    Examination::of(faults)
+}

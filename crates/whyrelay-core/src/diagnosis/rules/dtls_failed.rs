@@ -1,0 +1,36 @@
+//! the DTLS handshake failed.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::event::DtlsState;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR602",
+    name: "dtls-handshake-failed",
+    title: "the DTLS handshake failed",
+    meaning: "A path was found and the DTLS handshake over it failed: large datagrams do not pass (certificates are bigger than checks), the versions do not match, or the peer stopped.",
+    detection: "The handshake ended with an error or ran into its time limit.",
+    fixes: &[
+        "Try --dtls 1.2 on both sides.",
+        "Try a lower MTU on the interface: if that helps, large datagrams get lost on the path.",
+    ],
+    depends_on: &["WR601", "WR705"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let side = session.evidence.side(vantage);
+        let Some((seq, DtlsState::Failed { detail })) = side.dtls.last() else { continue };
+        faults.push(Fault {
+            blame: Blame::Path,
+            severity: Severity::Error,
+            summary: format!("The DTLS handshake of {} failed: {detail}", vantage.name()),
+            evidence: vec![*seq],
+            advice: vec![],
+        });
+    }
+    Examination::of(faults)
+}

@@ -1,0 +1,48 @@
+//! no candidate of the peer arrived.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Side;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR703",
+    name: "no-remote-candidates",
+    title: "no candidate of the peer arrived",
+    meaning: "A side got the peer's description and no candidate, so it has nowhere to send checks to. Signaling lost them, or the peer gathered none.",
+    detection: "A side with the peer's description never saw a remote candidate. With both recordings: whether the other side had any to send.",
+    fixes: &[
+        "Look at what carries signaling: a proxy that cuts long polls or streams loses late messages.",
+        "See the other side's recording for why it gathered nothing.",
+    ],
+    depends_on: &["WR701", "WR702", "WR704"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    // A side without remote candidates may still be found by its peer's checks.
+    if session.path != Path::Failed {
+        return Examination::Clear;
+    }
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+        let description = side.descriptions.iter().find(|description| description.side == Side::Remote);
+        let Some(description) = description.filter(|_| side.remote_candidates.is_empty()) else { continue };
+        let (here, there) = (vantage.name(), vantage.other().name());
+        let had = other.local_candidates.len();
+        let (blame, what) = match (other.events > 0, had) {
+            (true, 0) => (Blame::side(vantage.other()), format!("{there} gathered none")),
+            (true, _) => (Blame::Signaling, format!("{there} had {had}, and signaling did not carry them")),
+            (false, _) => (Blame::Signaling, "whether there were any was not measured".to_owned()),
+        };
+        faults.push(Fault {
+            blame,
+            severity: Severity::Error,
+            summary: format!("No candidate of {there} reached {here}: {what}"),
+            evidence: other.local_candidates.iter().map(|local| local.seq).chain([description.seq]).collect(),
+            advice: vec![],
+        });
+    }
+    Examination::of(faults)
+}

@@ -1,0 +1,58 @@
+//! what the peer sent over signaling cannot be used.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::event::RefuseReason;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR704",
+    name: "peer-message-refused",
+    title: "what the peer sent over signaling cannot be used",
+    meaning: "A description or candidate of the peer is garbled or asks for something that this side cannot do.",
+    detection: "A message or candidate line was refused on arrival.",
+    fixes: &[
+        "Compare what left the other side with what arrived here: something in between may change it.",
+        "Update the older of the two programs.",
+    ],
+    depends_on: &[],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let side = session.evidence.side(vantage);
+        if let Some((seq, message, detail)) = side.refused_messages.first() {
+            faults.push(Fault {
+                blame: Blame::side(vantage.other()),
+                severity: Severity::Error,
+                summary: format!("{} cannot use the {message} of its peer: {detail}", vantage.name()),
+                evidence: side.refused_messages.iter().map(|(seq, ..)| *seq).chain([*seq]).collect(),
+                advice: vec![],
+            });
+        }
+        let malformed: Vec<_> = side
+            .refused_candidates
+            .iter()
+            .filter_map(|(seq, _, reason)| match reason {
+                RefuseReason::Malformed { detail } => Some((*seq, detail)),
+                _ => None,
+            })
+            .collect();
+        if let Some((_, detail)) = malformed.first() {
+            faults.push(Fault {
+                blame: Blame::side(vantage.other()),
+                severity: Severity::Warning,
+                summary: format!(
+                    "{} of the peer's candidates cannot be read by {}: {detail}",
+                    malformed.len(),
+                    vantage.name()
+                ),
+                evidence: malformed.iter().map(|(seq, _)| *seq).collect(),
+                advice: vec![],
+            });
+        }
+    }
+    Examination::of(faults)
+}

@@ -1,0 +1,40 @@
+//! the peer never came.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::event::{EndReason, Side, SignalingState};
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR702",
+    name: "peer-never-came",
+    title: "the peer never came",
+    meaning: "One side waited in the room and the other never sent its description: it was not started, is in another room, or reaches another server.",
+    detection: "The recording has no description of the peer although signaling worked.",
+    fixes: &[
+        "Start the other side with the same --signal and --room.",
+        "Compare the ids: each side must be the one that the other waits for.",
+    ],
+    depends_on: &["WR701", "WR704"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let side = session.evidence.side(vantage);
+        let met = side.descriptions.iter().any(|description| description.side == Side::Remote);
+        let connected = side.signaling.iter().find(|(_, _, state)| matches!(state, SignalingState::Connected { .. }));
+        let given_up = matches!(side.ended, Some((_, EndReason::Failed | EndReason::TimeLimit | EndReason::PeerLeft)));
+        let Some((seq, server, _)) = connected.filter(|_| !met && given_up) else { continue };
+        let (here, there) = (vantage.name(), vantage.other().name());
+        faults.push(Fault {
+            blame: Blame::side(vantage.other()),
+            severity: Severity::Error,
+            summary: format!("{there} never sent its description to {here}, which waited at {server}"),
+            evidence: vec![*seq],
+            advice: vec![],
+        });
+    }
+    Examination::of(faults)
+}

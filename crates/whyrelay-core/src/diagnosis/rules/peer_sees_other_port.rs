@@ -1,0 +1,57 @@
+//! the peer sees another address than was advertised.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use std::net::SocketAddr;
+
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR504",
+    name: "peer-sees-other-port",
+    title: "the peer sees another address than was advertised",
+    meaning: "Checks of a side arrive at the peer from an address that the side never advertised: its NAT gave the peer another mapping than the STUN server. The peer's own checks go to the advertised address and are dropped there, unless its NAT lets answers to the new address through.",
+    detection: "A check that the peer received comes from an address that is none of the sender's candidates, joined by transaction id; or the peer's answer says so.",
+    fixes: &[
+        "Turn on static-port outbound NAT or endpoint-independent mapping on the router of that side.",
+        "Forward a port to that host, or let it use PCP, NAT-PMP or UPnP.",
+    ],
+    depends_on: &["WR201", "WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let Some((seen, seq)) = unadvertised(session, vantage) else { continue };
+        let side = session.evidence.side(vantage);
+        let told = side.local_candidates.iter().filter_map(|local| local.candidate.address.ip());
+        let advertised = told.filter(|address| address.ip() == seen.ip()).map(|address| address.to_string()).next();
+        let (here, there) = (vantage.name(), vantage.other().name());
+        let summary = match advertised {
+            Some(advertised) => format!("{here} advertised {advertised}, and {there} saw its checks come from {seen}"),
+            None => format!("{there} saw the checks of {here} come from {seen}, which {here} never advertised"),
+        };
+        let (blame, severity) = (Blame::side(vantage), Severity::Warning);
+        faults.push(Fault { blame, severity, summary, evidence: vec![seq], advice: vec![] });
+    }
+    Examination::of(faults)
+}
+
+/// An address from which the peer saw checks of a side and that is none of its candidates.
+fn unadvertised(session: &Session<'_>, vantage: Vantage) -> Option<(SocketAddr, u64)> {
+    let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let direct = side
+        .sent
+        .iter()
+        .filter(|(_, check)| !side.is_relayed(check.pair.local) && !other.is_relayed(check.pair.remote));
+    let seen = direct.filter_map(|(id, check)| {
+        let by_peer = other.received.get(id).map(|received| (received.pair.remote, received.seq));
+        by_peer.or_else(|| Some((check.mapped()?, check.answer.as_ref()?.seq)))
+    });
+    let is_known = |address: SocketAddr| {
+        side.local_candidates.iter().any(|local| local.candidate.address.ip() == Some(address) || local.base == address)
+    };
+    seen.filter(|(address, _)| !is_known(*address)).min_by_key(|(_, seq)| *seq)
+}

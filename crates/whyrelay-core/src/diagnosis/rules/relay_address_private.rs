@@ -1,0 +1,45 @@
+//! the relayed address is private.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::address::AddressClass;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR404",
+    name: "relay-address-private",
+    title: "the relayed address is private",
+    meaning: "The TURN server is reached at a public address and hands out relayed addresses that are private: it stands behind a NAT and was not told its public address. Nobody outside can send to such an address.",
+    detection: "XOR-RELAYED-ADDRESS is private or carrier-grade while the server's own address is public.",
+    fixes: &["Tell the server its public address (coturn: external-ip=PUBLIC/PRIVATE)."],
+    depends_on: &[],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        for ((_, _, server), path) in &session.evidence.side(vantage).servers {
+            let Some(allocation) = &path.allocation else { continue };
+            let private = allocation.relayed.iter().find(|relayed| {
+                matches!(
+                    AddressClass::of(relayed.ip()),
+                    AddressClass::Private
+                        | AddressClass::CarrierGrade
+                        | AddressClass::LinkLocal
+                        | AddressClass::Unspecified
+                )
+            });
+            if let Some(relayed) = private.filter(|_| AddressClass::of(server.ip()) == AddressClass::Public) {
+                faults.push(Fault {
+                    blame: Blame::Relay,
+                    severity: Severity::Error,
+                    summary: format!("{server} relays at {relayed}, which nobody outside of its network can reach"),
+                    evidence: vec![allocation.seq],
+                    advice: vec![],
+                });
+            }
+        }
+    }
+    Examination::of(faults)
+}

@@ -1,0 +1,46 @@
+//! checks through the relay get lost.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::diagnosis::session::{Break, Path};
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR407",
+    name: "relayed-checks-lost",
+    title: "checks through the relay get lost",
+    meaning: "A side has a relayed address and the checks through it do not arrive: the port range of the relay is closed in its firewall, or the relay cannot reach the peer.",
+    detection: "Checks on relayed pairs were sent and never seen on the other side, and no relayed pair worked.",
+    fixes: &[
+        "Open the relay's port range (min-port to max-port) for UDP in its firewall.",
+        "Check that the relay itself can reach the peer's address.",
+    ],
+    depends_on: &["WR403", "WR404", "WR401"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path != Path::Failed {
+        return Examination::Clear;
+    }
+    let relayed: Vec<_> = session.pairs.iter().filter(|pair| pair.relayed).collect();
+    let chains = || relayed.iter().flat_map(|pair| [(Vantage::A, *pair), (Vantage::B, *pair)]);
+    if chains().any(|(from, pair)| pair.from(from).answer_seen.is_some_and(|count| count > 0)) {
+        return Examination::Clear;
+    }
+    let lost: Vec<_> = chains().filter(|(from, pair)| pair.from(*from).broken == Some(Break::OnTheWay)).collect();
+    let Some((from, pair)) = lost.first() else { return Examination::Clear };
+    let Some(side) = pair.side(*from) else { return Examination::Clear };
+    let (here, there) = (from.name(), from.other().name());
+    Examination::Found(vec![Fault {
+        blame: Blame::Relay,
+        severity: Severity::Error,
+        summary: format!(
+            "Checks of {here} from {} to {} through the relay never reach {there}",
+            side.pair.local, side.pair.remote
+        ),
+        evidence: lost.iter().flat_map(|(from, pair)| pair.from(*from).evidence.clone()).collect(),
+        advice: vec![],
+    }])
+}

@@ -1,0 +1,97 @@
+//! the system refuses to send.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use std::collections::BTreeMap;
+
+use crate::diagnosis::evidence::SideEvidence;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR101",
+    name: "send-refused-by-system",
+    title: "the system refuses to send",
+    meaning: "The kernel of a side did not send the datagrams at all. The error number says what stands in the way: EPERM a firewall rule on output, EINVAL a blackhole route or rule, EACCES a prohibit route or rule, ENETUNREACH no route, EMSGSIZE a datagram larger than the interface takes.",
+    detection: "sendmsg failed; the error number is recorded with the socket and the destination.",
+    fixes: &[
+        "Run ip route get with the address (and the mark, if one is set) on that side.",
+        "List ip rule and the output chains of nft list ruleset.",
+    ],
+    depends_on: &[],
+    examine,
+};
+
+// Error numbers of Linux, where they differ from other systems' the names in the event still say it.
+const EPERM: i32 = 1;
+const EACCES: i32 = 13;
+const EINVAL: i32 = 22;
+const EMSGSIZE: i32 = 90;
+const ENETUNREACH: i32 = 101;
+const EHOSTUNREACH: i32 = 113;
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let side = session.evidence.side(vantage);
+        let mut by_errno: BTreeMap<i32, Vec<_>> = BTreeMap::new();
+        for ((local, remote, errno), failure) in &side.send_failures {
+            by_errno.entry(*errno).or_default().push((*local, *remote, failure));
+        }
+        for (errno, failures) in by_errno {
+            let count: u32 = failures.iter().map(|(_, _, failure)| failure.count).sum();
+            let Some((local, remote, first)) = failures.iter().min_by_key(|(_, _, failure)| failure.seq) else {
+                continue;
+            };
+            let more = match failures.len() {
+                1 => String::new(),
+                others => format!(" and {} more", others - 1),
+            };
+            faults.push(Fault {
+                blame: Blame::side(vantage),
+                severity: severity(
+                    side,
+                    errno,
+                    &failures.iter().map(|(_, remote, _)| remote.is_ipv6()).collect::<Vec<_>>(),
+                ),
+                summary: format!(
+                    "The system of {} refused {count} sends from {local} to {remote}{more}: {} ({})",
+                    vantage.name(),
+                    first.detail,
+                    meaning(errno)
+                ),
+                evidence: failures.iter().map(|(_, _, failure)| failure.seq).collect(),
+                advice: vec![],
+            });
+        }
+    }
+    Examination::of(faults)
+}
+
+const fn meaning(errno: i32) -> &'static str {
+    match errno {
+        EPERM => "a firewall rule on output drops or rejects it",
+        EACCES => "a prohibit route or rule, or a broadcast address",
+        EINVAL => "a blackhole route or rule",
+        EMSGSIZE => "larger than the interface takes",
+        ENETUNREACH => "no route, or an unreachable route",
+        EHOSTUNREACH => "no route to the host, or nobody answers there on the link",
+        _ => "see errno(3)",
+    }
+}
+
+/// A missing route of one address family is common and harmless while the other family has one.
+fn severity(side: &SideEvidence, errno: i32, families: &[bool]) -> Severity {
+    let reached = |is_ipv6: bool| {
+        let by_check = side
+            .sent
+            .values()
+            .any(|check| check.pair.remote.is_ipv6() == is_ipv6 && check.refused < check.transmissions);
+        by_check || side.servers.iter().any(|((_, _, remote), path)| remote.is_ipv6() == is_ipv6 && path.has_answered())
+    };
+    let one_family = families.iter().all(|&is_ipv6| is_ipv6 == families[0]);
+    match errno {
+        ENETUNREACH | EHOSTUNREACH if one_family && reached(!families[0]) => Severity::Info,
+        EMSGSIZE => Severity::Warning,
+        _ => Severity::Error,
+    }
+}

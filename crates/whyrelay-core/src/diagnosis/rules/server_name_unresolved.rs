@@ -1,0 +1,53 @@
+//! the name of a STUN or TURN server is not resolved.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::event::ServerFailure;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR303",
+    name: "server-name-unresolved",
+    title: "the name of a STUN or TURN server is not resolved",
+    meaning: "A STUN or TURN server is given by name and the resolver of this side does not know it, so the server was never asked. VPNs and split DNS often give a service another resolver than the browser.",
+    detection: "The look-up failed, or ended without an address.",
+    fixes: &[
+        "Resolve the name on that machine, with the resolver that the service uses.",
+        "Name the server by its address to prove that only the name is at fault.",
+    ],
+    depends_on: &[],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let side = session.evidence.side(vantage);
+        let lookups =
+            side.names.iter().filter(|(_, _, addresses, _)| addresses.is_empty()).map(|(seq, name, _, error)| {
+                (*seq, name.clone(), error.clone().unwrap_or_else(|| "no address".to_owned()))
+            });
+        let requests = side.server_failures.iter().filter_map(|failed| match &failed.failure {
+            ServerFailure::Unresolved { detail } => Some((failed.seq, failed.server.clone(), detail.clone())),
+            _ => None,
+        });
+        // The look-up and the request that needed it tell of the same failure.
+        let found: Vec<_> = lookups.collect();
+        let found = if found.is_empty() { requests.collect() } else { found };
+        let mut names: Vec<String> = Vec::new();
+        for (seq, name, detail) in found {
+            if names.contains(&name) {
+                continue;
+            }
+            faults.push(Fault {
+                blame: Blame::side(vantage),
+                severity: Severity::Warning,
+                summary: format!("{} cannot resolve {name}: {detail}", vantage.name()),
+                evidence: vec![seq],
+                advice: vec![],
+            });
+            names.push(name);
+        }
+    }
+    Examination::of(faults)
+}

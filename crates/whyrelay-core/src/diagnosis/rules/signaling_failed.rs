@@ -1,0 +1,39 @@
+//! signaling failed.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::event::{Side, SignalingState};
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR701",
+    name: "signaling-failed",
+    title: "signaling failed",
+    meaning: "The signaling server could not be reached or refused this side. Without signaling the two sides cannot learn each other's candidates, so nothing else can work.",
+    detection: "The signaling connection was given up before the peer's description came.",
+    fixes: &[
+        "Open the server's /health address with curl from this machine.",
+        "Check the URL of --signal, the proxy and the firewall for the server's port.",
+    ],
+    depends_on: &[],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let side = session.evidence.side(vantage);
+        let met = side.descriptions.iter().any(|description| description.side == Side::Remote);
+        let Some((seq, server, SignalingState::Failed { detail })) = side.signaling.last().filter(|_| !met) else {
+            continue;
+        };
+        faults.push(Fault {
+            blame: Blame::Signaling,
+            severity: Severity::Error,
+            summary: format!("{} could not use the signaling server {server}: {detail}", vantage.name()),
+            evidence: vec![*seq],
+            advice: vec![],
+        });
+    }
+    Examination::of(faults)
+}

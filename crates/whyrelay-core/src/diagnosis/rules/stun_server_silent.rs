@@ -1,0 +1,56 @@
+//! a STUN or TURN server does not answer.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::diagnosis::evidence::ServerPath;
+use crate::trace::event::Transport;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR301",
+    name: "stun-server-silent",
+    title: "a STUN or TURN server does not answer",
+    meaning: "A server never answered over UDP. A side that reaches no STUN server does not learn the address that its NAT gives it, so the peer has nothing to send to from outside.",
+    detection: "At least three transmissions to the server from every socket, and no answer to any.",
+    fixes: &[
+        "Check that the server runs and that its UDP port is open.",
+        "Try the server from another network to see which end is at fault.",
+    ],
+    depends_on: &["WR302"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let (mut faults, mut asked_any) = (Vec::new(), false);
+    for vantage in session.recorded() {
+        let side = session.evidence.side(vantage);
+        let mut servers: BTreeMap<SocketAddr, Vec<&ServerPath>> = BTreeMap::new();
+        for ((transport, _, server), path) in &side.servers {
+            if *transport == Transport::Udp {
+                servers.entry(*server).or_default().push(path);
+            }
+        }
+        asked_any |= !servers.is_empty();
+        for (server, paths) in servers {
+            let transmissions: u32 = paths.iter().map(|path| path.transmissions()).sum();
+            if transmissions < 3 || paths.iter().any(|path| path.has_answered()) {
+                continue;
+            }
+            faults.push(Fault {
+                blame: Blame::Relay,
+                severity: Severity::Warning,
+                summary: format!("{} asked {server} {transmissions} times over UDP and got no answer", vantage.name()),
+                evidence: paths.iter().filter_map(|path| path.first_seq()).collect(),
+                advice: vec![],
+            });
+        }
+    }
+    if asked_any {
+        Examination::of(faults)
+    } else {
+        Examination::Inconclusive { missing: "no server was asked over UDP".to_owned() }
+    }
+}

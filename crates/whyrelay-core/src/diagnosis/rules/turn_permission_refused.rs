@@ -1,0 +1,42 @@
+//! the TURN server refuses a peer.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Path;
+use crate::diagnosis::session::Session;
+use crate::trace::address::AddressClass;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR403",
+    name: "turn-permission-refused",
+    title: "the TURN server refuses a peer",
+    meaning: "The TURN server gave an allocation and refuses permission for an address of the peer, so nothing can be relayed to it. Servers refuse loopback and private addresses by default; a public address that is refused is a policy of that server.",
+    detection: "An error response to CreatePermission or ChannelBind.",
+    fixes: &["If the peer is meant to be reached at that address: allow it on the server (coturn: allowed-peer-ip)."],
+    depends_on: &[],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        for ((_, _, server), path) in &session.evidence.side(vantage).servers {
+            let Some(allocation) = &path.allocation else { continue };
+            let refused = allocation.refused.iter().filter(|(peer, _)| !allocation.permissions.contains(*peer));
+            let refused: Vec<_> = refused.map(|(peer, (code, seq))| (*peer, *code, *seq)).collect();
+            let public = refused.iter().any(|(peer, ..)| AddressClass::of(*peer) == AddressClass::Public);
+            let Some((peer, code, _)) = refused.first() else { continue };
+            let more = if refused.len() > 1 { format!(" and {} more", refused.len() - 1) } else { String::new() };
+            // Refusing what only a neighbor could reach is what a good server does.
+            let harms = public || session.path == Path::Failed;
+            faults.push(Fault {
+                blame: Blame::Relay,
+                severity: if harms { Severity::Warning } else { Severity::Info },
+                summary: format!("{server} refuses {} to relay to {peer}{more} ({code})", vantage.name()),
+                evidence: refused.iter().map(|(_, _, seq)| *seq).collect(),
+                advice: vec![],
+            });
+        }
+    }
+    Examination::of(faults)
+}

@@ -1,0 +1,50 @@
+//! the TURN server cannot be reached.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::event::ServerFailure;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR402",
+    name: "turn-server-unreachable",
+    title: "the TURN server cannot be reached",
+    meaning: "Allocate requests to a TURN server were never answered, or the connection to it could not be made, so this side has no relayed candidate of it.",
+    detection: "Every transmission of Allocate stayed unanswered, or connecting over TCP or TLS failed.",
+    fixes: &[
+        "Check that the server runs and that the port of its URL is open.",
+        "For turns: use the name in the certificate, not the address, and give the server its full chain.",
+    ],
+    depends_on: &["WR302", "WR303"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let side = session.evidence.side(vantage);
+        let mut servers: Vec<&str> = Vec::new();
+        for failed in &side.server_failures {
+            let why = match &failed.failure {
+                ServerFailure::Timeout { transmissions, .. } if failed.method == "Allocate" => {
+                    format!("no answer to {transmissions} requests")
+                }
+                ServerFailure::ConnectionFailed { detail } => detail.clone(),
+                ServerFailure::BadResponse { detail } => format!("its answer makes no sense: {detail}"),
+                _ => continue,
+            };
+            if servers.contains(&failed.server.as_str()) {
+                continue;
+            }
+            servers.push(&failed.server);
+            faults.push(Fault {
+                blame: Blame::Relay,
+                severity: Severity::Warning,
+                summary: format!("{} cannot use {}: {why}", vantage.name(), failed.server),
+                evidence: vec![failed.seq],
+                advice: vec![],
+            });
+        }
+    }
+    Examination::of(faults)
+}

@@ -1,0 +1,55 @@
+//! UDP is blocked.
+
+use super::{Examination, Fault, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::event::Transport;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR302",
+    name: "udp-blocked",
+    title: "UDP is blocked",
+    meaning: "Nothing that a side sends over UDP is answered, while TCP works: its network lets no UDP out. No direct path is possible, and only a relay over TCP or TLS works.",
+    detection: "Every STUN and TURN server that was asked over UDP stayed silent, and one that was asked over TCP or TLS answered.",
+    fixes: &[
+        "Allow outbound UDP for this host, at least to the peers' ports.",
+        "Offer a turns: server on port 443 as long as UDP stays blocked.",
+    ],
+    depends_on: &[],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let (mut faults, mut unproven) = (Vec::new(), false);
+    for vantage in session.recorded() {
+        let side = session.evidence.side(vantage);
+        let udp: Vec<_> = side.servers.iter().filter(|((transport, ..), _)| *transport == Transport::Udp).collect();
+        let asked = udp.iter().any(|(_, path)| path.transmissions() >= 3);
+        let heard = udp.iter().any(|(_, path)| path.has_answered())
+            || !side.received.is_empty() && side.received.values().any(|check| !side.is_relayed(check.pair.local));
+        if !asked || heard {
+            continue;
+        }
+        let stream =
+            side.servers.iter().find(|((transport, ..), path)| *transport != Transport::Udp && path.has_answered());
+        let Some(((transport, _, server), path)) = stream else {
+            unproven = true;
+            continue;
+        };
+        faults.push(Fault {
+            blame: Blame::side(vantage),
+            severity: Severity::Warning,
+            summary: format!(
+                "{} gets no answer over UDP from any server, and {server} answers over {}",
+                vantage.name(),
+                transport.name()
+            ),
+            evidence: udp.iter().filter_map(|(_, path)| path.first_seq()).chain(path.first_seq()).collect(),
+            advice: vec![],
+        });
+    }
+    match (faults.is_empty(), unproven) {
+        (true, true) => Examination::Inconclusive { missing: "no server was asked over TCP or TLS".to_owned() },
+        _ => Examination::of(faults),
+    }
+}

@@ -1,0 +1,345 @@
+//! Each rule fires on what it is about, and stays quiet where its cause is explained or absent.
+
+use whyrelay_core::ice::candidate::CandidateType;
+use whyrelay_core::report::{Expected, Report};
+use whyrelay_core::trace::event::{
+    DtlsState, EndReason, EventKind, IceState, IceStateReason, InterfaceUse, RefuseReason, ServerFailure,
+    SessionOptions, Side, SignalingState, Transport, Vantage,
+};
+use whyrelay_core::wire::attribute::AttributeType;
+use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
+
+use whyrelay_core::trace::event::Direction;
+
+use crate::builder::{Check, Fate, Session, address};
+use crate::report::{
+    A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats, direct, failed, finish_relayed, relayed,
+};
+
+/// Codes with severity other than info, and blames, in order.
+fn findings(session: &Session) -> Vec<String> {
+    let report = Report::from_events(&session.events);
+    let harmful = report.findings.iter().filter(|finding| finding.severity.name() != "info");
+    harmful.map(|finding| format!("{} {}", finding.code, finding.blame.name())).collect()
+}
+
+fn summary(session: &Session, code: &str) -> String {
+    let report = Report::from_events(&session.events);
+    let finding = report.findings.iter().find(|finding| finding.code == code);
+    finding.map_or_else(|| format!("no {code}"), |finding| finding.summary.clone())
+}
+
+fn server_failed(session: &mut Session, method: &str, server: &str, failure: ServerFailure) {
+    let kind = EventKind::ServerFailed { server: server.into(), local: None, method: method.into(), failure };
+    session.push(Vantage::A, kind);
+}
+
+/// A failed session without relay always says that there was none; what comes before it is the cause.
+const NO_RELAY: &str = "WR802 both sides";
+
+#[test]
+fn a_healthy_direct_session_has_neither_errors_nor_warnings() {
+    assert_eq!(findings(&direct()), Vec::<String>::new());
+    let report = Report::from_events(&direct().events);
+    assert_eq!(report.findings, []);
+    assert_eq!(report.expected, Expected::Direct);
+}
+
+#[test]
+fn what_did_no_harm_to_a_direct_session_is_only_information() {
+    let mut session = behind_nats();
+    session.stun(Vantage::A, A, "192.0.2.11:3478", None);
+    server_failed(&mut session, "Allocate", "turn:192.0.2.10", ServerFailure::NoCredentials);
+    for event in direct().events.iter().skip(session.events.len()) {
+        session.push(event.vantage, event.kind.clone());
+    }
+    session.check(Check { nominate: true, ..a_checks(Fate::Answered) });
+    session.select(Vantage::A, A, B_MAPPED);
+    session.select(Vantage::B, B, A_MAPPED);
+    assert_eq!(findings(&session), Vec::<String>::new());
+    let codes: Vec<_> = Report::from_events(&session.events).findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, ["WR301", "WR406"]);
+}
+
+#[test]
+fn a_chain_that_breaks_says_where_and_on_which_side() {
+    for (a, b, expected) in [
+        (Fate::LostOnTheWay, Fate::LostOnTheWay, "WR501 the path"),
+        (Fate::Ignored, Fate::Ignored, "WR502 B"),
+        (Fate::AnswerLost, Fate::AnswerLost, "WR503 the path"),
+        (Fate::Error(400), Fate::Error(400), "WR509 B"),
+        (Fate::SendRefused(1), Fate::LostOnTheWay, "WR101 A"),
+    ] {
+        let found = findings(&failed(a, b));
+        assert_eq!(found.first().map(String::as_str), Some(expected), "{a:?} {b:?}: {found:?}");
+        assert_eq!(found.last().map(String::as_str), Some(NO_RELAY), "{a:?} {b:?}: {found:?}");
+    }
+}
+
+#[test]
+fn without_the_other_recording_the_place_is_not_claimed() {
+    let mut session = failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+    session.events = session.of(Vantage::A);
+    assert_eq!(findings(&session), ["WR505 the path", NO_RELAY]);
+    assert_eq!(summary(&session, "WR505"), format!("Checks of A to {B_MAPPED} are not answered"));
+    let report = Report::from_events(&session.events);
+    let chain = &report.pairs[0].a_to_b;
+    assert_eq!((chain.seen.as_ref(), chain.answered, chain.answer_seen), (None, None, Some(0)));
+    assert!(report.not_measured.iter().any(|missing| missing.what.starts_with("what B saw")));
+}
+
+#[test]
+fn a_mapping_that_depends_on_the_destination_is_the_root_cause() {
+    let mut session = relayed();
+    session.stun(Vantage::A, A, "192.0.2.11:3478", Some("203.0.113.1:61234"));
+    finish_relayed(&mut session);
+    assert_eq!(findings(&session), ["WR201 A"]);
+    assert_eq!(
+        summary(&session, "WR201"),
+        format!("The NAT of A maps {A} to {A_MAPPED} towards {STUN} and to 203.0.113.1:61234 towards 192.0.2.11:3478")
+    );
+    assert_eq!(Report::from_events(&session.events).expected, Expected::Unknown);
+
+    let mut session = relayed();
+    session.stun(Vantage::A, A, "192.0.2.11:3478", Some("203.0.113.1:61234"));
+    session.stun(Vantage::B, B, "192.0.2.11:3478", Some("198.51.100.2:61235"));
+    finish_relayed(&mut session);
+    assert_eq!(findings(&session), ["WR201 A", "WR201 B"]);
+    assert_eq!(Report::from_events(&session.events).expected, Expected::Relayed);
+}
+
+#[test]
+fn the_same_mapping_everywhere_is_clear_and_one_server_is_inconclusive() {
+    let mut session = relayed();
+    finish_relayed(&mut session);
+    let not_measured = |session: &Session| {
+        let report = Report::from_events(&session.events);
+        report.not_measured.iter().any(|missing| missing.what == "the NAT gives each destination another address")
+    };
+    assert!(not_measured(&session));
+    session.stun(Vantage::A, A, "192.0.2.11:3478", Some(A_MAPPED));
+    assert!(!not_measured(&session));
+    assert_eq!(findings(&session), ["WR501 the path"]);
+}
+
+#[test]
+fn the_peer_sees_a_port_that_was_never_advertised() {
+    let mut session = relayed();
+    session.check(Check { seen_from: "203.0.113.1:62014", ..a_checks(Fate::AnswerLost) });
+    finish_relayed(&mut session);
+    assert_eq!(findings(&session).first().map(String::as_str), Some("WR504 A"));
+    assert_eq!(
+        summary(&session, "WR504"),
+        format!("A advertised {A_MAPPED}, and B saw its checks come from 203.0.113.1:62014")
+    );
+}
+
+#[test]
+fn udp_is_blocked_when_only_streams_are_answered() {
+    let mut session = Session::new();
+    session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, None);
+    session.stun(Vantage::A, A, STUN, None);
+    session.check(Check { transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
+    let silent = findings(&session);
+    assert!(silent.contains(&"WR301 the relay".to_owned()), "{silent:?}");
+
+    let id = session.id();
+    let request = MessageBuilder::new(Class::Request, Method::ALLOCATE, id).build();
+    let answer = MessageBuilder::new(Class::Success, Method::ALLOCATE, id)
+        .xor_address(AttributeType::XOR_RELAYED_ADDRESS, address(RELAYED))
+        .build();
+    for (direction, bytes) in [(Direction::Out, request), (Direction::In, answer)] {
+        let datagram = whyrelay_core::trace::event::Datagram {
+            direction,
+            transport: Transport::Tls,
+            local: address(A),
+            remote: address("192.0.2.10:443"),
+            interface: None,
+            length: 20,
+            data: bytes,
+            integrity: None,
+        };
+        session.push(Vantage::A, EventKind::Datagram(datagram));
+    }
+    let blocked = findings(&session);
+    assert_eq!(blocked.first().map(String::as_str), Some("WR302 A"), "{blocked:?}");
+    assert!(!blocked.iter().any(|finding| finding.starts_with("WR301") || finding.starts_with("WR501")), "{blocked:?}");
+}
+
+#[test]
+fn the_first_401_is_normal_and_the_second_is_not() {
+    let mut session = relayed();
+    finish_relayed(&mut session);
+    assert!(!findings(&session).iter().any(|finding| finding.starts_with("WR401")));
+
+    let mut session = failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+    let refused = ServerFailure::ErrorResponse { code: 401, reason: "Unauthorized".into(), expected: false };
+    server_failed(&mut session, "Allocate", "turn:relay.example:3478", refused);
+    assert_eq!(findings(&session), ["WR401 A", "WR501 the path"]);
+}
+
+#[test]
+fn what_the_turn_client_tells_becomes_a_finding() {
+    let timeout = ServerFailure::Timeout { transmissions: 7, took_us: 9_000_000 };
+    let unresolved = ServerFailure::Unresolved { detail: "no such name".into() };
+    for (failure, code) in [
+        (timeout, "WR402 the relay"),
+        (ServerFailure::ConnectionFailed { detail: "connection refused".into() }, "WR402 the relay"),
+        (ServerFailure::NoCredentials, "WR406 A"),
+        (unresolved, "WR303 A"),
+    ] {
+        let mut session = failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+        server_failed(&mut session, "Allocate", "turn:relay.example:3478", failure);
+        assert!(findings(&session).contains(&code.to_owned()), "{code}: {:?}", findings(&session));
+    }
+}
+
+#[test]
+fn a_relay_that_refuses_or_hides_is_named() {
+    for (code, expected) in [(403, "WR403 the relay"), (486, "WR405 the relay")] {
+        let mut session = behind_nats();
+        let method = if code == 403 { Method::CREATE_PERMISSION } else { Method::ALLOCATE };
+        if code == 403 {
+            session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, "198.51.100.9:1");
+        }
+        let id = session.id();
+        let request = MessageBuilder::new(Class::Request, method, id)
+            .xor_address(AttributeType::XOR_PEER_ADDRESS, address(B_MAPPED))
+            .text(AttributeType::USERNAME, "1700:alice")
+            .build();
+        session.datagram(Vantage::A, Direction::Out, A, STUN, &request, None);
+        let answer = MessageBuilder::new(Class::Error, method, id).error(code, "no").build();
+        session.datagram(Vantage::A, Direction::In, A, STUN, &answer, None);
+        session.fail(Vantage::A);
+        assert!(findings(&session).contains(&expected.to_owned()), "{code}: {:?}", findings(&session));
+    }
+    let mut session = behind_nats();
+    session.allocate(Vantage::A, A, STUN, "10.9.9.9:60000", A_MAPPED, B_MAPPED);
+    session.fail(Vantage::A);
+    assert!(findings(&session).contains(&"WR404 the relay".to_owned()));
+}
+
+#[test]
+fn relay_only_explains_a_relayed_session() {
+    let mut session = Session::with_options(SessionOptions { relay_only: true, ..SessionOptions::default() });
+    session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, B_MAPPED);
+    session.candidate(Vantage::A, CandidateType::Relayed, RELAYED, RELAYED, None);
+    finish_relayed(&mut session);
+    let report = Report::from_events(&session.events);
+    assert_eq!(findings(&session), ["WR801 both sides"]);
+    assert_eq!(report.expected, Expected::Relayed);
+    assert!(
+        report.reason.ends_with("--relay-only was asked for on both sides, so no direct path was tried."),
+        "{}",
+        report.reason
+    );
+}
+
+#[test]
+fn signaling_faults_come_before_everything_else() {
+    let mut session = Session::new();
+    session.events.retain(|event| !matches!(&event.kind, EventKind::Description { side: Side::Remote, .. }));
+    let state = SignalingState::Failed { detail: "connection refused".into() };
+    session.push(Vantage::A, EventKind::Signaling { server: "http://192.0.2.1:8080".into(), state });
+    session.end(Vantage::A, EndReason::Failed);
+    assert_eq!(findings(&session), ["WR701 signaling"]);
+
+    let mut session = Session::new();
+    session.events.retain(|event| !matches!(&event.kind, EventKind::Description { side: Side::Remote, .. }));
+    let state = SignalingState::Connected { by: "websocket".into() };
+    session.push(Vantage::B, EventKind::Signaling { server: "http://192.0.2.1:8080".into(), state });
+    session.end(Vantage::B, EndReason::TimeLimit);
+    assert_eq!(findings(&session), ["WR702 A"]);
+
+    let mut session = Session::new();
+    session.local_candidate(Vantage::B, CandidateType::Host, B, B, None);
+    session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert_eq!(findings(&session), ["WR703 signaling"]);
+    assert_eq!(summary(&session, "WR703"), "No candidate of B reached A: B had 1, and signaling did not carry them");
+
+    let mut session = failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+    session.push(Vantage::A, EventKind::SignalRefused { message: "offer".into(), detail: "no ice-ufrag".into() });
+    let reason = RefuseReason::Malformed { detail: "the line ends".into() };
+    session.push(Vantage::A, EventKind::RemoteCandidateRefused { line: "candidate:".into(), reason });
+    assert_eq!(findings(&session)[0], "WR704 B");
+}
+
+#[test]
+fn a_host_without_addresses_is_the_cause() {
+    let mut session = Session::new();
+    let interface = |name: &str, used| EventKind::Interface { name: name.into(), index: 1, addresses: vec![], used };
+    session.push(Vantage::A, interface("eth0", InterfaceUse::Excluded));
+    session.push(Vantage::A, EventKind::EndOfCandidates { side: Side::Local });
+    session.fail(Vantage::A);
+    assert!(findings(&session).contains(&"WR102 A".to_owned()), "{:?}", findings(&session));
+    assert_eq!(summary(&session, "WR102"), "A has no candidate at all: the options exclude eth0");
+}
+
+#[test]
+fn a_path_that_breaks_later_is_failed_with_its_reason() {
+    let connected = || {
+        let mut session = behind_nats();
+        session.check(Check { nominate: true, ..a_checks(Fate::Answered) });
+        session.check(b_checks(Fate::Answered));
+        session.select(Vantage::A, A, B_MAPPED);
+        session.select(Vantage::B, B, A_MAPPED);
+        session
+    };
+    let mut session = connected();
+    let (from, to, reason) = (IceState::Disconnected, IceState::Failed, IceStateReason::ConsentExpired);
+    session.push(Vantage::A, EventKind::IceStateChanged { from, to, reason });
+    session.end(Vantage::A, EndReason::Failed);
+    assert_eq!(findings(&session), ["WR506 the path"]);
+    let report = Report::from_events(&session.events);
+    assert!(report.reason.starts_with("A and B were connected, then the connection broke"), "{}", report.reason);
+
+    session.end(Vantage::B, EndReason::PeerLeft);
+    let found = Report::from_events(&session.events);
+    assert_eq!(found.path, report.path);
+
+    let mut session = connected();
+    session.push(Vantage::A, EventKind::Dtls { state: DtlsState::FingerprintMismatch { found: "sha-256 00".into() } });
+    session.end(Vantage::A, EndReason::Error);
+    assert_eq!(findings(&session), ["WR601 signaling"]);
+
+    let mut session = connected();
+    session.push(Vantage::B, EventKind::Dtls { state: DtlsState::Failed { detail: "timed out".into() } });
+    session.end(Vantage::B, EndReason::Failed);
+    assert_eq!(findings(&session), ["WR602 the path"]);
+
+    let mut session = connected();
+    session.events.retain(|event| event.vantage == Vantage::A);
+    session.end(Vantage::A, EndReason::PeerLeft);
+    assert_eq!(findings(&session), Vec::<String>::new(), "it was direct until the peer left");
+}
+
+#[test]
+fn private_addresses_in_other_networks_are_no_fault_of_the_path() {
+    let mut session = Session::new();
+    session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    session.candidate(Vantage::B, CandidateType::Host, B, B, None);
+    session.check(Check { remote: B, transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
+    session.check(Check { remote: A, transmissions: 7, ..b_checks(Fate::LostOnTheWay) });
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert_eq!(findings(&session), ["WR508 both sides", NO_RELAY]);
+}
+
+#[test]
+fn a_relay_that_carries_nothing_is_named() {
+    let mut session = relayed();
+    let (id, local) = (session.id(), A);
+    let check = MessageBuilder::new(Class::Request, Method::BINDING, id)
+        .text(AttributeType::USERNAME, "bbbb:aaaa")
+        .u32(AttributeType::PRIORITY, 1)
+        .build();
+    let inside =
+        whyrelay_core::wire::turn::ChannelData::encode(whyrelay_core::wire::turn::ChannelNumber::FIRST, &check);
+    session.datagram(Vantage::A, Direction::Out, local, STUN, &inside, None);
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert_eq!(findings(&session), ["WR501 the path", "WR407 the relay"]);
+}
