@@ -19,6 +19,9 @@ use whyrelay_core::trace::event::{DtlsState, EventKind};
 mod certificate;
 mod dcep;
 mod dtls;
+pub mod measure;
+#[cfg(test)]
+mod measure_tests;
 mod sctp;
 #[cfg(test)]
 mod tests;
