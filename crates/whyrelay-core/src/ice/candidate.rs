@@ -223,7 +223,11 @@ impl FromStr for Candidate {
         if line.len() > MAX_LINE {
             return Err(BadCandidate::TooLong(line.len()));
         }
-        let line = line.trim();
+        let line = line.trim_matches(|c: char| c.is_ascii_whitespace());
+        // RFC 8839 §5.1 has visible characters only. Others would reach a terminal, and are no separators.
+        if let Some(control) = line.chars().find(|c| c.is_control() && !c.is_ascii_whitespace()) {
+            return Err(invalid("text", &control.to_string()));
+        }
         let line = line.strip_prefix("a=").unwrap_or(line);
         let line = line.strip_prefix("candidate:").unwrap_or(line);
         let mut words = line.split_ascii_whitespace();
@@ -326,6 +330,8 @@ mod tests {
             ("candidate:1 1 udp 1 nonsense 1 typ host", r#"the address of the candidate is "nonsense""#),
             ("candidate:1 1 udp 1 10.0.0.1 70000 typ host", r#"the port of the candidate is "70000""#),
             ("candidate:1 1 udp 1 10.0.0.1 1 type host", r#"the type of the candidate is "type""#),
+            ("candidate:1 1 udp 1 10.0.0.1 1 typ host x \u{1b}[2J", r#"the text of the candidate is "\u{1b}""#),
+            ("candidate:1 1 udp 1 10.0.0.1 1 typ host x y\u{b}", r#"the text of the candidate is "\u{b}""#),
         ] {
             assert_eq!(line.parse::<Candidate>().unwrap_err().to_string(), message);
         }
