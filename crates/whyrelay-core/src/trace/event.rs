@@ -270,9 +270,9 @@ pub enum RefuseReason {
     Unusable,
 }
 
-/// Why a pair failed.
+/// Why a pair failed. Its tag is not `why`, because it stands inside [`StateReason`], whose tag that is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "why")]
+#[serde(rename_all = "kebab-case", tag = "failure")]
 pub enum FailReason {
     /// Every transmission of its check stayed unanswered.
     Timeout {
