@@ -168,10 +168,12 @@ fn read_line(line: &[u8]) -> Result<Line, RecordingError> {
     if line.len() > MAX_LINE {
         return Ok(Line::Unreadable);
     }
+    let refuse_if_newer = |event: &Event| match &event.kind {
+        EventKind::RecordingStarted { version, program, .. } => refuse_newer(u64::from(*version), program),
+        _ => Ok(()),
+    };
     if let Ok(event) = serde_json::from_slice::<Event>(line) {
-        if let EventKind::RecordingStarted { version, program, .. } = &event.kind {
-            refuse_newer(u64::from(*version), program)?;
-        }
+        refuse_if_newer(&event)?;
         return Ok(Line::Event(Box::new(event)));
     }
     /// What every version's events have.
@@ -196,6 +198,7 @@ fn read_line(line: &[u8]) -> Result<Line, RecordingError> {
     const START: &[u8] = b"{\"seq\":";
     let second = line.windows(START.len()).skip(1).position(|window| window == START);
     let resumed = second.and_then(|at| serde_json::from_slice::<Event>(&line[at + 1..]).ok());
+    resumed.as_ref().map_or(Ok(()), refuse_if_newer)?;
     Ok(resumed.map_or(Line::Unreadable, |event| Line::Resumed(Box::new(event))))
 }
 
