@@ -217,8 +217,16 @@ impl Agent {
         let index = match self.generation.find_remote(candidate.transport, address) {
             Some(index) if self.generation.remotes[index].candidate.kind == CandidateType::PeerReflexive => {
                 // RFC 8838 §11.4: a check was faster than signaling; type and priority are now known.
+                if let Some(carrier) = &mut self.carrier
+                    && carrier.generation == self.generation.number
+                    && carrier.pair.pair.transport.counterpart() == candidate.transport
+                    && carrier.pair.pair.remote == address
+                {
+                    carrier.pair.remote = candidate.clone();
+                }
                 self.generation.remotes[index].candidate = candidate;
                 self.recompute_priorities();
+                self.conclude();
                 index
             }
             Some(_) => return self.refuse_remote(&candidate, RefuseReason::Redundant),
@@ -273,6 +281,8 @@ impl Agent {
         if self.generation.local_done && self.generation.remote_done {
             self.generation.done_at = Some(now);
         }
+        // A selected pair that could have turned out to be relayed no longer can.
+        self.conclude();
         self.report_unpairable();
     }
 

@@ -28,12 +28,24 @@ const LONGEST_DIRECT_WAIT: Duration = Duration::from_secs(2);
 const RENOMINATION_AFTER: Duration = Duration::from_secs(3);
 
 impl Agent {
-    /// Whether a pair of this kind could still replace what is selected: only a direct one a relayed one.
+    /// Whether a pair of this kind could still replace what is selected, or what may turn out to be selected: only a
+    /// direct one a relayed one.
     pub(super) fn may_improve(&self, direct: bool) -> bool {
         match self.selected_here() {
             None => true,
-            Some(_) => direct && !self.selected_is_direct() && !self.config.relay_only,
+            Some(_) => {
+                let improvable = !self.selected_is_direct() || self.selected_may_be_relayed();
+                direct && improvable && !self.config.relay_only
+            }
         }
+    }
+
+    /// The peer's address was learned from its check, and while its candidates are still coming, one of them may tell
+    /// that it is a relayed one.
+    fn selected_may_be_relayed(&self) -> bool {
+        let pair = self.selected_here().and_then(|id| self.generation.checklist.get(id));
+        let remote = pair.map(|pair| self.generation.remotes[pair.remote].candidate.kind);
+        remote == Some(CandidateType::PeerReflexive) && !self.generation.remote_done
     }
 
     /// The selected pair, if it is of this generation.
@@ -70,7 +82,8 @@ impl Agent {
         let (direct, _) = rank;
         if self.selected_here().is_some() {
             // A direct pair that succeeded late replaces a relayed one; between equals nothing is changed.
-            return self.may_improve(direct).then_some((best, NominateReason::Replacement, Timestamp::default()));
+            let improves = direct && !self.selected_is_direct() && !self.config.relay_only;
+            return improves.then_some((best, NominateReason::Replacement, Timestamp::default()));
         }
         if self.generation.had_selected {
             return Some((best, NominateReason::Replacement, Timestamp::default()));
@@ -160,7 +173,7 @@ impl Agent {
     }
 
     /// Ends the checks that the selection makes useless (RFC 8445 §8.1.2).
-    fn conclude(&mut self) {
+    pub(super) fn conclude(&mut self) {
         let selected = self.selected_here();
         let open = self.generation.checklist.iter().filter(|(id, pair)| {
             Some(*id) != selected && pair.is_open() && !self.may_improve(self.generation.is_direct(pair))
