@@ -2,9 +2,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use whyrelay_core::ice::candidate::Candidate;
+use whyrelay_core::ice::candidate::{Candidate, MAX_LINE};
 
 fuzz_target!(|line: &str| match line.parse::<Candidate>() {
-    Ok(candidate) => assert_eq!(candidate.to_string().parse::<Candidate>(), Ok(candidate)),
+    Ok(candidate) => {
+        let written = candidate.to_string();
+        // The prefix and `tcptype`, where they were left out, can make it longer than is read.
+        assert!(written.len() > MAX_LINE || written.parse::<Candidate>() == Ok(candidate));
+    }
     Err(error) => assert!(error.to_string().len() < 2048),
 });

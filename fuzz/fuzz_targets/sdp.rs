@@ -10,7 +10,6 @@ fuzz_target!(|text: &str| {
             let written = description.to_string();
             let again = SessionDescription::parse(kind, &written).expect("what we write we read");
             assert_eq!(again.to_string(), written);
-            assert!(!format!("{description:?}").contains(description.password.expose()));
         }
     }
 });
