@@ -1,1 +1,9 @@
-//! The NAT laboratory: one scenario file, two worlds (virtual time, Linux namespaces). It starts with the lab issue.
+//! The NAT laboratory: one network between two peers, in virtual time.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`world`] | hosts, NATs, links and servers in virtual time: two peers running the core's own machines |
+//!
+//! Nothing here sleeps or looks at a clock: the same setup and seed give the same events, byte for byte.
+
+pub mod world;

@@ -1,0 +1,176 @@
+//! The server's host: the core's STUN and TURN server, with its sockets in the simulated network.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use whyrelay_core::engine::turn_server::{
+    Client, ClientTransport, Credentials, Family, Input, ListenerId, Output, PeerPolicy, RelayId, StreamId, TurnConfig,
+    TurnServer,
+};
+use whyrelay_core::random::Random;
+use whyrelay_core::time::Timestamp;
+use whyrelay_core::wire::framing::{Deframer, Framing};
+
+use super::network::{HostId, Packet};
+
+/// The port of STUN and TURN, over UDP and TCP.
+pub(super) const PORT: u16 = 3478;
+/// The one user of the simulated server.
+pub(super) const USERNAME: &str = "lab";
+/// Its password: the simulated server guards nothing.
+pub(super) const PASSWORD: &str = "lab-password";
+
+/// The first relayed port (RFC 8656 §7.2 recommends 49152 and up).
+const FIRST_RELAY_PORT: u16 = 49_152;
+
+/// What the server wants done.
+#[derive(Debug)]
+pub(super) enum Action {
+    Send(Packet),
+    SendOnStream(u64, Vec<u8>),
+    Wake(Timestamp),
+}
+
+pub(super) struct Server {
+    pub(super) host: HostId,
+    addresses: Vec<IpAddr>,
+    turn: TurnServer,
+    relays: BTreeMap<RelayId, SocketAddr>,
+    by_address: BTreeMap<SocketAddr, RelayId>,
+    next_port: u16,
+    streams: BTreeMap<u64, (SocketAddr, Deframer)>,
+}
+
+impl Server {
+    pub(super) fn new(host: HostId, addresses: Vec<IpAddr>, random: Random) -> Self {
+        // The simulated Internet is made of documentation addresses, which the policy rightly refuses.
+        let allowed = ["203.0.113.0/24", "198.51.100.0/24", "2001:db8::/32"];
+        let policy = PeerPolicy {
+            allowed: allowed.iter().filter_map(|prefix| prefix.parse().ok()).collect(),
+            own_addresses: addresses.clone(),
+            own_endpoints: addresses.iter().map(|address| SocketAddr::new(*address, PORT)).collect(),
+            ..PeerPolicy::default()
+        };
+        let config = TurnConfig {
+            realm: "lab".to_owned(),
+            credentials: Credentials::none().with_user(USERNAME, PASSWORD),
+            policy,
+            ..TurnConfig::default()
+        };
+        Self {
+            host,
+            addresses,
+            turn: TurnServer::new(config, random),
+            relays: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            next_port: FIRST_RELAY_PORT,
+            streams: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn receive(&mut self, now: Timestamp, packet: &Packet) -> Vec<Action> {
+        let local = packet.destination;
+        if let Some(relay) = self.by_address.get(&local).copied() {
+            self.turn.handle_input(now, Input::FromPeer { relay, peer: packet.source, bytes: &packet.bytes });
+        } else if local.port() == PORT {
+            // One listener for each address, so that an answer leaves from where the request went.
+            let listener = self.addresses.iter().position(|address| *address == local.ip()).unwrap_or_default();
+            let transport = ClientTransport::Udp(ListenerId(listener as u16));
+            let client = Client { transport, source: packet.source };
+            self.turn.handle_input(now, Input::FromClient { client, bytes: &packet.bytes });
+        }
+        self.drain(now)
+    }
+
+    /// Takes a connection the first time that it says something.
+    pub(super) fn accept_once(&mut self, stream: u64, source: SocketAddr) {
+        self.streams.entry(stream).or_insert_with(|| (source, Deframer::new(Framing::Stun)));
+    }
+
+    pub(super) fn receive_on_stream(&mut self, now: Timestamp, stream: u64, bytes: &[u8]) -> Vec<Action> {
+        let Some((source, deframer)) = self.streams.get_mut(&stream) else { return Vec::new() };
+        let client = Client { transport: ClientTransport::Stream(StreamId(stream)), source: *source };
+        deframer.push(bytes);
+        let mut messages = Vec::new();
+        while let Ok(Some(message)) = deframer.next_message() {
+            messages.push(message.to_vec());
+        }
+        let mut actions = Vec::new();
+        for message in messages {
+            self.turn.handle_input(now, Input::FromClient { client, bytes: &message });
+            actions.extend(self.drain(now));
+        }
+        actions
+    }
+
+    pub(super) fn stream_closed(&mut self, now: Timestamp, stream: u64) -> Vec<Action> {
+        let Some((source, _)) = self.streams.remove(&stream) else { return Vec::new() };
+        let client = Client { transport: ClientTransport::Stream(StreamId(stream)), source };
+        self.turn.handle_input(now, Input::StreamClosed { client });
+        self.drain(now)
+    }
+
+    pub(super) fn wake(&mut self, now: Timestamp) -> Vec<Action> {
+        self.turn.handle_input(now, Input::Timeout);
+        self.drain(now)
+    }
+
+    /// Datagrams from clients that were relayed, wherever to.
+    pub(super) fn relayed(&self) -> u64 {
+        self.turn.counters().datagrams_to_peers
+    }
+
+    pub(super) fn allocations(&self) -> usize {
+        self.turn.allocations()
+    }
+
+    fn drain(&mut self, now: Timestamp) -> Vec<Action> {
+        let mut actions = Vec::new();
+        loop {
+            match self.turn.poll_output() {
+                Output::SendToClient { client, bytes } => match client.transport {
+                    ClientTransport::Stream(StreamId(stream)) => actions.push(Action::SendOnStream(stream, bytes)),
+                    ClientTransport::Udp(ListenerId(listener)) => {
+                        let local = self.addresses.get(usize::from(listener)).copied();
+                        let Some(local) = local else { continue };
+                        let source = SocketAddr::new(local, PORT);
+                        actions.push(Action::Send(Packet::new(source, client.source, bytes)));
+                    }
+                },
+                Output::OpenRelay { relay, family, .. } => {
+                    let wanted = |address: &&IpAddr| address.is_ipv4() == (family == Family::Ipv4);
+                    match self.addresses.iter().find(wanted) {
+                        Some(address) => {
+                            let address = SocketAddr::new(*address, self.next_port);
+                            self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_RELAY_PORT);
+                            self.relays.insert(relay, address);
+                            self.by_address.insert(address, relay);
+                            self.turn.handle_input(now, Input::RelayOpened { relay, address });
+                        }
+                        None => self.turn.handle_input(now, Input::RelayFailed { relay }),
+                    }
+                }
+                Output::SendFromRelay { relay, peer, bytes, .. } => {
+                    if let Some(source) = self.relays.get(&relay) {
+                        actions.push(Action::Send(Packet::new(*source, peer, bytes)));
+                    }
+                }
+                Output::CloseRelay { relay } => {
+                    if let Some(address) = self.relays.remove(&relay) {
+                        self.by_address.remove(&address);
+                    }
+                }
+                Output::Timeout(deadline) => {
+                    actions.extend(deadline.map(Action::Wake));
+                    return actions;
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("relays", &self.relays).finish_non_exhaustive()
+    }
+}
