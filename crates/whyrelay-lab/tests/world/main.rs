@@ -1,6 +1,5 @@
 //! Two of our peers in virtual time: which pairs of networks connect, how, how fast, and whether the account of it that
 //! is folded from the wire is the agents' own.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod checking;
 mod conditions;
