@@ -52,6 +52,8 @@ pub struct StunTurnConfig {
     pub credential_lifetime: Duration,
     /// Which peers may be reached. The server adds this host's addresses and its own listeners to it.
     pub policy: PeerPolicy,
+    /// Whether clients may bind channel numbers that only RFC 5766 allowed (0x5000 to 0x7FFF).
+    pub rfc5766_channels: bool,
     /// Bounds on allocations.
     pub limits: Limits,
     /// Bounds on connections.
@@ -81,6 +83,7 @@ impl Default for StunTurnConfig {
             secret: None,
             credential_lifetime: Duration::from_secs(12 * 3600),
             policy: PeerPolicy::default(),
+            rfc5766_channels: false,
             limits: Limits::default(),
             streams: StreamLimits::default(),
         }
@@ -144,6 +147,7 @@ impl StunTurnServer {
                 IpAddr::V6(ip) => Some(*ip),
                 IpAddr::V4(_) => None,
             })?,
+            rfc5766_channels: config.rfc5766_channels,
             limits: config.limits,
             ..TurnConfig::default()
         };

@@ -233,3 +233,19 @@ async fn few_ports_are_all_used_and_then_it_is_508() -> Result<()> {
     assert!(late.allocate().await.is_err_and(|error| error.to_string() == "Allocate: 508"));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_even_port_is_even() -> Result<()> {
+    let server = Server::start()?;
+    for _ in 0..10 {
+        let mut client = TurnClient::udp(server.address, "alice", "wonderland").await?;
+        let request = client
+            .start(Method::ALLOCATE)
+            .attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+            .attribute(AttributeType::EVEN_PORT, &[0]);
+        let received = client.request(request).await?;
+        let relayed = received.message().xor_address(AttributeType::XOR_RELAYED_ADDRESS).context("no address")?;
+        assert_eq!(relayed.port() % 2, 0);
+    }
+    Ok(())
+}

@@ -11,7 +11,7 @@ use super::RelayId;
 use crate::time::Timestamp;
 use crate::wire::integrity::Key;
 use crate::wire::stun::TransactionId;
-use crate::wire::turn::{ChannelNumber, family};
+use crate::wire::turn::family;
 
 /// How long a permission lives (RFC 8656 §9).
 pub(super) const PERMISSION_LIFETIME: Duration = Duration::from_secs(300);
@@ -90,7 +90,7 @@ struct Permission {
 }
 
 struct Channel {
-    number: ChannelNumber,
+    number: u16,
     peer: SocketAddr,
     expires: Timestamp,
 }
@@ -154,13 +154,7 @@ impl Allocation {
     }
 
     /// Binds or refreshes a channel (RFC 8656 §12.2).
-    pub(super) fn bind(
-        &mut self,
-        now: Timestamp,
-        number: ChannelNumber,
-        peer: SocketAddr,
-        limit: usize,
-    ) -> Result<(), NotBound> {
+    pub(super) fn bind(&mut self, now: Timestamp, number: u16, peer: SocketAddr, limit: usize) -> Result<(), NotBound> {
         let expires = now + CHANNEL_LIFETIME;
         self.channels.retain(|channel| channel.expires > now);
         for channel in &mut self.channels {
@@ -181,12 +175,12 @@ impl Allocation {
         Ok(())
     }
 
-    pub(super) fn channel_to(&self, now: Timestamp, peer: SocketAddr) -> Option<ChannelNumber> {
+    pub(super) fn channel_to(&self, now: Timestamp, peer: SocketAddr) -> Option<u16> {
         let channel = self.channels.iter().find(|channel| channel.peer == peer && channel.expires > now)?;
         Some(channel.number)
     }
 
-    pub(super) fn peer_of(&self, now: Timestamp, number: ChannelNumber) -> Option<SocketAddr> {
+    pub(super) fn peer_of(&self, now: Timestamp, number: u16) -> Option<SocketAddr> {
         let channel = self.channels.iter().find(|channel| channel.number == number && channel.expires > now)?;
         Some(channel.peer)
     }
@@ -242,7 +236,7 @@ mod tests {
     #[test]
     fn a_channel_has_one_peer_and_a_peer_one_channel_for_ten_minutes() {
         let mut allocation = allocation();
-        let [one, two] = [0x4000, 0x4001].map(|number| ChannelNumber::new(number).unwrap());
+        let [one, two] = [0x4000, 0x4001];
         assert_eq!(allocation.bind(NOW, one, peer(1), 2), Ok(()));
         assert_eq!(allocation.bind(NOW, one, peer(2), 2), Err(NotBound::Taken));
         assert_eq!(allocation.bind(NOW, two, peer(1), 2), Err(NotBound::Taken));

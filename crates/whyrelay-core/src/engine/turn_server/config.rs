@@ -28,6 +28,9 @@ pub struct TurnConfig {
     pub alternate_server: Option<SocketAddr>,
     /// Ends an allocation when the credentials it was made with expire. Otherwise it may be refreshed further.
     pub strict_expiry: bool,
+    /// Whether channel numbers 0x5000 to 0x7FFF are accepted as well: RFC 5766 allowed them, and some clients of its
+    /// time choose them (coturn's `turnutils_uclient` up to 4.6 at least). RFC 8656 §12 reserves them.
+    pub rfc5766_channels: bool,
     /// Bounds.
     pub limits: Limits,
 }
@@ -45,6 +48,7 @@ impl Default for TurnConfig {
             dont_fragment: true,
             alternate_server: None,
             strict_expiry: false,
+            rfc5766_channels: false,
             limits: Limits::default(),
         }
     }

@@ -12,7 +12,7 @@
 //!   allocation; such datagrams are handed over inside and never touch a socket. So no other port of the server is
 //!   opened by it, and it works behind a 1:1 NAT that does not hairpin and on a private network.
 //!
-//! Not offered: TCP relaying (RFC 6062; REQUESTED-TRANSPORT TCP gets 442), port pairs (EVEN-PORT and
+//! Not offered: TCP relaying (RFC 6062; REQUESTED-TRANSPORT TCP gets 442), port pairs (EVEN-PORT with the R bit and
 //! RESERVATION-TOKEN get 508), mobility, ICMP errors as indications.
 
 mod allocation;
@@ -136,6 +136,8 @@ pub enum Output {
         family: Family,
         /// For whom: a host with several addresses opens it on the one that the client came to.
         client: Client,
+        /// Whether the port must be an even number (RFC 8656 §7.2, EVEN-PORT).
+        even_port: bool,
     },
     /// Send a datagram from a relayed address.
     SendFromRelay {
@@ -246,6 +248,9 @@ impl TurnServer {
         }
         match Protocol::of(bytes) {
             Protocol::TurnChannel => self.channel_data(now, client, bytes),
+            _ if self.config.rfc5766_channels && matches!(bytes, [0x50..=0x7F, ..]) => {
+                self.channel_data(now, client, bytes);
+            }
             Protocol::Stun => match Message::decode(bytes) {
                 Ok(message) if message.is_sound() => self.message(now, client, &message),
                 _ => self.counters.noise += 1,

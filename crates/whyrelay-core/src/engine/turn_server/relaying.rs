@@ -8,7 +8,7 @@ use crate::engine::stun_server::unknown_attributes;
 use crate::time::Timestamp;
 use crate::wire::attribute::AttributeType;
 use crate::wire::stun::{Class, Message, MessageBuilder, Method};
-use crate::wire::turn::{ChannelData, ChannelNumber};
+use crate::wire::turn::ChannelData;
 
 impl TurnServer {
     /// A Send indication (RFC 8656 §11.2). Whatever is wrong with it, there is no answer.
@@ -31,8 +31,7 @@ impl TurnServer {
     /// ChannelData from a client (RFC 8656 §12.6).
     pub(super) fn channel_data(&mut self, now: Timestamp, client: Client, bytes: &[u8]) {
         let message = ChannelData::decode(bytes);
-        let peer = message
-            .and_then(|message| self.allocations.get(&client)?.peer_of(now, ChannelNumber::new(message.number)?));
+        let peer = message.and_then(|message| self.allocations.get(&client)?.peer_of(now, message.number));
         match (message, peer) {
             (Some(message), Some(peer)) => self.send_to_peer(now, client, peer, message.data, false),
             _ => self.counters.datagrams_dropped += 1,
@@ -76,8 +75,13 @@ impl TurnServer {
             return;
         };
         let bytes = match (channel, client.transport) {
-            (Some(channel), ClientTransport::Udp(_)) => ChannelData::encode(channel, data),
-            (Some(channel), ClientTransport::Stream(_)) => ChannelData::encode_padded(channel, data),
+            (Some(channel), ClientTransport::Udp(_)) => encode(channel, data),
+            (Some(channel), ClientTransport::Stream(_)) => {
+                // RFC 8656 §12.5: padded on streams.
+                let mut bytes = encode(channel, data);
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+                bytes
+            }
             (None, _) => MessageBuilder::new(Class::Indication, Method::DATA, self.random.transaction_id())
                 .xor_address(AttributeType::XOR_PEER_ADDRESS, peer)
                 .attribute(AttributeType::DATA, data)
@@ -87,6 +91,15 @@ impl TurnServer {
         self.counters.bytes_to_clients += data.len() as u64;
         self.send(client, bytes);
     }
+}
+
+/// ChannelData (RFC 8656 §12.4), also on the numbers of RFC 5766, which `ChannelNumber` refuses.
+fn encode(channel: u16, data: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4 + data.len().next_multiple_of(4));
+    bytes.extend_from_slice(&channel.to_be_bytes());
+    bytes.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    bytes.extend_from_slice(data);
+    bytes
 }
 
 /// What fits a Data indication whose length field has 16 bits, beside an IPv6 peer address.

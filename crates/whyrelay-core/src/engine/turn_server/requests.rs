@@ -139,6 +139,7 @@ impl TurnServer {
             _ => return Err(BAD_REQUEST),
         }
         let families = self.requested_families(message)?;
+        let even_port = even_port(message)?.is_some();
         let lifetime = requested_lifetime(message)?;
         if let Some(server) = self.config.alternate_server {
             // RFC 8489 §10: an alternate of the family that the client used.
@@ -164,7 +165,7 @@ impl TurnServer {
             self.next_relay += 1;
             allocation.relays.push(Relay { id, family, address: None, expires });
             self.relays.insert(id, client);
-            self.outputs.push_back(Output::OpenRelay { relay: id, family, client });
+            self.outputs.push_back(Output::OpenRelay { relay: id, family, client, even_port });
         }
         self.allocations.insert(client, allocation);
         self.settle(&client);
@@ -175,10 +176,12 @@ impl TurnServer {
     fn requested_families(&self, message: &Message<'_>) -> Result<Vec<Family>, Rejection> {
         let requested = message.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY);
         let additional = message.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY);
+        let pair = even_port(message)? == Some(EvenPort::AndTheNext);
         let even_port = message.has(AttributeType::EVEN_PORT);
         let token = message.has(AttributeType::RESERVATION_TOKEN);
         if (requested.is_some() && additional.is_some())
             || (token && (even_port || requested.is_some() || additional.is_some()))
+            || (pair && additional.is_some())
         {
             return Err(BAD_REQUEST);
         }
@@ -186,7 +189,7 @@ impl TurnServer {
         if additional.is_some_and(|attribute| Family::read(attribute.value) != Some(Family::Ipv6)) {
             return Err(BAD_REQUEST);
         }
-        if token || even_port {
+        if token || pair {
             return Err(Rejection::new(508, "No Port Pairs"));
         }
         let first = match requested {
@@ -341,7 +344,7 @@ impl TurnServer {
     /// ChannelBind (RFC 8656 §12.2). Of several peers the first counts.
     fn channel_bind(&mut self, now: Timestamp, client: Client, message: &Message<'_>, reply: &Reply) -> Answer {
         let number = message.attribute(AttributeType::CHANNEL_NUMBER);
-        let number = number.and_then(|attribute| ChannelNumber::read(attribute.value)).ok_or(BAD_REQUEST)?;
+        let number = number.and_then(|attribute| self.channel_number(attribute.value)).ok_or(BAD_REQUEST)?;
         let peer = message.xor_address(AttributeType::XOR_PEER_ADDRESS).ok_or(BAD_REQUEST)?;
         self.check_peer(&client, peer)?;
         let limits = &self.config.limits;
@@ -355,6 +358,14 @@ impl TurnServer {
         })?;
         allocation.permit(now, peer.ip(), limits.permissions);
         Ok(Some(reply.success()))
+    }
+
+    /// Reads CHANNEL-NUMBER (RFC 8656 §18.1), if it is in the range that clients may bind.
+    fn channel_number(&self, value: &[u8]) -> Option<u16> {
+        let last = if self.config.rfc5766_channels { 0x7FFF } else { ChannelNumber::LAST.number() };
+        let [high, low, _, _] = *value else { return None };
+        let number = u16::from_be_bytes([high, low]);
+        (ChannelNumber::FIRST.number()..=last).contains(&number).then_some(number)
     }
 
     /// Whether a client may have a permission or a channel for this peer.
@@ -412,6 +423,24 @@ fn success(allocation: &Allocation, client: &Client, now: Timestamp, reply: &Rep
         // RFC 8656 §18.12: the family, a reserved byte, then as in ERROR-CODE.
         Some(family) => message.attribute(AttributeType::ADDRESS_ERROR_CODE, &[family.byte(), 0, 5, 8]),
         None => message,
+    }
+}
+
+/// What EVEN-PORT asks for (RFC 8656 §18.7).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EvenPort {
+    /// An even port.
+    Alone,
+    /// An even port, and the next one kept for another allocation.
+    AndTheNext,
+}
+
+fn even_port(message: &Message<'_>) -> Result<Option<EvenPort>, Rejection> {
+    match message.attribute(AttributeType::EVEN_PORT).map(|attribute| attribute.value) {
+        None => Ok(None),
+        Some([bits]) if bits & 0x80 == 0 => Ok(Some(EvenPort::Alone)),
+        Some([_]) => Ok(Some(EvenPort::AndTheNext)),
+        Some(_) => Err(BAD_REQUEST),
     }
 }
 

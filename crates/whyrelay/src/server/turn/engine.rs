@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tracing::debug;
@@ -18,7 +17,7 @@ use whyrelay_core::time::Timestamp;
 use super::Metrics;
 use super::relay::{Places, RelaySocket};
 use super::stream::Outbox;
-use super::udp::GroupedSender;
+use super::udp::{GroupedSender, Origin};
 use crate::io::clock::Clock;
 
 /// Shared by all tasks of a server.
@@ -116,7 +115,7 @@ impl Engine {
                 Output::SendToClient { client, bytes } => match client.transport {
                     ClientTransport::Udp(ListenerId(listener)) => {
                         if let Some(socket) = self.listeners.get(usize::from(listener)) {
-                            sender.send(SockRef::from(socket), u64::from(listener), client.source, bytes);
+                            sender.send(Origin::Listener(socket), client.source, bytes);
                         }
                     }
                     ClientTransport::Stream(stream) => {
@@ -126,15 +125,19 @@ impl Engine {
                 },
                 Output::SendFromRelay { relay, peer, bytes, dont_fragment } => {
                     let socket = self.relays.read().unwrap_or_else(PoisonError::into_inner).get(&relay).cloned();
-                    if let Some(socket) = socket {
-                        sender.flush();
-                        if socket.send(peer, &bytes, dont_fragment).is_err() {
-                            self.unsent_datagrams.fetch_add(1, Ordering::Relaxed);
+                    match socket {
+                        Some(socket) if dont_fragment => {
+                            sender.flush();
+                            let sent = socket.send(true, |socket| socket.send_to(&bytes, &peer.into()));
+                            let lost = !matches!(sent, Ok(Ok(_)));
+                            self.unsent_datagrams.fetch_add(u64::from(lost), Ordering::Relaxed);
                         }
+                        Some(socket) => sender.send(Origin::Relay(socket), peer, bytes),
+                        None => {}
                     }
                 }
-                Output::OpenRelay { relay, family, client } => {
-                    opened.push((relay, self.open_relay(relay, family, client)))
+                Output::OpenRelay { relay, family, client, even_port } => {
+                    opened.push((relay, self.open_relay(relay, family, client, even_port)))
                 }
                 Output::CloseRelay { relay } => {
                     // Dropping the last reference closes the socket; its task ends by the abort.
@@ -150,7 +153,13 @@ impl Engine {
         opened
     }
 
-    fn open_relay(self: &Arc<Self>, relay: RelayId, family: Family, client: Client) -> Option<SocketAddr> {
+    fn open_relay(
+        self: &Arc<Self>,
+        relay: RelayId,
+        family: Family,
+        client: Client,
+        even_port: bool,
+    ) -> Option<SocketAddr> {
         let reached = match client.transport {
             ClientTransport::Udp(ListenerId(listener)) => {
                 self.listeners.get(usize::from(listener)).and_then(|socket| socket.local_addr().ok())
@@ -158,7 +167,7 @@ impl Engine {
             ClientTransport::Stream(stream) => lock(&self.streams).get(&stream).map(|(_, local)| *local),
         };
         let start = lock(&self.random).u64();
-        match self.places.open(family, reached.map(|address| address.ip()), start) {
+        match self.places.open(family, reached.map(|address| address.ip()), even_port, start) {
             Ok(socket) => {
                 let address = socket.local();
                 let socket = Arc::new(socket);

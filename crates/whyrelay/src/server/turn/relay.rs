@@ -28,13 +28,22 @@ const MOST_TRIES: u64 = 1000;
 impl Places {
     /// Opens a socket of a family on a port that starts at a random place of the range, for a client that came to
     /// `reached`.
-    pub(super) fn open(&self, family: Family, reached: Option<IpAddr>, start: u64) -> io::Result<RelaySocket> {
+    pub(super) fn open(
+        &self,
+        family: Family,
+        reached: Option<IpAddr>,
+        even_port: bool,
+        start: u64,
+    ) -> io::Result<RelaySocket> {
         let ip = self.address(family, reached).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let (first, last) = self.ports;
         let count = u64::from(last - first) + 1;
         let mut refusal = io::Error::from(io::ErrorKind::AddrInUse);
         for step in 0..count.min(MOST_TRIES) {
             let port = first + ((start.wrapping_add(step)) % count) as u16;
+            if even_port && port % 2 == 1 {
+                continue;
+            }
             match RelaySocket::open(SocketAddr::new(ip, port)) {
                 Ok(socket) => return Ok(socket),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => refusal = error,
@@ -109,15 +118,15 @@ impl RelaySocket {
         }
     }
 
-    /// Sends a datagram, or says at once why not.
-    pub(super) fn send(&self, peer: SocketAddr, bytes: &[u8], dont_fragment: bool) -> io::Result<()> {
+    /// Has something sent, with or without DF.
+    pub(super) fn send<T>(&self, dont_fragment: bool, send: impl FnOnce(&SockRef<'_>) -> T) -> io::Result<T> {
         // DF is an option of the socket: held while sending, so that another sender does not change it.
         let mut set = self.dont_fragment.lock().unwrap_or_else(PoisonError::into_inner);
         if *set != dont_fragment {
             fragmentation::set(self.socket.as_raw_fd(), self.local.is_ipv4(), dont_fragment)?;
             *set = dont_fragment;
         }
-        SockRef::from(&self.socket).send_to(bytes, &peer.into()).map(drop)
+        Ok(send(&SockRef::from(&self.socket)))
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::net::UdpSocket;
 use whyrelay_core::engine::turn_server::{Client, ClientTransport, Input, ListenerId};
 
 use super::engine::Engine;
+use super::relay::RelaySocket;
 
 /// How many datagrams are read before the engine sees them. More would delay the first.
 const BATCH: usize = 32;
@@ -98,9 +99,14 @@ pub(super) struct GroupedSender<'a> {
     run: Option<Run<'a>>,
 }
 
+/// The socket that a datagram leaves from.
+pub(super) enum Origin<'a> {
+    Listener(&'a UdpSocket),
+    Relay(Arc<RelaySocket>),
+}
+
 struct Run<'a> {
-    socket: SockRef<'a>,
-    number: u64,
+    origin: Origin<'a>,
     destination: SocketAddr,
     size: usize,
     bytes: Vec<u8>,
@@ -112,8 +118,8 @@ impl<'a> GroupedSender<'a> {
         Self { unsent, run: None }
     }
 
-    /// Takes a datagram; it leaves at the latest with [`Self::flush`]. Sockets of one sender have distinct numbers.
-    pub(super) fn send(&mut self, socket: SockRef<'a>, number: u64, destination: SocketAddr, bytes: Vec<u8>) {
+    /// Takes a datagram; it leaves at the latest with [`Self::flush`].
+    pub(super) fn send(&mut self, origin: Origin<'a>, destination: SocketAddr, bytes: Vec<u8>) {
         if let Some(run) = &mut self.run {
             // Only the last segment may be shorter, and none may be empty.
             let whole = run.bytes.len() == run.size * run.datagrams;
@@ -121,7 +127,7 @@ impl<'a> GroupedSender<'a> {
                 && run.bytes.len() + bytes.len() <= MAX_GROUP
                 && run.datagrams < MAX_SEGMENTS
                 && !bytes.is_empty();
-            if run.number == number && run.destination == destination && whole && fits {
+            if whole && fits && run.destination == destination && run.origin.socket_is(&origin) {
                 run.bytes.extend_from_slice(&bytes);
                 run.datagrams += 1;
                 return;
@@ -129,33 +135,51 @@ impl<'a> GroupedSender<'a> {
         }
         self.flush();
         let size = bytes.len();
-        self.run = Some(Run { socket, number, destination, size, bytes, datagrams: 1 });
+        self.run = Some(Run { origin, destination, size, bytes, datagrams: 1 });
     }
 
     /// Sends what was taken.
     pub(super) fn flush(&mut self) {
         let Some(run) = self.run.take() else { return };
-        let lost = match run.datagrams {
-            1 => u64::from(run.socket.send_to(&run.bytes, &run.destination.into()).is_err()),
-            _ if run.send_segmented().is_ok() => 0,
-            // A device without segmentation, or a datagram over its MTU: one by one.
-            _ => {
-                let sends = run.bytes.chunks(run.size).map(|bytes| run.socket.send_to(bytes, &run.destination.into()));
-                sends.filter(Result::is_err).count() as u64
-            }
+        let lost = match &run.origin {
+            Origin::Listener(socket) => run.leave(&SockRef::from(*socket)),
+            Origin::Relay(relay) => relay.send(false, |socket| run.leave(socket)).unwrap_or(run.datagrams),
         };
         if lost > 0 {
-            self.unsent.fetch_add(lost, Ordering::Relaxed);
+            self.unsent.fetch_add(lost as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Origin<'_> {
+    fn socket_is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Listener(one), Self::Listener(other)) => std::ptr::eq(*one, *other),
+            (Self::Relay(one), Self::Relay(other)) => Arc::ptr_eq(one, other),
+            _ => false,
         }
     }
 }
 
 impl Run<'_> {
-    fn send_segmented(&self) -> nix::Result<()> {
+    /// Sends all datagrams; how many were lost.
+    fn leave(&self, socket: &SockRef<'_>) -> usize {
+        let destination = self.destination.into();
+        if self.datagrams == 1 {
+            return usize::from(socket.send_to(&self.bytes, &destination).is_err());
+        }
+        if self.leave_together(socket).is_ok() {
+            return 0;
+        }
+        // A device without segmentation, or a datagram over its MTU: one by one.
+        self.bytes.chunks(self.size).filter(|bytes| socket.send_to(bytes, &destination).is_err()).count()
+    }
+
+    fn leave_together(&self, socket: &SockRef<'_>) -> nix::Result<()> {
         let size = u16::try_from(self.size).map_err(|_| nix::Error::EMSGSIZE)?;
         let destination = SockaddrStorage::from(self.destination);
         let control = [ControlMessage::UdpGsoSegments(&size)];
         let bytes = [IoSlice::new(&self.bytes)];
-        sendmsg(self.socket.as_raw_fd(), &bytes, &control, MsgFlags::empty(), Some(&destination)).map(drop)
+        sendmsg(socket.as_raw_fd(), &bytes, &control, MsgFlags::empty(), Some(&destination)).map(drop)
     }
 }

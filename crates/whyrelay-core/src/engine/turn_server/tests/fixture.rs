@@ -28,7 +28,7 @@ pub(super) struct Fixture {
     pub(super) broken: Vec<Family>,
     /// Whether relays stay unopened until `open_relays`.
     pub(super) slow: bool,
-    waiting: Vec<(RelayId, Family)>,
+    waiting: Vec<(RelayId, Family, bool)>,
     next_port: u16,
 }
 
@@ -73,8 +73,8 @@ impl Fixture {
                     self.relays.remove(&relay);
                     seen.push(Seen::Closed(relay));
                 }
-                Output::OpenRelay { relay, family, .. } => {
-                    self.waiting.push((relay, family));
+                Output::OpenRelay { relay, family, even_port, .. } => {
+                    self.waiting.push((relay, family, even_port));
                     if !self.slow {
                         seen.extend(self.open_relays());
                     }
@@ -87,11 +87,11 @@ impl Fixture {
     /// Lets the driver open the sockets it was asked for.
     pub(super) fn open_relays(&mut self) -> Vec<Seen> {
         let mut seen = Vec::new();
-        for (relay, family) in std::mem::take(&mut self.waiting) {
+        for (relay, family, even_port) in std::mem::take(&mut self.waiting) {
             if self.broken.contains(&family) {
                 self.server.handle_input(self.now, Input::RelayFailed { relay });
             } else {
-                self.next_port += 1;
+                self.next_port += if even_port && self.next_port.is_multiple_of(2) { 2 } else { 1 };
                 let ip = match family {
                     Family::Ipv4 => "192.0.2.1".parse().unwrap(),
                     Family::Ipv6 => "2001:db8::1".parse().unwrap(),

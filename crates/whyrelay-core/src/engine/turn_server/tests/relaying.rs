@@ -185,3 +185,17 @@ fn security_1_a_live_relayed_address_opens_no_other_port_of_the_server() {
     assert_eq!(alice.send(&mut fixture, &b.to_string(), b"x"), []);
     assert_eq!(alice.permit(&mut fixture, &[&b.to_string(), PEER]), 0, "refreshing spares the other peers");
 }
+
+#[test]
+fn channel_numbers_of_rfc_5766_work_where_they_are_allowed() {
+    let mut fixture = Fixture::with(|config| config.rfc5766_channels = true);
+    let mut alice = Caller::alice();
+    alice.allocate(&mut fixture);
+    for number in [0x3FFF, 0x8000] {
+        assert_eq!(alice.bind(&mut fixture, number, PEER), 400, "{number:x}");
+    }
+    assert_eq!(alice.bind(&mut fixture, 0x7ABC, PEER), 0);
+    assert_eq!(fixture.raw(alice.client, &[0x7A, 0xBC, 0, 1, b'x']), to_peer(b"x"));
+    let seen = fixture.peer_sends(RelayId(0), PEER, b"y");
+    assert_eq!(seen, [Seen::ToClient(alice.client, vec![0x7A, 0xBC, 0, 1, b'y'])]);
+}

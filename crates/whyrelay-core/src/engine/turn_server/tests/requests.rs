@@ -173,7 +173,7 @@ fn what_allocate_cannot_grant_has_the_code_of_the_rfc() {
     let even_port = (AttributeType::EVEN_PORT, &[0x80][..]);
     let token = (AttributeType::RESERVATION_TOKEN, &[1; 8][..]);
     type Row<'a> = (&'a str, Vec<(AttributeType, &'a [u8])>, u16);
-    let table: [Row<'_>; 16] = [
+    let table: [Row<'_>; 19] = [
         ("no transport", vec![], 400),
         ("TCP", vec![transport(&[6, 0, 0, 0])], 442),
         ("a transport of three bytes", vec![transport(&[17, 0, 0])], 400),
@@ -184,7 +184,10 @@ fn what_allocate_cannot_grant_has_the_code_of_the_rfc() {
         ("both", vec![transport(UDP), additional(&[2, 0, 0, 0])], 0),
         ("IPv4 in addition", vec![transport(UDP), additional(&[1, 0, 0, 0])], 400),
         ("family and additional family", vec![transport(UDP), family(&[1, 0, 0, 0]), additional(&[2, 0, 0, 0])], 400),
-        ("an even port", vec![transport(UDP), even_port], 508),
+        ("an even port", vec![transport(UDP), (AttributeType::EVEN_PORT, &[0])], 0),
+        ("an even port of two bytes", vec![transport(UDP), (AttributeType::EVEN_PORT, &[0, 0])], 400),
+        ("a pair of ports", vec![transport(UDP), even_port], 508),
+        ("a pair of ports and both families", vec![transport(UDP), even_port, additional(&[2, 0, 0, 0])], 400),
         ("a reservation", vec![transport(UDP), token], 508),
         ("a reservation and an even port", vec![transport(UDP), token, even_port], 400),
         ("a reservation and a family", vec![transport(UDP), token, family(&[1, 0, 0, 0])], 400),
