@@ -161,6 +161,11 @@ impl TurnServer {
         let Authenticated { username, grant: Grant { key, expires: credentials_expire } } = authenticated;
         let mut allocation = Allocation::new(username, key, credentials_expire, message.transaction, opening);
         for family in families {
+            if !self.offers(family) {
+                // Only the additional family can be one that is not offered.
+                allocation.failed = Some(family);
+                continue;
+            }
             let id = RelayId(self.next_relay);
             self.next_relay += 1;
             allocation.relays.push(Relay { id, family, address: None, expires });
@@ -323,7 +328,7 @@ impl TurnServer {
         let peers = peers(message)?;
         for peer in &peers {
             if !self.is_former_relay(now, &client, *peer) {
-                self.check_peer(&client, *peer)?;
+                self.check_peer(&client, self.relay_without_port(*peer).unwrap_or(*peer))?;
             }
         }
         let limit = self.config.limits.permissions;
@@ -382,6 +387,13 @@ impl TurnServer {
             return Err(Rejection::new(403, "Forbidden"));
         }
         Ok(())
+    }
+
+    /// A live relayed address at the address of a peer that is named without its port, as RFC 8656 §10.1 lets clients
+    /// do. A permission is for an address alone; what is sent there is judged with its port, each time.
+    fn relay_without_port(&self, peer: SocketAddr) -> Option<SocketAddr> {
+        let (relayed, _) = self.relayed.range(SocketAddr::new(peer.ip(), 0)..).next()?;
+        (peer.port() == 0 && relayed.ip() == peer.ip()).then_some(*relayed)
     }
 
     /// Whether a client refreshes its permission for a peer that relays here as well and whose allocation has ended:
