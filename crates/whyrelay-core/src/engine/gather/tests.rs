@@ -2,6 +2,7 @@
 
 mod allocating;
 mod bench;
+mod end_to_end;
 mod forwarding;
 mod gathering;
 mod noise;
