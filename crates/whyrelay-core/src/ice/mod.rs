@@ -20,6 +20,7 @@ mod io;
 mod nomination;
 mod pacing;
 mod pair;
+mod pairing;
 mod role;
 mod state;
 
