@@ -190,8 +190,15 @@ impl Measurement {
         }
         self.phase = Phase::AwaitHello(now + HELLO_WAIT);
         if self.plan.peer_is_whyrelay {
+            self.recognized(now);
+        }
+    }
+
+    /// The peer turns out to be whyrelay after [`Measurement::start`].
+    pub fn recognized(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::AwaitHello(_)) {
+            self.plan.peer_is_whyrelay = true;
             self.say_hello();
-            // The path may be slow and the peer's channel not open yet.
             self.phase = Phase::AwaitHello(now + PEER_WAIT);
         }
     }

@@ -1,22 +1,39 @@
-//! What is measured on the open data channel.
+//! What is measured on the open data channel, and the greeting that every peer gets.
 
 use std::time::{Duration, Instant};
 
-use whyrelay_core::trace::event::{EventKind, Vantage};
+use whyrelay_core::trace::event::{Direction, EventKind, Vantage};
 
 use super::SessionConfig;
 use crate::channel::Channel;
+use crate::channel::measure::{Measurement, Output, Plan, Progress};
 
 /// How long a peer that is not whyrelay is given for its greeting.
 const GREETING_WITHIN: Duration = Duration::from_secs(2);
+
+/// How our greeting begins: a peer that sends one measures, even if signaling did not say what it is.
+const GREETING: &str = "Hello from the whyrelay ";
 
 /// The measurements of one session.
 #[derive(Debug)]
 pub(super) struct Measuring {
     greeting: String,
-    until: Option<Instant>,
-    done: bool,
+    offerer: bool,
+    throughput: Option<Duration>,
+    open: Option<Open>,
     events: Vec<EventKind>,
+    live: Option<String>,
+}
+
+/// The channel that is measured; the first to open.
+#[derive(Debug)]
+struct Open {
+    channel: u16,
+    measurement: Measurement,
+    is_whyrelay: bool,
+    greeted: bool,
+    greet_until: Instant,
+    next: Instant,
 }
 
 impl Measuring {
@@ -25,38 +42,105 @@ impl Measuring {
             Vantage::A => "offerer",
             Vantage::B => "answerer",
         };
-        Self { greeting: format!("Hello from the whyrelay {role}!"), until: None, done: false, events: Vec::new() }
-    }
-
-    pub(super) fn opened(&mut self, channel: &mut Channel, id: u16, _is_whyrelay: bool, now: Instant) {
-        // A full buffer is impossible on a channel that has just opened.
-        let _ = channel.send_message(now, id, false, self.greeting.as_bytes());
-        self.until = Some(now + GREETING_WITHIN);
-    }
-
-    pub(super) fn message(&mut self, _channel: &mut Channel, _binary: bool, _data: &[u8], _now: Instant) {
-        self.done = true;
-    }
-
-    pub(super) fn on_time(&mut self, _channel: &mut Channel, now: Instant) {
-        if self.until.is_some_and(|until| now >= until) {
-            self.done = true;
+        Self {
+            greeting: format!("{GREETING}{role}!"),
+            offerer: config.side == Vantage::A,
+            throughput: config.throughput,
+            open: None,
+            events: Vec::new(),
+            live: None,
         }
     }
 
+    pub(super) fn opened(&mut self, channel: &mut Channel, id: u16, is_whyrelay: bool, now: Instant) {
+        if self.open.is_some() {
+            return;
+        }
+        // A full buffer is impossible on a channel that has just opened.
+        let _ = channel.send_message(now, id, false, self.greeting.as_bytes());
+        let plan = Plan { offerer: self.offerer, peer_is_whyrelay: is_whyrelay, throughput: self.throughput };
+        let mut measurement = Measurement::new(plan);
+        measurement.start(now);
+        let greet_until = now + GREETING_WITHIN;
+        self.open = Some(Open { channel: id, measurement, is_whyrelay, greeted: false, greet_until, next: now });
+        self.poll(channel, now);
+    }
+
+    pub(super) fn message(&mut self, channel: &mut Channel, binary: bool, data: &[u8], now: Instant) {
+        let Some(open) = &mut self.open else { return };
+        if open.measurement.handle_message(now, binary, data) {
+            open.is_whyrelay = true;
+        } else if !binary && data.starts_with(GREETING.as_bytes()) {
+            open.is_whyrelay = true;
+            open.measurement.recognized(now);
+        } else {
+            open.greeted = true;
+        }
+        self.poll(channel, now);
+    }
+
+    /// To be called after every input to the channel, not only at the deadline: room in its buffer comes with them.
+    pub(super) fn on_time(&mut self, channel: &mut Channel, now: Instant) {
+        if let Some(open) = &mut self.open
+            && now >= open.greet_until
+        {
+            open.greeted = true;
+        }
+        self.poll(channel, now);
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.until.filter(|_| !self.done)
+        let open = self.open.as_ref()?;
+        let greeting = if open.greeted { open.next } else { open.greet_until };
+        Some(greeting.min(open.next)).filter(|_| !self.is_done())
     }
 
     pub(super) fn take_events(&mut self) -> Vec<EventKind> {
         std::mem::take(&mut self.events)
     }
 
-    pub(super) fn live_line(&self) -> Option<String> {
-        None
+    pub(super) fn live_line(&mut self) -> Option<String> {
+        self.live.take()
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.done
+        self.open
+            .as_ref()
+            .is_some_and(|open| if open.is_whyrelay { open.measurement.outcome().is_some() } else { open.greeted })
+    }
+
+    fn poll(&mut self, channel: &mut Channel, now: Instant) {
+        let Some(open) = &mut self.open else { return };
+        loop {
+            match open.measurement.poll_output(now, channel.buffered_amount(open.channel)) {
+                // Refused only by a channel that has ended, which ends the session.
+                Output::Send(bytes) => {
+                    if channel.send_message(now, open.channel, true, &bytes).is_err() {
+                        return;
+                    }
+                }
+                Output::Event(event) => self.events.push(event),
+                Output::Progress(progress) => self.live = Some(line(progress)),
+                Output::Timeout(at) => {
+                    open.next = at;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn line(progress: Progress) -> String {
+    match progress {
+        Progress::RoundTrips { answered, of, latest } => {
+            format!("round trip over the channel: {answered} of {of}, {:.1} ms", latest.as_secs_f64() * 1e3)
+        }
+        Progress::Throughput { direction, bytes, elapsed } => {
+            let arrow = if direction == Direction::Out { "to" } else { "from" };
+            let seconds = elapsed.as_secs_f64();
+            #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+            let rate = bytes as f64 * 8.0 / seconds.max(1e-3) / 1e6;
+            format!("throughput {arrow} the other side: {rate:.1} Mbit/s after {seconds:.1} s")
+        }
     }
 }
