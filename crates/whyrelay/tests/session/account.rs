@@ -1,0 +1,98 @@
+//! Both sides read the same account, and so does whoever reads the recordings.
+
+use crate::support::{Finished, Server, directory, file, report};
+
+fn both(server: &Server, room: &str, first: &str, offer: &[&str], answer: &[&str]) -> (Finished, Finished) {
+    let (a, b) = if first == "offer" {
+        let a = server.peer("offer", room, offer);
+        a.wait_for("signaling: connected");
+        (a, server.peer("answer", room, answer))
+    } else {
+        let b = server.peer("answer", room, answer);
+        b.wait_for("signaling: connected");
+        (server.peer("offer", room, offer), b)
+    };
+    (a.finish(), b.finish())
+}
+
+#[test]
+fn both_sides_print_the_same_account_whoever_starts_first() {
+    let server = Server::start();
+    for first in ["offer", "answer"] {
+        let (a, b) = both(&server, first, first, &[], &[]);
+        assert_eq!((a.code(), b.code()), (0, 0), "{first} first:\n{}\n{}", a.stderr, b.stderr);
+        assert_eq!(a.stdout, b.stdout, "{first} first");
+        assert!(a.stdout.starts_with("DIRECT"), "{}", a.stdout);
+    }
+}
+
+#[test]
+fn recordings_give_the_account_again_byte_for_byte() {
+    let server = Server::start();
+    let directory = directory();
+    let ((a_path, a_name), (b_path, b_name)) = (file(&directory, "a.jsonl"), file(&directory, "b.jsonl"));
+    for format in ["text", "json"] {
+        let common = ["--format", format, "--record"];
+        let (a, b) =
+            both(&server, format, "answer", &[&common[..], &[&a_name]].concat(), &[&common[..], &[&b_name]].concat());
+        assert_eq!((a.code(), b.code()), (0, 0), "{}\n{}", a.stderr, b.stderr);
+        assert_eq!(a.stdout, b.stdout);
+        for files in [&[&a_path][..], &[&b_path], &[&a_path, &b_path], &[&b_path, &a_path]] {
+            let files: Vec<_> = files.iter().map(|path| path.as_path()).collect();
+            let replayed = report(&files, &["--format", format]);
+            assert_eq!(replayed.stdout, a.stdout, "{format} from {files:?}: {}", replayed.stderr);
+            assert_eq!(replayed.code(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_relayed_session_is_called_relayed_on_both_sides() {
+    let server = Server::start();
+    let (a, b) =
+        both(&server, "r", "answer", &["--relay-only", "--format", "json"], &["--relay-only", "--format", "json"]);
+    assert_eq!((a.code(), b.code()), (1, 1), "{}\n{}", a.stderr, b.stderr);
+    assert_eq!(a.stdout, b.stdout);
+    let account: serde_json::Value = serde_json::from_str(&a.stdout).expect("the account is JSON");
+    assert_eq!(account["schema"], "whyrelay.report/1");
+    assert_eq!(account["path"], "relayed");
+    assert_eq!(account["selected_pair"]["local"]["type"], "relay");
+}
+
+#[test]
+fn a_pair_that_cannot_connect_is_called_failed_within_seconds_on_both_sides() {
+    // Relay only, but the server relays nothing: no candidate can exist.
+    let server = Server::start_with(&["--no-turn"]);
+    let started = std::time::Instant::now();
+    let only = ["--relay-only", "--format", "json"];
+    let (a, b) = both(&server, "f", "answer", &only, &only);
+    assert_eq!((a.code(), b.code()), (1, 1), "{}\n{}", a.stderr, b.stderr);
+    assert_eq!(a.stdout, b.stdout);
+    let account: serde_json::Value = serde_json::from_str(&a.stdout).expect("the account is JSON");
+    assert_eq!(account["path"], "failed");
+    // Generous: the session's own limit is 30 s, and this must not be what ended it.
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
+#[test]
+fn the_go_labs_flags_work() {
+    let server = Server::start();
+    let arguments = |role: &'static str, address: &'static str| {
+        vec!["-role", role, "-signaling-addr", &server.url, "-with-turn=false", "--address", address]
+    };
+    let b = crate::support::Process::start(&arguments("answerer", "127.0.0.3"), &[]);
+    let a = crate::support::Process::start(&arguments("offerer", "127.0.0.2"), &[]);
+    let (a, b) = (a.finish(), b.finish());
+    assert_eq!((a.code(), b.code()), (0, 0), "{}\n{}", a.stderr, b.stderr);
+    assert!(!a.stdout.contains(" relay "), "{}", a.stdout);
+}
+
+#[test]
+fn the_demo_ends_with_a_direct_account() {
+    let demo = crate::support::Process::start(&["demo"], &[]).finish();
+    assert_eq!(demo.code(), 0, "{}", demo.stderr);
+    assert!(demo.stdout.contains("DIRECT"), "{}", demo.stdout);
+    let relayed = crate::support::Process::start(&["demo", "--relay-only"], &[]).finish();
+    assert_eq!(relayed.code(), 1, "{}", relayed.stderr);
+    assert!(relayed.stdout.contains("RELAYED"), "{}", relayed.stdout);
+}

@@ -1,0 +1,100 @@
+//! Sessions that end in the middle: Ctrl-C, a peer that vanishes, a server that dies.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Process, Server, directory, file, report};
+
+#[test]
+fn ctrl_c_at_any_moment_leaves_a_recording_that_can_be_read() {
+    let server = Server::start();
+    let directory = directory();
+    for (index, delay) in [0, 3, 10, 20, 40, 80, 160, 400].into_iter().enumerate() {
+        let room = format!("c{index}");
+        let (path, name) = file(&directory, &format!("{room}.jsonl"));
+        let other = server.peer("answer", &room, &["--stay"]);
+        other.wait_for("signaling: connected");
+        let peer = server.peer("offer", &room, &["--stay", "--record", &name]);
+        std::thread::sleep(Duration::from_millis(delay));
+        peer.signal(Signal::SIGINT);
+        let ended = peer.finish();
+        other.signal(Signal::SIGTERM);
+        other.finish();
+        if !path.exists() {
+            // The signal came before the program could handle it; the system ended it.
+            assert_eq!(ended.code(), -1, "after {delay} ms: {}", ended.stderr);
+            continue;
+        }
+        let replayed = report(&[&path], &[]);
+        assert!(replayed.code() < 2 || std::fs::metadata(&path).is_ok_and(|m| m.len() == 0), "{}", replayed.stderr);
+        if ended.code() >= 0 {
+            assert_eq!(replayed.stdout, ended.stdout, "after {delay} ms");
+        }
+    }
+}
+
+#[test]
+fn a_killed_peers_recording_can_be_read() {
+    let server = Server::start();
+    let directory = directory();
+    let (path, name) = file(&directory, "a.jsonl");
+    let b = server.peer("answer", "k", &["--stay"]);
+    let a = server.peer("offer", "k", &["--stay", "--record", &name]);
+    a.wait_for("data channel");
+    a.signal(Signal::SIGKILL);
+    a.finish();
+    let replayed = report(&[&path], &["--format", "json"]);
+    assert_eq!(replayed.code(), 0, "{}", replayed.stderr);
+    assert!(replayed.stdout.contains(r#""path":"direct""#) || replayed.stdout.contains(r#""path": "direct""#));
+    b.signal(Signal::SIGINT);
+    b.finish();
+}
+
+#[test]
+fn a_peer_that_vanishes_before_it_connects_is_a_finding_not_a_hang() {
+    let server = Server::start();
+    let a = server.peer("offer", "v", &["--relay-only", "--timeout", "5s"]);
+    a.wait_for("signaling: connected");
+    let b = server.peer("answer", "v", &["--relay-only"]);
+    a.wait_for("answer received");
+    b.signal(Signal::SIGKILL);
+    b.finish();
+    let a = a.finish();
+    assert!(a.code() < 2, "{}", a.stderr);
+    assert!(!a.stdout.is_empty());
+}
+
+#[test]
+fn a_signaling_server_that_dies_in_the_middle_does_not_end_a_session_that_has_a_path() {
+    let server = Server::start();
+    let b = server.peer("answer", "d", &["--stay"]);
+    let a = server.peer("offer", "d", &["--stay"]);
+    a.wait_for("data channel");
+    server.process.signal(Signal::SIGKILL);
+    a.wait_for("signaling: ");
+    std::thread::sleep(Duration::from_millis(500));
+    a.signal(Signal::SIGINT);
+    b.signal(Signal::SIGINT);
+    let (a, b) = (a.finish(), b.finish());
+    for ended in [&a, &b] {
+        assert!(ended.stdout.starts_with("DIRECT"), "{}\n{}", ended.stdout, ended.stderr);
+        assert!(ended.stdout.contains("Not measured"), "{}", ended.stdout);
+    }
+}
+
+#[test]
+fn waiting_for_a_peer_that_never_comes_ends() {
+    let server = Server::start();
+    let a = server.peer("offer", "w", &["--wait", "1500ms"]).finish();
+    assert_eq!(a.code(), 1, "{}", a.stderr);
+    assert!(a.stderr.contains("did not come"), "{}", a.stderr);
+    assert!(a.stderr.contains("whyrelay answer --room w"), "{}", a.stderr);
+}
+
+#[test]
+fn an_interrupted_demo_ends_by_itself() {
+    let demo = Process::start(&["demo"], &[]);
+    demo.signal(Signal::SIGTERM);
+    demo.finish();
+}

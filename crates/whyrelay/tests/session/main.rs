@@ -1,0 +1,6 @@
+//! Whole sessions of the real program on loopback.
+
+mod account;
+mod ends;
+mod inputs;
+mod support;

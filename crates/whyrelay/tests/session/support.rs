@@ -1,0 +1,174 @@
+//! Runs the real program on loopback: a server and two peers, each with an address of its own in 127.0.0.0/8.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Nothing here takes longer, even on a machine that is busy with other tests.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A process that does not outlive its test.
+pub(crate) struct Process {
+    child: Child,
+    stdout: mpsc::Receiver<String>,
+    stderr: mpsc::Receiver<String>,
+}
+
+/// What a process left behind.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    pub(crate) fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+}
+
+impl Process {
+    pub(crate) fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_whyrelay"));
+        command.args(arguments).env_remove("TURN_PASSWORD").env_remove("WHYRELAY_SIGNAL");
+        command.envs(environment.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let stdout = collect(child.stdout.take().expect("stdout is piped"));
+        let stderr = collect(child.stderr.take().expect("stderr is piped"));
+        Self { child, stdout, stderr }
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
+        nix::sys::signal::kill(pid, signal).expect("our own child can be signaled");
+    }
+
+    /// Waits for a line on stderr that contains `words`.
+    pub(crate) fn wait_for(&self, words: &str) -> String {
+        let until = Instant::now() + LIMIT;
+        let mut seen = String::new();
+        while let Ok(line) = self.stderr.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            if line.contains(words) {
+                return line;
+            }
+            seen.push_str(&line);
+        }
+        panic!("no line with {words:?} came; stderr was:\n{seen}");
+    }
+
+    /// Waits for the end.
+    pub(crate) fn finish(mut self) -> Finished {
+        let until = Instant::now() + LIMIT;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("our own child can be waited for") {
+                break status;
+            }
+            if Instant::now() >= until {
+                let _ = self.child.kill();
+                let stderr: String = self.stderr.iter().collect();
+                panic!("the program did not end within {LIMIT:?}; stderr was:\n{stderr}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        Finished { status, stdout: self.stdout.iter().collect(), stderr: self.stderr.iter().collect() }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads lines in a thread, so that a full pipe stops nobody.
+fn collect(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(stream);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+    receiver
+}
+
+/// `whyrelay serve` on free ports of 127.0.0.1.
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) url: String,
+    /// Address and port of STUN and TURN.
+    pub(crate) turn: String,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(more: &[&str]) -> Self {
+        let mut arguments = vec!["serve", "--listen", "127.0.0.1:0", "--stun-listen", "127.0.0.1:0"];
+        arguments.extend_from_slice(&["--relay-address", "127.0.0.1", "--allow-loopback-peers"]);
+        arguments.extend_from_slice(more);
+        let process = Process::start(&arguments, &[]);
+        let (mut url, mut turn) = (None, None);
+        let until = Instant::now() + LIMIT;
+        while url.is_none() || turn.is_none() {
+            let line = process
+                .stdout
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+                .expect("the server says what to run");
+            let words: Vec<&str> = line.split_whitespace().collect();
+            for pair in words.windows(2) {
+                match pair {
+                    [address, "(UDP"] => turn = Some((*address).to_owned()),
+                    ["--signal", address] => url = Some((*address).to_owned()),
+                    _ => {}
+                }
+            }
+        }
+        Self { process, url: url.expect("a URL"), turn: turn.expect("an address") }
+    }
+
+    /// A peer in a room, with its own loopback address.
+    pub(crate) fn peer(&self, verb: &str, room: &str, more: &[&str]) -> Process {
+        self.peer_with(verb, room, more, &[])
+    }
+
+    pub(crate) fn peer_with(&self, verb: &str, room: &str, more: &[&str], environment: &[(&str, &str)]) -> Process {
+        let address = if verb == "offer" { "127.0.0.2" } else { "127.0.0.3" };
+        let mut arguments = vec![verb, "--signal", &self.url, "--room", room, "--address", address];
+        arguments.extend_from_slice(more);
+        Process::start(&arguments, environment)
+    }
+}
+
+/// `whyrelay report` on these files.
+pub(crate) fn report(files: &[&Path], more: &[&str]) -> Finished {
+    let mut arguments = vec!["report"];
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    arguments.extend(files.iter().map(String::as_str));
+    arguments.extend_from_slice(more);
+    Process::start(&arguments, &[]).finish()
+}
+
+/// A directory of its own for a test's files.
+pub(crate) fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// A file in it, as an argument.
+pub(crate) fn file(directory: &tempfile::TempDir, name: &str) -> (PathBuf, String) {
+    let path = directory.path().join(name);
+    let text = path.display().to_string();
+    (path, text)
+}
