@@ -100,7 +100,7 @@ impl Signals {
     pub(super) fn waiting_line(&self) -> Option<String> {
         let client = self.client.as_ref()?;
         let waited = self.waiting_since.elapsed();
-        if waited < Duration::from_secs(1) {
+        if waited < Duration::from_millis(900) {
             return None;
         }
         let verb = if self.is_offerer { "answer" } else { "offer" };
