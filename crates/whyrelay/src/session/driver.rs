@@ -474,7 +474,7 @@ impl Session {
             self.restart_at = None;
             self.ask_for_restart();
         }
-        self.measure(|measuring, channel, now| measuring.advance(channel, now));
+        self.measure(|measuring, channel, now| measuring.on_time(channel, now));
     }
 
     fn machine_timers(&mut self) {
@@ -725,10 +725,6 @@ impl Session {
             Some(channel) => {
                 channel.handle_datagram(Instant::now(), &bytes);
                 self.drain_channel();
-                if self.measuring.is_running() {
-                    // An acknowledgment makes room for more.
-                    self.measure(|measuring, channel, now| measuring.advance(channel, now));
-                }
             }
             None if self.early.len() < MAX_HELD => self.early.push_back(bytes),
             None => {}
@@ -780,7 +776,7 @@ impl Session {
             self.show(&event);
             self.record(event);
         }
-        if let Some(live) = self.measuring.take_live_line() {
+        if let Some(live) = self.measuring.live_line() {
             self.progress.live(&live);
         }
         if self.measuring.is_done() && !self.config.stay && self.phase == Phase::Open {
