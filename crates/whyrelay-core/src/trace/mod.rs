@@ -4,4 +4,6 @@ pub mod address;
 pub mod datagram;
 pub mod event;
 pub mod packing;
+pub mod pcapng;
 pub mod recording;
+pub mod redact;

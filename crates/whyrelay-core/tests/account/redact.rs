@@ -1,0 +1,198 @@
+//! Nothing of the originals survives redaction, and what a diagnosis needs does.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use whyrelay_core::report::{Report, render_json};
+use whyrelay_core::trace::address::{AddressClass, same_subnet};
+use whyrelay_core::trace::event::{
+    Direction, Event, EventKind, RefuseReason, ServerFailure, SignalingState, Transport, Vantage,
+};
+use whyrelay_core::trace::recording::encode;
+use whyrelay_core::trace::redact::{Redactor, redact};
+use whyrelay_core::wire::attribute::AttributeType;
+use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
+
+use crate::builder::{Session, address};
+use crate::report::{A, STUN, finish_relayed, relayed};
+
+const SECRET: &[u8] = b"a secret of this session";
+
+/// Everything that must not survive, besides addresses.
+const NAMES: [&str; 9] = [
+    "alice",
+    "bob",
+    "aaaa",
+    "bbbb",
+    "relay.example.net",
+    "printer-of-carol",
+    "AB:CD",
+    "enx001122334455",
+    "carol.example",
+];
+
+fn session() -> Session {
+    let mut session = relayed();
+    let failure = ServerFailure::ConnectionFailed {
+        detail: "cannot connect to relay.example.net (198.51.100.77:3478): refused; alice.".into(),
+    };
+    let server = "turns:relay.example.net:5349?transport=tcp".to_owned();
+    let local = Some(address("[2001:db8:1:2::42]:40000"));
+    session.push(Vantage::A, EventKind::ServerFailed { server, local, method: "Allocate".into(), failure });
+    let interface = Some("enx001122334455".to_owned());
+    let (transport, local) = (Transport::Udp, address("[fe80::1234:5678:9abc:def0]:40000"));
+    session.push(Vantage::A, EventKind::SocketOpened { transport, local, interface, mark: None, receive_buffer: None });
+    let line = "candidate:77 1 udp 1 printer-of-carol.local 5000 typ host raddr 10.9.8.7 rport 1 ufrag aaaa".to_owned();
+    let reason = RefuseReason::Malformed { detail: "the type of the candidate is \"[2001:db8:1:2::43]:1\"".into() };
+    session.push(Vantage::B, EventKind::RemoteCandidateRefused { line, reason });
+    let server = "http://user:secret@carol.example:8080/rooms/alice?room=alice".to_owned();
+    let state = SignalingState::Lost { detail: "bob at 172.16.3.4:1 is gone, 100.64.1.2 too".into() };
+    session.push(Vantage::B, EventKind::Signaling { server, state });
+    let id = session.id();
+    let bytes = MessageBuilder::new(Class::Error, Method::ALLOCATE, id)
+        .error(300, "try 198.51.100.78")
+        .text(AttributeType::REALM, "carol.example")
+        .text(AttributeType::USERNAME, "1700000000:alice")
+        .text(AttributeType::SOFTWARE, "turnd on carol.example")
+        .address(AttributeType::ALTERNATE_SERVER, address("198.51.100.79:3478"))
+        .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address("[2001:db8:1:2::44]:9"))
+        .attribute(AttributeType(0xC0DE), b"alice was here")
+        .fingerprint()
+        .build();
+    session.datagram(Vantage::A, Direction::In, A, STUN, &bytes, None);
+    let hello = [&[22, 0xFE, 0xFD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 25][..], &[11; 12], b"carol.example"].concat();
+    session.datagram(Vantage::A, Direction::In, A, STUN, &hello, None);
+    finish_relayed(&mut session);
+    session
+}
+
+/// Every address in a text, however it is written there.
+fn addresses(text: &str) -> BTreeSet<IpAddr> {
+    let is_part = |c: char| c.is_ascii_hexdigit() || matches!(c, '.' | ':');
+    let words = text.split(|c| !is_part(c)).flat_map(|word| {
+        let host = word.rsplit_once(':').map_or(word, |(host, _)| host);
+        [word.trim_end_matches(['.', ':']), host]
+    });
+    words.filter_map(|word| word.parse().ok()).collect()
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[test]
+fn no_original_survives_in_text_or_bytes() {
+    let events = session().events;
+    let original: String = events.iter().map(encode).collect();
+    let redacted_events = redact(&events, SECRET);
+    let redacted: String = redacted_events.iter().map(encode).collect();
+    let originals = addresses(&original);
+    assert!(originals.len() >= 12, "{originals:?}");
+    for text in
+        ["198.51.100.77", "2001:db8:1:2::43", "10.9.8.7", "172.16.3.4", "100.64.1.2", "fe80::1234:5678:9abc:def0"]
+    {
+        assert!(originals.contains(&text.parse().expect("an address")), "{text}");
+    }
+    for ip in &originals {
+        assert!(!addresses(&redacted).contains(ip), "{ip} survives in {redacted}");
+        assert!(!redacted.contains(&ip.to_string()), "{ip} survives");
+    }
+    for name in NAMES {
+        assert!(original.contains(name) || name == "carol.example", "{name} is not in the session");
+        assert!(!redacted.contains(name), "{name} survives in {redacted}");
+    }
+    assert!(!redacted.contains("secret") && !redacted.contains("rooms"));
+
+    let mut looked_at = 0;
+    for (event, before) in redacted_events.iter().zip(&events) {
+        let (EventKind::Datagram(after), EventKind::Datagram(before)) = (&event.kind, &before.kind) else { continue };
+        looked_at += 1;
+        for ip in &originals {
+            let octets = match ip {
+                IpAddr::V4(ip) => ip.octets().to_vec(),
+                IpAddr::V6(ip) => ip.octets().to_vec(),
+            };
+            let transaction = Message::decode(&after.data).map(|message| message.transaction.0).unwrap_or_default();
+            let mask: Vec<u8> = [&[0x21, 0x12, 0xA4, 0x42][..], &transaction].concat();
+            let xored: Vec<u8> = octets.iter().zip(&mask).map(|(octet, mask)| octet ^ mask).collect();
+            assert!(!contains(&after.data, &octets) && !contains(&after.data, &xored), "{ip} survives in {after:?}");
+        }
+        for name in NAMES {
+            assert!(!contains(&after.data, name.as_bytes()), "{name} survives in {after:?}");
+        }
+        let (old, new) = (Message::decode(&before.data), Message::decode(&after.data));
+        if let (Ok(old), Ok(new)) = (old, new) {
+            assert_eq!(
+                (old.defects, old.transaction, old.attributes.len()),
+                (new.defects, new.transaction, new.attributes.len())
+            );
+        }
+    }
+    assert!(looked_at > 20);
+}
+
+#[test]
+fn both_sides_redacted_apart_fit_together_and_the_diagnosis_stays() {
+    let session = session();
+    let whole = Report::from_events(&session.events);
+    let mut apart: Vec<Event> = redact(&session.of(Vantage::A), SECRET);
+    apart.extend(redact(&session.of(Vantage::B), SECRET));
+    let report = Report::from_events(&apart);
+    assert_eq!(render_json(&report), render_json(&Report::from_events(&redact(&session.events, SECRET))));
+    let codes = |report: &Report| {
+        report.findings.iter().map(|finding| (finding.code, finding.evidence.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!((report.path, codes(&report)), (whole.path, codes(&whole)));
+    let chains = |report: &Report| {
+        report
+            .pairs
+            .iter()
+            .map(|pair| (pair.a_to_b.broken, pair.b_to_a.broken, pair.selected, pair.relayed))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(chains(&report), chains(&whole));
+    assert_eq!(report.candidates.len(), whole.candidates.len());
+}
+
+#[test]
+fn class_family_subnet_and_port_stay() {
+    let mut redactor = Redactor::new(SECRET);
+    let addresses = [
+        "10.1.2.3:1",
+        "10.1.2.4:1",
+        "10.1.3.3:1",
+        "172.20.0.9:1",
+        "192.168.1.2:1",
+        "192.168.1.77:1",
+        "192.168.2.2:1",
+        "100.64.7.8:1",
+        "169.254.3.4:1",
+        "203.0.113.1:1",
+        "203.0.113.2:1",
+        "203.0.114.1:1",
+        "127.0.0.1:1",
+        "127.4.5.6:1",
+        "[::1]:1",
+        "[fe80::1]:1",
+        "[fe80::2]:1",
+        "[fd00:1:2:3::4]:1",
+        "[fd00:1:2:3::5]:1",
+        "[2001:db8::1]:1",
+        "[2001:db8::2]:1",
+        "[2001:db8:0:1::2]:1",
+        "[::ffff:10.1.2.3]:1",
+    ]
+    .map(address);
+    let pseudonyms = addresses.map(|address| redactor.socket(address));
+    for (i, original) in addresses.iter().enumerate() {
+        assert_eq!(AddressClass::of(pseudonyms[i].ip()), AddressClass::of(original.ip()), "{original}");
+        assert_eq!((pseudonyms[i].is_ipv4(), pseudonyms[i].port()), (original.is_ipv4(), original.port()));
+        for (j, other) in addresses.iter().enumerate() {
+            assert_eq!(pseudonyms[i] == pseudonyms[j], original == other, "{original} {other}");
+            let same = same_subnet(original.ip(), other.ip());
+            assert_eq!(same_subnet(pseudonyms[i].ip(), pseudonyms[j].ip()), same, "{original} {other}");
+        }
+    }
+    let other = addresses.map(|address| Redactor::new(b"another secret").socket(address));
+    assert_ne!(pseudonyms, other);
+}
