@@ -62,8 +62,8 @@ pub(super) struct Allocation {
     pub(super) opening: Option<Opening>,
     /// At most one of each family.
     pub(super) relays: Vec<Relay>,
-    /// Families that were asked for in addition and could not be had (ADDRESS-ERROR-CODE).
-    pub(super) failed: Option<Family>,
+    /// The family that was asked for in addition and could not be had, and the code (ADDRESS-ERROR-CODE).
+    pub(super) failed: Option<(Family, u16)>,
     /// When it is looked at next for expired relays; the key under which it stands in the table of timers.
     pub(super) due: Timestamp,
     permissions: Vec<Permission>,

@@ -163,7 +163,7 @@ impl TurnServer {
         for family in families {
             if !self.offers(family) {
                 // Only the additional family can be one that is not offered.
-                allocation.failed = Some(family);
+                allocation.failed = Some((family, UNSUPPORTED_FAMILY.code));
                 continue;
             }
             let id = RelayId(self.next_relay);
@@ -242,7 +242,7 @@ impl TurnServer {
                 own.extend(bound.map(|bound| bound.ip()).filter(|ip| !own.contains(ip)));
             }
             None => {
-                allocation.failed = Some(family);
+                allocation.failed = Some((family, 508));
                 self.close_relay(&client, id);
             }
         }
@@ -257,7 +257,7 @@ impl TurnServer {
         let Some(Opening { reply }) = allocation.opening.take() else { return };
         let key = allocation.key.clone();
         // Without the first family there is no allocation, whatever became of the additional one.
-        let indispensable = allocation.failed.is_none_or(|family| family == Family::Ipv6);
+        let indispensable = allocation.failed.is_none_or(|(family, _)| family == Family::Ipv6);
         let answer = if indispensable && !allocation.relays.is_empty() {
             self.counters.allocations += 1;
             success(allocation, &client, now, &reply)
@@ -433,7 +433,10 @@ fn success(allocation: &Allocation, client: &Client, now: Timestamp, reply: &Rep
         .xor_address(AttributeType::XOR_MAPPED_ADDRESS, client.source);
     match allocation.failed {
         // RFC 8656 §18.12: the family, a reserved byte, then as in ERROR-CODE.
-        Some(family) => message.attribute(AttributeType::ADDRESS_ERROR_CODE, &[family.byte(), 0, 5, 8]),
+        Some((family, code)) => {
+            let value = [family.byte(), 0, (code / 100) as u8, (code % 100) as u8];
+            message.attribute(AttributeType::ADDRESS_ERROR_CODE, &value)
+        }
         None => message,
     }
 }
