@@ -1,7 +1,7 @@
 // One side of a session, in a browser: signals over /send and /receive of the
 // page's own origin and resolves with what the test asserts.
 //
-// options: { role, id, peer, iceServers, relayOnly, echo, holdMs, timeoutMs }
+// options: { role, id, peer, iceServers, relayOnly, blind, echo, holdMs, timeoutMs }
 
 const log = (...words) => console.log(words.join(" "));
 
@@ -90,13 +90,16 @@ class Peer {
       else this.early.push(content);
     } else if (type === (this.options.role === "offerer" ? "answer" : "offer")) {
       log(type, "from", from);
-      await this.connection.setRemoteDescription({ type, sdp: content });
+      // A blind peer is told no address: the other must find it, by its `.local` name.
+      const sdp = this.options.blind ? content.replace(/^a=candidate:.*\r?\n/gm, "") : content;
+      await this.connection.setRemoteDescription({ type, sdp });
       for (const candidate of this.early.splice(0)) await this.addCandidate(candidate);
       if (type === "offer") await this.describe(await this.connection.createAnswer());
     }
   }
 
   async addCandidate(candidate) {
+    if (this.options.blind) return;
     await this.connection.addIceCandidate({ candidate, sdpMLineIndex: 0 });
   }
 

@@ -53,7 +53,7 @@ pub(super) fn run() -> Result<Vec<Comparison>> {
         program: std::env::current_dir()?.join("target/release/whyrelay"),
         offerer: &["offer", "--signal", "http://127.0.0.1:8080", "--no-turn"],
         answerer: &["answer", "--signal", "http://127.0.0.1:8080", "--no-turn"],
-        marker: "channel open",
+        marker: "is open",
     };
     let help = step::output(Command::new(&ours.program).arg("--help"))?;
     let measured = help.contains("offer");

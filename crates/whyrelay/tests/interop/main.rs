@@ -7,16 +7,25 @@
 
 mod coturn;
 mod namespace;
+mod ours;
 mod peers;
 mod process;
 mod suite;
 
+mod blocked;
+mod foreign;
+mod golab;
 mod harness;
+mod relayed;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut suite = suite::Suite::default();
     harness::register(&mut suite);
+    foreign::register(&mut suite);
+    relayed::register(&mut suite);
+    golab::register(&mut suite);
+    blocked::register(&mut suite);
     suite.run()
 }

@@ -55,6 +55,15 @@ impl Namespace {
         command
     }
 
+    /// Silently drops what comes in by the cable, except TCP from or to `port`.
+    pub(crate) fn drop_all_but_tcp(&self, port: u16) -> Result<()> {
+        let rules = format!(
+            "table inet block {{ chain in {{ type filter hook input priority 0; \
+             iifname lo accept; tcp sport {port} accept; tcp dport {port} accept; drop; }}; }}"
+        );
+        succeed(self.command(suite::path("NFT")?).arg(rules))
+    }
+
     fn bare(address: Ipv4Addr) -> Result<Self> {
         let ip = suite::path("NETNS")?;
         remove_abandoned(&ip);

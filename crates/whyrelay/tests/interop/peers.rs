@@ -31,6 +31,14 @@ impl Role {
             Self::Answerer => "answerer",
         }
     }
+
+    /// The other side.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Offerer => Self::Answerer,
+            Self::Answerer => Self::Offerer,
+        }
+    }
 }
 
 /// aiortc.

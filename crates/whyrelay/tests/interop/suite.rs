@@ -19,6 +19,8 @@ pub(crate) enum Tool {
     GolabServer,
     /// coturn.
     Turnserver,
+    /// nftables.
+    Nft,
     /// `ip`, and the right to make namespaces.
     NetworkNamespaces,
 }
@@ -32,6 +34,7 @@ impl Tool {
             Self::Pion => &["PION"],
             Self::GolabServer => &["GOLAB_SERVER"],
             Self::Turnserver => &["TURNSERVER"],
+            Self::Nft => &["NFT"],
             Self::NetworkNamespaces => &["NETNS"],
         }
     }
@@ -77,6 +80,17 @@ impl Suite {
         let shown = if must_run { name.to_owned() } else { format!("{name} [skipped: {reason}]") };
         let trial = Trial::test(shown, move || Err(Failed::from(format!("cannot run: {reason}"))));
         self.trials.push(trial.with_ignored_flag(!must_run));
+    }
+
+    /// Adds a test of something that whyrelay does not do yet: listed as ignored with the `reason`,
+    /// in CI too, and run by `--run-ignored` (nextest) or `--ignored`.
+    pub(crate) fn pending(&mut self, name: &str, reason: &str, needs: &[Tool], test: fn() -> Result<()>) {
+        let missing = needs.iter().find_map(|tool| tool.missing());
+        let trial = Trial::test(format!("{name} [pending: {reason}]"), move || match &missing {
+            Some(missing) => Err(Failed::from(format!("cannot run: {missing}"))),
+            None => test().map_err(|error| Failed::from(format!("{error:?}"))),
+        });
+        self.trials.push(trial.with_ignored_flag(true));
     }
 
     /// Runs what the command line selects, as a built-in test harness would.

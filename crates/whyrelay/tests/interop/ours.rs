@@ -1,0 +1,124 @@
+//! Commands for whyrelay itself, and what its JSON account must say.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::namespace::Namespace;
+use crate::peers::{LIMIT, Role};
+use crate::process::Process;
+
+/// Where `whyrelay serve` listens in its namespace.
+const PORT: u16 = 8080;
+const STUN_PORT: u16 = 3478;
+
+/// `whyrelay serve`; it ends when dropped.
+pub(crate) struct Server {
+    process: Process,
+    url: String,
+}
+
+impl Server {
+    /// Starts it on the address of `namespace` with `more` arguments, and waits until it listens.
+    pub(crate) fn start(namespace: &Namespace, more: &[&str]) -> Result<Self> {
+        let host = namespace.address();
+        let mut command = namespace.command(env!("CARGO_BIN_EXE_whyrelay"));
+        command.args(["serve", "--listen", &format!("{host}:{PORT}")]);
+        command.args(["--stun-listen", &format!("{host}:{STUN_PORT}")]).args(more);
+        let process = Process::start("whyrelay serve", &mut command)?;
+        let url = format!("http://{host}:{PORT}");
+        process.line(Duration::from_secs(10), |line| line.contains(&url))?;
+        Ok(Self { process, url })
+    }
+
+    /// Its base URL.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The port of signaling.
+    pub(crate) fn port(&self) -> u16 {
+        PORT
+    }
+
+    /// What it printed, for an error message.
+    pub(crate) fn account(&self) -> String {
+        self.process.account()
+    }
+}
+
+/// `whyrelay offer` or `answer`, which will print its account as JSON.
+pub(crate) fn peer(namespace: &Namespace, role: Role, signal: &str) -> Command {
+    let mut command = namespace.command(env!("CARGO_BIN_EXE_whyrelay"));
+    let verb = match role {
+        Role::Offerer => "offer",
+        Role::Answerer => "answer",
+    };
+    command.args([verb, "--signal", signal, "--format", "json", "--wait", "30s"]);
+    command
+}
+
+/// What a peer of ours has concluded.
+pub(crate) struct Account {
+    /// The object on stdout.
+    pub(crate) json: Value,
+    /// Everything it printed, for an error message.
+    pub(crate) printed: String,
+}
+
+impl Account {
+    /// Waits for the peer to end.
+    ///
+    /// # Errors
+    /// When it prints no account, or its exit status does not follow from it.
+    pub(crate) fn of(peer: Process) -> Result<Self> {
+        let finished = peer.finish(LIMIT)?;
+        let printed = finished.account;
+        let json: Value = serde_json::from_str(&finished.stdout)
+            .with_context(|| format!("stdout is not one JSON object: {printed}"))?;
+        ensure!(json["schema"] == "whyrelay.report/1", "schema: {printed}");
+        let account = Self { json, printed };
+        let expected = i32::from(account.json["path"] != "direct" || account.has_finding());
+        ensure!(finished.status.code() == Some(expected), "exit status: {}", account.printed);
+        Ok(account)
+    }
+
+    /// Fails unless the path is direct and nothing is wrong with it.
+    pub(crate) fn must_be_direct(&self) -> Result<()> {
+        self.must_take_path("direct")?;
+        ensure!(!self.has_finding(), "a healthy connection has a finding: {}", self.printed);
+        Ok(())
+    }
+
+    /// Fails unless the path is relayed, by a relayed candidate of one side or the other.
+    pub(crate) fn must_be_relayed(&self) -> Result<()> {
+        self.must_take_path("relayed")?;
+        let relay = |side| self.json["selected_pair"][side]["type"] == "relay";
+        ensure!(relay("local") || relay("remote"), "no relayed candidate: {}", self.printed);
+        Ok(())
+    }
+
+    /// Fails unless the account says that the other side's recording is missing.
+    pub(crate) fn must_be_one_sided(&self) -> Result<()> {
+        let missing = self.json["not_measured"].as_array();
+        ensure!(missing.is_some_and(|list| !list.is_empty()), "nothing is missing: {}", self.printed);
+        Ok(())
+    }
+
+    /// Whether a finding of this severity or worse than information exists.
+    pub(crate) fn has_finding(&self) -> bool {
+        let findings = self.json["findings"].as_array().into_iter().flatten();
+        findings.filter(|finding| finding["severity"] == "error" || finding["severity"] == "warning").count() > 0
+    }
+
+    fn must_take_path(&self, path: &str) -> Result<()> {
+        ensure!(self.json["path"] == path, "the path is not {path}: {}", self.printed);
+        for side in ["local", "remote"] {
+            let address = self.json["selected_pair"][side]["address"].as_str().unwrap_or_default();
+            ensure!(!address.is_empty(), "no {side} address: {}", self.printed);
+        }
+        Ok(())
+    }
+}
