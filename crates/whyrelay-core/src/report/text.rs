@@ -43,8 +43,8 @@ fn verdict(out: &mut String, report: &Report, paint: Paint) {
     };
     let expected = match report.expected {
         Expected::Direct if report.path != Path::Direct => "  (these networks should allow a direct path)",
-        Expected::Relayed if report.path == Path::Relayed => "  (the best that these two networks allow)",
-        Expected::None => "  (these two networks allow no path without a relay)",
+        Expected::Relayed if report.path == Path::Relayed => "  (as expected)",
+        Expected::None => "  (as expected: these two networks allow no path without a relay)",
         _ => "",
     };
     let _ = writeln!(out, "{}{expected}", paint.apply(style, word));

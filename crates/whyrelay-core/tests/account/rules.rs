@@ -114,7 +114,10 @@ fn the_same_mapping_everywhere_is_clear_and_one_server_is_inconclusive() {
     finish_relayed(&mut session);
     let not_measured = |session: &Session| {
         let report = Report::from_events(&session.events);
-        report.not_measured.iter().any(|missing| missing.what == "the NAT gives each destination another address")
+        report
+            .not_measured
+            .iter()
+            .any(|missing| missing.what == "whether the NAT gives each destination another address")
     };
     assert!(not_measured(&session));
     session.stun(Vantage::A, A, "192.0.2.11:3478", Some(A_MAPPED));
@@ -342,4 +345,19 @@ fn a_relay_that_carries_nothing_is_named() {
     session.fail(Vantage::A);
     session.fail(Vantage::B);
     assert_eq!(findings(&session), ["WR501 the path", "WR407 the relay"]);
+}
+
+#[test]
+fn the_ephemeral_port_of_a_tcp_connection_is_no_mapping() {
+    let mut session = failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+    for udp in [false, true] {
+        let before = session.events.len();
+        session.check(Check { seen_from: "203.0.113.1:62014", ..a_checks(Fate::Answered) });
+        for event in session.events.iter_mut().skip(before) {
+            let EventKind::Datagram(datagram) = &mut event.kind else { panic!("a check is datagrams only") };
+            datagram.transport = if udp { Transport::Udp } else { Transport::Tcp };
+        }
+        let codes = findings(&session);
+        assert_eq!(codes.contains(&"WR504 A".to_owned()), udp, "{codes:?}");
+    }
 }

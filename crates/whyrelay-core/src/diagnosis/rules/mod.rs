@@ -157,8 +157,9 @@ pub fn diagnose(session: &Session<'_>) -> Diagnosis {
             Examination::Found(faults) if !explained => {
                 diagnosis.findings.extend(faults.into_iter().map(|fault| finding(rule, fault, session)));
             }
-            Examination::Inconclusive { missing } if !explained => {
-                diagnosis.not_measured.push(NotMeasured { what: rule.title.to_owned(), why: missing });
+            // What could keep a path from being direct is of no interest where it is direct.
+            Examination::Inconclusive { missing } if !explained && session.path != Path::Direct => {
+                diagnosis.not_measured.push(NotMeasured { what: format!("whether {}", rule.title), why: missing });
             }
             _ => {}
         }

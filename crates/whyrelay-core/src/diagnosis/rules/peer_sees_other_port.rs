@@ -5,6 +5,7 @@ use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use std::net::SocketAddr;
 
+use crate::ice::candidate::CandidateTransport;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -42,10 +43,9 @@ fn examine(session: &Session<'_>) -> Examination {
 /// An address from which the peer saw checks of a side and that is none of its candidates.
 fn unadvertised(session: &Session<'_>, vantage: Vantage) -> Option<(SocketAddr, u64)> {
     let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-    let direct = side
-        .sent
-        .iter()
-        .filter(|(_, check)| !side.is_relayed(check.pair.local) && !other.is_relayed(check.pair.remote));
+    // A TCP connection has a port of its own by nature; only UDP's is the advertised one.
+    let udp = side.sent.iter().filter(|(_, check)| check.pair.transport == CandidateTransport::Udp);
+    let direct = udp.filter(|(_, check)| !side.is_relayed(check.pair.local) && !other.is_relayed(check.pair.remote));
     let seen = direct.filter_map(|(id, check)| {
         let by_peer = other.received.get(id).map(|received| (received.pair.remote, received.seq));
         by_peer.or_else(|| Some((check.mapped()?, check.answer.as_ref()?.seq)))

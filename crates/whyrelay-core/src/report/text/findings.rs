@@ -21,9 +21,9 @@ pub(super) fn render(out: &mut String, report: &Report, paint: Paint) {
         let label = format!("{}[{}]", finding.severity.name(), finding.code);
         let _ = writeln!(out, "  {} {} (at {})", paint.apply(style, &label), finding.name, finding.blame.name());
         wrap(out, "    ", &finding.summary);
-        for advice in &finding.advice {
-            wrap(out, "    ", &format!("- {advice}"));
-        }
+        // What did no harm needs no cure; `explain` has it all the same.
+        let advice = finding.advice.iter().filter(|_| finding.severity != Severity::Info);
+        advice.for_each(|advice| wrap(out, "    ", &format!("- {advice}")));
         if !finding.evidence.is_empty() {
             let seqs: Vec<_> = finding.evidence.iter().map(|seq| format!("#{seq}")).collect();
             let more = format!("events {} · whyrelay explain {}", seqs.join(" "), finding.code);
