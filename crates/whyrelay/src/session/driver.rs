@@ -173,7 +173,7 @@ impl Session {
             patient: config.patient,
             ..GatherConfig::default()
         };
-        let mut sink = Sink::open(config.side, config.record.as_deref())?;
+        let mut sink = Sink::open(config.side, config.record.as_deref(), config.pcap.as_deref(), config.redact)?;
         let now = clock.now();
         sink.record(
             now,

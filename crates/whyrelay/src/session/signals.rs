@@ -140,6 +140,13 @@ pub(super) fn local_description(random: &mut Random, certificate: &Certificate) 
     Ok(description)
 }
 
+/// What both sides have and nobody who reads a recording: the ICE passwords of the first generation.
+fn shared_secret(local: &SessionDescription, remote: &SessionDescription) -> Vec<u8> {
+    let mut passwords = [local.password.expose(), remote.password.expose()];
+    passwords.sort_unstable();
+    passwords.concat().into_bytes()
+}
+
 /// Whether this event means that the channel can never open.
 pub(super) fn is_channel_failure(event: &EventKind) -> bool {
     matches!(event, EventKind::Dtls { state: DtlsState::Failed { .. } | DtlsState::FingerprintMismatch { .. } })
@@ -460,6 +467,9 @@ impl Session {
         let credentials = Credentials::new(description.ufrag.clone(), description.password.expose());
         let (candidates, refused) = (description.candidates.clone(), description.refused_candidates.clone());
         let ended = description.end_of_candidates;
+        if self.remote.is_none() {
+            self.sink.redact_with(&shared_secret(&self.local, &description));
+        }
         self.remote = Some(description);
         if self.phase == Phase::Waiting {
             self.phase = Phase::Connecting(Instant::now());

@@ -10,10 +10,23 @@ use anyhow::Context as _;
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::datagram::{Classify, Passage};
 use whyrelay_core::trace::event::{Datagram, Direction, Event, EventKind, Transport, Vantage};
+use whyrelay_core::trace::pcapng::PcapngWriter;
 use whyrelay_core::trace::recording::{Recorder, encode};
+use whyrelay_core::trace::redact::Redactor;
 
 /// Most events of one session: hours of one, and a few hundred megabytes at worst. What comes after is counted.
 const MAX_EVENTS: usize = 500_000;
+
+/// Whether addresses and names are replaced.
+#[derive(Debug)]
+enum Redaction {
+    /// They are kept.
+    Off,
+    /// They will be, and until both sides have the secret that makes the same pseudonyms, events are withheld.
+    Withheld(Vec<Event>),
+    /// They are.
+    On(Redactor),
+}
 
 /// Takes everything that one session sees.
 #[derive(Debug)]
@@ -21,7 +34,9 @@ pub(super) struct Sink {
     recorder: Recorder,
     events: Vec<Event>,
     file: Option<BufWriter<File>>,
+    capture: Option<(BufWriter<File>, PcapngWriter)>,
     file_error: Option<std::io::Error>,
+    redaction: Redaction,
     interfaces: BTreeMap<SocketAddr, String>,
     traffic: BTreeMap<(SocketAddr, SocketAddr, Transport, Direction), (u64, u64)>,
     dropped: u64,
@@ -29,19 +44,32 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// A sink of one side; `record` is created or emptied.
+    /// A sink of one side; the files of `record` and `pcap` are created or emptied.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub(super) fn open(vantage: Vantage, record: Option<&Path>) -> anyhow::Result<Self> {
-        let file = match record {
+    /// When a file cannot be written.
+    pub(super) fn open(
+        vantage: Vantage,
+        record: Option<&Path>,
+        pcap: Option<&Path>,
+        redact: bool,
+    ) -> anyhow::Result<Self> {
+        let create = |path: &Path, what: &str| {
+            let file = File::create(path).with_context(|| format!("creating the {what} {}", path.display()))?;
+            anyhow::Ok(BufWriter::new(file))
+        };
+        let file = record.map(|path| create(path, "recording")).transpose()?;
+        let capture = match pcap {
             Some(path) => {
-                let file = File::create(path).with_context(|| format!("creating the recording {}", path.display()))?;
-                Some(BufWriter::new(file))
+                let (mut file, mut writer) = (create(path, "capture")?, PcapngWriter::new());
+                file.write_all(&writer.header()).with_context(|| format!("writing the capture {}", path.display()))?;
+                Some((file, writer))
             }
             None => None,
         };
         Ok(Self {
+            capture,
+            redaction: if redact { Redaction::Withheld(Vec::new()) } else { Redaction::Off },
             recorder: Recorder::new(vantage),
             events: Vec::new(),
             file,
@@ -59,7 +87,8 @@ impl Sink {
             return;
         }
         let last_words = matches!(kind, EventKind::EventsDropped { .. } | EventKind::RecordingEnded { .. });
-        if self.events.len() >= MAX_EVENTS && !last_words {
+        let withheld = if let Redaction::Withheld(events) = &self.redaction { events.len() } else { 0 };
+        if self.events.len() + withheld >= MAX_EVENTS && !last_words {
             self.dropped += 1;
             return;
         }
@@ -67,6 +96,32 @@ impl Sink {
             self.interfaces.insert(*local, interface.clone());
         }
         let event = self.recorder.record(at, kind);
+        self.take(event);
+    }
+
+    /// From now on pseudonyms are made with this secret, which both sides have.
+    pub(super) fn redact_with(&mut self, secret: &[u8]) {
+        if let Redaction::Withheld(events) = &mut self.redaction {
+            let events = std::mem::take(events);
+            let mut redactor = Redactor::new(secret);
+            // Names must be known before the free text that repeats them.
+            for event in &events {
+                redactor.event(event);
+            }
+            self.redaction = Redaction::On(redactor);
+            for event in events {
+                self.take(event);
+            }
+        }
+    }
+
+    /// Redacts an event if that is asked for, writes it, keeps it.
+    fn take(&mut self, event: Event) {
+        let event = match &mut self.redaction {
+            Redaction::Off => event,
+            Redaction::Withheld(events) => return events.push(event),
+            Redaction::On(redactor) => redactor.event(&event),
+        };
         self.write(&event);
         self.events.push(event);
     }
@@ -119,8 +174,7 @@ impl Sink {
     /// Appends the other side's events, so that one file holds the whole account.
     pub(super) fn append(&mut self, events: Vec<Event>) {
         for event in events {
-            self.write(&event);
-            self.events.push(event);
+            self.take(event);
         }
         self.flush();
     }
@@ -128,16 +182,15 @@ impl Sink {
     /// Adds a fact about the end itself to a recording that has ended.
     pub(super) fn record_after_end(&mut self, at: Timestamp, kind: EventKind) {
         let event = self.recorder.record(at, kind);
-        self.write(&event);
-        self.events.push(event);
+        self.take(event);
         self.flush();
     }
 
     /// Hands what was written to the system, so that a crash of this process loses nothing.
     pub(super) fn flush(&mut self) {
-        if let Some(file) = &mut self.file
-            && let Err(error) = file.flush()
-        {
+        let recorded = self.file.as_mut().map_or(Ok(()), Write::flush);
+        let captured = self.capture.as_mut().map_or(Ok(()), |(file, _)| file.flush());
+        if let Err(error) = recorded.and(captured) {
             self.fail(error);
         }
     }
@@ -153,9 +206,14 @@ impl Sink {
     }
 
     fn write(&mut self, event: &Event) {
-        if let Some(file) = &mut self.file
-            && let Err(error) = file.write_all(encode(event).as_bytes())
-        {
+        let mut written = Ok(());
+        if let Some(file) = &mut self.file {
+            written = file.write_all(encode(event).as_bytes());
+        }
+        if let Some((file, writer)) = &mut self.capture {
+            written = written.and(file.write_all(&writer.push(event)));
+        }
+        if let Err(error) = written {
             self.fail(error);
         }
     }
@@ -163,6 +221,7 @@ impl Sink {
     /// A full disk must not end the session: the account still comes, from memory.
     fn fail(&mut self, error: std::io::Error) {
         self.file = None;
+        self.capture = None;
         self.file_error = Some(error);
     }
 }
