@@ -428,6 +428,9 @@ pub struct SessionOptions {
     /// RFC 8445's own retransmission schedule instead of the shorter one.
     #[serde(default)]
     pub patient: bool,
+    /// Addresses and names are pseudonyms.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redacted: bool,
 }
 
 /// Everything that can be seen. A change to this list is a change of [`EVENT_VERSION`] and of docs/events.md.

@@ -1,7 +1,9 @@
 //! `whyrelay report`.
 
 use anyhow::Context as _;
+use whyrelay_core::trace::pcapng::capture;
 use whyrelay_core::trace::recording::Recording;
+use whyrelay_core::trace::redact::redact;
 
 use super::account;
 use super::args::ReportArgs;
@@ -21,5 +23,15 @@ pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
         recordings.push(recording);
     }
     let recording = Recording::merge(recordings).context("putting the recordings together")?;
-    account::print(&recording.events, args.format, color)
+    let mut events = recording.events;
+    if args.redact {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)
+            .map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
+        events = redact(&events, &secret);
+    }
+    if let Some(file) = &args.pcap {
+        std::fs::write(file, capture(&events)).with_context(|| format!("writing the capture {}", file.display()))?;
+    }
+    account::print(&events, args.format, color)
 }

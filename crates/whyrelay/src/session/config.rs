@@ -173,6 +173,7 @@ impl SessionConfig {
             port: self.port,
             mark: self.mark,
             patient: self.patient,
+            redacted: self.redact,
         }
     }
 }

@@ -81,6 +81,8 @@ pub(super) struct Session {
     pub(super) local: SessionDescription,
     pub(super) remote: Option<SessionDescription>,
     pub(super) generation: u32,
+    /// What pseudonyms are made with, once both descriptions are there.
+    pub(super) secret: Option<Vec<u8>>,
     pub(super) ice_state: IceState,
     measuring: Measuring,
     doors: BTreeMap<SocketAddr, UdpDoor>,
@@ -139,6 +141,11 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
         Err(_) => EndReason::Error,
     };
     session.close(&mut inputs).await;
+    if session.remote.is_none() {
+        // Nobody to agree with: any secret will do, and nobody else has it.
+        let secret: [u8; 32] = session.random.bytes();
+        session.sink.redact_with(&secret);
+    }
     session.sink.end(session.clock.now(), EventKind::RecordingEnded { reason });
     if let Err(error) = end {
         session.signals.leave("whyrelay could not go on").await;
@@ -199,6 +206,7 @@ impl Session {
             local,
             remote: None,
             generation: 0,
+            secret: None,
             ice_state: IceState::New,
             doors: BTreeMap::new(),
             streams,

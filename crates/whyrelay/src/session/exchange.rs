@@ -11,7 +11,7 @@ use super::driver::Session;
 
 /// How long the other side's recording is waited for when this side has come to its end in the ordinary way: the
 /// other may still be trying pairs.
-const WAIT: Duration = Duration::from_secs(15);
+const WAIT: Duration = Duration::from_secs(10);
 
 /// The same when the user is waiting for the prompt.
 const WAIT_INTERRUPTED: Duration = Duration::from_secs(2);
@@ -23,15 +23,17 @@ impl Session {
     /// Sends our recording, waits for the other side's, and appends it to ours.
     pub(super) async fn exchange(&mut self, interrupt: &mut watch::Receiver<u32>, reason: EndReason) {
         let met = self.remote.is_some();
-        if !met {
-            // Nobody to agree with: any secret will do, and nobody else has it.
-            self.sink.redact_with(&self.random.bytes::<32>());
-        }
         let missing = if !met {
             Some("the two sides never met over signaling".to_owned())
         } else if !self.signals.peer_sends_recording() {
             Some("the other side is not whyrelay: it keeps no recording".to_owned())
         } else {
+            if let (true, Some(secret)) = (self.signals.peer_redacts(), &self.secret)
+                && self.sink.redact_all(secret)
+            {
+                self.progress
+                    .step("the other side wants pseudonyms (--redact): the account and the recording use them");
+            }
             self.send_recording().await;
             self.await_recording(interrupt, reason).await;
             self.take_recording()

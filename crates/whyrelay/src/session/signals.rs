@@ -32,6 +32,9 @@ pub(super) const PROGRAM: &str = "whyrelay";
 /// The feature of a peer that sends its recording.
 const RECORDING_FEATURE: &str = "recording";
 
+/// The feature of a peer that replaces addresses and names by pseudonyms: then both sides do, to agree.
+const REDACTED_FEATURE: &str = "redacted";
+
 /// The state of signaling.
 pub(super) struct Signals {
     pub(super) client: Option<Client>,
@@ -93,7 +96,16 @@ impl Signals {
 
     /// Whether the other side will send its recording.
     pub(super) fn peer_sends_recording(&self) -> bool {
-        self.hello.as_ref().is_some_and(|hello| hello.features.iter().any(|feature| feature == RECORDING_FEATURE))
+        self.has_feature(RECORDING_FEATURE)
+    }
+
+    /// Whether the other side uses pseudonyms.
+    pub(super) fn peer_redacts(&self) -> bool {
+        self.has_feature(REDACTED_FEATURE)
+    }
+
+    fn has_feature(&self, name: &str) -> bool {
+        self.hello.as_ref().is_some_and(|hello| hello.features.iter().any(|feature| feature == name))
     }
 
     /// What the user waits for.
@@ -180,11 +192,11 @@ impl Session {
     }
 
     fn say_hello(&mut self) {
-        let info = PeerInfo {
-            implementation: PROGRAM.into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            features: vec![RECORDING_FEATURE.into()],
-        };
+        let mut features = vec![RECORDING_FEATURE.to_owned()];
+        if self.config.redact {
+            features.push(REDACTED_FEATURE.to_owned());
+        }
+        let info = PeerInfo { implementation: PROGRAM.into(), version: env!("CARGO_PKG_VERSION").into(), features };
         // Strings and a list always serialize.
         let content = serde_json::to_string(&info).unwrap_or_default();
         self.say(MessageType::Hello, content);
@@ -468,7 +480,9 @@ impl Session {
         let (candidates, refused) = (description.candidates.clone(), description.refused_candidates.clone());
         let ended = description.end_of_candidates;
         if self.remote.is_none() {
-            self.sink.redact_with(&shared_secret(&self.local, &description));
+            let secret = shared_secret(&self.local, &description);
+            self.sink.redact_with(&secret);
+            self.secret = Some(secret);
         }
         self.remote = Some(description);
         if self.phase == Phase::Waiting {

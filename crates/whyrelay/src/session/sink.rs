@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use whyrelay_core::time::Timestamp;
@@ -12,7 +12,7 @@ use whyrelay_core::trace::datagram::{Classify, Passage};
 use whyrelay_core::trace::event::{Datagram, Direction, Event, EventKind, Transport, Vantage};
 use whyrelay_core::trace::pcapng::PcapngWriter;
 use whyrelay_core::trace::recording::{Recorder, encode};
-use whyrelay_core::trace::redact::Redactor;
+use whyrelay_core::trace::redact::{Redactor, redact};
 
 /// Most events of one session: hours of one, and a few hundred megabytes at worst. What comes after is counted.
 const MAX_EVENTS: usize = 500_000;
@@ -34,6 +34,7 @@ pub(super) struct Sink {
     recorder: Recorder,
     events: Vec<Event>,
     file: Option<BufWriter<File>>,
+    path: Option<PathBuf>,
     capture: Option<(BufWriter<File>, PcapngWriter)>,
     file_error: Option<std::io::Error>,
     redaction: Redaction,
@@ -68,6 +69,7 @@ impl Sink {
             None => None,
         };
         Ok(Self {
+            path: record.map(Path::to_owned),
             capture,
             redaction: if redact { Redaction::Withheld(Vec::new()) } else { Redaction::Off },
             recorder: Recorder::new(vantage),
@@ -115,6 +117,31 @@ impl Sink {
         }
     }
 
+    /// Replaces what was recorded so far by its redacted form, in memory and in the recording's file, because the other
+    /// side wants that. Answers whether anything had to be done.
+    pub(super) fn redact_all(&mut self, secret: &[u8]) -> bool {
+        if !matches!(self.redaction, Redaction::Off) {
+            return false;
+        }
+        self.events = redact(&self.events, secret);
+        for event in &mut self.events {
+            if let EventKind::RecordingStarted { options, .. } = &mut event.kind {
+                options.redacted = true;
+            }
+        }
+        let Some(path) = self.file.take().and(self.path.clone()) else { return true };
+        let rewritten = File::create(path).map(BufWriter::new).and_then(|mut file| {
+            self.events.iter().try_for_each(|event| file.write_all(encode(event).as_bytes()))?;
+            file.flush()?;
+            Ok(file)
+        });
+        match rewritten {
+            Ok(file) => self.file = Some(file),
+            Err(error) => self.fail(error),
+        }
+        true
+    }
+
     /// Redacts an event if that is asked for, writes it, keeps it.
     fn take(&mut self, event: Event) {
         let event = match &mut self.redaction {
@@ -122,6 +149,10 @@ impl Sink {
             Redaction::Withheld(events) => return events.push(event),
             Redaction::On(redactor) => redactor.event(&event),
         };
+        self.keep(event);
+    }
+
+    fn keep(&mut self, event: Event) {
         self.write(&event);
         self.events.push(event);
     }
@@ -173,8 +204,16 @@ impl Sink {
 
     /// Appends the other side's events, so that one file holds the whole account.
     pub(super) fn append(&mut self, events: Vec<Event>) {
+        let is_redacted =
+            |event: &Event| matches!(&event.kind, EventKind::RecordingStarted { options, .. } if options.redacted);
+        // Pseudonyms of pseudonyms would agree with nothing.
+        let redacted = events.iter().any(is_redacted);
         for event in events {
-            self.take(event);
+            if redacted {
+                self.keep(event);
+            } else {
+                self.take(event);
+            }
         }
         self.flush();
     }

@@ -96,3 +96,45 @@ fn the_demo_ends_with_a_direct_account() {
     assert_eq!(relayed.code(), 1, "{}", relayed.stderr);
     assert!(relayed.stdout.contains("RELAYED"), "{}", relayed.stdout);
 }
+
+#[test]
+fn pseudonyms_agree_on_both_sides_when_either_asks_for_them() {
+    let server = Server::start();
+    let directory = directory();
+    for (room, offer, answer) in [("x", &["--redact"][..], &[][..]), ("y", &[], &["--redact"])] {
+        let ((a_path, a_name), (b_path, b_name)) =
+            (file(&directory, &format!("{room}a")), file(&directory, &format!("{room}b")));
+        let (a, b) = both(
+            &server,
+            room,
+            "answer",
+            &[offer, &["--record", &a_name]].concat(),
+            &[answer, &["--record", &b_name]].concat(),
+        );
+        assert_eq!((a.code(), b.code()), (0, 0), "{}\n{}", a.stderr, b.stderr);
+        assert_eq!(a.stdout, b.stdout, "{room}");
+        for text in [&a.stdout, &std::fs::read_to_string(&a_path).unwrap(), &std::fs::read_to_string(&b_path).unwrap()]
+        {
+            for original in ["127.0.0.2:", "127.0.0.3:", "offer-peer-1"] {
+                assert!(!text.contains(original), "{room}: {original} is in:\n{text}");
+            }
+        }
+        assert_eq!(report(&[&a_path, &b_path], &[]).stdout, a.stdout);
+    }
+}
+
+#[test]
+fn a_capture_is_written_as_it_happens_and_from_a_recording() {
+    let server = Server::start();
+    let directory = directory();
+    let ((live, live_name), (_, record_name)) = (file(&directory, "live"), file(&directory, "record"));
+    let (later, later_name) = file(&directory, "later");
+    let (a, b) = both(&server, "p", "answer", &["--pcap", &live_name, "--record", &record_name], &[]);
+    assert_eq!((a.code(), b.code()), (0, 0), "{}\n{}", a.stderr, b.stderr);
+    let replayed = crate::support::Process::start(&["report", &record_name, "--pcap", &later_name], &[]).finish();
+    assert_eq!(replayed.code(), 0, "{}", replayed.stderr);
+    let (live, later) = (std::fs::read(live).unwrap(), std::fs::read(later).unwrap());
+    // Section header block, little endian.
+    assert_eq!(live.get(..4), Some(&[0x0A, 0x0D, 0x0D, 0x0A][..]));
+    assert_eq!(live, later);
+}
