@@ -63,6 +63,7 @@ type options struct {
 	withTURN, relayOnly    bool
 	report, loopback, echo bool
 	timeout, hold          time.Duration
+	throughput             time.Duration
 	runs                   int
 }
 
@@ -76,6 +77,10 @@ type peer struct {
 	pending   []webrtc.ICECandidateInit
 	received  string
 	opened    time.Time
+
+	// What the answerer has received with -throughput.
+	counted     int
+	countedFrom time.Time
 
 	// Held while candidates are sent, and over outbox and described.
 	sending   sync.Mutex
@@ -102,10 +107,12 @@ func main() {
 	flag.BoolVar(&o.echo, "echo", false, "send back what the channel receives")
 	timeout := flag.Float64("timeout", 30, "with -report: give up after this many seconds")
 	hold := flag.Float64("hold", 0, "with -report: stay this many seconds after the first message")
+	throughput := flag.Float64("throughput", 0, "with -report: the offerer sends messages of 16 KiB for this many seconds")
 	flag.IntVar(&o.runs, "runs", 1, "with -report: run the peer this often, each in a process of its own")
 	flag.Parse()
 	o.timeout = time.Duration(*timeout * float64(time.Second))
 	o.hold = time.Duration(*hold * float64(time.Second))
+	o.throughput = time.Duration(*throughput * float64(time.Second))
 	log.SetFlags(log.Lmicroseconds)
 
 	own, other := "offer-peer-1", "answer-peer-1"
@@ -254,11 +261,18 @@ func (p *peer) useChannel(channel *webrtc.DataChannel) {
 			if p.role == "answerer" {
 				return
 			}
+			if p.throughput > 0 {
+				p.load(channel)
+				return
+			}
 			time.Sleep(20 * time.Second)
 		}
 	})
 	var once sync.Once
 	channel.OnMessage(func(m webrtc.DataChannelMessage) {
+		if p.throughput > 0 && !p.count(channel, m) {
+			return
+		}
 		if len(m.Data) < 200 {
 			log.Printf("received %q", m.Data)
 		}
@@ -284,6 +298,61 @@ func (p *peer) useChannel(channel *webrtc.DataChannel) {
 			close(p.gotMessage)
 		})
 	})
+}
+
+// load sends reliable messages of 16 KiB for the time of -throughput, with 1 MiB ahead, and then a text message
+// that asks for the other's count.
+func (p *peer) load(channel *webrtc.DataChannel) {
+	const ahead = 1 << 20
+	room := make(chan struct{}, 1)
+	channel.SetBufferedAmountLowThreshold(ahead / 2)
+	channel.OnBufferedAmountLow(func() {
+		select {
+		case room <- struct{}{}:
+		default:
+		}
+	})
+	payload := make([]byte, 16*1024)
+	for start := time.Now(); time.Since(start) < p.throughput; {
+		if channel.BufferedAmount() > ahead {
+			<-room
+			continue
+		}
+		if err := channel.Send(payload); err != nil {
+			p.failed <- "send: " + err.Error()
+			return
+		}
+	}
+	if err := channel.SendText("count"); err != nil {
+		p.failed <- "send: " + err.Error()
+	}
+}
+
+// count adds up what the answerer receives and tells it when asked; the offerer logs what it is told.
+// It answers whether the message is the one that the session may end with.
+func (p *peer) count(channel *webrtc.DataChannel, m webrtc.DataChannelMessage) bool {
+	if p.role == "offerer" {
+		if m.IsString && strings.HasSuffix(string(m.Data), "Mbit/s") {
+			log.Printf("throughput to the other side: %s", m.Data)
+			return true
+		}
+		return false
+	}
+	if !m.IsString {
+		if p.countedFrom.IsZero() {
+			p.countedFrom = time.Now()
+		}
+		p.counted += len(m.Data)
+		return false
+	}
+	if string(m.Data) != "count" {
+		return false
+	}
+	rate := float64(p.counted) * 8 / time.Since(p.countedFrom).Seconds() / 1e6
+	if err := channel.SendText(fmt.Sprintf("%.1f Mbit/s", rate)); err != nil {
+		log.Printf("count: %v", err)
+	}
+	return true
 }
 
 func (p *peer) send(kind, content string) {

@@ -257,6 +257,17 @@ fn go_program(go: std::result::Result<PathBuf, String>, source: &str, directory:
     Ok(program)
 }
 
+/// Builds a Go program of one file that uses Go's own library only.
+pub(crate) fn bench_go_program(source: &str, program: &Path) -> Result<PathBuf> {
+    let directory = std::env::current_dir()?.join(DIRECTORY);
+    let mut build = Command::new(directory.join("venv/bin/go"));
+    build.args(["build", "-o"]).arg(program).arg(source);
+    build.env("GO111MODULE", "off").env("GOPATH", directory.join("gopath")).env("GOCACHE", directory.join("gocache"));
+    build.env("GOTOOLCHAIN", "local").env("GOTELEMETRY", "off").env("CGO_ENABLED", "0");
+    step::run(&format!("go build {source}"), build, INSTALL_LIMIT)?;
+    Ok(program.to_owned())
+}
+
 /// Whether this process may install packages and make namespaces.
 fn is_root() -> bool {
     step::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")

@@ -5,7 +5,7 @@
 //! | `test` | installs what the tests need, then formatting, lints, documentation, licenses, every test; interop last |
 //! | `interop [FILTER]` | the interop tests alone |
 //! | `fuzz [TARGET] --seconds N` | each fuzz target for N seconds |
-//! | `bench [NAME]` | our figures beside the peers' |
+//! | `bench [NAME…] [--runs N]` | our figures beside the peers' |
 
 mod bench;
 mod fuzz;
@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "usage: cargo xtask test
        cargo xtask interop [FILTER]
        cargo xtask fuzz [TARGET] [--seconds N]
-       cargo xtask bench [NAME]";
+       cargo xtask bench [NAME...] [--runs N]";
 
 fn main() -> ExitCode {
     match run() {
@@ -44,10 +44,10 @@ fn run() -> Result<()> {
         ["interop"] => test::interop_only(None),
         ["interop", filter] => test::interop_only(Some(filter)),
         ["fuzz", rest @ ..] => fuzz::run(rest),
-        ["bench"] => bench::run(None),
-        ["bench", name] => bench::run(Some(name)),
+        ["bench", rest @ ..] => bench::run(rest),
         // What `bench` starts.
-        ["bench-isolated", name] => bench::run_isolated(name),
+        ["bench-isolated", name] => bench::run_isolated(name, None),
+        ["bench-isolated", name, runs] => bench::run_isolated(name, Some(runs)),
         ["bench-measure", rest @ ..] => bench::measure(rest),
         _ => bail!("{USAGE}"),
     }

@@ -4,9 +4,15 @@
 //! interleaved, and says what the ratio is to be. To add one: a module with a function that
 //! answers [`Comparison`]s, and a line in [`BENCHES`].
 
-mod open;
+mod channel;
+mod connect;
+mod fail;
+mod peers;
+mod signaling;
 
+use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,31 +20,48 @@ use crate::interop;
 use crate::step;
 use crate::test::cargo;
 
+/// A release build from nothing, on a slow machine.
+const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
+
 /// Every bench, in the order in which they run.
-const BENCHES: &[Bench] = &[Bench {
-    name: "open",
-    what: "process start of the offerer to data channel open, loopback pair, answerer waiting",
-    run: open::run,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "connect",
+        what: "process start of the offerer to data channel open, one machine, answerer waiting",
+        run: connect::run,
+    },
+    Bench {
+        name: "fail",
+        what: "process start of the offerer to the failure named, signaling works and all UDP is dropped",
+        run: fail::run,
+    },
+    Bench { name: "signaling", what: "the signaling server under load", run: signaling::run },
+    Bench { name: "channel", what: "throughput of the open data channel", run: channel::run },
+];
 
 /// What `cargo xtask bench NAME` runs.
 struct Bench {
     name: &'static str,
     what: &'static str,
     /// Called in a network namespace of its own, with only loopback, and with whyrelay and
-    /// the peers built.
-    run: fn() -> Result<Vec<Comparison>>,
+    /// the peers built. The argument is how often each side is measured, if the user says so.
+    run: fn(Option<usize>) -> Result<Vec<Comparison>>,
 }
 
 /// One row: our figure, the peer's, and what their ratio is to be.
 pub(crate) struct Comparison {
-    pub(crate) what: &'static str,
-    pub(crate) unit: &'static str,
-    /// None: it could not be measured, which is no pass.
-    pub(crate) ours: Option<f64>,
-    pub(crate) peer: &'static str,
-    pub(crate) theirs: f64,
-    pub(crate) goal: Goal,
+    what: &'static str,
+    unit: &'static str,
+    ours: f64,
+    peer: &'static str,
+    theirs: f64,
+    goal: Goal,
+}
+
+impl Comparison {
+    fn new(what: &'static str, unit: &'static str, ours: f64, peer: &'static str, theirs: f64, goal: Goal) -> Self {
+        Self { what, unit, ours, peer, theirs, goal }
+    }
 }
 
 /// What a row is to reach.
@@ -46,84 +69,134 @@ pub(crate) struct Comparison {
 pub(crate) enum Goal {
     /// Ours divided by theirs is at most this.
     RatioAtMost(f64),
+    /// Ours divided by theirs is at least this.
+    RatioAtLeast(f64),
     /// Our own figure is at most this, whatever theirs is.
     AtMost(f64),
+    /// For information: the two do not do the same.
+    None,
 }
 
 impl Goal {
-    fn met(self, ours: f64, ratio: f64) -> bool {
-        match self {
+    /// A figure that is missing (NaN) meets nothing.
+    fn met(self, ours: f64, ratio: f64) -> &'static str {
+        let met = match self {
             Self::RatioAtMost(limit) => ratio <= limit,
+            Self::RatioAtLeast(limit) => ratio >= limit,
             Self::AtMost(limit) => ours <= limit,
-        }
+            Self::None => return "-",
+        };
+        if met { "met" } else { "MISSED" }
     }
 
     fn text(self) -> String {
         match self {
             Self::RatioAtMost(limit) => format!("<= {limit} x"),
+            Self::RatioAtLeast(limit) => format!(">= {limit} x"),
             Self::AtMost(limit) => format!("<= {limit}"),
+            Self::None => "-".into(),
         }
     }
 }
 
-/// Runs the bench called `wanted`, or all of them, and prints a table for each.
-pub(crate) fn run(wanted: Option<&str>) -> Result<()> {
-    let benches = select(wanted)?;
-    let release = cargo(&["build", "--release", "--package", "whyrelay"]);
-    step::run("release build", release, std::time::Duration::from_secs(30 * 60))?;
-    let tools = interop::prepare()?;
+/// `[NAME…] [--runs N]`: runs the benches so called, or all of them, and prints a table for each.
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    let (names, runs) = match arguments.iter().position(|argument| *argument == "--runs") {
+        None => (arguments, None),
+        Some(at) => match &arguments[at + 1..] {
+            [count] if count.parse::<usize>().is_ok_and(|count| count > 0) => (&arguments[..at], Some(*count)),
+            _ => bail!("--runs comes last, with how often to measure"),
+        },
+    };
+    let benches = select(names)?;
+    let mut tools: Vec<(String, String)> = interop::prepare()?.variables().collect();
+    tools.extend(build()?);
     let this = std::env::current_exe().context("finding this program")?;
+    let mut failed = Vec::new();
     for bench in benches {
         // Traffic stays in there, and nothing else disturbs its counters.
         let mut isolated = Command::new("unshare");
         isolated.args(["--net", "--"]).arg(&this);
-        isolated.args(["bench-isolated", bench.name]);
-        isolated.envs(tools.variables());
-        let status = isolated.status().context("starting unshare")?;
-        if !status.success() {
-            bail!("bench {}: {status}", bench.name);
+        isolated.args(["bench-isolated", bench.name]).args(runs);
+        isolated.envs(tools.iter().map(|(name, value)| (name, value)));
+        if !isolated.status().context("starting unshare")?.success() {
+            failed.push(bench.name);
         }
+    }
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
     }
     Ok(())
 }
 
+/// Builds ours and the peers that only benches need; answers where the latter are. One that cannot be built is
+/// missed by the bench that needs it.
+fn build() -> Result<Vec<(String, String)>> {
+    let mut release = cargo(&["build", "--release", "--package", "whyrelay", "--bin", "whyrelay"]);
+    release.args(["--example", "signaling_server", "--example", "signaling_load"]);
+    step::run("release build", release, BUILD_LIMIT)?;
+    let directory = std::env::current_dir()?.join("target/bench-peers");
+    let mut built = Vec::new();
+    for (variable, name) in [("MATCHBOX", "matchbox"), ("STR0M", "str0m")] {
+        let mut peer = cargo(&["build", "--release", "--quiet", "--manifest-path"]);
+        peer.arg(format!("bench-peers/{name}/Cargo.toml")).arg("--target-dir").arg(&directory);
+        let outcome = step::run(&format!("build of {name}"), peer, BUILD_LIMIT);
+        built.push((variable, outcome.map(|()| directory.join(format!("release/bench-peer-{name}")))));
+    }
+    built.push(("GOLAB", interop::bench_go_program("xtask/peers/golab/main.go", &directory.join("golab"))));
+    Ok(built.into_iter().map(announcement).collect())
+}
+
+/// As [`interop`] announces its tools.
+fn announcement((variable, outcome): (&str, Result<PathBuf>)) -> (String, String) {
+    match outcome {
+        Ok(path) => (format!("WHYRELAY_INTEROP_{variable}"), path.display().to_string()),
+        Err(error) => (format!("WHYRELAY_INTEROP_{variable}_MISSING"), format!("{error:#}")),
+    }
+}
+
 /// The inside of [`run`]: one bench, in the namespace made for it.
-pub(crate) fn run_isolated(name: &str) -> Result<()> {
-    let mut loopback = Command::new("ip");
-    step::output(loopback.args(["link", "set", "lo", "up"]))?;
-    for bench in select(Some(name))? {
+pub(crate) fn run_isolated(name: &str, runs: Option<&str>) -> Result<()> {
+    let runs = runs.map(str::parse).transpose().context("how often to measure")?;
+    step::output(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    for bench in select(&[name])? {
         step::announce(&format!("bench {}: {}", bench.name, bench.what));
-        for row in (bench.run)()? {
-            print(&row);
+        let before = load_average();
+        let rows = (bench.run)(runs)?;
+        println!("| {} | ours | peer | | unit | ratio | goal | |", bench.name);
+        println!("|---|---|---|---|---|---|---|---|");
+        for row in &rows {
+            print(row);
         }
+        println!("(load average {before} before, {} after)", load_average());
     }
     Ok(())
 }
 
 /// The inside of a bench: starts the program that `arguments` name and measures it.
 pub(crate) fn measure(arguments: &[&str]) -> Result<()> {
-    open::measure(arguments)
+    peers::measure(arguments)
 }
 
-fn select(wanted: Option<&str>) -> Result<Vec<&'static Bench>> {
-    let chosen: Vec<&Bench> = BENCHES.iter().filter(|bench| wanted.is_none_or(|wanted| wanted == bench.name)).collect();
-    if chosen.is_empty() {
-        let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
-        bail!("there is no such bench; there are: {}", names.join(", "));
+/// Over one minute: what else this machine did.
+fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+fn select(wanted: &[&str]) -> Result<Vec<&'static Bench>> {
+    let known: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
+    if let Some(unknown) = wanted.iter().find(|name| !known.contains(*name)) {
+        bail!("there is no bench {unknown}; there are: {}", known.join(", "));
     }
-    Ok(chosen)
+    Ok(BENCHES.iter().filter(|bench| wanted.is_empty() || wanted.contains(&bench.name)).collect())
 }
 
 fn print(row: &Comparison) {
-    let Comparison { what, unit, peer, theirs, goal, .. } = row;
-    let goal_text = goal.text();
-    let Some(ours) = row.ours else {
-        println!("{what}: ours not measured, {peer} {theirs:.1} {unit}, goal {goal_text}");
-        return;
-    };
+    let Comparison { what, unit, ours, peer, theirs, goal } = row;
     let ratio = ours / theirs;
-    let verdict = if goal.met(ours, ratio) { "met" } else { "MISSED" };
-    println!("{what}: ours {ours:.1}, {peer} {theirs:.1} {unit}, ratio {ratio:.2}, goal {goal_text}: {verdict}");
+    let (text, met) = (goal.text(), goal.met(*ours, ratio));
+    println!("| {what} | {ours:.1} | {theirs:.1} | {peer} | {unit} | {ratio:.2} | {text} | {met} |");
 }
 
 #[cfg(test)]
@@ -131,16 +204,22 @@ mod tests {
     use super::{Goal, select};
 
     #[test]
-    fn a_goal_is_met_at_its_limit_and_missed_above() {
-        assert!(Goal::RatioAtMost(1.0).met(5.0, 1.0));
-        assert!(!Goal::RatioAtMost(1.0).met(0.1, 1.01));
-        assert!(Goal::AtMost(0.0).met(0.0, f64::NAN));
-        assert!(!Goal::AtMost(0.0).met(1.0, 0.1));
+    fn a_goal_is_met_at_its_limit_and_missed_beyond() {
+        assert_eq!(Goal::RatioAtMost(1.0).met(5.0, 1.0), "met");
+        assert_eq!(Goal::RatioAtMost(1.0).met(0.1, 1.01), "MISSED");
+        assert_eq!(Goal::RatioAtLeast(2.0).met(9.0, 1.99), "MISSED");
+        assert_eq!(Goal::AtMost(0.0).met(0.0, f64::NAN), "met");
+        assert_eq!(Goal::AtMost(0.0).met(f64::NAN, f64::NAN), "MISSED");
     }
 
     #[test]
     fn an_unknown_bench_is_an_error_that_names_the_known_ones() {
-        let error = select(Some("nothing")).map(|_| ()).unwrap_err();
-        assert!(error.to_string().contains("open"), "{error}");
+        let error = select(&["nothing"]).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("connect"), "{error}");
+    }
+
+    #[test]
+    fn without_a_name_all_are_chosen() {
+        assert_eq!(select(&[]).expect("all").len(), super::BENCHES.len());
     }
 }

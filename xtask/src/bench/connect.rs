@@ -1,0 +1,43 @@
+//! How long a user waits for a data channel, and what one peer costs until then.
+
+use anyhow::Result;
+
+use super::peers::{Kind, Sample, make_network, median, session, signaling_server};
+use super::{Comparison, Goal};
+
+/// Enough to see one slow open in a hundred.
+const RUNS: usize = 100;
+/// An open that takes longer is one that waited for something.
+const SLOW_MS: f64 = 500.0;
+/// What both kinds of peer say on stderr then.
+const OPEN: &str = "is open";
+
+pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
+    let (ours, pion) = (Kind::ours(&[])?, Kind::pion(&[])?);
+    make_network()?;
+    let _server = signaling_server()?;
+    let (mut our_samples, mut pion_samples) = (Vec::new(), Vec::new());
+    for _ in 0..runs.unwrap_or(RUNS) {
+        pion_samples.push(session(&pion, OPEN)?);
+        our_samples.push(session(&ours, OPEN)?);
+    }
+    let row = |what, unit, figure: &dyn Fn(&[Sample]) -> f64, goal| {
+        Comparison::new(what, unit, figure(&our_samples), "Pion", figure(&pion_samples), goal)
+    };
+    let middle = |name: &'static str| move |all: &[Sample]| median(all.iter().map(|one| one.figure(name)));
+    Ok(vec![
+        row("open, median", "ms", &middle("marker_ms"), Goal::RatioAtMost(1.0)),
+        row("opens over 500 ms", "% of runs", &slow_share, Goal::AtMost(0.0)),
+        row("CPU of the offerer until open", "ms", &middle("cpu_ms"), Goal::RatioAtMost(1.0)),
+        row("peak memory of the offerer until open", "KiB", &middle("memory_kib"), Goal::RatioAtMost(0.8)),
+        // Ours goes on to measure round trips, and both sides write and exchange the account.
+        row("CPU of the offerer until its end", "ms", &middle("whole_cpu_ms"), Goal::None),
+        row("peak memory of the offerer until its end", "KiB", &middle("whole_memory_kib"), Goal::None),
+    ])
+}
+
+/// In percent.
+fn slow_share(samples: &[Sample]) -> f64 {
+    let slow = samples.iter().filter(|one| one.figure("marker_ms") > SLOW_MS).count();
+    100.0 * slow as f64 / samples.len() as f64
+}

@@ -1,0 +1,52 @@
+//! How long a user waits to be told that two machines cannot connect, and why.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::peers::{Kind, SERVER, make_network, median, session, signaling_server};
+use super::{Comparison, Goal};
+use crate::step;
+
+/// Pion takes half a minute for each.
+const RUNS: usize = 3;
+/// How ours begins the answer on stdout, which follows once both sides' recordings have met.
+const VERDICT: &str = "verdict";
+
+pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
+    let (ours, pion) = (Kind::ours(&[])?, Kind::pion(&["-timeout", "80"])?);
+    make_network()?;
+    drop_all_but_signaling()?;
+    let _server = signaling_server()?;
+    let (mut failed, mut named, mut pion_failed) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..runs.unwrap_or(RUNS) {
+        pion_failed.push(session(&pion, "connection: failed")?.figure("marker_ms"));
+        failed.push(session(&ours, "ICE failed")?.figure("marker_ms"));
+        let account = session(&ours, VERDICT)?;
+        named.push(account.figure("marker_ms"));
+        println!("our answer: {}", account.line);
+    }
+    let theirs = median(pion_failed);
+    Ok(vec![
+        Comparison::new("UDP dropped: until failed", "ms", median(failed), "Pion", theirs, Goal::AtMost(3000.0)),
+        Comparison::new(
+            "UDP dropped: until the answer with its cause",
+            "ms",
+            median(named),
+            "Pion, no cause",
+            theirs,
+            Goal::AtMost(3000.0),
+        ),
+    ])
+}
+
+/// Drops in silence, on arrival, so that no sender sees it: all UDP, and TCP but for the server's.
+fn drop_all_but_signaling() -> Result<()> {
+    let port = SERVER.rsplit(':').next().unwrap_or_default();
+    let rules = format!(
+        "table inet bench {{ chain arriving {{ type filter hook input priority 0; \
+         meta l4proto udp drop; tcp dport != {port} tcp sport != {port} drop; }} }}"
+    );
+    step::output(Command::new("nft").arg(rules))?;
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! What signaling costs: ours beside a server that behaves as the Go lab's does, and matchbox.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::peers::{Ended, SERVER, built, median, tool, wait_for_server};
+use super::{Comparison, Goal};
+use crate::step;
+
+const RUNS: usize = 3;
+
+/// One row: how both are loaded, and which figure counts.
+struct Row {
+    what: &'static str,
+    peer: &'static str,
+    server: &'static str,
+    protocols: [&'static str; 2],
+    load: &'static str,
+    figure: &'static str,
+    unit: &'static str,
+    goal: Goal,
+}
+
+/// A mesh of matchbox's tells everybody of everybody, so it is measured with fewer.
+const ROWS: &[Row] = &[
+    Row {
+        what: "long poll, 100 pairs, CPU per message",
+        peer: "Go server",
+        server: "GOLAB",
+        protocols: ["long-poll", "long-poll"],
+        load: "--pairs 100 --seconds 3",
+        figure: "cpu_us_per_message",
+        unit: "us",
+        goal: Goal::RatioAtMost(0.45),
+    },
+    Row {
+        what: "long poll, 2000 messages a second, CPU per message",
+        peer: "Go server",
+        server: "GOLAB",
+        protocols: ["long-poll", "long-poll"],
+        load: "--pairs 100 --rate 2000 --seconds 3",
+        figure: "cpu_us_per_message",
+        unit: "us",
+        goal: Goal::RatioAtMost(0.45),
+    },
+    Row {
+        what: "long poll, 1000 pairs, p99",
+        peer: "Go server",
+        server: "GOLAB",
+        protocols: ["long-poll", "long-poll"],
+        load: "--pairs 1000 --seconds 3",
+        figure: "p99_us",
+        unit: "us",
+        goal: Goal::RatioAtMost(0.65),
+    },
+    Row {
+        what: "long poll, memory per receiver",
+        peer: "Go server",
+        server: "GOLAB",
+        protocols: ["long-poll", "long-poll"],
+        load: "--idle 1000",
+        figure: "bytes_per_receiver",
+        unit: "B",
+        goal: Goal::RatioAtMost(0.2),
+    },
+    Row {
+        what: "WebSocket, 50 pairs, CPU per message",
+        peer: "matchbox",
+        server: "MATCHBOX",
+        protocols: ["websocket", "matchbox"],
+        load: "--pairs 50 --seconds 3",
+        figure: "cpu_us_per_message",
+        unit: "us",
+        goal: Goal::RatioAtMost(1.0),
+    },
+    Row {
+        what: "WebSocket, memory per idle socket",
+        peer: "matchbox",
+        server: "MATCHBOX",
+        protocols: ["websocket", "matchbox"],
+        load: "--idle 200",
+        figure: "bytes_per_receiver",
+        unit: "B",
+        goal: Goal::AtMost(8192.0),
+    },
+];
+
+pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
+    let ours = built("examples/signaling_server")?;
+    let mut comparisons = Vec::new();
+    for row in ROWS {
+        let theirs = tool(row.server)?;
+        let (mut our_figures, mut their_figures) = (Vec::new(), Vec::new());
+        for _ in 0..runs.unwrap_or(RUNS) {
+            their_figures.push(load(&theirs, row, row.protocols[1])?);
+            our_figures.push(load(&ours, row, row.protocols[0])?);
+        }
+        let (ours, theirs) = (median(our_figures), median(their_figures));
+        comparisons.push(Comparison::new(row.what, row.unit, ours, row.peer, theirs, row.goal));
+    }
+    Ok(comparisons)
+}
+
+/// Loads a fresh server and answers the row's figure.
+fn load(server: &Path, row: &Row, protocol: &str) -> Result<f64> {
+    // The Go server knows no address, listens there by itself and ignores it.
+    let server = Ended::start(Command::new(server).arg(SERVER))?;
+    wait_for_server()?;
+    let mut load = Command::new(built("examples/signaling_load")?);
+    load.args([SERVER, &server.id().to_string(), protocol]).args(row.load.split(' '));
+    let output = step::output(&mut load).with_context(|| row.what)?;
+    let figures: Value = serde_json::from_str(&output)?;
+    figures[row.figure].as_f64().with_context(|| format!("no {} in {output}", row.figure))
+}
