@@ -159,11 +159,13 @@ pub(super) fn measure(arguments: &[&str]) -> Result<()> {
         let shown = String::from_utf8_lossy(&line);
         if found.is_none() && shown.contains(marker) {
             let after = start.elapsed();
-            // Held, so that what it does next does not count.
+            // Held, so that what it does next does not count. It may have ended before this was scheduled: then
+            // there is nothing to read, and the run counts for its time alone.
             kill(pid, Signal::SIGSTOP)?;
-            let (cpu, memory) = (cpu_ms(pid), memory_kib(pid));
+            let (cpu, memory) = (cpu_ms(pid).ok(), memory_kib(pid).ok());
             kill(pid, Signal::SIGCONT)?;
-            found = Some((after, cpu?, memory?, shown.trim().to_owned()));
+            let used = cpu.zip(memory).unzip();
+            found = Some((after, used.0, used.1, shown.trim().to_owned()));
         }
         text.extend_from_slice(&line);
         text.push(b'\n');
@@ -244,9 +246,9 @@ pub(super) fn tool(name: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(path))
 }
 
-/// The middle one; NaN when there is none.
+/// The middle one of those that were measured; NaN when there is none.
 pub(super) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.into_iter().collect();
+    let mut figures: Vec<f64> = figures.into_iter().filter(|figure| !figure.is_nan()).collect();
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
