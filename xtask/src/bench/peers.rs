@@ -50,7 +50,7 @@ impl Kind {
 /// What one offerer did.
 pub(super) struct Sample {
     figures: BTreeMap<String, f64>,
-    /// The line that the marker was found in.
+    /// The line that the marker was found in, and the one after it.
     pub(super) line: String,
 }
 
@@ -157,7 +157,10 @@ pub(super) fn measure(arguments: &[&str]) -> Result<()> {
     for line in BufReader::new(said).split(b'\n') {
         let line = line?;
         let shown = String::from_utf8_lossy(&line);
-        if found.is_none() && shown.contains(marker) {
+        if let Some((_, _, _, lines)) = &mut found {
+            let lines: &mut Vec<String> = lines;
+            lines.push(shown.trim().to_owned());
+        } else if shown.contains(marker) {
             let after = start.elapsed();
             // Held, so that what it does next does not count. It may have ended before this was scheduled: then
             // there is nothing to read, and the run counts for its time alone.
@@ -165,13 +168,13 @@ pub(super) fn measure(arguments: &[&str]) -> Result<()> {
             let (cpu, memory) = (cpu_ms(pid).ok(), memory_kib(pid).ok());
             kill(pid, Signal::SIGCONT)?;
             let used = cpu.zip(memory).unzip();
-            found = Some((after, used.0, used.1, shown.trim().to_owned()));
+            found = Some((after, used.0, used.1, vec![shown.trim().to_owned()]));
         }
         text.extend_from_slice(&line);
         text.push(b'\n');
     }
     let status = child.wait()?;
-    let Some((after, cpu, memory, line)) = found else {
+    let Some((after, cpu, memory, lines)) = found else {
         bail!("{program}: {status}\n{}", String::from_utf8_lossy(&text));
     };
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
@@ -184,7 +187,7 @@ pub(super) fn measure(arguments: &[&str]) -> Result<()> {
             "memory_kib": memory,
             "whole_cpu_ms": whole.num_microseconds() as f64 / 1000.0,
             "whole_memory_kib": usage.max_rss(),
-            "line": line,
+            "line": lines[..lines.len().min(2)].join(" "),
         })
     );
     Ok(())

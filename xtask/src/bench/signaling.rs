@@ -92,16 +92,24 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     let ours = built("examples/signaling_server")?;
     let mut comparisons = Vec::new();
     for row in ROWS {
-        let theirs = tool(row.server)?;
         let (mut our_figures, mut their_figures) = (Vec::new(), Vec::new());
         for _ in 0..runs.unwrap_or(RUNS) {
-            their_figures.push(load(&theirs, row, row.protocols[1])?);
-            our_figures.push(load(&ours, row, row.protocols[0])?);
+            let theirs = tool(row.server).and_then(|server| load(&server, row, row.protocols[1]));
+            their_figures.push(or_unmeasured(theirs));
+            our_figures.push(or_unmeasured(load(&ours, row, row.protocols[0])));
         }
         let (ours, theirs) = (median(our_figures), median(their_figures));
         comparisons.push(Comparison::new(row.what, row.unit, ours, row.peer, theirs, row.goal));
     }
     Ok(comparisons)
+}
+
+/// A figure that could not be had must not keep the others from being measured; it meets no goal.
+fn or_unmeasured(figure: Result<f64>) -> f64 {
+    figure.unwrap_or_else(|error| {
+        eprintln!("not measured: {error:#}");
+        f64::NAN
+    })
 }
 
 /// Loads a fresh server and answers the row's figure.
