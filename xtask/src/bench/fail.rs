@@ -43,9 +43,10 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
 /// Drops in silence, on arrival, so that no sender sees it: all UDP, and TCP but for the server's.
 fn drop_all_but_signaling() -> Result<()> {
     let port = SERVER.rsplit(':').next().unwrap_or_default();
+    // Not `dport != … sport != …` in one rule: nft 1.0.6 joins the two, and then either is enough.
     let rules = format!(
         "table inet bench {{\nchain arriving {{\ntype filter hook input priority 0;\n\
-         meta l4proto udp drop\ntcp dport != {port} tcp sport != {port} drop\n}}\n}}\n"
+         tcp dport {port} accept\ntcp sport {port} accept\nmeta l4proto {{ tcp, udp }} drop\n}}\n}}\n"
     );
     step::output(Command::new("nft").arg(rules))?;
     Ok(())
