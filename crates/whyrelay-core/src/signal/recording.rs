@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes of a recording in one message. As base64 in JSON this stays well below [`super::MAX_MESSAGE`].
 pub const RECORDING_CHUNK: usize = 32 * 1024;
-/// Bytes of a compressed recording, at most: 1024 messages.
-const MAX_RECORDING: usize = 1024 * RECORDING_CHUNK;
+/// Bytes of a compressed recording, at most: 128 messages.
+const MAX_RECORDING: usize = crate::trace::packing::MAX_PACKED;
 
 /// The content of `recording`: one piece of a compressed recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,13 +49,13 @@ impl RecordingChunk {
 /// Cuts a compressed recording into pieces; an empty one is one empty piece.
 ///
 /// # Errors
-/// [`RecordingError::TooLarge`] beyond 32 MiB.
+/// [`RecordingError::TooLarge`] beyond 4 MiB.
 pub fn split_recording(compressed: &[u8]) -> Result<impl Iterator<Item = RecordingChunk> + '_, RecordingError> {
     if compressed.len() > MAX_RECORDING {
         return Err(RecordingError::TooLarge);
     }
     let count = compressed.len().div_ceil(RECORDING_CHUNK).max(1);
-    // At most 1024 pieces, so the casts lose nothing.
+    // At most 128 pieces, so the casts lose nothing.
     Ok((0..count).map(move |index| RecordingChunk {
         index: index as u32,
         count: count as u32,
@@ -121,7 +121,7 @@ pub enum RecordingError {
     #[error("a piece of the recording is missing")]
     Missing,
     /// Larger than is accepted.
-    #[error("the recording is larger than 32 MiB compressed")]
+    #[error("the recording is larger than 4 MiB compressed")]
     TooLarge,
 }
 

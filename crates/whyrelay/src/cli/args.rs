@@ -64,6 +64,8 @@ pub enum Verb {
     Answer(PeerArgs),
     /// Print the account from recordings: one side's, both sides', or one that holds both
     Report(ReportArgs),
+    /// Say what a finding means, how it is detected and what helps
+    Explain(ExplainArgs),
 }
 
 /// How the account is printed.
@@ -259,6 +261,17 @@ pub struct ReportArgs {
     /// Replace addresses and names in the output by pseudonyms
     #[arg(long)]
     pub redact: bool,
+}
+
+/// `whyrelay explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// The finding's code or name, like WR504 or peer-sees-other-port
+    #[arg(value_name = "CODE", required_unless_present = "list")]
+    pub code: Option<String>,
+    /// List all findings
+    #[arg(long, conflicts_with = "code")]
+    pub list: bool,
 }
 
 /// The Go lab's command line in ours: `-role offerer -signaling-addr URL -with-turn=false` becomes `offer …`.

@@ -3,6 +3,7 @@
 mod account;
 pub mod args;
 mod demo;
+mod explain;
 mod peer;
 mod report;
 mod serve;
@@ -41,6 +42,7 @@ pub fn run() -> ExitCode {
         Verb::Offer(args) => peer::run(Vantage::A, args, color),
         Verb::Answer(args) => peer::run(Vantage::B, args, color),
         Verb::Report(args) => report::run(args, color),
+        Verb::Explain(args) => explain::run(&args),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),

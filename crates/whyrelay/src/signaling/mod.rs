@@ -8,7 +8,6 @@ mod driver;
 mod error;
 mod link;
 mod long_poll;
-mod recording;
 mod stream;
 mod websocket;
 
@@ -26,7 +25,6 @@ use driver::Driver;
 use link::Link;
 
 pub use error::SignalingError;
-pub use recording::{PackError, pack_recording, unpack_recording};
 
 /// Messages between a client and its task, at most.
 const CHANNEL: usize = 4096;

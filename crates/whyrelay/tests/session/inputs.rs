@@ -103,3 +103,18 @@ fn ice_passwords_and_announced_credentials_are_in_no_output() {
         assert!(!text.contains("credential\":"), "an announcement is shown");
     }
 }
+
+#[test]
+fn every_finding_can_be_explained() {
+    let list = Process::start(&["explain", "--list"], &[]).finish();
+    assert_eq!(list.code(), 0, "{}", list.stderr);
+    for line in list.stdout.lines() {
+        let code = line.split_whitespace().next().expect("a code");
+        let explained = Process::start(&["explain", code], &[]).finish();
+        assert_eq!(explained.code(), 0, "{code}: {}", explained.stderr);
+        assert!(explained.stdout.starts_with(code) && explained.stdout.contains("How it is detected"), "{code}");
+    }
+    let unknown = Process::start(&["explain", "WR999"], &[]).finish();
+    assert_eq!(unknown.code(), 2);
+    assert!(unknown.stderr.contains("hint: `whyrelay explain --list`"), "{}", unknown.stderr);
+}

@@ -7,12 +7,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use whyrelay::server::signaling::{SignalingConfig, SignalingServer, load_tls};
-use whyrelay::signaling::{
-    Client, Incoming, SignalingError, SignalingOptions, Transport, pack_recording, unpack_recording,
-};
+use whyrelay::signaling::{Client, Incoming, SignalingError, SignalingOptions, Transport};
 use whyrelay_core::signal::{
     DEFAULT_ANSWERER, DEFAULT_OFFERER, IceServer, Message, MessageType, RecordingAssembler, RecordingChunk,
-    ServersAnnouncement,
+    ServersAnnouncement, split_recording,
 };
 
 use super::lab::{LabClient, SOON, Server, quick};
@@ -357,8 +355,8 @@ async fn a_recording_larger_than_a_mailbox_arrives_whole() {
             (random >> 24) as u8
         })
         .collect();
-    for content in pack_recording(&recording).unwrap() {
-        a.send(MessageType::Recording, DEFAULT_ANSWERER, content).unwrap();
+    for chunk in split_recording(&recording).unwrap() {
+        a.send(MessageType::Recording, DEFAULT_ANSWERER, chunk.to_content()).unwrap();
     }
     let sending = tokio::spawn(a.close(SOON));
     let mut assembler = RecordingAssembler::new();
@@ -369,7 +367,7 @@ async fn a_recording_larger_than_a_mailbox_arrives_whole() {
         }
     };
     assert!(sending.await.unwrap(), "everything was taken");
-    assert!(unpack_recording(&whole).unwrap() == recording);
+    assert!(whole == recording);
 }
 
 #[tokio::test]
