@@ -207,8 +207,9 @@ pub struct Peer {
     /// What was gathered, for the generations after a restart.
     gathered: Vec<ice::LocalCandidate>,
     gathering_done: bool,
+    /// Where data of the peer came from last.
+    last_known: Option<SocketAddr>,
     outputs: VecDeque<Output>,
-    closed: bool,
 }
 
 impl Peer {
@@ -223,8 +224,8 @@ impl Peer {
             unresolved: Vec::new(),
             gathered: Vec::new(),
             gathering_done: false,
+            last_known: None,
             outputs: VecDeque::new(),
-            closed: false,
         };
         peer.settle(now);
         peer
@@ -404,10 +405,7 @@ impl Peer {
                 self.ice(now, ice::Input::LocalEndOfCandidates);
                 self.outputs.push_back(Output::LocalEndOfCandidates);
             }
-            gather::Output::Closed => {
-                self.closed = true;
-                self.outputs.push_back(Output::Closed);
-            }
+            gather::Output::Closed => self.outputs.push_back(Output::Closed),
             gather::Output::Timeout(_) => {}
         }
     }
@@ -458,10 +456,25 @@ impl Peer {
     ) {
         match Protocol::of(bytes) {
             Protocol::Stun => self.ice(now, ice::Input::Datagram { transport, local, remote, bytes }),
-            Protocol::Dtls => self.outputs.push_back(Output::Data(bytes.to_vec())),
+            Protocol::Dtls if self.is_known(remote) => self.outputs.push_back(Output::Data(bytes.to_vec())),
             // Nothing of ours: the door has recorded it.
             _ => {}
         }
+    }
+
+    /// Whether data from there may be the peer's (RFC 8445 §12.2): it is one of its candidates, which a stranger's
+    /// address becomes only by an authenticated check. Before its description is there nobody can tell.
+    fn is_known(&mut self, remote: SocketAddr) -> bool {
+        if self.last_known == Some(remote) {
+            return true;
+        }
+        let known = self.agent.remote_ufrag().is_none()
+            || self.agent.remote_candidates().any(|candidate| candidate.address.ip() == Some(remote))
+            || self.agent.checklist().iter().any(|pair| pair.pair.remote == remote);
+        if known && self.agent.remote_ufrag().is_some() {
+            self.last_known = Some(remote);
+        }
+        known
     }
 
     /// Sends from a base: a socket, a connection, or a relayed address.
@@ -518,6 +531,7 @@ impl Peer {
 
     /// Sockets and allocations outlive a restart, and so do their candidates: they are signaled again.
     fn restart(&mut self, now: Timestamp, credentials: Credentials, side: Side) {
+        self.last_known = None;
         self.ice(now, ice::Input::Restart { credentials, side });
         self.settle(now);
         for local in self.gathered.clone() {

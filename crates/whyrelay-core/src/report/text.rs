@@ -32,7 +32,44 @@ pub fn render_text(report: &Report, options: &TextOptions) -> String {
     tables::candidates(&mut out, report, paint);
     pairs::render(&mut out, report, options, paint);
     not_measured(&mut out, report, paint);
+    harmless(&out, options.color)
+}
+
+/// Text without control characters but line feeds and, where there is color, our own color sequences: ids, reasons and
+/// candidates come from the other side, and must not move the reader's cursor.
+fn harmless(text: &str, color: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let sequence = if color && c == '\u{1b}' { color_sequence(rest) } else { 0 };
+        if sequence > 0 {
+            out.push_str(&rest[..sequence]);
+            rest = &rest[sequence..];
+            continue;
+        }
+        out.push(if c.is_control() && c != '\n' { '\u{FFFD}' } else { c });
+        rest = &rest[c.len_utf8()..];
+    }
     out
+}
+
+/// Bytes of the color sequence (`ESC [ digits m`) that the text begins with, or 0.
+fn color_sequence(text: &str) -> usize {
+    let Some(body) = text.strip_prefix("\u{1b}[") else { return 0 };
+    let parameters = body.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b';').count();
+    if body.as_bytes().get(parameters) == Some(&b'm') { 2 + parameters + 1 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_colors_reach_the_terminal() {
+        assert_eq!(harmless("a\u{1b}[2Jb\r\n\u{1b}]0;x\u{7}", true), "a\u{FFFD}[2Jb\u{FFFD}\n\u{FFFD}]0;x\u{FFFD}");
+        assert_eq!(harmless("\u{1b}[1;31mred\u{1b}[0m", true), "\u{1b}[1;31mred\u{1b}[0m");
+        assert_eq!(harmless("\u{1b}[31mred", false), "\u{FFFD}[31mred");
+    }
 }
 
 fn verdict(out: &mut String, report: &Report, paint: Paint) {

@@ -14,6 +14,10 @@ use crate::wire::integrity::{self, Integrity};
 use crate::wire::stun::{Defect, HEADER_LENGTH, MAGIC_COOKIE, Message, Method};
 use crate::wire::turn::ChannelData;
 
+/// Bytes kept of any datagram: more than ICE and TURN ever send beside data, and a bound on what a stranger can make
+/// a recording hold.
+const MAX_KEPT: usize = 4096;
+
 /// Bytes kept of a datagram that is of no protocol we know: enough to tell what it may be.
 const UNKNOWN_KEPT: usize = 64;
 
@@ -56,7 +60,7 @@ impl Datagram {
         for (at, length) in stray_integrity(bytes) {
             data[at..at + length].fill(0);
         }
-        data.truncate(kept);
+        data.truncate(kept.min(MAX_KEPT));
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         Self { direction, transport, local, remote, interface: interface.map(str::to_owned), length, data, integrity }
     }

@@ -230,7 +230,7 @@ pub struct PeerArgs {
     /// Write the same datagrams to this file for Wireshark (pcapng)
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub pcap: Option<PathBuf>,
-    /// Replace addresses and names in all output by pseudonyms that agree on both sides
+    /// Replace addresses and names by pseudonyms, which agree on both sides, in account, recording and capture
     #[arg(long, help_heading = "Output")]
     pub redact: bool,
     /// How to print the account
@@ -315,7 +315,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => number * 3600.0,
         unit => return Err(format!("{unit:?} is no unit of time; write 500ms, 5s or 2m")),
     };
-    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is no time that can be waited for"))
+    const LONGEST: f64 = 366.0 * 86_400.0;
+    if !(0.0..=LONGEST).contains(&seconds) {
+        return Err(format!("{text:?} is no time that can be waited for"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// A firewall mark, decimal or with `0x`.

@@ -10,7 +10,7 @@ use super::args::PeerArgs;
 use super::{account, runtime};
 use crate::session::{self, SessionConfig};
 
-/// How long a third Ctrl-C has to be waited for at most: the second ends the process.
+/// The exit status of a session that a second Ctrl-C ends at once, as of a process that SIGINT ended.
 const FORCED_EXIT: i32 = 130;
 
 pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<u8> {
@@ -26,16 +26,18 @@ pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<
     account::print(&outcome?.events, format, color)
 }
 
-/// Counts Ctrl-C and SIGTERM: the first closes the session properly, the second ends the process at once.
+/// Counts Ctrl-C, SIGTERM and SIGHUP: the first closes the session properly, the second ends the process at once.
 pub(super) fn watch_signals() -> anyhow::Result<watch::Receiver<u32>> {
     let (sender, receiver) = watch::channel(0);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
             }
             if *sender.borrow() >= 1 {
                 std::process::exit(FORCED_EXIT);

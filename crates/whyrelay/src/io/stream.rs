@@ -219,6 +219,10 @@ impl Streams {
             let held = self.open.keys().filter(|id| id.0 >= 1 << 63).count();
             if held < MAX_ACCEPTED {
                 self.open.insert(id, open);
+            } else {
+                let detail = format!("more than {MAX_ACCEPTED} connections are not accepted");
+                // When the loop is behind it will find the connection gone when it sends.
+                let _ = self.inputs.try_send(StreamInput::Closed { id, detail });
             }
         }
     }

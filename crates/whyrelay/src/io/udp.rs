@@ -204,7 +204,16 @@ fn is_pending_icmp(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(
             libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EMSGSIZE | libc::EPROTO | libc::EACCES
-        ) | Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::ECONNRESET | libc::EHOSTDOWN | libc::EINTR)
+        ) | Some(
+            libc::ENONET
+                | libc::ENETDOWN
+                | libc::EPERM
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::ECONNRESET
+                | libc::EHOSTDOWN
+                | libc::EINTR
+        )
     )
 }
 

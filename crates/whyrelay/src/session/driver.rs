@@ -148,7 +148,7 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     }
     session.sink.end(session.clock.now(), EventKind::RecordingEnded { reason });
     if let Err(error) = end {
-        session.signals.leave("whyrelay could not go on").await;
+        session.signals.leave("whyrelay could not go on", Duration::from_secs(2)).await;
         return Err(error);
     }
     session.exchange(&mut inputs.interrupt, reason).await;
@@ -559,10 +559,13 @@ impl Session {
             peer::Output::LocalEndOfCandidates => self.signal_end_of_candidates(),
             peer::Output::Selected(selected) => {
                 let rtt = selected.rtt.map_or(String::new(), |rtt| format!(", {}", millis(rtt)));
-                self.progress.step(&format!(
-                    "path: {} {} → {} {}{rtt}",
-                    selected.local.kind, selected.pair.local, selected.remote.kind, selected.pair.remote
-                ));
+                let (local, remote) = (selected.pair.local, selected.pair.remote);
+                let (near, far) = (selected.local.kind, selected.remote.kind);
+                self.progress.step(&if self.config.redact {
+                    format!("path: {near} → {far}{rtt}")
+                } else {
+                    format!("path: {near} {local} → {far} {remote}{rtt}")
+                });
                 self.path_usable();
             }
             peer::Output::StateChanged(state) => self.ice_state_changed(state),
@@ -794,7 +797,7 @@ impl Session {
 
     /// Progress for what a user waits for.
     fn show(&mut self, event: &EventKind) {
-        if let Some(line) = super::progress::line_for(event) {
+        if let Some(line) = super::progress::line_for(event).filter(|_| !self.config.redact) {
             self.progress.step(&line);
         }
     }

@@ -16,6 +16,12 @@ const WAIT: Duration = Duration::from_secs(10);
 /// The same when the user is waiting for the prompt.
 const WAIT_INTERRUPTED: Duration = Duration::from_secs(2);
 
+/// How long pieces of a recording that come one by one may stop.
+const STALLED: Duration = Duration::from_secs(5);
+
+/// How long what the other side sent before it left may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Pieces handed to signaling at a time; the next ones when these are on their way.
 const PACE: Duration = Duration::from_millis(2);
 
@@ -48,7 +54,8 @@ impl Session {
             EndReason::Finished => "finished",
             _ => "ended",
         };
-        self.signals.leave(goodbye).await;
+        let within = if reason == EndReason::Interrupted { WAIT_INTERRUPTED } else { WAIT };
+        self.signals.leave(goodbye, within).await;
     }
 
     async fn send_recording(&mut self) {
@@ -66,7 +73,8 @@ impl Session {
     async fn await_recording(&mut self, interrupt: &mut watch::Receiver<u32>, reason: EndReason) {
         let wait = if reason == EndReason::Interrupted { WAIT_INTERRUPTED } else { WAIT };
         let started = Instant::now();
-        let until = started + wait;
+        let mut until = started + wait;
+        let mut left = false;
         while self.signals.peer_recording.is_none() && Instant::now() < until {
             let Some(client) = self.signals.client.as_mut() else { return };
             let tick = Instant::now() + Duration::from_secs(1);
@@ -76,8 +84,11 @@ impl Session {
                     if self.signaled(incoming).is_err() {
                         return;
                     }
-                    if self.signals.peer_left && self.signals.peer_recording.is_none() {
-                        return;
+                    if self.signals.peer_left && !std::mem::replace(&mut left, true) {
+                        // Its last words may still be on their way.
+                        until = until.min(Instant::now() + LAST_WORDS);
+                    } else {
+                        until = until.max(Instant::now() + STALLED.min(wait));
                     }
                 }
                 _ = interrupt.changed() => return,

@@ -11,6 +11,9 @@ use crate::channel::measure::{Measurement, Output, Plan, Progress};
 /// How long a peer that is not whyrelay is given for its greeting.
 const GREETING_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long the channel to such a peer stays open at least, so that it gets our greeting before the end.
+const LINGER: Duration = Duration::from_millis(700);
+
 /// How our greeting begins: a peer that sends one measures, even if signaling did not say what it is.
 const GREETING: &str = "Hello from the whyrelay ";
 
@@ -32,6 +35,7 @@ struct Open {
     measurement: Measurement,
     is_whyrelay: bool,
     greeted: bool,
+    since: Instant,
     greet_until: Instant,
     next: Instant,
 }
@@ -62,7 +66,8 @@ impl Measuring {
         let mut measurement = Measurement::new(plan);
         measurement.start(now);
         let greet_until = now + GREETING_WITHIN;
-        self.open = Some(Open { channel: id, measurement, is_whyrelay, greeted: false, greet_until, next: now });
+        self.open =
+            Some(Open { channel: id, measurement, is_whyrelay, greeted: false, since: now, greet_until, next: now });
         self.poll(channel, now);
     }
 
@@ -74,7 +79,8 @@ impl Measuring {
             open.is_whyrelay = true;
             open.measurement.recognized(now);
         } else {
-            open.greeted = true;
+            open.greet_until = open.greet_until.min(open.since + LINGER);
+            open.greeted = now >= open.greet_until;
         }
         self.poll(channel, now);
     }

@@ -20,8 +20,9 @@ use crate::channel::{Certificate, ChannelConfig, DtlsVersions};
 use crate::io::tls::ClientTls;
 use crate::signaling::{Client, Incoming, SignalingError, SignalingOptions, Transport};
 
-/// A whyrelay server announces its servers at once. One that does not within this has none.
-const ANNOUNCEMENT_WITHIN: Duration = Duration::from_millis(500);
+/// A whyrelay server announces its servers at once, even when it has none. Waiting costs nothing but the end of
+/// candidates, and a lost segment on a slow path takes a second or two.
+const ANNOUNCEMENT_WITHIN: Duration = Duration::from_secs(3);
 
 /// Servers that are taken from an announcement.
 const MAX_ANNOUNCED: usize = 16;
@@ -126,11 +127,11 @@ impl Signals {
     }
 
     /// Ends signaling on purpose.
-    pub(super) async fn leave(&mut self, reason: &str) {
+    pub(super) async fn leave(&mut self, reason: &str, within: Duration) {
         if let Some(client) = self.client.take() {
             // The server frees the id either way; this only tells the other side sooner.
             let _ = client.send(MessageType::Bye, &self.peer, reason);
-            client.close(Duration::from_secs(2)).await;
+            client.close(within).await;
         }
     }
 }
@@ -177,6 +178,9 @@ impl Session {
         let kind = if server.whyrelay.is_some() { "whyrelay serve" } else { "another server" };
         self.progress.step(&format!("signaling: connected to {} ({by}, {kind})", server.address));
         self.signals.client = Some(client);
+        // Three round trips to the server and more: about one to the other side and back over it.
+        let took = self.signals.waiting_since.elapsed();
+        self.feed(peer::Input::RoundTripHint(took));
         self.signals.waiting_since = Instant::now();
         let has_all = !self.config.stun.is_empty() && (self.config.no_turn || !self.config.turn.is_empty());
         if server.whyrelay.is_none() || has_all {
@@ -421,6 +425,8 @@ impl Session {
             MessageType::Restart if self.config.side == Vantage::A && self.phase == Phase::Open => {
                 self.restart(Side::Remote);
             }
+            // Left over from a session that this peer has not met.
+            MessageType::Recording | MessageType::Bye if self.remote.is_none() => {}
             MessageType::Recording => self.recording_chunk(&message.content),
             MessageType::Bye => {
                 self.signals.peer_left = true;
@@ -518,7 +524,10 @@ impl Session {
         match line.parse::<Candidate>() {
             Ok(candidate) => self.feed(peer::Input::RemoteCandidate(candidate)),
             Err(error) => {
-                let line = line.chars().take(MAX_LINE / 4).collect();
+                // Anything else in its place could be a description, with a password.
+                let is_candidate = line.starts_with("candidate:") || line.starts_with("a=candidate:");
+                let first = line.lines().next().filter(|_| is_candidate).unwrap_or("(no candidate line)");
+                let line = first.chars().take(MAX_LINE / 4).collect();
                 let reason = RefuseReason::Malformed { detail: error.to_string() };
                 self.progress.step(&format!("a candidate of the other side cannot be read: {error}"));
                 self.record(EventKind::RemoteCandidateRefused { line, reason });

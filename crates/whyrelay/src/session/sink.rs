@@ -14,8 +14,14 @@ use whyrelay_core::trace::pcapng::PcapngWriter;
 use whyrelay_core::trace::recording::{Recorder, encode};
 use whyrelay_core::trace::redact::{Redactor, redact};
 
-/// Most events of one session: hours of one, and a few hundred megabytes at worst. What comes after is counted.
+/// Most events of one session: hours of one. What comes after is counted.
 const MAX_EVENTS: usize = 500_000;
+
+/// Most bytes of their data, as recorded: with the rest of the events well below what a reader takes.
+const MAX_DATA: usize = 64 * 1024 * 1024;
+
+/// Pairs of addresses whose data is counted: only a few can be in use, and strangers must not add to them.
+const MAX_COUNTED: usize = 64;
 
 /// Whether addresses and names are replaced.
 #[derive(Debug)]
@@ -41,6 +47,7 @@ pub(super) struct Sink {
     interfaces: BTreeMap<SocketAddr, String>,
     traffic: BTreeMap<(SocketAddr, SocketAddr, Transport, Direction), (u64, u64)>,
     dropped: u64,
+    data: usize,
     ended: bool,
 }
 
@@ -79,6 +86,7 @@ impl Sink {
             interfaces: BTreeMap::new(),
             traffic: BTreeMap::new(),
             dropped: 0,
+            data: 0,
             ended: false,
         })
     }
@@ -90,7 +98,10 @@ impl Sink {
         }
         let last_words = matches!(kind, EventKind::EventsDropped { .. } | EventKind::RecordingEnded { .. });
         let withheld = if let Redaction::Withheld(events) = &self.redaction { events.len() } else { 0 };
-        if self.events.len() + withheld >= MAX_EVENTS && !last_words {
+        if let EventKind::Datagram(datagram) = &kind {
+            self.data += datagram.data.len();
+        }
+        if (self.events.len() + withheld >= MAX_EVENTS || self.data > MAX_DATA) && !last_words {
             self.dropped += 1;
             return;
         }
@@ -171,7 +182,12 @@ impl Sink {
             return;
         }
         if Classify::of(bytes) == Classify::Count {
-            let count = self.traffic.entry((local, remote, transport, direction)).or_default();
+            let key = (local, remote, transport, direction);
+            if self.traffic.len() >= MAX_COUNTED && !self.traffic.contains_key(&key) {
+                self.dropped += 1;
+                return;
+            }
+            let count = self.traffic.entry(key).or_default();
             count.0 += 1;
             count.1 += bytes.len() as u64;
             return;
