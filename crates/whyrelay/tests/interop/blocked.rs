@@ -16,8 +16,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
-    let slow = "it takes 3.8 s and has no finding yet";
-    suite.pending("blocked::dropped_udp_is_failed_within_3_s", slow, &tools, dropped_udp);
+    suite.test("blocked::dropped_udp_is_failed_within_3_s", &tools, dropped_udp);
 }
 
 fn dropped_udp() -> Result<()> {

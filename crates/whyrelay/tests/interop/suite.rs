@@ -82,17 +82,6 @@ impl Suite {
         self.trials.push(trial.with_ignored_flag(!must_run));
     }
 
-    /// Adds a test of something that whyrelay does not do yet: listed as ignored with the `reason`,
-    /// in CI too, and run by `--run-ignored` (nextest) or `--ignored`.
-    pub(crate) fn pending(&mut self, name: &str, reason: &str, needs: &[Tool], test: fn() -> Result<()>) {
-        let missing = needs.iter().find_map(|tool| tool.missing());
-        let trial = Trial::test(format!("{name} [pending: {reason}]"), move || match &missing {
-            Some(missing) => Err(Failed::from(format!("cannot run: {missing}"))),
-            None => test().map_err(|error| Failed::from(format!("{error:?}"))),
-        });
-        self.trials.push(trial.with_ignored_flag(true));
-    }
-
     /// Runs what the command line selects, as a built-in test harness would.
     pub(crate) fn run(self) -> ExitCode {
         libtest_mimic::run(&Arguments::from_args(), self.trials).exit_code()
