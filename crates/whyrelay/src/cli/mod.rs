@@ -12,6 +12,10 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use whyrelay_core::trace::event::Vantage;
 
 use args::{Cli, Color, Shared, Verb, translate_go_lab};
@@ -55,17 +59,15 @@ pub fn run() -> ExitCode {
 
 /// Logs to stderr: warnings, or more with `-v`. No event and no content of a message is logged above debug.
 fn start_log(shared: &Shared) {
-    let level = match shared.verbose {
-        0 => "warn",
-        1 => "whyrelay=info,warn",
-        2 => "whyrelay=debug,info",
-        _ => "trace",
+    let (ours, others) = match shared.verbose {
+        0 => (LevelFilter::WARN, LevelFilter::WARN),
+        1 => (LevelFilter::INFO, LevelFilter::WARN),
+        2 => (LevelFilter::DEBUG, LevelFilter::INFO),
+        _ => (LevelFilter::TRACE, LevelFilter::TRACE),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let levels = Targets::new().with_default(others).with_target("whyrelay", ours);
+    tracing_subscriber::registry().with(lines.with_filter(levels)).init();
 }
 
 fn use_color(color: Color) -> bool {
