@@ -60,18 +60,6 @@ fn color_sequence(text: &str) -> usize {
     if body.as_bytes().get(parameters) == Some(&b'm') { 2 + parameters + 1 } else { 0 }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_own_colors_reach_the_terminal() {
-        assert_eq!(harmless("a\u{1b}[2Jb\r\n\u{1b}]0;x\u{7}", true), "a\u{FFFD}[2Jb\u{FFFD}\n\u{FFFD}]0;x\u{FFFD}");
-        assert_eq!(harmless("\u{1b}[1;31mred\u{1b}[0m", true), "\u{1b}[1;31mred\u{1b}[0m");
-        assert_eq!(harmless("\u{1b}[31mred", false), "\u{FFFD}[31mred");
-    }
-}
-
 fn verdict(out: &mut String, report: &Report, paint: Paint) {
     let (word, style) = match report.path {
         Path::Direct => ("DIRECT", Style::Good),
@@ -165,4 +153,16 @@ fn wrap(out: &mut String, indent: &str, text: &str) {
         line.push_str(word);
     }
     let _ = writeln!(out, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_colors_reach_the_terminal() {
+        assert_eq!(harmless("a\u{1b}[2Jb\r\n\u{1b}]0;x\u{7}", true), "a\u{FFFD}[2Jb\u{FFFD}\n\u{FFFD}]0;x\u{FFFD}");
+        assert_eq!(harmless("\u{1b}[1;31mred\u{1b}[0m", true), "\u{1b}[1;31mred\u{1b}[0m");
+        assert_eq!(harmless("\u{1b}[31mred", false), "\u{FFFD}[31mred");
+    }
 }
