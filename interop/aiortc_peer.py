@@ -60,6 +60,7 @@ class Peer:
         self.http = http
         self.received = asyncio.get_running_loop().create_future()
         self.early = []
+        self.closed = asyncio.Event()
         servers = []
         if args.stun:
             servers.append(RTCIceServer(args.stun))
@@ -91,6 +92,7 @@ class Peer:
                 self.received.set_result(data if isinstance(data, str) else data.hex())
 
         channel.on("message", message)
+        channel.on("close", self.closed.set)
         if channel.readyState == "open":
             opened()
         else:
@@ -213,8 +215,11 @@ async def main():
         result["state"] = peer.connection.connectionState
         result["selected"] = peer.selected()
         print(json.dumps(result), flush=True)
-        # Leave our greeting time to arrive before the association goes away.
-        await asyncio.sleep(0.2 if result["ok"] else 0)
+        # A browser may drop a message that is followed at once by a close: stay until the other
+        # has closed, or long enough for it to have read our greeting.
+        if result["ok"]:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(peer.closed.wait(), 2)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(peer.connection.close(), 5)
     sys.exit(0 if result["ok"] else 1)

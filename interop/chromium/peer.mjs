@@ -48,6 +48,8 @@ class Peer {
       if (this.options.echo) channel.send(data);
       this.resolve(typeof data === "string" ? data : `${data.byteLength} bytes`);
     });
+    this.closed = new Promise((resolve) => channel.addEventListener("close", resolve));
+    this.closed.then(() => log("channel", channel.label, "is closed"));
     if (channel.readyState === "open") opened();
     else channel.addEventListener("open", opened);
   }
@@ -145,8 +147,9 @@ async function run(options) {
   clearTimeout(timeout);
   result.state = peer.connection.connectionState;
   result.selected = await peer.selected();
-  // Leave our greeting time to arrive before the association goes away.
-  if (result.ok) await new Promise((resolve) => setTimeout(resolve, 200));
+  // A browser may drop a message that is followed at once by a close: stay until the other
+  // has closed, or long enough for it to have read our greeting.
+  if (result.ok) await Promise.race([peer.closed, new Promise((resolve) => setTimeout(resolve, 2000))]);
   peer.abort.abort();
   peer.connection.close();
   return result;

@@ -88,6 +88,7 @@ type peer struct {
 	outbox    []string
 
 	gotMessage chan struct{}
+	closed     chan struct{}
 	failed     chan string
 }
 
@@ -131,7 +132,7 @@ func main() {
 		os.Exit(repeat(o.runs))
 	}
 
-	p := &peer{options: o, gotMessage: make(chan struct{}), failed: make(chan string, 16)}
+	p := &peer{options: o, gotMessage: make(chan struct{}), closed: make(chan struct{}), failed: make(chan string, 16)}
 	if err := p.start(); err != nil {
 		p.finish("failed", err.Error())
 	}
@@ -207,6 +208,11 @@ func (p *peer) start() error {
 		return nil
 	}
 	go p.receive()
+	if !p.report {
+		// Else the answer may come before the server knows us as a receiver, and the lab's
+		// answerer ends at the 404 it gets. With -report the answerer tries again.
+		time.Sleep(200 * time.Millisecond)
+	}
 	channel, err := connection.CreateDataChannel("testChannel", nil)
 	if err != nil {
 		return err
@@ -268,6 +274,8 @@ func (p *peer) useChannel(channel *webrtc.DataChannel) {
 			time.Sleep(20 * time.Second)
 		}
 	})
+	var closeOnce sync.Once
+	channel.OnClose(func() { closeOnce.Do(func() { close(p.closed) }) })
 	var once sync.Once
 	channel.OnMessage(func(m webrtc.DataChannelMessage) {
 		if p.throughput > 0 && !p.count(channel, m) {
@@ -369,8 +377,11 @@ func (p *peer) send(kind, content string) {
 			return
 		}
 		reason := fmt.Sprintf("send %s: %s: %s", kind, response.Status, bytes.TrimSpace(text))
-		// The lab's client gives up here; a peer that reports waits for the other to appear.
-		if !p.report || response.StatusCode != http.StatusNotFound || time.Since(started) > p.timeout {
+		// The lab's client ends here; a peer that reports waits for the other to appear.
+		if !p.report {
+			log.Fatal(reason)
+		}
+		if response.StatusCode != http.StatusNotFound || time.Since(started) > p.timeout {
 			p.failed <- reason
 			return
 		}
@@ -485,8 +496,12 @@ func (p *peer) finish(state, reason string) {
 	if !r.OK {
 		os.Exit(1)
 	}
-	// Leave the greeting time to arrive before the association goes away.
-	time.Sleep(100 * time.Millisecond)
+	// A browser may drop a message that is followed at once by a close: stay until the other
+	// has closed, or long enough for it to have read our greeting.
+	select {
+	case <-p.closed:
+	case <-time.After(2 * time.Second):
+	}
 	p.connection.Close()
 	os.Exit(0)
 }

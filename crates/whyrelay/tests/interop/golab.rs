@@ -48,8 +48,9 @@ fn clients_over_our_server() -> Result<()> {
     let server = Server::start(&left, &[])?;
     let answerer = start_client(&right, Role::Answerer, server.url())?;
     let offerer = start_client(&left, Role::Offerer, server.url())?;
-    greeted(&offerer).with_context(|| server.account())?;
-    greeted(&answerer).with_context(|| server.account())
+    let logs = || format!("{}\n{}\n{}", server.account(), offerer.account(), answerer.account());
+    greeted(&offerer).with_context(logs)?;
+    greeted(&answerer).with_context(logs)
 }
 
 fn over_our_server(lab_role: Role) -> Result<()> {
@@ -75,7 +76,7 @@ fn with_client(left: &Namespace, right: &Namespace, url: &str, lab_role: Role) -
         std::thread::sleep(Duration::from_millis(500));
         (start_client(right, lab_role, url)?, mine)
     };
-    greeted(&client)?;
+    greeted(&client).with_context(|| mine.account())?;
     let account = Account::of(mine).with_context(|| client.account())?;
     account.must_be_direct()?;
     account.must_be_one_sided()

@@ -35,7 +35,7 @@ fn meet(offerer: Peer, answerer: Peer) -> Result<()> {
     let answerer = Process::start("answerer", &mut answerer)?;
     let mut offerer = offerer(&left, Role::Offerer, server.url())?;
     let offerer = Process::start("offerer", &mut offerer)?;
-    let offered = peers::success(offerer).with_context(|| server.account())?;
+    let offered = peers::success(offerer).with_context(|| format!("{}\n{}", server.account(), answerer.account()))?;
     let answered = peers::success(answerer).with_context(|| server.account())?;
     ensure!(offered["received"] == "greeting from answer-peer-1", "{offered}");
     ensure!(answered["received"] == "greeting from offer-peer-1", "{answered}");
