@@ -49,7 +49,7 @@ const MAX_HELD: usize = 64;
 const RESTART_AFTER: Duration = Duration::from_secs(3);
 
 /// Between two restarts.
-const RESTART_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const RESTART_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Closing gives allocations back within this.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
@@ -96,7 +96,7 @@ pub(super) struct Session {
     todo: VecDeque<Todo>,
     peer_deadline: Timestamp,
     next_traffic: Instant,
-    restart_at: Option<Instant>,
+    pub(super) restart_at: Option<Instant>,
     closed: bool,
     named: bool,
 }

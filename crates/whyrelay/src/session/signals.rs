@@ -15,7 +15,7 @@ use whyrelay_core::trace::event::{
 };
 
 use super::SessionConfig;
-use super::driver::{Phase, Session};
+use super::driver::{Phase, RESTART_INTERVAL, Session};
 use crate::channel::{Certificate, ChannelConfig, DtlsVersions};
 use crate::io::tls::ClientTls;
 use crate::signaling::{Client, Incoming, SignalingError, SignalingOptions, Transport};
@@ -423,7 +423,12 @@ impl Session {
             MessageType::EndOfCandidates => self.feed(peer::Input::RemoteEndOfCandidates),
             MessageType::Hello => self.greeted(&message.content),
             MessageType::Restart if self.config.side == Vantage::A && self.phase == Phase::Open => {
-                self.restart(Side::Remote);
+                // Both sides find a path lost at about the same time, and one restart is enough.
+                let now = Instant::now();
+                if self.restart_at.is_none_or(|at| at < now + RESTART_INTERVAL / 2) {
+                    self.restart_at = Some(now + RESTART_INTERVAL);
+                    self.restart(Side::Remote);
+                }
             }
             // Left over from a session that this peer has not met.
             MessageType::Recording | MessageType::Bye if self.remote.is_none() => {}
