@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -39,9 +39,9 @@ enum Redaction {
 pub(super) struct Sink {
     recorder: Recorder,
     events: Vec<Event>,
-    file: Option<BufWriter<File>>,
+    file: Option<File>,
     path: Option<PathBuf>,
-    capture: Option<(BufWriter<File>, PcapngWriter)>,
+    capture: Option<(File, PcapngWriter)>,
     file_error: Option<std::io::Error>,
     redaction: Redaction,
     interfaces: BTreeMap<SocketAddr, String>,
@@ -63,8 +63,7 @@ impl Sink {
         redact: bool,
     ) -> anyhow::Result<Self> {
         let create = |path: &Path, what: &str| {
-            let file = File::create(path).with_context(|| format!("creating the {what} {}", path.display()))?;
-            anyhow::Ok(BufWriter::new(file))
+            File::create(path).with_context(|| format!("creating the {what} {}", path.display()))
         };
         let file = record.map(|path| create(path, "recording")).transpose()?;
         let capture = match pcap {
@@ -141,7 +140,7 @@ impl Sink {
             }
         }
         let Some(path) = self.file.take().and(self.path.clone()) else { return true };
-        let rewritten = File::create(path).map(BufWriter::new).and_then(|mut file| {
+        let rewritten = File::create(path).and_then(|mut file| {
             self.events.iter().try_for_each(|event| file.write_all(encode(event).as_bytes()))?;
             file.flush()?;
             Ok(file)
@@ -241,7 +240,7 @@ impl Sink {
         self.flush();
     }
 
-    /// Hands what was written to the system, so that a crash of this process loses nothing.
+    /// Ends what is being written. Each event goes to the system at once, so that a crash of this process loses nothing.
     pub(super) fn flush(&mut self) {
         let recorded = self.file.as_mut().map_or(Ok(()), Write::flush);
         let captured = self.capture.as_mut().map_or(Ok(()), |(file, _)| file.flush());

@@ -41,7 +41,7 @@ fn a_killed_peers_recording_can_be_read() {
     let (path, name) = file(&directory, "a.jsonl");
     let b = server.peer("answer", "k", &["--stay"]);
     let a = server.peer("offer", "k", &["--stay", "--record", &name]);
-    a.wait_for("path: ");
+    a.wait_for("round trip over the channel: median");
     a.signal(Signal::SIGKILL);
     a.finish();
     let replayed = report(&[&path], &["--format", "json"]);
