@@ -2,35 +2,30 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
-use std::net::{SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
-use whyrelay_core::engine::gather::{GatherConfig, LocalSocket, Server};
-use whyrelay_core::engine::peer::{self, Peer, PeerConfig, Transmit};
+use whyrelay_core::engine::gather::{GatherConfig, Server};
+use whyrelay_core::engine::peer::{self, Peer, PeerConfig};
 use whyrelay_core::engine::server_url::ServerUrl;
-use whyrelay_core::ice::candidate::CandidateTransport;
 use whyrelay_core::ice::{self, Credentials};
 use whyrelay_core::random::Random;
 use whyrelay_core::sdp::SessionDescription;
 use whyrelay_core::time::Timestamp;
-use whyrelay_core::trace::event::{
-    Direction, EVENT_VERSION, EndReason, EventKind, IceState, InterfaceUse, Role, Side, Transport, Vantage,
-};
+use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, EventKind, IceState, Role, Vantage};
 
 use super::measuring::Measuring;
 use super::progress::Progress;
 use super::signals::Signals;
 use super::sink::Sink;
 use super::{Outcome, SessionConfig};
-use crate::channel::{self, Certificate, Channel};
+use crate::channel::{Certificate, Channel};
 use crate::io::clock::Clock;
-use crate::io::interfaces;
 use crate::io::names::{Resolved, Resolver};
-use crate::io::stream::{ConnectOptions, StreamInput, Streams};
+use crate::io::stream::{StreamInput, Streams};
 use crate::io::tls::ClientTls;
-use crate::io::udp::{UdpDoor, UdpInput, UdpOptions};
+use crate::io::udp::{UdpDoor, UdpInput};
 use crate::signaling::Client;
 
 /// Datagrams between the sockets' readers and the loop; more wait in the kernel.
@@ -41,15 +36,6 @@ const UDP_BATCH: usize = 64;
 
 /// How often counted traffic becomes an event.
 const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);
-
-/// DTLS datagrams kept until the other side's description is there, or until a pair can carry ours.
-const MAX_HELD: usize = 64;
-
-/// A lost path is given this long to come back by itself before ICE restarts (`--stay`).
-const RESTART_AFTER: Duration = Duration::from_secs(3);
-
-/// Between two restarts.
-pub(super) const RESTART_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Closing gives allocations back within this.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
@@ -84,25 +70,25 @@ pub(super) struct Session {
     /// What pseudonyms are made with, once both descriptions are there.
     pub(super) secret: Option<Vec<u8>>,
     pub(super) ice_state: IceState,
-    measuring: Measuring,
-    doors: BTreeMap<SocketAddr, UdpDoor>,
-    streams: Streams,
-    resolver: Resolver,
-    channel: Option<Channel>,
+    pub(super) measuring: Measuring,
+    pub(super) doors: BTreeMap<SocketAddr, UdpDoor>,
+    pub(super) streams: Streams,
+    pub(super) resolver: Resolver,
+    pub(super) channel: Option<Channel>,
     /// DTLS that came before there was a channel to give it to.
-    early: VecDeque<Vec<u8>>,
+    pub(super) early: VecDeque<Vec<u8>>,
     /// DTLS that waits for a pair to go over.
-    held: VecDeque<Vec<u8>>,
-    todo: VecDeque<Todo>,
-    peer_deadline: Timestamp,
-    next_traffic: Instant,
+    pub(super) held: VecDeque<Vec<u8>>,
+    pub(super) todo: VecDeque<Todo>,
+    pub(super) peer_deadline: Timestamp,
+    pub(super) next_traffic: Instant,
     pub(super) restart_at: Option<Instant>,
-    closed: bool,
-    named: bool,
+    pub(super) closed: bool,
+    pub(super) named: bool,
 }
 
 /// What has to be fed to the peer machine once it is drained.
-enum Todo {
+pub(super) enum Todo {
     Data(Vec<u8>),
     SendFailed { local: SocketAddr, remote: SocketAddr, errno: i32 },
 }
@@ -221,93 +207,6 @@ impl Session {
             closed: false,
             named: false,
         })
-    }
-
-    /// Opens a socket on every usable address.
-    fn open_sockets(&mut self, inputs: &mpsc::Sender<UdpInput>) -> anyhow::Result<()> {
-        let found = interfaces::list(&self.config.interfaces).context("listing the interfaces")?;
-        for interface in &found {
-            let addresses = interface.addresses.iter().map(SocketAddr::ip).collect();
-            let (name, index, used) = (interface.name.clone(), interface.index, interface.used);
-            self.record(EventKind::Interface { name, index, addresses, used });
-        }
-        let usable = interfaces::usable(&found, &self.config.interfaces);
-        if usable.is_empty() {
-            let names: Vec<&str> = found.iter().map(|interface| interface.name.as_str()).collect();
-            let excluded = found.iter().any(|i| matches!(i.used, InterfaceUse::NotIncluded | InterfaceUse::Excluded));
-            let hint = if excluded { "check --interface and --exclude-interface" } else { "is the network up?" };
-            anyhow::bail!("no usable address on this host's interfaces ({})\nhint: {hint}", names.join(", "));
-        }
-        let mut first_error = None;
-        for (address, interface) in usable {
-            let wanted = with_port(address, self.config.port.unwrap_or(0));
-            match UdpDoor::open(wanted, UdpOptions { mark: self.config.mark }, inputs.clone()) {
-                Ok(door) => self.opened(door, interface.clone()),
-                Err(error) => {
-                    let errno = error.raw_os_error().unwrap_or(0);
-                    let (transport, local, detail) = (Transport::Udp, wanted, error.to_string());
-                    self.record(EventKind::SocketFailed { transport, local, errno, detail });
-                    first_error.get_or_insert((wanted, error));
-                    continue;
-                }
-            }
-            if !self.config.no_tcp {
-                self.open_tcp(address, interface);
-            }
-        }
-        match first_error {
-            Some((address, error)) if self.doors.is_empty() => {
-                let hint = match error.raw_os_error() {
-                    Some(libc::EPERM) if self.config.mark.is_some() => {
-                        "\nhint: --mark needs CAP_NET_ADMIN: run as root, or give the binary that capability"
-                    }
-                    Some(libc::EADDRINUSE) => {
-                        "\nhint: another program has this port; the mark alone (--mark) often shows the same fault"
-                    }
-                    Some(libc::EADDRNOTAVAIL) => "\nhint: --address must be an address of this host",
-                    _ => "",
-                };
-                Err(anyhow::anyhow!("opening a UDP socket on {address}: {error}{hint}"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn opened(&mut self, door: UdpDoor, interface: Option<String>) {
-        let local = door.local();
-        self.record(EventKind::SocketOpened {
-            transport: Transport::Udp,
-            local: bare(local),
-            interface: interface.clone(),
-            mark: self.config.mark,
-            receive_buffer: door.receive_buffer(),
-        });
-        self.doors.insert(bare(local), door);
-        let socket = LocalSocket { local, interface, transport: CandidateTransport::Udp };
-        self.feed(peer::Input::Socket(socket));
-    }
-
-    /// A listener for peers that connect, and a candidate for connecting ourselves.
-    fn open_tcp(&mut self, address: SocketAddr, interface: Option<String>) {
-        match self.streams.listen(with_port(address, 0), self.config.mark) {
-            Ok(local) => {
-                self.record(EventKind::SocketOpened {
-                    transport: Transport::Tcp,
-                    local: bare(local),
-                    interface: interface.clone(),
-                    mark: self.config.mark,
-                    receive_buffer: None,
-                });
-                let transport = CandidateTransport::TcpPassive;
-                self.feed(peer::Input::Socket(LocalSocket { local, interface: interface.clone(), transport }));
-                let (local, transport) = (with_port(address, 9), CandidateTransport::TcpActive);
-                self.feed(peer::Input::Socket(LocalSocket { local, interface, transport }));
-            }
-            Err(error) => {
-                let (transport, errno) = (Transport::Tcp, error.raw_os_error().unwrap_or(0));
-                self.record(EventKind::SocketFailed { transport, local: address, errno, detail: error.to_string() });
-            }
-        }
     }
 
     fn use_named_servers(&mut self) {
@@ -445,17 +344,6 @@ impl Session {
         deadline
     }
 
-    fn channel_deadline(&mut self) -> Option<Instant> {
-        // Drained before, so that this is its deadline.
-        match self.channel.as_mut()?.poll_output() {
-            channel::Output::Timeout(at) => Some(at),
-            output => {
-                self.channel_output(output);
-                Some(Instant::now())
-            }
-        }
-    }
-
     fn timers(&mut self, started: Instant) {
         self.machine_timers();
         let now = Instant::now();
@@ -514,7 +402,7 @@ impl Session {
     }
 
     /// Carries outputs where they belong until everything is at rest.
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         loop {
             let now = self.clock.now();
             match self.peer.poll_output(now) {
@@ -534,269 +422,8 @@ impl Session {
         }
     }
 
-    fn drain_channel(&mut self) {
-        loop {
-            let Some(channel) = &mut self.channel else { return };
-            match channel.poll_output() {
-                channel::Output::Timeout(_) => return,
-                output => self.channel_output(output),
-            }
-        }
-    }
-
-    fn peer_output(&mut self, now: Timestamp, output: peer::Output) {
-        match output {
-            peer::Output::Transmit(transmit) => self.transmit(now, &transmit),
-            peer::Output::Data(bytes) => self.take_dtls(bytes),
-            peer::Output::Connect { id, local, remote, tls, framing } => {
-                let mark = self.config.mark;
-                self.streams.connect(id, ConnectOptions { local: Some(local), remote, tls, mark, framing });
-            }
-            peer::Output::Disconnect { id } => self.streams.close(id),
-            peer::Output::Resolve { name, multicast: true } => self.resolver.resolve_multicast(name),
-            peer::Output::Resolve { name, multicast: false } => self.resolver.resolve(name),
-            peer::Output::LocalCandidate(candidate) => self.signal_candidate(&candidate),
-            peer::Output::LocalEndOfCandidates => self.signal_end_of_candidates(),
-            peer::Output::Selected(selected) => {
-                let rtt = selected.rtt.map_or(String::new(), |rtt| format!(", {}", millis(rtt)));
-                let (local, remote) = (selected.pair.local, selected.pair.remote);
-                let (near, far) = (selected.local.kind, selected.remote.kind);
-                self.progress.step(&if self.config.redact {
-                    format!("path: {near} → {far}{rtt}")
-                } else {
-                    format!("path: {near} {local} → {far} {remote}{rtt}")
-                });
-                self.path_usable();
-            }
-            peer::Output::StateChanged(state) => self.ice_state_changed(state),
-            peer::Output::Event(event) => {
-                self.show(&event);
-                self.sink.record(now, event);
-            }
-            peer::Output::Closed => self.closed = true,
-            peer::Output::Timeout(_) => {}
-        }
-    }
-
-    /// The door, outbound: record, then send.
-    fn transmit(&mut self, now: Timestamp, transmit: &Transmit) {
-        let Transmit { transport, stream, local, remote, bytes } = transmit;
-        let ends = (bare(*local), *remote);
-        self.sink.pass(now, Direction::Out, *transport, ends, bytes, || None);
-        let sent = match stream {
-            Some(id) if self.streams.send(*id, bytes) => Ok(()),
-            Some(_) => Err(std::io::Error::from_raw_os_error(libc::ENOBUFS)),
-            None => match self.doors.get(&bare(*local)) {
-                Some(door) => door.send(*remote, bytes),
-                None => Err(std::io::Error::from_raw_os_error(libc::ENOTCONN)),
-            },
-        };
-        if let Err(error) = sent {
-            let errno = error.raw_os_error().unwrap_or(0);
-            let (transport, local, remote) = (*transport, bare(*local), *remote);
-            self.sink.record(now, EventKind::SendFailed { transport, local, remote, errno, detail: error.to_string() });
-            if stream.is_none() {
-                self.todo.push_back(Todo::SendFailed { local, remote, errno });
-            }
-        }
-    }
-
-    /// The door, inbound: record, then handle.
-    fn udp_input(&mut self, input: UdpInput) {
-        match input {
-            UdpInput::Datagram { local, remote, kernel_time, bytes } => {
-                let at = kernel_time.map_or_else(|| self.clock.now(), |time| self.clock.from_kernel(time));
-                let local = bare(local);
-                let peer = &self.peer;
-                self.sink.pass(at, Direction::In, Transport::Udp, (local, remote), &bytes, || {
-                    peer.verify(local, remote, &bytes)
-                });
-                self.feed(peer::Input::Datagram { local, remote, bytes: &bytes });
-            }
-            UdpInput::Icmp(error) => {
-                let (local, remote, offender) = (bare(error.local), error.remote, error.offender);
-                let (icmp_type, icmp_code, errno) = (error.icmp_type, error.icmp_code, error.errno);
-                self.record(EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
-            }
-            UdpInput::Broken { local, error } => {
-                let (transport, local, detail) = (Transport::Udp, bare(local), error.to_string());
-                self.record(EventKind::SocketClosed { transport, local, detail });
-            }
-        }
-    }
-
-    fn stream_input(&mut self, input: StreamInput) {
-        match input {
-            StreamInput::Connected { id, local, remote, transport } => {
-                let (interface, mark) = (None, self.config.mark);
-                self.record(EventKind::SocketOpened { transport, local, interface, mark, receive_buffer: None });
-                self.progress.step(&format!("connected to {remote} by {}", transport_name(transport)));
-                self.feed(peer::Input::Connected { id, local });
-            }
-            StreamInput::Accepted { id, local, remote } => {
-                self.feed(peer::Input::Accepted { id, local: bare(local), remote });
-            }
-            StreamInput::Message { id, local, remote, transport, bytes } => {
-                let peer = &self.peer;
-                self.sink.pass(self.clock.now(), Direction::In, transport, (bare(local), remote), &bytes, || {
-                    peer.verify(local, remote, &bytes)
-                });
-                self.feed(peer::Input::Message { id, bytes: &bytes });
-            }
-            StreamInput::Closed { id, detail } => {
-                self.streams.close(id);
-                self.feed(peer::Input::Disconnected { id, detail: &detail });
-            }
-        }
-    }
-
-    fn name_input(&mut self, resolved: &Resolved) {
-        let addresses = resolved.result.as_ref().cloned().unwrap_or_default();
-        self.record(EventKind::NameResolved {
-            name: resolved.name.clone(),
-            addresses: addresses.clone(),
-            took_us: u64::try_from(resolved.took.as_micros()).unwrap_or(u64::MAX),
-            error: resolved.result.as_ref().err().cloned(),
-        });
-        let result = match &resolved.result {
-            Ok(_) => Ok(&addresses[..]),
-            Err(detail) => Err(detail.as_str()),
-        };
-        self.feed(peer::Input::Resolved { name: &resolved.name, result });
-    }
-
-    fn ice_state_changed(&mut self, state: IceState) {
-        self.ice_state = state;
-        match state {
-            IceState::Connected | IceState::Completed => {
-                self.restart_at = None;
-                self.path_usable();
-            }
-            IceState::Disconnected if self.config.stay => {
-                self.progress.step("the path is silent");
-                self.restart_at.get_or_insert(Instant::now() + RESTART_AFTER);
-            }
-            IceState::Failed if self.config.stay && self.phase == Phase::Open => {
-                self.progress.step("the path is lost");
-                self.restart_at.get_or_insert(Instant::now() + RESTART_AFTER);
-            }
-            IceState::Failed => {
-                self.progress.step("ICE failed: nothing is left to try");
-                self.end(EndReason::Failed);
-            }
-            _ => {}
-        }
-    }
-
-    /// Restarts ICE, or asks the offerer to.
-    fn ask_for_restart(&mut self) {
-        if matches!(self.ice_state, IceState::Connected | IceState::Completed) {
-            return;
-        }
-        self.restart_at = Some(Instant::now() + RESTART_INTERVAL);
-        match self.config.side {
-            Vantage::A => self.restart(Side::Local),
-            Vantage::B => self.signal_restart(),
-        }
-    }
-
-    /// A pair can carry data: the DTLS client starts, and what was held goes out.
-    fn path_usable(&mut self) {
-        self.start_channel();
-        for bytes in std::mem::take(&mut self.held) {
-            self.todo.push_back(Todo::Data(bytes));
-        }
-    }
-
-    /// Makes the channel as soon as that is possible: the server when it knows the fingerprint, the client when a pair
-    /// can carry its first flight.
-    pub(super) fn start_channel(&mut self) {
-        if self.channel.is_some() {
-            return;
-        }
-        let Some(config) = self.channel_config() else { return };
-        if config.dtls_client && self.peer.agent().send_pair().is_none() {
-            return;
-        }
-        match Channel::new(Instant::now(), config) {
-            Ok(channel) => self.channel = Some(channel),
-            Err(error) => {
-                self.progress.step(&format!("DTLS cannot start: {error:#}"));
-                self.end(EndReason::Error);
-                return;
-            }
-        }
-        for bytes in std::mem::take(&mut self.early) {
-            self.take_dtls(bytes);
-        }
-    }
-
-    fn take_dtls(&mut self, bytes: Vec<u8>) {
-        match &mut self.channel {
-            Some(channel) => {
-                channel.handle_datagram(Instant::now(), &bytes);
-                self.drain_channel();
-            }
-            None if self.early.len() < MAX_HELD => self.early.push_back(bytes),
-            None => {}
-        }
-    }
-
-    fn channel_output(&mut self, output: channel::Output) {
-        match output {
-            channel::Output::Transmit(bytes) => {
-                if self.peer.agent().send_pair().is_some() {
-                    self.todo.push_back(Todo::Data(bytes));
-                } else if self.held.len() < MAX_HELD {
-                    self.held.push_back(bytes);
-                }
-            }
-            channel::Output::Event(event) => {
-                self.show(&event);
-                let failed = super::signals::is_channel_failure(&event);
-                self.record(event);
-                if failed {
-                    self.end(EndReason::Failed);
-                }
-            }
-            channel::Output::Opened { channel: id, label } => {
-                self.progress.step(&format!("data channel {label:?} is open"));
-                if !matches!(self.phase, Phase::Ending(_)) {
-                    self.phase = Phase::Open;
-                }
-                let is_whyrelay = self.signals.peer_is_whyrelay();
-                self.measure(|measuring, channel, now| measuring.opened(channel, id, is_whyrelay, now));
-            }
-            channel::Output::Message { binary, data, .. } => {
-                self.measure(|measuring, channel, now| measuring.message(channel, binary, &data, now));
-            }
-            channel::Output::ChannelClosed { .. } => self.end(EndReason::PeerLeft),
-            channel::Output::Closed => {
-                let reason = if self.measuring.is_done() { EndReason::Finished } else { EndReason::PeerLeft };
-                self.end(reason);
-            }
-            channel::Output::Timeout(_) => {}
-        }
-    }
-
-    /// Runs a step of the measurements and takes in what came of it.
-    fn measure(&mut self, step: impl FnOnce(&mut Measuring, &mut Channel, Instant)) {
-        let Some(channel) = &mut self.channel else { return };
-        step(&mut self.measuring, channel, Instant::now());
-        for event in self.measuring.take_events() {
-            self.show(&event);
-            self.record(event);
-        }
-        if let Some(live) = self.measuring.live_line() {
-            self.progress.live(&live);
-        }
-        if self.measuring.is_done() && !self.config.stay && self.phase == Phase::Open {
-            self.end(EndReason::Finished);
-        }
-    }
-
     /// Progress for what a user waits for.
-    fn show(&mut self, event: &EventKind) {
+    pub(super) fn show(&mut self, event: &EventKind) {
         if let Some(line) = super::progress::line_for(event).filter(|_| !self.config.redact) {
             self.progress.step(&line);
         }
@@ -806,26 +433,6 @@ impl Session {
         if let Some(line) = self.signals.waiting_line() {
             self.progress.live(&line);
         }
-    }
-}
-
-/// The same address without IPv6 scope and flow label: one socket, one name.
-fn bare(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip(), address.port())
-}
-
-fn with_port(address: SocketAddr, port: u16) -> SocketAddr {
-    match address {
-        SocketAddr::V4(_) => SocketAddr::new(address.ip(), port),
-        SocketAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(*v6.ip(), port, 0, v6.scope_id())),
-    }
-}
-
-fn transport_name(transport: Transport) -> &'static str {
-    match transport {
-        Transport::Udp => "UDP",
-        Transport::Tcp => "TCP",
-        Transport::Tls => "TLS",
     }
 }
 

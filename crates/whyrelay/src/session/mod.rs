@@ -2,12 +2,15 @@
 //! the recordings, and hands back the events of both sides.
 
 mod config;
+mod data;
 mod driver;
 mod exchange;
 mod measuring;
+mod path;
 mod progress;
 mod signals;
 mod sink;
+mod sockets;
 
 pub use config::SessionConfig;
 pub use driver::run;

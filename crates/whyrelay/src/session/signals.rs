@@ -15,7 +15,8 @@ use whyrelay_core::trace::event::{
 };
 
 use super::SessionConfig;
-use super::driver::{Phase, RESTART_INTERVAL, Session};
+use super::driver::{Phase, Session};
+use super::path::RESTART_INTERVAL;
 use crate::channel::{Certificate, ChannelConfig, DtlsVersions};
 use crate::io::tls::ClientTls;
 use crate::signaling::{Client, Incoming, SignalingError, SignalingOptions, Transport};
