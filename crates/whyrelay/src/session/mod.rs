@@ -5,6 +5,7 @@ mod config;
 mod data;
 mod driver;
 mod exchange;
+mod heard;
 mod measuring;
 mod path;
 mod progress;
