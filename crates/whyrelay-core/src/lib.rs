@@ -20,7 +20,7 @@
 //!
 //! Dependencies point one way: `wire <- trace <- {ice, turn, signal} <- diagnosis <- report`; `engine` uses wire,
 //! trace, ice, turn and signal; diagnosis and report never use engine. (Events carry candidates, so
-//! [`ice::candidate`], which depends on nothing, lies below trace.)
+//! [`ice::candidate`], which depends on nothing, lies below trace; so do the words of [`nat::behavior`].)
 
 pub mod diagnosis;
 pub mod engine;

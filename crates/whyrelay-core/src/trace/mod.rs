@@ -3,6 +3,7 @@
 pub mod address;
 pub mod datagram;
 pub mod event;
+pub mod measurement;
 pub mod packing;
 pub mod pcapng;
 pub mod recording;

@@ -94,9 +94,8 @@ impl Redactor {
     fn field(&mut self, kind: &str, key: &str, text: &str) -> String {
         match key {
             // Words of the event list itself, and bytes, which are redacted as bytes.
-            "kind" | "why" | "state" | "vantage" | "direction" | "transport" | "type" | "method" | "data" => {
-                text.to_owned()
-            }
+            "kind" | "why" | "state" | "vantage" | "direction" | "transport" | "type" | "method" | "data"
+            | "measurement" | "behavior" | "protocol" => text.to_owned(),
             "program" => self.tokens(text),
             "id" => self.name("peer", text),
             "ufrag" => self.name("u", text),

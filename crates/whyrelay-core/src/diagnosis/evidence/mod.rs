@@ -7,12 +7,14 @@
 
 mod check;
 mod checklist;
+mod measured;
 mod server;
 mod side;
 mod wire;
 
 pub use check::{Answer, Check, Outcome};
 pub use checklist::{FoldedPair, FoldedState};
+pub use measured::{Measured, NatBehavior};
 pub use server::{Allocation, ServerPath, ServerRequest};
 pub use side::{
     AgentPair, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,

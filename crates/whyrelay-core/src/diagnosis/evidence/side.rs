@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::check::Check;
+use super::measured::Measured;
 use super::server::{ServerPath, ServerRequest};
 use crate::ice::candidate::{Candidate, CandidateTransport};
 use crate::time::Timestamp;
@@ -185,6 +186,9 @@ pub struct SideEvidence {
     pub channel_closed: Option<(u64, String)>,
     pub round_trips: Option<RoundTrips>,
     pub throughput: BTreeMap<Direction, (u64, u64)>,
+
+    /// What it measured of its own network: NAT behavior, servers, the way out.
+    pub measured: Measured,
 }
 
 /// Round trips of messages over the channel.
@@ -256,6 +260,7 @@ impl SideEvidence {
             channel_closed: None,
             round_trips: None,
             throughput: BTreeMap::new(),
+            measured: Measured::default(),
         }
     }
 
@@ -436,6 +441,9 @@ impl SideEvidence {
             }
             EventKind::Throughput { direction, bytes, took_us } => {
                 self.throughput.insert(*direction, (*bytes, *took_us));
+            }
+            EventKind::CheckStarted { .. } | EventKind::Measured(_) | EventKind::NotMeasured { .. } => {
+                *overflow += u64::from(!self.measured.apply(seq, kind));
             }
             // The kinds above this one in the chain of matches never come here.
             _ => {}

@@ -10,6 +10,7 @@ use super::{
     Transport,
 };
 use crate::ice::candidate::Candidate;
+use crate::trace::measurement::Measurement;
 
 /// Everything that can be seen. A change to this list is a change of [`EVENT_VERSION`] and of docs/events.md.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -421,5 +422,21 @@ pub enum EventKind {
         bytes: u64,
         /// Over how long, in microseconds.
         took_us: u64,
+    },
+
+    // ---- measurements of one host ----------------------------------------------------------------------------
+    /// This is the recording of one host that looks at its own network (`whyrelay check`), not of a session.
+    CheckStarted {
+        /// What changes something or takes long, and was asked for: `hairpin`, `lifetime`, `map`.
+        consents: Vec<String>,
+    },
+    /// Something was measured.
+    Measured(Measurement),
+    /// Something could not be measured.
+    NotMeasured {
+        /// What.
+        what: String,
+        /// Why: what it would take.
+        why: String,
     },
 }
