@@ -5,6 +5,7 @@
 //! | `test` | installs what the tests need, then formatting, lints, documentation, licenses, every test; interop last |
 //! | `interop [FILTER]` | the interop tests alone |
 //! | `fuzz [TARGET] --seconds N` | each fuzz target for N seconds |
+//! | `findings` | writes docs/findings.md from the rules |
 //! | `bench [NAME…] [--runs N]` | our figures beside the peers' |
 
 mod bench;
@@ -22,6 +23,7 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "usage: cargo xtask test
        cargo xtask interop [FILTER]
        cargo xtask fuzz [TARGET] [--seconds N]
+       cargo xtask findings
        cargo xtask bench [NAME...] [--runs N]";
 
 fn main() -> ExitCode {
@@ -44,6 +46,11 @@ fn run() -> Result<()> {
         ["interop"] => test::interop_only(None),
         ["interop", filter] => test::interop_only(Some(filter)),
         ["fuzz", rest @ ..] => fuzz::run(rest),
+        ["findings"] => {
+            let path = root.join("docs/findings.md");
+            std::fs::write(&path, whyrelay_core::diagnosis::rules::markdown())
+                .with_context(|| format!("writing {}", path.display()))
+        }
         ["bench", rest @ ..] => bench::run(rest),
         // What `bench` starts.
         ["bench-isolated", name] => bench::run_isolated(name, None),

@@ -31,6 +31,11 @@ impl Blame {
         }
     }
 
+    /// Whether a fault blamed so may be the cause of one blamed on `effect`: not when it is on the other side.
+    pub const fn may_concern(self, effect: Self) -> bool {
+        !matches!((self, effect), (Self::A, Self::B) | (Self::B, Self::A))
+    }
+
     /// How it is written for a reader.
     pub const fn name(self) -> &'static str {
         match self {
@@ -67,6 +72,73 @@ impl Severity {
     }
 }
 
+/// What a remedy does to the machine or network that it is applied to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// It only looks, or changes something of this program or host that is easily changed back.
+    Safe,
+    /// It changes what a firewall lets through, on this host, a router or a server.
+    ChangesFirewall,
+    /// It needs whoever owns the router, the provider's line or another network.
+    NeedsRouterOwner,
+}
+
+impl Effect {
+    /// How it is written for a reader.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Safe => "safe",
+            Self::ChangesFirewall => "changes the firewall",
+            Self::NeedsRouterOwner => "needs the router's owner",
+        }
+    }
+}
+
+/// Something that helps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Remedy {
+    /// What it does.
+    pub effect: Effect,
+    /// What to do, in words.
+    pub text: String,
+    /// Exact commands for the machine at hand, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+}
+
+impl Remedy {
+    /// A remedy that changes nothing that is not easily changed back.
+    pub fn safe(text: impl Into<String>) -> Self {
+        Self { effect: Effect::Safe, text: text.into(), commands: Vec::new() }
+    }
+
+    /// A remedy that changes what a firewall lets through.
+    pub fn firewall(text: impl Into<String>) -> Self {
+        Self { effect: Effect::ChangesFirewall, ..Self::safe(text) }
+    }
+
+    /// A remedy that needs the router's owner.
+    pub fn owner(text: impl Into<String>) -> Self {
+        Self { effect: Effect::NeedsRouterOwner, ..Self::safe(text) }
+    }
+
+    /// With a command to run.
+    #[must_use]
+    pub fn run(mut self, command: impl Into<String>) -> Self {
+        self.commands.push(command.into());
+        self
+    }
+
+    /// Words and commands in one line.
+    pub fn line(&self) -> String {
+        if self.commands.is_empty() {
+            return self.text.clone();
+        }
+        format!("{}: {}", self.text.trim_end_matches('.'), self.commands.join(" && "))
+    }
+}
+
 /// Most events that a finding cites: enough to look at, not a copy of the recording.
 pub const MAX_CITED: usize = 8;
 
@@ -85,8 +157,12 @@ pub struct Finding {
     pub summary: String,
     /// Numbers of the events that show it, at most [`MAX_CITED`].
     pub evidence: Vec<u64>,
-    /// What helps, the likeliest first.
+    /// What helps, the likeliest first: the lines of `remedies`.
     pub advice: Vec<String>,
+    /// What helps, with what it does and the exact commands.
+    pub remedies: Vec<Remedy>,
+    /// What would change this judgement.
+    pub doubt: String,
 }
 
 /// Something that a judgement would need and that was not measured.

@@ -13,6 +13,7 @@ pub use join::{JoinedPair, SidePair};
 pub use outcome::{Path, SideOutcome};
 
 use super::evidence::Evidence;
+use super::finding::Severity;
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::{AddressClass, same_subnet};
 use crate::trace::event::{Pair, Vantage};
@@ -61,6 +62,11 @@ impl<'a> Session<'a> {
             Vantage::A => &self.outcomes[0],
             Vantage::B => &self.outcomes[1],
         }
+    }
+
+    /// How bad it is when something keeps the session from being direct: an error when there is no path at all.
+    pub fn harm(&self) -> Severity {
+        if self.path == Path::Failed { Severity::Error } else { Severity::Warning }
     }
 
     /// The sides that were recorded.

@@ -50,9 +50,15 @@ fn failed(session: &Session<'_>, cause: Option<&Finding>) -> String {
     }
 }
 
-/// A summary as part of a sentence.
+/// A summary as part of a sentence: without its full stop, and its first word small unless it is a name.
 fn sentence(summary: &str) -> String {
-    summary.trim_end_matches('.').to_owned()
+    let summary = summary.trim_end_matches('.');
+    let first = summary.split_whitespace().next().unwrap_or_default();
+    let is_word = first.len() > 1 && first.chars().skip(1).all(|c| c.is_ascii_lowercase());
+    match summary.chars().next().filter(|c| is_word && c.is_ascii_uppercase()) {
+        Some(letter) => format!("{}{}", letter.to_ascii_lowercase(), &summary[letter.len_utf8()..]),
+        None => summary.to_owned(),
+    }
 }
 
 pub(super) fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {

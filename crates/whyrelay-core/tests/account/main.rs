@@ -2,6 +2,7 @@
 
 mod builder;
 mod events;
+mod findings;
 mod pcapng;
 mod redact;
 mod report;

@@ -25,11 +25,16 @@ fn explain(rule: &Rule) -> String {
     let mut text = format!("{} {}: {}\n\n", rule.code, rule.name, rule.title);
     paragraph(&mut text, "", rule.meaning);
     paragraph(&mut text, "How it is detected: ", rule.detection);
-    if !rule.fixes.is_empty() {
-        text.push_str("What helps:\n");
-        for fix in rule.fixes {
-            wrap(&mut text, "  - ", "    ", fix);
-        }
+    paragraph(&mut text, "What proves it: ", rule.proof);
+    paragraph(&mut text, "What would change the judgement: ", rule.doubt);
+    text.push_str("What helps:\n");
+    for fix in rule.fixes {
+        let line = format!("{} ({})", fix.text.trim_end_matches('.'), fix.effect.name());
+        wrap(&mut text, "  - ", "    ", &line);
+    }
+    if !rule.threads.is_empty() {
+        text.push('\n');
+        wrap(&mut text, "", "  ", &format!("Public threads: {}", rule.threads.join(", ")));
     }
     text
 }

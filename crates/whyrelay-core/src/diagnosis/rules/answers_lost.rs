@@ -1,6 +1,6 @@
 //! answers get lost on the way back.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path};
@@ -12,10 +12,13 @@ pub(super) const RULE: Rule = Rule {
     title: "answers get lost on the way back",
     meaning: "Checks arrive and are answered, and the answers never come back: they leave by another interface or address, a stateless firewall drops them, or the mapping is gone.",
     detection: "The receiver recorded the answers as sent, and they are absent from the sender's recording, joined by transaction id.",
+    proof: "A capture on both sides: the answer leaves the answering host and never reaches the asking one, while requests of the same five-tuple do.",
+    doubt: "A capture on the asking side that shows the answer arrive: then its own input firewall or reverse-path filter takes it.",
     fixes: &[
-        "On the answering side: see by which interface and source address the answers leave (ip route get).",
-        "Look for a stateless firewall that allows requests out and no answers in.",
+        Fix::safe("On the answering side: see by which interface and source address the answers leave (ip route get)."),
+        Fix::firewall("Look for a stateless firewall that allows requests out and no answers in."),
     ],
+    threads: &["netbirdio/netbird#390", "openwrt/openwrt#12930"],
     depends_on: &["WR101"],
     examine,
 };
@@ -35,7 +38,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
             summary: format!("{there} answers the checks of {here}{to}, and no answer reaches {here}"),
             evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

@@ -1,6 +1,6 @@
 //! checks fail their integrity check.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Path;
 use crate::diagnosis::session::Session;
@@ -12,10 +12,13 @@ pub(super) const RULE: Rule = Rule {
     title: "checks fail their integrity check",
     meaning: "Checks arrive whose message integrity does not match the password: they belong to another session or generation, the description was changed on its way, or a stranger sends them.",
     detection: "The receiver verified the integrity of a check or an answer and it was wrong.",
+    proof: "Both descriptions, as sent and as received, side by side: ice-ufrag or ice-pwd differ.",
+    doubt: "A check with the right integrity from the same address: then the wrong ones are a stranger's.",
     fixes: &[
-        "Start both sides afresh, so that they have the same descriptions.",
-        "Look at what carries signaling: it must not change ice-ufrag and ice-pwd.",
+        Fix::safe("Start both sides afresh, so that they have the same descriptions."),
+        Fix::safe("Look at what carries signaling: it must not change ice-ufrag and ice-pwd."),
     ],
+    threads: &[],
     depends_on: &[],
     examine,
 };
@@ -33,7 +36,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: Severity::Error,
             summary: format!("{} checks reached {} with a wrong integrity, from {from}", wrong.len(), vantage.name()),
             evidence: wrong.iter().map(|(seq, _)| *seq).collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

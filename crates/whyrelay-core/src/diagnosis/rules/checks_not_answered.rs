@@ -1,6 +1,6 @@
 //! checks arrive and are not answered.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path};
@@ -12,7 +12,10 @@ pub(super) const RULE: Rule = Rule {
     title: "checks arrive and are not answered",
     meaning: "Checks reach the other side's socket and it does not answer them: it does not know the session, has another password, or is stuck.",
     detection: "Checks that the receiver recorded as received have no answer in its own recording.",
-    fixes: &["Look at the receiver's own log and events around the cited ones."],
+    proof: "The receiver's log around the cited events.",
+    doubt: "A gap in the receiver's recording: the answers may have been sent and not recorded.",
+    fixes: &[Fix::safe("Look at the receiver's own log and events around the cited ones.")],
+    threads: &[],
     depends_on: &["WR507"],
     examine,
 };
@@ -31,7 +34,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
             summary: format!("Checks of {here} reach {there}{place}, and {there} does not answer them"),
             evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

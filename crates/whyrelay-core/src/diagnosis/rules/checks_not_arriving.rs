@@ -1,6 +1,6 @@
 //! checks get lost on the way.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path};
@@ -12,11 +12,14 @@ pub(super) const RULE: Rule = Rule {
     title: "checks get lost on the way",
     meaning: "A side sends checks to an address of the other and they never arrive. The NAT or firewall in front of the receiver drops what it did not ask for, a firewall in front of the sender lets UDP out to servers only, or the address is not the receiver's any more.",
     detection: "Checks that one side recorded as sent are absent from the other side's recording, joined by transaction id. Only pairs that could work are counted.",
+    proof: "Captures on both sides of each router on the way: the first on which the check is missing is behind the one that drops it.",
+    doubt: "A finding that names the host, the firewall or the NAT: host facts and NAT discovery on both sides (run as root, with a server that offers RFC 5780).",
     fixes: &[
-        "If only one direction is lost: allow inbound UDP to that port on the receiver and its router.",
-        "If both are lost: allow outbound UDP to any port on both sides, not only to the servers.",
-        "Compare with a capture on the receiver's router to see on which side of it they vanish.",
+        Fix::firewall("If only one direction is lost: allow inbound UDP to that port on the receiver and its router."),
+        Fix::firewall("If both are lost: allow outbound UDP to any port on both sides, not only to the servers."),
+        Fix::safe("Compare with a capture on the receiver's router to see on which side of it they vanish."),
     ],
+    threads: &["netbirdio/netbird#1655", "netbirdio/netbird#390", "netbirdio/netbird#4715"],
     depends_on: &["WR801", "WR101", "WR201", "WR504", "WR302", "WR701", "WR703", "WR507"],
     examine,
 };
@@ -48,5 +51,5 @@ fn examine(session: &Session<'_>) -> Examination {
         }
     };
     let severity = if session.path == Path::Failed { Severity::Error } else { Severity::Warning };
-    Examination::Found(vec![Fault { blame: Blame::Path, severity, summary, evidence, advice: vec![] }])
+    Examination::Found(vec![Fault { blame: Blame::Path, severity, summary, evidence, ..Fault::default() }])
 }

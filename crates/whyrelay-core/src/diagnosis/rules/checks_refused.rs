@@ -1,6 +1,6 @@
 //! checks are answered with errors.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path};
@@ -12,10 +12,13 @@ pub(super) const RULE: Rule = Rule {
     title: "checks are answered with errors",
     meaning: "The other side answers checks with an error other than 487 (role conflict, which is settled by itself): 400 it cannot read them, 401 the password is wrong, 420 it does not know an attribute.",
     detection: "All answers to the checks on a pair are error responses.",
+    proof: "The error code and reason phrase in the cited answers.",
+    doubt: "Success answers on the same pair.",
     fixes: &[
-        "400, 420: update the older of the two programs.",
-        "401: start both sides afresh, so that they have the same descriptions.",
+        Fix::safe("400, 420: update the older of the two programs."),
+        Fix::safe("401: start both sides afresh, so that they have the same descriptions."),
     ],
+    threads: &[],
     depends_on: &["WR507"],
     examine,
 };
@@ -39,7 +42,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 codes.join(", ")
             ),
             evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

@@ -1,6 +1,6 @@
 //! checks are not answered, and where they get lost was not measured.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path};
@@ -12,7 +12,10 @@ pub(super) const RULE: Rule = Rule {
     title: "checks are not answered, and where they get lost was not measured",
     meaning: "Checks of a side stay unanswered. Without the other side's recording it is not known whether they never arrived, were not answered, or the answers got lost.",
     detection: "Checks on pairs that could work have no answer, and the other side's recording is missing or incomplete.",
-    fixes: &["Run whyrelay on the other side, too, or give whyrelay report both recordings."],
+    proof: "The other side's recording.",
+    doubt: "The other side's recording.",
+    fixes: &[Fix::safe("Run whyrelay on the other side, too, or give whyrelay report both recordings.")],
+    threads: &[],
     depends_on: &["WR801", "WR101", "WR201", "WR504", "WR302", "WR501", "WR502", "WR503"],
     examine,
 };
@@ -31,7 +34,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: Severity::Warning,
             summary: format!("Checks of {here} to {} are not answered{back}", side.pair.remote),
             evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

@@ -1,6 +1,6 @@
 //! the path broke: consent expired.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{IceState, IceStateReason};
@@ -11,10 +11,13 @@ pub(super) const RULE: Rule = Rule {
     title: "the path broke: consent expired",
     meaning: "The selected pair worked and then the peer's answers stopped for so long that sending on is not allowed (RFC 7675). The mapping in a NAT expired, an interface or route changed, or the peer is gone.",
     detection: "No consent check was answered for 30 seconds, and the agent gave the pair up.",
+    proof: "What the cited side's host facts after the event show changed against before: interface, address, route.",
+    doubt: "An answer after the cited event: then the path was only slow.",
     fixes: &[
-        "Look at what changed on either side at that time: interface, route, VPN, sleep.",
-        "If it happens after idle time: send keep-alives more often than the NAT forgets (15 to 25 s).",
+        Fix::safe("Look at what changed on either side at that time: interface, route, VPN, sleep."),
+        Fix::safe("If it happens after idle time: send keep-alives more often than the NAT forgets (15 to 25 s)."),
     ],
+    threads: &["firezone/firezone#9524"],
     depends_on: &["WR705"],
     examine,
 };
@@ -30,7 +33,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: Severity::Error,
             summary: format!("{} lost consent on the path{}", vantage.name(), pair.unwrap_or_default()),
             evidence: vec![seq],
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

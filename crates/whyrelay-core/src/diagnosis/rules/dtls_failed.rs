@@ -1,6 +1,6 @@
 //! the DTLS handshake failed.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::DtlsState;
@@ -11,10 +11,13 @@ pub(super) const RULE: Rule = Rule {
     title: "the DTLS handshake failed",
     meaning: "A path was found and the DTLS handshake over it failed: large datagrams do not pass (certificates are bigger than checks), the versions do not match, or the peer stopped.",
     detection: "The handshake ended with an error or ran into its time limit.",
+    proof: "The same session with a lower MTU, or with the other DTLS version.",
+    doubt: "A capture with a complete handshake.",
     fixes: &[
-        "Try --dtls 1.2 on both sides.",
-        "Try a lower MTU on the interface: if that helps, large datagrams get lost on the path.",
+        Fix::safe("Try --dtls 1.2 on both sides."),
+        Fix::safe("Try a lower MTU on the interface: if that helps, large datagrams get lost on the path."),
     ],
+    threads: &["coder/coder#13327"],
     depends_on: &["WR601", "WR705"],
     examine,
 };
@@ -29,7 +32,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: Severity::Error,
             summary: format!("The DTLS handshake of {} failed: {detail}", vantage.name()),
             evidence: vec![*seq],
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

@@ -1,6 +1,6 @@
 //! the NAT gives each destination another address.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
@@ -15,10 +15,21 @@ pub(super) const RULE: Rule = Rule {
     title: "the NAT gives each destination another address",
     meaning: "The NAT in front of a side maps one socket to different addresses for different destinations (RFC 4787: address-dependent or address-and-port-dependent mapping; many call it symmetric). The address that a STUN server reports is then not the one that the peer sees, so the peer's checks go to a port that nobody listens on.",
     detection: "Two servers report different mapped addresses for the same socket.",
+    proof: "Two STUN servers at different addresses, asked from one socket, tell different mapped ports; and the peer sees a third one.",
+    doubt: "Equal answers from the same socket once the router is changed, or from another port of the same host: then only this port is affected.",
     fixes: &[
-        "Turn on static-port outbound NAT on that router (pfSense, OPNsense) or endpoint-independent mapping.",
-        "Forward a port to that host, or let it use PCP, NAT-PMP or UPnP.",
-        "Give one of the two sides a public address, or IPv6.",
+        Fix::owner(
+            "Turn on static-port outbound NAT on that router (pfSense, OPNsense) or endpoint-independent mapping.",
+        ),
+        Fix::owner("Forward a port to that host, or let it use PCP, NAT-PMP or UPnP."),
+        Fix::owner("Give one of the two sides a public address, or IPv6."),
+    ],
+    threads: &[
+        "tailscale/tailscale#864",
+        "tailscale/tailscale#5127",
+        "tailscale/tailscale#14953",
+        "firezone/firezone#3024",
+        "netbirdio/docs#933",
     ],
     depends_on: &["WR801"],
     examine,
@@ -59,7 +70,7 @@ fn examine(session: &Session<'_>) -> Examination {
                     vantage.name()
                 ),
                 evidence: vec![first_seq, seq],
-                advice: vec![],
+                ..Fault::default()
             });
             break;
         }

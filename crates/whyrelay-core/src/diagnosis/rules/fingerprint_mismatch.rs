@@ -1,6 +1,6 @@
 //! the peer's certificate is not the announced one.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{DtlsState, Side};
@@ -11,7 +11,10 @@ pub(super) const RULE: Rule = Rule {
     title: "the peer's certificate is not the announced one",
     meaning: "The DTLS certificate that the peer shows does not match the fingerprint in its description. Somebody changed the description, or somebody else answers: the connection was refused.",
     detection: "The fingerprint of the certificate was compared with a=fingerprint of the description.",
-    fixes: &["Find out what changed the description on its way; do not ignore it."],
+    proof: "The certificate's fingerprint computed on the peer's own machine.",
+    doubt: "The peer started again between its description and the handshake: then a fresh session agrees.",
+    fixes: &[Fix::safe("Find out what changed the description on its way; do not ignore it.")],
+    threads: &[],
     depends_on: &[],
     examine,
 };
@@ -35,7 +38,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 vantage.name()
             ),
             evidence: announced.map(|description| description.seq).into_iter().chain([seq]).collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

@@ -1,6 +1,6 @@
 //! The rules. One file a rule, one line here; the text of a rule is what `whyrelay explain` prints.
 
-use super::finding::{Blame, Finding, MAX_CITED, NotMeasured, Severity};
+use super::finding::{Blame, Effect, Finding, MAX_CITED, NotMeasured, Remedy, Severity};
 use super::session::{Path, Session};
 
 mod answers_lost;
@@ -10,6 +10,7 @@ mod checks_not_arriving;
 mod checks_refused;
 mod checks_unanswered;
 mod consent_lost;
+mod document;
 mod dtls_failed;
 mod endpoint_dependent_mapping;
 mod fingerprint_mismatch;
@@ -35,6 +36,8 @@ mod turn_permission_refused;
 mod turn_server_unreachable;
 mod udp_blocked;
 
+pub use document::markdown;
+
 /// A rule: what it looks for and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
@@ -48,12 +51,41 @@ pub struct Rule {
     pub meaning: &'static str,
     /// How it is detected.
     pub detection: &'static str,
+    /// What proves it beyond this detection.
+    pub proof: &'static str,
+    /// What would change the judgement.
+    pub doubt: &'static str,
     /// How it is fixed, the likeliest first. A finding may add what is particular to it.
-    pub fixes: &'static [&'static str],
+    pub fixes: &'static [Fix],
+    /// Public threads about it: `owner/repository#number`.
+    pub threads: &'static [&'static str],
     /// Rules whose finding explains this one: then it stays quiet.
     pub depends_on: &'static [&'static str],
     /// Looks at a session.
     pub examine: fn(&Session<'_>) -> Examination,
+}
+
+/// A fix that holds wherever the rule fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fix {
+    /// What it does to the machine or network.
+    pub effect: Effect,
+    /// What to do.
+    pub text: &'static str,
+}
+
+impl Fix {
+    const fn safe(text: &'static str) -> Self {
+        Self { effect: Effect::Safe, text }
+    }
+
+    const fn firewall(text: &'static str) -> Self {
+        Self { effect: Effect::ChangesFirewall, text }
+    }
+
+    const fn owner(text: &'static str) -> Self {
+        Self { effect: Effect::NeedsRouterOwner, text }
+    }
 }
 
 /// What a rule says.
@@ -82,7 +114,22 @@ pub struct Fault {
     /// Events that show it.
     pub evidence: Vec<u64>,
     /// What helps here, before the fixes of the rule.
-    pub advice: Vec<String>,
+    pub advice: Vec<Remedy>,
+    /// What would change this judgement, where it is more than what the rule says.
+    pub doubt: Option<String>,
+}
+
+impl Default for Fault {
+    fn default() -> Self {
+        Self {
+            blame: Blame::Path,
+            severity: Severity::Info,
+            summary: String::new(),
+            evidence: Vec::new(),
+            advice: Vec::new(),
+            doubt: None,
+        }
+    }
 }
 
 impl Examination {
@@ -144,21 +191,32 @@ pub struct Diagnosis {
 /// Runs every rule.
 pub fn diagnose(session: &Session<'_>) -> Diagnosis {
     let examinations: Vec<_> = RULES.iter().map(|rule| (rule, (rule.examine)(session))).collect();
-    let found: Vec<&str> = examinations
+    let found: Vec<(&str, Blame)> = examinations
         .iter()
-        .filter(|(_, examination)| matches!(examination, Examination::Found(faults) if faults.iter().any(|fault| fault.severity != Severity::Info)))
-        .map(|(rule, _)| rule.code)
+        .filter_map(|(rule, examination)| match examination {
+            Examination::Found(faults) => Some((rule.code, faults)),
+            _ => None,
+        })
+        .flat_map(|(code, faults)| faults.iter().map(move |fault| (code, fault)))
+        .filter(|(_, fault)| fault.severity != Severity::Info)
+        .map(|(code, fault)| (code, fault.blame))
         .collect();
 
     let mut diagnosis = Diagnosis::default();
     for (rule, examination) in examinations {
-        let explained = rule.depends_on.iter().any(|code| found.contains(code));
+        let explains = |code: &str| rule.depends_on.contains(&code);
         match examination {
-            Examination::Found(faults) if !explained => {
-                diagnosis.findings.extend(faults.into_iter().map(|fault| finding(rule, fault, session)));
+            Examination::Found(faults) => {
+                // A fault of one side explains nothing on the other.
+                let is_explained =
+                    |fault: &Fault| found.iter().any(|(code, blame)| explains(code) && blame.may_concern(fault.blame));
+                let open = faults.into_iter().filter(|fault| !is_explained(fault));
+                diagnosis.findings.extend(open.map(|fault| finding(rule, fault, session)));
             }
             // What could keep a path from being direct is of no interest where it is direct.
-            Examination::Inconclusive { missing } if !explained && session.path != Path::Direct => {
+            Examination::Inconclusive { missing }
+                if session.path != Path::Direct && !found.iter().any(|(code, _)| explains(code)) =>
+            {
                 diagnosis.not_measured.push(NotMeasured { what: format!("whether {}", rule.title), why: missing });
             }
             _ => {}
@@ -170,14 +228,17 @@ pub fn diagnose(session: &Session<'_>) -> Diagnosis {
 }
 
 fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
-    let Fault { blame, severity, summary, mut evidence, mut advice } = fault;
+    let Fault { blame, severity, summary, mut evidence, advice: mut remedies, doubt } = fault;
     evidence.sort_unstable();
     evidence.dedup();
     evidence.truncate(MAX_CITED);
-    advice.extend(rule.fixes.iter().map(|&fix| fix.to_owned()));
+    let fixes = rule.fixes.iter();
+    remedies.extend(fixes.map(|fix| Remedy { effect: fix.effect, ..Remedy::safe(fix.text) }));
+    let advice = remedies.iter().map(Remedy::line).collect();
+    let doubt = doubt.unwrap_or_else(|| rule.doubt.to_owned());
     // What did no harm is no warning: the session is direct all the same.
     let severity = if session.path == Path::Direct { Severity::Info } else { severity };
-    Finding { code: rule.code, name: rule.name, blame, severity, summary, evidence, advice }
+    Finding { code: rule.code, name: rule.name, blame, severity, summary, evidence, advice, remedies, doubt }
 }
 
 #[cfg(test)]
@@ -194,6 +255,11 @@ mod tests {
                 assert!(RULES[..position].iter().any(|other| other.code == *code), "{} depends on {code}", rule.code);
             }
             assert!(!rule.fixes.is_empty() && !rule.meaning.is_empty() && !rule.detection.is_empty());
+            assert!(!rule.proof.is_empty() && !rule.doubt.is_empty());
+            for thread in rule.threads {
+                let (repository, number) = thread.split_once('#').expect("owner/repository#number");
+                assert!(repository.split('/').count() == 2 && number.parse::<u32>().is_ok(), "{thread}");
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! the sides have no addresses that could reach each other.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Path;
 use crate::diagnosis::session::Session;
@@ -12,7 +12,10 @@ pub(super) const RULE: Rule = Rule {
     title: "the sides have no addresses that could reach each other",
     meaning: "Every direct pair leads to a private address in a network that the other side is not on. Without an address from a STUN server, or an IPv6 address, neither side knows how it looks from outside.",
     detection: "No direct pair has a public remote address or one on a common network.",
-    fixes: &["Give both sides a STUN server (--stun) that they reach over UDP."],
+    proof: "A STUN answer from a server outside of both networks.",
+    doubt: "A candidate with a public or common address on either side.",
+    fixes: &[Fix::safe("Give both sides a STUN server (--stun) that they reach over UDP.")],
+    threads: &["netbirdio/netbird#1744"],
     depends_on: &["WR301", "WR302", "WR303", "WR701", "WR702", "WR703", "WR801", "WR102"],
     examine,
 };
@@ -31,6 +34,6 @@ fn examine(session: &Session<'_>) -> Examination {
             .iter()
             .flat_map(|pair| pair.a_to_b.evidence.iter().chain(&pair.b_to_a.evidence).copied())
             .collect(),
-        advice: vec![],
+        ..Fault::default()
     }])
 }

@@ -1,6 +1,6 @@
 //! there is no relay to fall back to.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Path, SideOutcome};
@@ -12,7 +12,10 @@ pub(super) const RULE: Rule = Rule {
     title: "there is no relay to fall back to",
     meaning: "No direct pair worked and neither side has a relayed candidate, so nothing was left to try.",
     detection: "The session failed and no candidate of type relay was gathered or received.",
-    fixes: &["Give both sides a TURN server (--turn), or drop --no-turn."],
+    proof: "The list of servers and of what they answered in both recordings.",
+    doubt: "A relayed candidate on either side.",
+    fixes: &[Fix::safe("Give both sides a TURN server (--turn), or drop --no-turn.")],
+    threads: &[],
     depends_on: &["WR401", "WR402", "WR405", "WR406", "WR701", "WR702", "WR703", "WR302", "WR601", "WR602"],
     examine,
 };
@@ -40,6 +43,6 @@ fn examine(session: &Session<'_>) -> Examination {
         severity: Severity::Warning,
         summary: format!("Neither side has a relayed candidate{why}, so there was nothing to fall back to"),
         evidence: no_turn.iter().map(|vantage| vantage.first_seq()).collect(),
-        advice: vec![],
+        ..Fault::default()
     }])
 }

@@ -1,6 +1,6 @@
 //! no candidate of the peer arrived.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::event::Side;
@@ -11,10 +11,13 @@ pub(super) const RULE: Rule = Rule {
     title: "no candidate of the peer arrived",
     meaning: "A side got the peer's description and no candidate, so it has nowhere to send checks to. Signaling lost them, or the peer gathered none.",
     detection: "A side with the peer's description never saw a remote candidate. With both recordings: whether the other side had any to send.",
+    proof: "The candidates that one side recorded as sent, and that are absent from the other's recording.",
+    doubt: "The missing side's recording, if it shows that nothing was gathered.",
     fixes: &[
-        "Look at what carries signaling: a proxy that cuts long polls or streams loses late messages.",
-        "See the other side's recording for why it gathered nothing.",
+        Fix::safe("Look at what carries signaling: a proxy that cuts long polls or streams loses late messages."),
+        Fix::safe("See the other side's recording for why it gathered nothing."),
     ],
+    threads: &["opnsense/plugins#5396", "netbirdio/netbird#5404"],
     depends_on: &["WR701", "WR702", "WR704"],
     examine,
 };
@@ -41,7 +44,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: Severity::Error,
             summary: format!("No candidate of {there} reached {here}: {what}"),
             evidence: other.local_candidates.iter().map(|local| local.seq).chain([description.seq]).collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

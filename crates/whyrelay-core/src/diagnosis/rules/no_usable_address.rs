@@ -1,6 +1,6 @@
 //! a side has no address to use.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{InterfaceUse, Side};
@@ -11,7 +11,10 @@ pub(super) const RULE: Rule = Rule {
     title: "a side has no address to use",
     meaning: "No interface of this host is up with a usable address, or the options exclude all of them, so there is not even a host candidate.",
     detection: "Gathering ended on a side without any local candidate, or every interface was left out.",
-    fixes: &["Bring an interface up.", "Check --interface and --exclude-interface."],
+    proof: "The cited interfaces with their state.",
+    doubt: "An interface that is up with an address.",
+    fixes: &[Fix::safe("Bring an interface up."), Fix::safe("Check --interface and --exclude-interface.")],
+    threads: &[],
     depends_on: &["WR801"],
     examine,
 };
@@ -40,7 +43,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: Severity::Error,
             summary: format!("{} has no candidate at all: {why}", vantage.name()),
             evidence: side.interfaces.iter().map(|(seq, ..)| *seq).chain(sockets).chain([end]).collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

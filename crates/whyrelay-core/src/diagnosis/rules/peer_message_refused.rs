@@ -1,6 +1,6 @@
 //! what the peer sent over signaling cannot be used.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::RefuseReason;
@@ -11,10 +11,13 @@ pub(super) const RULE: Rule = Rule {
     title: "what the peer sent over signaling cannot be used",
     meaning: "A description or candidate of the peer is garbled or asks for something that this side cannot do.",
     detection: "A message or candidate line was refused on arrival.",
+    proof: "The message as it left the other side, compared with the cited line.",
+    doubt: "The same message accepted by another program.",
     fixes: &[
-        "Compare what left the other side with what arrived here: something in between may change it.",
-        "Update the older of the two programs.",
+        Fix::safe("Compare what left the other side with what arrived here: something in between may change it."),
+        Fix::safe("Update the older of the two programs."),
     ],
+    threads: &[],
     depends_on: &[],
     examine,
 };
@@ -29,7 +32,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 severity: Severity::Error,
                 summary: format!("{} cannot use the {message} of its peer: {detail}", vantage.name()),
                 evidence: side.refused_messages.iter().map(|(seq, ..)| *seq).chain([*seq]).collect(),
-                advice: vec![],
+                ..Fault::default()
             });
         }
         let malformed: Vec<_> = side
@@ -50,7 +53,7 @@ fn examine(session: &Session<'_>) -> Examination {
                     vantage.name()
                 ),
                 evidence: malformed.iter().map(|(seq, _)| *seq).collect(),
-                advice: vec![],
+                ..Fault::default()
             });
         }
     }

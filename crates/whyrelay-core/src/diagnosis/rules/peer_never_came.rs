@@ -1,6 +1,6 @@
 //! the peer never came.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{EndReason, Side, SignalingState};
@@ -11,10 +11,13 @@ pub(super) const RULE: Rule = Rule {
     title: "the peer never came",
     meaning: "One side waited in the room and the other never sent its description: it was not started, is in another room, or reaches another server.",
     detection: "The recording has no description of the peer although signaling worked.",
+    proof: "The other side's own output.",
+    doubt: "The other side's recording, if it shows that its description was sent.",
     fixes: &[
-        "Start the other side with the same --signal and --room.",
-        "Compare the ids: each side must be the one that the other waits for.",
+        Fix::safe("Start the other side with the same --signal and --room."),
+        Fix::safe("Compare the ids: each side must be the one that the other waits for."),
     ],
+    threads: &[],
     depends_on: &["WR701", "WR704"],
     examine,
 };
@@ -33,7 +36,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: Severity::Error,
             summary: format!("{there} never sent its description to {here}, which waited at {server}"),
             evidence: vec![*seq],
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

@@ -1,6 +1,6 @@
 //! the peer sees another address than was advertised.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use std::net::SocketAddr;
@@ -14,10 +14,13 @@ pub(super) const RULE: Rule = Rule {
     title: "the peer sees another address than was advertised",
     meaning: "Checks of a side arrive at the peer from an address that the side never advertised: its NAT gave the peer another mapping than the STUN server. The peer's own checks go to the advertised address and are dropped there, unless its NAT lets answers to the new address through.",
     detection: "A check that the peer received comes from an address that is none of the sender's candidates, joined by transaction id; or the peer's answer says so.",
+    proof: "The source address in the receiver's recording, next to the address that the STUN server told.",
+    doubt: "A STUN answer of that same address: then the candidate was only not signaled.",
     fixes: &[
-        "Turn on static-port outbound NAT or endpoint-independent mapping on the router of that side.",
-        "Forward a port to that host, or let it use PCP, NAT-PMP or UPnP.",
+        Fix::owner("Turn on static-port outbound NAT or endpoint-independent mapping on the router of that side."),
+        Fix::owner("Forward a port to that host, or let it use PCP, NAT-PMP or UPnP."),
     ],
+    threads: &["tailscale/tailscale#864", "netbirdio/docs#933"],
     depends_on: &["WR201", "WR801"],
     examine,
 };
@@ -35,7 +38,7 @@ fn examine(session: &Session<'_>) -> Examination {
             None => format!("{there} saw the checks of {here} come from {seen}, which {here} never advertised"),
         };
         let (blame, severity) = (Blame::side(vantage), Severity::Warning);
-        faults.push(Fault { blame, severity, summary, evidence: vec![seq], advice: vec![] });
+        faults.push(Fault { blame, severity, summary, evidence: vec![seq], ..Fault::default() });
     }
     Examination::of(faults)
 }

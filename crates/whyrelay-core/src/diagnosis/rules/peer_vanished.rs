@@ -1,6 +1,6 @@
 //! the peer vanished.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{EndReason, SignalingState};
@@ -11,7 +11,10 @@ pub(super) const RULE: Rule = Rule {
     title: "the peer vanished",
     meaning: "A side left in the middle of the session without a word: its program or machine was stopped, or it lost all of its network.",
     detection: "The signaling server says that the peer left, or the recording ends for that reason, before the session was finished.",
-    fixes: &["Look at the end of the other side's recording."],
+    proof: "The end of the other side's own recording.",
+    doubt: "The other side's recording, if it goes on after the cited event: then only its signaling broke.",
+    fixes: &[Fix::safe("Look at the end of the other side's recording.")],
+    threads: &[],
     depends_on: &["WR601"],
     examine,
 };
@@ -31,7 +34,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: Severity::Error,
             summary: format!("{} vanished in the middle of the session", vantage.other().name()),
             evidence: left.map(|(seq, ..)| *seq).chain([end]).collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

@@ -1,6 +1,6 @@
 //! the relayed address is private.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::address::AddressClass;
@@ -11,7 +11,15 @@ pub(super) const RULE: Rule = Rule {
     title: "the relayed address is private",
     meaning: "The TURN server is reached at a public address and hands out relayed addresses that are private: it stands behind a NAT and was not told its public address. Nobody outside can send to such an address.",
     detection: "XOR-RELAYED-ADDRESS is private or carrier-grade while the server's own address is public.",
-    fixes: &["Tell the server its public address (coturn: external-ip=PUBLIC/PRIVATE)."],
+    proof: "XOR-RELAYED-ADDRESS in the cited answer, next to the address at which the server was reached.",
+    doubt: "A peer that stands in the relay's own network and reaches the address.",
+    fixes: &[Fix::safe("Tell the server its public address (coturn: external-ip=PUBLIC/PRIVATE).")],
+    threads: &[
+        "coturn/coturn#1474",
+        "coturn/coturn#501",
+        "bigbluebutton/bigbluebutton#14597",
+        "netbirdio/netbird#4033",
+    ],
     depends_on: &[],
     examine,
 };
@@ -36,7 +44,7 @@ fn examine(session: &Session<'_>) -> Examination {
                     severity: Severity::Error,
                     summary: format!("{server} relays at {relayed}, which nobody outside of its network can reach"),
                     evidence: vec![allocation.seq],
-                    advice: vec![],
+                    ..Fault::default()
                 });
             }
         }

@@ -1,6 +1,6 @@
 //! the session was told to use a relay.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Path;
 use crate::diagnosis::session::Session;
@@ -11,7 +11,10 @@ pub(super) const RULE: Rule = Rule {
     title: "the session was told to use a relay",
     meaning: "A side was started with --relay-only (other programs: iceTransportPolicy relay, NB_FORCE_RELAY), so it offers and uses relayed candidates only. A direct path was never tried.",
     detection: "The options at the start of the recording.",
-    fixes: &["Leave out --relay-only to try a direct path."],
+    proof: "The options at the start of the recording.",
+    doubt: "A session without the option.",
+    fixes: &[Fix::safe("Leave out --relay-only to try a direct path.")],
+    threads: &[],
     depends_on: &[],
     examine,
 };
@@ -31,6 +34,6 @@ fn examine(session: &Session<'_>) -> Examination {
         severity,
         summary: format!("--relay-only was asked for on {who}, so no direct path was tried"),
         evidence: asked.iter().map(|vantage| vantage.first_seq()).collect(),
-        advice: vec![],
+        ..Fault::default()
     }])
 }

@@ -1,6 +1,6 @@
 //! checks through the relay get lost.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path};
@@ -12,10 +12,13 @@ pub(super) const RULE: Rule = Rule {
     title: "checks through the relay get lost",
     meaning: "A side has a relayed address and the checks through it do not arrive: the port range of the relay is closed in its firewall, or the relay cannot reach the peer.",
     detection: "Checks on relayed pairs were sent and never seen on the other side, and no relayed pair worked.",
+    proof: "A datagram sent from outside to the relayed address, with a permission in place: nothing arrives.",
+    doubt: "A capture on the relay that shows the check leave towards the peer: then it is lost between relay and peer.",
     fixes: &[
-        "Open the relay's port range (min-port to max-port) for UDP in its firewall.",
-        "Check that the relay itself can reach the peer's address.",
+        Fix::firewall("Open the relay's port range (min-port to max-port) for UDP in its firewall."),
+        Fix::safe("Check that the relay itself can reach the peer's address."),
     ],
+    threads: &["coturn/coturn#731", "coturn/coturn#1081"],
     depends_on: &["WR403", "WR404", "WR401"],
     examine,
 };
@@ -41,6 +44,6 @@ fn examine(session: &Session<'_>) -> Examination {
             side.pair.local, side.pair.remote
         ),
         evidence: lost.iter().flat_map(|(from, pair)| pair.from(*from).evidence.clone()).collect(),
-        advice: vec![],
+        ..Fault::default()
     }])
 }

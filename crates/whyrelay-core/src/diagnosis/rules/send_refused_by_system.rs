@@ -1,6 +1,6 @@
 //! the system refuses to send.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
@@ -13,10 +13,13 @@ pub(super) const RULE: Rule = Rule {
     title: "the system refuses to send",
     meaning: "The kernel of a side did not send the datagrams at all. The error number says what stands in the way: EPERM a firewall rule on output, EINVAL a blackhole route or rule, EACCES a prohibit route or rule, ENETUNREACH no route, EMSGSIZE a datagram larger than the interface takes.",
     detection: "sendmsg failed; the error number is recorded with the socket and the destination.",
+    proof: "errno of the cited sends, and the rule or route that ip route get and nft list ruleset show.",
+    doubt: "The same send with success.",
     fixes: &[
-        "Run ip route get with the address (and the mark, if one is set) on that side.",
-        "List ip rule and the output chains of nft list ruleset.",
+        Fix::safe("Run ip route get with the address (and the mark, if one is set) on that side."),
+        Fix::safe("List ip rule and the output chains of nft list ruleset."),
     ],
+    threads: &["netbirdio/netbird#2116", "pjsip/pjproject#5031"],
     depends_on: &[],
     examine,
 };
@@ -60,7 +63,7 @@ fn examine(session: &Session<'_>) -> Examination {
                     meaning(errno)
                 ),
                 evidence: failures.iter().map(|(_, _, failure)| failure.seq).collect(),
-                advice: vec![],
+                ..Fault::default()
             });
         }
     }

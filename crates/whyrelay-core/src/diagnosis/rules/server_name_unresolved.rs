@@ -1,6 +1,6 @@
 //! the name of a STUN or TURN server is not resolved.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::ServerFailure;
@@ -11,10 +11,13 @@ pub(super) const RULE: Rule = Rule {
     title: "the name of a STUN or TURN server is not resolved",
     meaning: "A STUN or TURN server is given by name and the resolver of this side does not know it, so the server was never asked. VPNs and split DNS often give a service another resolver than the browser.",
     detection: "The look-up failed, or ended without an address.",
+    proof: "The look-up with the resolver that this program uses, against one by another resolver.",
+    doubt: "An address for the same name from the same resolver.",
     fixes: &[
-        "Resolve the name on that machine, with the resolver that the service uses.",
-        "Name the server by its address to prove that only the name is at fault.",
+        Fix::safe("Resolve the name on that machine, with the resolver that the service uses."),
+        Fix::safe("Name the server by its address to prove that only the name is at fault."),
     ],
+    threads: &["netbirdio/netbird#3404", "netbirdio/netbird#2507", "netbirdio/netbird#719", "netbirdio/netbird#1151"],
     depends_on: &[],
     examine,
 };
@@ -44,7 +47,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 severity: Severity::Warning,
                 summary: format!("{} cannot resolve {name}: {detail}", vantage.name()),
                 evidence: vec![seq],
-                advice: vec![],
+                ..Fault::default()
             });
             names.push(name);
         }

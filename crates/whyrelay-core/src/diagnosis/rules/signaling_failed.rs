@@ -1,6 +1,6 @@
 //! signaling failed.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{Side, SignalingState};
@@ -11,10 +11,13 @@ pub(super) const RULE: Rule = Rule {
     title: "signaling failed",
     meaning: "The signaling server could not be reached or refused this side. Without signaling the two sides cannot learn each other's candidates, so nothing else can work.",
     detection: "The signaling connection was given up before the peer's description came.",
+    proof: "The error of the connection, and curl to the server's /health from this machine.",
+    doubt: "The peer's description arriving all the same.",
     fixes: &[
-        "Open the server's /health address with curl from this machine.",
-        "Check the URL of --signal, the proxy and the firewall for the server's port.",
+        Fix::safe("Open the server's /health address with curl from this machine."),
+        Fix::firewall("Check the URL of --signal, the proxy and the firewall for the server's port."),
     ],
+    threads: &["netbirdio/netbird#5404"],
     depends_on: &[],
     examine,
 };
@@ -32,7 +35,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: Severity::Error,
             summary: format!("{} could not use the signaling server {server}: {detail}", vantage.name()),
             evidence: vec![*seq],
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

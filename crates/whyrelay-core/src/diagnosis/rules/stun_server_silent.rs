@@ -1,6 +1,6 @@
 //! a STUN or TURN server does not answer.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
@@ -15,10 +15,13 @@ pub(super) const RULE: Rule = Rule {
     title: "a STUN or TURN server does not answer",
     meaning: "A server never answered over UDP. A side that reaches no STUN server does not learn the address that its NAT gives it, so the peer has nothing to send to from outside.",
     detection: "At least three transmissions to the server from every socket, and no answer to any.",
+    proof: "The same server asked from another network.",
+    doubt: "An answer of the server to another host: then the fault lies in front of this side.",
     fixes: &[
-        "Check that the server runs and that its UDP port is open.",
-        "Try the server from another network to see which end is at fault.",
+        Fix::firewall("Check that the server runs and that its UDP port is open."),
+        Fix::safe("Try the server from another network to see which end is at fault."),
     ],
+    threads: &[],
     depends_on: &["WR302"],
     examine,
 };
@@ -44,7 +47,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 severity: Severity::Warning,
                 summary: format!("{} asked {server} {transmissions} times over UDP and got no answer", vantage.name()),
                 evidence: paths.iter().filter_map(|path| path.first_seq()).collect(),
-                advice: vec![],
+                ..Fault::default()
             });
         }
     }

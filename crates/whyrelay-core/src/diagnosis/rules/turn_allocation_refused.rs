@@ -1,6 +1,6 @@
 //! the TURN server refuses an allocation.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::wire::stun::Method;
@@ -11,10 +11,13 @@ pub(super) const RULE: Rule = Rule {
     title: "the TURN server refuses an allocation",
     meaning: "The TURN server answered and refused to allocate a relayed address: 486 the quota of the user is used up, 508 the server has no more addresses or bandwidth, 440 and 442 the address family or transport is not offered, 437 the socket has an allocation already, 403 it is forbidden.",
     detection: "An error response other than 401, 438 and 300 to Allocate.",
+    proof: "The error code in the cited answer.",
+    doubt: "The same request with success.",
     fixes: &[
-        "486, 508: raise the quota or the port range of the server, or wait until old allocations expire.",
-        "440, 442: ask for what the server offers.",
+        Fix::safe("486, 508: raise the quota or the port range of the server, or wait until old allocations expire."),
+        Fix::safe("440, 442: ask for what the server offers."),
     ],
+    threads: &[],
     depends_on: &["WR401", "WR406"],
     examine,
 };
@@ -34,7 +37,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 severity: Severity::Warning,
                 summary: format!("{server} refuses an allocation to {} with {code}", vantage.name()),
                 evidence: vec![*seq],
-                advice: vec![],
+                ..Fault::default()
             });
         }
     }

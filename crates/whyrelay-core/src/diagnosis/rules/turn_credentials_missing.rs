@@ -1,6 +1,6 @@
 //! there are no credentials for the TURN server.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::ServerFailure;
@@ -11,7 +11,10 @@ pub(super) const RULE: Rule = Rule {
     title: "there are no credentials for the TURN server",
     meaning: "A TURN server is configured and this side has no user name or password for it, so it was not used.",
     detection: "The TURN client gave up before its authenticated request.",
-    fixes: &["Give --turn-user, and the password in TURN_PASSWORD or a file."],
+    proof: "The configuration of this side.",
+    doubt: "A request with credentials.",
+    fixes: &[Fix::safe("Give --turn-user, and the password in TURN_PASSWORD or a file.")],
+    threads: &[],
     depends_on: &[],
     examine,
 };
@@ -27,7 +30,7 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: Severity::Error,
             summary: format!("{} has no credentials for {}", vantage.name(), failed.server),
             evidence: vec![failed.seq],
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

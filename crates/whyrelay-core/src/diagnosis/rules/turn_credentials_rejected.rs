@@ -1,6 +1,6 @@
 //! the TURN server rejects the credentials.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::ServerFailure;
@@ -11,10 +11,19 @@ pub(super) const RULE: Rule = Rule {
     title: "the TURN server rejects the credentials",
     meaning: "The TURN server answered 401 to a request that carried credentials: user name, password or realm are wrong, or time-limited credentials have expired. (The first 401, to a request without credentials, is normal.)",
     detection: "An error response 401 to a request with USERNAME.",
+    proof: "The second 401, to a request with USERNAME; the first is normal.",
+    doubt: "The same credentials accepted by the server for another client.",
     fixes: &[
-        "Check user name and password; TURN_PASSWORD must hold the password of this server.",
-        "For time-limited credentials: compare the clocks, the number in the user name is when they expire.",
-        "On coturn: set realm, and the same static-auth-secret as the one who hands out credentials.",
+        Fix::safe("Check user name and password; TURN_PASSWORD must hold the password of this server."),
+        Fix::safe("For time-limited credentials: compare the clocks, the number in the user name is when they expire."),
+        Fix::safe("On coturn: set realm, and the same static-auth-secret as the one who hands out credentials."),
+    ],
+    threads: &[
+        "coturn/coturn#1453",
+        "coturn/coturn#493",
+        "coturn/coturn#1533",
+        "coturn/coturn#297",
+        "netbirdio/netbird#2051",
     ],
     depends_on: &[],
     examine,
@@ -43,7 +52,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 vantage.name()
             ),
             evidence: [Some(seq), on_wire.map(|(_, seq)| seq)].into_iter().flatten().collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     Examination::of(faults)

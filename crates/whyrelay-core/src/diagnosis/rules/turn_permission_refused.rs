@@ -1,6 +1,6 @@
 //! the TURN server refuses a peer.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Path;
 use crate::diagnosis::session::Session;
@@ -12,7 +12,12 @@ pub(super) const RULE: Rule = Rule {
     title: "the TURN server refuses a peer",
     meaning: "The TURN server gave an allocation and refuses permission for an address of the peer, so nothing can be relayed to it. Servers refuse loopback and private addresses by default; a public address that is refused is a policy of that server.",
     detection: "An error response to CreatePermission or ChannelBind.",
-    fixes: &["If the peer is meant to be reached at that address: allow it on the server (coturn: allowed-peer-ip)."],
+    proof: "The error code in the cited answer.",
+    doubt: "Another peer address that the server permits.",
+    fixes: &[Fix::safe(
+        "If the peer is meant to be reached at that address: allow it on the server (coturn: allowed-peer-ip).",
+    )],
+    threads: &[],
     depends_on: &[],
     examine,
 };
@@ -34,7 +39,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 severity: if harms { Severity::Warning } else { Severity::Info },
                 summary: format!("{server} refuses {} to relay to {peer}{more} ({code})", vantage.name()),
                 evidence: refused.iter().map(|(_, _, seq)| *seq).collect(),
-                advice: vec![],
+                ..Fault::default()
             });
         }
     }

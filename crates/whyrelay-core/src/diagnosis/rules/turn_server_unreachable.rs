@@ -1,6 +1,6 @@
 //! the TURN server cannot be reached.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::ServerFailure;
@@ -11,10 +11,13 @@ pub(super) const RULE: Rule = Rule {
     title: "the TURN server cannot be reached",
     meaning: "Allocate requests to a TURN server were never answered, or the connection to it could not be made, so this side has no relayed candidate of it.",
     detection: "Every transmission of Allocate stayed unanswered, or connecting over TCP or TLS failed.",
+    proof: "A connection to the same port from another network.",
+    doubt: "An answer to Allocate from the same server over another transport.",
     fixes: &[
-        "Check that the server runs and that the port of its URL is open.",
-        "For turns: use the name in the certificate, not the address, and give the server its full chain.",
+        Fix::firewall("Check that the server runs and that the port of its URL is open."),
+        Fix::safe("For turns: use the name in the certificate, not the address, and give the server its full chain."),
     ],
+    threads: &["coturn/coturn#113", "coturn/coturn#1539", "matrix-org/synapse#11686", "processone/eturnal#70"],
     depends_on: &["WR302", "WR303"],
     examine,
 };
@@ -42,7 +45,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 severity: Severity::Warning,
                 summary: format!("{} cannot use {}: {why}", vantage.name(), failed.server),
                 evidence: vec![failed.seq],
-                advice: vec![],
+                ..Fault::default()
             });
         }
     }

@@ -1,6 +1,6 @@
 //! UDP is blocked.
 
-use super::{Examination, Fault, Rule};
+use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::Transport;
@@ -11,10 +11,13 @@ pub(super) const RULE: Rule = Rule {
     title: "UDP is blocked",
     meaning: "Nothing that a side sends over UDP is answered, while TCP works: its network lets no UDP out. No direct path is possible, and only a relay over TCP or TLS works.",
     detection: "Every STUN and TURN server that was asked over UDP stayed silent, and one that was asked over TCP or TLS answered.",
+    proof: "UDP to three servers at different addresses and ports unanswered, TCP to one of them answered, from the same host.",
+    doubt: "One answer over UDP from anywhere.",
     fixes: &[
-        "Allow outbound UDP for this host, at least to the peers' ports.",
-        "Offer a turns: server on port 443 as long as UDP stays blocked.",
+        Fix::firewall("Allow outbound UDP for this host, at least to the peers' ports."),
+        Fix::safe("Offer a turns: server on port 443 as long as UDP stays blocked."),
     ],
+    threads: &["slackhq/nebula#760", "netbirdio/netbird#4715", "webrtc/testrtc#214"],
     depends_on: &[],
     examine,
 };
@@ -45,7 +48,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 transport.name()
             ),
             evidence: udp.iter().filter_map(|(_, path)| path.first_seq()).chain(path.first_seq()).collect(),
-            advice: vec![],
+            ..Fault::default()
         });
     }
     match (faults.is_empty(), unproven) {

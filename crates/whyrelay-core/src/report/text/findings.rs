@@ -22,8 +22,14 @@ pub(super) fn render(out: &mut String, report: &Report, paint: Paint) {
         let _ = writeln!(out, "  {} {} (at {})", paint.apply(style, &label), finding.name, finding.blame.name());
         wrap(out, "    ", &finding.summary);
         // What did no harm needs no cure; `explain` has it all the same.
-        let advice = finding.advice.iter().filter(|_| finding.severity != Severity::Info);
-        advice.for_each(|advice| wrap(out, "    ", &format!("- {advice}")));
+        let remedies = finding.remedies.iter().filter(|_| finding.severity != Severity::Info);
+        for remedy in remedies {
+            wrap(out, "    ", &format!("- {} ({})", remedy.text.trim_end_matches('.'), remedy.effect.name()));
+            // A command is never broken: it is there to be copied.
+            remedy.commands.iter().for_each(|command| {
+                let _ = writeln!(out, "        $ {command}");
+            });
+        }
         if !finding.evidence.is_empty() {
             let seqs: Vec<_> = finding.evidence.iter().map(|seq| format!("#{seq}")).collect();
             let more = format!("events {} · whyrelay explain {}", seqs.join(" "), finding.code);
