@@ -70,6 +70,9 @@ pub struct ServersAnnouncement {
     pub servers: Vec<IceServer>,
     /// Seconds for which the credentials hold; `None` when there are none.
     pub lifetime_s: Option<u64>,
+    /// `stun:` URIs under which behavior discovery (RFC 5780) is offered; not for gathering candidates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub discovery: Vec<String>,
 }
 
 /// One STUN or TURN server with its credential.
@@ -182,6 +185,7 @@ mod tests {
                 },
             ],
             lifetime_s: Some(600),
+            discovery: Vec::new(),
         };
         let json = serde_json::to_string(&announcement).unwrap();
         assert_eq!(

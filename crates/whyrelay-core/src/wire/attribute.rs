@@ -78,6 +78,18 @@ attribute_types! {
     PADDING = 0x0026, "PADDING";
     /// RFC 5780 §7.5.
     RESPONSE_PORT = 0x0027, "RESPONSE-PORT";
+    /// docs/probes.md: operation and flags.
+    PROBE_OPERATION = 0x7F50, "PROBE-OPERATION";
+    /// docs/probes.md: 8 bytes that name a session.
+    PROBE_TOKEN = 0x7F51, "PROBE-TOKEN";
+    /// docs/probes.md: a port.
+    PROBE_PORT = 0x7F52, "PROBE-PORT";
+    /// docs/probes.md: bytes of UDP payload.
+    PROBE_SIZE = 0x7F53, "PROBE-SIZE";
+    /// docs/probes.md: what was seen at a session's port.
+    PROBE_TALLY = 0x7F54, "PROBE-TALLY";
+    /// docs/probes.md: microseconds since the Unix epoch.
+    PROBE_TIME = 0x7F55, "PROBE-TIME";
     /// RFC 8656 §18.11.
     ADDITIONAL_ADDRESS_FAMILY = 0x8000, "ADDITIONAL-ADDRESS-FAMILY";
     /// RFC 8656 §18.12.

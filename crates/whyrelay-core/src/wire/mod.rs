@@ -10,5 +10,6 @@ mod describe;
 pub mod dtls;
 pub mod framing;
 pub mod integrity;
+pub mod probe;
 pub mod stun;
 pub mod turn;

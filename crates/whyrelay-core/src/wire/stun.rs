@@ -94,6 +94,10 @@ impl Method {
     pub const CREATE_PERMISSION: Self = Self(0x008);
     /// RFC 8656 §17.
     pub const CHANNEL_BIND: Self = Self(0x009);
+    /// docs/probes.md: whyrelay's own probes.
+    pub const PROBE: Self = Self(0x0F3);
+    /// docs/probes.md: from one server to its alternate.
+    pub const FORWARD: Self = Self(0x0F4);
 
     /// The registered name, if we know the method.
     pub const fn name(self) -> Option<&'static str> {
@@ -105,6 +109,8 @@ impl Method {
             Self::DATA => "Data",
             Self::CREATE_PERMISSION => "CreatePermission",
             Self::CHANNEL_BIND => "ChannelBind",
+            Self::PROBE => "Probe",
+            Self::FORWARD => "Forward",
             _ => return None,
         })
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::stun_args::DiscoveryArgs;
+
 /// Why can these two machines not connect directly?
 #[derive(Debug, Parser)]
 #[command(
@@ -135,6 +137,9 @@ pub struct ServeArgs {
     /// Refuse the room without a name, which the Go lab's clients use
     #[arg(long)]
     pub no_default_room: bool,
+    /// Behavior discovery.
+    #[command(flatten)]
+    pub discovery: DiscoveryArgs,
 }
 
 /// `whyrelay offer` and `whyrelay answer`.

@@ -7,6 +7,7 @@ mod explain;
 mod peer;
 mod report;
 mod serve;
+mod stun_args;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;

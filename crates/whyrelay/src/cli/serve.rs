@@ -80,6 +80,7 @@ fn bind_relay(args: &ServeArgs) -> anyhow::Result<StunTurnServer> {
             allow_loopback_peers: args.allow_loopback_peers,
             ..PeerPolicy::default()
         },
+        discovery: args.discovery.resolve()?,
         ..StunTurnConfig::default()
     };
     StunTurnServer::bind(config).map_err(|error| with_listen_hint(error, "--stun-listen", args.stun_listen))
@@ -134,7 +135,13 @@ fn greeting(
         Some(relay) => {
             let list = relay.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let what = if args.no_turn { "STUN" } else { "STUN and TURN" };
-            format!("{what} on {list} (UDP and TCP)")
+            match relay.discovery_addresses() {
+                [] => format!("{what} on {list} (UDP and TCP)"),
+                discovery => {
+                    let discovery = discovery.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    format!("{what} on {list} (UDP and TCP), NAT behavior discovery on {discovery} (UDP)")
+                }
+            }
         }
     };
     Ok(format!(

@@ -4,6 +4,7 @@
 //! the engine under its lock, and carries out what the engine says after the lock is released; no lock is held over
 //! I/O on a connection, and a datagram that cannot be sent at once is dropped, as UDP does.
 
+mod discovery;
 mod engine;
 mod options;
 mod relay;
@@ -25,6 +26,7 @@ use whyrelay_core::random::Random;
 use whyrelay_core::signal::{IceServer, ServersAnnouncement};
 
 use crate::io::clock::Clock;
+pub use discovery::{AlternateAddress, AlternateConfig, DiscoveryConfig};
 use engine::Engine;
 pub use stream::StreamLimits;
 
@@ -54,6 +56,8 @@ pub struct StunTurnConfig {
     pub policy: PeerPolicy,
     /// Whether clients may bind channel numbers that only RFC 5766 allowed (0x5000 to 0x7FFF).
     pub rfc5766_channels: bool,
+    /// Behavior discovery (RFC 5780); `None`: not offered.
+    pub discovery: Option<DiscoveryConfig>,
     /// Bounds on allocations.
     pub limits: Limits,
     /// Bounds on connections.
@@ -84,6 +88,7 @@ impl Default for StunTurnConfig {
             credential_lifetime: Duration::from_secs(12 * 3600),
             policy: PeerPolicy::default(),
             rfc5766_channels: false,
+            discovery: None,
             limits: Limits::default(),
             streams: StreamLimits::default(),
         }
@@ -101,6 +106,7 @@ struct Inner {
     tcp: Vec<TcpListener>,
     tls: Option<tokio_rustls::TlsAcceptor>,
     listen: Vec<SocketAddr>,
+    discovery: Vec<SocketAddr>,
     public_host: Option<String>,
     external: Vec<IpAddr>,
     secret: SharedSecret,
@@ -121,7 +127,11 @@ impl StunTurnServer {
         );
         let interfaces = options::local_addresses().context("listing this host's addresses")?;
         let tls = config.tls.as_ref().map(options::acceptor).transpose()?;
-        let sockets = options::open_listeners(&config.listen, &interfaces)?;
+        let mut sockets = options::open_listeners(&config.listen, &interfaces)?;
+        let discovery = match &config.discovery {
+            Some(wanted) => discovery::open(wanted, &mut sockets, &config.external_addresses)?,
+            None => discovery::Opened::default(),
+        };
 
         let secret = match config.secret {
             Some(secret) => secret,
@@ -133,6 +143,7 @@ impl StunTurnServer {
         let mut policy = config.policy;
         policy.own_addresses.extend(&interfaces);
         policy.own_endpoints.extend(&sockets.addresses);
+        policy.own_endpoints.extend(&discovery.addresses);
         let families = options::relay_families(&config.relay_addresses, &sockets.addresses, &interfaces);
         let turn = TurnConfig {
             credentials: config.credentials.with_secret(secret.clone()),
@@ -148,6 +159,7 @@ impl StunTurnServer {
                 IpAddr::V4(_) => None,
             })?,
             rfc5766_channels: config.rfc5766_channels,
+            discovery: discovery.families,
             limits: config.limits,
             ..TurnConfig::default()
         };
@@ -161,6 +173,7 @@ impl StunTurnServer {
                 tcp: sockets.tcp,
                 tls,
                 listen: sockets.addresses,
+                discovery: discovery.addresses,
                 public_host: config.public_host,
                 external: config.external_addresses,
                 secret,
@@ -204,7 +217,15 @@ impl StunTurnServer {
         let stun = IceServer { urls: vec![format!("stun:{host}:{port}")], ..IceServer::default() };
         let turn = IceServer { urls, username: Some(made.username), credential: Some(made.password) };
         let lifetime_s = Some(self.inner.credential_lifetime.as_secs());
-        Some(ServersAnnouncement { servers: vec![stun, turn], lifetime_s })
+        // Its first socket of the family that the peer came by; behavior discovery needs addresses, not names.
+        let family =
+            |address: &&SocketAddr| local.is_none_or(|local| local.to_canonical().is_ipv4() == address.is_ipv4());
+        let discovery = self.inner.discovery.iter().find(family).map(|address| {
+            let public = self.inner.external.iter().find(|ip| ip.is_ipv4() == address.is_ipv4());
+            format!("stun:{}", SocketAddr::new(public.copied().unwrap_or_else(|| address.ip()), address.port()))
+        });
+        let discovery = discovery.into_iter().collect();
+        Some(ServersAnnouncement { servers: vec![stun, turn], lifetime_s, discovery })
     }
 
     /// Host, as URLs write it, and port under which a peer that has reached `local` reaches this server.
@@ -233,6 +254,11 @@ impl StunTurnServer {
     /// The addresses it listens on, with their ports; none of them unspecified.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.inner.listen
+    }
+
+    /// The sockets of behavior discovery: those of the primary address first, by family.
+    pub fn discovery_addresses(&self) -> &[SocketAddr] {
+        &self.inner.discovery
     }
 
     /// What it has counted, for `/metrics`.

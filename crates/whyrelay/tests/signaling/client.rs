@@ -199,7 +199,7 @@ async fn the_servers_to_use_are_announced_at_once() {
     let announce = |room: &str, id: &str, reached: Option<std::net::IpAddr>| {
         let url = format!("stun:{}:3478", reached?);
         let server = IceServer { urls: vec![url], username: Some(format!("{room}:{id}")), credential: None };
-        Some(ServersAnnouncement { servers: vec![server], lifetime_s: Some(600) })
+        Some(ServersAnnouncement { servers: vec![server], lifetime_s: Some(600), ..Default::default() })
     };
     let config = SignalingConfig { announce: Some(std::sync::Arc::new(announce)), ..SignalingConfig::default() };
     let server = Server::start(config);

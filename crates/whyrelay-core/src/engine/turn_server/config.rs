@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{Credentials, PeerPolicy};
+use super::{Credentials, Discovery, PeerPolicy};
 
 /// A TURN server's configuration. The default lets in nobody and relays to the public Internet only.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct TurnConfig {
     /// Whether channel numbers 0x5000 to 0x7FFF are accepted as well: RFC 5766 allowed them, and some clients of its
     /// time choose them (coturn's `turnutils_uclient` up to 4.6 at least). RFC 8656 §12 reserves them.
     pub rfc5766_channels: bool,
+    /// Behavior discovery (RFC 5780), at most one for each address family; empty: none.
+    pub discovery: Vec<Discovery>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -49,6 +51,7 @@ impl Default for TurnConfig {
             alternate_server: None,
             strict_expiry: false,
             rfc5766_channels: false,
+            discovery: Vec::new(),
             limits: Limits::default(),
         }
     }

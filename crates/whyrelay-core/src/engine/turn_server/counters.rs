@@ -27,6 +27,16 @@ pub struct Counters {
     pub bytes_to_clients: u64,
     /// Application datagrams dropped: no allocation, no permission, no channel, too large, or expired.
     pub datagrams_dropped: u64,
+    /// Requests of behavior discovery (RFC 5780) answered, for another server as well.
+    pub discoveries: u64,
+    /// Requests of behavior discovery not answered: over the budget, or another server's that was not good.
+    pub discoveries_withheld: u64,
+    /// Probes answered, whose source had proven itself.
+    pub probes: u64,
+    /// Probes not answered: over the budget, without a token, from another address.
+    pub probes_withheld: u64,
+    /// Sessions of probes opened.
+    pub probe_sessions: u64,
     /// Datagrams that were neither sound STUN nor ChannelData, or no request that a server answers.
     pub noise: u64,
 }

@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
+use sha2::{Digest, Sha256};
 
 use crate::time::Timestamp;
 use crate::wire::integrity::Key;
@@ -35,6 +36,17 @@ impl SharedSecret {
         let username = format!("{}:{name}", expires.as_micros() / 1_000_000);
         let password = self.password(&username);
         TimeLimited { username, password }
+    }
+
+    /// A password for another purpose, from which the secret cannot be had.
+    pub(super) fn derived_password(&self, purpose: &str) -> String {
+        // No username of the scheme begins so.
+        self.password(&format!("purpose {purpose}"))
+    }
+
+    /// A key for another purpose.
+    pub(super) fn derived_key(&self, purpose: &str) -> [u8; 32] {
+        Sha256::digest(self.derived_password(purpose)).into()
     }
 
     fn password(&self, username: &str) -> String {

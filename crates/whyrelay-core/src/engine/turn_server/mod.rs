@@ -19,8 +19,10 @@ mod allocation;
 mod config;
 mod counters;
 mod credentials;
+mod discovery;
 mod nonce;
 mod policy;
+mod probes;
 mod relaying;
 mod reply;
 mod requests;
@@ -36,10 +38,13 @@ pub use allocation::Family;
 pub use config::{Limits, TurnConfig};
 pub use counters::Counters;
 pub use credentials::{Credentials, LONGEST_VALIDITY, SharedSecret, TimeLimited};
+pub use discovery::{Alternate, Discovery, DiscoverySocket};
 pub use policy::{NotAPrefix, PeerPolicy, Prefix, Refusal};
 
 use allocation::Allocation;
+use discovery::Discoveries;
 use nonce::{AnswerBudget, Nonces};
+use probes::Probes;
 
 use super::stun_server;
 use crate::random::Random;
@@ -138,6 +143,8 @@ pub enum Output {
         client: Client,
         /// Whether the port must be an even number (RFC 8656 §7.2, EVEN-PORT).
         even_port: bool,
+        /// Whether it must be on the very address that the client came to, whatever is configured for relays.
+        as_reached: bool,
     },
     /// Send a datagram from a relayed address.
     SendFromRelay {
@@ -176,6 +183,8 @@ pub struct TurnServer {
     /// count as absent.
     timers: BTreeSet<(Timestamp, Client)>,
     next_relay: u64,
+    discoveries: Option<Discoveries>,
+    probes: Probes,
     outputs: VecDeque<Output>,
     counters: Counters,
 }
@@ -188,6 +197,8 @@ impl TurnServer {
         Self {
             nonces: Nonces::new(random.bytes(), config.limits.nonce_lifetime),
             budget: AnswerBudget::new(random.bytes(), config.limits.unauthenticated_per_second),
+            discoveries: Discoveries::new(&config.discovery, &mut random),
+            probes: Probes::new(&mut random),
             random: random.fork(),
             config,
             allocations: BTreeMap::new(),
@@ -209,7 +220,13 @@ impl TurnServer {
             Input::StreamClosed { client } => self.remove(&client),
             Input::RelayOpened { relay, address } => self.relay_opened(now, relay, Some(address)),
             Input::RelayFailed { relay } => self.relay_opened(now, relay, None),
-            Input::FromPeer { relay, peer, bytes } => self.deliver(now, relay, without_scope(peer), bytes),
+            Input::FromPeer { relay, peer, bytes } => {
+                let peer = without_scope(peer);
+                if !self.relays.contains_key(&relay) && self.probe_arrived(relay, peer, bytes) {
+                    return;
+                }
+                self.deliver(now, relay, peer, bytes);
+            }
             Input::Timeout => {}
         }
     }
@@ -217,7 +234,8 @@ impl TurnServer {
     /// The next thing to do; [`Output::Timeout`] when there is nothing more.
     pub fn poll_output(&mut self) -> Output {
         let output = self.outputs.pop_front();
-        output.unwrap_or_else(|| Output::Timeout(self.timers.first().map(|(due, _)| *due)))
+        let due = || self.timers.first().map(|(due, _)| *due).into_iter().chain(self.probes.due()).min();
+        output.unwrap_or_else(|| Output::Timeout(due()))
     }
 
     /// Replaces who may allocate: allocations that exist stay and may be refreshed with the password they have.
@@ -240,6 +258,11 @@ impl TurnServer {
         self.allocations.len()
     }
 
+    /// How many sessions of probes live now.
+    pub fn probe_sessions(&self) -> usize {
+        self.probes.len()
+    }
+
     fn receive(&mut self, now: Timestamp, client: Client, bytes: &[u8]) {
         // From port 0 nobody receives; a datagram from one of our own listeners is a loop.
         if client.source.port() == 0 || self.config.policy.is_own_endpoint(client.source) {
@@ -260,6 +283,9 @@ impl TurnServer {
     }
 
     fn message(&mut self, now: Timestamp, client: Client, message: &Message<'_>) {
+        if self.discover(now, client, message) {
+            return;
+        }
         match (message.class, message.method) {
             (Class::Request, Method::BINDING) => {
                 if let Some(bytes) = stun_server::answer(message, client.source) {
@@ -271,12 +297,14 @@ impl TurnServer {
                 self.request(now, client, message)
             }
             (Class::Indication, Method::SEND) => self.send_indication(now, client, message),
+            (Class::Request, Method::PROBE) if probes::is_datagram(&client) => self.probe(now, client, message),
             _ => self.counters.noise += 1,
         }
     }
 
     /// Ends what has expired.
     fn expire(&mut self, now: Timestamp) {
+        self.expire_probes(now);
         while let Some((due, client)) = self.timers.first().copied().filter(|(due, _)| *due <= now) {
             self.timers.remove(&(due, client));
             let Some(allocation) = self.allocations.get_mut(&client) else { continue };

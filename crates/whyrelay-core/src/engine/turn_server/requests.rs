@@ -170,7 +170,7 @@ impl TurnServer {
             self.next_relay += 1;
             allocation.relays.push(Relay { id, family, address: None, expires });
             self.relays.insert(id, client);
-            self.outputs.push_back(Output::OpenRelay { relay: id, family, client, even_port });
+            self.outputs.push_back(Output::OpenRelay { relay: id, family, client, even_port, as_reached: false });
         }
         self.allocations.insert(client, allocation);
         self.settle(&client);
@@ -217,6 +217,9 @@ impl TurnServer {
 
     /// The driver has opened the socket of a relay, or could not.
     pub(super) fn relay_opened(&mut self, now: Timestamp, id: RelayId, bound: Option<SocketAddr>) {
+        if self.probe_opened(id, bound) {
+            return;
+        }
         let owner = self.relays.get(&id).copied();
         let Some((client, allocation)) = owner.and_then(|client| Some((client, self.allocations.get_mut(&client)?)))
         else {
@@ -416,7 +419,7 @@ impl TurnServer {
         }
     }
 
-    fn count_error(&mut self, code: u16) {
+    pub(super) fn count_error(&mut self, code: u16) {
         *self.counters.errors.entry(code).or_default() += 1;
     }
 }

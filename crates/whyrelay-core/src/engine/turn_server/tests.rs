@@ -1,6 +1,8 @@
 //! A server, its clients and their peers in virtual time.
 
 mod abuse;
+mod discovery;
 mod fixture;
+mod probes;
 mod relaying;
 mod requests;

@@ -136,8 +136,9 @@ impl Engine {
                         None => {}
                     }
                 }
-                Output::OpenRelay { relay, family, client, even_port } => {
-                    opened.push((relay, self.open_relay(relay, family, client, even_port)))
+                Output::OpenRelay { relay, family, client, even_port, as_reached } => {
+                    let wanted = Wanted { family, even_port, as_reached };
+                    opened.push((relay, self.open_relay(relay, client, &wanted)));
                 }
                 Output::CloseRelay { relay } => {
                     // Dropping the last reference closes the socket; its task ends by the abort.
@@ -153,13 +154,7 @@ impl Engine {
         opened
     }
 
-    fn open_relay(
-        self: &Arc<Self>,
-        relay: RelayId,
-        family: Family,
-        client: Client,
-        even_port: bool,
-    ) -> Option<SocketAddr> {
+    fn open_relay(self: &Arc<Self>, relay: RelayId, client: Client, wanted: &Wanted) -> Option<SocketAddr> {
         let reached = match client.transport {
             ClientTransport::Udp(ListenerId(listener)) => {
                 self.listeners.get(usize::from(listener)).and_then(|socket| socket.local_addr().ok())
@@ -167,7 +162,12 @@ impl Engine {
             ClientTransport::Stream(stream) => lock(&self.streams).get(&stream).map(|(_, local)| *local),
         };
         let start = lock(&self.random).u64();
-        match self.places.open(family, reached.map(|address| address.ip()), even_port, start) {
+        let reached = reached.map(|address| address.ip());
+        let opened = match reached.filter(|_| wanted.as_reached) {
+            Some(ip) => self.places.open_at(ip, wanted.even_port, start),
+            None => self.places.open(wanted.family, reached, wanted.even_port, start),
+        };
+        match opened {
             Ok(socket) => {
                 let address = socket.local();
                 let socket = Arc::new(socket);
@@ -253,6 +253,13 @@ impl Engine {
             streams_refused: self.streams_refused.load(Ordering::Relaxed),
         }
     }
+}
+
+/// The socket that a relay is to have.
+struct Wanted {
+    family: Family,
+    even_port: bool,
+    as_reached: bool,
 }
 
 /// A panic elsewhere must not take the server down: what the lock guards is whole between calls.

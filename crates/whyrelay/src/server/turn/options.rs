@@ -20,6 +20,8 @@ pub(super) struct Listeners {
     pub(super) udp: Vec<UdpSocket>,
     pub(super) tcp: Vec<TcpListener>,
     pub(super) addresses: Vec<SocketAddr>,
+    /// Whether the system chose the port.
+    pub(super) any_port: bool,
 }
 
 /// The addresses of this host's interfaces, without IPv6 link-local ones, which mean nothing elsewhere.
@@ -35,8 +37,9 @@ pub(super) fn local_addresses() -> io::Result<Vec<IpAddr>> {
 
 /// Opens UDP and TCP sockets. One socket for each address, so that answers leave from the address that was asked.
 pub(super) fn open_listeners(listen: &[SocketAddr], local: &[IpAddr]) -> Result<Listeners> {
-    let mut listeners = Listeners { udp: Vec::new(), tcp: Vec::new(), addresses: Vec::new() };
+    let mut listeners = Listeners { udp: Vec::new(), tcp: Vec::new(), addresses: Vec::new(), any_port: false };
     for address in listen {
+        listeners.any_port |= address.port() == 0;
         let ips: Vec<IpAddr> = if address.ip().is_unspecified() {
             local.iter().copied().filter(|ip| ip.is_ipv4() == address.is_ipv4()).collect()
         } else {
@@ -84,7 +87,7 @@ fn try_open_all(ips: &[IpAddr], mut port: u16) -> io::Result<(Vec<UdpSocket>, Ve
     Ok((udp, tcp))
 }
 
-fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+pub(super) fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {

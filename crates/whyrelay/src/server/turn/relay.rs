@@ -36,6 +36,11 @@ impl Places {
         start: u64,
     ) -> io::Result<RelaySocket> {
         let ip = self.address(family, reached).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        self.open_at(ip, even_port, start)
+    }
+
+    /// Opens a socket on this address, on a port that starts at a random place of the range.
+    pub(super) fn open_at(&self, ip: IpAddr, even_port: bool, start: u64) -> io::Result<RelaySocket> {
         let (first, last) = self.ports;
         let count = u64::from(last - first) + 1;
         let mut refusal = io::Error::from(io::ErrorKind::AddrInUse);

@@ -1,0 +1,344 @@
+//! Behavior discovery (RFC 5780) on listeners of its own: Binding with CHANGE-REQUEST, OTHER-ADDRESS,
+//! RESPONSE-ORIGIN and PADDING. docs/probes.md says what clients may rely on.
+//!
+//! An answer that leaves from another address than was asked is what a reflector wants, so it costs a budget of its
+//! own, or a proof of the source; where the other address is another server's, always a proof.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::nonce::{AnswerBudget, Nonces};
+use super::{Client, ClientTransport, ListenerId, Output, SharedSecret, TurnServer};
+use crate::engine::stun_server::unknown_attributes;
+use crate::random::Random;
+use crate::time::Timestamp;
+use crate::wire::attribute::AttributeType;
+use crate::wire::integrity::{Integrity, Key};
+use crate::wire::probe;
+use crate::wire::stun::{Class, Message, MessageBuilder, Method};
+
+/// Behavior discovery in one address family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// The sockets of the primary address: on the discovery port, and on the one after it.
+    pub primary: [DiscoverySocket; 2],
+    /// Who answers for the other address.
+    pub alternate: Alternate,
+}
+
+/// One of the sockets of behavior discovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiscoverySocket {
+    /// The socket. It serves nothing else.
+    pub listener: ListenerId,
+    /// Its address as clients see it.
+    pub address: SocketAddr,
+}
+
+/// Who answers from the alternate address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alternate {
+    /// This server, from sockets on the same two ports.
+    Here([DiscoverySocket; 2]),
+    /// Another server, on the same two ports, which shares a secret with this one.
+    Server {
+        /// Its address.
+        ip: IpAddr,
+        /// What the two share.
+        secret: SharedSecret,
+    },
+}
+
+/// CHANGE-REQUEST's flags (RFC 5780 §7.2).
+const CHANGE_ADDRESS: u32 = 0x04;
+const CHANGE_PORT: u32 = 0x02;
+
+/// The most PADDING that is sent back.
+const MOST_PADDING: usize = 1280;
+
+/// How far the clocks of two servers may be apart, transmission included.
+const FORWARD_AGE: Duration = Duration::from_secs(60);
+/// FORWARD messages that are remembered, so that none counts twice.
+const REMEMBERED: usize = 1024;
+
+/// How long a nonce proves its source.
+pub(super) const PROOF_LIFETIME: Duration = Duration::from_secs(120);
+
+/// The state beside the configuration: of fixed size.
+pub(super) struct Discoveries {
+    families: Vec<Family>,
+    /// All requests of a source without proof.
+    plain: AnswerBudget,
+    /// Those of them with CHANGE-REQUEST.
+    changed: AnswerBudget,
+    /// Requests of a source with proof.
+    proven: AnswerBudget,
+}
+
+struct Family {
+    discovery: Discovery,
+    nonces: Nonces,
+    /// Signs what the two servers say to each other.
+    key: Option<Key>,
+    seen: VecDeque<[u8; 16]>,
+}
+
+impl Discoveries {
+    pub(super) fn new(discoveries: &[Discovery], random: &mut Random) -> Option<Self> {
+        if discoveries.is_empty() {
+            return None;
+        }
+        let family = |discovery: &Discovery, random: &mut Random| {
+            let (nonce_key, key) = match &discovery.alternate {
+                Alternate::Here(_) => (random.bytes(), None),
+                Alternate::Server { secret, .. } => (
+                    secret.derived_key("whyrelay discovery nonce"),
+                    Some(Key::short_term(&secret.derived_password("whyrelay discovery"))),
+                ),
+            };
+            let nonces = Nonces::new(nonce_key, PROOF_LIFETIME);
+            Family { discovery: discovery.clone(), nonces, key, seen: VecDeque::new() }
+        };
+        Some(Self {
+            families: discoveries.iter().map(|discovery| family(discovery, random)).collect(),
+            plain: AnswerBudget::new(random.bytes(), 30),
+            changed: AnswerBudget::new(random.bytes(), 5),
+            proven: AnswerBudget::new(random.bytes(), 60),
+        })
+    }
+
+    /// The discovery port in the family of an address.
+    pub(super) fn port(&self, like: SocketAddr) -> Option<u16> {
+        let sockets = self.families.iter().map(|family| family.discovery.primary[0].address);
+        sockets.filter(|address| address.is_ipv4() == like.is_ipv4()).map(|address| address.port()).next()
+    }
+
+    fn find(&self, listener: ListenerId) -> Option<(usize, Place)> {
+        self.families.iter().enumerate().find_map(|(at, family)| Some((at, family.discovery.place(listener)?)))
+    }
+}
+
+/// Which of the four sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    alternate: bool,
+    second_port: bool,
+}
+
+impl Discovery {
+    fn place(&self, listener: ListenerId) -> Option<Place> {
+        let find = |sockets: &[DiscoverySocket; 2], alternate| {
+            let at = sockets.iter().position(|socket| socket.listener == listener)?;
+            Some(Place { alternate, second_port: at == 1 })
+        };
+        find(&self.primary, false).or_else(|| match &self.alternate {
+            Alternate::Here(sockets) => find(sockets, true),
+            Alternate::Server { .. } => None,
+        })
+    }
+
+    /// The address of a place.
+    fn address(&self, place: Place) -> SocketAddr {
+        let primary = self.primary[usize::from(place.second_port)].address;
+        match &self.alternate {
+            _ if !place.alternate => primary,
+            Alternate::Here(sockets) => sockets[usize::from(place.second_port)].address,
+            Alternate::Server { ip, .. } => SocketAddr::new(*ip, primary.port()),
+        }
+    }
+
+    /// The socket of a place, if it is ours.
+    fn socket(&self, place: Place) -> Option<DiscoverySocket> {
+        match &self.alternate {
+            _ if !place.alternate => Some(self.primary[usize::from(place.second_port)]),
+            Alternate::Here(sockets) => Some(sockets[usize::from(place.second_port)]),
+            Alternate::Server { .. } => None,
+        }
+    }
+
+    /// A success response as it leaves from a place (RFC 5780 §6.1).
+    fn answer(&self, request: &Message<'_>, mapped: SocketAddr, place: Place) -> MessageBuilder {
+        let other = Place { alternate: !place.alternate, second_port: !place.second_port };
+        MessageBuilder::new(Class::Success, Method::BINDING, request.transaction)
+            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped)
+            .address(AttributeType::MAPPED_ADDRESS, mapped)
+            .address(AttributeType::RESPONSE_ORIGIN, self.address(place))
+            .address(AttributeType::OTHER_ADDRESS, self.address(other))
+    }
+}
+
+impl TurnServer {
+    /// What came to a listener of behavior discovery; false when the listener is none.
+    pub(super) fn discover(&mut self, now: Timestamp, client: Client, message: &Message<'_>) -> bool {
+        let ClientTransport::Udp(listener) = client.transport else { return false };
+        let Some(discoveries) = &mut self.discoveries else { return false };
+        let Some((at, place)) = discoveries.find(listener) else { return false };
+        match (message.class, message.method) {
+            (Class::Request, Method::BINDING) => {
+                let answer = discoveries.binding(now, at, place, client, message);
+                match answer {
+                    Some(output) => {
+                        self.counters.discoveries += 1;
+                        self.outputs.push_back(output);
+                    }
+                    None => self.counters.discoveries_withheld += 1,
+                }
+            }
+            (Class::Indication, Method::FORWARD) => {
+                let policy = &self.config.policy;
+                let usable = |peer: SocketAddr| peer.port() != 0 && !policy.is_own_endpoint(peer);
+                let answer = discoveries.forwarded(now, at, client.source, message).filter(|(peer, _)| usable(*peer));
+                match answer {
+                    Some((_, output)) => {
+                        self.counters.discoveries += 1;
+                        self.outputs.push_back(output);
+                    }
+                    None => self.counters.discoveries_withheld += 1,
+                }
+            }
+            _ => self.counters.noise += 1,
+        }
+        true
+    }
+}
+
+impl Discoveries {
+    /// A Binding request; `None` when the source has had its share.
+    fn binding(
+        &mut self,
+        now: Timestamp,
+        at: usize,
+        place: Place,
+        client: Client,
+        message: &Message<'_>,
+    ) -> Option<Output> {
+        let family = &self.families[at];
+        let source = client.source;
+        let nonce = message.attribute(AttributeType::NONCE);
+        let shown = message.text(AttributeType::NONCE).unwrap_or_default();
+        let proven = nonce.is_some() && family.nonces.is_valid(now, &source_alone(source), shown);
+        let budget = if proven { &mut self.proven } else { &mut self.plain };
+        if !budget.take(now, source.ip()) {
+            return None;
+        }
+        let fingerprint = message.has(AttributeType::FINGERPRINT);
+        let finish = |reply: MessageBuilder| if fingerprint { reply.fingerprint() } else { reply }.build();
+        let back = |reply| Some(Output::SendToClient { client, bytes: finish(reply) });
+        let error = |code| MessageBuilder::new(Class::Error, Method::BINDING, message.transaction).error(code, "");
+        let challenge = || error(438).text(AttributeType::NONCE, &family.nonces.make(now, &source_alone(source)));
+
+        let unknown = unknown_attributes(message, &UNDERSTOOD);
+        if !unknown.is_empty() {
+            return back(error(420).unknown_attributes(&unknown));
+        }
+        if nonce.is_some() && !proven {
+            return back(challenge());
+        }
+        let flags = match message.has(AttributeType::CHANGE_REQUEST) {
+            true => match message.u32(AttributeType::CHANGE_REQUEST) {
+                Some(flags) => flags,
+                None => return back(error(400)),
+            },
+            false => 0,
+        };
+        let (change_address, change_port) = (flags & CHANGE_ADDRESS != 0, flags & CHANGE_PORT != 0);
+        let wanted =
+            Place { alternate: place.alternate ^ change_address, second_port: place.second_port ^ change_port };
+        match family.discovery.socket(wanted) {
+            Some(socket) => {
+                if wanted != place && !proven && !self.changed.take(now, source.ip()) {
+                    return None;
+                }
+                let family = &self.families[at];
+                let reply = family.discovery.answer(message, source, wanted);
+                let reply = match message.attribute(AttributeType::PADDING) {
+                    Some(padding) => reply
+                        .attribute(AttributeType::PADDING, &[0; MOST_PADDING][..padding.value.len().min(MOST_PADDING)]),
+                    None => reply,
+                };
+                let client = Client { transport: ClientTransport::Udp(socket.listener), source };
+                Some(Output::SendToClient { client, bytes: finish(reply) })
+            }
+            None if !proven => back(challenge()),
+            None => {
+                // The other server answers; it checks the same nonce.
+                let port = family.discovery.address(wanted).port();
+                let forward = MessageBuilder::new(Class::Indication, Method::FORWARD, message.transaction)
+                    .xor_address(AttributeType::XOR_PEER_ADDRESS, source)
+                    .attribute(AttributeType::PROBE_PORT, &probe::port_value(port))
+                    .text(AttributeType::NONCE, shown)
+                    .u64(AttributeType::PROBE_TIME, now.as_micros())
+                    .integrity_sha256(family.key.as_ref()?);
+                let partner = Client { transport: client.transport, source: family.discovery.address(wanted) };
+                Some(Output::SendToClient { client: partner, bytes: forward.build() })
+            }
+        }
+    }
+
+    /// What the other server asks for; `None` for everything that is not surely its own, fresh, and for an address
+    /// that has proven itself.
+    fn forwarded(
+        &mut self,
+        now: Timestamp,
+        at: usize,
+        source: SocketAddr,
+        message: &Message<'_>,
+    ) -> Option<(SocketAddr, Output)> {
+        let family = &mut self.families[at];
+        let Alternate::Server { ip, .. } = &family.discovery.alternate else { return None };
+        let ports = family.discovery.primary.map(|socket| socket.address.port());
+        if source.ip() != *ip || !ports.contains(&source.port()) {
+            return None;
+        }
+        let mac = message.attribute(AttributeType::MESSAGE_INTEGRITY_SHA256).filter(|mac| mac.value.len() == 32)?;
+        if message.check_integrity(family.key.as_ref()?) != Integrity::Valid {
+            return None;
+        }
+        let made = Timestamp::from_micros(message.u64(AttributeType::PROBE_TIME)?);
+        let mac: [u8; 16] = mac.value.get(..16)?.try_into().ok()?;
+        if now.since(made) > FORWARD_AGE || made.since(now) > FORWARD_AGE || family.seen.contains(&mac) {
+            return None;
+        }
+        let peer = message.xor_address(AttributeType::XOR_PEER_ADDRESS)?;
+        // The other clock may be ahead.
+        let valid_at = |now| {
+            let nonce = message.text(AttributeType::NONCE).unwrap_or_default();
+            family.nonces.is_valid(now, &source_alone(peer), nonce)
+        };
+        if !valid_at(now) && !valid_at(now + FORWARD_AGE) {
+            return None;
+        }
+        let port = probe::port_of(message)?;
+        let second_port = ports.iter().position(|own| *own == port)? == 1;
+        if family.seen.len() == REMEMBERED {
+            family.seen.pop_front();
+        }
+        family.seen.push_back(mac);
+        if !self.proven.take(now, peer.ip()) {
+            return None;
+        }
+        let discovery = &self.families[at].discovery;
+        let place = Place { alternate: false, second_port };
+        let bytes = discovery.answer(message, peer, place).build();
+        let transport = ClientTransport::Udp(discovery.primary[usize::from(second_port)].listener);
+        Some((peer, Output::SendToClient { client: Client { transport, source: peer }, bytes }))
+    }
+}
+
+/// A nonce of behavior discovery proves an address and port, whichever of the sockets it came from.
+const fn source_alone(source: SocketAddr) -> Client {
+    Client { transport: ClientTransport::Udp(ListenerId(u16::MAX)), source }
+}
+
+/// What may stand in a request here. RESPONSE-PORT is not among them: it would have answers sent to another port.
+const UNDERSTOOD: [AttributeType; 8] = [
+    AttributeType::CHANGE_REQUEST,
+    AttributeType::PADDING,
+    AttributeType::NONCE,
+    AttributeType::USERNAME,
+    AttributeType::REALM,
+    AttributeType::MESSAGE_INTEGRITY,
+    AttributeType::MESSAGE_INTEGRITY_SHA256,
+    AttributeType::MAPPED_ADDRESS,
+];
