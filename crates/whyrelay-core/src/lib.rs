@@ -13,6 +13,7 @@
 //! | [`ice`] | candidates and the ICE agent |
 //! | [`nat`] | NAT behavior and a simulated NAT |
 //! | [`sdp`] | the session description of one data channel |
+//! | [`host`] | facts about a host: interfaces, routes, firewalls, sockets, counters, probes |
 //! | [`signal`] | the messages with which two peers find each other |
 //! | [`engine`] | STUN and TURN clients and servers, gathering, a whole peer |
 //! | [`diagnosis`] | evidence folded from events, rules, findings |
@@ -24,6 +25,7 @@
 
 pub mod diagnosis;
 pub mod engine;
+pub mod host;
 pub mod ice;
 pub mod nat;
 pub mod random;

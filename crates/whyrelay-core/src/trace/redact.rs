@@ -96,6 +96,13 @@ impl Redactor {
             // Words of the event list itself, and bytes, which are redacted as bytes.
             "kind" | "why" | "state" | "vantage" | "direction" | "transport" | "type" | "method" | "data"
             | "measurement" | "behavior" | "protocol" => text.to_owned(),
+            // Words of host facts.
+            "what" | "moment" | "subject" | "probe" | "outcome" | "purpose" | "family" | "route_kind"
+            | "rule_action" | "neighbor_state" | "framework" | "table_family" | "hook" | "chain_type" | "verdict"
+            | "software" | "socket_transport" | "sysctl" | "value" | "scope" | "flags" | "link_kind" | "effective"
+            | "needs" | "origin" | "read" | "aim" => text.to_owned(),
+            "device" | "in_device" | "out_device" | "bound_device" | "master" => self.interface(text),
+            "mac" => self.name("mac", text),
             "program" => self.tokens(text),
             "id" => self.name("peer", text),
             "ufrag" => self.name("u", text),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::report::{Report, render_json};
 use whyrelay_core::trace::address::{AddressClass, same_subnet};
 use whyrelay_core::trace::event::{
@@ -19,7 +20,7 @@ use crate::report::{A, STUN, finish_relayed, relayed};
 const SECRET: &[u8] = b"a secret of this session";
 
 /// Everything that must not survive, besides addresses.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "alice",
     "bob",
     "aaaa",
@@ -29,6 +30,7 @@ const NAMES: [&str; 9] = [
     "AB:CD",
     "enx001122334455",
     "carol.example",
+    "ca:70:10:00:00:01",
 ];
 
 fn session() -> Session {
@@ -48,6 +50,9 @@ fn session() -> Session {
     let server = "http://user:secret@carol.example:8080/rooms/alice?room=alice".to_owned();
     let state = SignalingState::Lost { detail: "bob at 172.16.3.4:1 is gone, 100.64.1.2 too".into() };
     session.push(Vantage::B, EventKind::Signaling { server, state });
+    for fact in host_facts() {
+        session.push(Vantage::A, EventKind::HostFact { moment: Moment::Before, fact });
+    }
     let id = session.id();
     let bytes = MessageBuilder::new(Class::Error, Method::ALLOCATE, id)
         .error(300, "try 198.51.100.78")
@@ -64,6 +69,17 @@ fn session() -> Session {
     session.datagram(Vantage::A, Direction::In, A, STUN, &hello, None);
     finish_relayed(&mut session);
     session
+}
+
+/// Host facts that name interfaces, hardware and neighbors.
+fn host_facts() -> Vec<HostFact> {
+    let facts = [
+        r#"{"what":"link","device":"enx001122334455","index":9,"up":true,"running":true,"mtu":1500,"mac":"ca:70:10:00:00:01"}"#,
+        r#"{"what":"firewall-rule","framework":"nftables","table_family":"inet","table":"fw","chain":"out","rule":"oifname enx001122334455 ip daddr 172.16.3.9/24 drop","verdict":"drop"}"#,
+        r#"{"what":"software","software":"netbird","signs":["interface enx001122334455"],"environment":{"NB_HOME_RELAY_SERVERS":"rels://carol.example"}}"#,
+        r#"{"what":"route","table":254,"destination":{"address":"198.51.100.79","length":32},"route_kind":"unicast","device":"enx001122334455"}"#,
+    ];
+    facts.iter().map(|fact| serde_json::from_str(fact).expect("a host fact")).collect()
 }
 
 /// Every address in a text, however it is written there.

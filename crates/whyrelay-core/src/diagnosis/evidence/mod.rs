@@ -7,6 +7,7 @@
 
 mod check;
 mod checklist;
+mod host;
 mod measured;
 mod server;
 mod side;
@@ -14,6 +15,7 @@ mod wire;
 
 pub use check::{Answer, Check, Outcome};
 pub use checklist::{FoldedPair, FoldedState};
+pub use host::{HostEvidence, Taken};
 pub use measured::{Measured, NatBehavior};
 pub use server::{Allocation, ServerPath, ServerRequest};
 pub use side::{

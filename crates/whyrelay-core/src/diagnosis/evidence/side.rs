@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::check::Check;
+use super::host::HostEvidence;
 use super::measured::Measured;
 use super::server::{ServerPath, ServerRequest};
 use crate::ice::candidate::{Candidate, CandidateTransport};
@@ -157,6 +158,9 @@ pub struct SideEvidence {
     pub icmp_errors: BTreeMap<(SocketAddr, SocketAddr, u8, u8), IcmpError>,
     pub traffic: BTreeMap<(Transport, SocketAddr, SocketAddr), Traffic>,
 
+    /// What this side's host told of itself.
+    pub host: HostEvidence,
+
     pub local_candidates: Vec<LocalCandidate>,
     pub remote_candidates: Vec<RemoteCandidate>,
     pub refused_candidates: Vec<(u64, String, RefuseReason)>,
@@ -234,6 +238,7 @@ impl SideEvidence {
             send_failures: BTreeMap::new(),
             icmp_errors: BTreeMap::new(),
             traffic: BTreeMap::new(),
+            host: HostEvidence::default(),
             local_candidates: Vec::new(),
             remote_candidates: Vec::new(),
             refused_candidates: Vec::new(),
@@ -355,6 +360,11 @@ impl SideEvidence {
                     let key = (*local, *remote, *icmp_type, *icmp_code);
                     let error = IcmpError { count: 0, seq, offender: *offender };
                     self.icmp_errors.entry(key).or_insert(error).count += 1;
+                }
+            }
+            EventKind::HostFact { moment, fact } => {
+                if !self.host.apply(seq, *moment, fact) {
+                    self.overflow += 1;
                 }
             }
             _ => self.apply_gathering_kind(seq, at, kind),

@@ -9,6 +9,7 @@ use super::{
     PruneReason, RefuseReason, Role, RoleReason, ServerFailure, SessionOptions, Side, SignalingState, StateReason,
     Transport,
 };
+use crate::host::{HostFact, Moment};
 use crate::ice::candidate::Candidate;
 use crate::trace::measurement::Measurement;
 
@@ -195,6 +196,15 @@ pub enum EventKind {
         icmp_code: u8,
         /// errno that the system made of it.
         errno: i32,
+    },
+
+    // ---- the host --------------------------------------------------------------------------------------------
+    /// Something that this host's kernel knows or did that can touch the session's packets.
+    HostFact {
+        /// When it was taken.
+        moment: Moment,
+        /// The fact.
+        fact: HostFact,
     },
 
     // ---- gathering -------------------------------------------------------------------------------------------

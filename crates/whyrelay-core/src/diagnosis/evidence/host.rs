@@ -1,0 +1,188 @@
+//! What one side's host told of itself, folded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::host::{
+    Address, Application, ConntrackEntry, FirewallRule, HostFact, HostSocket, Link, MAX_FACTS, Moment, Neighbor,
+    OwnPacket, PolicyRule, Probe, ProbeAim, ProfileTally, Route, RouteAnswer, RoutePurpose, SocketProfile, Software,
+    SoftwareName, Subject,
+};
+
+/// A fact with its event and moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Taken<T> {
+    /// Number of its event.
+    pub seq: u64,
+    /// When it was taken.
+    pub moment: Moment,
+    /// The fact.
+    pub fact: T,
+}
+
+/// What one side's host told of itself. Lists are in the order of the events; a later fact of the same thing does not
+/// replace an earlier one.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "a field is named after the fact it is folded from; see crate::host")]
+pub struct HostEvidence {
+    pub facts: usize,
+    pub links: Vec<Taken<Link>>,
+    pub addresses: Vec<Taken<Address>>,
+    pub routes: Vec<Taken<Route>>,
+    pub policy_rules: Vec<Taken<PolicyRule>>,
+    pub neighbors: Vec<Taken<Neighbor>>,
+    /// By name and interface, the last value.
+    pub sysctls: BTreeMap<(String, Option<String>), (u64, String)>,
+    pub firewall_rules: Vec<Taken<FirewallRule>>,
+    /// Entries and limit.
+    pub conntrack_use: Vec<Taken<(u64, u64)>>,
+    pub conntrack: Vec<Taken<ConntrackEntry>>,
+    pub sockets: Vec<Taken<HostSocket>>,
+    pub profiles: BTreeMap<SocketAddr, (u64, SocketProfile)>,
+    /// Event, name servers, and whether a local stub answers.
+    pub resolver: Option<(u64, Vec<IpAddr>, bool)>,
+    pub software: Vec<Taken<Software>>,
+    /// Event, user id, effective capabilities.
+    pub capabilities: Option<(u64, u32, Vec<String>)>,
+    pub container: Option<String>,
+    pub route_answers: Vec<Taken<RouteAnswer>>,
+    /// By name: event and movement.
+    pub counters: BTreeMap<String, (u64, i64)>,
+    /// The groups of counters that were read, with the last event.
+    pub counter_groups: BTreeMap<String, u64>,
+    pub own_packets: Vec<Taken<OwnPacket>>,
+    pub probes: Vec<Taken<Probe>>,
+    /// Probes of the peer that arrived: aim, where, from where, length.
+    pub probes_seen: Vec<Taken<(String, SocketAddr, SocketAddr, u32)>>,
+    pub application: Option<(u64, Application)>,
+    /// By whether they stand in for the application.
+    pub tallies: BTreeMap<bool, (u64, ProfileTally)>,
+    /// By subject: event, why, and the privilege that is missing.
+    pub not_measured: BTreeMap<Subject, Vec<(u64, String, Option<String>)>>,
+    /// By subject: event, how many there are and how many are recorded.
+    pub counted: BTreeMap<Subject, (u64, u64, u64)>,
+}
+
+impl HostEvidence {
+    /// Takes a fact in; `false` when the bound is reached.
+    pub(super) fn apply(&mut self, seq: u64, moment: Moment, fact: &HostFact) -> bool {
+        if self.facts >= MAX_FACTS {
+            return false;
+        }
+        self.facts += 1;
+        match fact {
+            HostFact::Link(link) => push(&mut self.links, seq, moment, link),
+            HostFact::Address(address) => push(&mut self.addresses, seq, moment, address),
+            HostFact::Route(route) => push(&mut self.routes, seq, moment, route),
+            HostFact::PolicyRule(rule) => push(&mut self.policy_rules, seq, moment, rule),
+            HostFact::Neighbor(neighbor) => push(&mut self.neighbors, seq, moment, neighbor),
+            HostFact::Sysctl { sysctl, interface, value } => {
+                self.sysctls.insert((sysctl.clone(), interface.clone()), (seq, value.clone()));
+            }
+            HostFact::FirewallRule(rule) => push(&mut self.firewall_rules, seq, moment, rule),
+            HostFact::ConntrackUse { entries, max } => push(&mut self.conntrack_use, seq, moment, &(*entries, *max)),
+            HostFact::ConntrackEntry(entry) => push(&mut self.conntrack, seq, moment, entry),
+            HostFact::Socket(socket) => push(&mut self.sockets, seq, moment, socket),
+            HostFact::SocketProfile(profile) => {
+                self.profiles.insert(profile.local, (seq, profile.clone()));
+            }
+            HostFact::Resolver { servers, stub } => self.resolver = Some((seq, servers.clone(), *stub)),
+            HostFact::Software(software) => push(&mut self.software, seq, moment, software),
+            HostFact::Capabilities { user, effective, container } => {
+                self.capabilities = Some((seq, *user, effective.clone()));
+                self.container.clone_from(container);
+            }
+            HostFact::RouteAnswer(answer) => push(&mut self.route_answers, seq, moment, answer),
+            HostFact::Counters { moved, read } => {
+                for (name, by) in moved {
+                    let entry = self.counters.entry(name.clone()).or_insert((seq, 0));
+                    *entry = (seq, entry.1.saturating_add(*by));
+                }
+                self.counter_groups.extend(read.iter().map(|group| (group.clone(), seq)));
+            }
+            HostFact::OwnPacket(packet) => push(&mut self.own_packets, seq, moment, packet),
+            HostFact::Probe(probe) => push(&mut self.probes, seq, moment, probe),
+            HostFact::ProbeSeen { aim, local, remote, length } => {
+                push(&mut self.probes_seen, seq, moment, &(aim.clone(), *local, *remote, *length));
+            }
+            HostFact::Application(application) => self.application = Some((seq, application.clone())),
+            HostFact::ProfileTally(tally) => {
+                self.tallies.insert(tally.as_application, (seq, tally.clone()));
+            }
+            HostFact::NotMeasured { subject, why, needs } => {
+                self.not_measured.entry(*subject).or_default().push((seq, why.clone(), needs.clone()));
+            }
+            HostFact::Counted { subject, total, recorded } => {
+                self.counted.insert(*subject, (seq, *total, *recorded));
+            }
+        }
+        true
+    }
+
+    /// Whether anything at all was told: an older recording, or another system, has nothing.
+    pub const fn is_told(&self) -> bool {
+        self.facts > 0
+    }
+
+    /// Why a subject was not measured, with the privilege that is missing.
+    pub fn why_not_measured(&self, subject: Subject) -> Option<(&str, Option<&str>)> {
+        let (_, why, needs) = self.not_measured.get(&subject)?.last()?;
+        Some((why, needs.as_deref()))
+    }
+
+    /// How far a counter moved, with its event; `None` when its group (the part before the dot) was not read.
+    pub fn counter(&self, name: &str) -> Option<(u64, i64)> {
+        let (group, _) = name.split_once('.')?;
+        self.counters.get(name).copied().or_else(|| self.counter_groups.get(group).map(|seq| (*seq, 0)))
+    }
+
+    /// An interface by name, as it was told last.
+    pub fn link(&self, device: &str) -> Option<&Taken<Link>> {
+        self.links.iter().rfind(|link| link.fact.device == device)
+    }
+
+    /// The effective value of `rp_filter` on an interface: the greater of its own and that of `all`.
+    pub fn rp_filter(&self, device: &str) -> Option<(u64, u8)> {
+        let value = |interface: &str| {
+            let (seq, value) = self.sysctls.get(&("rp_filter".into(), Some(interface.into())))?;
+            Some((*seq, value.parse::<u8>().ok()?))
+        };
+        let (own, all) = (value(device)?, value("all")?);
+        Some(if own.1 >= all.1 { own } else { all })
+    }
+
+    /// A kernel setting of the whole namespace.
+    pub fn sysctl(&self, name: &str) -> Option<(u64, &str)> {
+        self.sysctls.get(&(name.into(), None)).map(|(seq, value)| (*seq, value.as_str()))
+    }
+
+    /// The answers to questions about one destination.
+    pub fn routes_to(&self, destination: IpAddr) -> impl Iterator<Item = &Taken<RouteAnswer>> {
+        self.route_answers.iter().filter(move |answer| answer.fact.question.destination == destination)
+    }
+
+    /// The answers to questions about the servers.
+    pub fn routes_to_servers(&self) -> impl Iterator<Item = &Taken<RouteAnswer>> {
+        self.route_answers.iter().filter(|answer| answer.fact.question.purpose == RoutePurpose::Server)
+    }
+
+    /// The interfaces by which packets with this destination were seen to leave.
+    pub fn left_by(&self, destination: SocketAddr) -> BTreeSet<&str> {
+        let packets = self.own_packets.iter().filter(|packet| packet.fact.destination == destination);
+        packets.map(|packet| packet.fact.device.as_str()).collect()
+    }
+
+    /// A program, where it was seen.
+    pub fn software(&self, name: SoftwareName) -> Option<&Taken<Software>> {
+        self.software.iter().find(|software| software.fact.software == name)
+    }
+
+    /// Probes with an aim that a predicate takes.
+    pub fn probes_with(&self, aim: impl Fn(&ProbeAim) -> bool) -> impl Iterator<Item = &Taken<Probe>> {
+        self.probes.iter().filter(move |probe| aim(&probe.fact.aim))
+    }
+}
+
+fn push<T: Clone>(list: &mut Vec<Taken<T>>, seq: u64, moment: Moment, fact: &T) {
+    list.push(Taken { seq, moment, fact: fact.clone() });
+}

@@ -1,0 +1,214 @@
+//! Facts about a host: what its kernel knows and did that can touch the packets of a session.
+//!
+//! Only the types; collecting them is the binary's work, judging them the rules'. Every fact is one event
+//! ([`EventKind::HostFact`](crate::trace::event::EventKind::HostFact)) with the [`Moment`] at which it was taken. What
+//! could not be seen is a fact, too: [`HostFact::NotMeasured`], with the privilege that would show it.
+
+mod firewall;
+mod network;
+mod probe;
+mod program;
+mod routing;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+pub use firewall::{ConntrackEntry, FirewallFramework, FirewallRule};
+pub use network::{Address, Family, Link, Neighbor, NeighborState, PolicyRule, Prefix, Route, RouteKind, RuleAction};
+pub use probe::{Probe, ProbeAim, ProbeOutcome};
+pub use program::{Application, HostSocket, ProfileTally, SocketProfile, SocketTransport, Software, SoftwareName};
+pub use routing::{AnsweredRoute, RouteAnswer, RouteFailure, RoutePurpose, RouteQuestion};
+
+/// Most facts of one side that are recorded or folded; the rest is counted.
+pub const MAX_FACTS: usize = 20_000;
+
+/// Longest text in a fact, in bytes.
+pub const MAX_TEXT: usize = 512;
+
+/// When a fact was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// Before the checks.
+    Before,
+    /// While checks were under way.
+    During,
+    /// After the checks.
+    After,
+}
+
+/// What a fact that is missing would have been about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// Interfaces.
+    Links,
+    /// Addresses of interfaces.
+    Addresses,
+    /// Routing tables.
+    Routes,
+    /// Policy rules.
+    PolicyRules,
+    /// Neighbors (ARP, NDP).
+    Neighbors,
+    /// Kernel settings.
+    Sysctls,
+    /// nftables.
+    Nftables,
+    /// Legacy iptables.
+    LegacyIptables,
+    /// The connection tracking table.
+    Conntrack,
+    /// The socket table.
+    Sockets,
+    /// The resolver's configuration.
+    Resolver,
+    /// Other programs that touch the network.
+    Software,
+    /// This process's capabilities.
+    Capabilities,
+    /// Answers of the kernel's routing for the session's own packets.
+    RouteAnswers,
+    /// Counters of the kernel.
+    Counters,
+    /// The copy of our own packets as they left.
+    OwnPackets,
+    /// The application under suspicion.
+    Application,
+    /// Probes.
+    Probes,
+}
+
+/// One fact about the host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "what")]
+pub enum HostFact {
+    /// An interface.
+    Link(Link),
+    /// An address of an interface.
+    Address(Address),
+    /// A route that can touch the session: one that covers a peer, a server or the default.
+    Route(Route),
+    /// A policy rule.
+    PolicyRule(PolicyRule),
+    /// A neighbor: a next hop, or a peer on the same link.
+    Neighbor(Neighbor),
+    /// A kernel setting.
+    Sysctl {
+        /// Its name without the path, like `rp_filter` or `src_valid_mark`.
+        sysctl: String,
+        /// The interface that it is about, `all` or `default` included; `None`: the whole namespace.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interface: Option<String>,
+        /// Its value as text.
+        value: String,
+    },
+    /// A firewall rule that can touch the session's packets, or that counted some of them.
+    FirewallRule(FirewallRule),
+    /// The connection tracking table's use.
+    ConntrackUse {
+        /// Entries in use.
+        entries: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// An entry of the connection tracking table that belongs to the session.
+    ConntrackEntry(ConntrackEntry),
+    /// A socket of another program that matters: one on the session's ports, or the application's.
+    Socket(HostSocket),
+    /// How one of our own sockets was made, as a plain program's or as the application's.
+    SocketProfile(SocketProfile),
+    /// The resolver's configuration.
+    Resolver {
+        /// The name servers.
+        servers: Vec<IpAddr>,
+        /// Whether a local stub (systemd-resolved, dnsmasq) answers.
+        stub: bool,
+    },
+    /// A program that touches the network and how it was recognized.
+    Software(Software),
+    /// What this process may do.
+    Capabilities {
+        /// The effective user id.
+        user: u32,
+        /// The effective capabilities that matter here, like `CAP_NET_ADMIN`.
+        effective: Vec<String>,
+        /// The kind of container that this runs in, like `docker`, where one is seen.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        container: Option<String>,
+    },
+    /// What the kernel's routing answers for a packet of the session.
+    RouteAnswer(RouteAnswer),
+    /// Counters that moved since the facts of [`Moment::Before`]; those that did not are left out.
+    Counters {
+        /// By name, like `TcpExt.IPReversePathFilter` or `Udp.InCsumErrors`.
+        moved: BTreeMap<String, i64>,
+        /// The groups that were read, like `TcpExt`: a counter of one of them that is not in `moved` did not move.
+        read: Vec<String>,
+    },
+    /// Packets of ours as they left (or came back by) an interface.
+    OwnPacket(OwnPacket),
+    /// A probe and what came of it.
+    Probe(Probe),
+    /// A probe of the peer arrived.
+    ProbeSeen {
+        /// The peer's name of the probe's aim.
+        aim: String,
+        /// Where it arrived.
+        local: SocketAddr,
+        /// Where it came from.
+        remote: SocketAddr,
+        /// Its UDP payload's length, in bytes.
+        length: u32,
+    },
+    /// The application under suspicion, as this run stands in for it.
+    Application(Application),
+    /// How the sockets of one profile fared.
+    ProfileTally(ProfileTally),
+    /// Something was not measured.
+    NotMeasured {
+        /// What.
+        subject: Subject,
+        /// Why.
+        why: String,
+        /// The privilege that would show it, like `CAP_NET_ADMIN`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        needs: Option<String>,
+    },
+    /// A list was longer than what is recorded of it.
+    Counted {
+        /// Of what.
+        subject: Subject,
+        /// How many there are.
+        total: u64,
+        /// How many of them are recorded.
+        recorded: u64,
+    },
+}
+
+/// Packets of one of our sockets to one destination as they left by an interface (AF_PACKET).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnPacket {
+    /// The interface.
+    pub device: String,
+    /// The source that the packets carry.
+    pub source: SocketAddr,
+    /// The destination that they carry.
+    pub destination: SocketAddr,
+    /// How many.
+    pub packets: u64,
+}
+
+/// Cuts a text to [`MAX_TEXT`] bytes, at a character.
+pub fn bounded(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let mut end = MAX_TEXT;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+    text
+}

@@ -1,0 +1,152 @@
+//! Other programs, their sockets, and how our sockets stand in for them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// A program that touches the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names are the programs' own")]
+pub enum SoftwareName {
+    Netbird,
+    Tailscale,
+    Wireguard,
+    Zerotier,
+    Openvpn,
+    Ipsec,
+    Warp,
+    Docker,
+    Podman,
+    Libvirt,
+    Kubernetes,
+    Cilium,
+    Calico,
+    Flannel,
+    Mwan3,
+    Ufw,
+    Firewalld,
+    Crowdsec,
+    Fail2ban,
+    NetworkManager,
+    SystemdNetworkd,
+    SystemdResolved,
+}
+
+/// A program that touches the network and how it was recognized.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Software {
+    /// Which.
+    pub software: SoftwareName,
+    /// How it was recognized: an interface, a process, a rule, a table, a file.
+    pub signs: Vec<String>,
+    /// Its process, where one runs and can be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_id: Option<u32>,
+    /// The settings of its environment that decide how it connects, like `NB_FORCE_RELAY`; never secrets. `None`: the
+    /// environment could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<BTreeMap<String, String>>,
+}
+
+/// The transport of a socket in the socket table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SocketTransport {
+    /// UDP.
+    Udp,
+    /// TCP, listening or connected.
+    Tcp,
+    /// A raw IP socket.
+    Raw,
+}
+
+/// A socket of the socket table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSocket {
+    /// Its transport.
+    pub socket_transport: SocketTransport,
+    /// Its address; of a raw socket the port is the IP protocol.
+    pub local: SocketAddr,
+    /// Its user.
+    pub user: u32,
+    /// Its mark; `None`: the kernel tells marks only to CAP_NET_ADMIN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
+    /// The interface that it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_device: Option<String>,
+    /// The process that has it; `None`: a kernel socket, or not visible to us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_id: Option<u32>,
+    /// That process's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+}
+
+/// How one of our own sockets was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketProfile {
+    /// Its address.
+    pub local: SocketAddr,
+    /// Whether it stands in for the application (`--as`); else it is a plain program's.
+    pub as_application: bool,
+    /// Its firewall mark.
+    #[serde(default)]
+    pub mark: u32,
+    /// The user id of the process.
+    pub user: u32,
+    /// The interface that it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_device: Option<String>,
+    /// Whether it sends through a raw socket, as NetBird does beside kernel WireGuard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
+}
+
+/// The application under suspicion, as this run stands in for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Application {
+    /// What was asked for (`--as`).
+    pub asked: String,
+    /// Where its settings come from: `known`, `running` (read from its sockets), `given`.
+    pub origin: String,
+    /// Its firewall mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
+    /// Its port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Whether its port was free; if not, its mark and user stand on another port.
+    pub port_used: bool,
+    /// Its user id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
+    /// The interface that it binds to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_device: Option<String>,
+    /// Whether it sends through a raw socket.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
+    /// What of it this run could not stand in for, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_imitated: Vec<String>,
+}
+
+/// How the sockets of one profile fared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileTally {
+    /// Whether they stand in for the application; else they are a plain program's.
+    pub as_application: bool,
+    /// Direct pairs that were checked.
+    pub pairs_checked: u32,
+    /// Direct pairs on which a check was answered.
+    pub pairs_answered: u32,
+    /// Requests to servers.
+    pub server_requests: u32,
+    /// Requests to servers that were answered.
+    pub server_answers: u32,
+    /// Sends that the system refused.
+    pub sends_refused: u32,
+}
