@@ -51,7 +51,7 @@ fn session() -> Session {
     let state = SignalingState::Lost { detail: "bob at 172.16.3.4:1 is gone, 100.64.1.2 too".into() };
     session.push(Vantage::B, EventKind::Signaling { server, state });
     for fact in host_facts() {
-        session.push(Vantage::A, EventKind::HostFact { moment: Moment::Before, fact });
+        session.push(Vantage::A, EventKind::HostFact { moment: Moment::Before, fact: Box::new(fact) });
     }
     let id = session.id();
     let bytes = MessageBuilder::new(Class::Error, Method::ALLOCATE, id)

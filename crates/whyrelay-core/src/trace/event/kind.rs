@@ -204,7 +204,7 @@ pub enum EventKind {
         /// When it was taken.
         moment: Moment,
         /// The fact.
-        fact: HostFact,
+        fact: Box<HostFact>,
     },
 
     // ---- gathering -------------------------------------------------------------------------------------------
