@@ -4,11 +4,15 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`evidence`] | one fold over the events of both sides, the same for live sessions, replay and tests |
+//! | [`network`] | the NAT and firewall in front of each side |
 //! | [`session`] | both sides joined: the pairs with the chain of every check, the path |
 //! | [`finding`] | findings: code, severity, blame, evidence, advice |
+//! | [`expected`] | the best path that both networks allow, against the one taken |
 //! | [`rules`] | one file a rule |
 
 pub mod evidence;
+pub mod expected;
 pub mod finding;
+pub mod network;
 pub mod rules;
 pub mod session;

@@ -15,6 +15,8 @@ pub use json::render_json;
 pub use text::{TextOptions, render_text};
 
 use crate::diagnosis::evidence::{Evidence, RoundTrips, SideEvidence};
+pub use crate::diagnosis::expected::{Expected, Verdict};
+use crate::diagnosis::expected::{expected, verdict, would_allow_direct};
 use crate::diagnosis::finding::{Finding, NotMeasured};
 use crate::diagnosis::rules;
 use crate::diagnosis::session::{Chain, End, JoinedPair, Path, Session};
@@ -35,6 +37,10 @@ pub struct Report {
     pub path: Path,
     /// The path that these two networks allow, where that is evident.
     pub expected: Expected,
+    /// What the account comes to.
+    pub verdict: Verdict,
+    /// What would make a direct path possible where these networks allow none.
+    pub would_allow_direct: Vec<String>,
     /// Why, in one sentence.
     pub reason: String,
     /// The pair that data goes over.
@@ -53,20 +59,6 @@ pub struct Report {
     pub pairs: Vec<PairRow>,
     /// How many more pairs there were.
     pub pairs_left_out: usize,
-}
-
-/// The path that two networks allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Expected {
-    /// Peer to peer.
-    Direct,
-    /// Through a relay.
-    Relayed,
-    /// No path at all.
-    None,
-    /// Not evident from what was measured.
-    Unknown,
 }
 
 /// The pair that data goes over, from A's point of view in every format.
@@ -153,7 +145,8 @@ impl Report {
     pub fn from_evidence(evidence: &Evidence) -> Self {
         let session = Session::of(evidence);
         let diagnosis = rules::diagnose(&session);
-        let expected = reason::expected(&session, &diagnosis.findings);
+        let expected = expected(&session, &diagnosis.findings);
+        let verdict = verdict(&session, expected, diagnosis.has_harmless);
         let mut not_measured = missing_sides(evidence);
         not_measured.extend(diagnosis.not_measured);
 
@@ -167,6 +160,8 @@ impl Report {
             schema: SCHEMA,
             path: session.path,
             expected,
+            verdict,
+            would_allow_direct: would_allow_direct(&session, expected),
             reason: reason::reason(&session, &diagnosis.findings),
             selected_pair: session.selected.and_then(|index| selected_pair(&session, &session.pairs[index])),
             findings: diagnosis.findings,

@@ -1,7 +1,6 @@
 //! The verdict in one sentence, and what was to be expected.
 
-use super::Expected;
-use crate::diagnosis::finding::{Blame, Finding, Severity};
+use crate::diagnosis::finding::{Finding, Severity};
 use crate::diagnosis::session::{Path, Session, SideOutcome};
 use crate::ice::candidate::CandidateType;
 use crate::trace::event::Vantage;
@@ -58,31 +57,5 @@ fn sentence(summary: &str) -> String {
     match summary.chars().next().filter(|c| is_word && c.is_ascii_uppercase()) {
         Some(letter) => format!("{}{}", letter.to_ascii_lowercase(), &summary[letter.len_utf8()..]),
         None => summary.to_owned(),
-    }
-}
-
-pub(super) fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
-    let relay_only = session.recorded().any(|vantage| session.evidence.side(vantage).options.relay_only);
-    let mut mapping = findings.iter().filter(|finding| finding.name == "endpoint-dependent-mapping");
-    let on =
-        |blame| findings.iter().any(|finding| finding.name == "endpoint-dependent-mapping" && finding.blame == blame);
-    let both_vary = mapping.any(|finding| finding.blame == Blame::Both) || on(Blame::A) && on(Blame::B);
-    let blocked = findings.iter().any(|finding| finding.name == "udp-blocked");
-    let relay = [Vantage::A, Vantage::B].into_iter().any(|vantage| {
-        let (own, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-        own.local_candidates.iter().any(|local| local.candidate.kind == CandidateType::Relayed)
-            || other.remote_candidates.iter().any(|remote| remote.candidate.kind == CandidateType::Relayed)
-    });
-    match session.path {
-        Path::Direct => Expected::Direct,
-        _ if relay_only => Expected::Relayed,
-        _ if both_vary || blocked => {
-            if relay {
-                Expected::Relayed
-            } else {
-                Expected::None
-            }
-        }
-        _ => Expected::Unknown,
     }
 }

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use paint::{Paint, Style};
 
-use super::{Expected, Report, SideSummary};
+use super::{Expected, Report, SideSummary, Verdict};
 use crate::diagnosis::session::Path;
 use crate::trace::event::Role;
 
@@ -66,14 +66,19 @@ fn verdict(out: &mut String, report: &Report, paint: Paint) {
         Path::Relayed => ("RELAYED", Style::Warn),
         Path::Failed => ("FAILED", Style::Bad),
     };
-    let expected = match report.expected {
-        Expected::Direct if report.path != Path::Direct => "  (these networks should allow a direct path)",
-        Expected::Relayed if report.path == Path::Relayed => "  (as expected)",
-        Expected::None => "  (as expected: these two networks allow no path without a relay)",
+    let expected = match (report.verdict, report.expected) {
+        (Verdict::DirectBut, _) => ", but see below",
+        (Verdict::RelayedAsItMustBe, _) => ", as it must be",
+        (Verdict::NoPathAsItMustBe, _) => ": these two networks allow no path without a relay",
+        (_, Expected::Direct) if report.path != Path::Direct => ": these networks should allow a direct path",
+        (Verdict::NoPath, Expected::Relayed) => ": these networks should allow a relayed path",
         _ => "",
     };
     let _ = writeln!(out, "{}{expected}", paint.apply(style, word));
     wrap(out, "  ", &report.reason);
+    for (position, way) in report.would_allow_direct.iter().enumerate() {
+        wrap(out, "  ", &format!("{} {way}", if position == 0 { "Would make it direct:" } else { "or" }));
+    }
     if let Some(selected) = &report.selected_pair {
         let rtt =
             selected.rtt_ms.map_or_else(|| "round trip not measured".to_owned(), |ms| format!("round trip {ms:.1} ms"));

@@ -11,6 +11,7 @@ mod host;
 mod measured;
 mod server;
 mod side;
+mod sizes;
 mod wire;
 
 pub use check::{Answer, Check, Outcome};
@@ -22,6 +23,7 @@ pub use side::{
     AgentPair, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
     SideEvidence, Traffic,
 };
+pub use sizes::{LARGE, Sizes};
 
 use crate::trace::event::{Event, Vantage};
 

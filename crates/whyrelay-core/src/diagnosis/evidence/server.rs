@@ -68,6 +68,13 @@ pub struct ServerRequest {
     pub channel: Option<u16>,
     /// Whether it was answered.
     pub answered: bool,
+    /// The error code of its answer.
+    pub error: Option<u16>,
+    /// When its credentials end, in seconds since the Unix epoch: the number that the user name of time-limited
+    /// credentials begins with.
+    pub expires_s: Option<u64>,
+    /// Number of the event of its answer, or of its first transmission.
+    pub seq: u64,
 }
 
 impl ServerPath {

@@ -7,6 +7,7 @@ use super::check::Check;
 use super::host::HostEvidence;
 use super::measured::Measured;
 use super::server::{ServerPath, ServerRequest};
+use super::sizes::Sizes;
 use crate::ice::candidate::{Candidate, CandidateTransport};
 use crate::time::Timestamp;
 use crate::trace::event::{
@@ -19,7 +20,7 @@ use crate::wire::stun::TransactionId;
 pub(super) const MAX_TRANSACTIONS: usize = 200_000;
 
 /// Most entries of any list a side.
-const MAX_LIST: usize = 10_000;
+pub(super) const MAX_LIST: usize = 10_000;
 
 /// A description that took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +157,8 @@ pub struct SideEvidence {
     pub send_failures: BTreeMap<(SocketAddr, SocketAddr, i32), SendFailure>,
     /// By our socket, where the datagram was going, type and code.
     pub icmp_errors: BTreeMap<(SocketAddr, SocketAddr, u8, u8), IcmpError>,
+    /// By our socket and the other end.
+    pub sizes: BTreeMap<(SocketAddr, SocketAddr), Sizes>,
     pub traffic: BTreeMap<(Transport, SocketAddr, SocketAddr), Traffic>,
 
     /// What this side's host told of itself.
@@ -237,6 +240,7 @@ impl SideEvidence {
             forged_answers: 0,
             send_failures: BTreeMap::new(),
             icmp_errors: BTreeMap::new(),
+            sizes: BTreeMap::new(),
             traffic: BTreeMap::new(),
             host: HostEvidence::default(),
             local_candidates: Vec::new(),

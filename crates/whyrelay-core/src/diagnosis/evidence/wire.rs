@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::check::{Answer, Check, Outcome};
 use super::server::{Allocation, ServerPath, ServerRequest};
-use super::side::{MAX_TRANSACTIONS, SideEvidence};
+use super::side::{MAX_LIST, MAX_TRANSACTIONS, SideEvidence};
 use crate::ice::candidate::CandidateTransport;
 use crate::time::Timestamp;
 use crate::trace::event::{Datagram, Direction, Pair, Transport};
@@ -31,6 +31,11 @@ struct Seen<'a> {
 
 impl SideEvidence {
     pub(super) fn apply_datagram(&mut self, seq: u64, at: Timestamp, datagram: &Datagram) {
+        let is_data = datagram.transport == Transport::Udp && Protocol::of(&datagram.data) == Protocol::Dtls;
+        if is_data && self.sizes.len() < MAX_LIST {
+            let sizes = self.sizes.entry((datagram.local, datagram.remote)).or_default();
+            sizes.add(seq, datagram.direction, datagram.length);
+        }
         let Datagram { direction, transport, local, remote, integrity, ref data, .. } = *datagram;
         self.datagrams += 1;
         self.apply_seen(Seen { seq, at, direction, transport, local, remote, integrity, bytes: data, relayed: false });
@@ -181,6 +186,9 @@ impl SideEvidence {
             peers,
             channel,
             answered: false,
+            error: None,
+            expires_s: message.text(AttributeType::USERNAME).and_then(end_of_credentials),
+            seq: seen.seq,
         };
         self.requests.insert(message.transaction, request);
     }
@@ -202,6 +210,7 @@ impl SideEvidence {
         }
         if message.class == Class::Error {
             let code = message.error_code().map_or(0, |error| error.code);
+            (request.error, request.seq) = (Some(code), seen.seq);
             let entry = path.errors.entry((message.method, code, request.authenticated)).or_insert((0, seen.seq));
             entry.0 += 1;
             refuse_peers(path, request, code, seen.seq);
@@ -253,6 +262,13 @@ impl SideEvidence {
 fn is_check(message: &Message<'_>) -> bool {
     message.has(AttributeType::USERNAME) && message.has(AttributeType::PRIORITY)
         || message.text(AttributeType::USERNAME).is_some_and(|name| name.contains(':'))
+}
+
+/// The time that the user name of time-limited credentials begins with: `1735689600` or `1735689600:alice`. Shorter
+/// numbers are names.
+fn end_of_credentials(username: &str) -> Option<u64> {
+    let number = username.split(':').next().filter(|number| number.len() >= 9)?;
+    number.parse().ok()
 }
 
 fn refuse_peers(path: &mut ServerPath, request: &ServerRequest, code: u16, seq: u64) {

@@ -19,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::firewall("Look for a stateless firewall that allows requests out and no answers in."),
     ],
     threads: &["netbirdio/netbird#390", "openwrt/openwrt#12930"],
-    depends_on: &["WR101"],
+    depends_on: &["WR101", "WR208", "WR202", "WR206", "WR207", "WR201", "WR504"],
     examine,
 };
 

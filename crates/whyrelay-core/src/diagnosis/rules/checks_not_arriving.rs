@@ -20,7 +20,10 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Compare with a capture on the receiver's router to see on which side of it they vanish."),
     ],
     threads: &["netbirdio/netbird#1655", "netbirdio/netbird#390", "netbirdio/netbird#4715"],
-    depends_on: &["WR801", "WR101", "WR201", "WR504", "WR302", "WR701", "WR703", "WR507"],
+    depends_on: &[
+        "WR801", "WR101", "WR805", "WR208", "WR302", "WR304", "WR202", "WR204", "WR206", "WR207", "WR201", "WR504",
+        "WR513", "WR510", "WR706", "WR701", "WR703", "WR507",
+    ],
     examine,
 };
 

@@ -16,7 +16,10 @@ pub(super) const RULE: Rule = Rule {
     doubt: "The other side's recording.",
     fixes: &[Fix::safe("Run whyrelay on the other side, too, or give whyrelay report both recordings.")],
     threads: &[],
-    depends_on: &["WR801", "WR101", "WR201", "WR504", "WR302", "WR501", "WR502", "WR503"],
+    depends_on: &[
+        "WR801", "WR101", "WR805", "WR208", "WR302", "WR304", "WR202", "WR206", "WR207", "WR201", "WR504", "WR513",
+        "WR510", "WR706", "WR501", "WR502", "WR503",
+    ],
     examine,
 };
 

@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Try a lower MTU on the interface: if that helps, large datagrams get lost on the path."),
     ],
     threads: &["coder/coder#13327"],
-    depends_on: &["WR601", "WR705"],
+    depends_on: &["WR601", "WR705", "WR603"],
     examine,
 };
 

@@ -31,7 +31,7 @@ pub(super) const RULE: Rule = Rule {
         "firezone/firezone#3024",
         "netbirdio/docs#933",
     ],
-    depends_on: &["WR801"],
+    depends_on: &["WR801", "WR206", "WR207"],
     examine,
 };
 
@@ -55,18 +55,15 @@ fn examine(session: &Session<'_>) -> Examination {
             answers.sort_unstable_by_key(|(_, _, seq)| *seq);
             let Some(&(first, first_server, first_seq)) = answers.first() else { continue };
             compared |= answers.iter().any(|(_, server, _)| *server != first_server);
-            let other = answers.iter().find(|(mapped, server, _)| *server != first_server && *mapped != first);
+            let other = answers
+                .iter()
+                .find(|(mapped, server, _)| *server != first_server && mapped.ip() == first.ip() && *mapped != first);
             let Some(&(mapped, server, seq)) = other else { continue };
-            let how = if mapped.ip() == first.ip() {
-                ""
-            } else {
-                ": the public address itself differs, as with several uplinks"
-            };
             faults.push(Fault {
                 blame: Blame::side(vantage),
                 severity: Severity::Warning,
                 summary: format!(
-                    "The NAT of {} maps {local} to {first} towards {first_server} and to {mapped} towards {server}{how}",
+                    "The NAT of {} maps {local} to {first} towards {first_server} and to {mapped} towards {server}",
                     vantage.name()
                 ),
                 evidence: vec![first_seq, seq],

@@ -3,38 +3,59 @@
 use super::finding::{Blame, Effect, Finding, MAX_CITED, NotMeasured, Remedy, Severity};
 use super::session::{Path, Session};
 
+mod answers_after_giving_up;
 mod answers_lost;
+mod candidates_come_too_late;
 mod check_integrity_failed;
 mod checks_not_answered;
 mod checks_not_arriving;
 mod checks_refused;
+mod checks_rejected_on_the_way;
 mod checks_unanswered;
+mod clock_wrong;
 mod consent_lost;
 mod document;
 mod dtls_failed;
 mod endpoint_dependent_mapping;
 mod fingerprint_mismatch;
+mod interface_left_out;
+mod mapping_expires_early;
+mod mdns_candidate_unresolved;
+mod mtu_black_hole;
+mod nat_behind_nat;
+mod no_hairpin_behind_one_nat;
 mod no_reachable_candidates;
 mod no_relay_available;
 mod no_remote_candidates;
 mod no_usable_address;
+mod packets_blocked_by_shape;
+mod path_mtu_reduced;
 mod peer_message_refused;
 mod peer_never_came;
 mod peer_sees_other_port;
 mod peer_vanished;
+mod port_shared_behind_nat;
+mod port_taken_by_early_packet;
+mod public_address_varies;
 mod relay_address_private;
 mod relay_only_configured;
 mod relayed_checks_lost;
+mod replies_dropped_in_front;
 mod send_refused_by_system;
 mod server_name_unresolved;
 mod signaling_failed;
+mod stranger_at_private_address;
 mod stun_server_silent;
 mod turn_allocation_refused;
+mod turn_credentials_expired;
 mod turn_credentials_missing;
 mod turn_credentials_rejected;
 mod turn_permission_refused;
 mod turn_server_unreachable;
+mod turn_tls_failed;
 mod udp_blocked;
+mod udp_only_to_servers;
+mod virtual_interfaces_crowd;
 
 pub use document::markdown;
 
@@ -146,15 +167,26 @@ pub const RULES: &[Rule] = &[
     peer_never_came::RULE,
     no_remote_candidates::RULE,
     relay_only_configured::RULE,
+    interface_left_out::RULE,
     no_usable_address::RULE,
     send_refused_by_system::RULE,
     server_name_unresolved::RULE,
+    replies_dropped_in_front::RULE,
     udp_blocked::RULE,
+    udp_only_to_servers::RULE,
     stun_server_silent::RULE,
+    no_hairpin_behind_one_nat::RULE,
+    port_taken_by_early_packet::RULE,
+    port_shared_behind_nat::RULE,
+    public_address_varies::RULE,
     endpoint_dependent_mapping::RULE,
     peer_sees_other_port::RULE,
+    nat_behind_nat::RULE,
+    clock_wrong::RULE,
     turn_credentials_missing::RULE,
+    turn_credentials_expired::RULE,
     turn_credentials_rejected::RULE,
+    turn_tls_failed::RULE,
     turn_server_unreachable::RULE,
     turn_allocation_refused::RULE,
     turn_permission_refused::RULE,
@@ -162,14 +194,24 @@ pub const RULES: &[Rule] = &[
     fingerprint_mismatch::RULE,
     peer_vanished::RULE,
     check_integrity_failed::RULE,
+    candidates_come_too_late::RULE,
+    answers_after_giving_up::RULE,
+    checks_rejected_on_the_way::RULE,
     checks_not_arriving::RULE,
     checks_not_answered::RULE,
     checks_refused::RULE,
     answers_lost::RULE,
     relayed_checks_lost::RULE,
     checks_unanswered::RULE,
+    mdns_candidate_unresolved::RULE,
+    stranger_at_private_address::RULE,
+    virtual_interfaces_crowd::RULE,
     no_reachable_candidates::RULE,
+    mapping_expires_early::RULE,
     consent_lost::RULE,
+    mtu_black_hole::RULE,
+    path_mtu_reduced::RULE,
+    packets_blocked_by_shape::RULE,
     dtls_failed::RULE,
     no_relay_available::RULE,
 ];
@@ -186,6 +228,8 @@ pub struct Diagnosis {
     pub findings: Vec<Finding>,
     /// What could not be looked at.
     pub not_measured: Vec<NotMeasured>,
+    /// Whether something did no harm only because the session is direct all the same.
+    pub has_harmless: bool,
 }
 
 /// Runs every rule.
@@ -211,7 +255,10 @@ pub fn diagnose(session: &Session<'_>) -> Diagnosis {
                 let is_explained =
                     |fault: &Fault| found.iter().any(|(code, blame)| explains(code) && blame.may_concern(fault.blame));
                 let open = faults.into_iter().filter(|fault| !is_explained(fault));
-                diagnosis.findings.extend(open.map(|fault| finding(rule, fault, session)));
+                let open: Vec<Fault> = open.collect();
+                let harmful = open.iter().any(|fault| fault.severity != Severity::Info);
+                diagnosis.has_harmless |= harmful && session.path == Path::Direct;
+                diagnosis.findings.extend(open.into_iter().map(|fault| finding(rule, fault, session)));
             }
             // What could keep a path from being direct is of no interest where it is direct.
             Examination::Inconclusive { missing }

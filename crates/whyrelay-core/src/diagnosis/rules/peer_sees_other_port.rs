@@ -21,14 +21,14 @@ pub(super) const RULE: Rule = Rule {
         Fix::owner("Forward a port to that host, or let it use PCP, NAT-PMP or UPnP."),
     ],
     threads: &["tailscale/tailscale#864", "netbirdio/docs#933"],
-    depends_on: &["WR201", "WR801"],
+    depends_on: &["WR206", "WR207", "WR202", "WR201", "WR801"],
     examine,
 };
 
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
-        let Some((seen, seq)) = unadvertised(session, vantage) else { continue };
+        let Some((seen, seq, _)) = unadvertised(session, vantage) else { continue };
         let side = session.evidence.side(vantage);
         let told = side.local_candidates.iter().filter_map(|local| local.candidate.address.ip());
         let advertised = told.filter(|address| address.ip() == seen.ip()).map(|address| address.to_string()).next();
@@ -43,18 +43,19 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(faults)
 }
 
-/// An address from which the peer saw checks of a side and that is none of its candidates.
-fn unadvertised(session: &Session<'_>, vantage: Vantage) -> Option<(SocketAddr, u64)> {
+/// An address from which the peer saw checks of a side and that is none of its candidates, with the event and the
+/// socket that sent them.
+pub(super) fn unadvertised(session: &Session<'_>, vantage: Vantage) -> Option<(SocketAddr, u64, SocketAddr)> {
     let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     // A TCP connection has a port of its own by nature; only UDP's is the advertised one.
     let udp = side.sent.iter().filter(|(_, check)| check.pair.transport == CandidateTransport::Udp);
     let direct = udp.filter(|(_, check)| !side.is_relayed(check.pair.local) && !other.is_relayed(check.pair.remote));
     let seen = direct.filter_map(|(id, check)| {
-        let by_peer = other.received.get(id).map(|received| (received.pair.remote, received.seq));
-        by_peer.or_else(|| Some((check.mapped()?, check.answer.as_ref()?.seq)))
+        let by_peer = other.received.get(id).map(|received| (received.pair.remote, received.seq, check.pair.local));
+        by_peer.or_else(|| Some((check.mapped()?, check.answer.as_ref()?.seq, check.pair.local)))
     });
     let is_known = |address: SocketAddr| {
         side.local_candidates.iter().any(|local| local.candidate.address.ip() == Some(address) || local.base == address)
     };
-    seen.filter(|(address, _)| !is_known(*address)).min_by_key(|(_, seq)| *seq)
+    seen.filter(|(address, ..)| !is_known(*address)).min_by_key(|(_, seq, _)| *seq)
 }

@@ -22,7 +22,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Try the server from another network to see which end is at fault."),
     ],
     threads: &[],
-    depends_on: &["WR302"],
+    depends_on: &["WR208", "WR302"],
     examine,
 };
 

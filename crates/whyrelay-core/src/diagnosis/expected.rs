@@ -1,0 +1,197 @@
+//! Predicted against observed: the best path that both sides' networks allow.
+
+use serde::Serialize;
+
+use super::finding::{Blame, Finding};
+use super::network::Network;
+use super::session::{Break, Path, Session};
+use crate::ice::candidate::CandidateType;
+use crate::nat::behavior::{FilteringBehavior, MappingBehavior, can_connect};
+use crate::trace::address::{AddressClass, same_subnet};
+use crate::trace::event::Vantage;
+
+/// The path that two networks allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expected {
+    /// Peer to peer.
+    Direct,
+    /// Through a relay.
+    Relayed,
+    /// No path at all.
+    None,
+    /// Not evident from what was measured.
+    Unknown,
+}
+
+/// What the account comes to, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Direct and healthy.
+    Direct,
+    /// Direct, and something is wrong all the same.
+    DirectBut,
+    /// The relay is the best that these networks allow, or what was asked for.
+    RelayedAsItMustBe,
+    /// The networks allow a direct path and it is relayed: there is a fault.
+    RelayedShouldBeDirect,
+    /// Relayed; what the networks allow is not evident.
+    Relayed,
+    /// No path, and without a relay these networks allow none.
+    NoPathAsItMustBe,
+    /// No path.
+    NoPath,
+}
+
+/// What can be said of one address family: whether a direct path is possible.
+fn family(session: &Session<'_>, is_ipv6: bool) -> Option<bool> {
+    let networks = [Vantage::A, Vantage::B].map(|vantage| Network::of(session, vantage, is_ipv6));
+    let [a, b] = &networks;
+    if a.public.is_empty() || b.public.is_empty() {
+        return None;
+    }
+    if behind_one_nat(session, &networks) {
+        // The servers' view says nothing here: packets to the common public address have to turn around in the NAT.
+        return on_one_network(session);
+    }
+    let worst = can_connect(pessimistic(a), pessimistic(b));
+    let best = can_connect(optimistic(session, Vantage::A, a), optimistic(session, Vantage::B, b));
+    match (a.mapping, b.mapping) {
+        (Some(_), Some(_)) if worst => Some(true),
+        (Some(_), Some(_)) if !best => Some(false),
+        _ => None,
+    }
+}
+
+fn behind_one_nat(session: &Session<'_>, networks: &[Network; 2]) -> bool {
+    let [a, b] = networks;
+    let translated = a.translates == Some(true) && b.translates == Some(true);
+    translated && a.public.iter().any(|address| b.public.contains(address)) && session.recorded().count() == 2
+}
+
+/// Both have an address on one network, behind one NAT: then they should reach each other there, unless every check
+/// between those addresses was lost both ways: the network keeps its hosts apart.
+fn on_one_network(session: &Session<'_>) -> Option<bool> {
+    let common = session.pairs.iter().filter(|pair| !pair.relayed).filter(|pair| {
+        pair.a.as_ref().is_some_and(|side| {
+            AddressClass::of(side.pair.remote.ip()) == AddressClass::Private
+                && same_subnet(side.pair.local.ip(), side.pair.remote.ip())
+        })
+    });
+    let mut any = false;
+    for pair in common {
+        any = true;
+        let lost = |from| pair.from(from).broken == Some(Break::OnTheWay);
+        if !(lost(Vantage::A) && lost(Vantage::B)) {
+            return Some(true);
+        }
+    }
+    any.then_some(false)
+}
+
+fn pessimistic(network: &Network) -> (MappingBehavior, FilteringBehavior) {
+    let mapping = network.mapping.unwrap_or(MappingBehavior::AddressAndPortDependent);
+    (mapping, network.filtering.unwrap_or(FilteringBehavior::AddressAndPortDependent))
+}
+
+/// What is not known may be as good as it gets, but for what the checks show: a NAT that maps by destination is not
+/// known to let strangers in, and one that dropped the peer's checks from its second port filters by port.
+fn optimistic(session: &Session<'_>, vantage: Vantage, network: &Network) -> (MappingBehavior, FilteringBehavior) {
+    let mapping = network.mapping.unwrap_or(MappingBehavior::EndpointIndependent);
+    let dropped = session.pairs.iter().any(|pair| {
+        session.could_arrive(pair, vantage.other()) && pair.from(vantage.other()).broken == Some(Break::OnTheWay)
+    });
+    let open = mapping == MappingBehavior::EndpointIndependent && !dropped;
+    let guess = if open { FilteringBehavior::EndpointIndependent } else { FilteringBehavior::AddressAndPortDependent };
+    (mapping, network.filtering.unwrap_or(guess))
+}
+
+/// The best path that both networks allow.
+pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
+    let relay_only = session.recorded().any(|vantage| session.evidence.side(vantage).options.relay_only);
+    let without_direct = if has_relay(session) { Expected::Relayed } else { Expected::None };
+    let blocked = findings.iter().any(|finding| matches!(finding.code, "WR302" | "WR304"));
+    match session.path {
+        Path::Direct => return Expected::Direct,
+        _ if relay_only => return Expected::Relayed,
+        _ if blocked => return without_direct,
+        _ => {}
+    }
+    // Both mappings vary by the findings: from what the peer saw as well as from the servers.
+    let varies = |blame| findings.iter().any(|finding| finding.code == "WR201" && finding.blame == blame);
+    if varies(Blame::A) && varies(Blame::B) {
+        return without_direct;
+    }
+    match (family(session, false), family(session, true)) {
+        (Some(true), _) | (_, Some(true)) => Expected::Direct,
+        (Some(false), Some(false)) => without_direct,
+        (Some(false), None) | (None, Some(false)) if !is_dual_stack(session) => without_direct,
+        _ => Expected::Unknown,
+    }
+}
+
+fn is_dual_stack(session: &Session<'_>) -> bool {
+    [Vantage::A, Vantage::B].into_iter().all(|vantage| {
+        let side = session.evidence.side(vantage);
+        let global = |is_ipv6: bool| {
+            side.local_candidates.iter().any(|local| {
+                local.base.is_ipv6() == is_ipv6
+                    && (!is_ipv6 || AddressClass::of(local.base.ip()) == AddressClass::Public)
+            })
+        };
+        global(true) && global(false)
+    })
+}
+
+fn has_relay(session: &Session<'_>) -> bool {
+    [Vantage::A, Vantage::B].into_iter().any(|vantage| {
+        let (own, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+        own.local_candidates.iter().any(|local| local.candidate.kind == CandidateType::Relayed)
+            || other.remote_candidates.iter().any(|remote| remote.candidate.kind == CandidateType::Relayed)
+    })
+}
+
+/// The verdict. `but`: whether a direct session has a finding that would be a warning on another.
+pub fn verdict(session: &Session<'_>, expected: Expected, but: bool) -> Verdict {
+    match (session.path, expected) {
+        (Path::Direct, _) if but => Verdict::DirectBut,
+        (Path::Direct, _) => Verdict::Direct,
+        (Path::Relayed, Expected::Relayed) => Verdict::RelayedAsItMustBe,
+        (Path::Relayed, Expected::Direct) => Verdict::RelayedShouldBeDirect,
+        (Path::Relayed, _) => Verdict::Relayed,
+        (Path::Failed, Expected::None) => Verdict::NoPathAsItMustBe,
+        (Path::Failed, _) => Verdict::NoPath,
+    }
+}
+
+/// What would make a direct path possible where the networks allow none, the likeliest first.
+pub fn would_allow_direct(session: &Session<'_>, expected: Expected) -> Vec<String> {
+    if !matches!(expected, Expected::Relayed | Expected::None) || session.path == Path::Direct {
+        return Vec::new();
+    }
+    let mut ways = Vec::new();
+    for vantage in [Vantage::A, Vantage::B] {
+        let side = session.evidence.side(vantage);
+        if side.options.relay_only {
+            ways.push(format!("{} without --relay-only", vantage.name()));
+            continue;
+        }
+        if Network::of(session, vantage, false).is_dependent() == Some(true) {
+            let port = side.local_candidates.first().map(|local| local.base.port());
+            let which = port.map_or_else(|| "a port".to_owned(), |port| format!("UDP port {port}"));
+            ways.push(format!(
+                "a forward of {which} to {0} on its router, by hand or by PCP, NAT-PMP or UPnP; or an endpoint-independent (static-port) mapping there",
+                vantage.name()
+            ));
+        }
+    }
+    let lacks_ipv6 = |vantage| Network::of(session, vantage, true).public.is_empty();
+    let without: Vec<_> = [Vantage::A, Vantage::B].into_iter().filter(|&vantage| lacks_ipv6(vantage)).collect();
+    match without.as_slice() {
+        [] => {}
+        [one] => ways.push(format!("IPv6 for {}; {} has it", one.name(), one.other().name())),
+        _ => ways.push("IPv6 on both sides".to_owned()),
+    }
+    ways
+}

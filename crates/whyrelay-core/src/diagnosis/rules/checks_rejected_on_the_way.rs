@@ -1,0 +1,78 @@
+//! A router or firewall refuses the checks and says so.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::evidence::SideEvidence;
+use crate::diagnosis::finding::Blame;
+use crate::diagnosis::session::{Path, Session};
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR513",
+    name: "checks-rejected-on-the-way",
+    title: "a router or firewall refuses the checks and says so",
+    meaning: "An ICMP error came back for the checks: a router on the way, or the firewall of the peer's host or network, refuses them and says so (administratively prohibited, or unreachable).",
+    detection: "The error queue of the socket: ICMP type 3 with a code other than \"port unreachable\" and \"fragmentation needed\", from an address that is not this host's own.",
+    proof: "The offender's address in the cited event, and who that is on traceroute.",
+    doubt: "The same pair with an answer later: then the refusal was temporary.",
+    fixes: &[
+        Fix::firewall("If the offender is the peer or its router: allow inbound UDP to the peer's port there."),
+        Fix::owner("If it is a router on the way: ask whoever runs it to let UDP between the two addresses pass."),
+    ],
+    threads: &["slackhq/nebula#760"],
+    depends_on: &["WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded().filter(|_| session.path != Path::Direct) {
+        let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+        let refused = side.icmp_errors.iter().filter_map(|((_, remote, icmp_type, code), error)| {
+            let offender = error.offender.filter(|offender| !is_own(side, *offender))?;
+            let unreachable = if remote.is_ipv4() {
+                *icmp_type == 3 && !matches!(code, 3 | 4)
+            } else {
+                *icmp_type == 1 && *code != 4
+            };
+            let checked = side.sent.values().any(|check| check.pair.remote == *remote);
+            // The peer's own host has a rule of its own.
+            let by_peer = is_own(peer, offender);
+            (unreachable && checked && !by_peer).then_some((error.seq, *remote, offender, *icmp_type, *code))
+        });
+        let refused: Vec<_> = refused.collect();
+        let Some((_, remote, offender, icmp_type, code)) = refused.iter().min() else { continue };
+        faults.push(Fault {
+            blame: Blame::Path,
+            severity: session.harm(),
+            summary: format!(
+                "{offender} refuses the checks of {} to {remote} (ICMP {icmp_type}/{code}: {})",
+                vantage.name(),
+                meaning(*icmp_type, *code)
+            ),
+            evidence: refused.iter().map(|(seq, ..)| *seq).collect(),
+            ..Fault::default()
+        });
+    }
+    Examination::of(faults)
+}
+
+/// Whether an address is one of a side's own.
+pub(super) fn is_own(side: &SideEvidence, address: std::net::IpAddr) -> bool {
+    let bases = side.local_candidates.iter().map(|local| local.base.ip());
+    let sockets = side.sockets.keys().map(|(_, local)| local.ip());
+    let interfaces = side.interfaces.iter().flat_map(|(_, _, addresses, _)| addresses.iter().copied());
+    let facts = side.host.addresses.iter().map(|taken| taken.fact.address);
+    bases.chain(sockets).chain(interfaces).chain(facts).any(|own| own == address)
+}
+
+pub(super) const fn meaning(icmp_type: u8, code: u8) -> &'static str {
+    match (icmp_type, code) {
+        (3, 0) => "network unreachable",
+        (3, 1) => "host unreachable",
+        (3, 9 | 10 | 13) | (1, 1 | 5) => "administratively prohibited",
+        (3, 3) | (1, 4) => "port unreachable",
+        (1, 0) => "no route",
+        (1, 3) => "address unreachable",
+        (1, 6) => "route rejected",
+        _ => "unreachable",
+    }
+}

@@ -1,0 +1,104 @@
+//! Large packets get lost on the path.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::evidence::Sizes;
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::{Path, Session};
+use crate::host::{ProbeAim, ProbeOutcome};
+use crate::trace::event::Vantage;
+use crate::trace::measurement::Measurement;
+
+/// A datagram of this payload or more is large: DTLS flights with a certificate are, STUN messages are not.
+const LARGE: u32 = 600;
+
+/// The largest payload that an interface of 1500 bytes takes over IPv4: smaller losses are a black hole.
+const LARGEST: u16 = 1472;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR603",
+    name: "mtu-black-hole",
+    title: "large packets get lost on the path",
+    meaning: "Small packets pass and large ones vanish without a word: a link on the way takes smaller packets than the interface says, and the ICMP message that would tell is filtered. Checks and handshakes of small size work, then nothing loads.",
+    detection: "Packets of a padded probe up to a size arrived and larger ones did not, though they fit the interface; or the DTLS handshake's large datagrams never arrived while small packets on the same pair did.",
+    proof: "ping -M do -s SIZE in both directions, from 1472 downwards.",
+    doubt: "A packet as large as the interface's MTU that arrives.",
+    fixes: &[
+        Fix::safe(
+            "Lower the MTU of the tunnel or interface to what passes: ip link set dev DEV mtu 1280; for NetBird --mtu 1280.",
+        ),
+        Fix::owner("Let ICMP \"fragmentation needed\" (type 3, code 4) pass on every router and firewall on the way."),
+    ],
+    threads: &["coder/coder#13327", "cilium/cilium#47176", "qdm12/gluetun#1650", "tailscale/tailscale#11290"],
+    depends_on: &[],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    Examination::of(
+        session
+            .recorded()
+            .filter_map(|vantage| measured(session, vantage).or_else(|| seen(session, vantage)))
+            .collect(),
+    )
+}
+
+fn fault(session: &Session<'_>, summary: String, evidence: Vec<u64>) -> Fault {
+    let severity = if session.path == Path::Failed { Severity::Error } else { Severity::Warning };
+    Fault { blame: Blame::Path, severity, summary, evidence, ..Fault::default() }
+}
+
+fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let sweep = side.measured.facts.iter().find_map(|(seq, fact)| match fact {
+        Measurement::PathMtu { payload, lost: Some(lost), remote, .. } if *lost <= LARGEST => {
+            Some((format!("between {} and {remote} {payload} bytes pass and {lost} do not", vantage.name()), *seq))
+        }
+        _ => None,
+    });
+    if let Some((summary, seq)) = sweep {
+        return Some(fault(session, format!("Large packets vanish: {summary}"), vec![seq]));
+    }
+    let padded = |answered: bool| {
+        side.host.probes.iter().filter_map(move |probe| match (&probe.fact.aim, &probe.fact.result) {
+            (ProbeAim::Padded { length }, ProbeOutcome::Answered { .. }) if answered => {
+                Some((*length, probe.seq, probe.fact.remote))
+            }
+            (ProbeAim::Padded { length }, ProbeOutcome::Silent) if !answered => {
+                Some((*length, probe.seq, probe.fact.remote))
+            }
+            _ => None,
+        })
+    };
+    let (passes, first, remote) = padded(true).max()?;
+    let (lost, second, _) = padded(false).filter(|(length, _, to)| *length > passes && *to == remote).min()?;
+    let summary = format!(
+        "Packets of {passes} bytes from {} to {remote} are answered and packets of {lost} bytes are not",
+        vantage.name()
+    );
+    Some(fault(session, summary, vec![first, second]))
+}
+
+/// Large datagrams of the handshake were sent on a pair and never arrived, while checks on it did.
+fn seen(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    if session.path == Path::Direct || !session.evidence.is_complete(vantage.other()) {
+        return None;
+    }
+    session.pairs.iter().filter(|pair| !pair.relayed).find_map(|pair| {
+        let (own, theirs) = (pair.side(vantage)?, pair.side(vantage.other())?);
+        pair.from(vantage).answer_seen.filter(|answers| *answers > 0)?;
+        let sent: &Sizes = side.sizes.get(&(own.pair.local, own.pair.remote))?;
+        let arrived = peer.sizes.get(&(theirs.pair.local, theirs.pair.remote)).map_or(0, |sizes| sizes.largest_in);
+        let vanished =
+            sent.largest_out >= LARGE && sent.large_out >= 3 && arrived < sent.largest_out && arrived < LARGE;
+        vanished.then(|| {
+            let summary = format!(
+                "Datagrams of {} bytes from {} to {} never arrived, while checks did",
+                sent.largest_out,
+                vantage.name(),
+                own.pair.remote
+            );
+            fault(session, summary, vec![sent.seq])
+        })
+    })
+}

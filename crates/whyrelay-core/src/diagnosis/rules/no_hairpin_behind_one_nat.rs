@@ -1,0 +1,77 @@
+//! Both sides are behind one NAT that does not turn packets around.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::Blame;
+use crate::diagnosis::network::told;
+use crate::diagnosis::session::Break;
+use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR204",
+    name: "no-hairpin-behind-one-nat",
+    title: "both sides are behind one NAT that does not turn packets around",
+    meaning: "Both sides have the same public address, so they are behind one NAT. Their local addresses do not reach each other (client isolation, VLANs, a guest network), and the NAT does not send packets from inside to its own public address back inside (hairpinning). So neither way works.",
+    detection: "Both sides' servers see the same public address, the checks between the local addresses are lost or there are none on a common network, and the checks to the public address are lost, too.",
+    proof: "A ping between the two local addresses fails, and a hairpin test (whyrelay check --hairpin) fails.",
+    doubt: "One check between the local addresses that arrives.",
+    fixes: &[
+        Fix::owner(
+            "Allow the two hosts to reach each other: client isolation off, or a rule for UDP between the VLANs.",
+        ),
+        Fix::owner("Turn on hairpinning (NAT loopback) on the router."),
+    ],
+    threads: &[
+        "netbirdio/netbird#3648",
+        "netbirdio/netbird#4031",
+        "netbirdio/netbird#3777",
+        "tailscale/tailscale#1790",
+        "zerotier/ZeroTierOne#2117",
+        "coturn/coturn#206",
+    ],
+    depends_on: &["WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path == Path::Direct || session.recorded().count() < 2 {
+        return Examination::Clear;
+    }
+    let [a, b] = [Vantage::A, Vantage::B].map(|vantage| told(session.evidence.side(vantage)));
+    let translated =
+        |told: &&crate::diagnosis::network::Told| told.mapped.ip() != told.local.ip() && told.mapped.is_ipv4();
+    let common = a.iter().filter(translated).find_map(|mine| {
+        let theirs = b.iter().filter(translated).find(|theirs| theirs.mapped.ip() == mine.mapped.ip())?;
+        Some((mine, theirs))
+    });
+    let Some((mine, theirs)) = common else { return Examination::Clear };
+    let public = mine.mapped.ip();
+    let mut lost = Vec::new();
+    for pair in &session.pairs {
+        for from in [Vantage::A, Vantage::B] {
+            if !session.could_arrive(pair, from) {
+                continue;
+            }
+            match pair.from(from).broken {
+                Some(Break::OnTheWay) => lost.extend(pair.from(from).evidence.iter().copied()),
+                None if pair.from(from).sent.is_none_or(|sent| sent.checks == 0) => {}
+                // Something arrived: this is not about a network that keeps its hosts apart.
+                _ => return Examination::Clear,
+            }
+        }
+    }
+    if lost.is_empty() {
+        return Examination::Clear;
+    }
+    Examination::Found(vec![Fault {
+        blame: Blame::Path,
+        severity: session.harm(),
+        summary: format!(
+            "A ({}) and B ({}) are behind one NAT with the public address {public}: they do not reach each other on its inside, and it does not turn packets around",
+            mine.local.ip(),
+            theirs.local.ip()
+        ),
+        evidence: [mine.seq, theirs.seq].into_iter().chain(lost).collect(),
+        ..Fault::default()
+    }])
+}

@@ -1,0 +1,69 @@
+//! The public address depends on the destination.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::network::told;
+use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Vantage;
+
+use super::peer_sees_other_port::unadvertised;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR206",
+    name: "public-address-varies",
+    title: "the public address depends on the destination",
+    meaning: "One socket of a side comes out at different public addresses for different destinations: its router balances the load over several uplinks, or the provider's NAT has a pool of addresses. The address that the STUN server reports is then not the one from which the peer is addressed.",
+    detection: "Two servers, or a server and the peer, see the same socket at different public IP addresses.",
+    proof: "Two STUN servers asked again and again from one socket: which address each sees.",
+    doubt: "The same address for all destinations once a destination or source is pinned to one uplink.",
+    fixes: &[
+        Fix::owner(
+            "On the router, pin this host, or UDP from its port, to one uplink (mwan3: a sticky rule or policy; \"source-based\" balancing elsewhere).",
+        ),
+        Fix::owner(
+            "With a carrier's NAT: ask for paired address pooling (RFC 4787 REQ-2) or a public address, or use IPv6.",
+        ),
+    ],
+    threads: &["juanfont/headscale#2564"],
+    depends_on: &["WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let told = told(session.evidence.side(vantage));
+    let by_servers = told.iter().find_map(|first| {
+        let differs = |other: &&crate::diagnosis::network::Told| {
+            let same_socket = other.local == first.local && other.mapped.is_ipv4() == first.mapped.is_ipv4();
+            same_socket && other.seq > first.seq && other.mapped.ip() != first.mapped.ip()
+        };
+        let other = told.iter().find(differs)?;
+        Some((
+            first.local,
+            first.mapped.ip(),
+            other.mapped.ip(),
+            format!("the server {}", other.server),
+            vec![first.seq, other.seq],
+        ))
+    });
+    let by_peer = || {
+        let (seen, seq, base) = unadvertised(session, vantage)?;
+        let first = told.iter().find(|told| told.local == base && told.mapped.is_ipv4() == seen.is_ipv4())?;
+        let differs = first.mapped.ip() != seen.ip() && first.mapped.ip() != first.local.ip();
+        differs.then(|| (base, first.mapped.ip(), seen.ip(), vantage.other().name().to_owned(), vec![first.seq, seq]))
+    };
+    let (local, first, other, who, evidence) = by_servers.or_else(by_peer)?;
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: if session.path == Path::Direct { Severity::Info } else { Severity::Warning },
+        summary: format!(
+            "{} comes from {first} for one server and from {other} for {who}, with the same socket {local}",
+            vantage.name()
+        ),
+        evidence,
+        ..Fault::default()
+    })
+}

@@ -1,0 +1,50 @@
+//! A firewall in front lets packets out and no answers in.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::Break;
+use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Transport;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR208",
+    name: "replies-dropped-in-front",
+    title: "a firewall in front lets packets out and no answers in",
+    meaning: "What a side sends over UDP arrives, and nothing comes back to it: a stateless firewall in front of it (a provider's or a cloud's: Hetzner, network ACLs) does not let answers in, because it does not know that they were asked for.",
+    detection: "Checks of the side arrived at the peer and were answered, and not one UDP packet reached the side, from no server and from no peer.",
+    proof: "A capture on the host shows packets out and none in; the firewall has no rule for the host's ephemeral ports.",
+    doubt: "One UDP packet that reaches the side.",
+    fixes: &[Fix::firewall(
+        "In the provider's firewall allow inbound UDP to the ports that this host sends from (net.ipv4.ip_local_port_range, and the VPN's port).",
+    )],
+    threads: &["netbirdio/netbird#390", "netbirdio/netbird#2120", "netbirdio/netbird#2567"],
+    depends_on: &["WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    let mut faults = Vec::new();
+    for vantage in session.recorded().filter(|_| session.path != Path::Direct) {
+        let side = session.evidence.side(vantage);
+        let deaf = side.received.is_empty()
+            && !side.sent.values().any(|check| check.answer.is_some())
+            && !side.servers.iter().any(|((transport, ..), path)| *transport == Transport::Udp && path.has_answered());
+        let answered = session.pairs.iter().filter(|pair| pair.from(vantage).broken == Some(Break::OnTheWayBack));
+        let evidence: Vec<u64> = answered.flat_map(|pair| pair.from(vantage).evidence.iter().copied()).collect();
+        if !deaf || evidence.is_empty() {
+            continue;
+        }
+        faults.push(Fault {
+            blame: Blame::side(vantage),
+            severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
+            summary: format!(
+                "What {} sends over UDP arrives at {}, and nothing that is sent to {0} over UDP reaches it",
+                vantage.name(),
+                vantage.other().name()
+            ),
+            evidence,
+            ..Fault::default()
+        });
+    }
+    Examination::of(faults)
+}

@@ -1,0 +1,121 @@
+//! UDP is let out to servers and not to peers.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::Blame;
+use crate::diagnosis::network::told;
+use crate::diagnosis::session::JoinedPair;
+use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Vantage;
+use crate::trace::measurement::Measurement;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR304",
+    name: "udp-only-to-servers",
+    title: "UDP is let out to servers and not to peers",
+    meaning: "A firewall between a side and the Internet lets UDP out to known servers or ports only (an allow-list, an application filter, endpoint security). STUN works and every tester is content, but checks to a peer's random port never leave the network. It looks like a hard NAT and is none.",
+    detection: "STUN answers arrive, and what the side sends to a third party on a high port (the peer's relayed address, or a server's probe port) does not, while the other side's packets to such ports do.",
+    proof: "A packet from this host to a UDP port of your own machine elsewhere: a capture there sees nothing, while STUN on port 3478 works.",
+    doubt: "One packet of this side that arrives at any high UDP port outside.",
+    fixes: &[
+        Fix::firewall("Allow outbound UDP from this host to any destination port (or to 1024-65535)."),
+        Fix::owner("On a company network: ask for an egress rule for UDP of this host, or accept the relay."),
+    ],
+    threads: &["netbirdio/docs#908"],
+    depends_on: &["WR801", "WR302"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    let found =
+        [Vantage::A, Vantage::B].map(|vantage| measured(session, vantage).or_else(|| to_relay(session, vantage)));
+    match found {
+        // Both at once: more likely the relay's ports are closed, and that has a rule of its own.
+        [Some((.., true)), Some((.., true))] | [None, None] => Examination::Clear,
+        found => {
+            let faults = [Vantage::A, Vantage::B].into_iter().zip(found).filter_map(|(vantage, found)| {
+                let (summary, evidence, _) = found?;
+                let (blame, severity) = (Blame::side(vantage), session.harm());
+                Some(Fault { blame, severity, summary, evidence, ..Fault::default() })
+            });
+            Examination::of(faults.collect())
+        }
+    }
+}
+
+/// A server's probe port never saw the side. What is found: text, events, whether it is by the relay's port.
+fn measured(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>, bool)> {
+    let side = session.evidence.side(vantage);
+    let answered = told(side).into_iter().next()?;
+    let arrived = |fact: &Measurement| matches!(fact, Measurement::ThirdParty { observed: Some(_), .. });
+    if side.measured.facts.iter().any(|(_, fact)| arrived(fact)) {
+        return None;
+    }
+    side.measured.facts.iter().find_map(|(seq, fact)| match fact {
+        Measurement::ThirdParty { remote, observed: None, sent, .. } if *sent >= 3 => Some((
+            format!(
+                "{} gets answers from {} over UDP, and nothing that it sends to {remote} arrives",
+                vantage.name(),
+                answered.server
+            ),
+            vec![answered.seq, *seq],
+            false,
+        )),
+        _ => None,
+    })
+}
+
+/// The side's checks to the peer's relayed address are lost, while it reaches the same server's STUN port.
+fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>, bool)> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    if !session.evidence.is_complete(vantage.other()) {
+        return None;
+    }
+    let told = told(side);
+    let to_relay = |pair: &&JoinedPair| {
+        pair.side(vantage).is_some_and(|own| peer.is_relayed(own.pair.remote) && !side.is_relayed(own.pair.local))
+    };
+    let permitted = |address: std::net::SocketAddr| {
+        let allocations = peer.servers.values().filter_map(|path| path.allocation.as_ref());
+        told.iter().any(|told| {
+            allocations.clone().any(|allocation| {
+                allocation.relayed.contains(&address) && allocation.permissions.contains(&told.mapped.ip())
+            })
+        })
+    };
+    let mut lost = Vec::new();
+    for pair in session.pairs.iter().filter(to_relay) {
+        let chain = pair.from(vantage);
+        let Some(own) = pair.side(vantage) else { continue };
+        if chain.seen.as_ref().is_some_and(|seen| seen.checks > 0)
+            || chain.answer_seen.is_some_and(|answers| answers > 0)
+        {
+            return None;
+        }
+        if chain.sent.is_some_and(|sent| sent.transmissions >= 3 && sent.refused == 0) && permitted(own.pair.remote) {
+            lost.push((own.pair, chain.evidence.clone()));
+        }
+    }
+    let (pair, evidence) = lost.into_iter().next()?;
+    let answered = told
+        .iter()
+        .find(|told| told.local == pair.local && told.server.ip() == pair.remote.ip())
+        .or_else(|| told.iter().find(|told| told.local == pair.local))?;
+    // Nothing else of it reaches the peer either.
+    let reached = session
+        .pairs
+        .iter()
+        .any(|pair| !pair.relayed && pair.from(vantage).seen.as_ref().is_some_and(|seen| seen.checks > 0));
+    let here = vantage.name();
+    (!reached).then(|| {
+        let text = format!(
+            "{here} reaches {} over UDP and not {}, the relayed address of {}: UDP to high ports does not get out",
+            answered.server,
+            pair.remote,
+            vantage.other().name()
+        );
+        (text, evidence.into_iter().chain([answered.seq]).collect(), true)
+    })
+}
