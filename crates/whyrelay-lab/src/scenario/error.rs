@@ -1,0 +1,65 @@
+//! What can be wrong with a scenario.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// A scenario cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// A file or directory cannot be read.
+    #[error("reading {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The text is no scenario: TOML, keys or values.
+    #[error("reading scenario {name}")]
+    Syntax {
+        /// Its name or file.
+        name: String,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// It says something that cannot be.
+    #[error("scenario {name}: {key}: {problem}\nhint: {hint}")]
+    Meaning {
+        /// Its name or file.
+        name: String,
+        /// Where: a dotted key.
+        key: String,
+        /// What is wrong.
+        problem: String,
+        /// The way out.
+        hint: String,
+    },
+    /// There is no such scenario.
+    #[error("there is no scenario {name:?}\nhint: {hint}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The way out.
+        hint: String,
+    },
+}
+
+/// Something wrong at a key.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) key: String,
+    pub(super) problem: String,
+    pub(super) hint: String,
+}
+
+impl Wrong {
+    pub(super) fn new(key: impl fmt::Display, problem: impl fmt::Display, hint: impl fmt::Display) -> Self {
+        Self { key: key.to_string(), problem: problem.to_string(), hint: hint.to_string() }
+    }
+
+    pub(super) fn at(self, name: &str) -> ScenarioError {
+        ScenarioError::Meaning { name: name.to_owned(), key: self.key, problem: self.problem, hint: self.hint }
+    }
+}

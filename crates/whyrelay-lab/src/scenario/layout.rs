@@ -1,0 +1,217 @@
+//! Giving out segments and addresses.
+//!
+//! The Internet is 203.0.113.0/24 and 2001:db8:1::/64 for peers and routers, a block for each side, and
+//! 198.51.100.0/24 and 2001:db8:ffff::/64 for the server. The networks inside follow in the order in which they are
+//! made: 192.168.10.0/24, 192.168.11.0/24 … for homes, 100.64.0.0/24 … between two routers, 10.20.0.0/24 … in clouds,
+//! and parts of 192.0.2.0/24 where nothing is translated.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior, MappingBehavior};
+
+use super::error::Wrong;
+use super::file::{self, Ipv6, Translate};
+use super::resolve::{egress, link};
+use super::topology::{INTERNET, Router, Segment, Translation};
+use super::value::Cidr;
+
+/// Where each side's block on the Internet begins: a, b, everybody else.
+const BLOCKS: [u8; 3] = [10, 110, 200];
+
+/// Segments, routers and what has been given out.
+pub(super) struct Layout {
+    pub(super) segments: Vec<Segment>,
+    pub(super) routers: Vec<Router>,
+    /// The next host number on each segment.
+    next: Vec<u32>,
+    /// The next numbers on the Internet, for each side.
+    public: [u8; 3],
+    untranslated: u8,
+}
+
+impl Layout {
+    pub(super) fn new() -> Self {
+        let v6 = |group: u16| Cidr { address: Ipv6Addr::new(0x2001, 0xDB8, group, 0, 0, 0, 0, 0).into(), prefix: 64 };
+        let internet = Segment {
+            name: "internet".to_owned(),
+            ipv4: vec![network([203, 0, 113, 0], 24), network([198, 51, 100, 0], 24)],
+            ipv6: vec![v6(1), v6(0xFFFF)],
+            gateways: vec![[203, 0, 113, 1].into(), Ipv6Addr::new(0x2001, 0xDB8, 1, 0, 0, 0, 0, 1).into()],
+            isolated: false,
+        };
+        Self { segments: vec![internet], routers: Vec::new(), next: vec![2], public: BLOCKS, untranslated: 0 }
+    }
+
+    /// The segment inside a router.
+    pub(super) fn inside_of(&self, router: &str) -> Option<usize> {
+        self.routers.iter().find(|known| known.name == router).map(|router| router.inside)
+    }
+
+    pub(super) fn server_addresses(&self, ipv6: bool) -> Vec<Cidr> {
+        let mut addresses = vec![network([198, 51, 100, 1], 24), network([198, 51, 100, 2], 24)];
+        if ipv6 {
+            let address = Ipv6Addr::new(0x2001, 0xDB8, 0xFFFF, 0, 0, 0, 0, 1).into();
+            addresses.push(Cidr { address, prefix: 64 });
+        }
+        addresses
+    }
+
+    /// Addresses for one interface on a segment.
+    pub(super) fn addresses(&mut self, segment: usize, side: usize, ipv4: bool, ipv6: bool) -> Vec<Cidr> {
+        let mut addresses = Vec::new();
+        if ipv4 {
+            let inside = self.take(segment, side);
+            let router = self.routers.iter().position(|router| router.inside == segment);
+            let one_to_one =
+                router.filter(|router| matches!(self.routers[*router].translation, Translation::OneToOne { .. }));
+            if let Some(router) = one_to_one {
+                let outside = self.take(self.routers[router].outside, side).address;
+                if let Translation::OneToOne { pairs, .. } = &mut self.routers[router].translation {
+                    pairs.push((inside.address, outside));
+                }
+            }
+            addresses.push(inside);
+        }
+        if ipv6 {
+            addresses.extend(self.take_ipv6(segment, side));
+        }
+        addresses
+    }
+
+    /// The gateways of a segment with a metric.
+    pub(super) fn gateways(&self, segment: usize, ipv4: bool, ipv6: bool, metric: u32) -> Vec<(IpAddr, u32)> {
+        let wanted = |gateway: &&IpAddr| if gateway.is_ipv4() { ipv4 } else { ipv6 };
+        let routed = |gateway: &&IpAddr| {
+            let router = self.routers.iter().find(|router| router.inside == segment);
+            gateway.is_ipv4() || router.is_none_or(|router| router.ipv6 != Ipv6::NoRoute)
+        };
+        let gateways = self.segments[segment].gateways.iter().filter(wanted).filter(routed);
+        gateways.map(|gateway| (*gateway, metric)).collect()
+    }
+
+    /// Makes a router and its inside; answers the segment inside.
+    pub(super) fn add_router(
+        &mut self,
+        name: &str,
+        spec: &file::Router,
+        outside: usize,
+        side: usize,
+        carries: bool,
+    ) -> Result<usize, Wrong> {
+        let key = format!("router.{name}");
+        let number = self.routers.len() as u8;
+        let translate = spec.translate.unwrap_or(Translate::Nat);
+        let ipv4 = match (spec.inside, translate) {
+            (Some(inside), _) if !inside.address.is_ipv4() || !(8..=29).contains(&inside.prefix) => {
+                let hint = "write an IPv4 network with a prefix of 8 to 29 bits";
+                return Err(Wrong::new(format!("{key}.inside"), format!("{inside} does not do"), hint));
+            }
+            (Some(inside), _) => inside.network(),
+            (None, Translate::Nothing) => {
+                self.untranslated += 1;
+                network([192, 0, 2, (self.untranslated - 1) % 8 * 32], 27)
+            }
+            (None, Translate::OneToOne) => network([10, 20, number, 0], 24),
+            (None, Translate::Nat) if carries => network([100, 64, number, 0], 24),
+            (None, Translate::Nat) => network([192, 168, 10_u8.saturating_add(number), 0], 24),
+        };
+        let ipv6 = spec.ipv6.unwrap_or(Ipv6::Stateful);
+        let prefix = Ipv6Addr::new(0x2001, 0xDB8, 0x100 + u16::from(number), 0, 0, 0, 0, 0).into();
+        let prefix = (ipv6 != Ipv6::None && !self.segments[outside].ipv6.is_empty())
+            .then_some(Cidr { address: prefix, prefix: 64 });
+
+        let segment = self.segments.len();
+        let own = std::iter::once(plus(ipv4, 1)).chain(prefix.map(|prefix| plus(prefix, 1)));
+        let inside_addresses: Vec<Cidr> = own.collect();
+        self.segments.push(Segment {
+            name: name.to_owned(),
+            ipv4: vec![ipv4],
+            ipv6: prefix.into_iter().collect(),
+            gateways: inside_addresses.iter().map(|cidr| cidr.address).collect(),
+            isolated: spec.isolated == Some(true),
+        });
+        self.next.push(2);
+
+        let count = if translate == Translate::Nat { spec.addresses.unwrap_or(1).clamp(1, 32) } else { 1 };
+        let mut outside_addresses: Vec<Cidr> = Vec::new();
+        for _ in 0..count {
+            outside_addresses.extend(self.addresses(outside, side, true, false));
+        }
+        if prefix.is_some() {
+            outside_addresses.extend(self.take_ipv6(outside, side));
+        }
+        let behavior = behavior(spec);
+        let (filtering, lifetime) = (behavior.filtering, behavior.lifetime);
+        let translation = match translate {
+            Translate::Nat => Translation::Nat(behavior),
+            Translate::OneToOne => Translation::OneToOne { filtering, lifetime, pairs: Vec::new() },
+            Translate::Nothing => Translation::Nothing { filtering, lifetime },
+        };
+        self.routers.push(Router {
+            name: name.to_owned(),
+            inside: segment,
+            outside,
+            inside_addresses,
+            outside_addresses,
+            translation,
+            ipv6,
+            egress: egress(spec),
+            stateless_inbound: spec.stateless_inbound.clone(),
+            forwards: Vec::new(),
+            port_mapping: spec.port_mapping.clone().unwrap_or_default(),
+            alg: spec.alg,
+            icmp: spec.icmp.unwrap_or(true),
+            link: link(&format!("{key}.link"), &spec.link, Duration::from_millis(1))?,
+        });
+        Ok(segment)
+    }
+
+    fn take(&mut self, segment: usize, side: usize) -> Cidr {
+        if segment == INTERNET {
+            let number = self.public[side];
+            self.public[side] = number.wrapping_add(1);
+            return network([203, 0, 113, number], 24);
+        }
+        let number = self.next[segment];
+        self.next[segment] += 1;
+        plus(self.segments[segment].ipv4[0], number)
+    }
+
+    fn take_ipv6(&mut self, segment: usize, side: usize) -> Option<Cidr> {
+        let prefix = *self.segments[segment].ipv6.first()?;
+        let number = self.next[segment] + if segment == INTERNET { 0x1000 * (side as u32 + 1) } else { 0x100 };
+        self.next[segment] += 1;
+        Some(plus(prefix, number))
+    }
+}
+
+fn behavior(spec: &file::Router) -> Behavior {
+    let mapping = spec.mapping.unwrap_or(MappingBehavior::EndpointIndependent);
+    let filtering = spec.filtering.unwrap_or(FilteringBehavior::AddressAndPortDependent);
+    let usual = Behavior::new(mapping, filtering);
+    Behavior {
+        mapping,
+        filtering,
+        ports: spec.ports.unwrap_or(usual.ports),
+        overloading: spec.overloading.unwrap_or(usual.overloading),
+        pooling: spec.pooling.unwrap_or(usual.pooling),
+        lifetime: spec.lifetime.map_or(usual.lifetime, |span| span.0),
+        refresh: spec.refresh.unwrap_or(usual.refresh),
+        hairpinning: spec.hairpinning.unwrap_or(usual.hairpinning),
+        unsolicited: spec.unsolicited.unwrap_or(usual.unsolicited),
+    }
+}
+
+fn network(address: [u8; 4], prefix: u8) -> Cidr {
+    Cidr { address: address.into(), prefix }
+}
+
+/// The address so many after a network's first, with its prefix.
+fn plus(network: Cidr, number: u32) -> Cidr {
+    let address = match network.address {
+        IpAddr::V4(first) => IpAddr::V4(u32::from(first).wrapping_add(number).into()),
+        IpAddr::V6(first) => IpAddr::V6(u128::from(first).wrapping_add(u128::from(number)).into()),
+    };
+    Cidr { address, ..network }
+}

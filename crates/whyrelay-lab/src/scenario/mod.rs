@@ -1,0 +1,102 @@
+//! Scenarios: what a network between two peers is like, and what is expected of it.
+//!
+//! A [`Scenario`] is read from a TOML file ([`file`]) and resolves to a [`Topology`] with every address given, from
+//! which both worlds build. `docs/scenarios.md` is the manual, `docs/scenario.schema.json` the schema.
+
+mod embedded;
+mod error;
+pub mod file;
+mod layout;
+mod presets;
+mod resolve;
+pub mod topology;
+pub mod value;
+
+use std::path::Path;
+
+pub use error::ScenarioError;
+pub use presets::{PRESETS, Preset};
+pub use topology::Topology;
+
+/// A scenario: the file, and what it resolves to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scenario {
+    /// Its name: the file's without `.toml`.
+    pub name: String,
+    /// The file.
+    pub file: file::File,
+    /// What it resolves to.
+    pub topology: Topology,
+}
+
+impl Scenario {
+    /// Reads a scenario from a file's text.
+    pub fn parse(name: &str, text: &str) -> Result<Self, ScenarioError> {
+        let file = toml::from_str(text)
+            .map_err(|source| ScenarioError::Syntax { name: name.to_owned(), source: Box::new(source) })?;
+        Self::of(name, file)
+    }
+
+    /// Resolves a file's content.
+    pub fn of(name: &str, file: file::File) -> Result<Self, ScenarioError> {
+        let topology = resolve::resolve(name, &file).map_err(|wrong| wrong.at(name))?;
+        Ok(Self { name: name.to_owned(), file, topology })
+    }
+
+    /// Reads a scenario from a file.
+    pub fn read(path: &Path) -> Result<Self, ScenarioError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        Self::parse(&name, &text)
+    }
+
+    /// The scenarios of a directory, in order of their names.
+    pub fn read_directory(path: &Path) -> Result<Vec<Self>, ScenarioError> {
+        let failed = |source| ScenarioError::Read { path: path.to_owned(), source };
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(path).map_err(failed)? {
+            let file = entry.map_err(failed)?.path();
+            if file.extension().is_some_and(|extension| extension == "toml") {
+                files.push(file);
+            }
+        }
+        files.sort();
+        files.iter().map(|file| Self::read(file)).collect()
+    }
+
+    /// The scenarios that come with whyrelay: their names and texts.
+    pub const fn embedded() -> &'static [(&'static str, &'static str)] {
+        embedded::SCENARIOS
+    }
+
+    /// A scenario that comes with whyrelay, or one from a file.
+    pub fn find(name_or_path: &str) -> Result<Self, ScenarioError> {
+        let found = Self::embedded().iter().find(|(name, _)| *name == name_or_path);
+        if let Some((name, text)) = found {
+            return Self::parse(name, text);
+        }
+        let path = Path::new(name_or_path);
+        if path.exists() {
+            return Self::read(path);
+        }
+        let similar = Self::embedded().iter().map(|(name, _)| *name).filter(|name| name.contains(name_or_path));
+        let similar: Vec<_> = similar.take(5).collect();
+        let hint = match similar.is_empty() {
+            true => "`whyrelay lab list` names those that come with whyrelay; else give the path of a file".to_owned(),
+            false => format!("did you mean {}?", similar.join(", ")),
+        };
+        Err(ScenarioError::Unknown { name: name_or_path.to_owned(), hint })
+    }
+
+    /// The file's text, as it would be written.
+    pub fn to_toml(&self) -> String {
+        // A file's content has only what TOML can say.
+        toml::to_string(&self.file).unwrap_or_default()
+    }
+}
+
+/// The JSON schema of scenario files.
+pub fn schema() -> schemars::Schema {
+    schemars::schema_for!(file::File)
+}

@@ -1,0 +1,520 @@
+//! From a file to a topology: presets filled in, places laid out, every address given, names replaced by addresses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::error::Wrong;
+use super::file::{self, File, InterfaceKind};
+use super::layout::Layout;
+use super::presets::{self, PRESETS};
+use super::topology::{
+    Egress, FirewallRule, Host, INTERNET, Interface, Link, MAIN, Route, Rule, Server, Session, Signaling, Topology,
+    Translation,
+};
+use super::value::Cidr;
+
+/// The metric of a default route that says none: what a DHCP client uses.
+const USUAL_METRIC: u32 = 100;
+
+pub(super) fn resolve(name: &str, file: &File) -> Result<Topology, Wrong> {
+    check(file)?;
+    let mut layout = Layout::new();
+    let server = server(file, &mut layout)?;
+    let order = order_of_routers(file)?;
+    for router in &order {
+        let spec = merged(&format!("router.{router}"), &file.router[router])?;
+        let outside = match spec.outside.as_deref() {
+            None | Some("internet") => INTERNET,
+            Some(outer) => layout.inside_of(outer).unwrap_or(INTERNET),
+        };
+        let carries = file.router.values().any(|other| other.outside.as_ref() == Some(router))
+            || file
+                .host
+                .values()
+                .any(|host| host.behind.names().len() > 1 && host.behind.names().last() == Some(router));
+        layout.add_router(router, &spec, outside, side_of(file, router), carries)?;
+    }
+    let mut names: Vec<&String> = file.host.keys().collect();
+    names.sort_by_key(|name| match name.as_str() {
+        "a" => (0, String::new()),
+        "b" => (1, String::new()),
+        other => (2, other.to_owned()),
+    });
+    let mut hosts = Vec::new();
+    for (number, name) in names.iter().enumerate() {
+        hosts.push(host(name, &file.host[*name], number, &mut layout)?);
+    }
+    let mut topology = Topology {
+        name: name.to_owned(),
+        title: file.title.clone(),
+        about: file.about.clone(),
+        worlds: file.worlds.clone(),
+        seed: file.seed,
+        segments: layout.segments,
+        routers: layout.routers,
+        hosts,
+        sessions: [session(file, "a", 40_000), session(file, "b", 40_001)],
+        server,
+        signaling: [signaling(&file.signaling.a), signaling(&file.signaling.b)],
+        expect: file.expect.clone(),
+    };
+    forwards(file, &mut topology)?;
+    for (index, name) in names.iter().enumerate() {
+        host_rules(name, &file.host[*name], index, &mut topology)?;
+    }
+    Ok(topology)
+}
+
+/// What can be said without laying anything out.
+fn check(file: &File) -> Result<(), Wrong> {
+    for peer in ["a", "b"] {
+        if !file.host.contains_key(peer) {
+            let hint = format!("write [host.{peer}]; a is the offerer, b the answerer");
+            return Err(Wrong::new(format!("host.{peer}"), "the scenario has no such host", hint));
+        }
+    }
+    for (section, names) in [("router", file.router.keys().collect::<Vec<_>>()), ("host", file.host.keys().collect())] {
+        for name in names {
+            let fine = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && (1..=32).contains(&name.len());
+            if !fine || name == "internet" || name == "server" {
+                let hint = "use up to 32 letters, digits and hyphens, and neither \"internet\" nor \"server\"";
+                return Err(Wrong::new(format!("{section}.{name}"), "this is no name", hint));
+            }
+        }
+    }
+    if file.worlds.is_empty() {
+        return Err(Wrong::new("worlds", "the list is empty", "leave it out for both worlds, or name one"));
+    }
+    if let Some(name) = file.expect.nat.keys().find(|name| !file.host.contains_key(*name)) {
+        return Err(Wrong::new(format!("expect.nat.{name}"), "there is no such host", "name one of the hosts"));
+    }
+    Ok(())
+}
+
+/// Named routers, outer ones first.
+fn order_of_routers(file: &File) -> Result<Vec<String>, Wrong> {
+    let mut order: Vec<String> = Vec::new();
+    let mut left: BTreeSet<&String> = file.router.keys().collect();
+    while !left.is_empty() {
+        let ready = left.iter().find(|name| match file.router[**name].outside.as_deref() {
+            None | Some("internet") => true,
+            Some(outer) => order.iter().any(|done| done == outer),
+        });
+        let Some(ready) = ready.copied() else {
+            let stuck = left.first().map_or("", |name| name.as_str());
+            let outer = file.router[stuck].outside.as_deref().unwrap_or_default();
+            let problem = match file.router.contains_key(outer) {
+                true => "routers stand behind each other in a circle".to_owned(),
+                false => format!("there is no router {outer:?}"),
+            };
+            let hint = "name a router of this file, or \"internet\"";
+            return Err(Wrong::new(format!("router.{stuck}.outside"), problem, hint));
+        };
+        order.push(ready.clone());
+        left.remove(ready);
+    }
+    Ok(order)
+}
+
+/// Which side's block of addresses a named router uses: that of the first host behind it.
+fn side_of(file: &File, router: &str) -> usize {
+    let behind = |host: &file::Host| {
+        let all = std::iter::once(&host.behind).chain(host.interface.iter().map(|interface| &interface.behind));
+        all.filter_map(|behind| behind.names().last()).any(|name| {
+            let mut at = Some(name);
+            for _ in 0..=file.router.len() {
+                match at {
+                    Some(name) if name == router => return true,
+                    Some(name) => at = file.router.get(name).and_then(|router| router.outside.as_ref()),
+                    None => return false,
+                }
+            }
+            false
+        })
+    };
+    ["a", "b"].iter().position(|name| file.host.get(*name).is_some_and(&behind)).unwrap_or(2)
+}
+
+/// A router with its preset filled in.
+fn merged(key: &str, router: &file::Router) -> Result<file::Router, Wrong> {
+    let preset = router.preset.as_deref().unwrap_or("plain");
+    let Some(base) = presets::find(preset) else {
+        return Err(Wrong::new(format!("{key}.preset"), format!("there is no preset {preset:?}"), known_presets()));
+    };
+    Ok(router.clone().over(base.router()))
+}
+
+fn known_presets() -> String {
+    let names: Vec<_> = PRESETS.iter().map(|preset| preset.name).collect();
+    format!("the presets are {}", names.join(", "))
+}
+
+/// The segment where a list of names ends, with the routers made that it needs.
+fn place(key: &str, host: &str, number: usize, names: &[String], layout: &mut Layout) -> Result<usize, Wrong> {
+    let mut segment = INTERNET;
+    for (index, name) in names.iter().enumerate().rev() {
+        let outermost = index + 1 == names.len();
+        if let Some(inside) = layout.inside_of(name) {
+            if !outermost {
+                let hint = "only the last name may be a router of this file; what is nearer must be a preset";
+                return Err(Wrong::new(key, format!("the router {name:?} already stands somewhere"), hint));
+            }
+            segment = inside;
+            continue;
+        }
+        let Some(preset) = presets::find(name) else {
+            let problem = format!("there is neither a router nor a preset {name:?}");
+            return Err(Wrong::new(key, problem, format!("name a router of this file; {}", known_presets())));
+        };
+        let mut own = format!("{host}-{name}");
+        while layout.inside_of(&own).is_some() {
+            own.push('+');
+        }
+        segment = layout.add_router(&own, &preset.router(), segment, number.min(2), index > 0)?;
+    }
+    Ok(segment)
+}
+
+fn host(name: &str, spec: &file::Host, number: usize, layout: &mut Layout) -> Result<Host, Wrong> {
+    let key = format!("host.{name}");
+    let segment = place(&format!("{key}.behind"), name, number, spec.behind.names(), layout)?;
+    let mut interfaces = vec![Interface {
+        name: "eth0".to_owned(),
+        kind: InterfaceKind::Ethernet,
+        segment: Some(segment),
+        addresses: layout.addresses(segment, number.min(2), spec.ipv4, spec.ipv6),
+        gateways: layout.gateways(segment, spec.ipv4, spec.ipv6, USUAL_METRIC),
+        link: link(&format!("{key}.link"), &spec.link, Duration::from_micros(500))?,
+    }];
+    for (index, interface) in spec.interface.iter().enumerate() {
+        let key = format!("{key}.interface[{index}]");
+        if interface.name.is_empty() || interface.name.len() > 15 || interfaces.iter().any(|i| i.name == interface.name)
+        {
+            let hint = "an interface has a name of its own of up to 15 characters; eth0 is there already";
+            return Err(Wrong::new(format!("{key}.name"), format!("{:?} is no new name", interface.name), hint));
+        }
+        let leads = !interface.behind.names().is_empty();
+        let on_internet = interface.kind == InterfaceKind::Ethernet && !leads && interface.address.is_empty();
+        let segment = match leads || on_internet {
+            true => Some(place(&format!("{key}.behind"), name, number, interface.behind.names(), layout)?),
+            false => None,
+        };
+        let mut made = Interface {
+            name: interface.name.clone(),
+            kind: interface.kind,
+            segment,
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            link: link(&format!("{key}.link"), &interface.link, Duration::from_micros(500))?,
+        };
+        if let Some(segment) = segment {
+            made.addresses = layout.addresses(segment, number.min(2), true, interface.ipv6);
+            if let Some(metric) = interface.default_metric {
+                made.gateways = layout.gateways(segment, true, interface.ipv6, metric);
+            }
+        } else if interface.address.is_empty() {
+            // A tunnel's usual address; a second one has the next network.
+            made.addresses = vec![Cidr { address: [10, 66, index as u8, 2].into(), prefix: 24 }];
+        }
+        interfaces.push(made);
+    }
+    let sysctls = spec.sysctl.iter().map(|(name, value)| (sysctl(name), *value)).collect();
+    Ok(Host {
+        name: name.to_owned(),
+        interfaces,
+        routes: Vec::new(),
+        rules: Vec::new(),
+        sysctls,
+        firewall: Vec::new(),
+        silent_neighbors: Vec::new(),
+        conntrack_full: spec.conntrack_full,
+    })
+}
+
+/// `rp_filter` is short for all interfaces; a name with dots is one already.
+fn sysctl(name: &str) -> String {
+    match name {
+        "rp_filter" | "src_valid_mark" => format!("net.ipv4.conf.all.{name}"),
+        full => full.to_owned(),
+    }
+}
+
+pub(super) fn link(key: &str, link: &file::Link, usual: Duration) -> Result<Link, Wrong> {
+    let percent = |name: &str, value: f64| {
+        if (0.0..=100.0).contains(&value) {
+            return Ok((value * 100.0).round() as u32);
+        }
+        Err(Wrong::new(format!("{key}.{name}"), format!("{value} is no percentage"), "write a number from 0 to 100"))
+    };
+    if let Some(burst) = &link.burst {
+        percent("burst.bad", burst.bad)?;
+        percent("burst.loss", burst.loss.unwrap_or(100.0))?;
+        if burst.length < 1.0 || !burst.length.is_finite() || burst.bad >= 100.0 {
+            let hint = "a burst lasts one packet or more, and is not all of the time";
+            return Err(Wrong::new(format!("{key}.burst"), "these bursts cannot be", hint));
+        }
+    }
+    if link.mtu.is_some_and(|mtu| mtu < 576) {
+        return Err(Wrong::new(format!("{key}.mtu"), "IP needs more", "576 is the least (RFC 791)"));
+    }
+    Ok(Link {
+        delay: link.delay.map_or(usual, |span| span.0),
+        jitter: link.jitter.0,
+        loss: percent("loss", link.loss)?,
+        burst: link.burst,
+        reordering: percent("reorder", link.reorder)?,
+        duplication: percent("duplicate", link.duplicate)?,
+        rate: link.rate.map(|rate| rate.0),
+        mtu: link.mtu,
+    })
+}
+
+fn server(file: &File, layout: &mut Layout) -> Result<Server, Wrong> {
+    Ok(Server {
+        addresses: layout.server_addresses(file.server.ipv6),
+        faults: file.server.clone(),
+        link: link("server.link", &file.server.link, Duration::from_millis(5))?,
+    })
+}
+
+fn session(file: &File, name: &str, port: u16) -> Session {
+    let spec = &file.host[name].session;
+    Session {
+        port: spec.port.unwrap_or(port),
+        mark: spec.mark.map(|mark| mark.value),
+        uid: spec.uid.unwrap_or(0),
+        relay_only: spec.relay_only,
+        no_turn: spec.no_turn,
+        patient: spec.patient,
+        starts: spec.starts.0,
+    }
+}
+
+fn signaling(faults: &file::SignalingFaults) -> Signaling {
+    Signaling {
+        delay: faults.delay.map_or(Duration::from_millis(20), |span| span.0),
+        candidates_delay: faults.candidates_delay.0,
+        lose_candidates: faults.lose_candidates,
+        lose_all: faults.lose_all,
+    }
+}
+
+fn forwards(file: &File, topology: &mut Topology) -> Result<(), Wrong> {
+    for (name, spec) in &file.router {
+        for (index, forward) in spec.forward.iter().enumerate() {
+            let key = format!("router.{name}.forward[{index}]");
+            let Some(router) = topology.routers.iter().position(|router| router.name == *name) else { continue };
+            let outside = topology.routers[router].external().next();
+            let host = topology.host(&forward.to).and_then(|host| host.addresses().find(IpAddr::is_ipv4));
+            let (Some(outside), Some(host)) = (outside, host) else {
+                let hint = "name a host with an IPv4 address behind this router";
+                return Err(Wrong::new(format!("{key}.to"), format!("{:?} cannot be reached", forward.to), hint));
+            };
+            let inside = SocketAddr::new(host, forward.to_port.unwrap_or(forward.port));
+            topology.routers[router].forwards.push((SocketAddr::new(outside, forward.port), inside));
+        }
+    }
+    Ok(())
+}
+
+/// The address at which the Internet sees a host's `eth0`.
+pub(super) fn public_address(topology: &Topology, host: &Host, ipv4: bool) -> Option<IpAddr> {
+    let eth0 = host.interfaces.first()?;
+    let mut address = eth0.addresses.iter().map(|cidr| cidr.address).find(|address| address.is_ipv4() == ipv4)?;
+    if ipv4 {
+        for router in topology.way_out(eth0.segment?) {
+            match &router.translation {
+                Translation::Nat(_) => address = router.external().next()?,
+                Translation::OneToOne { pairs, .. } => {
+                    address = pairs.iter().find(|(inside, _)| *inside == address)?.1;
+                }
+                Translation::Nothing { .. } => {}
+            }
+        }
+    }
+    Some(address)
+}
+
+/// Names that stand for addresses in a host's routes and rules.
+struct Names {
+    known: BTreeMap<&'static str, IpAddr>,
+}
+
+impl Names {
+    fn of(topology: &Topology, index: usize) -> Self {
+        let peer = &topology.hosts[usize::from(index == 0)];
+        let own = &topology.hosts[index];
+        let mut known = BTreeMap::new();
+        let mut know = |name, address: Option<IpAddr>| _ = address.map(|address| known.insert(name, address));
+        know("peer", public_address(topology, peer, true));
+        know("peer6", public_address(topology, peer, false));
+        know("peer-host", peer.interfaces[0].addresses.iter().map(|cidr| cidr.address).find(IpAddr::is_ipv4));
+        know("server", Some(topology.server_address()));
+        know("server6", topology.server.addresses.iter().map(|cidr| cidr.address).find(IpAddr::is_ipv6));
+        know("gateway", own.interfaces[0].gateways.iter().map(|(gateway, _)| *gateway).find(IpAddr::is_ipv4));
+        Self { known }
+    }
+
+    fn network(&self, key: &str, text: &str) -> Result<Cidr, Wrong> {
+        match text {
+            "default" => return Ok(Cidr::default_of(true)),
+            "default6" => return Ok(Cidr::default_of(false)),
+            _ => {}
+        }
+        let (name, prefix) = text.split_once('/').map_or((text, None), |(name, prefix)| (name, Some(prefix)));
+        let written = match self.known.get(name) {
+            Some(address) => format!("{address}{}", prefix.map(|prefix| format!("/{prefix}")).unwrap_or_default()),
+            None => text.to_owned(),
+        };
+        written.parse().map(Cidr::network).map_err(|problem| {
+            let names: Vec<_> = self.known.keys().copied().collect();
+            Wrong::new(key, problem, format!("write a network, default, default6, or one of {}", names.join(", ")))
+        })
+    }
+
+    fn address(&self, key: &str, text: &str) -> Result<IpAddr, Wrong> {
+        match self.known.get(text) {
+            Some(address) => Ok(*address),
+            None => text.parse().map_err(|_| {
+                let names: Vec<_> = self.known.keys().copied().collect();
+                let hint = format!("write an address or one of {}", names.join(", "));
+                Wrong::new(key, format!("{text:?} is no address"), hint)
+            }),
+        }
+    }
+}
+
+/// Routes, policy rules and the packet filter of a host, with names replaced by addresses.
+fn host_rules(name: &str, spec: &file::Host, index: usize, topology: &mut Topology) -> Result<(), Wrong> {
+    let key = format!("host.{name}");
+    let names = Names::of(topology, index);
+    let known: Vec<String> = topology.hosts[index].interfaces.iter().map(|i| i.name.clone()).collect();
+    let device = |key: String, dev: &Option<String>| match dev {
+        Some(dev) if dev != "lo" && !known.contains(dev) => {
+            let hint = format!("this host has {}", known.join(", "));
+            Err(Wrong::new(key, format!("there is no interface {dev:?}"), hint))
+        }
+        dev => Ok(dev.clone()),
+    };
+    let network = |key: String, text: &Option<String>| text.as_ref().map(|text| names.network(&key, text)).transpose();
+
+    for (number, interface) in spec.interface.iter().enumerate().filter(|(_, i)| !i.address.is_empty()) {
+        let key = format!("{key}.interface[{number}].address");
+        let mut addresses = Vec::new();
+        for text in &interface.address {
+            let network = names.network(&key, text)?;
+            // `peer/24`: the network of the peer, in which this host takes the first address that is not the peer's.
+            let own: Cidr = match text.parse() {
+                Ok(own) => own,
+                Err(_) => first_address(network, names.known.get("peer").copied()),
+            };
+            addresses.push(own);
+        }
+        topology.hosts[index].interfaces[number + 1].addresses = addresses;
+    }
+
+    let mut routes = Vec::new();
+    for (number, route) in spec.route.iter().enumerate() {
+        let key = format!("{key}.route[{number}]");
+        let dev = device(format!("{key}.dev"), &route.dev)?;
+        if route.kind == file::RouteKind::Unicast && dev.is_none() {
+            return Err(Wrong::new(format!("{key}.dev"), "the route leads nowhere", "say the device, or a kind"));
+        }
+        let via = match (route.via.as_deref(), &dev) {
+            (Some("gateway"), Some(dev)) => {
+                let own = topology.hosts[index].interfaces.iter().find(|interface| interface.name == *dev);
+                own.and_then(|own| own.segment).and_then(|segment| topology.segments[segment].gateways.first().copied())
+            }
+            (Some(text), _) => Some(names.address(&format!("{key}.via"), text)?),
+            (None, _) => None,
+        };
+        routes.push(Route {
+            to: names.network(&format!("{key}.to"), &route.to)?,
+            kind: route.kind,
+            dev,
+            via,
+            src: route.src.as_ref().map(|src| names.address(&format!("{key}.src"), src)).transpose()?,
+            table: route.table.unwrap_or(MAIN),
+            metric: route.metric,
+            mtu: route.mtu,
+        });
+    }
+    let mut rules = Vec::new();
+    for (number, rule) in spec.rule.iter().enumerate() {
+        let key = format!("{key}.rule[{number}]");
+        let from = match rule.from.as_deref().and_then(|from| from.strip_prefix("address-of ")) {
+            Some(dev) => {
+                device(format!("{key}.from"), &Some(dev.to_owned()))?;
+                let host = &topology.hosts[index];
+                let own = host.interfaces.iter().find(|interface| interface.name == dev);
+                own.and_then(|own| own.addresses.first()).map(|cidr| Cidr::host(cidr.address))
+            }
+            None => network(format!("{key}.from"), &rule.from)?,
+        };
+        if rule.action == file::RuleAction::Lookup && rule.table.is_none() {
+            return Err(Wrong::new(format!("{key}.table"), "the rule looks nowhere", "say the table, or an action"));
+        }
+        rules.push(Rule {
+            priority: rule.priority,
+            not: rule.not,
+            from,
+            to: network(format!("{key}.to"), &rule.to)?,
+            fwmark: rule.fwmark,
+            oif: device(format!("{key}.oif"), &rule.oif)?,
+            iif: device(format!("{key}.iif"), &rule.iif)?,
+            ipproto: rule.ipproto,
+            sport: rule.sport.clone(),
+            dport: rule.dport.clone(),
+            uidrange: rule.uidrange.clone(),
+            action: rule.action,
+            table: rule.table.unwrap_or(0),
+            suppress_prefixlength: rule.suppress_prefixlength,
+        });
+    }
+    let mut firewall = Vec::new();
+    for (number, rule) in spec.firewall.iter().enumerate() {
+        let key = format!("{key}.firewall[{number}]");
+        if (rule.verdict == file::Verdict::SetMark) != rule.mark.is_some() {
+            return Err(Wrong::new(
+                format!("{key}.mark"),
+                "a mark and no rule for it",
+                "say verdict = \"set-mark\" and mark",
+            ));
+        }
+        firewall.push(FirewallRule {
+            hook: rule.hook,
+            verdict: rule.verdict,
+            mark: rule.mark,
+            fwmark: rule.fwmark,
+            ipproto: rule.ipproto,
+            from: network(format!("{key}.from"), &rule.from)?,
+            to: network(format!("{key}.to"), &rule.to)?,
+            sport: rule.sport.clone(),
+            dport: rule.dport.clone(),
+            dev: device(format!("{key}.dev"), &rule.dev)?,
+            unsolicited: rule.unsolicited,
+        });
+    }
+    let silent = spec.silent_neighbor.iter().map(|text| names.address(&format!("{key}.silent-neighbor"), text));
+    let silent = silent.collect::<Result<Vec<_>, _>>()?;
+    let host = &mut topology.hosts[index];
+    (host.routes, host.rules, host.firewall, host.silent_neighbors) = (routes, rules, firewall, silent);
+    Ok(())
+}
+
+/// The first address of a network that is not someone's.
+fn first_address(network: Cidr, taken: Option<IpAddr>) -> Cidr {
+    let plus = |number: u32| match network.address {
+        IpAddr::V4(first) => IpAddr::V4((u32::from(first) + number).into()),
+        IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(number)).into()),
+    };
+    let address = if taken == Some(plus(1)) { plus(2) } else { plus(1) };
+    Cidr { address, prefix: network.prefix }
+}
+
+/// What a router lets out.
+pub(super) fn egress(router: &file::Router) -> Egress {
+    let udp = if router.block_udp == Some(true) { Some(Vec::new()) } else { router.allow_udp.clone() };
+    Egress { udp, tcp: router.allow_tcp.clone() }
+}
