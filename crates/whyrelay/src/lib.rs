@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`channel`] | DTLS, SCTP and data channels, and what is measured on them |
+//! | [`check`] | one host alone |
 //! | [`cli`] | the verbs |
 //! | [`io`] | clock, interfaces, sockets, names |
 //! | [`server`] | what `whyrelay serve` runs |
@@ -10,6 +11,7 @@
 //! | [`signaling`] | a peer's connection to a signaling server |
 
 pub mod channel;
+pub mod check;
 pub mod cli;
 pub mod io;
 pub mod server;

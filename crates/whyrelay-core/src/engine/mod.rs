@@ -3,6 +3,7 @@
 pub mod credentials;
 pub mod gather;
 mod local_candidates;
+pub mod nat_discovery;
 pub mod peer;
 pub mod server_url;
 mod stun_client;

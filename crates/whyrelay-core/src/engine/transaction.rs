@@ -33,6 +33,14 @@ impl Schedule {
     /// RFC 8489 §6.2.2: Ti, 39.5 s.
     pub const STREAM_PATIENT: Self = Self { waits: &[ms(39_500)] };
 
+    /// For a Binding whose answer tells the NAT's behavior: eight transmissions within 1 s, given up after 1.5 s. Ten in
+    /// a hundred lost each way leave 2 in a million unanswered.
+    pub const QUICK: Self = Self { waits: &[ms(40), ms(50), ms(60), ms(100), ms(150), ms(250), ms(350), ms(500)] };
+
+    /// For a request whose silence is an answer: eight transmissions within 350 ms, as many as make loss unlikely. How
+    /// long the silence must last is the caller's to say, who knows the round trip; after 3 s it is given up.
+    pub const SILENCE: Self = Self { waits: &[ms(50), ms(50), ms(50), ms(50), ms(50), ms(50), ms(50), ms(3000)] };
+
     /// For the last words to a server before we leave: four transmissions, given up after 1 s.
     pub const FAREWELL: Self = Self { waits: &[ms(100), ms(150), ms(250), ms(500)] };
 

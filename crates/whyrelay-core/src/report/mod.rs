@@ -4,6 +4,7 @@
 //! events come, and whether they come from a live session or from recordings.
 
 mod candidates;
+mod check;
 mod json;
 mod reason;
 mod text;
@@ -11,6 +12,9 @@ mod text;
 use serde::Serialize;
 
 pub use candidates::CandidateRow;
+pub use check::{
+    CHECK_SCHEMA, CheckReport, Numbered, Row, Section, State, render_check_json, render_check_rows, render_check_text,
+};
 pub use json::render_json;
 pub use text::{TextOptions, render_text};
 

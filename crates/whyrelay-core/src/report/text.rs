@@ -1,13 +1,13 @@
 //! The account for a terminal: about 100 columns, readable without color.
 
-mod findings;
+pub(super) mod findings;
 mod paint;
 mod pairs;
 mod tables;
 
 use std::fmt::Write as _;
 
-use paint::{Paint, Style};
+pub(super) use paint::{Paint, Style};
 
 use super::{Expected, Report, SideSummary, Verdict};
 use crate::diagnosis::session::Path;
@@ -37,7 +37,7 @@ pub fn render_text(report: &Report, options: &TextOptions) -> String {
 
 /// Text without control characters but line feeds and, where there is color, our own color sequences: ids, reasons and
 /// candidates come from the other side, and must not move the reader's cursor.
-fn harmless(text: &str, color: bool) -> String {
+pub(super) fn harmless(text: &str, color: bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
@@ -135,7 +135,7 @@ fn not_measured(out: &mut String, report: &Report, paint: Paint) {
     }
 }
 
-fn heading(out: &mut String, text: &str, paint: Paint) {
+pub(super) fn heading(out: &mut String, text: &str, paint: Paint) {
     let _ = writeln!(out, "\n{}", paint.apply(Style::Heading, text));
 }
 
@@ -143,7 +143,7 @@ fn heading(out: &mut String, text: &str, paint: Paint) {
 const WIDTH: usize = 100;
 
 /// Writes text broken at spaces, each line with an indent; a list item's lines hang behind its dash.
-fn wrap(out: &mut String, indent: &str, text: &str) {
+pub(super) fn wrap(out: &mut String, indent: &str, text: &str) {
     let hang = if text.starts_with("- ") { "  " } else { "" };
     let mut line = String::from(indent);
     for word in text.split_whitespace() {

@@ -1,10 +1,14 @@
 //! The command line, as clap sees it. Each verb resolves its arguments to one configuration value before it acts.
 
+mod check;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use check::CheckArgs;
 
 use super::stun_args::DiscoveryArgs;
 
@@ -64,6 +68,8 @@ pub enum Verb {
     Offer(PeerArgs),
     /// Be side B: wait for the offer and answer it. Either side may start first
     Answer(PeerArgs),
+    /// Look at this host alone: what its network does to UDP, which servers work, what would stop a peer
+    Check(CheckArgs),
     /// Print the account from recordings: one side's, both sides', or one that holds both
     Report(ReportArgs),
     /// Say what a finding means, how it is detected and what helps

@@ -2,6 +2,7 @@
 
 mod account;
 pub mod args;
+mod check;
 mod demo;
 mod explain;
 mod peer;
@@ -46,6 +47,7 @@ pub fn run() -> ExitCode {
         Verb::Serve(args) => serve::run(args),
         Verb::Offer(args) => peer::run(Vantage::A, args, color),
         Verb::Answer(args) => peer::run(Vantage::B, args, color),
+        Verb::Check(args) => check::run(args, color),
         Verb::Report(args) => report::run(args, color),
         Verb::Explain(args) => explain::run(&args),
     };

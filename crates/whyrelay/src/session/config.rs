@@ -178,7 +178,7 @@ impl SessionConfig {
     }
 }
 
-fn parse_urls(flag: &str, urls: &[String], protocol: ServerProtocol) -> anyhow::Result<Vec<ServerUrl>> {
+pub(crate) fn parse_urls(flag: &str, urls: &[String], protocol: ServerProtocol) -> anyhow::Result<Vec<ServerUrl>> {
     let parse = |text: &String| {
         let url: ServerUrl = text.parse().map_err(|error| anyhow::anyhow!("{flag}: {error}"))?;
         let (wanted, example) = match protocol {
@@ -202,6 +202,15 @@ fn turn_credentials(
         anyhow::ensure!(turn.is_empty(), "--turn needs --turn-user: TURN servers give nothing to strangers");
         return Ok(None);
     };
+    let password = read_turn_password(&user, file)?;
+    Ok(Some((user, Password::new(password))))
+}
+
+/// The password of a TURN user.
+///
+/// # Errors
+/// When there is none, or its file cannot be read.
+pub(crate) fn read_turn_password(user: &str, file: Option<&Path>) -> anyhow::Result<String> {
     let password = match file {
         Some(file) => {
             let text = std::fs::read_to_string(file)
@@ -214,5 +223,5 @@ fn turn_credentials(
         !password.is_empty(),
         "there is no password for --turn-user {user}\nhint: set TURN_PASSWORD, or name a file with --turn-password-file"
     );
-    Ok(Some((user, Password::new(password))))
+    Ok(password)
 }

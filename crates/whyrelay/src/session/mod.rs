@@ -14,7 +14,9 @@ mod sink;
 mod sockets;
 
 pub use config::SessionConfig;
+pub(crate) use config::{parse_urls, read_turn_password};
 pub use driver::run;
+pub(crate) use sink::Sink;
 
 use whyrelay_core::trace::event::Event;
 

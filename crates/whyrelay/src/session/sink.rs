@@ -36,7 +36,7 @@ enum Redaction {
 
 /// Takes everything that one session sees.
 #[derive(Debug)]
-pub(super) struct Sink {
+pub(crate) struct Sink {
     recorder: Recorder,
     events: Vec<Event>,
     file: Option<File>,
@@ -56,7 +56,7 @@ impl Sink {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub(super) fn open(
+    pub(crate) fn open(
         vantage: Vantage,
         record: Option<&Path>,
         pcap: Option<&Path>,
@@ -91,7 +91,7 @@ impl Sink {
     }
 
     /// Records a fact.
-    pub(super) fn record(&mut self, at: Timestamp, kind: EventKind) {
+    pub(crate) fn record(&mut self, at: Timestamp, kind: EventKind) {
         if self.ended {
             return;
         }
@@ -112,7 +112,7 @@ impl Sink {
     }
 
     /// From now on pseudonyms are made with this secret, which both sides have.
-    pub(super) fn redact_with(&mut self, secret: &[u8]) {
+    pub(crate) fn redact_with(&mut self, secret: &[u8]) {
         if let Redaction::Withheld(events) = &mut self.redaction {
             let events = std::mem::take(events);
             let mut redactor = Redactor::new(secret);
@@ -168,7 +168,7 @@ impl Sink {
     }
 
     /// Records what passes the door: whole, or as part of the next count.
-    pub(super) fn pass(
+    pub(crate) fn pass(
         &mut self,
         at: Timestamp,
         direction: Direction,
@@ -206,7 +206,7 @@ impl Sink {
     }
 
     /// Ends the recording: nothing is recorded after this but the other side's events.
-    pub(super) fn end(&mut self, at: Timestamp, kind: EventKind) {
+    pub(crate) fn end(&mut self, at: Timestamp, kind: EventKind) {
         self.record_traffic(at);
         if self.dropped > 0 {
             let count = std::mem::take(&mut self.dropped);
@@ -250,12 +250,12 @@ impl Sink {
     }
 
     /// What went wrong with the file, once.
-    pub(super) fn take_file_error(&mut self) -> Option<std::io::Error> {
+    pub(crate) fn take_file_error(&mut self) -> Option<std::io::Error> {
         self.file_error.take()
     }
 
     /// Everything so far.
-    pub(super) fn events(&self) -> &[Event] {
+    pub(crate) fn events(&self) -> &[Event] {
         &self.events
     }
 

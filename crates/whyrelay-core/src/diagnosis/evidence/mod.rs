@@ -74,6 +74,11 @@ impl Evidence {
         self.side(vantage).events > 0
     }
 
+    /// Whether this is the recording of one host that looked at its own network.
+    pub const fn is_alone(&self) -> bool {
+        self.a.measured.alone.is_some()
+    }
+
     /// Whether "this side did not see it" can be said: it was recorded, to the end and without gaps.
     pub fn is_complete(&self, vantage: Vantage) -> bool {
         let side = self.side(vantage);

@@ -109,6 +109,16 @@ impl Fix {
     }
 }
 
+impl Rule {
+    /// Whether it can judge a host that looks at its own network (`whyrelay check`): rules of the host, its NAT, STUN
+    /// and TURN, and of reaching signaling. The others need a peer.
+    fn judges_one_host(&self) -> bool {
+        // Signaling, the clock, packet sizes and shapes are looked at without a peer, too.
+        let measured = ["WR604", "WR605", "WR701", "WR707"].contains(&self.code);
+        measured || ["WR1", "WR2", "WR3", "WR4"].iter().any(|family| self.code.starts_with(family))
+    }
+}
+
 /// What a rule says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Examination {
@@ -234,7 +244,8 @@ pub struct Diagnosis {
 
 /// Runs every rule.
 pub fn diagnose(session: &Session<'_>) -> Diagnosis {
-    let examinations: Vec<_> = RULES.iter().map(|rule| (rule, (rule.examine)(session))).collect();
+    let applicable = RULES.iter().filter(|rule| !session.evidence.is_alone() || rule.judges_one_host());
+    let examinations: Vec<_> = applicable.map(|rule| (rule, (rule.examine)(session))).collect();
     let found: Vec<(&str, Blame)> = examinations
         .iter()
         .filter_map(|(rule, examination)| match examination {

@@ -4,15 +4,20 @@ use std::fmt::Write as _;
 
 use super::paint::{Paint, Style};
 use super::{heading, wrap};
-use crate::diagnosis::finding::Severity;
+use crate::diagnosis::finding::{Finding, Severity};
 use crate::report::Report;
 
 pub(super) fn render(out: &mut String, report: &Report, paint: Paint) {
-    if report.findings.is_empty() {
+    of(out, &report.findings, paint);
+}
+
+/// A list of findings under its heading; nothing when there are none.
+pub(in crate::report) fn of(out: &mut String, list: &[Finding], paint: Paint) {
+    if list.is_empty() {
         return;
     }
     heading(out, "Findings", paint);
-    for finding in &report.findings {
+    for finding in list {
         let style = match finding.severity {
             Severity::Error => Style::Bad,
             Severity::Warning => Style::Warn,

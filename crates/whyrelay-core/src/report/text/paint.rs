@@ -2,7 +2,7 @@
 
 /// What a piece of text means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Style {
+pub(in crate::report) enum Style {
     Heading,
     Good,
     Warn,
@@ -12,16 +12,16 @@ pub(super) enum Style {
 
 /// Paints or does not.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Paint {
+pub(in crate::report) struct Paint {
     color: bool,
 }
 
 impl Paint {
-    pub(super) const fn new(color: bool) -> Self {
+    pub(in crate::report) const fn new(color: bool) -> Self {
         Self { color }
     }
 
-    pub(super) fn apply(self, style: Style, text: &str) -> String {
+    pub(in crate::report) fn apply(self, style: Style, text: &str) -> String {
         if !self.color || text.is_empty() {
             return text.to_owned();
         }

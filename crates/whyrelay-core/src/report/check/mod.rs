@@ -1,0 +1,164 @@
+//! The account of one host that looked at its own network: `whyrelay check`.
+
+mod rows;
+mod servers;
+mod text;
+mod way_out;
+
+use serde::Serialize;
+
+pub use text::{render_check_rows, render_check_text};
+
+use crate::diagnosis::evidence::Evidence;
+use crate::diagnosis::finding::{Finding, NotMeasured, Severity};
+use crate::diagnosis::rules;
+use crate::diagnosis::session::Session;
+use crate::trace::event::{Event, Vantage};
+use crate::trace::measurement::Measurement;
+
+/// The schema of the JSON account of a check. Fields are added freely; a change of one needs a new number.
+pub const CHECK_SCHEMA: &str = "whyrelay.check/1";
+
+/// The account of a check.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CheckReport {
+    /// [`CHECK_SCHEMA`].
+    pub schema: &'static str,
+    /// Whether nothing was found that would hurt.
+    pub healthy: bool,
+    /// Whether it is known what the network does to UDP: else nothing found means little.
+    pub known: bool,
+    /// What it comes to, in one sentence.
+    pub summary: String,
+    /// One answer each, by section.
+    pub rows: Vec<Row>,
+    /// Root causes first.
+    pub findings: Vec<Finding>,
+    /// What was not looked at, and what it would take.
+    pub not_measured: Vec<NotMeasured>,
+    /// Every measurement with the number of its event, for programs.
+    pub measurements: Vec<Numbered>,
+}
+
+/// A measurement and the number of its event.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Numbered {
+    /// The event.
+    pub seq: u64,
+    /// The measurement.
+    #[serde(flatten)]
+    pub fact: Measurement,
+}
+
+/// What a row is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Section {
+    /// The NAT or firewall in front of this host.
+    Nat,
+    /// Which UDP gets through.
+    Udp,
+    /// STUN and TURN servers.
+    Servers,
+    /// IPv6.
+    Ipv6,
+    /// Gateway, further NATs, port mapping, resolvers.
+    WayOut,
+}
+
+/// How an answer is to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It works, or helps.
+    Good,
+    /// A fact.
+    Plain,
+    /// It makes direct connections harder.
+    Warning,
+    /// It does not work.
+    Bad,
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// What it is about.
+    pub section: Section,
+    /// The address, server or interface.
+    pub subject: String,
+    /// What was asked.
+    pub name: &'static str,
+    /// The answer.
+    pub value: String,
+    /// How it is to be taken.
+    pub state: State,
+    /// Numbers of the events that show it.
+    pub evidence: Vec<u64>,
+}
+
+impl CheckReport {
+    /// Whether these events are those of a check.
+    pub fn is_check(events: &[Event]) -> bool {
+        events.iter().any(|event| matches!(event.kind, crate::trace::event::EventKind::CheckStarted { .. }))
+    }
+
+    /// The account of these events.
+    pub fn from_events(events: &[Event]) -> Self {
+        Self::from_evidence(&Evidence::of(events))
+    }
+
+    /// The account of evidence that was folded already.
+    pub fn from_evidence(evidence: &Evidence) -> Self {
+        let side = evidence.side(Vantage::A);
+        let mut rows = rows::of(side);
+        rows.extend(servers::of(side));
+        rows.extend(way_out::of(side));
+        // In an order of its own, not in that of arrival: subjects as they first came, and each one's rows together.
+        let subjects: Vec<(Section, String)> = rows.iter().map(|row| (row.section, row.subject.clone())).collect();
+        let first = |row: &Row| {
+            subjects.iter().position(|(section, subject)| *section == row.section && *subject == row.subject)
+        };
+        rows.sort_by_key(|row| (row.section, first(row), rank(row.name)));
+        let diagnosis = rules::diagnose(&Session::of(evidence));
+        let mut not_measured: Vec<NotMeasured> = side
+            .measured
+            .missing
+            .iter()
+            .map(|(_, what, why)| NotMeasured { what: what.clone(), why: why.clone() })
+            .collect();
+        not_measured.extend(diagnosis.not_measured);
+        not_measured.dedup();
+        let measurements =
+            side.measured.facts.iter().map(|(seq, fact)| Numbered { seq: *seq, fact: fact.clone() }).collect();
+        let healthy = diagnosis.findings.iter().all(|finding| finding.severity == Severity::Info);
+        let summary = rows::summary(side, diagnosis.findings.first());
+        let findings = diagnosis.findings;
+        let known = side.measured.nats().iter().any(|nat| nat.mapped.is_some());
+        Self { schema: CHECK_SCHEMA, healthy, known, summary, rows, findings, not_measured, measurements }
+    }
+}
+
+/// The order of the rows of one subject; those that are not named keep theirs.
+fn rank(name: &str) -> usize {
+    const ORDER: [&str; 9] = [
+        "mapped address",
+        "mapping",
+        "filtering",
+        "early arrival",
+        "ports",
+        "rewriting",
+        "mapping lifetime",
+        "hairpinning",
+        "UDP",
+    ];
+    ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len())
+}
+
+/// The account of a check for scripts: docs/check.schema.json.
+pub fn render_check_json(report: &CheckReport) -> String {
+    // Strings, finite numbers, lists and maps with string keys, all of which serialize.
+    let mut text = serde_json::to_string_pretty(report).unwrap_or_default();
+    text.push('\n');
+    text
+}

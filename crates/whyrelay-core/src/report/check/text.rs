@@ -1,0 +1,75 @@
+//! The account of a check for a terminal.
+
+use std::fmt::Write as _;
+
+use super::super::text::{Paint, Style, findings, harmless, heading, wrap};
+use super::{CheckReport, Row, Section, State};
+
+/// The account as text.
+pub fn render_check_text(report: &CheckReport, color: bool) -> String {
+    let paint = Paint::new(color);
+    let mut out = String::new();
+    let (word, style) = match (report.healthy, report.known) {
+        (true, true) => ("HEALTHY", Style::Good),
+        (true, false) => ("NOTHING FOUND", Style::Warn),
+        (false, _) => ("FINDINGS", Style::Bad),
+    };
+    let _ = writeln!(out, "{}", paint.apply(style, word));
+    wrap(&mut out, "  ", &report.summary);
+    if !report.findings.is_empty() {
+        findings::of(&mut out, &report.findings, paint);
+        let _ = writeln!(out, "    (A is this host)");
+    }
+    rows(&mut out, &report.rows, paint);
+    if !report.not_measured.is_empty() {
+        heading(&mut out, "Not measured", paint);
+        for missing in &report.not_measured {
+            wrap(&mut out, "  ", &format!("- {}: not measured: {}", missing.what, missing.why));
+        }
+    }
+    harmless(&out, color)
+}
+
+/// The rows alone, for a table that is drawn again while they come.
+pub fn render_check_rows(report: &CheckReport, color: bool) -> String {
+    let mut out = String::new();
+    rows(&mut out, &report.rows, Paint::new(color));
+    harmless(&out, color)
+}
+
+fn rows(out: &mut String, rows: &[Row], paint: Paint) {
+    let mut at = (None, "");
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    for row in rows {
+        if at.0 != Some(row.section) {
+            heading(out, title(row.section), paint);
+            at = (Some(row.section), "");
+        }
+        if at.1 != row.subject {
+            let _ = writeln!(out, "  {}", paint.apply(Style::Faint, &row.subject));
+            at.1 = &row.subject;
+        }
+        let value = match row.state {
+            State::Plain => row.value.clone(),
+            State::Good => paint.apply(Style::Good, &row.value),
+            State::Warning => paint.apply(Style::Warn, &row.value),
+            State::Bad => paint.apply(Style::Bad, &row.value),
+        };
+        let mark = match row.state {
+            State::Bad => 'X',
+            State::Warning => '!',
+            State::Plain | State::Good => ' ',
+        };
+        let _ = writeln!(out, "  {mark} {:<width$}  {value}", row.name);
+    }
+}
+
+const fn title(section: Section) -> &'static str {
+    match section {
+        Section::Nat => "NAT and firewall, for each address of this host",
+        Section::Udp => "What gets through, for each destination",
+        Section::Servers => "Servers",
+        Section::Ipv6 => "IPv6",
+        Section::WayOut => "The way out",
+    }
+}

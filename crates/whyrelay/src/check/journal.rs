@@ -1,0 +1,101 @@
+//! What the parts of a check see, on its way to the one sink: each part notes before it acts, and none waits.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::mpsc;
+use whyrelay_core::time::Timestamp;
+use whyrelay_core::trace::event::{Direction, EventKind, Transport};
+use whyrelay_core::trace::measurement::Measurement;
+use whyrelay_core::wire::integrity::Integrity;
+
+use crate::io::clock::Clock;
+
+/// Entries between the parts and the sink. A flood of datagrams fills it; what does not fit is counted.
+const QUEUE: usize = 8192;
+
+/// Something to record.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    /// A fact.
+    Fact(Timestamp, EventKind),
+    /// Something passed a socket.
+    Passage(Passed),
+}
+
+/// What passed a socket.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    pub(crate) at: Timestamp,
+    pub(crate) direction: Direction,
+    pub(crate) transport: Transport,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) integrity: Option<Integrity>,
+}
+
+/// Where a part notes what it sees. Clones are handles to the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Journal {
+    clock: Clock,
+    entries: mpsc::Sender<Entry>,
+    lost: Arc<AtomicU64>,
+    ipv6_answered: Arc<AtomicBool>,
+}
+
+impl Journal {
+    /// A journal and where its entries come out.
+    pub(crate) fn new(clock: Clock) -> (Self, mpsc::Receiver<Entry>) {
+        let (entries, written) = mpsc::channel(QUEUE);
+        (Self { clock, entries, lost: Arc::default(), ipv6_answered: Arc::default() }, written)
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Notes a fact.
+    pub(crate) fn fact(&self, kind: EventKind) {
+        self.note(Entry::Fact(self.now(), kind));
+    }
+
+    /// Notes a measurement.
+    pub(crate) fn measured(&self, measurement: Measurement) {
+        if matches!(&measurement, Measurement::Reach { remote, rtt_us: Some(_), .. } if remote.is_ipv6()) {
+            self.ipv6_answered.store(true, Ordering::Relaxed);
+        }
+        self.fact(EventKind::Measured(measurement));
+    }
+
+    /// Notes what could not be measured, and why.
+    pub(crate) fn missing(&self, what: impl Into<String>, why: impl Into<String>) {
+        self.fact(EventKind::NotMeasured { what: what.into(), why: why.into() });
+    }
+
+    /// Notes what passes a socket.
+    pub(crate) fn passed(&self, passed: Passed) {
+        self.note(Entry::Passage(passed));
+    }
+
+    /// Whether a server answered over IPv6.
+    pub(crate) fn ipv6_answered(&self) -> bool {
+        self.ipv6_answered.load(Ordering::Relaxed)
+    }
+
+    /// Entries that found no room.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, entry: Entry) {
+        if self.entries.try_send(entry).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

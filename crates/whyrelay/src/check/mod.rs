@@ -1,0 +1,343 @@
+//! `whyrelay check`: one host alone. What its network does to UDP, which servers work, what would stop a peer.
+//!
+//! Parts run side by side, each with sockets of its own. Each notes in the [`journal`] what it sees before it acts on
+//! it; one loop takes the entries into the recording, and the account is made from the recording alone.
+
+mod config;
+mod journal;
+mod local;
+mod nat;
+mod reach;
+mod servers;
+mod sockets;
+mod table;
+mod turn;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, watch};
+use whyrelay_core::engine::gather::Server;
+use whyrelay_core::engine::nat_discovery::DiscoveryConfig;
+use whyrelay_core::engine::server_url::{ServerHost, ServerProtocol};
+use whyrelay_core::random::Random;
+use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, Event, EventKind, SessionOptions, Transport, Vantage};
+use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
+
+pub use config::CheckConfig;
+use journal::{Entry, Journal, Passed};
+use nat::Origin;
+use servers::Known;
+use table::Table;
+
+use crate::io::clock::Clock;
+use crate::io::interfaces::{self, Interface};
+use crate::io::tls::ClientTls;
+use crate::io::udp::UdpOptions;
+use crate::session::Sink;
+
+/// Everything that was not asked for on top ends by then; giving allocations back comes after it, in some round trips.
+const LIMIT: Duration = Duration::from_millis(2600);
+
+/// Local addresses that are looked from, of each family.
+const MAX_ORIGINS: usize = 4;
+
+/// Interfaces that connect only this host's own guests and tunnels; they are looked from when they are named.
+const VIRTUAL: [&str; 9] = ["docker", "br-", "veth", "virbr", "cni", "cilium", "lxd", "podman", "vnet"];
+
+/// Looks, and answers what was seen.
+///
+/// # Errors
+/// When whyrelay cannot look: no random bytes, no file.
+pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color: bool) -> anyhow::Result<Vec<Event>> {
+    let clock = Clock::start();
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
+    let mut random = Random::from_seed(seed);
+    let mut sink = Sink::open(Vantage::A, config.record.as_deref(), config.pcap.as_deref(), config.redact)?;
+    let secret: [u8; 32] = random.bytes();
+    sink.redact_with(&secret);
+    let options = SessionOptions {
+        interfaces: config.interfaces.include.clone(),
+        excluded_interfaces: config.interfaces.exclude.clone(),
+        mark: config.mark,
+        redacted: config.redact,
+        ..SessionOptions::default()
+    };
+    let program = concat!("whyrelay ", env!("CARGO_PKG_VERSION")).to_owned();
+    let id = "check".to_owned();
+    sink.record(clock.now(), EventKind::RecordingStarted { version: EVENT_VERSION, program, id, options });
+    sink.record(clock.now(), EventKind::CheckStarted { consents: config.consents() });
+
+    let (journal, mut entries) = Journal::new(clock);
+    let mut table = Table::new(color);
+    let look = look(&config, journal.clone(), random);
+    tokio::pin!(look);
+    let mut reason = EndReason::Finished;
+    loop {
+        tokio::select! {
+            biased;
+            _ = interrupt.changed() => {
+                reason = EndReason::Interrupted;
+                break;
+            }
+            Some(entry) = entries.recv() => take(&mut sink, entry),
+            looked = &mut look => {
+                looked?;
+                break;
+            }
+        }
+        table.draw(sink.events());
+    }
+    drain(&mut sink, &mut entries);
+    table.clear();
+    if journal.lost() > 0 {
+        sink.record(clock.now(), EventKind::EventsDropped { count: journal.lost() });
+    }
+    sink.end(clock.now(), EventKind::RecordingEnded { reason });
+    if let Some(error) = sink.take_file_error() {
+        eprintln!("warning: the recording could not be written: {error}");
+    }
+    Ok(sink.events().to_vec())
+}
+
+fn drain(sink: &mut Sink, entries: &mut mpsc::Receiver<Entry>) {
+    while let Ok(entry) = entries.try_recv() {
+        take(sink, entry);
+    }
+}
+
+fn take(sink: &mut Sink, entry: Entry) {
+    match entry {
+        Entry::Fact(at, kind) => sink.record(at, kind),
+        Entry::Passage(passed) => {
+            let Passed { at, direction, transport, local, remote, bytes, integrity } = passed;
+            sink.pass(at, direction, transport, (local, remote), &bytes, || integrity);
+        }
+    }
+}
+
+type Part<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// All parts, side by side.
+async fn look(config: &CheckConfig, journal: Journal, mut random: Random) -> anyhow::Result<()> {
+    let until = Instant::now() + LIMIT;
+    let tls = ClientTls::new(config.tls_roots.clone());
+    let found = interfaces::list(&config.interfaces).context("listing the interfaces")?;
+    for interface in &found {
+        let addresses = interface.addresses.iter().map(SocketAddr::ip).collect();
+        let (name, index, used) = (interface.name.clone(), interface.index, interface.used);
+        journal.fact(EventKind::Interface { name, index, addresses, used });
+    }
+    let _routes = local::look(&journal, &found, config.mark);
+    let ipv6 = local::ipv6_state(&found);
+
+    let known = servers::known(config, &journal, &tls, until).await;
+    if known.is_empty() {
+        let why = "no server was named or announced: give --signal, --stun or --turn";
+        journal.missing("the NAT's behavior, servers and what gets through", why);
+    }
+    let options = UdpOptions { mark: config.mark };
+    let mut parts: Vec<Part<'_>> = Vec::new();
+    servers::look_at_credentials(config, &journal, &known);
+    parts.extend(nat_parts(config, &journal, &mut random, &known, &found, options, until));
+    parts.extend(reach_parts(&journal, &mut random, &known, &found, (&tls, options), until));
+    parts.extend(turn_parts(config, &journal, &mut random, &known, &found, (&tls, options), until));
+    join_all(parts).await;
+    tell_ipv6(&journal, ipv6, &known);
+    tell_unasked(config, &journal);
+    Ok(())
+}
+
+/// The local addresses to look from toward a server: the system's own choice, then the other usable ones.
+fn origins(journal: &Journal, config: &CheckConfig, found: &[Interface], remote: SocketAddr) -> Vec<Origin> {
+    let mut origins: Vec<Origin> = Vec::new();
+    let preferred = local::origin_toward(remote, found, config.mark);
+    let chosen = interfaces::usable(found, &config.interfaces);
+    let restricted = !config.interfaces.include.is_empty() || !config.interfaces.addresses.is_empty();
+    if let Some(preferred) = preferred {
+        let wanted = chosen.iter().any(|(address, _)| address.ip() == preferred.address.ip());
+        if wanted || !restricted && remote.ip().is_loopback() {
+            origins.push(preferred);
+        }
+    }
+    for (address, interface) in chosen {
+        let known = origins.iter().any(|origin| origin.address.ip() == address.ip());
+        if known || address.is_ipv4() != remote.is_ipv4() || address.ip().is_loopback() && !restricted {
+            continue;
+        }
+        let link_local = matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
+        let name = interface.clone().unwrap_or_default();
+        let what = format!("the NAT's behavior for {} ({name})", address.ip());
+        if VIRTUAL.iter().any(|prefix| name.starts_with(prefix)) && !restricted {
+            journal
+                .missing(what, "the interface serves this host's own guests: name it with --interface to look from it");
+        } else if !link_local && origins.len() < MAX_ORIGINS {
+            origins.push(Origin { address, interface });
+        } else if !link_local {
+            journal.missing(what, format!("only {MAX_ORIGINS} addresses are looked from: name it with --interface"));
+        }
+    }
+    origins
+}
+
+fn nat_parts<'a>(
+    config: &CheckConfig,
+    journal: &Journal,
+    random: &mut Random,
+    known: &[Known],
+    found: &[Interface],
+    options: UdpOptions,
+    until: Instant,
+) -> Vec<Part<'a>> {
+    let mut parts: Vec<Part<'a>> = Vec::new();
+    for ipv4 in [true, false] {
+        let mut servers: Vec<SocketAddr> = Vec::new();
+        for server in known.iter().filter(|server| server.url.transport() == Transport::Udp) {
+            let remotes = server.remotes().filter(|remote| remote.is_ipv4() == ipv4);
+            servers.extend(remotes.filter(|remote| !servers.contains(remote)).collect::<Vec<_>>());
+        }
+        let Some(&first) = servers.first() else { continue };
+        let origins = origins(journal, config, found, first);
+        if origins.is_empty() {
+            let family = if ipv4 { "IPv4" } else { "IPv6" };
+            journal.missing(format!("the NAT's behavior for {family}"), "this host has no address to look from");
+        }
+        for origin in origins {
+            let config = DiscoveryConfig { servers: servers.clone(), hairpin: config.hairpin, ports: true };
+            parts.push(Box::pin(nat::discover(journal.clone(), random.fork(), origin, config, options, until)));
+        }
+    }
+    parts
+}
+
+fn reach_parts<'a>(
+    journal: &Journal,
+    random: &mut Random,
+    known: &[Known],
+    found: &[Interface],
+    (tls, options): (&ClientTls, UdpOptions),
+    until: Instant,
+) -> Vec<Part<'a>> {
+    let mut parts: Vec<Part<'a>> = Vec::new();
+    let mut asked: Vec<(Transport, SocketAddr)> = Vec::new();
+    for server in known {
+        for remote in server.remotes() {
+            let Some(origin) = local::origin_toward(remote, found, options.mark) else {
+                journal.missing(format!("{}: reaching {remote}", server.url), "there is no route to it");
+                continue;
+            };
+            let own = server.url.transport();
+            // Beside the URL's own transport: whether UDP alone is what does not get through.
+            let others = if own == Transport::Tls { vec![own] } else { vec![Transport::Udp, Transport::Tcp] };
+            for transport in others {
+                if asked.contains(&(transport, remote)) {
+                    continue;
+                }
+                asked.push((transport, remote));
+                let label = server.url.to_string();
+                let expected = transport == own && server.url.protocol() == ServerProtocol::Stun;
+                let target = reach::Target { label, remote, origin: origin.clone(), expected };
+                let (journal, random) = (journal.clone(), random.fork());
+                parts.push(match transport {
+                    Transport::Udp => Box::pin(reach::over_udp(journal, random, target, options, until)),
+                    Transport::Tcp => Box::pin(reach::over_stream(journal, random, target, None, options.mark, until)),
+                    Transport::Tls => {
+                        let tls = Some((tls.clone(), server.url.host().to_string()));
+                        Box::pin(reach::over_stream(journal, random, target, tls, options.mark, until))
+                    }
+                });
+            }
+        }
+    }
+    parts
+}
+
+fn turn_parts<'a>(
+    config: &CheckConfig,
+    journal: &Journal,
+    random: &mut Random,
+    known: &[Known],
+    found: &[Interface],
+    (tls, options): (&ClientTls, UdpOptions),
+    until: Instant,
+) -> Vec<Part<'a>> {
+    let mut parts: Vec<Part<'a>> = Vec::new();
+    let (mut experiments, mut any) = (true, false);
+    for server in known.iter().filter(|server| server.url.protocol() == ServerProtocol::Turn) {
+        any = true;
+        let Some(remote) = server.remotes().next() else { continue };
+        let Some(origin) = local::origin_toward(remote, found, options.mark) else { continue };
+        let over_udp = server.url.transport() == Transport::Udp;
+        let target = turn::Target {
+            server: Server {
+                url: server.url.clone(),
+                addresses: server.addresses.clone(),
+                username: server.credentials.as_ref().map(|credentials| credentials.username.clone()),
+                password: server.credentials.as_ref().map(config::Credentials::password),
+            },
+            origin,
+            experiments: over_udp && experiments,
+            lifetime: config.lifetime.filter(|_| over_udp && experiments),
+        };
+        experiments &= !over_udp;
+        let (journal, random, tls) = (journal.clone(), random.fork(), tls.clone());
+        parts.push(Box::pin(turn::try_server(journal, random, target, (tls, options), until)));
+    }
+    if !any && !known.is_empty() {
+        let why = "it takes a TURN server to send from: give --turn or --signal";
+        journal.missing("early arrival, egress to a third party, echo through a relay", why);
+    }
+    if config.lifetime.is_some() && experiments {
+        journal.missing("the lifetime of an idle mapping", "it takes a TURN server over UDP to send after the silence");
+    }
+    parts
+}
+
+/// IPv6, in four distinct answers.
+fn tell_ipv6(
+    journal: &Journal,
+    state: Result<std::net::IpAddr, (Ipv6State, Option<std::net::IpAddr>)>,
+    known: &[Known],
+) {
+    let (state, address) = match state {
+        Err((state, address)) => (state, address),
+        Ok(address) => {
+            let tried = known.iter().flat_map(Known::remotes).any(|remote| remote.is_ipv6());
+            let state = if !tried {
+                Ipv6State::NotTried
+            } else if journal.ipv6_answered() {
+                Ipv6State::Works
+            } else {
+                Ipv6State::NoPath
+            };
+            (state, Some(address))
+        }
+    };
+    journal.measured(Measurement::Ipv6 { state, address });
+}
+
+/// What waits for consent.
+fn tell_unasked(config: &CheckConfig, journal: &Journal) {
+    for (asked, what, flag) in [
+        (config.hairpin, "hairpinning", "--hairpin"),
+        (config.lifetime.is_some(), "the lifetime of an idle mapping", "--lifetime TIME"),
+        (config.map, "mapping a port on the router", "--map"),
+    ] {
+        if !asked {
+            journal.missing(what, format!("it takes your consent: {flag}"));
+        }
+    }
+}
+
+/// A server's host when it is a name.
+fn name_of(host: &ServerHost) -> Option<&str> {
+    match host {
+        ServerHost::Name(name) => Some(name),
+        ServerHost::Ip(_) => None,
+    }
+}

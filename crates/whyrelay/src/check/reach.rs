@@ -1,0 +1,175 @@
+//! Whether a server is reached over UDP, TCP and TLS: one Binding request over each.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use whyrelay_core::engine::gather::StreamId;
+use whyrelay_core::engine::transaction::{Due, Schedule, Transactions};
+use whyrelay_core::random::Random;
+use whyrelay_core::trace::event::{Direction, EventKind, ServerFailure, Transport};
+use whyrelay_core::trace::measurement::Measurement;
+use whyrelay_core::wire::framing::Framing;
+use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
+
+use super::journal::{Journal, Passed};
+use super::nat::Origin;
+use super::sockets::{Arrived, Sockets, bare};
+use crate::io::stream::{ConnectOptions, StreamInput, Streams};
+use crate::io::tls::ClientTls;
+use crate::io::udp::UdpOptions;
+
+/// A server to reach.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// Its URL, for events.
+    pub(crate) label: String,
+    /// Its address.
+    pub(crate) remote: SocketAddr,
+    /// Our end.
+    pub(crate) origin: Origin,
+    /// Whether its URL is one over UDP: then silence is the server's or the network's fault, not an extra question's.
+    pub(crate) expected: bool,
+}
+
+/// Asks over UDP.
+pub(crate) async fn over_udp(
+    journal: Journal,
+    mut random: Random,
+    target: Target,
+    options: UdpOptions,
+    until: Instant,
+) {
+    let mut sockets = Sockets::new(journal.clone());
+    let Ok(local) = sockets.open(target.origin.address, target.origin.interface.as_deref(), options) else { return };
+    let id = random.transaction_id();
+    let bytes = MessageBuilder::new(Class::Request, Method::BINDING, id).fingerprint().build();
+    let mut transactions = Transactions::default();
+    transactions.start(journal.now(), id, bytes.clone(), (), Schedule::QUICK);
+    let (remote, started) = (target.remote, Instant::now());
+    let mut refused = send(&sockets, (local, remote), &bytes, &mut transactions);
+    let failure = loop {
+        match transactions.poll(journal.now()) {
+            Some(Due::Retransmit { bytes, .. }) => {
+                refused = send(&sockets, (local, remote), &bytes, &mut transactions).or(refused);
+                continue;
+            }
+            Some(Due::TimedOut { transmissions, took, .. }) => {
+                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                break ServerFailure::Timeout { transmissions, took_us };
+            }
+            Some(Due::Refused { errno, .. }) => break ServerFailure::SendFailed { errno },
+            None => {}
+        }
+        let Some(deadline) = transactions.deadline() else { return };
+        let wake = journal.clock().instant(deadline).min(until);
+        tokio::select! {
+            arrived = sockets.recv(|_, _, _| None) => match arrived {
+                Arrived::Datagram { remote: from, bytes, .. } => {
+                    let answers = Message::decode(&bytes).is_ok_and(|message| {
+                        message.is_sound() && message.transaction == id
+                            && matches!(message.class, Class::Success | Class::Error)
+                    });
+                    if answers && bare(from) == bare(remote) {
+                        let transport = Transport::Udp;
+                        let rtt = transactions.answer(journal.now(), id).map(|answered| answered.rtt);
+                        let rtt_us = Some(micros(rtt.unwrap_or_else(|| started.elapsed())));
+                        return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail: None });
+                    }
+                }
+                Arrived::Refused { errno, .. } => {
+                    transactions.refuse(errno, |()| true);
+                    refused = Some(std::io::Error::from_raw_os_error(errno).to_string());
+                }
+            },
+            () = tokio::time::sleep_until(wake.into()) => {
+                if Instant::now() >= until {
+                    break ServerFailure::Timeout { transmissions: 1, took_us: micros(started.elapsed()) };
+                }
+            }
+        }
+    };
+    let transport = Transport::Udp;
+    journal.measured(Measurement::Reach { transport, remote, rtt_us: None, detail: refused });
+    if target.expected {
+        let (server, method) = (target.label, Method::BINDING.to_string());
+        journal.fact(EventKind::ServerFailed { server, local: Some(local), method, failure });
+    }
+}
+
+/// Sends; what the system said when it refused.
+fn send(
+    sockets: &Sockets,
+    (local, remote): (SocketAddr, SocketAddr),
+    bytes: &[u8],
+    transactions: &mut Transactions<()>,
+) -> Option<String> {
+    let errno = sockets.send(local, remote, bytes).err()?;
+    transactions.refuse(errno, |()| true);
+    Some(std::io::Error::from_raw_os_error(errno).to_string())
+}
+
+/// Connects and asks over TCP, or over TLS with the name that the certificate must have.
+pub(crate) async fn over_stream(
+    journal: Journal,
+    mut random: Random,
+    target: Target,
+    tls: Option<(ClientTls, String)>,
+    mark: Option<u32>,
+    until: Instant,
+) {
+    let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
+    let (sender, mut inputs) = mpsc::channel(16);
+    let (roots, name) = match tls {
+        Some((roots, name)) => (roots, Some(name)),
+        None => (ClientTls::default(), None),
+    };
+    let mut streams = Streams::new(sender, roots);
+    let (id, remote, started) = (StreamId(1), target.remote, Instant::now());
+    let local = Some(target.origin.address);
+    streams.connect(id, ConnectOptions { local, remote, tls: name, mark, framing: Framing::Stun });
+    let request = random.transaction_id();
+    let outcome = loop {
+        let input = tokio::select! {
+            input = inputs.recv() => input,
+            () = tokio::time::sleep_until(until.into()) => None,
+        };
+        match input {
+            Some(StreamInput::Connected { local, .. }) => {
+                let (interface, receive_buffer) = (target.origin.interface.clone(), None);
+                let local = bare(local);
+                journal.fact(EventKind::SocketOpened { transport, local, interface, mark, receive_buffer });
+                let bytes = MessageBuilder::new(Class::Request, Method::BINDING, request).fingerprint().build();
+                let (at, direction, integrity) = (journal.now(), Direction::Out, None);
+                let passed = Passed { at, direction, transport, local, remote, bytes: bytes.clone(), integrity };
+                journal.passed(passed);
+                streams.send(id, &bytes);
+            }
+            Some(StreamInput::Message { local, bytes, .. }) => {
+                let (at, direction, integrity) = (journal.now(), Direction::In, None);
+                let is_answer = Message::decode(&bytes).is_ok_and(|message| message.transaction == request);
+                journal.passed(Passed { at, direction, transport, local: bare(local), remote, bytes, integrity });
+                if is_answer {
+                    break Ok(started.elapsed());
+                }
+            }
+            Some(StreamInput::Closed { detail, .. }) => break Err(detail),
+            Some(StreamInput::Accepted { .. }) => {}
+            None => break Err(format!("no answer within {:.1} s", started.elapsed().as_secs_f64())),
+        }
+    };
+    let (rtt_us, detail) = match outcome {
+        Ok(took) => (Some(micros(took)), None),
+        Err(detail) => (None, Some(detail)),
+    };
+    if let (Some(detail), true) = (&detail, target.expected) {
+        let failure = ServerFailure::ConnectionFailed { detail: detail.clone() };
+        let (server, method) = (target.label, Method::BINDING.to_string());
+        journal.fact(EventKind::ServerFailed { server, local: None, method, failure });
+    }
+    journal.measured(Measurement::Reach { transport, remote, rtt_us, detail });
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

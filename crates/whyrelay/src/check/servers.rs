@@ -1,0 +1,211 @@
+//! Which servers a check may ask: those that the user named, else those that signaling announces; and their addresses.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use whyrelay_core::engine::server_url::ServerUrl;
+use whyrelay_core::signal::unguessable_name;
+use whyrelay_core::trace::event::{EventKind, ServerFailure, SignalingState};
+use whyrelay_core::trace::measurement::Measurement;
+
+use super::config::Credentials;
+use super::journal::Journal;
+use super::{CheckConfig, name_of};
+use crate::io::tls::ClientTls;
+use crate::signaling::{Client, Incoming, SignalingError, SignalingOptions, Transport};
+
+/// Signaling and its announcement may take this long of the check's time.
+const SIGNALING_LIMIT: Duration = Duration::from_millis(1000);
+
+/// Names may take this long; what is not resolved by then is not asked.
+const NAMES_LIMIT: Duration = Duration::from_millis(1000);
+
+/// Servers that are looked at, and addresses of each of them.
+const MAX_SERVERS: usize = 16;
+
+/// A server with its addresses.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) url: ServerUrl,
+    /// One of each family at most.
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) credentials: Option<Credentials>,
+}
+
+impl Known {
+    /// Where it is asked.
+    pub(crate) fn remotes(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.addresses.iter().map(|ip| SocketAddr::new(*ip, self.url.port()))
+    }
+}
+
+/// The servers to ask, resolved.
+pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientTls, until: Instant) -> Vec<Known> {
+    let mut known: Vec<(Known, bool)> = config
+        .urls
+        .iter()
+        .map(|url| (Known { url: url.clone(), addresses: Vec::new(), credentials: config.credentials.clone() }, false))
+        .collect();
+    if let Some(signal) = &config.signal {
+        let limit = (Instant::now() + SIGNALING_LIMIT).min(until);
+        let announced = announced(signal, config, journal, tls, limit).await;
+        if known.is_empty() {
+            known.extend(announced.into_iter().map(|known| (known, true)));
+        }
+    }
+    known.truncate(MAX_SERVERS);
+    for (server, announced) in &known {
+        journal.fact(EventKind::ServerKnown { url: server.url.to_string(), announced: *announced });
+    }
+    resolve(known.into_iter().map(|(server, _)| server).collect(), journal).await
+}
+
+/// What the signaling server announces.
+async fn announced(
+    signal: &str,
+    config: &CheckConfig,
+    journal: &Journal,
+    tls: &ClientTls,
+    until: Instant,
+) -> Vec<Known> {
+    // Shown without what a URL may hide.
+    let server = signal.split(['?', '#']).next().unwrap_or_default().to_owned();
+    let fail = |detail: String| {
+        let server = server.clone();
+        journal.fact(EventKind::Signaling { server, state: SignalingState::Failed { detail } });
+        Vec::new()
+    };
+    let mut name = [0; 16];
+    if getrandom::fill(&mut name).is_err() {
+        return fail("the system gives no random bytes".to_owned());
+    }
+    // A room of our own: nobody is disturbed.
+    let name = unguessable_name(name);
+    let mut options = SignalingOptions::new(signal, "check", "nobody");
+    options.room = name;
+    let connecting = async {
+        if !config.tls_roots.is_empty() {
+            options.roots = Some(tls.roots().await.map_err(|error| error.to_string())?);
+        }
+        Client::connect(options).await.map_err(|error: SignalingError| chain(&error))
+    };
+    let mut client = match tokio::time::timeout_at(until.into(), connecting).await {
+        Ok(Ok(client)) => client,
+        Ok(Err(detail)) => return fail(detail),
+        Err(_) => return fail("the server did not answer in time".to_owned()),
+    };
+    let by = match client.server().transport {
+        Transport::LongPoll => "long-poll",
+        _ => "websocket",
+    };
+    journal.fact(EventKind::Signaling { server: server.clone(), state: SignalingState::Connected { by: by.into() } });
+    let mut known = Vec::new();
+    let announcement = async {
+        loop {
+            match client.recv().await {
+                Some(Incoming::Servers(announcement)) => return Some(announcement),
+                Some(_) => {}
+                None => return None,
+            }
+        }
+    };
+    match tokio::time::timeout_at(until.into(), announcement).await {
+        Ok(Some(announcement)) => {
+            for server in announcement.servers {
+                let credentials = server.username.zip(server.credential);
+                for url in &server.urls {
+                    match url.parse::<ServerUrl>() {
+                        Ok(url) => {
+                            let credentials = credentials.clone().map(|(user, word)| Credentials::new(user, word));
+                            known.push(Known { url, addresses: Vec::new(), credentials });
+                        }
+                        Err(error) => {
+                            let (message, detail) = ("servers".to_owned(), error.to_string());
+                            journal.fact(EventKind::SignalRefused { message, detail });
+                        }
+                    }
+                }
+            }
+        }
+        _ => journal.missing("servers of the signaling server", "it announces none, or is no whyrelay server"),
+    }
+    client.close(Duration::from_millis(50)).await;
+    known
+}
+
+/// Looks all names up at once.
+async fn resolve(servers: Vec<Known>, journal: &Journal) -> Vec<Known> {
+    let mut names: Vec<String> =
+        servers.iter().filter_map(|server| name_of(server.url.host()).map(str::to_owned)).collect();
+    names.sort_unstable();
+    names.dedup();
+    let looked_up = join_all(names.into_iter().map(|name| async move {
+        let started = Instant::now();
+        let lookup = tokio::net::lookup_host((name.as_str(), 0));
+        let result = match tokio::time::timeout(NAMES_LIMIT, lookup).await {
+            Ok(Ok(found)) => Ok(found.map(|address| address.ip()).collect::<Vec<_>>()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the resolver did not answer within {} s", NAMES_LIMIT.as_secs())),
+        };
+        (name, result, started.elapsed())
+    }))
+    .await;
+    for (name, result, took) in &looked_up {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let addresses = result.clone().unwrap_or_default();
+        let error = match result {
+            Ok(found) if found.is_empty() => Some("the name has no address".to_owned()),
+            Ok(_) => None,
+            Err(error) => Some(error.clone()),
+        };
+        journal.fact(EventKind::NameResolved { name: name.clone(), addresses, took_us, error });
+    }
+    let mut resolved = Vec::new();
+    for mut server in servers {
+        let addresses = match server.url.host() {
+            whyrelay_core::engine::server_url::ServerHost::Ip(ip) => vec![*ip],
+            whyrelay_core::engine::server_url::ServerHost::Name(name) => {
+                let found = looked_up.iter().find(|(known, ..)| known == name);
+                match found {
+                    Some((_, Ok(addresses), _)) => addresses.clone(),
+                    Some((_, Err(detail), _)) => {
+                        let failure = ServerFailure::Unresolved { detail: detail.clone() };
+                        let (url, method) = (server.url.to_string(), "Binding".to_owned());
+                        journal.fact(EventKind::ServerFailed { server: url, local: None, method, failure });
+                        continue;
+                    }
+                    None => continue,
+                }
+            }
+        };
+        let first = |ipv4: bool| addresses.iter().find(|ip| ip.is_ipv4() == ipv4).copied();
+        server.addresses = [first(true), first(false)].into_iter().flatten().collect();
+        resolved.push(server);
+    }
+    resolved
+}
+
+/// Time-limited credentials can be judged without a server.
+pub(crate) fn look_at_credentials(config: &CheckConfig, journal: &Journal, known: &[Known]) {
+    for server in known {
+        let Some(credentials) = &server.credentials else { continue };
+        let is_turn = server.url.protocol() == whyrelay_core::engine::server_url::ServerProtocol::Turn;
+        if let (Some(expires_s), true) = (credentials.expires_s(), is_turn) {
+            let signed = config.secret.as_ref().map(|secret| credentials.are_signed_with(secret));
+            let server = server.url.to_string();
+            journal.measured(Measurement::TimedCredentials { server, expires_s, signed });
+        }
+    }
+}
+
+/// An error with its sources on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,119 @@
+//! UDP sockets of one part of a check. What is sent or received is noted before anything else is done with it.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV6};
+
+use tokio::sync::mpsc;
+use whyrelay_core::trace::event::{Direction, EventKind, Transport};
+use whyrelay_core::wire::integrity::Integrity;
+
+use super::journal::{Journal, Passed};
+use crate::io::udp::{UdpDoor, UdpInput, UdpOptions};
+
+/// Datagrams between the readers and a part.
+const QUEUE: usize = 256;
+
+/// Something that arrived.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    /// A datagram.
+    Datagram { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
+    /// The system or a router says that a datagram of ours did not get there.
+    Refused { local: SocketAddr, remote: SocketAddr, errno: i32 },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    journal: Journal,
+    doors: Vec<UdpDoor>,
+    sender: mpsc::Sender<UdpInput>,
+    inputs: mpsc::Receiver<UdpInput>,
+}
+
+impl Sockets {
+    pub(crate) fn new(journal: Journal) -> Self {
+        let (sender, inputs) = mpsc::channel(QUEUE);
+        Self { journal, doors: Vec::new(), sender, inputs }
+    }
+
+    /// Opens a socket on an address; port 0 for any.
+    pub(crate) fn open(
+        &mut self,
+        address: SocketAddr,
+        interface: Option<&str>,
+        options: UdpOptions,
+    ) -> io::Result<SocketAddr> {
+        let transport = Transport::Udp;
+        match UdpDoor::open(address, options, self.sender.clone()) {
+            Ok(door) => {
+                let local = bare(door.local());
+                let (interface, receive_buffer) = (interface.map(str::to_owned), door.receive_buffer());
+                let mark = options.mark;
+                self.journal.fact(EventKind::SocketOpened { transport, local, interface, mark, receive_buffer });
+                self.doors.push(door);
+                Ok(local)
+            }
+            Err(error) => {
+                let (errno, detail) = (error.raw_os_error().unwrap_or(0), error.to_string());
+                self.journal.fact(EventKind::SocketFailed { transport, local: bare(address), errno, detail });
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends; the errno when the system refuses.
+    pub(crate) fn send(&self, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> Result<(), i32> {
+        let (at, transport) = (self.journal.now(), Transport::Udp);
+        let (direction, integrity) = (Direction::Out, None);
+        self.journal.passed(Passed { at, direction, transport, local, remote, bytes: bytes.to_vec(), integrity });
+        let door = self.doors.iter().find(|door| bare(door.local()) == local);
+        let sent =
+            door.map_or_else(|| Err(io::Error::from_raw_os_error(libc::ENOTCONN)), |door| door.send(remote, bytes));
+        sent.map_err(|error| {
+            let (errno, detail) = (error.raw_os_error().unwrap_or(0), error.to_string());
+            self.journal.fact(EventKind::SendFailed { transport, local, remote, errno, detail });
+            errno
+        })
+    }
+
+    /// What arrives next; cancel safe. `verify` tells whether a datagram's integrity is right.
+    pub(crate) async fn recv(
+        &mut self,
+        verify: impl Fn(SocketAddr, SocketAddr, &[u8]) -> Option<Integrity>,
+    ) -> Arrived {
+        loop {
+            // A sender of ours is kept, so that this never ends.
+            let Some(input) = self.inputs.recv().await else { std::future::pending().await };
+            match input {
+                UdpInput::Datagram { local, remote, kernel_time, bytes } => {
+                    let clock = self.journal.clock();
+                    let at = kernel_time.map_or_else(|| clock.now(), |time| clock.from_kernel(time));
+                    let (local, transport, direction) = (bare(local), Transport::Udp, Direction::In);
+                    let integrity = verify(local, remote, &bytes);
+                    let passed = Passed { at, direction, transport, local, remote, bytes: bytes.clone(), integrity };
+                    self.journal.passed(passed);
+                    return Arrived::Datagram { local, remote, bytes };
+                }
+                UdpInput::Icmp(error) => {
+                    let (local, remote, offender) = (bare(error.local), error.remote, error.offender);
+                    let (icmp_type, icmp_code, errno) = (error.icmp_type, error.icmp_code, error.errno);
+                    self.journal.fact(EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
+                    return Arrived::Refused { local, remote, errno };
+                }
+                UdpInput::Broken { local, error } => {
+                    let (transport, local, detail) = (Transport::Udp, bare(local), error.to_string());
+                    self.journal.fact(EventKind::SocketClosed { transport, local, detail });
+                }
+            }
+        }
+    }
+}
+
+/// Without IPv6 scope and flow, as events have it.
+pub(crate) fn bare(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(*v6.ip(), v6.port(), 0, 0)),
+        v4 => v4,
+    }
+}

@@ -1,0 +1,117 @@
+//! A TURN server from the first 401 to an echo through the relay, and what a relay is good for besides: it is a third
+//! party that sends from a fresh high port, only where it was permitted to.
+
+mod client;
+mod experiments;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use whyrelay_core::engine::gather::Server;
+use whyrelay_core::engine::server_url::ServerUrl;
+use whyrelay_core::random::Random;
+use whyrelay_core::trace::event::Transport;
+
+use super::journal::Journal;
+use super::nat::Origin;
+use crate::io::tls::ClientTls;
+use crate::io::udp::UdpOptions;
+use client::{Client, Happening};
+
+/// A TURN server to try.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// With its addresses and credentials.
+    pub(crate) server: Server,
+    /// Our end.
+    pub(crate) origin: Origin,
+    /// Look at what no tester looks at, too: on one server is enough.
+    pub(crate) experiments: bool,
+    /// Find out how long a mapping lives, for at most this long.
+    pub(crate) lifetime: Option<Duration>,
+}
+
+/// Tries one server until `until`; allocations are given back in any case.
+pub(crate) async fn try_server(
+    journal: Journal,
+    random: Random,
+    target: Target,
+    (tls, options): (ClientTls, UdpOptions),
+    until: Instant,
+) {
+    let url = target.server.url.clone();
+    let experiments = target.experiments && url.transport() == Transport::Udp;
+    let mut client = match Client::start(journal.clone(), random, &target, experiments, (tls, options)) {
+        Ok(client) => client,
+        Err(error) => return journal.missing(format!("{url}: allocation and relaying"), error.to_string()),
+    };
+    let allocated = allocate(&mut client, if experiments { 2 } else { 1 }, until).await;
+    match allocated.first() {
+        Some(&(relayed, mapped)) => {
+            use_relay(&mut client, &journal, &url, (relayed, mapped), until).await;
+            match allocated.get(1) {
+                Some(&(second, _)) => experiments::early_arrival(&mut client, &journal, relayed, second, until).await,
+                None if experiments => journal.missing("early arrival", "the server gave only one allocation"),
+                None => {}
+            }
+            if let Some(limit) = target.lifetime {
+                experiments::lifetime(&mut client, &journal, relayed, limit).await;
+            }
+        }
+        None => {
+            let what = format!("{url}: permission and echo through the relay");
+            journal.missing(what, "there is no allocation");
+            if experiments {
+                journal.missing("early arrival and egress to a third party", "there is no allocation to send from");
+            }
+        }
+    }
+    client.close().await;
+}
+
+/// Relayed addresses with the mapped address that came with each, up to `wanted`.
+async fn allocate(client: &mut Client, wanted: usize, until: Instant) -> Vec<(SocketAddr, Option<SocketAddr>)> {
+    let mut allocated = Vec::new();
+    while allocated.len() < wanted {
+        match client.next(until).await {
+            Some(Happening::Allocated { relayed, mapped }) => allocated.push((relayed, mapped)),
+            Some(Happening::Settled) | None => break,
+            Some(_) => {}
+        }
+    }
+    allocated
+}
+
+/// Permission and echo; our packet to the relayed address is one to a third party's random high port.
+async fn use_relay(
+    client: &mut Client,
+    journal: &Journal,
+    url: &ServerUrl,
+    (relayed, mapped): (SocketAddr, Option<SocketAddr>),
+    until: Instant,
+) {
+    let echo = format!("{url}: echo through the relay");
+    let Some(peer) = mapped.map(|mapped| mapped.ip()).filter(|ip| ip.is_ipv4() == relayed.is_ipv4()) else {
+        return journal.missing(echo, "the server told no mapped address of the relayed address's family");
+    };
+    if let Err(why) = permit(client, relayed, peer, until).await {
+        return journal.missing(echo, why);
+    }
+    experiments::echo(client, journal, url, relayed, until).await;
+}
+
+/// Asks for a permission; why there is none.
+async fn permit(client: &mut Client, relayed: SocketAddr, peer: IpAddr, until: Instant) -> Result<(), String> {
+    client.permit(relayed, peer);
+    loop {
+        match client.next(until).await {
+            Some(Happening::Permitted { peer: permitted }) if permitted == peer => return Ok(()),
+            Some(Happening::Denied { peer: denied, code }) if denied == peer => {
+                let code = code.map_or_else(|| "no answer".to_owned(), |code| format!("error {code}"));
+                return Err(format!("the server gives no permission for our own address {peer} ({code})"));
+            }
+            Some(_) => {}
+            None => return Err("the time of the check was over".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The core's gatherer with one TURN server, on real sockets.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use whyrelay_core::engine::gather::{GatherConfig, Gatherer, Input, LocalSocket, Output, Transmit};
+use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
+use whyrelay_core::random::Random;
+use whyrelay_core::trace::event::{Direction, EventKind, Transport};
+use whyrelay_core::wire::framing::Framing;
+
+use super::super::journal::{Journal, Passed};
+use super::super::nat::Origin;
+use super::super::sockets::{Arrived, Sockets, bare};
+use super::Target;
+use crate::io::stream::{ConnectOptions, StreamInput, Streams};
+use crate::io::tls::ClientTls;
+use crate::io::udp::UdpOptions;
+
+/// Giving allocations back takes at most this long.
+const CLOSE_LIMIT: Duration = Duration::from_millis(1200);
+
+/// Something that a check waits for.
+#[derive(Debug)]
+pub(super) enum Happening {
+    /// There is an allocation.
+    Allocated { relayed: SocketAddr, mapped: Option<SocketAddr> },
+    /// Every request for an allocation has its answer or none.
+    Settled,
+    /// A permission.
+    Permitted { peer: IpAddr },
+    /// None.
+    Denied { peer: IpAddr, code: Option<u16> },
+    /// A peer sent to a relayed address.
+    Relayed { relayed: SocketAddr, peer: SocketAddr, data: Vec<u8> },
+    /// A datagram arrived on a socket that is not the gatherer's.
+    Datagram { local: SocketAddr, bytes: Vec<u8> },
+    /// Allocations are given back.
+    Closed,
+}
+
+/// See the module.
+pub(super) struct Client {
+    pub(super) journal: Journal,
+    pub(super) random: Random,
+    pub(super) origin: Origin,
+    /// The server, over UDP.
+    pub(super) remote: Option<SocketAddr>,
+    options: UdpOptions,
+    gatherer: Gatherer,
+    pub(super) sockets: Sockets,
+    streams: Streams,
+    stream_inputs: mpsc::Receiver<StreamInput>,
+    mapped: Vec<(SocketAddr, Option<SocketAddr>)>,
+    ready: VecDeque<Happening>,
+    wake: Instant,
+}
+
+impl Client {
+    /// Opens one socket for each allocation and asks.
+    pub(super) fn start(
+        journal: Journal,
+        mut random: Random,
+        target: &Target,
+        two: bool,
+        (tls, options): (ClientTls, UdpOptions),
+    ) -> io::Result<Self> {
+        let (sender, stream_inputs) = mpsc::channel(64);
+        let allocations_per_server = if two { 2 } else { 1 };
+        let config = GatherConfig {
+            servers: vec![target.server.clone()],
+            relay_only: true,
+            ipv6: target.origin.address.is_ipv6(),
+            allocations_per_server,
+            ..GatherConfig::default()
+        };
+        let url = &target.server.url;
+        let family = |ip: &&IpAddr| ip.is_ipv4() == target.origin.address.is_ipv4();
+        let over_udp = url.transport() == Transport::Udp;
+        let address = target.server.addresses.iter().find(family).filter(|_| over_udp);
+        let mut client = Self {
+            gatherer: Gatherer::new(journal.now(), config, random.fork()),
+            sockets: Sockets::new(journal.clone()),
+            streams: Streams::new(sender, tls),
+            stream_inputs,
+            remote: address.map(|ip| SocketAddr::new(*ip, url.port())),
+            random,
+            origin: target.origin.clone(),
+            options,
+            mapped: Vec::new(),
+            ready: VecDeque::new(),
+            wake: Instant::now(),
+            journal,
+        };
+        for _ in 0..allocations_per_server {
+            let local = client.open()?;
+            let (interface, transport) = (client.origin.interface.clone(), CandidateTransport::Udp);
+            client.feed(Input::Socket(LocalSocket { local, interface, transport }));
+        }
+        client.feed(Input::Complete);
+        Ok(client)
+    }
+
+    /// Another socket.
+    pub(super) fn open(&mut self) -> io::Result<SocketAddr> {
+        self.sockets.open(self.origin.address, self.origin.interface.as_deref(), self.options)
+    }
+
+    pub(super) fn permit(&mut self, relayed: SocketAddr, peer: IpAddr) {
+        self.feed(Input::NeedPermission { relayed, peer });
+    }
+
+    pub(super) fn send_from_relay(&mut self, relayed: SocketAddr, peer: SocketAddr, data: &[u8]) {
+        self.feed(Input::SendToPeer { relayed, peer, data });
+    }
+
+    /// What happens next; `None` at `until`.
+    pub(super) async fn next(&mut self, until: Instant) -> Option<Happening> {
+        loop {
+            if let Some(happening) = self.ready.pop_front() {
+                return Some(happening);
+            }
+            let gatherer = &self.gatherer;
+            tokio::select! {
+                arrived = self.sockets.recv(|local, remote, bytes| gatherer.verify(local, remote, bytes)) => {
+                    self.arrived(arrived);
+                }
+                Some(input) = self.stream_inputs.recv() => self.stream(input),
+                () = tokio::time::sleep_until(self.wake.min(until).into()) => {
+                    if Instant::now() >= until {
+                        return None;
+                    }
+                    self.feed(Input::Timeout);
+                }
+            }
+        }
+    }
+
+    /// Gives the allocations back.
+    pub(super) async fn close(mut self) {
+        let until = Instant::now() + CLOSE_LIMIT;
+        self.feed(Input::Close);
+        while !matches!(self.next(until).await, Some(Happening::Closed) | None) {}
+    }
+
+    fn arrived(&mut self, arrived: Arrived) {
+        match arrived {
+            Arrived::Datagram { local, remote, bytes } => {
+                let now = self.journal.now();
+                let ours = self.gatherer.handle_input(now, Input::Datagram { local, remote, bytes: &bytes });
+                self.drain();
+                if !ours {
+                    self.ready.push_back(Happening::Datagram { local, bytes });
+                }
+            }
+            Arrived::Refused { local, remote, errno, .. } => self.feed(Input::SendFailed { local, remote, errno }),
+        }
+    }
+
+    fn stream(&mut self, input: StreamInput) {
+        match input {
+            StreamInput::Connected { id, local, transport, .. } => {
+                let (interface, mark, receive_buffer) = (self.origin.interface.clone(), self.options.mark, None);
+                let local = bare(local);
+                self.journal.fact(EventKind::SocketOpened { transport, local, interface, mark, receive_buffer });
+                self.feed(Input::StreamConnected { id, local });
+            }
+            StreamInput::Message { id, local, remote, transport, bytes } => {
+                let (at, direction, local) = (self.journal.now(), Direction::In, bare(local));
+                let integrity = self.gatherer.verify(local, remote, &bytes);
+                let framed = Framing::Stun.wrap(&bytes);
+                self.journal.passed(Passed { at, direction, transport, local, remote, bytes, integrity });
+                self.feed(Input::StreamData { id, bytes: &framed });
+            }
+            StreamInput::Closed { id, detail } => {
+                self.streams.close(id);
+                self.feed(Input::StreamFailed { id, detail: &detail });
+            }
+            StreamInput::Accepted { .. } => {}
+        }
+    }
+
+    fn feed(&mut self, input: Input<'_>) {
+        self.gatherer.handle_input(self.journal.now(), input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        loop {
+            let happening = match self.gatherer.poll_output() {
+                Output::Transmit(transmit) => {
+                    self.transmit(&transmit);
+                    continue;
+                }
+                Output::ConnectStream { id, local, remote, tls } => {
+                    let local = Some(SocketAddr::new(local, 0));
+                    let (mark, framing) = (self.options.mark, Framing::Stun);
+                    self.streams.connect(id, ConnectOptions { local, remote, tls, mark, framing });
+                    continue;
+                }
+                Output::CloseStream { id } => {
+                    self.streams.close(id);
+                    continue;
+                }
+                Output::Event(kind) => {
+                    self.event(kind);
+                    continue;
+                }
+                Output::Candidate(candidate) if candidate.candidate.kind == CandidateType::Relayed => {
+                    let relayed = candidate.base;
+                    let mapped =
+                        self.mapped.iter().find(|(known, _)| *known == relayed).and_then(|(_, mapped)| *mapped);
+                    Happening::Allocated { relayed, mapped }
+                }
+                Output::RelayedData { relayed, peer, data } => Happening::Relayed { relayed, peer, data },
+                Output::PermissionGranted { peer, .. } => Happening::Permitted { peer },
+                Output::PermissionDenied { peer, code, .. } => Happening::Denied { peer, code },
+                Output::EndOfCandidates => Happening::Settled,
+                Output::Closed => Happening::Closed,
+                // Names are resolved before, and reaching is measured apart.
+                Output::Candidate(_)
+                | Output::Resolve { .. }
+                | Output::RoundTrip { .. }
+                | Output::AllocationLost { .. } => continue,
+                Output::Timeout(at) => {
+                    self.wake = self.journal.clock().instant(at);
+                    return;
+                }
+            };
+            self.ready.push_back(happening);
+        }
+    }
+
+    fn event(&mut self, kind: EventKind) {
+        match &kind {
+            // Host candidates are of no interest here: there is no peer to tell.
+            EventKind::LocalCandidateDiscarded { .. } | EventKind::EndOfCandidates { .. } => return,
+            EventKind::Allocated { relayed, mapped, .. } => self.mapped.push((*relayed, *mapped)),
+            _ => {}
+        }
+        self.journal.fact(kind);
+    }
+
+    fn transmit(&mut self, transmit: &Transmit) {
+        let Transmit { transport, stream, local, remote, bytes } = transmit;
+        let (transport, local, remote) = (*transport, bare(*local), *remote);
+        let Some(id) = stream else {
+            if let Err(errno) = self.sockets.send(local, remote, bytes) {
+                self.gatherer.handle_input(self.journal.now(), Input::SendFailed { local, remote, errno });
+            }
+            return;
+        };
+        let (at, direction, integrity) = (self.journal.now(), Direction::Out, None);
+        self.journal.passed(Passed { at, direction, transport, local, remote, bytes: bytes.clone(), integrity });
+        self.streams.send(*id, bytes);
+    }
+}

@@ -1,0 +1,209 @@
+//! What a relay is good for besides relaying: an echo, a third party, an early packet, a packet after a long silence.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use whyrelay_core::engine::server_url::ServerUrl;
+use whyrelay_core::random::Random;
+use whyrelay_core::trace::measurement::Measurement;
+use whyrelay_core::wire::attribute::AttributeType;
+use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method, TransactionId};
+
+use super::super::journal::Journal;
+use super::client::{Client, Happening};
+use super::permit;
+
+/// Sends of one probe, and the time between two: 10 % loss each way leaves 2 in 100,000 unanswered.
+const SENDS: u32 = 6;
+const INTERVAL: Duration = Duration::from_millis(80);
+
+/// Least wait for an answer behind the last send.
+const LEAST_WAIT: Duration = Duration::from_millis(300);
+
+/// An early packet must be there before ours leaves; it is sent twice.
+const EARLY_WAIT: Duration = Duration::from_millis(150);
+
+/// An indication that names itself by its transaction id: no one answers it.
+fn probe(random: &mut Random) -> (TransactionId, Vec<u8>) {
+    let id = random.transaction_id();
+    (id, MessageBuilder::new(Class::Indication, Method::BINDING, id).fingerprint().build())
+}
+
+fn is(bytes: &[u8], id: TransactionId) -> bool {
+    Message::decode(bytes).is_ok_and(|message| message.is_sound() && message.transaction == id)
+}
+
+/// Sends to `to` until the relay has it: from where it was seen, and how many were sent.
+async fn seen_from(
+    client: &mut Client,
+    local: SocketAddr,
+    to: SocketAddr,
+    until: Instant,
+) -> (Option<SocketAddr>, u32) {
+    let (id, bytes) = probe(&mut client.random);
+    for sent in 1..=SENDS {
+        // The system's refusal is an event of its own.
+        let _ = client.sockets.send(local, to, &bytes);
+        let wait = if sent == SENDS { LEAST_WAIT } else { INTERVAL };
+        let wake = (Instant::now() + wait).min(until);
+        while let Some(happening) = client.next(wake).await {
+            if let Happening::Relayed { relayed, peer, data } = happening
+                && relayed == to
+                && is(&data, id)
+            {
+                return (Some(peer), sent);
+            }
+        }
+        if Instant::now() >= until {
+            return (None, sent);
+        }
+    }
+    (None, SENDS)
+}
+
+/// From a socket of ours to the relay, and back by it.
+pub(super) async fn echo(client: &mut Client, journal: &Journal, url: &ServerUrl, relayed: SocketAddr, until: Instant) {
+    let server = url.to_string();
+    let Ok(local) = client.open() else {
+        return journal.missing(format!("{server}: echo through the relay"), "no socket could be opened");
+    };
+    let (observed, sent) = seen_from(client, local, relayed, until).await;
+    journal.measured(Measurement::ThirdParty { local, remote: relayed, observed, sent });
+    let Some(peer) = observed else {
+        return journal.measured(Measurement::RelayEcho { server, relayed, rtt_us: None, sent });
+    };
+    let (id, bytes) = probe(&mut client.random);
+    for sent in 1..=SENDS {
+        let started = Instant::now();
+        client.send_from_relay(relayed, peer, &bytes);
+        let wait = if sent == SENDS { LEAST_WAIT } else { INTERVAL };
+        let wake = (started + wait).min(until);
+        while let Some(happening) = client.next(wake).await {
+            if let Happening::Datagram { local: at, bytes } = happening
+                && at == local
+                && is(&bytes, id)
+            {
+                let rtt_us = Some(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
+                return journal.measured(Measurement::RelayEcho { server, relayed, rtt_us, sent });
+            }
+        }
+        if Instant::now() >= until {
+            break;
+        }
+    }
+    journal.measured(Measurement::RelayEcho { server, relayed, rtt_us: None, sent: SENDS });
+}
+
+/// The mapped address of a socket, by the TURN server's own Binding.
+async fn mapped(client: &mut Client, local: SocketAddr, until: Instant) -> Option<SocketAddr> {
+    let remote = client.remote?;
+    let id = client.random.transaction_id();
+    let bytes = MessageBuilder::new(Class::Request, Method::BINDING, id).fingerprint().build();
+    for _ in 0..SENDS {
+        let _ = client.sockets.send(local, remote, &bytes);
+        let wake = (Instant::now() + INTERVAL).min(until);
+        while let Some(happening) = client.next(wake).await {
+            let Happening::Datagram { local: at, bytes } = happening else { continue };
+            let Ok(message) = Message::decode(&bytes) else { continue };
+            if at == local && message.transaction == id && message.is_sound() {
+                let plain = || message.address(AttributeType::MAPPED_ADDRESS);
+                return message.xor_address(AttributeType::XOR_MAPPED_ADDRESS).or_else(plain);
+            }
+        }
+    }
+    None
+}
+
+/// A relay that we have not sent to sends to our mapped address; then we send to it. A NAT that took the early packet
+/// for one to itself now gives our flow another port, and a peer that spoke first would never be reached.
+pub(super) async fn early_arrival(
+    client: &mut Client,
+    journal: &Journal,
+    control_relay: SocketAddr,
+    relay: SocketAddr,
+    until: Instant,
+) {
+    const WHAT: &str = "early arrival";
+    let Ok(local) = client.open() else { return journal.missing(WHAT, "no socket could be opened") };
+    let Some(mapped) = mapped(client, local, until).await else {
+        return journal.missing(WHAT, "the server told no mapped address of the socket");
+    };
+    if let Err(why) = permit(client, relay, mapped.ip(), until).await {
+        return journal.missing(WHAT, why);
+    }
+    // First, because a NAT that lost the port goes on with the new one for every destination to come.
+    let (control, _) = seen_from(client, local, control_relay, until).await;
+    let (id, bytes) = probe(&mut client.random);
+    let mut arrived = false;
+    for _ in 0..2 {
+        client.send_from_relay(relay, mapped, &bytes);
+        let wake = (Instant::now() + EARLY_WAIT / 2).min(until);
+        while let Some(happening) = client.next(wake).await {
+            if let Happening::Datagram { local: at, bytes } = &happening {
+                arrived |= *at == local && is(bytes, id);
+            }
+        }
+    }
+    let (observed, _) = seen_from(client, local, relay, until).await;
+    match (observed, control) {
+        (Some(observed), Some(control)) => {
+            let remote = relay;
+            journal.measured(Measurement::EarlyArrival { local, remote, mapped, observed, control, arrived });
+        }
+        _ => journal.missing(WHAT, "our packets to the relay's port did not arrive there"),
+    }
+}
+
+/// First silence that is tried, in seconds; it doubles until a mapping dies.
+const FIRST_SILENCE_S: u32 = 15;
+
+/// Bisects the life of an idle mapping: a socket opens it toward the relay and is silent; then the relay sends. Each
+/// silence has a socket of its own: a refreshed mapping may live longer than a new one.
+pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: SocketAddr, limit: Duration) {
+    let limit_s = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
+    let (mut lives, mut dies) = (0_u32, None);
+    let mut left = limit;
+    let mut silence = FIRST_SILENCE_S.min(limit_s.max(1));
+    let what = "the lifetime of an idle mapping";
+    while left.as_secs() >= u64::from(silence) && silence > 0 {
+        eprintln!("lifetime: silent for {silence} s (known so far: lives {lives} s)");
+        let started = Instant::now();
+        let Ok(local) = client.open() else { return journal.missing(what, "no socket could be opened") };
+        let (Some(peer), _) = seen_from(client, local, relay, started + Duration::from_secs(1)).await else {
+            return journal.missing(what, "our packet to the relay did not arrive there");
+        };
+        let silent_until = Instant::now() + Duration::from_secs(silence.into());
+        while client.next(silent_until).await.is_some() {}
+        let (id, bytes) = probe(&mut client.random);
+        let mut arrived = false;
+        for _ in 0..SENDS {
+            client.send_from_relay(relay, peer, &bytes);
+            let wake = Instant::now() + INTERVAL * 2;
+            while let Some(happening) = client.next(wake).await {
+                if let Happening::Datagram { local: at, bytes } = &happening {
+                    arrived |= *at == local && is(bytes, id);
+                }
+            }
+            if arrived {
+                break;
+            }
+        }
+        left = left.saturating_sub(started.elapsed());
+        if arrived {
+            lives = silence;
+        } else {
+            dies = Some(silence);
+        }
+        silence = match dies {
+            // Exact to a tenth, or to 2 s.
+            Some(dies) if dies - lives <= 2.max(dies / 10) => break,
+            Some(dies) => lives + (dies - lives) / 2,
+            None => silence.saturating_mul(2),
+        };
+    }
+    if lives == 0 && dies.is_none() {
+        return journal.missing(what, format!("{} s are too few to wait for it", limit.as_secs()));
+    }
+    let local = client.origin.address.ip();
+    journal.measured(Measurement::MappingLifetime { local, at_least_s: lives, at_most_s: dies });
+}

@@ -1,0 +1,79 @@
+//! The command line of `whyrelay check`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Format, parse_duration, parse_mark};
+
+/// `whyrelay check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// The signaling server whose announced STUN and TURN servers are used, unless --stun or --turn names others.
+    /// Without any server only this host itself is looked at
+    #[arg(
+        long,
+        visible_alias = "signaling-addr",
+        value_name = "URL",
+        env = "WHYRELAY_SIGNAL",
+        help_heading = "Servers"
+    )]
+    pub signal: Option<String>,
+    /// STUN server, like stun:stun.example.org:3478; may be repeated
+    #[arg(long, value_name = "URL", help_heading = "Servers")]
+    pub stun: Vec<String>,
+    /// TURN server, like turn:turn.example.org:3478?transport=tcp or turns:…; may be repeated
+    #[arg(long, value_name = "URL", help_heading = "Servers")]
+    pub turn: Vec<String>,
+    /// TURN user name. The password comes from TURN_PASSWORD or --turn-password-file, never from an argument
+    #[arg(long, value_name = "NAME", help_heading = "Servers")]
+    pub turn_user: Option<String>,
+    /// File whose first line is the TURN password
+    #[arg(long, value_name = "FILE", help_heading = "Servers")]
+    pub turn_password_file: Option<PathBuf>,
+    /// File whose first line is the secret of time-limited credentials (coturn's static-auth-secret): they are checked
+    /// against it, or made from it
+    #[arg(long, value_name = "FILE", help_heading = "Servers")]
+    pub turn_secret_file: Option<PathBuf>,
+    /// Trust the certificates in this PEM file too, for turns: and https:
+    #[arg(long, value_name = "FILE", help_heading = "Servers")]
+    pub tls_ca: Vec<PathBuf>,
+
+    /// Look from this interface only; may be repeated
+    #[arg(long, value_name = "NAME", help_heading = "Sockets")]
+    pub interface: Vec<String>,
+    /// Do not look from this interface; may be repeated
+    #[arg(long, value_name = "NAME", help_heading = "Sockets")]
+    pub exclude_interface: Vec<String>,
+    /// Look from this local address only; may be repeated
+    #[arg(long, value_name = "IP", help_heading = "Sockets")]
+    pub address: Vec<IpAddr>,
+    /// Firewall mark of every socket (SO_MARK, needs CAP_NET_ADMIN), like 0x1bd00
+    #[arg(long, value_name = "MARK", value_parser = parse_mark, help_heading = "Sockets")]
+    pub mark: Option<u32>,
+
+    /// Send packets to our own public address, to see whether the router turns them around
+    #[arg(long, help_heading = "With your consent")]
+    pub hairpin: bool,
+    /// Find out for at most this time how long an idle mapping lives
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "With your consent")]
+    pub lifetime: Option<Duration>,
+    /// Map a port on the router by PCP, NAT-PMP or UPnP, have it tried from outside, and remove it
+    #[arg(long, help_heading = "With your consent")]
+    pub map: bool,
+
+    /// Write the recording (JSON lines) to this file; `whyrelay report` reads it
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub record: Option<PathBuf>,
+    /// Write the same datagrams to this file for Wireshark (pcapng)
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub pcap: Option<PathBuf>,
+    /// Replace addresses and names by pseudonyms in account, recording and capture
+    #[arg(long, help_heading = "Output")]
+    pub redact: bool,
+    /// How to print the account
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
+    pub format: Format,
+}

@@ -1,0 +1,20 @@
+//! `whyrelay check`.
+
+use std::time::Duration;
+
+use super::args::CheckArgs;
+use super::{account, peer, runtime};
+use crate::check::{self, CheckConfig};
+
+pub(super) fn run(args: CheckArgs, color: bool) -> anyhow::Result<u8> {
+    let format = args.format;
+    let config = CheckConfig::resolve(args)?;
+    let runtime = runtime()?;
+    let events = runtime.block_on(async {
+        let interrupt = peer::watch_signals()?;
+        check::run(config, interrupt, color).await
+    });
+    // Name look-ups that hang in the system's resolver must not hold the process.
+    runtime.shutdown_timeout(Duration::from_millis(10));
+    account::print(&events?, format, color)
+}
