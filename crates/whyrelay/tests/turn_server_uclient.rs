@@ -138,7 +138,7 @@ impl Server {
             relay_addresses: vec![ip.parse()?],
             tls: Some(tls),
             credentials: Credentials::none().with_user("alice", "wonderland"),
-            secret: SharedSecret::new("north"),
+            secrets: SharedSecret::new("north").into_iter().collect(),
             // uclient chooses its channel numbers at random from RFC 5766's range.
             rfc5766_channels: true,
             policy: PeerPolicy { allow_loopback_peers: true, ..PeerPolicy::default() },

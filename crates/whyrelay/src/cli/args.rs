@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use check::CheckArgs;
 
 use super::stun_args::DiscoveryArgs;
+use super::turn_args::TurnArgs;
 
 /// Why can these two machines not connect directly?
 #[derive(Debug, Parser)]
@@ -106,9 +107,9 @@ pub struct ServeArgs {
     /// Port of signaling on all addresses, in the Go lab's spelling
     #[arg(long, value_name = "PORT", conflicts_with = "listen")]
     pub port: Option<u16>,
-    /// Address and port of STUN and TURN (UDP and TCP)
+    /// Address and port of STUN and TURN (UDP and TCP); may be repeated
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:3478")]
-    pub stun_listen: SocketAddr,
+    pub stun_listen: Vec<SocketAddr>,
     /// No STUN and no TURN: signaling only
     #[arg(long)]
     pub no_stun: bool,
@@ -119,12 +120,14 @@ pub struct ServeArgs {
     /// at which each peer reached signaling
     #[arg(long, value_name = "HOST")]
     pub public_host: Option<String>,
-    /// Address that relayed traffic leaves from; default: the one of --stun-listen or of the default route
+    /// Address that relayed traffic leaves from; default: the one of --stun-listen or of the default route. May be
+    /// repeated, once for each family
     #[arg(long, value_name = "IP")]
-    pub relay_address: Option<IpAddr>,
-    /// Address announced for relayed traffic when this machine stands behind a 1:1 NAT
+    pub relay_address: Vec<IpAddr>,
+    /// Address announced for relayed traffic when this machine stands behind a 1:1 NAT. May be repeated, once for each
+    /// family
     #[arg(long, value_name = "IP")]
-    pub external_address: Option<IpAddr>,
+    pub external_address: Vec<IpAddr>,
     /// Ports for relayed traffic
     #[arg(long, value_name = "FIRST-LAST", default_value = "49152-65535", value_parser = parse_ports)]
     pub relay_ports: (u16, u16),
@@ -134,7 +137,8 @@ pub struct ServeArgs {
     /// Relay to loopback addresses too: for tests on one machine
     #[arg(long)]
     pub allow_loopback_peers: bool,
-    /// Certificate chain for TLS, PEM; with --tls-key signaling is https and wss
+    /// Certificate chain for TLS, PEM; with --tls-key signaling is https and wss, and TURN is offered over TLS. Read
+    /// again on SIGHUP
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// Private key for TLS, PEM
@@ -143,6 +147,9 @@ pub struct ServeArgs {
     /// Refuse the room without a name, which the Go lab's clients use
     #[arg(long)]
     pub no_default_room: bool,
+    /// TURN.
+    #[command(flatten)]
+    pub turn: TurnArgs,
     /// Behavior discovery.
     #[command(flatten)]
     pub discovery: DiscoveryArgs,

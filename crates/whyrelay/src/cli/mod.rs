@@ -9,6 +9,7 @@ mod peer;
 mod report;
 mod serve;
 mod stun_args;
+mod turn_args;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;

@@ -28,6 +28,11 @@ pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<
 
 /// Counts Ctrl-C, SIGTERM and SIGHUP: the first closes the session properly, the second ends the process at once.
 pub(super) fn watch_signals() -> anyhow::Result<watch::Receiver<u32>> {
+    watch_ending_signals(true)
+}
+
+/// The same, SIGHUP only if it is to end the program: a server reads its files again instead.
+pub(super) fn watch_ending_signals(hangup_ends: bool) -> anyhow::Result<watch::Receiver<u32>> {
     let (sender, receiver) = watch::channel(0);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -37,7 +42,7 @@ pub(super) fn watch_signals() -> anyhow::Result<watch::Receiver<u32>> {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
+                _ = hangup.recv() => if !hangup_ends { continue },
             }
             if *sender.borrow() >= 1 {
                 std::process::exit(FORCED_EXIT);

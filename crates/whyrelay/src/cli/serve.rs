@@ -4,13 +4,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use whyrelay_core::engine::turn_server::PeerPolicy;
 use whyrelay_core::signal::{IceServer, ServersAnnouncement, unguessable_name};
 
 use super::args::ServeArgs;
+use super::turn_args::TurnArgs;
 use super::{HEALTHY, answer, peer};
 use crate::io::interfaces::{self, InterfaceFilter};
-use crate::server::signaling::{Announce, SignalingConfig, SignalingServer, load_tls};
+use crate::server::certificates::Certificates;
+use crate::server::metrics::{self, Audience};
+use crate::server::signaling::{Announce, Gauges, SignalingConfig, SignalingServer};
 use crate::server::turn::{StunTurnConfig, StunTurnServer, TlsFiles};
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<u8> {
@@ -22,20 +26,28 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<u8> {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let listen = args.port.map_or(args.listen, |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
-    let mut interrupt = peer::watch_signals()?;
+    let mut interrupt = peer::watch_ending_signals(false)?;
     let relay = if args.no_stun { None } else { Some(bind_relay(&args)?) };
+    let certificates = match (&args.tls_cert, &args.tls_key) {
+        (Some(chain), Some(key)) => Some(Certificates::load(chain, key)?),
+        _ => None,
+    };
+    let gauges = Arc::<Gauges>::default();
     let config = SignalingConfig {
         has_default_room: !args.no_default_room,
         announce: Some(announce(relay.clone(), args.no_turn)),
-        tls: match (&args.tls_cert, &args.tls_key) {
-            (Some(cert), Some(key)) => Some(load_tls(cert, key)?),
-            _ => None,
-        },
+        tls: certificates.as_ref().map(|certificates| certificates.server_config(&[b"http/1.1"])).transpose()?,
+        gauges: Arc::clone(&gauges),
         ..SignalingConfig::default()
     };
     let is_tls = config.tls.is_some();
     let signaling =
         SignalingServer::bind(listen, config).map_err(|error| with_listen_hint(error.into(), "--listen", listen))?;
+    let signaling = signaling.with_routes(metrics::router(relay.clone(), Arc::clone(&gauges), Audience::ThisMachine));
+    if let Some(address) = args.turn.metrics_listen {
+        serve_metrics(address, metrics::router(relay.clone(), gauges, Audience::Everybody)).await?;
+    }
+    tokio::spawn(reload_on_hangup(args.turn.clone(), relay.clone(), certificates, signal(SignalKind::hangup())?));
     answer(&greeting(&args, signaling.local_addr(), relay.as_ref(), is_tls)?)?;
 
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
@@ -69,21 +81,70 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 
 fn bind_relay(args: &ServeArgs) -> anyhow::Result<StunTurnServer> {
     let config = StunTurnConfig {
-        listen: vec![args.stun_listen],
+        listen: args.stun_listen.clone(),
         tls: args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificates, key)| TlsFiles { certificates, key }),
-        relay_addresses: args.relay_address.into_iter().collect(),
+        relay_addresses: args.relay_address.clone(),
         relay_ports: args.relay_ports,
-        external_addresses: args.external_address.into_iter().collect(),
+        external_addresses: args.external_address.clone(),
         public_host: args.public_host.clone(),
         policy: PeerPolicy {
             allow_private_peers: args.allow_private_peers,
             allow_loopback_peers: args.allow_loopback_peers,
+            allowed: args.turn.allow_peer.clone(),
+            refused: args.turn.refuse_peer.clone(),
             ..PeerPolicy::default()
         },
         discovery: args.discovery.resolve()?,
+        credentials: args.turn.users()?,
+        secrets: args.turn.secrets()?,
+        realm: args.turn.turn_realm.clone(),
+        alternate_server: args.turn.alternate_turn_server,
+        strict_expiry: args.turn.strict_expiry,
+        limits: args.turn.limits(),
         ..StunTurnConfig::default()
     };
-    StunTurnServer::bind(config).map_err(|error| with_listen_hint(error, "--stun-listen", args.stun_listen))
+    let first = args.stun_listen.first().copied().context("an address for STUN")?;
+    StunTurnServer::bind(config).map_err(|error| with_listen_hint(error, "--stun-listen", first))
+}
+
+/// Serves `/metrics` on a listener of its own.
+async fn serve_metrics(address: SocketAddr, router: axum::Router) -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address} for metrics"))
+        .map_err(|error| with_listen_hint(error, "--metrics-listen", address))?;
+    tokio::spawn(async move { metrics::serve(listener, router).await });
+    Ok(())
+}
+
+/// Reads certificates, users and secrets again at every SIGHUP. What cannot be read stays as it was, and is said.
+async fn reload_on_hangup(
+    args: TurnArgs,
+    relay: Option<StunTurnServer>,
+    certificates: Option<Arc<Certificates>>,
+    mut hangup: Signal,
+) {
+    while hangup.recv().await.is_some() {
+        let mut failed = Vec::new();
+        if let Some(Err(error)) = certificates.as_ref().map(|certificates| certificates.reload()) {
+            failed.push(anyhow::Error::from(error));
+        }
+        if let Some(relay) = &relay {
+            if let Err(error) = relay.reload_certificates() {
+                failed.push(error.into());
+            }
+            match args.users().and_then(|users| Ok((users, args.secrets()?))) {
+                Ok((users, secrets)) => relay.set_credentials(users, secrets),
+                Err(error) => failed.push(error),
+            }
+        }
+        for error in &failed {
+            eprintln!("not reloaded: {error:#}");
+        }
+        if failed.is_empty() {
+            eprintln!("reloaded");
+        }
+    }
 }
 
 /// What a joining peer is told. A server without any says so, so that nobody waits for it.

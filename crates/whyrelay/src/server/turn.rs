@@ -13,7 +13,7 @@ mod udp;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -26,6 +26,7 @@ use whyrelay_core::random::Random;
 use whyrelay_core::signal::{IceServer, ServersAnnouncement};
 
 use crate::io::clock::Clock;
+use crate::server::certificates::{Certificates, TlsFileError};
 pub use discovery::{AlternateAddress, AlternateConfig, DiscoveryConfig};
 use engine::Engine;
 pub use stream::StreamLimits;
@@ -48,8 +49,15 @@ pub struct StunTurnConfig {
     pub public_host: Option<String>,
     /// Users beside the time-limited credentials that [`StunTurnServer::announce`] makes.
     pub credentials: Credentials,
-    /// The secret of the time-limited credentials; `None`: a random one, for this run only.
-    pub secret: Option<SharedSecret>,
+    /// The secrets of the time-limited credentials: the first makes them, all are good. Empty: a random one, for this
+    /// run only.
+    pub secrets: Vec<SharedSecret>,
+    /// The realm of the credentials. With more than eight bytes a 401 is larger than it need be.
+    pub realm: String,
+    /// Where clients are sent instead (ALTERNATE-SERVER).
+    pub alternate_server: Option<SocketAddr>,
+    /// Whether an allocation ends when the credentials that made it expire.
+    pub strict_expiry: bool,
     /// How long announced credentials hold; at most 48 hours.
     pub credential_lifetime: Duration,
     /// Which peers may be reached. The server adds this host's addresses and its own listeners to it.
@@ -84,7 +92,10 @@ impl Default for StunTurnConfig {
             external_addresses: Vec::new(),
             public_host: None,
             credentials: Credentials::none(),
-            secret: None,
+            secrets: Vec::new(),
+            realm: TurnConfig::default().realm,
+            alternate_server: None,
+            strict_expiry: false,
             credential_lifetime: Duration::from_secs(12 * 3600),
             policy: PeerPolicy::default(),
             rfc5766_channels: false,
@@ -105,11 +116,13 @@ struct Inner {
     engine: Arc<Engine>,
     tcp: Vec<TcpListener>,
     tls: Option<tokio_rustls::TlsAcceptor>,
+    certificates: Option<Arc<Certificates>>,
     listen: Vec<SocketAddr>,
     discovery: Vec<SocketAddr>,
     public_host: Option<String>,
     external: Vec<IpAddr>,
-    secret: SharedSecret,
+    /// The first makes credentials.
+    secrets: RwLock<Vec<SharedSecret>>,
     credential_lifetime: Duration,
     streams: StreamLimits,
 }
@@ -126,27 +139,31 @@ impl StunTurnServer {
             "relay ports {first}-{last}: the first must be 1 or more and not over the last"
         );
         let interfaces = options::local_addresses().context("listing this host's addresses")?;
-        let tls = config.tls.as_ref().map(options::acceptor).transpose()?;
+        let load = |files: &TlsFiles| Certificates::load(&files.certificates, &files.key);
+        let certificates = config.tls.as_ref().map(load).transpose()?;
+        let acceptor = |certificates: &Arc<Certificates>| Ok(certificates.server_config(&[])?.into());
+        let tls = certificates.as_ref().map(acceptor).transpose().map_err(|error: TlsFileError| error)?;
         let mut sockets = options::open_listeners(&config.listen, &interfaces)?;
         let discovery = match &config.discovery {
             Some(wanted) => discovery::open(wanted, &mut sockets, &config.external_addresses)?,
             None => discovery::Opened::default(),
         };
 
-        let secret = match config.secret {
-            Some(secret) => secret,
-            None => {
-                let bytes: [u8; 32] = options::entropy().context("making a secret")?;
-                SharedSecret::new(bytes).context("making a secret")?
-            }
-        };
+        let mut secrets = config.secrets;
+        if secrets.is_empty() {
+            let bytes: [u8; 32] = options::entropy().context("making a secret")?;
+            secrets.push(SharedSecret::new(bytes).context("making a secret")?);
+        }
         let mut policy = config.policy;
         policy.own_addresses.extend(&interfaces);
         policy.own_endpoints.extend(&sockets.addresses);
         policy.own_endpoints.extend(&discovery.addresses);
         let families = options::relay_families(&config.relay_addresses, &sockets.addresses, &interfaces);
         let turn = TurnConfig {
-            credentials: config.credentials.with_secret(secret.clone()),
+            realm: config.realm,
+            credentials: secrets.iter().cloned().fold(config.credentials, Credentials::with_secret),
+            alternate_server: config.alternate_server,
+            strict_expiry: config.strict_expiry,
             policy,
             relay_ipv4: families.ipv4,
             relay_ipv6: families.ipv6,
@@ -172,11 +189,12 @@ impl StunTurnServer {
                 engine: Arc::new(engine),
                 tcp: sockets.tcp,
                 tls,
+                certificates,
                 listen: sockets.addresses,
                 discovery: discovery.addresses,
                 public_host: config.public_host,
                 external: config.external_addresses,
-                secret,
+                secrets: RwLock::new(secrets),
                 credential_lifetime: config.credential_lifetime,
                 streams: config.streams,
             }),
@@ -209,7 +227,8 @@ impl StunTurnServer {
     pub fn announce(&self, name: &str, local: Option<IpAddr>) -> Option<ServersAnnouncement> {
         let (host, port) = self.public_end_point(local)?;
         let expires = self.inner.engine.now() + self.inner.credential_lifetime;
-        let made = self.inner.secret.credentials(name, expires);
+        let made =
+            self.inner.secrets.read().unwrap_or_else(PoisonError::into_inner).first()?.credentials(name, expires);
         let mut urls = vec![format!("turn:{host}:{port}?transport=udp"), format!("turn:{host}:{port}?transport=tcp")];
         if self.inner.tls.is_some() {
             urls.push(format!("turns:{host}:{port}?transport=tcp"));
@@ -266,9 +285,22 @@ impl StunTurnServer {
         self.inner.engine.metrics()
     }
 
-    /// Replaces the users beside the announced credentials, for example after a reload. Allocations stay.
-    pub fn set_credentials(&self, credentials: Credentials) {
-        self.inner.engine.set_credentials(credentials.with_secret(self.inner.secret.clone()));
+    /// Replaces users and secrets, for example after a reload; without secrets, those that there are stay. Allocations
+    /// live on, and are refreshed with what made them.
+    pub fn set_credentials(&self, users: Credentials, secrets: Vec<SharedSecret>) {
+        let mut current = self.inner.secrets.write().unwrap_or_else(PoisonError::into_inner);
+        if !secrets.is_empty() {
+            *current = secrets;
+        }
+        self.inner.engine.set_credentials(current.iter().cloned().fold(users, Credentials::with_secret));
+    }
+
+    /// Reads certificate and key again: new connections get the new ones.
+    ///
+    /// # Errors
+    /// When they cannot be used; what was there before stays.
+    pub fn reload_certificates(&self) -> Result<(), TlsFileError> {
+        self.inner.certificates.as_ref().map_or(Ok(()), |certificates| certificates.reload())
     }
 }
 
@@ -279,6 +311,8 @@ pub struct Metrics {
     pub allocations: usize,
     /// Connections that are open now.
     pub streams: usize,
+    /// Sessions of probes that live now.
+    pub probe_sessions: usize,
     /// Totals of the protocol.
     pub counters: Counters,
     /// Datagrams that the system did not take: full buffers, unreachable networks.

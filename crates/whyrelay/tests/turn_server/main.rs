@@ -2,6 +2,7 @@
 
 mod abuse;
 mod client;
+mod operator;
 mod transports;
 
 use std::net::SocketAddr;

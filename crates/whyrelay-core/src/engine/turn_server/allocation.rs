@@ -68,6 +68,8 @@ pub(super) struct Allocation {
     pub(super) due: Timestamp,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
+    /// Until when what was relayed would have taken at the permitted rate.
+    busy_until: Timestamp,
 }
 
 /// How the pending Allocate request wants its answer.
@@ -123,6 +125,7 @@ impl Allocation {
             due: Timestamp::default(),
             permissions: Vec::new(),
             channels: Vec::new(),
+            busy_until: Timestamp::default(),
         }
     }
 
@@ -183,6 +186,17 @@ impl Allocation {
     pub(super) fn peer_of(&self, now: Timestamp, number: u16) -> Option<SocketAddr> {
         let channel = self.channels.iter().find(|channel| channel.number == number && channel.expires > now)?;
         Some(channel.peer)
+    }
+
+    /// Takes bytes out of a rate in bytes per second; half a second's worth may come at once.
+    pub(super) fn spend(&mut self, now: Timestamp, rate: u64, length: usize) -> bool {
+        let cost = Duration::from_micros(length as u64 * 1_000_000 / rate.max(1));
+        let done = self.busy_until.max(now) + cost;
+        let within = done <= now + Duration::from_millis(500);
+        if within {
+            self.busy_until = done;
+        }
+        within
     }
 
     /// The open relay that reaches this family.

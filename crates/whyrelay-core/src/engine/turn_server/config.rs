@@ -68,6 +68,9 @@ pub struct Limits {
     pub permissions: usize,
     /// Channels of one allocation; one more gets 508.
     pub channels: usize,
+    /// Application bytes that one allocation may relay per second, both ways together; what is over is dropped. A
+    /// datagram larger than half a second's worth never passes. `None`: no limit.
+    pub bytes_per_second: Option<u64>,
     /// Unauthenticated error answers to one source address, per second.
     pub unauthenticated_per_second: u32,
     /// The lifetime of an allocation when the client names none or a shorter one (RFC 8656 §7.2: 10 minutes).
@@ -85,6 +88,7 @@ impl Default for Limits {
             allocations_per_user: 64,
             permissions: 64,
             channels: 64,
+            bytes_per_second: None,
             unauthenticated_per_second: 10,
             default_lifetime: Duration::from_secs(600),
             maximum_lifetime: Duration::from_secs(3600),

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Refusal;
+use crate::wire::stun::Method;
+
 /// Totals since the server began. Taken from a running server with [`super::TurnServer::counters`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -9,6 +12,8 @@ pub struct Counters {
     pub bindings: u64,
     /// Requests of all methods of TURN, answered or not.
     pub requests: u64,
+    /// The same by method.
+    pub methods: BTreeMap<Method, u64>,
     /// Allocations made.
     pub allocations: u64,
     /// Error responses by code.
@@ -17,6 +22,8 @@ pub struct Counters {
     pub unauthenticated_withheld: u64,
     /// Requests and datagrams refused by the peer policy.
     pub policy_refusals: u64,
+    /// The same by reason.
+    pub refusals: BTreeMap<Refusal, u64>,
     /// Application datagrams from clients that were relayed.
     pub datagrams_to_peers: u64,
     /// Their bytes, without TURN's framing.
@@ -27,6 +34,8 @@ pub struct Counters {
     pub bytes_to_clients: u64,
     /// Application datagrams dropped: no allocation, no permission, no channel, too large, or expired.
     pub datagrams_dropped: u64,
+    /// Of those, the ones that [`super::Limits::bytes_per_second`] cost.
+    pub datagrams_limited: u64,
     /// Requests of behavior discovery (RFC 5780) answered, for another server as well.
     pub discoveries: u64,
     /// Requests of behavior discovery not answered: over the budget, or another server's that was not good.

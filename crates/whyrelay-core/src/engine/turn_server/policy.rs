@@ -65,6 +65,25 @@ pub enum Refusal {
     Configured,
 }
 
+impl Refusal {
+    /// One word for it, for metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::Loopback => "loopback",
+            Self::LinkLocal => "link-local",
+            Self::Private => "private",
+            Self::Shared => "shared",
+            Self::Multicast => "multicast",
+            Self::Broadcast => "broadcast",
+            Self::Reserved => "reserved",
+            Self::EmbeddedIpv4 => "embedded-ipv4",
+            Self::Own => "own",
+            Self::Configured => "configured",
+        }
+    }
+}
+
 impl PeerPolicy {
     /// Judges a peer that is not the relayed address of a live allocation on this server.
     ///

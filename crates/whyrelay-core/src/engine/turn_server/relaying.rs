@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::allocation::Family;
-use super::{Client, ClientTransport, Output, RelayId, TurnServer};
+use super::{Client, ClientTransport, Output, Refusal, RelayId, TurnServer};
 use crate::engine::stun_server::unknown_attributes;
 use crate::time::Timestamp;
 use crate::wire::attribute::AttributeType;
@@ -50,8 +50,13 @@ impl TurnServer {
         };
         let inside = self.relayed.get(&peer).copied();
         // A permission is for an address with all its ports, and it outlives changes: the policy is asked each time.
-        if inside.is_none() && (peer.port() == 0 || self.config.policy.check(peer).is_err()) {
-            self.counters.policy_refusals += 1;
+        if inside.is_none() {
+            let verdict = if peer.port() == 0 { Err(Refusal::Unspecified) } else { self.config.policy.check(peer) };
+            if let Err(refusal) = verdict {
+                return self.count_refusal(refusal);
+            }
+        }
+        if !self.within_rate(now, &client, data.len()) {
             return;
         }
         self.counters.datagrams_to_peers += 1;
@@ -60,6 +65,17 @@ impl TurnServer {
             Some(target) => self.deliver(now, target, source, data),
             None => self.outputs.push_back(Output::SendFromRelay { relay, peer, bytes: data.to_vec(), dont_fragment }),
         }
+    }
+
+    /// Takes bytes out of what an allocation may relay now, both ways together; false when there is too little left.
+    fn within_rate(&mut self, now: Timestamp, client: &Client, length: usize) -> bool {
+        let Some(rate) = self.config.limits.bytes_per_second else { return true };
+        let taken = self.allocations.get_mut(client).is_some_and(|allocation| allocation.spend(now, rate, length));
+        if !taken {
+            self.counters.datagrams_dropped += 1;
+            self.counters.datagrams_limited += 1;
+        }
+        taken
     }
 
     /// A datagram from a peer (RFC 8656 §11.3, §12.7).
@@ -74,6 +90,9 @@ impl TurnServer {
             self.counters.datagrams_dropped += 1;
             return;
         };
+        if !self.within_rate(now, &client, data.len()) {
+            return;
+        }
         let bytes = match (channel, client.transport) {
             (Some(channel), ClientTransport::Udp(_)) => encode(channel, data),
             (Some(channel), ClientTransport::Stream(_)) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::allocation::{Allocation, Family, NotBound, Opening, Relay};
 use super::credentials::{Grant, quota_name};
 use super::reply::{Rejection, Reply};
-use super::{Client, ClientTransport, Output, RelayId, TurnServer};
+use super::{Client, ClientTransport, Output, Refusal, RelayId, TurnServer};
 use crate::engine::stun_server::unknown_attributes;
 use crate::time::Timestamp;
 use crate::wire::attribute::{AttributeType, read_xor_address};
@@ -26,6 +26,7 @@ type Answer = Result<Option<MessageBuilder>, Rejection>;
 impl TurnServer {
     pub(super) fn request(&mut self, now: Timestamp, client: Client, message: &Message<'_>) {
         self.counters.requests += 1;
+        *self.counters.methods.entry(message.method).or_default() += 1;
         let reply = Reply::to(message);
         let authenticated = match self.authenticate(now, &client, message) {
             Ok(authenticated) => authenticated,
@@ -385,8 +386,8 @@ impl TurnServer {
         if self.relayed.contains_key(&peer) {
             return Ok(());
         }
-        if self.config.policy.check(peer).is_err() {
-            self.counters.policy_refusals += 1;
+        if let Err(refusal) = self.config.policy.check(peer) {
+            self.count_refusal(refusal);
             return Err(Rejection::new(403, "Forbidden"));
         }
         Ok(())
@@ -417,6 +418,11 @@ impl TurnServer {
             Some(credentials) => expires.min(credentials),
             None => expires,
         }
+    }
+
+    pub(super) fn count_refusal(&mut self, refusal: Refusal) {
+        self.counters.policy_refusals += 1;
+        *self.counters.refusals.entry(refusal).or_default() += 1;
     }
 
     pub(super) fn count_error(&mut self, code: u16) {

@@ -13,6 +13,7 @@ use whyrelay_core::signal::{
     Join, Joined, LARGE_MESSAGE, MAX_NAME, Message, MessageType, Refusal, RefusalCode, ServersAnnouncement,
 };
 
+use super::Gauges;
 use super::SignalingConfig;
 use super::connection::{Connection, Permit, Permits};
 use super::mailbox::{Bounds, Full, Mailbox, Queued};
@@ -113,7 +114,14 @@ impl Hub {
     }
 
     /// Takes a message into its recipient's mailbox and writes it if the recipient receives.
-    pub(super) fn post(&self, room: &str, mut message: Message, sender: &Sender<'_>) -> Result<(), Refusal> {
+    pub(super) fn post(&self, room: &str, message: Message, sender: &Sender<'_>) -> Result<(), Refusal> {
+        let outcome = self.take(room, message, sender);
+        let gauges = &self.config.gauges;
+        Gauges::count(if outcome.is_ok() { &gauges.messages } else { &gauges.refused });
+        outcome
+    }
+
+    fn take(&self, room: &str, mut message: Message, sender: &Sender<'_>) -> Result<(), Refusal> {
         if message.kind.is_servers_own() {
             return Err(Refusal::new(RefusalCode::Forbidden, "only the server sends this type"));
         }
@@ -321,10 +329,13 @@ impl Hub {
             .borrow_mut()
             .retain(|connection| connection.upgrade().inspect(|connection| connection.expire(now)).is_some());
         let mut rooms = self.rooms.borrow_mut();
+        let (mut queued, mut deepest) = (0, 0);
         rooms.retain(|_, room| {
             let mut gone = Vec::new();
             for (id, peer) in &mut room.peers {
                 self.sweep_peer(id, peer, now);
+                queued += peer.mailbox.len();
+                deepest = deepest.max(peer.mailbox.len());
                 if peer.away_since.is_some_and(|since| since + self.config.mailbox_age <= now) {
                     gone.push(id.clone());
                 }
@@ -334,6 +345,13 @@ impl Hub {
             }
             !room.peers.is_empty()
         });
+        let gauges = &self.config.gauges;
+        Gauges::set(&gauges.connections, self.connections.borrow().len());
+        Gauges::set(&gauges.peers, self.peers.get());
+        Gauges::set(&gauges.rooms, rooms.len());
+        Gauges::set(&gauges.queued_messages, queued);
+        Gauges::set(&gauges.queued_bytes, self.config.max_queued_bytes.saturating_sub(self.bounds.budget.get()));
+        Gauges::set(&gauges.deepest_mailbox, deepest);
     }
 
     /// Tells every receiver that the server leaves, and ends its connection.

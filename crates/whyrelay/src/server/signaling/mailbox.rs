@@ -60,6 +60,11 @@ impl Mailbox {
         Ok(())
     }
 
+    /// How many messages it holds.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// The next message to write, and its number.
     pub(super) fn next_unsent(&self) -> Option<(&Queued, u64)> {
         Some((self.queue.get(self.sent)?, self.front_number + self.sent as u64))

@@ -8,6 +8,7 @@
 //! One thread serves all of signaling (see `hub`); the other routes run on the caller's runtime.
 
 mod connection;
+mod gauges;
 mod http;
 mod hub;
 mod mailbox;
@@ -40,7 +41,10 @@ use connection::{Connection, Permits, Reader, Writer};
 use hub::Hub;
 use routes::Routes;
 
-pub use tls::{TlsFileError, load_tls};
+pub use gauges::Gauges;
+pub use tls::load_tls;
+
+pub use super::certificates::TlsFileError;
 
 /// Which STUN and TURN servers a joining whyrelay peer is told: from its room, its id, and the address at which it
 /// reached us. The credentials that this makes are limited in time.
@@ -84,6 +88,8 @@ pub struct SignalingConfig {
     pub max_peers: usize,
     /// Rooms.
     pub max_rooms: usize,
+    /// Where the server shows what it holds.
+    pub gauges: Arc<Gauges>,
     /// How long a shutdown waits for clients to take what was written.
     pub drain_timeout: Duration,
 }
@@ -108,6 +114,7 @@ impl Default for SignalingConfig {
             max_connections_per_ip: 1024,
             max_peers: 200_000,
             max_rooms: 50_000,
+            gauges: Arc::default(),
             drain_timeout: Duration::from_secs(2),
         }
     }

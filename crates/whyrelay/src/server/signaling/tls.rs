@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
@@ -19,6 +17,7 @@ use super::connection::{Connection, Permit, Reader, Writer};
 use super::hub::Hub;
 use super::routes::Routes;
 use super::serve;
+use crate::server::certificates::{Certificates, TlsFileError};
 
 /// A handshake takes two round trips; ten seconds are a bad mobile link's.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,49 +25,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client closes its side within a round trip.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why the files of a certificate cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsFileError {
-    /// The certificate chain cannot be read.
-    #[error("cannot read the certificate {path}")]
-    Certificate {
-        /// The file.
-        path: String,
-        /// Why not.
-        source: pem::Error,
-    },
-    /// The private key cannot be read.
-    #[error("cannot read the private key {path}")]
-    Key {
-        /// The file.
-        path: String,
-        /// Why not.
-        source: pem::Error,
-    },
-    /// They do not fit each other, or are of a kind that is not supported.
-    #[error("the certificate and the private key cannot be used")]
-    Unusable(#[source] rustls::Error),
-}
-
 /// Reads a certificate chain and its private key, both PEM, for a server.
 ///
 /// # Errors
 /// [`TlsFileError`], naming the file.
 pub fn load_tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsFileError> {
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|source| TlsFileError::Certificate { path: certificate.display().to_string(), source })?;
-    let private_key = PrivateKeyDer::from_pem_file(key)
-        .map_err(|source| TlsFileError::Key { path: key.display().to_string(), source })?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TlsFileError::Unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, private_key)
-        .map_err(TlsFileError::Unusable)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Certificates::load(certificate, key)?.server_config(&[b"http/1.1"])
 }
 
 /// Decrypts one connection and serves it.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
-use tracing::debug;
+use tracing::{debug, info};
 use whyrelay_core::engine::turn_server::{
     Client, ClientTransport, Credentials, Family, Input, ListenerId, Output, RelayId, StreamId, TurnServer,
 };
@@ -144,6 +144,7 @@ impl Engine {
                     // Dropping the last reference closes the socket; its task ends by the abort.
                     let socket = self.relays.write().unwrap_or_else(PoisonError::into_inner).remove(&relay);
                     if let Some(socket) = socket {
+                        info!(relay = relay.0, "relay closed");
                         socket.stop();
                     }
                 }
@@ -173,6 +174,8 @@ impl Engine {
                 let socket = Arc::new(socket);
                 self.relays.write().unwrap_or_else(PoisonError::into_inner).insert(relay, Arc::clone(&socket));
                 socket.start(Arc::clone(self), relay);
+                info!(relay = relay.0, port = address.port(), "relay opened");
+                debug!(relay = relay.0, client = %client.source, "for this client");
                 Some(address)
             }
             Err(error) => {
@@ -246,6 +249,7 @@ impl Engine {
         let turn = lock(&self.turn);
         Metrics {
             allocations: turn.allocations(),
+            probe_sessions: turn.probe_sessions(),
             streams: self.open_streams.load(Ordering::Relaxed),
             counters: turn.counters().clone(),
             unsent_datagrams: self.unsent_datagrams.load(Ordering::Relaxed),

@@ -2,16 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio_rustls::TlsAcceptor;
 
-use super::TlsFiles;
 use super::udp::BUFFER;
 use crate::io::interfaces::{self, InterfaceFilter};
 
@@ -131,19 +126,4 @@ pub(super) fn entropy() -> Result<[u8; 32]> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).context("the system's random source")?;
     Ok(bytes)
-}
-
-/// Reads certificate and key.
-pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
-    let subject = || format!("reading {}", files.certificates.display());
-    let certificates = CertificateDer::pem_file_iter(&files.certificates).with_context(subject)?;
-    let certificates = certificates.collect::<Result<Vec<_>, _>>().with_context(subject)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).with_context(|| format!("reading {}", files.key.display()))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .with_context(|| format!("using {} with {}", files.certificates.display(), files.key.display()))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -141,12 +141,13 @@ mod fragmentation {
 
     use super::RawFd;
 
+    /// `PROBE`, not `DO`: the kernel must not refuse what it believes too large; the path decides.
     #[expect(unsafe_code, reason = "setsockopt(IP_MTU_DISCOVER) has no safe wrapper")]
     pub(super) fn set(socket: RawFd, ipv4: bool, dont_fragment: bool) -> io::Result<()> {
         let (level, option, on, off) = if ipv4 {
-            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO, libc::IP_PMTUDISC_DONT)
+            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE, libc::IP_PMTUDISC_DONT)
         } else {
-            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO, libc::IPV6_PMTUDISC_DONT)
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE, libc::IPV6_PMTUDISC_DONT)
         };
         let value: libc::c_int = if dont_fragment { on } else { off };
         let length = size_of::<libc::c_int>() as libc::socklen_t;

@@ -94,6 +94,32 @@ fn security_3_an_allocation_flood_ends_at_the_quota() {
 }
 
 #[test]
+fn security_3_a_rate_limit_holds_for_one_allocation_in_both_directions_together() {
+    let mut fixture = Fixture::with(|config| config.limits.bytes_per_second = Some(10_000));
+    let (mut alice, mut bob) = (Caller::alice(), Caller::bob());
+    for caller in [&mut alice, &mut bob] {
+        assert_eq!(caller.allocate(&mut fixture).code(), 0);
+        assert_eq!(caller.permit(&mut fixture, &[PEER]), 0);
+    }
+    let relay = *fixture.relays.keys().next().unwrap();
+    let mut relayed = 0;
+    for step in 0..4000_u64 {
+        let seen = if step % 2 == 0 {
+            alice.send(&mut fixture, PEER, &[0; 100])
+        } else {
+            fixture.peer_sends(relay, PEER, &[0; 100])
+        };
+        relayed += 100 * seen.len();
+        fixture.now += Duration::from_millis(1);
+    }
+    // 400,000 bytes in four seconds; half a second's worth may come at once.
+    assert!((40_000..=45_100).contains(&relayed), "{relayed}");
+    assert_eq!(bob.send(&mut fixture, PEER, &[0; 100]).len(), 1, "another allocation has its own");
+    let counters = fixture.server.counters();
+    assert_eq!(counters.datagrams_limited, counters.datagrams_dropped);
+}
+
+#[test]
 fn security_3_a_permission_flood_ends_at_the_limit() {
     let mut fixture = Fixture::new();
     let mut alice = Caller::alice();

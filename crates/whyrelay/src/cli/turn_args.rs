@@ -1,0 +1,133 @@
+//! The flags of `whyrelay serve` for TURN's users, quotas and peers, and what they resolve to.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use whyrelay_core::engine::turn_server::{Credentials, Limits, Prefix, SharedSecret};
+
+/// TURN beyond the defaults.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "TURN")]
+pub struct TurnArgs {
+    /// File with one user a line, NAME:PASSWORD. Read again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    pub turn_users_file: Option<PathBuf>,
+    /// File with the secret of time-limited credentials, as coturn's static-auth-secret: the first line makes those
+    /// that are announced, further lines are good as well. Read again on SIGHUP. Default: a random one for this run
+    #[arg(long, value_name = "FILE")]
+    pub turn_secret_file: Option<PathBuf>,
+    /// Realm of the credentials; of more than eight bytes it makes the first answer to strangers larger
+    #[arg(long, value_name = "REALM", default_value = "whyrelay")]
+    pub turn_realm: String,
+    /// Allocations of one user
+    #[arg(long, value_name = "N", default_value_t = Limits::default().allocations_per_user)]
+    pub user_quota: usize,
+    /// Allocations in all
+    #[arg(long, value_name = "N", default_value_t = Limits::default().allocations)]
+    pub total_quota: usize,
+    /// Bytes that one allocation may relay per second, both ways together; default: no limit
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1000..))]
+    pub max_rate: Option<u64>,
+    /// End an allocation when the credentials that it was made with expire
+    #[arg(long)]
+    pub strict_expiry: bool,
+    /// Relay to this network too, whatever it is; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    pub allow_peer: Vec<Prefix>,
+    /// Never relay to this network; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    pub refuse_peer: Vec<Prefix>,
+    /// Send every TURN client of its family to another server (ALTERNATE-SERVER)
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub alternate_turn_server: Option<SocketAddr>,
+    /// Answer /metrics on this address, to whoever can reach it. On the port of signaling it is answered to this
+    /// machine only
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Metrics")]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+impl TurnArgs {
+    /// The static users, from their file.
+    pub(super) fn users(&self) -> anyhow::Result<Credentials> {
+        let Some(file) = &self.turn_users_file else { return Ok(Credentials::none()) };
+        let mut users = Credentials::none();
+        for (at, line) in lines(file, "the users")? {
+            match line.split_once(':') {
+                Some((name, password)) if !name.is_empty() && !password.is_empty() => {
+                    users = users.with_user(name, password);
+                }
+                // The line is not shown: it may hold a password.
+                _ => bail!("{}, line {at}: write NAME:PASSWORD", file.display()),
+            }
+        }
+        Ok(users)
+    }
+
+    /// The secrets of time-limited credentials; none when there is no file for them.
+    pub(super) fn secrets(&self) -> anyhow::Result<Vec<SharedSecret>> {
+        let Some(file) = &self.turn_secret_file else { return Ok(Vec::new()) };
+        let secrets: Vec<SharedSecret> =
+            lines(file, "the secret")?.into_iter().filter_map(|(_, line)| SharedSecret::new(line)).collect();
+        ensure!(!secrets.is_empty(), "{} holds no secret", file.display());
+        Ok(secrets)
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            allocations: self.total_quota,
+            allocations_per_user: self.user_quota,
+            bytes_per_second: self.max_rate,
+            ..Limits::default()
+        }
+    }
+}
+
+/// The lines of a file that are neither empty nor comments, with their numbers.
+fn lines(file: &Path, what: &str) -> anyhow::Result<Vec<(usize, String)>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading {what} in {}", file.display()))?;
+    let lines = text.lines().map(str::trim).enumerate().map(|(at, line)| (at + 1, line.to_owned()));
+    Ok(lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        turn: TurnArgs,
+    }
+
+    fn with_file(flag: &str, text: &str) -> anyhow::Result<(tempfile::TempDir, TurnArgs)> {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("file");
+        std::fs::write(&file, text)?;
+        let line = Line::try_parse_from(["serve", flag, &file.display().to_string()])?;
+        Ok((directory, line.turn))
+    }
+
+    #[test]
+    fn users_are_read_and_a_bad_line_is_named_but_not_shown() -> anyhow::Result<()> {
+        let (_directory, args) = with_file("--turn-users-file", "# us\nalice:won:der\n\nbob:b\n")?;
+        assert_eq!(format!("{:?}", args.users()?), r#"Credentials { users: ["alice", "bob"], secrets: 0 }"#);
+        let (_directory, args) = with_file("--turn-users-file", "alice:x\nhunter2\n")?;
+        let error = format!("{:#}", args.users().expect_err("a bad line"));
+        assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn secrets_are_read_in_order_and_there_must_be_one() -> anyhow::Result<()> {
+        let (_directory, args) = with_file("--turn-secret-file", "new\nold\n")?;
+        let expected: Vec<SharedSecret> = ["new", "old"].into_iter().filter_map(SharedSecret::new).collect();
+        assert!(args.secrets()? == expected);
+        let (_directory, args) = with_file("--turn-secret-file", "# none\n")?;
+        assert!(args.secrets().is_err());
+        Ok(())
+    }
+}
