@@ -9,6 +9,7 @@ mod connect;
 mod fail;
 mod peers;
 mod signaling;
+mod turn;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -36,6 +37,8 @@ const BENCHES: &[Bench] = &[
         run: fail::run,
     },
     Bench { name: "signaling", what: "the signaling server under load", run: signaling::run },
+    Bench { name: "stun", what: "a STUN server's CPU time and amplification", run: turn::stun },
+    Bench { name: "turn", what: "a TURN server's CPU time and memory", run: turn::turn },
     Bench { name: "channel", what: "throughput of the open data channel", run: channel::run },
 ];
 
@@ -133,7 +136,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
 /// missed by the bench that needs it.
 fn build() -> Result<Vec<(String, String)>> {
     let mut release = cargo(&["build", "--release", "--package", "whyrelay", "--bin", "whyrelay"]);
-    release.args(["--example", "signaling_server", "--example", "signaling_load"]);
+    release.args(["--example", "signaling_server", "--example", "signaling_load", "--example", "turn_load"]);
     step::run("release build", release, BUILD_LIMIT)?;
     let directory = std::env::current_dir()?.join("target/bench-peers");
     let mut built = Vec::new();
