@@ -5,6 +5,7 @@
 //! could not be seen is a fact, too: [`HostFact::NotMeasured`], with the privilege that would show it.
 
 mod firewall;
+mod lookup;
 mod network;
 mod probe;
 mod program;
@@ -16,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 pub use firewall::{ConntrackEntry, FirewallFramework, FirewallRule};
+pub use lookup::{look_up, look_up_from};
 pub use network::{Address, Family, Link, Neighbor, NeighborState, PolicyRule, Prefix, Route, RouteKind, RuleAction};
 pub use probe::{Probe, ProbeAim, ProbeOutcome};
 pub use program::{Application, HostSocket, ProfileTally, SocketProfile, SocketTransport, Software, SoftwareName};
