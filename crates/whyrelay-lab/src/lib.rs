@@ -3,9 +3,19 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`scenario`] | scenario files, presets, and the topology that both worlds build from |
+//! | [`predict`] | what a pair of networks should reach, by theory |
+//! | [`matrix`] | the NAT × NAT table |
+//! | [`fuzz`] | random worlds, and making a wrong one small |
+//! | [`draw`] | pictures of a scenario |
+//! | [`run`] | running a scenario and judging what came out, the same for both worlds |
 //! | [`world`] | hosts, NATs, links and servers in virtual time: two peers running the core's own machines |
 //!
 //! Nothing here sleeps or looks at a clock: the same setup and seed give the same events, byte for byte.
 
+pub mod draw;
+pub mod fuzz;
+pub mod matrix;
+pub mod predict;
+pub mod run;
 pub mod scenario;
 pub mod world;

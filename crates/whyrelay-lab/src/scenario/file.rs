@@ -737,10 +737,10 @@ pub struct Expect {
     /// The best that these networks allow, as the account says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Path>,
-    /// Findings of severity error or warning that must be there.
+    /// Findings of severity error or warning that must be there. None: nothing may be wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub finding: Vec<Finding>,
-    /// Findings that may be there besides; nothing else may.
+    /// Findings that may be there when none must.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
     /// The NAT behavior that a stranger discovers from a host's place.

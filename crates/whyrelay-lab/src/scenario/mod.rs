@@ -7,7 +7,7 @@ mod embedded;
 mod error;
 pub mod file;
 mod layout;
-mod presets;
+pub mod presets;
 mod resolve;
 pub mod topology;
 pub mod value;

@@ -11,19 +11,18 @@ use whyrelay_core::nat::table::Table;
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::Vantage;
 
-use super::network::{Gate, Network, SegmentId};
+use super::network::{Gate, Network, RouterExtras, SegmentId};
 use super::peer::Peer;
-use super::queue::Queue;
-use super::server::Server;
+use super::server::{Server, ServerFaults};
 use super::setup::{Ipv6, Neighbor, PeerSetup, Router, RouterKind, Setup, Site};
-use super::{Happening, Link, Phase, START, World};
+use super::{Link, SignalingWay, World};
 
 /// The server's addresses.
 const SERVER_IPV4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const SERVER_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xDB8, 0xFFFF, 0, 0, 0, 0, 1);
 
 /// Connections through a router live as long as RFC 5382 asks at least.
-const TCP_LIFETIME: Duration = Duration::from_secs(7440);
+pub(super) const TCP_LIFETIME: Duration = Duration::from_secs(7440);
 
 /// A block of addresses that is given out one by one.
 struct Block {
@@ -50,7 +49,7 @@ pub(super) fn build(setup: &Setup) -> World {
     let mut network = Network::new(random.fork());
     let server_addresses = vec![IpAddr::V4(SERVER_IPV4), IpAddr::V6(SERVER_IPV6)];
     let server_host = network.add_host(Network::INTERNET, server_addresses.clone(), setup.server);
-    let server = Server::new(server_host, server_addresses.clone(), random.fork());
+    let server = Server::new(server_host, server_addresses.clone(), ServerFaults::default(), random.fork());
 
     let neighbors = if matches!(setup.b, Neighbor::OnSameSegment(_)) { 2 } else { 1 };
     let a = lay_out(&mut network, &mut random, &setup.a, 0, neighbors);
@@ -64,32 +63,18 @@ pub(super) fn build(setup: &Setup) -> World {
     let mut peer = |laid: &Laid, link: Link, setup: &PeerSetup, vantage| {
         let addresses = laid.addresses[0].clone();
         let host = network.add_host(laid.segment, addresses.clone(), link);
-        Peer::new(host, setup.clone(), vantage, addresses, server_addresses.clone(), random.fork())
+        Peer::new(host, setup.clone(), vantage, addresses, server_addresses.clone(), None, random.fork())
     };
     let peers = [peer(&a, setup.a.link, &setup.offerer, Vantage::A), peer(&b, b_link, &setup.answerer, Vantage::B)];
 
-    let mut queue = Queue::new();
-    for (index, peer) in [&setup.offerer, &setup.answerer].into_iter().enumerate() {
-        queue.push(START + peer.starts, Happening::Start(index));
-    }
-    World {
-        now: START,
-        queue,
-        network,
-        peers,
-        signaling: [&setup.offerer, &setup.answerer]
-            .map(|peer| (peer.signaling_delay, peer.signaling_delay + peer.candidates_delay)),
-        wakes: [None, None],
-        server,
-        server_wake: None,
-        connections: std::collections::BTreeMap::new(),
-        next_connection: 0,
-        restart: setup.restart,
-        last_generation: u32::from(setup.restart.is_some()),
-        settled: None,
-        phase: Phase::Connecting,
-        relayed_before: 0,
-    }
+    let signaling = [&setup.offerer, &setup.answerer].map(|peer| SignalingWay {
+        description: peer.signaling_delay,
+        candidates: peer.signaling_delay + peer.candidates_delay,
+        lose_candidates: false,
+        lose_all: false,
+    });
+    let starts = [setup.offerer.starts, setup.answerer.starts];
+    World::assemble(network, peers, starts, signaling, server, setup.restart)
 }
 
 /// Lays out a site from the Internet inward.
@@ -119,7 +104,7 @@ fn lay_out(network: &mut Network, random: &mut Random, site: &Site, number: u8, 
         };
         let external: Vec<IpAddr> = (0..external_addresses(router, hosts)).map(|_| block.take()).collect();
         let gates = gates(router, &external, &inhabitants, &ipv6, random);
-        network.add_router(inside, outside, gates, router.egress.clone(), router.link);
+        network.add_router(inside, outside, gates, router.egress.clone(), router.link, RouterExtras::default());
         if index == 0 && site.ipv4 {
             addresses.iter_mut().for_each(|host| host.push(inner.take()));
         }

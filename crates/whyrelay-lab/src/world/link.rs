@@ -3,6 +3,13 @@
 use std::time::Duration;
 
 use whyrelay_core::random::Random;
+use whyrelay_core::time::Timestamp;
+
+/// What IP and UDP put around a payload, in bytes.
+const HEADERS: [usize; 2] = [28, 48];
+
+/// How long a queue in front of a link with a rate may become; what comes later is dropped.
+const LONGEST_QUEUE: Duration = Duration::from_secs(1);
 
 /// Conditions of a link; they apply to each packet by itself and in both directions alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +26,47 @@ pub struct Link {
     pub reordering: u32,
     /// How long a packet that is to be overtaken is held back.
     pub held: Duration,
+    /// Losses in bursts.
+    pub burst: Option<Burst>,
+    /// Bits a second.
+    pub rate: Option<u64>,
+    /// The largest IP packet in bytes; a larger one is dropped.
+    pub mtu: Option<u16>,
+}
+
+/// Losses that come together (Gilbert's model): a link is good or bad, and changes with every packet at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Burst {
+    /// The chance that a good link becomes bad, of 1,000,000.
+    pub begins: u32,
+    /// The chance that a bad link becomes good, of 1,000,000.
+    pub ends: u32,
+    /// Packets lost while it is bad, of 10,000.
+    pub loss: u32,
+}
+
+/// What a link remembers from packet to packet, each way by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LinkState {
+    bad: bool,
+    /// When the last packet has left, for links with a rate.
+    busy_until: Timestamp,
 }
 
 impl Link {
     /// A link with a delay and no fault.
     pub const fn with_delay(delay: Duration) -> Self {
-        Self { delay, jitter: Duration::ZERO, loss: 0, duplication: 0, reordering: 0, held: Duration::ZERO }
+        Self {
+            delay,
+            jitter: Duration::ZERO,
+            loss: 0,
+            duplication: 0,
+            reordering: 0,
+            held: Duration::ZERO,
+            burst: None,
+            rate: None,
+            mtu: None,
+        }
     }
 
     /// The same link losing so many packets in a hundred.
@@ -32,6 +74,38 @@ impl Link {
     pub const fn losing(mut self, percent: u32) -> Self {
         self.loss = percent * 100;
         self
+    }
+
+    /// What the limits of the link do to one packet: how long it waits for its turn, or `None` when it is lost.
+    pub(super) fn admit(
+        &self,
+        now: Timestamp,
+        state: &mut LinkState,
+        random: &mut Random,
+        payload: usize,
+        ipv4: bool,
+    ) -> Option<Duration> {
+        let size = payload + if ipv4 { HEADERS[0] } else { HEADERS[1] };
+        if self.mtu.is_some_and(|mtu| size > usize::from(mtu)) {
+            return None;
+        }
+        if let Some(burst) = self.burst {
+            let change = if state.bad { burst.ends } else { burst.begins };
+            if random.below(1_000_000) < u64::from(change) {
+                state.bad = !state.bad;
+            }
+            if state.bad && random.below(10_000) < u64::from(burst.loss) {
+                return None;
+            }
+        }
+        let Some(rate) = self.rate else { return Some(Duration::ZERO) };
+        let begins = state.busy_until.max(now);
+        let waits = begins.since(now);
+        if waits > LONGEST_QUEUE {
+            return None;
+        }
+        state.busy_until = begins + Duration::from_micros(size as u64 * 8 * 1_000_000 / rate.max(1));
+        Some(state.busy_until.since(now))
     }
 
     /// The moments, counted from now, at which copies of one packet arrive: none, one or two.

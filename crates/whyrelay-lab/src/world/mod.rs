@@ -6,6 +6,9 @@
 //! Time jumps from one happening to the next. The same setup gives the same recordings, byte for byte.
 
 mod build;
+mod facts;
+mod from_topology;
+mod kernel;
 mod link;
 mod network;
 mod peer;
@@ -23,9 +26,14 @@ use whyrelay_core::ice::{PairSnapshot, SelectedPair};
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{Event, IceState, Role};
 
-pub use link::Link;
+use crate::scenario::Topology;
+use crate::scenario::file::InterfaceKind;
+
+pub use link::{Burst, Link};
 pub use setup::{Egress, Ipv6, Neighbor, PeerSetup, Router, RouterKind, Setup, Site};
 
+pub(crate) use facts::text as firewall_text;
+use kernel::{Arrived, Leaving, NEIGHBOR_TIMEOUT, Sent};
 use network::{HostId, Network, Packet, Place};
 use peer::{Peer, Signal};
 use queue::Queue;
@@ -39,6 +47,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long both sides must have been settled before data is tried: longer than the checks of late candidates take.
 const SETTLE: Duration = Duration::from_secs(6);
+
+/// When a scenario's world ends at the latest.
+pub const LIMIT: Duration = Duration::from_secs(45);
 
 /// Datagrams of data that each side sends at the end, and the time between them.
 const DATAGRAMS: u32 = 20;
@@ -119,6 +130,8 @@ enum Happening {
     WakePeer(usize, Timestamp),
     WakeServer(Timestamp),
     Signal(usize, Signal),
+    Icmp(usize, peer::Icmp),
+    Refused(usize, SocketAddr, SocketAddr, i32),
     Connected(usize, StreamId, SocketAddr, SocketAddr),
     ConnectFailed(usize, StreamId),
     ToServer(u64, Vec<u8>),
@@ -141,6 +154,17 @@ struct Connection {
     delay: Duration,
 }
 
+/// How one side's signaling messages fare.
+#[derive(Clone, Copy, Debug)]
+struct SignalingWay {
+    /// How long descriptions take.
+    description: Duration,
+    /// How long candidates take.
+    candidates: Duration,
+    lose_candidates: bool,
+    lose_all: bool,
+}
+
 /// How far a world is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -155,8 +179,7 @@ struct World {
     queue: Queue<Happening>,
     network: Network,
     peers: [Peer; 2],
-    /// How long each side's descriptions take, and how long its candidates do.
-    signaling: [(Duration, Duration); 2],
+    signaling: [SignalingWay; 2],
     wakes: [Option<Timestamp>; 2],
     server: Server,
     server_wake: Option<Timestamp>,
@@ -172,8 +195,16 @@ struct World {
 
 /// Lets a world happen.
 pub fn run(setup: &Setup) -> Outcome {
-    let mut world = build::build(setup);
-    let end = START + setup.limit;
+    happen(build::build(setup), setup.limit)
+}
+
+/// Lets a scenario's world happen, to its end or to [`LIMIT`].
+pub fn run_topology(topology: &Topology) -> Outcome {
+    happen(from_topology::build(topology), LIMIT)
+}
+
+fn happen(mut world: World, limit: Duration) -> Outcome {
+    let end = START + limit;
     world.queue.push(end, Happening::Look);
     let mut outcomes = None;
     let mut relayed_data = 0;
@@ -208,10 +239,41 @@ pub fn run(setup: &Setup) -> Outcome {
 }
 
 impl World {
+    fn assemble(
+        network: Network,
+        peers: [Peer; 2],
+        starts: [Duration; 2],
+        signaling: [SignalingWay; 2],
+        server: Server,
+        restart: Option<(Duration, bool)>,
+    ) -> Self {
+        let mut queue = Queue::new();
+        for (index, starts) in starts.into_iter().enumerate() {
+            queue.push(START + starts, Happening::Start(index));
+        }
+        Self {
+            now: START,
+            queue,
+            network,
+            peers,
+            signaling,
+            wakes: [None, None],
+            server,
+            server_wake: None,
+            connections: BTreeMap::new(),
+            next_connection: 0,
+            restart,
+            last_generation: u32::from(restart.is_some()),
+            settled: None,
+            phase: Phase::Connecting,
+            relayed_before: 0,
+        }
+    }
+
     fn happen(&mut self, happening: Happening) {
         let now = self.now;
         match happening {
-            Happening::Packet(Place::At(host), packet) => self.deliver(host, &packet),
+            Happening::Packet(Place::At(host, interface), packet) => self.deliver(host, interface, &packet),
             Happening::Packet(place, packet) => {
                 for (at, place, packet) in self.network.step(now, place, packet) {
                     self.queue.push(at, Happening::Packet(place, packet));
@@ -238,6 +300,11 @@ impl World {
             }
             Happening::Signal(index, signal) => {
                 let actions = self.peers[index].signaled(now, signal);
+                self.act(index, actions);
+            }
+            Happening::Icmp(index, icmp) => self.peers[index].icmp(now, icmp),
+            Happening::Refused(index, local, remote, errno) => {
+                let actions = self.peers[index].send_failed(now, local, remote, errno);
                 self.act(index, actions);
             }
             Happening::Connected(index, id, local, remote) => {
@@ -284,15 +351,68 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, host: HostId, packet: &Packet) {
+    fn deliver(&mut self, host: HostId, interface: usize, packet: &Packet) {
         if host == self.server.host {
             let actions = self.server.receive(self.now, packet);
             return self.serve(actions);
         }
-        if let Some(index) = self.peers.iter().position(|peer| peer.host == host) {
-            let actions = self.peers[index].receive(self.now, packet.source, packet.destination, &packet.bytes);
-            self.act(index, actions);
+        let Some(index) = self.peers.iter().position(|peer| peer.host == host) else { return };
+        let arrived = match &mut self.peers[index].kernel {
+            Some(kernel) => kernel.receive(interface, packet.source, packet.destination),
+            None => Arrived::Delivered,
+        };
+        match arrived {
+            Arrived::Delivered => {
+                let actions = self.peers[index].receive(self.now, packet.source, packet.destination, &packet.bytes);
+                self.act(index, actions);
+            }
+            Arrived::Dropped => {}
+            Arrived::Rejected((icmp_type, icmp_code)) => {
+                // Routers translate the error back to whoever sent the packet, and it takes as long as the packet did.
+                let Some((sender, local, remote, sent)) = packet.origin else { return };
+                let icmp = peer::Icmp { local, remote, offender: Some(remote.ip()), icmp_type, icmp_code };
+                let later = self.now + self.now.since(sent);
+                self.queue.push(later, Happening::Icmp(sender, icmp));
+            }
         }
+    }
+
+    /// A datagram of a peer: through its kernel, onto the network.
+    fn send(&mut self, index: usize, source: SocketAddr, destination: SocketAddr, bytes: Vec<u8>) {
+        let now = self.now;
+        let host = self.peers[index].host;
+        let mut packet = Packet::new(source, destination, bytes);
+        packet.origin = Some((index, source, destination, now));
+        let Some(kernel) = &mut self.peers[index].kernel else {
+            return self.queue.push(now, Happening::Packet(Place::From(host), packet));
+        };
+        let icmp = |offender, (icmp_type, icmp_code)| {
+            let icmp = peer::Icmp { local: source, remote: destination, offender, icmp_type, icmp_code };
+            Happening::Icmp(index, icmp)
+        };
+        match kernel.send(source, destination) {
+            Sent::Leaves(Leaving { interface, gateway }) => {
+                let neighbor = gateway.unwrap_or(destination.ip());
+                let asks = kernel.host.interfaces[interface].kind != InterfaceKind::Tunnel;
+                let silent = kernel.host.silent_neighbors.contains(&neighbor);
+                if asks && (silent || !self.network.answers(host, interface, neighbor)) {
+                    let offender = kernel.neighbor_failed(interface, neighbor);
+                    // Host unreachable (RFC 792), from the host to itself.
+                    return self.queue.push(now + NEIGHBOR_TIMEOUT, icmp(offender, (3, 1)));
+                }
+                self.queue.push(now, Happening::Packet(Place::Leaving(host, interface, gateway), packet));
+            }
+            Sent::Refused(errno) => self.refuse(index, source, destination, errno),
+            Sent::Rejected(errno, kind) => {
+                self.queue.push(now, icmp(Some(source.ip()), kind));
+                self.refuse(index, source, destination, errno);
+            }
+        }
+    }
+
+    fn refuse(&mut self, index: usize, source: SocketAddr, destination: SocketAddr, errno: i32) {
+        // Told a moment later, so that the machine is not fed while it is drained.
+        self.queue.push(self.now, Happening::Refused(index, source, destination, errno));
     }
 
     fn act(&mut self, index: usize, actions: Vec<peer::Action>) {
@@ -300,8 +420,7 @@ impl World {
         for action in actions {
             match action {
                 peer::Action::Send { source, destination, bytes } => {
-                    let from = Place::From(self.peers[index].host);
-                    self.queue.push(now, Happening::Packet(from, Packet::new(source, destination, bytes)));
+                    self.send(index, source, destination, bytes);
                 }
                 peer::Action::Connect { id, local, remote } => self.connect(index, id, local, remote),
                 peer::Action::SendOnStream { id, bytes } => {
@@ -317,9 +436,13 @@ impl World {
                     }
                 }
                 peer::Action::Signal(signal) => {
-                    let (description, candidate) = self.signaling[index];
-                    let delay = if matches!(signal, Signal::Description { .. }) { description } else { candidate };
-                    self.queue.push(now + delay, Happening::Signal(1 - index, signal));
+                    let way = self.signaling[index];
+                    let candidate = matches!(signal, Signal::Candidate(_) | Signal::EndOfCandidates);
+                    let delay =
+                        if matches!(signal, Signal::Description { .. }) { way.description } else { way.candidates };
+                    if !(way.lose_all || candidate && way.lose_candidates) {
+                        self.queue.push(now + delay, Happening::Signal(1 - index, signal));
+                    }
                 }
                 peer::Action::Wake(at) => {
                     let at = at.max(now);
@@ -359,8 +482,14 @@ impl World {
     fn connect(&mut self, index: usize, id: StreamId, local: std::net::IpAddr, remote: SocketAddr) {
         let local = SocketAddr::new(local, 50_000 + (self.next_connection % 10_000) as u16);
         let host = self.peers[index].host;
-        let way = self.network.connect(self.now, host, local, remote);
-        match way.filter(|(far, _, _)| *far == self.server.host && remote.port() == server::PORT) {
+        let interface = match &self.peers[index].kernel {
+            Some(kernel) => kernel.connect(local, remote).map(|leaving| leaving.interface),
+            None => Some(0),
+        };
+        let way = interface
+            .and_then(|interface| self.network.connect(self.now, host, interface, local, remote))
+            .filter(|(far, _, _)| *far == self.server.host && remote.port() == server::PORT && self.server.accepts());
+        match way {
             Some((_, source, delay)) => {
                 let stream = self.next_connection;
                 self.next_connection += 1;

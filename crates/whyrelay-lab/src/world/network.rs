@@ -3,13 +3,17 @@
 //! A segment is a network where everybody reaches everybody: the Internet, a carrier's inside, a home. A router joins
 //! an inside segment to an outside one; it translates, filters, or just routes.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use whyrelay_core::nat::table::Table;
 use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
 
-use super::link::Link;
+use crate::scenario::file::Alg;
+use crate::scenario::value::Span32;
+
+use super::link::{Link, LinkState};
 
 /// Routers that a packet may pass before it counts as going round in circles.
 const MAX_HOPS: u8 = 32;
@@ -29,12 +33,14 @@ pub(super) struct Packet {
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
     pub(super) bytes: Vec<u8>,
+    /// Which peer sent it, from where to where and when, for errors that come back.
+    pub(super) origin: Option<(usize, SocketAddr, SocketAddr, Timestamp)>,
     hops: u8,
 }
 
 impl Packet {
     pub(super) const fn new(source: SocketAddr, destination: SocketAddr, bytes: Vec<u8>) -> Self {
-        Self { source, destination, bytes, hops: 0 }
+        Self { source, destination, bytes, origin: None, hops: 0 }
     }
 }
 
@@ -43,14 +49,18 @@ impl Packet {
 pub(super) enum Place {
     /// Leaving a host.
     From(HostId),
+    /// Leaving a host by one of its interfaces for a next hop, or for a destination on the link.
+    Leaving(HostId, usize, Option<IpAddr>),
+    /// On a segment, for a next hop, or for a destination there.
+    OnLink(SegmentId, Option<IpAddr>),
     /// On a segment, looking for its destination; it came from a host there (`true`) or from a router.
     On(SegmentId, bool),
     /// At a router's inside.
     Inside(RouterId),
     /// At a router's outside.
     Outside(RouterId),
-    /// At its destination.
-    At(HostId),
+    /// At its destination, by one of its interfaces.
+    At(HostId, usize),
 }
 
 /// What a router does with one family of addresses.
@@ -95,9 +105,34 @@ impl Egress {
 
 #[derive(Debug)]
 struct Host {
-    segment: SegmentId,
-    addresses: Vec<IpAddr>,
-    link: Link,
+    interfaces: Vec<Interface>,
+}
+
+/// An interface of a host. Without a segment, nothing that it sends arrives.
+#[derive(Clone, Debug)]
+pub(super) struct Interface {
+    pub(super) segment: Option<SegmentId>,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) link: Link,
+}
+
+/// What a router is beside its tables.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RouterExtras {
+    /// Its own addresses inside; none: any gateway is meant for it.
+    pub(super) inside_addresses: Vec<IpAddr>,
+    /// Its own addresses outside.
+    pub(super) outside_addresses: Vec<IpAddr>,
+    /// UDP comes in to these ports only, replies included.
+    pub(super) stateless_inbound: Option<Vec<Span32>>,
+    pub(super) alg: Option<Alg>,
+}
+
+/// A link and the way through it, for what it remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Host(usize, usize, bool),
+    Router(usize, bool),
 }
 
 #[derive(Debug)]
@@ -110,6 +145,7 @@ struct Router {
     tcp: Gate,
     egress: Egress,
     link: Link,
+    extras: RouterExtras,
 }
 
 impl Router {
@@ -140,6 +176,7 @@ pub(super) struct Network {
     hosts: Vec<Host>,
     routers: Vec<Router>,
     segments: Vec<Segment>,
+    states: BTreeMap<Way, LinkState>,
     random: Random,
 }
 
@@ -148,7 +185,13 @@ impl Network {
 
     /// The Internet alone.
     pub(super) fn new(random: Random) -> Self {
-        Self { hosts: Vec::new(), routers: Vec::new(), segments: vec![Segment::default()], random }
+        Self {
+            hosts: Vec::new(),
+            routers: Vec::new(),
+            segments: vec![Segment::default()],
+            states: BTreeMap::new(),
+            random,
+        }
     }
 
     pub(super) fn add_segment(&mut self, isolated: bool) -> SegmentId {
@@ -157,7 +200,11 @@ impl Network {
     }
 
     pub(super) fn add_host(&mut self, segment: SegmentId, addresses: Vec<IpAddr>, link: Link) -> HostId {
-        self.hosts.push(Host { segment, addresses, link });
+        self.add_host_with(vec![Interface { segment: Some(segment), addresses, link }])
+    }
+
+    pub(super) fn add_host_with(&mut self, interfaces: Vec<Interface>) -> HostId {
+        self.hosts.push(Host { interfaces });
         HostId(self.hosts.len() - 1)
     }
 
@@ -168,8 +215,9 @@ impl Network {
         (ipv4, ipv6, tcp): (Gate, Gate, Gate),
         egress: Egress,
         link: Link,
+        extras: RouterExtras,
     ) -> RouterId {
-        self.routers.push(Router { inside, outside, ipv4, ipv6, tcp, egress, link });
+        self.routers.push(Router { inside, outside, ipv4, ipv6, tcp, egress, link, extras });
         RouterId(self.routers.len() - 1)
     }
 
@@ -181,37 +229,82 @@ impl Network {
         }
         match place {
             Place::From(host) => {
-                let Host { segment, link, .. } = self.hosts[host.0];
-                self.carry(now, link, Place::On(segment, true), packet)
+                let Interface { segment, link, .. } = self.hosts[host.0].interfaces[0].clone();
+                let Some(segment) = segment else { return Vec::new() };
+                self.carry(now, Way::Host(host.0, 0, true), link, Place::On(segment, true), packet)
             }
+            Place::Leaving(host, interface, gateway) => {
+                let Interface { segment, link, .. } = self.hosts[host.0].interfaces[interface].clone();
+                let Some(segment) = segment else { return Vec::new() };
+                self.carry(now, Way::Host(host.0, interface, true), link, Place::OnLink(segment, gateway), packet)
+            }
+            Place::OnLink(segment, gateway) => match gateway.filter(|_| segment != Self::INTERNET) {
+                Some(gateway) => match self.router_with(segment, gateway) {
+                    Some(router) => vec![(now, Place::Inside(RouterId(router)), packet)],
+                    None => Vec::new(),
+                },
+                None => self.find(now, segment, true, packet),
+            },
             Place::On(segment, from_host) => self.find(now, segment, from_host, packet),
             Place::Inside(router) => self.leave(now, router, packet),
-            Place::Outside(router) => {
-                let inside = self.routers[router.0].inside;
-                let table = self.routers[router.0].table(packet.destination.ip());
-                match table.and_then(|table| table.inbound(now, packet.source, packet.destination)) {
-                    Some(internal) => {
-                        packet.destination = internal;
-                        vec![(now, Place::On(inside, false), packet)]
-                    }
-                    None => Vec::new(),
-                }
-            }
-            Place::At(host) => vec![(now, Place::At(host), packet)],
+            Place::Outside(router) => self.enter(now, router, packet),
+            Place::At(host, interface) => vec![(now, Place::At(host, interface), packet)],
         }
     }
 
-    /// How a TCP connection leaves: the source address that the far end sees, and the delay one way. `None`: it
-    /// cannot be made. Only hosts on the Internet accept connections.
+    /// Whether a neighbor answers on the link of an interface. Tunnels have no neighbors to ask.
+    pub(super) fn answers(&self, host: HostId, interface: usize, neighbor: IpAddr) -> bool {
+        let own = &self.hosts[host.0].interfaces[interface];
+        let Some(segment) = own.segment else { return false };
+        if segment == Self::INTERNET {
+            return true;
+        }
+        let isolated = self.segments[segment.0].isolated;
+        let has = |interface: &Interface| interface.segment == Some(segment) && interface.addresses.contains(&neighbor);
+        (!isolated && self.hosts.iter().any(|host| host.interfaces.iter().any(has)))
+            || self.router_with(segment, neighbor).is_some()
+            || self.routers.iter().any(|router| {
+                router.outside == segment
+                    && (router.extras.outside_addresses.contains(&neighbor) || router.owns(neighbor))
+            })
+    }
+
+    fn router_with(&self, segment: SegmentId, gateway: IpAddr) -> Option<usize> {
+        self.routers.iter().position(|router| {
+            let own = &router.extras.inside_addresses;
+            router.inside == segment && (own.is_empty() || own.contains(&gateway))
+        })
+    }
+
+    fn enter(&mut self, now: Timestamp, id: RouterId, mut packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
+        let router = &mut self.routers[id.0];
+        let (inside, outside) = (router.inside, packet.destination);
+        let Some(table) = router.table(outside.ip()) else { return Vec::new() };
+        let Some(internal) = table.inbound(now, packet.source, outside) else { return Vec::new() };
+        let closed = |ports: &Vec<Span32>| !ports.iter().any(|ports| ports.contains(internal.port().into()));
+        if router.extras.stateless_inbound.as_ref().is_some_and(closed) {
+            return Vec::new();
+        }
+        if let Some(alg) = router.extras.alg {
+            rewrite(&mut packet.bytes, alg, outside.ip(), internal.ip());
+        }
+        packet.destination = internal;
+        vec![(now, Place::On(inside, false), packet)]
+    }
+
+    /// How a TCP connection leaves by an interface: the source address that the far end sees, and the delay one way.
+    /// `None`: it cannot be made. Only hosts on the Internet accept connections.
     pub(super) fn connect(
         &mut self,
         now: Timestamp,
         host: HostId,
+        interface: usize,
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Option<(HostId, SocketAddr, std::time::Duration)> {
-        let (mut segment, mut source) = (self.hosts[host.0].segment, source);
-        let mut delay = self.hosts[host.0].link.delay;
+        let own = &self.hosts[host.0].interfaces[interface];
+        let (mut segment, mut source) = (own.segment?, source);
+        let mut delay = own.link.delay;
         while segment != Self::INTERNET {
             let router = self.routers.iter_mut().find(|router| router.inside == segment)?;
             if !router.egress.lets_tcp(destination) {
@@ -225,12 +318,35 @@ impl Network {
             delay += router.link.delay;
             segment = router.outside;
         }
-        let far =
-            self.hosts.iter().position(|far| far.segment == segment && far.addresses.contains(&destination.ip()))?;
-        Some((HostId(far), source, delay + self.hosts[far].link.delay))
+        let (far, interface) = self.at(segment, destination.ip())?;
+        Some((far, source, delay + self.hosts[far.0].interfaces[interface].link.delay))
     }
 
-    fn carry(&mut self, now: Timestamp, link: Link, to: Place, packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
+    /// Who has an address on a segment.
+    fn at(&self, segment: SegmentId, address: IpAddr) -> Option<(HostId, usize)> {
+        self.hosts.iter().enumerate().find_map(|(host, Host { interfaces })| {
+            let has = |own: &Interface| own.segment == Some(segment) && own.addresses.contains(&address);
+            interfaces.iter().position(has).map(|interface| (HostId(host), interface))
+        })
+    }
+
+    fn carry(
+        &mut self,
+        now: Timestamp,
+        way: Way,
+        link: Link,
+        to: Place,
+        packet: Packet,
+    ) -> Vec<(Timestamp, Place, Packet)> {
+        let mut now = now;
+        if link.burst.is_some() || link.rate.is_some() || link.mtu.is_some() {
+            let state = self.states.entry(way).or_default();
+            let ipv4 = packet.destination.is_ipv4();
+            match link.admit(now, state, &mut self.random, packet.bytes.len(), ipv4) {
+                Some(waits) => now += waits,
+                None => return Vec::new(),
+            }
+        }
         link.carry(&mut self.random).map(|later| (now + later, to, packet.clone())).collect()
     }
 
@@ -242,18 +358,18 @@ impl Network {
         packet: Packet,
     ) -> Vec<(Timestamp, Place, Packet)> {
         let to = packet.destination.ip();
-        let host = self.hosts.iter().position(|host| host.segment == segment && host.addresses.contains(&to));
-        if let Some(host) = host {
+        if let Some((host, interface)) = self.at(segment, to) {
             if from_host && self.segments[segment.0].isolated {
                 return Vec::new();
             }
-            let link = self.hosts[host].link;
-            return self.carry(now, link, Place::At(HostId(host)), packet);
+            let link = self.hosts[host.0].interfaces[interface].link;
+            let way = Way::Host(host.0, interface, false);
+            return self.carry(now, way, link, Place::At(host, interface), packet);
         }
         let down = self.routers.iter().position(|router| router.outside == segment && router.owns(to));
         if let Some(router) = down {
             let link = self.routers[router].link;
-            return self.carry(now, link, Place::Outside(RouterId(router)), packet);
+            return self.carry(now, Way::Router(router, false), link, Place::Outside(RouterId(router)), packet);
         }
         match self.routers.iter().position(|router| router.inside == segment) {
             Some(router) => vec![(now, Place::Inside(RouterId(router)), packet)],
@@ -276,7 +392,31 @@ impl Network {
             return vec![(now, Place::On(inside, false), packet)];
         }
         let Some(mapped) = table.outbound(now, packet.source, packet.destination) else { return Vec::new() };
+        if let Some(alg) = router.extras.alg {
+            rewrite(&mut packet.bytes, alg, packet.source.ip(), mapped.ip());
+        }
         packet.source = mapped;
-        self.carry(now, link, Place::On(outside, false), packet)
+        self.carry(now, Way::Router(id.0, true), link, Place::On(outside, false), packet)
+    }
+}
+
+/// What an application-layer gateway makes of a payload: every copy of one IPv4 address becomes another.
+fn rewrite(bytes: &mut [u8], alg: Alg, from: IpAddr, to: IpAddr) {
+    /// STUN's magic cookie (RFC 8489 §5), with which XOR-MAPPED-ADDRESS hides addresses.
+    const COOKIE: u32 = 0x2112_A442;
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (from, to) else { return };
+    let forms: &[u32] = match alg {
+        Alg::Addresses => &[0],
+        Alg::Stun => &[0, COOKIE],
+    };
+    for form in forms {
+        let (from, to) = ((u32::from(from) ^ form).to_be_bytes(), (u32::from(to) ^ form).to_be_bytes());
+        let mut at = 0;
+        while let Some(window) = bytes.get_mut(at..at + 4) {
+            if window == from {
+                window.copy_from_slice(&to);
+            }
+            at += 1;
+        }
     }
 }

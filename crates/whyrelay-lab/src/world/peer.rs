@@ -19,8 +19,14 @@ use whyrelay_core::trace::event::{
 use whyrelay_core::trace::recording::{Recorder, encode};
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
+use whyrelay_core::host::{Moment, RoutePurpose};
+
+use crate::scenario::file;
+
+use super::facts;
+use super::kernel::Kernel;
 use super::network::HostId;
-use super::server::{PASSWORD, PORT, USERNAME};
+use super::server::{PASSWORD, PORT, USERNAME, secret};
 use super::setup::PeerSetup;
 
 /// Never, as the machine says it.
@@ -56,6 +62,16 @@ pub(super) enum Action {
     Wake(Timestamp),
 }
 
+/// An ICMP error for a datagram of a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Icmp {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) offender: Option<IpAddr>,
+    pub(super) icmp_type: u8,
+    pub(super) icmp_code: u8,
+}
+
 /// A connection to the server.
 struct Stream {
     id: StreamId,
@@ -69,6 +85,8 @@ pub(super) struct Peer {
     setup: PeerSetup,
     addresses: Vec<IpAddr>,
     server: Vec<IpAddr>,
+    /// Its kernel; none in worlds without one, where everything is sent by the one way.
+    pub(super) kernel: Option<Kernel>,
     random: Random,
     recorder: Recorder,
     pub(super) events: Vec<Event>,
@@ -100,6 +118,7 @@ impl Peer {
         vantage: Vantage,
         addresses: Vec<IpAddr>,
         server: Vec<IpAddr>,
+        kernel: Option<Kernel>,
         random: Random,
     ) -> Self {
         Self {
@@ -107,6 +126,7 @@ impl Peer {
             setup,
             addresses,
             server,
+            kernel,
             random,
             recorder: Recorder::new(vantage),
             events: Vec::new(),
@@ -145,8 +165,11 @@ impl Peer {
         };
         let machine = peer::Peer::new(now, config, &mut self.random);
         self.machine = Some(machine);
-        let (name, index, addresses) = (INTERFACE.to_owned(), 2, self.addresses.clone());
-        self.record(now, EventKind::Interface { name, index, addresses, used: InterfaceUse::Used });
+        for (name, index, addresses) in self.interfaces() {
+            self.record(now, EventKind::Interface { name, index, addresses, used: InterfaceUse::Used });
+        }
+        let facts = self.kernel.as_ref().map(facts::before).unwrap_or_default();
+        self.record_facts(now, Moment::Before, facts);
         if self.is_offerer() {
             self.describe(now, Side::Local, true, &credentials, 0);
             self.actions.push(Action::Signal(Signal::Description { offer: true, credentials, generation: 0 }));
@@ -154,13 +177,15 @@ impl Peer {
         self.drain(now);
         self.sockets = self.addresses.iter().map(|ip| SocketAddr::new(*ip, self.setup.port)).collect();
         for local in self.sockets.clone() {
-            let (transport, interface) = (Transport::Udp, Some(INTERFACE.to_owned()));
-            let (mark, receive_buffer) = (None, None);
+            let (transport, interface) = (Transport::Udp, Some(self.interface_of(local.ip())));
+            let (mark, receive_buffer) =
+                (self.kernel.as_ref().map(|kernel| kernel.mark).filter(|mark| *mark != 0), None);
             let opened =
                 EventKind::SocketOpened { transport, local, interface: interface.clone(), mark, receive_buffer };
             self.record(now, opened);
             self.feed(now, Input::Socket(LocalSocket { local, interface, transport: CandidateTransport::Udp }));
         }
+        self.ask_for_servers(now);
         self.feed(now, Input::AllNamed);
         for signal in std::mem::take(&mut self.mailbox) {
             self.take_signal(now, signal);
@@ -180,6 +205,26 @@ impl Peer {
             self.feed(now, Input::Datagram { local, remote: source, bytes });
         }
         self.finish()
+    }
+
+    pub(super) fn send_failed(
+        &mut self,
+        now: Timestamp,
+        local: SocketAddr,
+        remote: SocketAddr,
+        errno: i32,
+    ) -> Vec<Action> {
+        let (transport, detail) = (Transport::Udp, errno_name(errno).to_owned());
+        self.record(now, EventKind::SendFailed { transport, local, remote, errno, detail });
+        self.feed(now, Input::SendFailed { local, remote, errno });
+        self.finish()
+    }
+
+    pub(super) fn icmp(&mut self, now: Timestamp, icmp: Icmp) {
+        let Icmp { local, remote, offender, icmp_type, icmp_code } = icmp;
+        // What Linux makes of a destination that is unreachable: port ECONNREFUSED, else EHOSTUNREACH.
+        let errno = if icmp_code == 3 { 111 } else { 113 };
+        self.record(now, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
     }
 
     pub(super) fn signaled(&mut self, now: Timestamp, signal: Signal) -> Vec<Action> {
@@ -253,6 +298,8 @@ impl Peer {
         for ((direction, local, remote), (transport, datagrams, bytes)) in std::mem::take(&mut self.traffic) {
             self.record(now, EventKind::Traffic { direction, transport, local, remote, datagrams, bytes });
         }
+        let facts = self.kernel.as_ref().map(facts::after).unwrap_or_default();
+        self.record_facts(now, Moment::After, facts);
         self.record(now, EventKind::RecordingEnded { reason });
         self.finish()
     }
@@ -292,31 +339,79 @@ impl Peer {
     }
 
     fn servers(&self) -> Vec<Server> {
+        let login = match self.setup.credentials {
+            file::Credentials::Right => Some((USERNAME.to_owned(), PASSWORD.to_owned())),
+            file::Credentials::Wrong => Some((USERNAME.to_owned(), "wrong".to_owned())),
+            // Expired an hour before the world begins.
+            file::Credentials::Expired => secret().map(|secret| {
+                let past = Timestamp::from_micros(super::START.as_micros() - 3_600_000_000);
+                let limited = secret.credentials(USERNAME, past);
+                (limited.username, limited.password)
+            }),
+            file::Credentials::Missing => None,
+        };
         let mut servers = Vec::new();
         let mut add = |ip: IpAddr, scheme: &str, query: &str| {
             let host = SocketAddr::new(ip, PORT);
             let Ok(url) = format!("{scheme}:{host}{query}").parse() else { return };
-            let turn = scheme == "turn";
-            servers.push(Server {
-                url,
-                addresses: vec![ip],
-                username: turn.then(|| USERNAME.to_owned()),
-                password: turn.then(|| Password::new(PASSWORD.to_owned())),
-            });
+            let login = login.clone().filter(|_| scheme == "turn");
+            let (username, password) = login.map(|(user, password)| (user, Password::new(password))).unzip();
+            servers.push(Server { url, addresses: vec![ip], username, password });
         };
+        let mut seen = Vec::new();
         for ip in self.server.iter().copied() {
             if !self.addresses.iter().any(|own| own.is_ipv4() == ip.is_ipv4()) {
                 continue;
             }
             add(ip, "stun", "");
+            // TURN by the first address of each family; further ones are for finding out how a NAT maps.
+            if seen.contains(&ip.is_ipv4()) {
+                continue;
+            }
+            seen.push(ip.is_ipv4());
             if self.setup.turn_udp {
-                add(ip, "turn", "?transport=udp");
+                add(ip, "turn", "");
             }
             if self.setup.turn_tcp {
                 add(ip, "turn", "?transport=tcp");
             }
         }
         servers
+    }
+
+    // ---- the host ----------------------------------------------------------------------------------------------
+
+    /// Names, indexes and addresses of the interfaces.
+    fn interfaces(&self) -> Vec<(String, u32, Vec<IpAddr>)> {
+        let Some(kernel) = &self.kernel else { return vec![(INTERFACE.to_owned(), 2, self.addresses.clone())] };
+        let interfaces = kernel.host.interfaces.iter().zip(2..);
+        let addresses =
+            |own: &crate::scenario::topology::Interface| own.addresses.iter().map(|cidr| cidr.address).collect();
+        interfaces.map(|(own, index)| (own.name.clone(), index, addresses(own))).collect()
+    }
+
+    /// The interface that has an address.
+    fn interface_of(&self, address: IpAddr) -> String {
+        let own = self.kernel.as_ref().and_then(|kernel| kernel.addresses.iter().find(|own| own.address == address));
+        own.map_or_else(|| INTERFACE.to_owned(), |own| own.device.clone())
+    }
+
+    fn record_facts(&mut self, now: Timestamp, moment: Moment, facts: Vec<whyrelay_core::host::HostFact>) {
+        for fact in facts {
+            self.record(now, EventKind::HostFact { moment, fact: Box::new(fact) });
+        }
+    }
+
+    fn ask_for_servers(&mut self, now: Timestamp) {
+        for ip in self.server.clone() {
+            self.ask_route(now, RoutePurpose::Server, SocketAddr::new(ip, PORT));
+        }
+    }
+
+    fn ask_route(&mut self, now: Timestamp, purpose: RoutePurpose, to: SocketAddr) {
+        let Some(kernel) = &self.kernel else { return };
+        let facts = facts::routes(kernel, purpose, &self.sockets, to);
+        self.record_facts(now, Moment::During, facts);
     }
 
     // ---- signaling ---------------------------------------------------------------------------------------------
@@ -331,7 +426,12 @@ impl Peer {
                 self.feed(now, Input::RemoteCredentials(credentials));
             }
             Signal::Candidate(line) => match line.parse::<Candidate>() {
-                Ok(candidate) => self.feed(now, Input::RemoteCandidate(candidate)),
+                Ok(candidate) => {
+                    if let Some(to) = candidate.address.ip() {
+                        self.ask_route(now, RoutePurpose::Peer, to);
+                    }
+                    self.feed(now, Input::RemoteCandidate(candidate));
+                }
                 Err(error) => {
                     let reason = RefuseReason::Malformed { detail: error.to_string() };
                     self.record(now, EventKind::RemoteCandidateRefused { line, reason });
@@ -462,7 +562,9 @@ impl Peer {
             return;
         }
         let integrity = self.machine.as_ref().and_then(|machine| machine.verify(local, remote, bytes));
-        let interface = (direction == Direction::In && transport == Transport::Udp).then_some(INTERFACE);
+        let interface =
+            (direction == Direction::In && transport == Transport::Udp).then(|| self.interface_of(local.ip()));
+        let interface = interface.as_deref();
         let passage = Passage { direction, transport, local, remote, interface, bytes, integrity };
         self.record(now, EventKind::Datagram(Datagram::sanitised(passage)));
     }
@@ -478,6 +580,18 @@ impl Peer {
             self.actions.push(Action::Wake(self.wake_at));
         }
         std::mem::take(&mut self.actions)
+    }
+}
+
+/// The name of an errno that a simulated kernel gives.
+fn errno_name(errno: i32) -> &'static str {
+    match errno {
+        1 => "Operation not permitted (os error 1)",
+        13 => "Permission denied (os error 13)",
+        22 => "Invalid argument (os error 22)",
+        101 => "Network is unreachable (os error 101)",
+        113 => "No route to host (os error 113)",
+        _ => "refused",
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use whyrelay_core::engine::turn_server::{
-    Client, ClientTransport, Credentials, Family, Input, ListenerId, Output, PeerPolicy, RelayId, StreamId, TurnConfig,
-    TurnServer,
+    Client, ClientTransport, Credentials, Family, Input, ListenerId, Output, PeerPolicy, RelayId, SharedSecret,
+    StreamId, TurnConfig, TurnServer,
 };
 use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
@@ -20,6 +20,11 @@ pub(super) const USERNAME: &str = "lab";
 /// Its password: the simulated server guards nothing.
 pub(super) const PASSWORD: &str = "lab-password";
 
+/// The secret for credentials that expire.
+pub(super) fn secret() -> Option<SharedSecret> {
+    SharedSecret::new("lab-secret")
+}
+
 /// The first relayed port (RFC 8656 §7.2 recommends 49152 and up).
 const FIRST_RELAY_PORT: u16 = 49_152;
 
@@ -31,8 +36,22 @@ pub(super) enum Action {
     Wake(Timestamp),
 }
 
+/// What is wrong with a server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ServerFaults {
+    /// It says nothing over UDP.
+    pub(super) no_udp: bool,
+    /// It takes no connections.
+    pub(super) no_tcp: bool,
+    /// The relayed address that it announces instead of its own.
+    pub(super) relay_address: Option<IpAddr>,
+    /// Nothing from outside reaches its relayed ports.
+    pub(super) relay_ports_closed: bool,
+}
+
 pub(super) struct Server {
     pub(super) host: HostId,
+    faults: ServerFaults,
     addresses: Vec<IpAddr>,
     turn: TurnServer,
     relays: BTreeMap<RelayId, SocketAddr>,
@@ -42,23 +61,23 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(host: HostId, addresses: Vec<IpAddr>, random: Random) -> Self {
+    pub(super) fn new(host: HostId, addresses: Vec<IpAddr>, faults: ServerFaults, random: Random) -> Self {
         // The simulated Internet is made of documentation addresses, which the policy rightly refuses.
-        let allowed = ["203.0.113.0/24", "198.51.100.0/24", "2001:db8::/32"];
+        let allowed = ["203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32"];
         let policy = PeerPolicy {
             allowed: allowed.iter().filter_map(|prefix| prefix.parse().ok()).collect(),
             own_addresses: addresses.clone(),
             own_endpoints: addresses.iter().map(|address| SocketAddr::new(*address, PORT)).collect(),
             ..PeerPolicy::default()
         };
-        let config = TurnConfig {
-            realm: "lab".to_owned(),
-            credentials: Credentials::none().with_user(USERNAME, PASSWORD),
-            policy,
-            ..TurnConfig::default()
-        };
+        let mut credentials = Credentials::none().with_user(USERNAME, PASSWORD);
+        if let Some(secret) = secret() {
+            credentials = credentials.with_secret(secret);
+        }
+        let config = TurnConfig { realm: "lab".to_owned(), credentials, policy, ..TurnConfig::default() };
         Self {
             host,
+            faults,
             addresses,
             turn: TurnServer::new(config, random),
             relays: BTreeMap::new(),
@@ -71,8 +90,11 @@ impl Server {
     pub(super) fn receive(&mut self, now: Timestamp, packet: &Packet) -> Vec<Action> {
         let local = packet.destination;
         if let Some(relay) = self.by_address.get(&local).copied() {
+            if self.faults.relay_ports_closed {
+                return Vec::new();
+            }
             self.turn.handle_input(now, Input::FromPeer { relay, peer: packet.source, bytes: &packet.bytes });
-        } else if local.port() == PORT {
+        } else if local.port() == PORT && !self.faults.no_udp {
             // One listener for each address, so that an answer leaves from where the request went.
             let listener = self.addresses.iter().position(|address| *address == local.ip()).unwrap_or_default();
             let transport = ClientTransport::Udp(ListenerId(listener as u16));
@@ -80,6 +102,11 @@ impl Server {
             self.turn.handle_input(now, Input::FromClient { client, bytes: &packet.bytes });
         }
         self.drain(now)
+    }
+
+    /// Whether it takes connections.
+    pub(super) const fn accepts(&self) -> bool {
+        !self.faults.no_tcp
     }
 
     /// Takes a connection the first time that it says something.
@@ -145,6 +172,8 @@ impl Server {
                             self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_RELAY_PORT);
                             self.relays.insert(relay, address);
                             self.by_address.insert(address, relay);
+                            let ip = self.faults.relay_address.unwrap_or(address.ip());
+                            let address = SocketAddr::new(ip, address.port());
                             self.turn.handle_input(now, Input::RelayOpened { relay, address });
                         }
                         None => self.turn.handle_input(now, Input::RelayFailed { relay }),

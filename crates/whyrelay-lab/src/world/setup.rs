@@ -5,6 +5,8 @@ use std::time::Duration;
 use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior};
 use whyrelay_core::trace::event::Role;
 
+use crate::scenario::file::Credentials;
+
 use super::link::Link;
 pub use super::network::Egress;
 
@@ -135,6 +137,8 @@ pub struct PeerSetup {
     pub patient: bool,
     /// The local port of its sockets.
     pub port: u16,
+    /// What its TURN credentials are like.
+    pub credentials: Credentials,
 }
 
 impl PeerSetup {
@@ -151,6 +155,7 @@ impl PeerSetup {
             turn_tcp: false,
             patient: false,
             port: 40_000,
+            credentials: Credentials::Right,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Scenario files: what is read, what is refused and how, and that the schema in docs is that of the code.
 
+mod worlds;
+
 use std::path::Path;
 
 use whyrelay_lab::scenario::{PRESETS, Scenario, schema};

@@ -17,7 +17,7 @@ fn busy(seed: u64) -> Setup {
         reordering: 1000,
         held: Duration::from_millis(90),
         jitter: Duration::from_millis(30),
-        delay: Duration::from_millis(15),
+        ..Link::with_delay(Duration::from_millis(15))
     };
     let mut setup = Setup::new(seed, a, Site::behind(vec![Router::nat(behavior)]));
     setup.offerer.turn_tcp = true;

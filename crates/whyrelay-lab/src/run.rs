@@ -1,0 +1,218 @@
+//! Running a scenario and judging what came out: the same for both worlds.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use whyrelay_core::diagnosis::finding::Severity;
+use whyrelay_core::diagnosis::{rules, session};
+use whyrelay_core::report::Report;
+use whyrelay_core::trace::event::Event;
+
+use crate::scenario::Topology;
+use crate::scenario::file::{Blame, Path, WorldKind};
+use crate::world::{self, Outcome};
+
+/// What came out of a scenario in one world.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// Which world.
+    pub world: WorldKind,
+    /// How the peers are connected; `None` when the two sides disagree.
+    pub path: Option<Path>,
+    /// The account of both recordings.
+    pub report: Report,
+    /// Both sides' events.
+    pub events: Vec<Event>,
+    /// The recordings of a and b as they would stand in files.
+    pub recordings: [String; 2],
+    /// From the start until both sides could send data; in virtual time where time is virtual.
+    pub usable_after: Option<Duration>,
+    /// Datagrams of the peers' data that the relay carried.
+    pub relayed_data: Option<u64>,
+    /// What contradicts the path: data that did not arrive, or that took the relay on a direct path.
+    pub contradictions: Vec<String>,
+}
+
+/// Runs a scenario in virtual time.
+pub fn run_virtual(topology: &Topology) -> Observed {
+    let outcome = world::run_topology(topology);
+    let contradictions = contradictions(&outcome);
+    let Outcome { a, b, relayed_data, .. } = outcome;
+    let path = (a.path == b.path).then_some(match a.path {
+        world::Path::Direct => Path::Direct,
+        world::Path::Relayed => Path::Relayed,
+        world::Path::Failed => Path::Failed,
+    });
+    let usable_after = a.usable_after.zip(b.usable_after).map(|(a, b)| a.max(b));
+    let mut events = a.events;
+    events.extend(b.events);
+    let report = Report::from_events(&events);
+    Observed {
+        world: WorldKind::Virtual,
+        path,
+        report,
+        events,
+        recordings: [a.recording, b.recording],
+        usable_after,
+        relayed_data: Some(relayed_data),
+        contradictions,
+    }
+}
+
+/// Direct means direct: no datagram passed the relay, and data arrived. Relayed means relayed: the relay counted it.
+fn contradictions(outcome: &Outcome) -> Vec<String> {
+    let mut found = Vec::new();
+    match outcome.path() {
+        Some(world::Path::Direct) if outcome.relayed_data > 0 => {
+            found.push(format!("direct, and yet the relay carried {} datagrams", outcome.relayed_data));
+        }
+        Some(world::Path::Relayed) if outcome.relayed_data == 0 => {
+            found.push("relayed, and yet the relay carried nothing".to_owned());
+        }
+        _ => {}
+    }
+    let received = (outcome.a.data_received, outcome.b.data_received);
+    match outcome.path() {
+        Some(world::Path::Failed) if received != (0, 0) => found.push("failed, and yet data arrived".to_owned()),
+        Some(world::Path::Direct | world::Path::Relayed) if received.0 == 0 || received.1 == 0 => {
+            found.push("connected, and yet no data arrived".to_owned());
+        }
+        _ => {}
+    }
+    found
+}
+
+/// A finding, as a verdict shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Named {
+    /// Its code.
+    pub code: String,
+    /// Its name.
+    pub name: String,
+    /// Whose fault it is.
+    pub blame: String,
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} ({})", self.code, self.name, self.blame)
+    }
+}
+
+/// What was expected against what came out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verdict {
+    /// The scenario.
+    pub scenario: String,
+    /// Its title.
+    pub title: String,
+    /// The world that it ran in.
+    pub world: WorldKind,
+    /// The expected path.
+    pub expected_path: Path,
+    /// The path that came out.
+    pub path: Option<Path>,
+    /// Findings of severity error or warning, the root cause first.
+    pub findings: Vec<Named>,
+    /// Expected findings for which there is no rule, so that they could not be looked for.
+    pub unknown: Vec<String>,
+    /// From the start until both sides could send data, in milliseconds.
+    pub usable_after_ms: Option<f64>,
+    /// What is otherwise than expected; nothing: it passed.
+    pub problems: Vec<String>,
+}
+
+impl Verdict {
+    /// Whether everything is as expected.
+    pub fn passed(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Judges what came out of a scenario.
+pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
+    let expect = &topology.expect;
+    let mut problems = observed.contradictions.clone();
+    if observed.path != Some(expect.path) {
+        problems.push(format!("the path is {}, expected {}", path_name(observed.path), path_name(Some(expect.path))));
+    }
+    let report = &observed.report;
+    let account = match report.path {
+        session::Path::Direct => Path::Direct,
+        session::Path::Relayed => Path::Relayed,
+        session::Path::Failed => Path::Failed,
+    };
+    if observed.path.is_some_and(|path| path != account) {
+        problems.push(format!(
+            "the account says {}, the agents {}",
+            path_name(Some(account)),
+            path_name(observed.path)
+        ));
+    }
+    let findings: Vec<Named> = report
+        .findings
+        .iter()
+        .filter(|finding| finding.severity != Severity::Info)
+        .map(|finding| Named {
+            code: finding.code.to_owned(),
+            name: finding.name.to_owned(),
+            blame: finding.blame.name().to_owned(),
+        })
+        .collect();
+    let is = |found: &Named, name: &str| found.code.eq_ignore_ascii_case(name) || found.name == name;
+    let mut unknown = Vec::new();
+    for wanted in &expect.finding {
+        match findings.iter().position(|found| is(found, &wanted.name) && blamed(found, wanted.blame)) {
+            None if findings.iter().any(|found| is(found, &wanted.name)) => {
+                problems.push(format!("{} blames another than expected", wanted.name));
+            }
+            None if rules::find(&wanted.name).is_none() => unknown.push(wanted.name.clone()),
+            None => problems.push(format!("{} is missing", wanted.name)),
+            Some(position) if wanted.first && position > 0 => {
+                problems.push(format!("{} is not the first: {} is", wanted.name, findings[0]));
+            }
+            Some(_) => {}
+        }
+    }
+    // A fault has effects, which may be findings of their own; a healthy network has none.
+    for found in findings.iter().filter(|_| expect.finding.is_empty()) {
+        if !expect.also.iter().any(|name| is(found, name)) {
+            problems.push(format!("{found} is not expected"));
+        }
+    }
+    Verdict {
+        scenario: topology.name.clone(),
+        title: topology.title.clone(),
+        world: observed.world,
+        expected_path: expect.path,
+        path: observed.path,
+        findings,
+        unknown,
+        usable_after_ms: observed.usable_after.map(|after| after.as_micros() as f64 / 1000.0),
+        problems,
+    }
+}
+
+fn blamed(found: &Named, blame: Option<Blame>) -> bool {
+    blame.is_none_or(|blame| {
+        found.blame
+            == match blame {
+                Blame::A => "A",
+                Blame::B => "B",
+                Blame::Both => "both sides",
+                Blame::Relay => "the relay",
+                Blame::Signaling => "signaling",
+                Blame::Path => "the path",
+            }
+    })
+}
+
+/// A path in words, for tables and problems.
+pub const fn path_name(path: Option<Path>) -> &'static str {
+    match path {
+        Some(Path::Direct) => "direct",
+        Some(Path::Relayed) => "relayed",
+        Some(Path::Failed) => "failed",
+        None => "disputed",
+    }
+}

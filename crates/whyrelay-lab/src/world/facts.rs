@@ -1,0 +1,158 @@
+//! What a simulated kernel tells of itself, as the facts that a real one's collector records.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use whyrelay_core::host::{
+    FirewallFramework, FirewallRule, HostFact, Link, Neighbor, NeighborState, OwnPacket, RoutePurpose,
+};
+
+use crate::scenario::file::{Hook, InterfaceKind, Verdict};
+use crate::scenario::topology;
+
+use super::kernel::Kernel;
+
+/// Ethernet's, unless the link says otherwise.
+const USUAL_MTU: u32 = 1500;
+/// What WireGuard's tools set.
+const TUNNEL_MTU: u32 = 1420;
+/// Linux's limit on a host of this size.
+const CONNTRACK_MAX: u64 = 262_144;
+
+/// Facts from before the checks.
+pub(super) fn before(kernel: &Kernel) -> Vec<HostFact> {
+    let mut facts = Vec::new();
+    for (number, interface) in kernel.host.interfaces.iter().enumerate() {
+        facts.push(HostFact::Link(link(number, interface)));
+    }
+    facts.extend(kernel.addresses.iter().cloned().map(HostFact::Address));
+    facts.extend(kernel.routes.iter().filter(|route| route.table != 255).cloned().map(HostFact::Route));
+    facts.extend(kernel.rules.iter().cloned().map(HostFact::PolicyRule));
+    for (name, value) in &kernel.host.sysctls {
+        let mut parts = name.rsplitn(3, '.');
+        let (sysctl, interface) = (parts.next().unwrap_or(name).to_owned(), parts.next().map(str::to_owned));
+        facts.push(HostFact::Sysctl { sysctl, interface, value: value.to_string() });
+    }
+    facts.extend(firewall(kernel, false));
+    facts.push(HostFact::ConntrackUse {
+        entries: if kernel.host.conntrack_full { CONNTRACK_MAX } else { 12 },
+        max: CONNTRACK_MAX,
+    });
+    let effective = ["CAP_NET_ADMIN", "CAP_NET_RAW"].map(str::to_owned);
+    let effective = if kernel.uid == 0 { effective.to_vec() } else { Vec::new() };
+    facts.push(HostFact::Capabilities { user: kernel.uid, effective, container: None });
+    facts
+}
+
+/// What routing answers for one other end, from each socket of its family.
+pub(super) fn routes(kernel: &Kernel, purpose: RoutePurpose, sockets: &[SocketAddr], to: SocketAddr) -> Vec<HostFact> {
+    let own = sockets.iter().filter(|local| local.is_ipv4() == to.is_ipv4());
+    own.map(|local| HostFact::RouteAnswer(kernel.ask(&kernel.question(purpose, Some(*local), to)))).collect()
+}
+
+/// Facts from after the checks.
+pub(super) fn after(kernel: &Kernel) -> Vec<HostFact> {
+    let read = ["Ip", "Ip6", "Icmp", "Udp", "TcpExt", "nf_conntrack"].map(str::to_owned).to_vec();
+    let mut facts = vec![HostFact::Counters { moved: kernel.counters.clone(), read }];
+    facts.extend(firewall(kernel, true));
+    for ((interface, source, destination), packets) in &kernel.left {
+        let device = kernel.host.interfaces[*interface].name.clone();
+        let (source, destination, packets) = (*source, *destination, *packets);
+        facts.push(HostFact::OwnPacket(OwnPacket { device, source, destination, packets }));
+    }
+    let failed: BTreeSet<_> = kernel.failed_neighbors.iter().collect();
+    facts.extend(failed.into_iter().map(|(interface, address)| {
+        HostFact::Neighbor(Neighbor {
+            device: kernel.host.interfaces[*interface].name.clone(),
+            address: *address,
+            mac: None,
+            neighbor_state: NeighborState::Failed,
+        })
+    }));
+    facts
+}
+
+fn link(number: usize, interface: &topology::Interface) -> Link {
+    let (kind, usual) = match interface.kind {
+        InterfaceKind::Ethernet => (None, USUAL_MTU),
+        InterfaceKind::Tunnel => (Some("wireguard"), TUNNEL_MTU),
+        InterfaceKind::Bridge => (Some("bridge"), USUAL_MTU),
+    };
+    Link {
+        device: interface.name.clone(),
+        index: number as u32 + 2,
+        link_kind: kind.map(str::to_owned),
+        loopback: false,
+        up: true,
+        running: true,
+        mtu: interface.link.mtu.map_or(usual, u32::from),
+        mac: None,
+        master: None,
+    }
+}
+
+fn firewall(kernel: &Kernel, after: bool) -> Vec<HostFact> {
+    let rules = kernel.host.firewall.iter().zip(&kernel.matched).enumerate();
+    rules
+        .map(|(number, (rule, matched))| {
+            let (hook, priority) = match rule.hook {
+                Hook::Prerouting => ("prerouting", -300),
+                Hook::Input => ("input", 0),
+                Hook::Output if rule.verdict == Verdict::SetMark => ("output", -150),
+                Hook::Output => ("output", 0),
+            };
+            let verdict = match rule.verdict {
+                Verdict::Accept => Some("accept"),
+                Verdict::Drop => Some("drop"),
+                Verdict::Reject => Some("reject"),
+                Verdict::SetMark => None,
+            };
+            HostFact::FirewallRule(FirewallRule {
+                framework: FirewallFramework::Nftables,
+                table_family: "inet".to_owned(),
+                table: "lab".to_owned(),
+                chain: hook.to_owned(),
+                hook: Some(hook.to_owned()),
+                chain_type: Some(if verdict.is_none() { "route" } else { "filter" }.to_owned()),
+                priority: Some(priority),
+                handle: Some(number as u64 + 4),
+                rule: text(rule),
+                verdict: verdict.map(str::to_owned),
+                target: None,
+                sets_mark: rule.verdict == Verdict::SetMark,
+                packets: Some(if after { *matched } else { 0 }),
+                packets_since: after.then_some(*matched),
+            })
+        })
+        .collect()
+}
+
+/// A rule in the words of nft.
+pub(crate) fn text(rule: &topology::FirewallRule) -> String {
+    let mut words = Vec::new();
+    if let Some(dev) = &rule.dev {
+        words.push(format!("{} {dev}", if rule.hook == Hook::Output { "oifname" } else { "iifname" }));
+    }
+    let family = |cidr: &crate::scenario::value::Cidr| if cidr.address.is_ipv4() { "ip" } else { "ip6" };
+    words.extend(rule.from.map(|from| format!("{} saddr {from}", family(&from))));
+    words.extend(rule.to.map(|to| format!("{} daddr {to}", family(&to))));
+    let protocol = match rule.ipproto {
+        Some(crate::scenario::file::Protocol::Tcp) => "tcp",
+        _ => "udp",
+    };
+    words.extend(rule.sport.as_ref().map(|ports| format!("{protocol} sport {ports}")));
+    words.extend(rule.dport.as_ref().map(|ports| format!("{protocol} dport {ports}")));
+    words.extend(rule.fwmark.map(|mark| format!("meta mark {mark}")));
+    if rule.unsolicited {
+        words.push("ct state new".to_owned());
+    }
+    words.push("counter".to_owned());
+    words.push(match (rule.verdict, rule.mark, rule.hook) {
+        (Verdict::Accept, ..) => "accept".to_owned(),
+        (Verdict::Drop, ..) => "drop".to_owned(),
+        (Verdict::Reject, _, Hook::Output) => "reject".to_owned(),
+        (Verdict::Reject, ..) => "reject with icmpx admin-prohibited".to_owned(),
+        (Verdict::SetMark, mark, _) => format!("meta mark set {:#x}", mark.map_or(0, |mark| mark.value)),
+    });
+    words.join(" ")
+}

@@ -1,0 +1,395 @@
+//! What a Linux host does with the packets of its sockets, as far as it leaves evidence: rules and routes, the packet
+//! filter, connection tracking, rp_filter, neighbors; errno, ICMP errors and counters (LINUX.md §2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use whyrelay_core::host::{
+    Address, AnsweredRoute, Family, PolicyRule, Prefix, Route, RouteAnswer, RouteKind, RoutePurpose, RouteQuestion,
+    RuleAction, look_up, look_up_from,
+};
+
+use crate::scenario::file::{self, Hook, Protocol, Verdict};
+use crate::scenario::topology::{self, FirewallRule};
+use crate::scenario::value::Cidr;
+
+/// How long Linux asks for a neighbor before it gives up: three times, a second apart.
+pub(super) const NEIGHBOR_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// EPERM, which the packet filter and a full connection table make of a send.
+const EPERM: i32 = 1;
+/// EINVAL of Linux, for a source address that the host does not have.
+const EINVAL: i32 = 22;
+
+/// UDP's number.
+const UDP: u8 = 17;
+/// TCP's number.
+const TCP: u8 = 6;
+
+/// Where a packet leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leaving {
+    /// The number of the interface.
+    pub(super) interface: usize,
+    /// The next hop; `None`: on the link.
+    pub(super) gateway: Option<IpAddr>,
+}
+
+/// What became of a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It leaves.
+    Leaves(Leaving),
+    /// `sendto` says no.
+    Refused(i32),
+    /// `sendto` says no, and an ICMP error of this type and code comes from the host's own address.
+    Rejected(i32, (u8, u8)),
+}
+
+/// What became of an arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrived {
+    /// A socket gets it.
+    Delivered,
+    /// Gone.
+    Dropped,
+    /// Gone, and the sender gets an ICMP error of this type and code.
+    Rejected((u8, u8)),
+}
+
+/// A host's kernel.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    pub(super) host: topology::Host,
+    pub(super) mark: u32,
+    pub(super) uid: u32,
+    pub(super) rules: Vec<PolicyRule>,
+    pub(super) routes: Vec<Route>,
+    pub(super) addresses: Vec<Address>,
+    /// Counters that moved.
+    pub(super) counters: BTreeMap<String, i64>,
+    /// Packets that each rule of the filter matched.
+    pub(super) matched: Vec<u64>,
+    /// Packets by interface, source and destination as they left.
+    pub(super) left: BTreeMap<(usize, SocketAddr, SocketAddr), u64>,
+    /// Neighbors that did not answer, by interface.
+    pub(super) failed_neighbors: BTreeSet<(usize, IpAddr)>,
+    /// Own and other end of what this host sent.
+    connections: BTreeSet<(SocketAddr, SocketAddr)>,
+}
+
+impl Kernel {
+    pub(super) fn new(host: topology::Host, mark: u32, uid: u32) -> Self {
+        let mut addresses = Vec::new();
+        for interface in &host.interfaces {
+            addresses.extend(interface.addresses.iter().map(|cidr| Address {
+                device: interface.name.clone(),
+                address: cidr.address,
+                prefix_length: cidr.prefix,
+                scope: "global".to_owned(),
+                flags: Vec::new(),
+            }));
+        }
+        let local = addresses.iter().map(|own| Route {
+            table: 255,
+            destination: Prefix { address: own.address, length: Cidr::host(own.address).prefix },
+            route_kind: RouteKind::Local,
+            device: Some(own.device.clone()),
+            gateway: None,
+            preferred_source: Some(own.address),
+            metric: None,
+            mtu: None,
+        });
+        let routes = local.chain(host.all_routes().iter().map(route)).collect();
+        let rules = host.all_rules().iter().flat_map(rule).collect();
+        let matched = vec![0; host.firewall.len()];
+        Self {
+            host,
+            mark,
+            uid,
+            rules,
+            routes,
+            addresses,
+            counters: BTreeMap::new(),
+            matched,
+            left: BTreeMap::new(),
+            failed_neighbors: BTreeSet::new(),
+            connections: BTreeSet::new(),
+        }
+    }
+
+    /// A question about a packet of this host's session.
+    pub(super) fn question(&self, purpose: RoutePurpose, source: Option<SocketAddr>, to: SocketAddr) -> RouteQuestion {
+        RouteQuestion {
+            purpose,
+            destination: to.ip(),
+            destination_port: to.port(),
+            source: source.map(|source| source.ip()),
+            source_port: source.map(|source| source.port()),
+            protocol: UDP,
+            mark: self.mark,
+            user: self.uid,
+            out_device: None,
+        }
+    }
+
+    pub(super) fn ask(&self, question: &RouteQuestion) -> RouteAnswer {
+        look_up(&self.rules, &self.routes, &self.addresses, question)
+    }
+
+    /// A datagram of a socket bound to an address.
+    pub(super) fn send(&mut self, source: SocketAddr, to: SocketAddr) -> Sent {
+        let question = self.question(RoutePurpose::Peer, Some(source), to);
+        let answer = self.ask(&question);
+        let mut route = match (answer.route, answer.failure) {
+            (Some(route), _) => route,
+            (None, failure) => {
+                let errno = failure.map_or(EINVAL, |failure| failure.errno);
+                if errno == 101 {
+                    self.count(if to.is_ipv4() { "Ip.OutNoRoutes" } else { "Ip6.OutNoRoutes" });
+                }
+                return Sent::Refused(errno);
+            }
+        };
+        self.count(if to.is_ipv4() { "Ip.OutRequests" } else { "Ip6.OutRequests" });
+        if self.host.conntrack_full && !self.connections.contains(&(source, to)) {
+            self.count("Ip.OutDiscards");
+            self.count("nf_conntrack.drop");
+            return Sent::Refused(EPERM);
+        }
+        let mut mark = self.mark;
+        for index in 0..self.host.firewall.len() {
+            let rule = &self.host.firewall[index];
+            let device = route.device.as_deref();
+            let known = self.connections.contains(&(source, to));
+            if rule.hook != Hook::Output || !matches(rule, source, to, Protocol::Udp, device, mark, !known) {
+                continue;
+            }
+            self.matched[index] += 1;
+            match rule.verdict {
+                Verdict::Accept => break,
+                Verdict::Drop => {
+                    self.count("Ip.OutDiscards");
+                    return Sent::Refused(EPERM);
+                }
+                Verdict::Reject => {
+                    self.count("Ip.OutDiscards");
+                    self.count("Icmp.OutDestUnreachs");
+                    return Sent::Rejected(EPERM, (3, 3));
+                }
+                Verdict::SetMark => {
+                    let set = rule.mark.map_or(mark, |set| mark & !set.mask | set.value);
+                    if set != mark {
+                        mark = set;
+                        // A chain of type route asks again, with the new mark.
+                        let again = self.ask(&RouteQuestion { mark, ..question.clone() });
+                        match again.route {
+                            Some(new) => route = new,
+                            None => return Sent::Refused(again.failure.map_or(EINVAL, |failure| failure.errno)),
+                        }
+                    }
+                }
+            }
+        }
+        self.connections.insert((source, to));
+        match self.leaving(&route) {
+            Some(leaving) => {
+                *self.left.entry((leaving.interface, source, to)).or_default() += 1;
+                Sent::Leaves(leaving)
+            }
+            None => Sent::Refused(EINVAL),
+        }
+    }
+
+    /// Where a connection's packets leave; the packet filter and the rules have their say.
+    pub(super) fn connect(&self, source: SocketAddr, to: SocketAddr) -> Option<Leaving> {
+        let question = RouteQuestion { protocol: TCP, ..self.question(RoutePurpose::Server, Some(source), to) };
+        let route = self.ask(&question).route?;
+        let device = route.device.as_deref();
+        let stops = |rule: &&FirewallRule| {
+            rule.hook == Hook::Output
+                && matches!(rule.verdict, Verdict::Drop | Verdict::Reject)
+                && matches(rule, source, to, Protocol::Tcp, device, self.mark, true)
+        };
+        let stopped = self.host.conntrack_full || self.host.firewall.iter().any(|rule| stops(&rule));
+        if stopped { None } else { self.leaving(&route) }
+    }
+
+    /// A datagram from outside.
+    pub(super) fn receive(&mut self, interface: usize, source: SocketAddr, to: SocketAddr) -> Arrived {
+        let ipv4 = to.is_ipv4();
+        self.count(if ipv4 { "Ip.InReceives" } else { "Ip6.InReceives" });
+        let device = self.host.interfaces[interface].name.clone();
+        let mut mark = 0;
+        if let Some(stopped) = self.filter(Hook::Prerouting, source, to, &device, &mut mark) {
+            return stopped;
+        }
+        if ipv4 && !self.is_way_back(source, to, &device, mark) {
+            self.count("TcpExt.IPReversePathFilter");
+            return Arrived::Dropped;
+        }
+        if let Some(stopped) = self.filter(Hook::Input, source, to, &device, &mut mark) {
+            return stopped;
+        }
+        if self.host.conntrack_full && !self.connections.contains(&(to, source)) {
+            self.count("nf_conntrack.drop");
+            return Arrived::Dropped;
+        }
+        self.count(if ipv4 { "Ip.InDelivers" } else { "Ip6.InDelivers" });
+        Arrived::Delivered
+    }
+
+    /// A neighbor did not answer: the address that the ICMP error comes from.
+    pub(super) fn neighbor_failed(&mut self, interface: usize, neighbor: IpAddr) -> Option<IpAddr> {
+        self.failed_neighbors.insert((interface, neighbor));
+        self.count("Icmp.OutDestUnreachs");
+        let own = &self.host.interfaces[interface].addresses;
+        own.iter().map(|cidr| cidr.address).find(|address| address.is_ipv4() == neighbor.is_ipv4())
+    }
+
+    pub(super) fn count(&mut self, counter: &str) {
+        *self.counters.entry(counter.to_owned()).or_default() += 1;
+    }
+
+    fn leaving(&self, route: &AnsweredRoute) -> Option<Leaving> {
+        let device = route.device.as_ref()?;
+        let interface = self.host.interfaces.iter().position(|interface| interface.name == *device)?;
+        Some(Leaving { interface, gateway: route.gateway })
+    }
+
+    fn filter(
+        &mut self,
+        hook: Hook,
+        source: SocketAddr,
+        to: SocketAddr,
+        device: &str,
+        mark: &mut u32,
+    ) -> Option<Arrived> {
+        for index in 0..self.host.firewall.len() {
+            let rule = &self.host.firewall[index];
+            let unsolicited = !self.connections.contains(&(to, source));
+            if rule.hook != hook || !matches(rule, source, to, Protocol::Udp, Some(device), *mark, unsolicited) {
+                continue;
+            }
+            self.matched[index] += 1;
+            match rule.verdict {
+                Verdict::Accept => return None,
+                Verdict::Drop => return Some(Arrived::Dropped),
+                Verdict::Reject => {
+                    self.count("Icmp.OutDestUnreachs");
+                    // nft's `reject with icmp admin-prohibited`.
+                    return Some(Arrived::Rejected((3, 13)));
+                }
+                Verdict::SetMark => *mark = rule.mark.map_or(*mark, |set| *mark & !set.mask | set.value),
+            }
+        }
+        None
+    }
+
+    /// rp_filter: 1 wants the way back by the same interface, 2 any way back, 0 nothing. The greater of `all` and the
+    /// interface's own counts.
+    fn is_way_back(&self, source: SocketAddr, to: SocketAddr, device: &str, mark: u32) -> bool {
+        let of = |name: &str, parameter: &str| {
+            self.host.sysctls.get(&format!("net.ipv4.conf.{name}.{parameter}")).copied().unwrap_or(0)
+        };
+        let strictness = of("all", "rp_filter").max(of(device, "rp_filter"));
+        if strictness == 0 {
+            return true;
+        }
+        let with_mark = of("all", "src_valid_mark").max(of(device, "src_valid_mark")) != 0;
+        let question = RouteQuestion {
+            mark: if with_mark { mark } else { 0 },
+            source: Some(to.ip()),
+            source_port: None,
+            user: 0,
+            ..self.question(RoutePurpose::Peer, None, source)
+        };
+        let back = look_up_from(&self.rules, &self.routes, &self.addresses, &question, device);
+        match back.device() {
+            Some(back) => strictness == 2 || back == device,
+            None => false,
+        }
+    }
+}
+
+fn matches(
+    rule: &FirewallRule,
+    source: SocketAddr,
+    to: SocketAddr,
+    protocol: Protocol,
+    device: Option<&str>,
+    mark: u32,
+    unsolicited: bool,
+) -> bool {
+    rule.ipproto.is_none_or(|wanted| wanted == protocol)
+        && rule.from.is_none_or(|from| from.contains(source.ip()))
+        && rule.to.is_none_or(|wanted| wanted.contains(to.ip()))
+        && rule.sport.as_ref().is_none_or(|ports| ports.contains(source.port().into()))
+        && rule.dport.as_ref().is_none_or(|ports| ports.contains(to.port().into()))
+        && rule.dev.as_deref().is_none_or(|dev| Some(dev) == device)
+        && rule.fwmark.is_none_or(|wanted| mark & wanted.mask == wanted.value & wanted.mask)
+        && (!rule.unsolicited || unsolicited)
+}
+
+fn prefix(cidr: Cidr) -> Prefix {
+    Prefix { address: cidr.address, length: cidr.prefix }
+}
+
+fn route(route: &topology::Route) -> Route {
+    Route {
+        table: route.table,
+        destination: prefix(route.to),
+        route_kind: match route.kind {
+            file::RouteKind::Unicast => RouteKind::Unicast,
+            file::RouteKind::Blackhole => RouteKind::Blackhole,
+            file::RouteKind::Unreachable => RouteKind::Unreachable,
+            file::RouteKind::Prohibit => RouteKind::Prohibit,
+            file::RouteKind::Throw => RouteKind::Throw,
+        },
+        device: route.dev.clone(),
+        gateway: route.via,
+        preferred_source: route.src,
+        metric: (route.metric > 0).then_some(route.metric),
+        mtu: route.mtu.map(u32::from),
+    }
+}
+
+/// A rule for each family that its addresses allow.
+fn rule(rule: &topology::Rule) -> Vec<PolicyRule> {
+    let ports = |range: &Option<crate::scenario::value::Span32>| {
+        range.as_ref().map(|range| (*range.0.start() as u16, *range.0.end() as u16))
+    };
+    let families = [Family::V4, Family::V6]
+        .into_iter()
+        .filter(|family| [rule.from, rule.to].into_iter().flatten().all(|cidr| Family::of(cidr.address) == *family));
+    families
+        .map(|family| PolicyRule {
+            family,
+            priority: rule.priority,
+            rule_action: match rule.action {
+                file::RuleAction::Lookup => RuleAction::Lookup,
+                file::RuleAction::Blackhole => RuleAction::Blackhole,
+                file::RuleAction::Unreachable => RuleAction::Unreachable,
+                file::RuleAction::Prohibit => RuleAction::Prohibit,
+            },
+            table: (rule.action == file::RuleAction::Lookup).then_some(rule.table),
+            invert: rule.not,
+            from: rule.from.map(prefix),
+            to: rule.to.map(prefix),
+            in_device: rule.iif.clone(),
+            out_device: rule.oif.clone(),
+            mark: rule.fwmark.map(|mark| mark.value),
+            mask: rule.fwmark.map(|mark| mark.mask),
+            users: rule.uidrange.as_ref().map(|range| (*range.0.start(), *range.0.end())),
+            protocol: rule.ipproto.map(|protocol| if protocol == Protocol::Udp { UDP } else { TCP }),
+            source_ports: ports(&rule.sport),
+            destination_ports: ports(&rule.dport),
+            tos: None,
+            suppress_prefix_length: rule.suppress_prefixlength.map(u32::from),
+            goto: None,
+            l3mdev: false,
+            origin: None,
+        })
+        .collect()
+}
