@@ -6,6 +6,7 @@
 //! | [`check`] | one host alone |
 //! | [`cli`] | the verbs |
 //! | [`io`] | clock, interfaces, sockets, names |
+//! | [`page`] | the web page: the browser as a peer |
 //! | [`server`] | what `whyrelay serve` runs |
 //! | [`session`] | one traced session |
 //! | [`signaling`] | a peer's connection to a signaling server |
@@ -14,6 +15,7 @@ pub mod channel;
 pub mod check;
 pub mod cli;
 pub mod io;
+pub mod page;
 pub mod server;
 pub mod session;
 pub mod signaling;

@@ -56,7 +56,8 @@ fn rows_of(evidence: &Evidence, vantage: Vantage) -> Vec<CandidateRow> {
             transport: local.candidate.transport,
             address: local.candidate.address.to_string(),
             resolved: remote.filter(|remote| remote.candidate.address.ip().is_none()).and_then(|remote| remote.address),
-            base: Some(local.base),
+            // A browser hides it.
+            base: Some(local.base).filter(|base| !base.ip().is_unspecified()),
             interface: local.interface.clone(),
             server: local.server.clone(),
             received: (other.events > 0).then_some(remote.is_some()),

@@ -12,6 +12,7 @@ use super::args::ServeArgs;
 use super::turn_args::TurnArgs;
 use super::{HEALTHY, answer, peer};
 use crate::io::interfaces::{self, InterfaceFilter};
+use crate::page;
 use crate::server::certificates::Certificates;
 use crate::server::metrics::{self, Audience};
 use crate::server::signaling::{Announce, Gauges, SignalingConfig, SignalingServer};
@@ -43,7 +44,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let is_tls = config.tls.is_some();
     let signaling =
         SignalingServer::bind(listen, config).map_err(|error| with_listen_hint(error.into(), "--listen", listen))?;
-    let signaling = signaling.with_routes(metrics::router(relay.clone(), Arc::clone(&gauges), Audience::ThisMachine));
+    let metrics_here = metrics::router(relay.clone(), Arc::clone(&gauges), Audience::ThisMachine);
+    let signaling = signaling.with_routes(page::routes().merge(metrics_here));
     if let Some(address) = args.turn.metrics_listen {
         serve_metrics(address, metrics::router(relay.clone(), gauges, Audience::Everybody)).await?;
     }

@@ -8,11 +8,12 @@ use super::host::HostEvidence;
 use super::measured::Measured;
 use super::server::{ServerPath, ServerRequest};
 use super::sizes::Sizes;
-use crate::ice::candidate::{Candidate, CandidateTransport};
+use crate::ice::candidate::{Candidate, CandidateTransport, CandidateType};
 use crate::time::Timestamp;
 use crate::trace::event::{
-    Direction, DtlsState, EndReason, Event, EventKind, IceState, IceStateReason, InterfaceUse, Pair, PairState,
-    PruneReason, RefuseReason, Role, ServerFailure, SessionOptions, Side, SignalingState, Transport, Vantage,
+    Direction, DtlsState, EndReason, Event, EventKind, IceState, IceStateReason, InterfaceUse, Pair, PairCounts,
+    PairState, PruneReason, RefuseReason, Role, ServerFailure, SessionOptions, Side, SignalingState, Transport,
+    Vantage,
 };
 use crate::wire::stun::TransactionId;
 
@@ -183,6 +184,8 @@ pub struct SideEvidence {
     pub received: BTreeMap<TransactionId, Check>,
     pub(super) last_sent: BTreeMap<(SocketAddr, SocketAddr), TransactionId>,
     pub pairs: BTreeMap<Pair, AgentPair>,
+    /// Pairs of an agent that shows no packets, with the number of the last event about each.
+    pub counts: BTreeMap<Pair, (u64, PairCounts)>,
     pub refused_checks: Vec<(u64, SocketAddr, SocketAddr, Option<u16>, String)>,
     pub nominated: Vec<(u64, Pair)>,
     pub selected: Vec<(u64, Pair)>,
@@ -260,6 +263,7 @@ impl SideEvidence {
             received: BTreeMap::new(),
             last_sent: BTreeMap::new(),
             pairs: BTreeMap::new(),
+            counts: BTreeMap::new(),
             refused_checks: Vec::new(),
             nominated: Vec::new(),
             selected: Vec::new(),
@@ -435,6 +439,14 @@ impl SideEvidence {
                     agent.seq = seq;
                 }
             }
+            EventKind::PairCounted { pair, counts } if self.counts.len() < MAX_LIST => {
+                self.counts.insert(*pair, (seq, *counts));
+                if let Some(state) = counts.state {
+                    let agent = AgentPair { priority: counts.priority.unwrap_or(0), state, pruned: None, seq };
+                    self.pairs.insert(*pair, agent);
+                }
+            }
+            EventKind::PairCounted { .. } => *overflow += 1,
             EventKind::CheckRefused { local, remote, code, detail } => {
                 push(&mut self.refused_checks, (seq, *local, *remote, *code, detail.clone()), overflow);
             }
@@ -488,7 +500,18 @@ impl SideEvidence {
 
     /// Whether an address is a relayed address of this side.
     pub fn is_relayed(&self, address: SocketAddr) -> bool {
-        self.allocated.contains_key(&address) || self.servers.values().any(|path| allocated_at(path, address))
+        let told = |local: &LocalCandidate| {
+            local.candidate.kind == CandidateType::Relayed && local.candidate.address.ip() == Some(address)
+        };
+        self.allocated.contains_key(&address)
+            || self.servers.values().any(|path| allocated_at(path, address))
+            || self.local_candidates.iter().any(told)
+    }
+
+    /// Whether this side's agent shows no packets, only counts: a browser's. What did not arrive cannot be read from
+    /// its datagrams then.
+    pub fn is_counted(&self) -> bool {
+        !self.counts.is_empty() && self.datagrams == 0
     }
 }
 

@@ -1,6 +1,8 @@
 //! The chain of a pair's checks in one direction: sent, seen, answered, answer seen. Where it breaks is where the
 //! fault is.
 
+mod counted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
@@ -89,11 +91,20 @@ pub enum Break {
 /// Checks of one pair with their transaction ids.
 pub(super) type Checks<'a> = Vec<(TransactionId, &'a Check)>;
 
-/// The chain from `from` to the other side. `sent`: that side's checks on its pair; `received`: what the other side
-/// received on its mirror image.
-pub(super) fn build(evidence: &Evidence, from: Vantage, sent: &Checks<'_>, received: &Checks<'_>) -> Chain {
+/// The chain from `from` to the other side. `pairs`: that side's pair and its mirror image; `sent`: that side's checks
+/// on its pair; `received`: what the other side received on its mirror image.
+pub(super) fn build(
+    evidence: &Evidence,
+    from: Vantage,
+    pairs: [Option<Pair>; 2],
+    sent: &Checks<'_>,
+    received: &Checks<'_>,
+) -> Chain {
     let (sender, receiver) = (evidence.side(from), evidence.side(from.other()));
     let mut chain = Chain::default();
+    if sender.is_counted() || receiver.is_counted() {
+        return counted::build(evidence, from, pairs, sent, received);
+    }
     if evidence.is_recorded(from) {
         fill_sent(&mut chain, sent, sender.first_at.as_micros());
         let seen: Checks<'_> = sent.iter().filter_map(|(id, _)| Some((*id, receiver.received.get(id)?))).collect();

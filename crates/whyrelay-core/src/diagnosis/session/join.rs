@@ -75,6 +75,7 @@ pub(super) fn pairs(evidence: &Evidence) -> Vec<JoinedPair> {
     let mut mirrors = linked(evidence);
     mirrors.retain(|a, b| rows[0].contains_key(a) && rows[1].contains_key(b));
     guess(evidence, &rows, &mut mirrors);
+    guess_hidden(evidence, &rows, &mut mirrors);
 
     let claimed: BTreeSet<Pair> = mirrors.values().copied().collect();
     let mut joined: Vec<JoinedPair> =
@@ -144,6 +145,35 @@ fn guess(evidence: &Evidence, rows: &[Rows<'_>; 2], mirrors: &mut BTreeMap<Pair,
     }
 }
 
+/// Mirror images of a browser's pairs, whose own addresses it hides: by the port, which it tells.
+fn guess_hidden(evidence: &Evidence, rows: &[Rows<'_>; 2], mirrors: &mut BTreeMap<Pair, Pair>) {
+    let counted = [Vantage::A, Vantage::B].map(|vantage| evidence.side(vantage).is_counted());
+    if counted == [false, false] {
+        return;
+    }
+    let fits = |of: usize, own: SocketAddr, seen: SocketAddr| {
+        own == seen
+            || own.port() == seen.port()
+                && (own.ip().is_unspecified() && counted[of] || seen.ip().is_unspecified() && counted[1 - of])
+    };
+    let mut claimed: BTreeSet<Pair> = mirrors.values().copied().collect();
+    for a in rows[0].keys() {
+        if mirrors.contains_key(a) {
+            continue;
+        }
+        let image = rows[1].keys().find(|b| {
+            !claimed.contains(*b)
+                && a.transport.counterpart() == b.transport
+                && fits(0, a.local, b.remote)
+                && fits(1, b.local, a.remote)
+        });
+        if let Some(image) = image {
+            claimed.insert(*image);
+            mirrors.insert(*a, *image);
+        }
+    }
+}
+
 fn joined_pair(evidence: &Evidence, rows: &[Rows<'_>; 2], a: Option<Pair>, b: Option<Pair>) -> JoinedPair {
     let none = (Vec::new(), Vec::new());
     let checks_a = a.and_then(|pair| rows[0].get(&pair)).unwrap_or(&none);
@@ -153,8 +183,8 @@ fn joined_pair(evidence: &Evidence, rows: &[Rows<'_>; 2], a: Option<Pair>, b: Op
     JoinedPair {
         a: a.map(|pair| side_pair(evidence, Vantage::A, pair, checks_a)),
         b: b.map(|pair| side_pair(evidence, Vantage::B, pair, checks_b)),
-        a_to_b: chain::build(evidence, Vantage::A, &checks_a.0, &checks_b.1),
-        b_to_a: chain::build(evidence, Vantage::B, &checks_b.0, &checks_a.1),
+        a_to_b: chain::build(evidence, Vantage::A, [a, b], &checks_a.0, &checks_b.1),
+        b_to_a: chain::build(evidence, Vantage::B, [b, a], &checks_b.0, &checks_a.1),
         relayed,
         selected: false,
     }
@@ -162,6 +192,7 @@ fn joined_pair(evidence: &Evidence, rows: &[Rows<'_>; 2], a: Option<Pair>, b: Op
 
 fn side_pair(evidence: &Evidence, vantage: Vantage, pair: Pair, checks: &(Checks<'_>, Checks<'_>)) -> SidePair {
     let agent = evidence.side(vantage).pairs.get(&pair);
+    let counts = evidence.side(vantage).counts.get(&pair).map(|(_, counts)| counts);
     let succeeded = checks.0.iter().any(|(_, check)| check.succeeded());
     let nominating = |checks: &Checks<'_>| checks.iter().any(|(_, check)| check.use_candidate && check.succeeded());
     let last = checks.0.iter().filter(|(_, check)| check.succeeded()).max_by_key(|(_, check)| check.seq);
@@ -170,7 +201,7 @@ fn side_pair(evidence: &Evidence, vantage: Vantage, pair: Pair, checks: &(Checks
         priority: agent.map(|agent| agent.priority),
         state: agent.map(|agent| agent.state),
         pruned: agent.and_then(|agent| agent.pruned.clone()),
-        nominated: nominating(&checks.0) || succeeded && nominating(&checks.1),
+        nominated: nominating(&checks.0) || succeeded && nominating(&checks.1) || counts.is_some_and(|c| c.nominated),
         mapped: last.and_then(|(_, check)| check.mapped()),
     }
 }

@@ -149,6 +149,34 @@ pub enum FailReason {
     ConsentExpired,
 }
 
+/// What an agent that shows no packets counts on a pair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairCounts {
+    /// The pair's state.
+    pub state: Option<PairState>,
+    /// Whether it is nominated.
+    #[serde(default)]
+    pub nominated: bool,
+    /// Its priority (RFC 8445 §6.1.2.3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u64>,
+    /// Checks sent, retransmissions not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_sent: Option<u32>,
+    /// Answers to them that arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub responses_received: Option<u32>,
+    /// Checks of the peer that arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_received: Option<u32>,
+    /// Answers to those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub responses_sent: Option<u32>,
+    /// The latest round trip, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
+}
+
 /// Why a pair changed state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "why")]
@@ -235,6 +263,8 @@ pub enum IceStateReason {
     ConsentExpired,
     /// ICE restarted (RFC 8445 §9).
     Restarted,
+    /// The agent does not say why: a browser's.
+    NotTold,
     /// Closed by this side.
     Closed,
 }

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Datagram, Direction, DtlsState, EndReason, IceState, IceStateReason, InterfaceUse, NominateReason, Pair, PairState,
-    PruneReason, RefuseReason, Role, RoleReason, ServerFailure, SessionOptions, Side, SignalingState, StateReason,
-    Transport,
+    Datagram, Direction, DtlsState, EndReason, IceState, IceStateReason, InterfaceUse, NominateReason, Pair,
+    PairCounts, PairState, PruneReason, RefuseReason, Role, RoleReason, ServerFailure, SessionOptions, Side,
+    SignalingState, StateReason, Transport,
 };
 use crate::host::{HostFact, Moment};
 use crate::ice::candidate::Candidate;
@@ -372,6 +372,14 @@ pub enum EventKind {
         /// The pair used before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replaces: Option<Pair>,
+    },
+    /// What an agent that shows no packets says of a pair: a browser's statistics (RTCIceCandidatePairStats of the
+    /// W3C's webrtc-stats). The last one of a pair holds. A number that is missing was not told.
+    PairCounted {
+        /// The pair. An address that the browser hides is the unspecified one, with the port.
+        pair: Pair,
+        /// What was counted.
+        counts: PairCounts,
     },
     /// The roles were in conflict.
     RoleConflict {

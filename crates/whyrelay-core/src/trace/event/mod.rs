@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 pub use channel::DtlsState;
 pub use gathering::{RefuseReason, ServerFailure};
 pub use ice::{
-    FailReason, IceState, IceStateReason, NominateReason, Pair, PairState, PruneReason, Role, RoleReason, Side,
-    StateReason,
+    FailReason, IceState, IceStateReason, NominateReason, Pair, PairCounts, PairState, PruneReason, Role, RoleReason,
+    Side, StateReason,
 };
 pub use kind::EventKind;
 pub use session::{EndReason, SessionOptions, SignalingState};

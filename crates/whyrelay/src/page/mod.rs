@@ -1,0 +1,228 @@
+//! The web page that `whyrelay serve` offers: the browser as a peer.
+//!
+//! Plain modules, embedded in the binary. The page speaks the signaling of [`crate::server::signaling`], records what
+//! its browser tells in the events of [`whyrelay_core::trace`], and has the account made here, from both recordings, by
+//! the same code as everywhere else.
+
+mod limit;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+use whyrelay_core::report::{Report, render_json};
+use whyrelay_core::trace::packing::MAX_UNPACKED;
+use whyrelay_core::trace::recording::Recording;
+
+use limit::Limiter;
+
+/// Accounts that are made at a time: each holds a recording in memory and a core.
+const AT_ONCE: usize = 2;
+
+/// A recording must have been sent within this time.
+const UPLOAD_WITHIN: Duration = Duration::from_secs(20);
+
+/// Longest text that a QR code is made of: a link to a room has about a hundred bytes.
+const MAX_LINK: usize = 1024;
+
+/// The files of the page: name, type, content.
+const FILES: &[(&str, &str, &str)] = &[
+    ("main.js", "text/javascript", include_str!("assets/main.js")),
+    ("session.js", "text/javascript", include_str!("assets/session.js")),
+    ("signaling.js", "text/javascript", include_str!("assets/signaling.js")),
+    ("trace.js", "text/javascript", include_str!("assets/trace.js")),
+    ("measure.js", "text/javascript", include_str!("assets/measure.js")),
+    ("view.js", "text/javascript", include_str!("assets/view.js")),
+    ("style.css", "text/css", include_str!("assets/style.css")),
+    ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
+];
+
+/// What the routes share.
+#[derive(Clone)]
+struct Shared {
+    limiter: Arc<Limiter>,
+    working: Arc<Semaphore>,
+}
+
+/// The routes of the page. Requests carry the client's address as `ConnectInfo<SocketAddr>`.
+pub fn routes() -> Router {
+    let shared = Shared { limiter: Arc::new(Limiter::default()), working: Arc::new(Semaphore::new(AT_ONCE)) };
+    Router::new()
+        .route("/", get(index))
+        .route("/page/{file}", get(file))
+        .route("/account", post(account))
+        .route("/qr", post(qr))
+        .with_state(shared)
+}
+
+async fn index(headers: HeaderMap) -> Response {
+    let page = include_str!("assets/index.html").replace("@VERSION@", env!("CARGO_PKG_VERSION"));
+    with_headers((StatusCode::OK, page).into_response(), "text/html; charset=utf-8", &headers)
+}
+
+async fn file(Path(name): Path<String>, headers: HeaderMap) -> Response {
+    match FILES.iter().find(|(known, ..)| *known == name) {
+        Some((_, kind, content)) => with_headers((StatusCode::OK, *content).into_response(), kind, &headers),
+        None => refuse(StatusCode::NOT_FOUND, "there is no such file"),
+    }
+}
+
+/// The account of a recording, as JSON or HTML.
+async fn account(
+    State(shared): State<Shared>,
+    ConnectInfo(remote): ConnectInfo<SocketAddr>,
+    Query(query): Query<Vec<(String, String)>>,
+    request: Request<Body>,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let (_permit, bytes) = match admitted(&shared, remote, &head.headers, body, MAX_UNPACKED).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refusal,
+    };
+    let wants_html = query.iter().any(|(name, value)| name == "format" && value == "html");
+    let made = tokio::task::spawn_blocking(move || render(&bytes, wants_html)).await;
+    match made {
+        Ok(Ok(text)) => {
+            let kind = if wants_html { "text/html; charset=utf-8" } else { "application/json" };
+            with_headers((StatusCode::OK, text).into_response(), kind, &head.headers)
+        }
+        Ok(Err(reason)) => refuse(StatusCode::BAD_REQUEST, &reason),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the account could not be made of this recording"),
+    }
+}
+
+fn render(recording: &[u8], _wants_html: bool) -> Result<String, String> {
+    let recording = Recording::read(recording).map_err(|error| error.to_string())?;
+    let report = Report::from_events(&recording.events);
+    Ok(render_json(&report))
+}
+
+/// The QR code of a link, as SVG.
+async fn qr(
+    State(shared): State<Shared>,
+    ConnectInfo(remote): ConnectInfo<SocketAddr>,
+    request: Request<Body>,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let (_permit, link) = match admitted(&shared, remote, &head.headers, body, MAX_LINK).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refusal,
+    };
+    match qrcode::QrCode::new(&link) {
+        Ok(code) => {
+            let image = code.render::<qrcode::render::svg::Color<'_>>().min_dimensions(256, 256).build();
+            with_headers((StatusCode::OK, image).into_response(), "image/svg+xml", &head.headers)
+        }
+        Err(error) => refuse(StatusCode::BAD_REQUEST, &format!("this link has no QR code: {error}")),
+    }
+}
+
+/// Takes a request's body if its sender may send one now.
+async fn admitted(
+    shared: &Shared,
+    remote: SocketAddr,
+    headers: &HeaderMap,
+    body: Body,
+    most: usize,
+) -> Result<(tokio::sync::OwnedSemaphorePermit, Bytes), Response> {
+    if !is_own_origin(headers) {
+        return Err(refuse(StatusCode::FORBIDDEN, "this is for the pages of this server"));
+    }
+    if !shared.limiter.admits(remote.ip(), Instant::now()) {
+        return Err(refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address; wait a minute"));
+    }
+    let Ok(permit) = Arc::clone(&shared.working).acquire_owned().await else {
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the server shuts down"));
+    };
+    match tokio::time::timeout(UPLOAD_WITHIN, to_bytes(body, most)).await {
+        Ok(Ok(bytes)) => Ok((permit, bytes)),
+        Ok(Err(_)) => Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "this is larger than is accepted")),
+        Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "the request took too long")),
+    }
+}
+
+/// Whether a request comes from a page of this server, or from no page at all.
+fn is_own_origin(headers: &HeaderMap) -> bool {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(origin) = text(header::ORIGIN) else { return !headers.contains_key(header::ORIGIN) };
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    authority.is_some() && authority == text(header::HOST)
+}
+
+fn refuse(status: StatusCode, reason: &str) -> Response {
+    with_headers((status, format!("{reason}\n")).into_response(), "text/plain; charset=utf-8", &HeaderMap::new())
+}
+
+/// Nothing of the page comes from elsewhere, nothing in it is inline, nobody frames it.
+fn with_headers(mut response: Response, kind: &str, request: &HeaderMap) -> Response {
+    let fields = response.headers_mut();
+    let mut set = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            fields.insert(name, value);
+        }
+    };
+    // Older browsers do not take 'self' for the WebSocket of the same host.
+    let host = request.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+    let sockets = if !host.is_empty() && host.chars().all(is_plain) {
+        format!(" ws://{host} wss://{host}")
+    } else {
+        String::new()
+    };
+    set(header::CONTENT_TYPE, kind);
+    set(
+        header::CONTENT_SECURITY_POLICY,
+        &format!(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'{sockets}; \
+             base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        ),
+    );
+    set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(header::REFERRER_POLICY, "no-referrer");
+    set(header::CACHE_CONTROL, "no-cache");
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pages_of_this_server_may_post() {
+        let headers = |origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("example.org:8080"));
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
+            }
+            headers
+        };
+        assert!(is_own_origin(&headers(None)));
+        assert!(is_own_origin(&headers(Some("http://example.org:8080"))));
+        for other in ["http://example.org", "null", "https://evil.example", ""] {
+            assert!(!is_own_origin(&headers(Some(other))), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_host_does_not_enter_the_policy() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static("x; script-src *"));
+        let response = with_headers(StatusCode::OK.into_response(), "text/html", &headers);
+        let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(!policy.contains('*'), "{policy}");
+    }
+
+    #[test]
+    fn what_is_no_recording_is_refused_with_a_reason() {
+        assert!(render(b"<script>\n", false).unwrap_err().contains("not a recording"));
+    }
+}

@@ -1,0 +1,132 @@
+// Uses the page of `whyrelay serve` as a person would, in a headless Chromium, and prints what came of it as a line of
+// JSON.
+//
+//   run.mjs peer --url URL [--side a|b] [--relay-only] [--shot DIRECTORY]
+//   run.mjs pair --url URL            two pages in one room
+//   run.mjs keyboard --url URL        without a pointer, and with axe looking for what keeps people out
+//   run.mjs hostile --url URL         against a peer that sends markup in every field it controls
+//
+// Environment: WHYRELAY_INTEROP_NODE_DIR (a directory with node_modules), WHYRELAY_INTEROP_CHROMIUM.
+
+import { parseArgs } from "node:util";
+
+import { axe, launch, open, outcome } from "./browser.mjs";
+import { hostile } from "./hostile.mjs";
+
+const { values: flags, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    url: { type: "string" },
+    side: { type: "string", default: "auto" },
+    "relay-only": { type: "boolean", default: false },
+    shot: { type: "string" },
+    timeout: { type: "string", default: "45" },
+  },
+});
+const timeout = Number(flags.timeout) * 1000;
+const scenarios = { peer, pair, keyboard, hostile: against };
+const scenario = scenarios[positionals[0]];
+if (!scenario || !flags.url) {
+  console.error("usage: run.mjs peer|pair|keyboard|hostile --url URL");
+  process.exit(2);
+}
+// Whatever hangs, this process ends.
+setTimeout(() => {
+  console.log(JSON.stringify({ ok: false, error: "the browser hangs" }));
+  process.exit(1);
+}, timeout + 20_000).unref();
+
+async function start({ page }, side = flags.side) {
+  await page.click("#setup summary");
+  await page.check(`input[name=side][value=${side}]`);
+  if (flags["relay-only"]) await page.check("#relay-only");
+  await page.click("#start");
+}
+
+async function shoot(opened, name) {
+  if (flags.shot) await opened.page.screenshot({ path: `${flags.shot}/${name}.png`, fullPage: true });
+}
+
+async function peer(browser) {
+  const opened = await open(browser, flags.url);
+  await shoot(opened, "start");
+  await start(opened);
+  const result = await outcome(opened, timeout);
+  await shoot(opened, "end");
+  const [download] = await Promise.all([opened.page.waitForEvent("download"), opened.page.click("#save-report")]);
+  const stream = await download.createReadStream();
+  let report = "";
+  for await (const piece of stream) report += piece;
+  return { ...result, reportBytes: report.length, reportIsHtml: report.startsWith("<!") };
+}
+
+async function pair(browser) {
+  const first = await open(browser, flags.url);
+  await start(first);
+  await first.page.waitForFunction(() => document.querySelector("#status").textContent.startsWith("Waiting"));
+  await shoot(first, "waiting");
+  const second = await open(browser, await first.page.textContent("#link"));
+  await start(second);
+  const [b, a] = await Promise.all([outcome(first, timeout), outcome(second, timeout)]);
+  await shoot(first, "pair");
+  return { a, b };
+}
+
+async function keyboard(browser) {
+  const first = await open(browser, flags.url);
+  const faults = [];
+  const look = async (when) => {
+    await first.page.addScriptTag({ path: axe() }).catch(() => {});
+    // The page's own policy forbids foreign scripts; axe is brought in by the debugger instead.
+    const { violations } = await first.page.evaluate(() => globalThis.axe.run(document));
+    for (const { id, impact, nodes } of violations) {
+      if (impact === "serious" || impact === "critical") faults.push(`${when}: ${id} ${nodes.map(({ html }) => html).join(" ")}`);
+    }
+  };
+  const press = async (id) => {
+    for (let tabs = 0; tabs < 40; tabs += 1) {
+      if (await first.page.evaluate((wanted) => document.activeElement?.id === wanted, id)) {
+        await first.page.keyboard.press("Enter");
+        return;
+      }
+      await first.page.keyboard.press("Tab");
+    }
+    throw new Error(`#${id} cannot be reached with the keyboard`);
+  };
+  await look("start");
+  await press("start");
+  const second = await open(browser, await first.page.textContent("#link"));
+  await start(second);
+  const result = await outcome(first, timeout);
+  await look("end");
+  const [download] = await Promise.all([first.page.waitForEvent("download"), press("save-recording")]);
+  return { ...result, faults: [...result.faults, ...faults], saved: download.suggestedFilename() };
+}
+
+async function against(browser) {
+  const opened = await open(browser, flags.url);
+  await start(opened, "b");
+  await opened.page.waitForFunction(() => document.querySelector("#status").textContent.startsWith("Waiting"));
+  const before = await opened.page.$$eval("img, script, iframe, svg", (all) => all.length);
+  const planted = await hostile(browser, flags.url);
+  const result = await outcome(opened, timeout);
+  await shoot(opened, "hostile");
+  const after = await opened.page.$$eval("img, script, iframe, svg:not(#plot svg)", (all) => all.length);
+  const [download] = await Promise.all([opened.page.waitForEvent("download"), opened.page.click("#save-report")]);
+  const stream = await download.createReadStream();
+  let report = "";
+  for await (const piece of stream) report += piece;
+  const shown = await opened.page.textContent("body");
+  return { ...result, before, after, planted, shownAsText: shown.includes(planted), report };
+}
+
+const browser = await launch();
+let result;
+try {
+  result = { ok: true, ...(await scenario(browser)) };
+} catch (error) {
+  result = { ok: false, error: String(error.stack ?? error) };
+}
+console.log(JSON.stringify(result));
+await browser.close();
+process.exitCode = result.ok ? 0 : 1;
