@@ -18,7 +18,6 @@ export async function hostile(browser, url) {
   await say(MARKUP, MARKUP);
   await say("candidate", `candidate:1 1 udp 1 ${MARKUP} 9 typ host`);
   await say("candidate", MARKUP);
-  await say("servers", MARKUP);
   // An offer that is in order, from a browser that never hears the answer.
   const page = await (await browser.newContext()).newPage();
   const sdp = await page.evaluate(async () => {
@@ -56,6 +55,7 @@ export async function hostile(browser, url) {
   const lines = events.map((event, index) => `${JSON.stringify({ seq: index * 2, at: 1e15 + index, vantage: "a", ...event })}\n`);
   const data = deflateSync(lines.join("")).toString("base64");
   await say("recording", JSON.stringify({ index: 0, count: 1, data }));
-  await say("bye", MARKUP);
+  // The page may have ended by now.
+  await say("bye", MARKUP).catch(() => {});
   return MARKUP;
 }

@@ -4,6 +4,7 @@ mod chain;
 mod join;
 mod outcome;
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use serde::Serialize;
@@ -44,6 +45,16 @@ pub struct End {
     /// Its base, where that side was recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<SocketAddr>,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.address.ip().is_unspecified() {
+            // A browser hides it.
+            return write!(f, "{} hidden:{}", self.kind, self.address.port());
+        }
+        write!(f, "{} {}", self.kind, self.address)
+    }
 }
 
 impl<'a> Session<'a> {

@@ -11,8 +11,7 @@ pub(super) fn reason(session: &Session<'_>, findings: &[Finding]) -> String {
         let pair = &session.pairs[index];
         Some((session.end(pair, Vantage::A)?, session.end(pair, Vantage::B)?))
     });
-    let between =
-        ends.map(|(a, b)| format!(" ({} {} to {} {})", a.kind, a.address, b.kind, b.address)).unwrap_or_default();
+    let between = ends.map(|(a, b)| format!(" ({a} to {b})")).unwrap_or_default();
     match session.path {
         Path::Direct => format!("A and B talk to each other directly{between}."),
         Path::Relayed => {

@@ -16,6 +16,7 @@ mod blocked;
 mod foreign;
 mod golab;
 mod harness;
+mod page;
 mod relayed;
 
 use std::process::ExitCode;
@@ -27,5 +28,6 @@ fn main() -> ExitCode {
     relayed::register(&mut suite);
     golab::register(&mut suite);
     blocked::register(&mut suite);
+    page::register(&mut suite);
     suite.run()
 }

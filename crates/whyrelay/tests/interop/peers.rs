@@ -115,7 +115,7 @@ pub(crate) fn success(peer: Process) -> Result<Value> {
 }
 
 /// A file of `interop/`.
-fn source(name: &str) -> PathBuf {
+pub(crate) fn source(name: &str) -> PathBuf {
     // Set by cargo and nextest where the tests run, which may not be where they were built.
     let manifest =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);

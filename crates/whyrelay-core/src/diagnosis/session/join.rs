@@ -156,20 +156,27 @@ fn guess_hidden(evidence: &Evidence, rows: &[Rows<'_>; 2], mirrors: &mut BTreeMa
             || own.port() == seen.port()
                 && (own.ip().is_unspecified() && counted[of] || seen.ip().is_unspecified() && counted[1 - of])
     };
-    let mut claimed: BTreeSet<Pair> = mirrors.values().copied().collect();
-    for a in rows[0].keys() {
-        if mirrors.contains_key(a) {
-            continue;
+    let nominated = |vantage, pair: &Pair| {
+        let counts = evidence.side(vantage).counts.get(pair);
+        counts.is_none_or(|(_, counts)| counts.nominated)
+    };
+    // A pair to an address that is told and one to the same address hidden may both fit: those that both sides
+    // nominated belong together, then those that hide least.
+    let mut fitting: Vec<(bool, usize, Pair, Pair)> = Vec::new();
+    for a in rows[0].keys().filter(|a| !mirrors.contains_key(a)) {
+        for b in rows[1].keys().filter(|b| a.transport.counterpart() == b.transport) {
+            if fits(0, a.local, b.remote) && fits(1, b.local, a.remote) {
+                let told =
+                    [a.local, a.remote, b.local, b.remote].iter().filter(|end| !end.ip().is_unspecified()).count();
+                fitting.push((nominated(Vantage::A, a) && nominated(Vantage::B, b), told, *a, *b));
+            }
         }
-        let image = rows[1].keys().find(|b| {
-            !claimed.contains(*b)
-                && a.transport.counterpart() == b.transport
-                && fits(0, a.local, b.remote)
-                && fits(1, b.local, a.remote)
-        });
-        if let Some(image) = image {
-            claimed.insert(*image);
-            mirrors.insert(*a, *image);
+    }
+    fitting.sort_by(|one, other| (other.0, other.1).cmp(&(one.0, one.1)).then((one.2, one.3).cmp(&(other.2, other.3))));
+    let mut claimed: BTreeSet<Pair> = mirrors.values().copied().collect();
+    for (.., a, b) in fitting {
+        if !mirrors.contains_key(&a) && claimed.insert(b) {
+            mirrors.insert(a, b);
         }
     }
 }

@@ -72,7 +72,7 @@ const fn state_name(state: PairState) -> &'static str {
 }
 
 fn end(end: Option<&End>) -> String {
-    end.map_or_else(|| "unknown".to_owned(), |end| format!("{} {}", end.kind, end.address))
+    end.map_or_else(|| "unknown".to_owned(), End::to_string)
 }
 
 /// One chain: `sent 7 -> seen by B 0  X never reached B`.

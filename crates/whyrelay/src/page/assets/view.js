@@ -12,7 +12,7 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-const cell = (text, className = "") => element("td", { className }, text);
+const cell = (text, className = "", label = "") => element("td", { className, data: { label } }, text);
 
 export function showCandidates(rows) {
   byId("candidates").tBodies[0].replaceChildren(
@@ -27,19 +27,19 @@ export function showPairs(rows, note) {
       element(
         "tr",
         { className: row.selected ? "selected" : "" },
-        cell(row.a, "mono"),
-        cell(row.b, "mono"),
-        cell(row.state),
-        chainCell(row.aToB),
-        chainCell(row.bToA),
+        cell(row.a, "mono", "A"),
+        cell(row.b, "mono", "B"),
+        cell(row.state, "", "state"),
+        chainCell(row.aToB, "A to B"),
+        chainCell(row.bToA, "B to A"),
       )),
   );
   byId("pairs-note").textContent = note;
 }
 
-function chainCell(chain) {
+function chainCell(chain, label) {
   const { text, broken } = chain ?? {};
-  return element("td", {}, text ?? "", broken ? element("span", { className: "broken" }, broken) : null);
+  return element("td", { data: { label } }, text ?? "", broken ? element("span", { className: "broken" }, broken) : null);
 }
 
 export function showFacts(facts) {

@@ -1,0 +1,130 @@
+//! The page of `whyrelay serve`, used in a real browser as a person would.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::namespace::Namespace;
+use crate::ours::{self, Account, Server};
+use crate::peers::{self, Role};
+use crate::process::Process;
+use crate::suite::{self, Suite, Tool};
+
+/// The tests of this module.
+pub(crate) fn register(suite: &mut Suite) {
+    use Tool::{Chromium, NetworkNamespaces, Nft};
+    let tools = [NetworkNamespaces, Chromium];
+    suite.test("page::offers_and_we_answer", &tools, || with_ours(Role::Offerer, false));
+    suite.test("page::answers_our_offer", &tools, || with_ours(Role::Answerer, false));
+    suite.test("page::is_relayed_with_us", &tools, || with_ours(Role::Answerer, true));
+    suite.test("page::meets_another_page", &tools, two_pages);
+    suite.test("page::tells_why_it_fails", &[NetworkNamespaces, Chromium, Nft], failing);
+    suite.test("page::needs_no_pointer_and_keeps_nobody_out", &tools, keyboard);
+    suite.test("page::shows_hostile_text_as_text", &tools, hostile);
+}
+
+/// The page of `server` in a browser in `namespace`, doing what `scenario` says.
+fn browser(namespace: &Namespace, scenario: &str, server: &Server) -> Result<Command> {
+    let mut command = namespace.command(suite::path("NODE")?);
+    command.arg(peers::source("page/run.mjs")).arg(scenario);
+    command.args(["--url", &format!("{}/#room={ROOM}", server.url())]);
+    Ok(command)
+}
+
+const ROOM: &str = "page-test";
+
+fn with_ours(page_role: Role, relayed: bool) -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&left, &["--allow-private-peers"])?;
+    let mut command = ours::peer(&left, page_role.other(), server.url());
+    command.args(["--room", ROOM]);
+    let mine = Process::start("whyrelay", &mut command)?;
+    let mut command = browser(&right, "peer", &server)?;
+    command.args(["--side", if page_role == Role::Offerer { "a" } else { "b" }]);
+    if relayed {
+        command.arg("--relay-only");
+    }
+    let page = Process::start("the page", &mut command)?;
+    let account = Account::of(mine).with_context(|| server.account())?;
+    let result = peers::success(page).with_context(|| account.printed.clone())?;
+
+    let path = if relayed { "relayed" } else { "direct" };
+    if relayed {
+        account.must_be_relayed()?
+    } else {
+        account.must_be_direct()?
+    }
+    must_be(&result, path)?;
+    // Both sides were recorded, and say so with one voice.
+    for side in ["a", "b"] {
+        ensure!(!account.json[side].is_null(), "{side} was not recorded: {}", account.printed);
+    }
+    ensure!(result["reason"] == account.json["reason"], "{result}\n{}", account.printed);
+    ensure!(result["reportBytes"].as_u64() > Some(1000), "no report: {result}");
+    Ok(())
+}
+
+fn two_pages() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let server = Server::start(&namespace, &[])?;
+    let mut command = browser(&namespace, "pair", &server)?;
+    let result = peers::success(Process::start("two pages", &mut command)?).with_context(|| server.account())?;
+    for side in ["a", "b"] {
+        must_be(&result[side], "direct")?;
+        // What each counted, told by the other's statistics: nothing is missing.
+        let chains = result[side]["pairs"][0].to_string();
+        ensure!(chains.contains("seen by A") && chains.contains("seen by B"), "{result}");
+        ensure!(!chains.contains('?'), "a browser knows its counts: {result}");
+    }
+    ensure!(result["a"]["reason"] == result["b"]["reason"], "{result}");
+    Ok(())
+}
+
+fn failing() -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&left, &["--no-stun"])?;
+    for namespace in [&left, &right] {
+        namespace.drop_all_but_tcp(server.port())?;
+    }
+    let mut command = ours::peer(&left, Role::Offerer, server.url());
+    command.args(["--room", ROOM, "--timeout", "6s"]);
+    let mine = Process::start("whyrelay", &mut command)?;
+    let page = Process::start("the page", &mut browser(&right, "peer", &server)?)?;
+    let account = Account::of(mine).with_context(|| server.account())?;
+    let result = peers::success(page).with_context(|| account.printed.clone())?;
+    ensure!(account.json["path"] == "failed" && account.has_finding(), "{}", account.printed);
+    must_be(&result, "failed")?;
+    ensure!(result["findings"].as_array().is_some_and(|list| !list.is_empty()), "no finding: {result}");
+    Ok(())
+}
+
+fn keyboard() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let server = Server::start(&namespace, &[])?;
+    let mut command = browser(&namespace, "keyboard", &server)?;
+    let result = peers::success(Process::start("the page", &mut command)?).with_context(|| server.account())?;
+    must_be(&result, "direct")?;
+    ensure!(result["saved"] == "whyrelay.jsonl", "{result}");
+    Ok(())
+}
+
+fn hostile() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let server = Server::start(&namespace, &[])?;
+    let mut command = browser(&namespace, "hostile", &server)?;
+    let result = peers::success(Process::start("the page", &mut command)?).with_context(|| server.account())?;
+    must_be(&result, "failed")?;
+    ensure!(result["shownAsText"] == true, "the markup is not shown: {result}");
+    ensure!(result["before"] == result["after"], "markup became elements: {result}");
+    let report = result["report"].as_str().unwrap_or_default();
+    ensure!(!report.is_empty(), "no report");
+    Ok(())
+}
+
+/// Fails unless the page says this path, and did nothing that it must not.
+fn must_be(result: &Value, path: &str) -> Result<()> {
+    ensure!(result["path"] == path, "the path is not {path}: {result}");
+    ensure!(result["faults"].as_array().is_some_and(Vec::is_empty), "faults: {result}");
+    Ok(())
+}
