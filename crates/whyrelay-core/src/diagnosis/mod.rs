@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`evidence`] | one fold over the events of both sides, the same for live sessions, replay and tests |
 //! | [`network`] | the NAT and firewall in front of each side |
+//! | [`routes`] | where the kernel sends packets for the peer, against those for the servers |
 //! | [`session`] | both sides joined: the pairs with the chain of every check, the path |
 //! | [`finding`] | findings: code, severity, blame, evidence, advice |
 //! | [`expected`] | the best path that both networks allow, against the one taken |
@@ -14,5 +15,6 @@ pub mod evidence;
 pub mod expected;
 pub mod finding;
 pub mod network;
+pub mod routes;
 pub mod rules;
 pub mod session;

@@ -321,3 +321,83 @@ impl Session {
         self.events.iter().filter(|event| event.vantage == vantage).cloned().collect()
     }
 }
+
+impl Session {
+    /// A host candidate on another interface than `eth0`.
+    pub(crate) fn candidate_on(&mut self, vantage: Vantage, at: &str, interface: &str) {
+        let candidate = Candidate {
+            foundation: "2".into(),
+            component: 1,
+            transport: CandidateTransport::Udp,
+            priority: Candidate::compute_priority(CandidateType::Host, 65534),
+            address: CandidateAddress::Ip(address(at)),
+            kind: CandidateType::Host,
+            related: None,
+            extensions: vec![],
+        };
+        let (base, interface) = (address(at), Some(interface.to_owned()));
+        self.push(vantage, EventKind::LocalCandidate { candidate, base, interface, server: None });
+    }
+
+    /// A check of A whose answer comes from another address than it was sent to.
+    pub(crate) fn answer_astray(&mut self, local: &str, remote: &str, from: &str) {
+        let (id, key) = (self.id(), Key::short_term("password"));
+        let request = MessageBuilder::new(Class::Request, Method::BINDING, id)
+            .text(AttributeType::USERNAME, "bbbb:aaaa")
+            .u32(AttributeType::PRIORITY, 1_862_270_975)
+            .integrity(&key)
+            .fingerprint()
+            .build();
+        let answer = MessageBuilder::new(Class::Success, Method::BINDING, id)
+            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(crate::report::A_MAPPED))
+            .integrity(&key)
+            .fingerprint()
+            .build();
+        self.datagram(Vantage::A, Direction::Out, local, remote, &request, None);
+        self.datagram(Vantage::A, Direction::In, local, from, &answer, Some(Integrity::Valid));
+    }
+}
+
+impl Session {
+    /// An allocation over TLS, as the wire shows it.
+    pub(crate) fn allocate_over_tls(&mut self, vantage: Vantage, local: &str, server: &str, relayed: &str) {
+        let id = self.id();
+        let request = MessageBuilder::new(Class::Request, Method::ALLOCATE, id).build();
+        let answer = MessageBuilder::new(Class::Success, Method::ALLOCATE, id)
+            .xor_address(AttributeType::XOR_RELAYED_ADDRESS, address(relayed))
+            .build();
+        for (direction, data) in [(Direction::Out, request), (Direction::In, answer)] {
+            let datagram = Datagram {
+                direction,
+                transport: Transport::Tls,
+                local: address(local),
+                remote: address(server),
+                interface: None,
+                length: 20,
+                data,
+                integrity: None,
+            };
+            self.push(vantage, EventKind::Datagram(datagram));
+        }
+    }
+
+    /// A check of one side that is answered when the agent has given up already.
+    pub(crate) fn slow_check(&mut self, by: Vantage, takes: Duration) {
+        use crate::report::{A, A_MAPPED, B_MAPPED};
+        let (id, key) = (self.id(), Key::short_term("password"));
+        let request = MessageBuilder::new(Class::Request, Method::BINDING, id)
+            .text(AttributeType::USERNAME, "bbbb:aaaa")
+            .u32(AttributeType::PRIORITY, 1_862_270_975)
+            .integrity(&key)
+            .build();
+        let answer = MessageBuilder::new(Class::Success, Method::BINDING, id)
+            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(A_MAPPED))
+            .integrity(&key)
+            .build();
+        self.datagram(by, Direction::Out, A, B_MAPPED, &request, None);
+        let (from, to, reason) = (IceState::Checking, IceState::Failed, IceStateReason::NothingLeft);
+        self.push(by, EventKind::IceStateChanged { from, to, reason });
+        self.now[index(by)] += takes;
+        self.datagram(by, Direction::In, A, B_MAPPED, &answer, Some(Integrity::Valid));
+    }
+}

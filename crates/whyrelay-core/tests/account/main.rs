@@ -1,7 +1,9 @@
 //! The account, from hand-made sessions: what both sides' recordings say when a chain breaks at each step.
 
 mod builder;
+mod cases;
 mod events;
+mod every_rule;
 mod findings;
 mod pcapng;
 mod redact;

@@ -68,7 +68,7 @@ fn a_chain_that_breaks_says_where_and_on_which_side() {
         (Fate::Ignored, Fate::Ignored, "WR502 B"),
         (Fate::AnswerLost, Fate::AnswerLost, "WR503 the path"),
         (Fate::Error(400), Fate::Error(400), "WR509 B"),
-        (Fate::SendRefused(1), Fate::LostOnTheWay, "WR101 A"),
+        (Fate::SendRefused(1), Fate::LostOnTheWay, "WR103 A"),
     ] {
         let found = findings(&failed(a, b));
         assert_eq!(found.first().map(String::as_str), Some(expected), "{a:?} {b:?}: {found:?}");
@@ -145,7 +145,7 @@ fn udp_is_blocked_when_only_streams_are_answered() {
     session.stun(Vantage::A, A, STUN, None);
     session.check(Check { transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
     let silent = findings(&session);
-    assert!(silent.contains(&"WR301 the relay".to_owned()), "{silent:?}");
+    assert!(silent.contains(&"WR301 the path".to_owned()), "{silent:?}");
 
     let id = session.id();
     let request = MessageBuilder::new(Class::Request, Method::ALLOCATE, id).build();

@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::owner("If it is a router on the way: ask whoever runs it to let UDP between the two addresses pass."),
     ],
     threads: &["slackhq/nebula#760"],
-    depends_on: &["WR801"],
+    depends_on: &["WR801", "WR111"],
     examine,
 };
 

@@ -31,7 +31,7 @@ pub(super) const RULE: Rule = Rule {
         "firezone/firezone#3024",
         "netbirdio/docs#933",
     ],
-    depends_on: &["WR801", "WR206", "WR207"],
+    depends_on: &["WR801", "WR206", "WR207", "WR108", "WR209"],
     examine,
 };
 

@@ -24,7 +24,7 @@ pub(super) const RULE: Rule = Rule {
         "whitphx/streamlit-webrtc#277",
         "paullouisageneau/libdatachannel#1285",
     ],
-    depends_on: &["WR801", "WR703"],
+    depends_on: &["WR801"],
     examine,
 };
 

@@ -4,46 +4,72 @@ use super::finding::{Blame, Effect, Finding, MAX_CITED, NotMeasured, Remedy, Sev
 use super::session::{Path, Session};
 
 mod answers_after_giving_up;
+mod answers_from_other_address;
 mod answers_lost;
+mod application_connects_lazily;
+mod application_forces_relay;
+mod application_stuck_on_relay;
+mod application_treated_differently;
+mod bridge_shadows_peer;
+mod candidate_is_own_address;
 mod candidates_come_too_late;
+mod capability_missing;
 mod check_integrity_failed;
 mod checks_not_answered;
 mod checks_not_arriving;
 mod checks_refused;
 mod checks_rejected_on_the_way;
 mod checks_unanswered;
+mod checksum_for_another_source;
 mod clock_wrong;
+mod conntrack_table_full;
 mod consent_lost;
+mod container_nat_randomizes_ports;
+mod container_network_in_front;
+mod default_route_only_in_policy_table;
+mod diverted;
 mod document;
 mod dtls_failed;
 mod endpoint_dependent_mapping;
 mod fingerprint_mismatch;
+mod input_firewall_drops;
 mod interface_left_out;
+mod ipv6_without_route;
 mod mapping_expires_early;
+mod mark_rewritten_on_output;
+mod mark_rule_collision;
 mod mdns_candidate_unresolved;
 mod mtu_black_hole;
 mod nat_behind_nat;
+mod next_hop_silent;
 mod no_hairpin_behind_one_nat;
 mod no_reachable_candidates;
 mod no_relay_available;
 mod no_remote_candidates;
 mod no_usable_address;
+mod output_firewall_drops;
 mod packets_blocked_by_shape;
 mod path_mtu_reduced;
+mod peer_by_other_uplink;
 mod peer_message_refused;
 mod peer_never_came;
 mod peer_sees_other_port;
 mod peer_vanished;
+mod policy_rule_diverts_peer;
 mod port_shared_behind_nat;
+mod port_taken;
 mod port_taken_by_early_packet;
 mod public_address_varies;
 mod relay_address_private;
 mod relay_only_configured;
 mod relayed_checks_lost;
 mod replies_dropped_in_front;
+mod reverse_path_filter_drops;
+mod route_refuses_peer;
 mod send_refused_by_system;
 mod server_name_unresolved;
 mod signaling_failed;
+mod source_leaves_by_other_interface;
 mod stranger_at_private_address;
 mod stun_server_silent;
 mod turn_allocation_refused;
@@ -56,6 +82,10 @@ mod turn_tls_failed;
 mod udp_blocked;
 mod udp_only_to_servers;
 mod virtual_interfaces_crowd;
+mod vpn_carries_everything;
+mod vpn_drops_carrier_range;
+mod vpn_route_covers_peer;
+mod wording;
 
 pub use document::markdown;
 
@@ -170,15 +200,44 @@ impl Examination {
     }
 }
 
-/// Every rule, causes before their effects: findings of the same severity come in this order.
+/// Every rule, causes before their effects, in the order in which a cause is looked for: configuration, what the host
+/// itself does to its packets (error numbers, routes, counters), the networks, servers, checks. Findings come in this
+/// order, those that are only information last.
 pub const RULES: &[Rule] = &[
     signaling_failed::RULE,
     peer_message_refused::RULE,
     peer_never_came::RULE,
-    no_remote_candidates::RULE,
     relay_only_configured::RULE,
-    interface_left_out::RULE,
     no_usable_address::RULE,
+    mdns_candidate_unresolved::RULE,
+    no_remote_candidates::RULE,
+    interface_left_out::RULE,
+    application_forces_relay::RULE,
+    application_connects_lazily::RULE,
+    port_taken::RULE,
+    capability_missing::RULE,
+    conntrack_table_full::RULE,
+    output_firewall_drops::RULE,
+    mark_rule_collision::RULE,
+    ipv6_without_route::RULE,
+    route_refuses_peer::RULE,
+    policy_rule_diverts_peer::RULE,
+    vpn_route_covers_peer::RULE,
+    bridge_shadows_peer::RULE,
+    peer_by_other_uplink::RULE,
+    mark_rewritten_on_output::RULE,
+    vpn_carries_everything::RULE,
+    source_leaves_by_other_interface::RULE,
+    next_hop_silent::RULE,
+    reverse_path_filter_drops::RULE,
+    input_firewall_drops::RULE,
+    vpn_drops_carrier_range::RULE,
+    checksum_for_another_source::RULE,
+    answers_from_other_address::RULE,
+    application_treated_differently::RULE,
+    default_route_only_in_policy_table::RULE,
+    container_network_in_front::RULE,
+    application_stuck_on_relay::RULE,
     send_refused_by_system::RULE,
     server_name_unresolved::RULE,
     replies_dropped_in_front::RULE,
@@ -189,10 +248,12 @@ pub const RULES: &[Rule] = &[
     port_taken_by_early_packet::RULE,
     port_shared_behind_nat::RULE,
     public_address_varies::RULE,
+    container_nat_randomizes_ports::RULE,
     endpoint_dependent_mapping::RULE,
     peer_sees_other_port::RULE,
     nat_behind_nat::RULE,
     clock_wrong::RULE,
+    mapping_expires_early::RULE,
     turn_credentials_missing::RULE,
     turn_credentials_expired::RULE,
     turn_credentials_rejected::RULE,
@@ -207,21 +268,20 @@ pub const RULES: &[Rule] = &[
     candidates_come_too_late::RULE,
     answers_after_giving_up::RULE,
     checks_rejected_on_the_way::RULE,
+    packets_blocked_by_shape::RULE,
     checks_not_arriving::RULE,
     checks_not_answered::RULE,
     checks_refused::RULE,
     answers_lost::RULE,
     relayed_checks_lost::RULE,
     checks_unanswered::RULE,
-    mdns_candidate_unresolved::RULE,
     stranger_at_private_address::RULE,
     virtual_interfaces_crowd::RULE,
+    candidate_is_own_address::RULE,
     no_reachable_candidates::RULE,
-    mapping_expires_early::RULE,
     consent_lost::RULE,
     mtu_black_hole::RULE,
     path_mtu_reduced::RULE,
-    packets_blocked_by_shape::RULE,
     dtls_failed::RULE,
     no_relay_available::RULE,
 ];
@@ -258,6 +318,7 @@ pub fn diagnose(session: &Session<'_>) -> Diagnosis {
         .collect();
 
     let mut diagnosis = Diagnosis::default();
+    let mut without = Vec::new();
     for (rule, examination) in examinations {
         let explains = |code: &str| rule.depends_on.contains(&code);
         match examination {
@@ -275,14 +336,37 @@ pub fn diagnose(session: &Session<'_>) -> Diagnosis {
             Examination::Inconclusive { missing }
                 if session.path != Path::Direct && !found.iter().any(|(code, _)| explains(code)) =>
             {
-                diagnosis.not_measured.push(NotMeasured { what: format!("whether {}", rule.title), why: missing });
+                without.push((rule, missing));
             }
             _ => {}
         }
     }
-    // A stable sort keeps causes before effects.
-    diagnosis.findings.sort_by_key(|finding| finding.severity);
+    diagnosis.not_measured = grouped(&without);
+    // A stable sort keeps causes before effects; what did no harm comes last.
+    diagnosis.findings.sort_by_key(|finding| finding.severity == Severity::Info);
     diagnosis
+}
+
+/// What is missing for the same reason, in one entry each.
+fn grouped(without: &[(&Rule, String)]) -> Vec<NotMeasured> {
+    let mut reasons: Vec<&String> = Vec::new();
+    for (_, why) in without {
+        if !reasons.contains(&why) {
+            reasons.push(why);
+        }
+    }
+    let entry = |why: &String| {
+        let rules: Vec<&Rule> = without.iter().filter(|(_, other)| other == why).map(|(rule, _)| *rule).collect();
+        let what = match rules.as_slice() {
+            [one] => format!("whether {}", one.title),
+            several => {
+                let names: Vec<_> = several.iter().map(|rule| rule.name).collect();
+                format!("whether it is one of {}", names.join(", "))
+            }
+        };
+        NotMeasured { what, why: why.clone() }
+    };
+    reasons.into_iter().map(entry).collect()
 }
 
 fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {

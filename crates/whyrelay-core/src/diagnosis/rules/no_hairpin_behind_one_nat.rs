@@ -29,7 +29,7 @@ pub(super) const RULE: Rule = Rule {
         "zerotier/ZeroTierOne#2117",
         "coturn/coturn#206",
     ],
-    depends_on: &["WR801"],
+    depends_on: &["WR801", "WR103", "WR104", "WR105", "WR107", "WR110", "WR111", "WR113", "WR114", "WR118"],
     examine,
 };
 

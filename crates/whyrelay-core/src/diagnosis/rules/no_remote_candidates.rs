@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("See the other side's recording for why it gathered nothing."),
     ],
     threads: &["opnsense/plugins#5396", "netbirdio/netbird#5404"],
-    depends_on: &["WR701", "WR702", "WR704"],
+    depends_on: &["WR701", "WR702", "WR704", "WR102", "WR512"],
     examine,
 };
 

@@ -21,7 +21,10 @@ pub(super) const RULE: Rule = Rule {
         Fix::owner("Forward a port to that host, or let it use PCP, NAT-PMP or UPnP."),
     ],
     threads: &["tailscale/tailscale#864", "netbirdio/docs#933"],
-    depends_on: &["WR206", "WR207", "WR202", "WR201", "WR801"],
+    depends_on: &[
+        "WR206", "WR207", "WR202", "WR201", "WR801", "WR105", "WR106", "WR107", "WR108", "WR109", "WR115", "WR118",
+        "WR119", "WR208", "WR302", "WR304",
+    ],
     examine,
 };
 

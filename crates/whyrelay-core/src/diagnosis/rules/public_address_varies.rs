@@ -25,7 +25,7 @@ pub(super) const RULE: Rule = Rule {
         ),
     ],
     threads: &["juanfont/headscale#2564"],
-    depends_on: &["WR801"],
+    depends_on: &["WR801", "WR105", "WR106", "WR107", "WR108", "WR109", "WR115", "WR118", "WR119"],
     examine,
 };
 

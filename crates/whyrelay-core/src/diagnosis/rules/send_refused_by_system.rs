@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("List ip rule and the output chains of nft list ruleset."),
     ],
     threads: &["netbirdio/netbird#2116", "pjsip/pjproject#5031"],
-    depends_on: &[],
+    depends_on: &["WR103", "WR104", "WR106", "WR112", "WR113", "WR117"],
     examine,
 };
 
@@ -29,6 +29,7 @@ const EPERM: i32 = 1;
 const EACCES: i32 = 13;
 const EINVAL: i32 = 22;
 const EMSGSIZE: i32 = 90;
+const ECONNREFUSED: i32 = 111;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
 
@@ -37,7 +38,10 @@ fn examine(session: &Session<'_>) -> Examination {
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
         let mut by_errno: BTreeMap<i32, Vec<_>> = BTreeMap::new();
-        for ((local, remote, errno), failure) in &side.send_failures {
+        // Errors with a meaning of their own have rules of their own.
+        let others =
+            side.send_failures.iter().filter(|((.., errno), _)| !matches!(*errno, EPERM | EMSGSIZE | ECONNREFUSED));
+        for ((local, remote, errno), failure) in others {
             by_errno.entry(*errno).or_default().push((*local, *remote, failure));
         }
         for (errno, failures) in by_errno {

@@ -22,7 +22,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Try the server from another network to see which end is at fault."),
     ],
     threads: &[],
-    depends_on: &["WR208", "WR302"],
+    depends_on: &["WR208", "WR302", "WR103", "WR106", "WR108", "WR110", "WR111", "WR112", "WR115"],
     examine,
 };
 
@@ -42,8 +42,15 @@ fn examine(session: &Session<'_>) -> Examination {
             if transmissions < 3 || paths.iter().any(|path| path.has_answered()) {
                 continue;
             }
+            // A side that hears nothing at all over UDP may itself be the cause.
+            let hears = !side.received.is_empty()
+                || side.sent.values().any(|check| check.answer.is_some())
+                || side
+                    .servers
+                    .iter()
+                    .any(|((transport, ..), path)| *transport == Transport::Udp && path.has_answered());
             faults.push(Fault {
-                blame: Blame::Relay,
+                blame: if hears { Blame::Relay } else { Blame::Path },
                 severity: Severity::Warning,
                 summary: format!("{} asked {server} {transmissions} times over UDP and got no answer", vantage.name()),
                 evidence: paths.iter().filter_map(|path| path.first_seq()).collect(),

@@ -21,7 +21,10 @@ pub(super) const RULE: Rule = Rule {
         Fix::owner("On a company network: ask for an egress rule for UDP of this host, or accept the relay."),
     ],
     threads: &["netbirdio/docs#908"],
-    depends_on: &["WR801", "WR302"],
+    depends_on: &[
+        "WR801", "WR302", "WR103", "WR104", "WR105", "WR106", "WR107", "WR109", "WR112", "WR113", "WR115", "WR116",
+        "WR118",
+    ],
     examine,
 };
 

@@ -1,0 +1,189 @@
+//! Where the kernel sends a session's packets for the peer, against where it sends those for the servers: the
+//! difference is local routing, and no NAT is to blame for what it does.
+
+use std::net::IpAddr;
+
+use super::evidence::{HostEvidence, SideEvidence, Taken};
+use super::session::Session;
+use crate::host::{PolicyRule, RouteAnswer, RouteKind, RoutePurpose, RuleAction};
+use crate::ice::candidate::CandidateType;
+use crate::trace::address::{AddressClass, same_subnet};
+use crate::trace::event::Vantage;
+
+/// The tables and rules that every Linux has: local, main and default.
+const OWN_TABLES: [u32; 4] = [0, 253, 254, 255];
+const OWN_PRIORITIES: [u32; 3] = [0, 32_766, 32_767];
+
+/// A question about a candidate of the peer whose answer is another than the servers'.
+#[derive(Clone, Copy, Debug)]
+pub struct Diversion<'a> {
+    /// The answer for the peer.
+    pub answer: &'a Taken<RouteAnswer>,
+    /// The answer for a server, asked alike.
+    pub server: Option<&'a Taken<RouteAnswer>>,
+    /// What does it.
+    pub by: By<'a>,
+}
+
+/// What sends a packet for the peer elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub enum By<'a> {
+    /// The kernel refuses to route it.
+    Refusal,
+    /// A policy rule that selects by the session's mark; without the mark the packet would go where it should.
+    MarkRule(Option<&'a Taken<PolicyRule>>),
+    /// A policy rule that selects this traffic.
+    PolicyRule(Option<&'a Taken<PolicyRule>>),
+    /// A route into a tunnel that covers the peer and not the servers.
+    TunnelRoute,
+    /// A bridge of this host whose network contains the peer's address.
+    Bridge,
+    /// A route to the peer by another uplink than to the servers.
+    OtherUplink,
+}
+
+/// Candidates of the peer that a side could reach directly: public ones, and private ones on a network of its own.
+pub fn reachable_candidates<'a>(side: &'a SideEvidence, peer: &'a SideEvidence) -> impl Iterator<Item = IpAddr> + 'a {
+    let told = side.remote_candidates.iter().filter(|remote| remote.candidate.kind != CandidateType::Relayed);
+    told.filter_map(|remote| remote.address)
+        .filter(|address| !peer.is_relayed(*address))
+        .map(|address| address.ip())
+        .filter(move |&address| match AddressClass::of(address) {
+            AddressClass::Public | AddressClass::CarrierGrade => true,
+            AddressClass::Private => side
+                .local_candidates
+                .iter()
+                .any(|local| same_subnet(local.base.ip(), address) && local.base.ip() != address),
+            _ => false,
+        })
+}
+
+/// Every diversion on a side, in the order of the answers.
+pub fn diversions<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversion<'a>> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let candidates: Vec<IpAddr> = reachable_candidates(side, peer).collect();
+    let about_peer = side.host.route_answers.iter().filter(|answer| {
+        let question = &answer.fact.question;
+        question.purpose == RoutePurpose::Peer
+            && question.out_device.is_none()
+            && candidates.contains(&question.destination)
+    });
+    about_peer.filter_map(|answer| diversion(&side.host, answer)).collect()
+}
+
+fn diversion<'a>(host: &'a HostEvidence, answer: &'a Taken<RouteAnswer>) -> Option<Diversion<'a>> {
+    let server = baseline(host, answer);
+    let found = |by| Some(Diversion { answer, server, by });
+    if is_refused(&answer.fact) {
+        return found(if mark_matters(host, answer) {
+            By::MarkRule(deciding(host, &answer.fact))
+        } else {
+            By::Refusal
+        });
+    }
+    let (route, usual) = (answer.fact.route.as_ref()?, server?.fact.route.as_ref()?);
+    if route.route_kind == RouteKind::Local || route.device == usual.device {
+        return None;
+    }
+    if mark_matters(host, answer) {
+        return found(By::MarkRule(deciding(host, &answer.fact)));
+    }
+    let rule = deciding(host, &answer.fact);
+    let by_rule = answer.fact.rule.is_some_and(|priority| !OWN_PRIORITIES.contains(&priority))
+        || !OWN_TABLES.contains(&route.table);
+    let tunnel = answer.fact.device().and_then(|device| host.link(device)).is_some_and(|link| link.fact.is_tunnel());
+    // A rule that selects everything, or everything but a mark, is a VPN's: what diverts is then its route.
+    if by_rule && !(tunnel && rule.is_some_and(|rule| selects_everything(&rule.fact))) {
+        return found(By::PolicyRule(rule));
+    }
+    let bridge =
+        answer.fact.device().and_then(|device| host.link(device)).is_some_and(|link| link.fact.is_virtual_bridge());
+    found(match (tunnel, bridge && route.gateway.is_none()) {
+        (true, _) => By::TunnelRoute,
+        (_, true) => By::Bridge,
+        _ => By::OtherUplink,
+    })
+}
+
+/// Whether the kernel refuses, by error or by the kind of route.
+pub fn is_refused(answer: &RouteAnswer) -> bool {
+    let kind = answer.route.as_ref().map(|route| &route.route_kind);
+    answer.failure.is_some()
+        || matches!(kind, Some(RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit))
+}
+
+/// The answer for a server of the same family, asked with the same mark and user, with the same source where there is one.
+fn baseline<'a>(host: &'a HostEvidence, answer: &Taken<RouteAnswer>) -> Option<&'a Taken<RouteAnswer>> {
+    let question = &answer.fact.question;
+    let alike = |other: &&Taken<RouteAnswer>| {
+        let asked = &other.fact.question;
+        asked.destination.is_ipv4() == question.destination.is_ipv4()
+            && (asked.mark, asked.user) == (question.mark, question.user)
+            && asked.out_device.is_none()
+            && !is_refused(&other.fact)
+    };
+    let same_source = |other: &&Taken<RouteAnswer>| other.fact.question.source == question.source;
+    host.routes_to_servers().filter(alike).find(same_source).or_else(|| host.routes_to_servers().find(alike))
+}
+
+/// Whether the packet's mark decides: the same packet without it goes elsewhere, or a rule that selects by it refuses.
+fn mark_matters(host: &HostEvidence, answer: &Taken<RouteAnswer>) -> bool {
+    let question = &answer.fact.question;
+    if question.mark == 0 {
+        return false;
+    }
+    let without = host.route_answers.iter().find(|other| {
+        let asked = &other.fact.question;
+        asked.mark == 0
+            && (asked.destination, asked.source) == (question.destination, question.source)
+            && asked.out_device.is_none()
+    });
+    match without {
+        Some(other) => {
+            is_refused(&other.fact) != is_refused(&answer.fact)
+                || (!is_refused(&answer.fact) && other.fact.device() != answer.fact.device())
+        }
+        None => mark_rule(host, question.mark).is_some_and(|rule| {
+            let refuses =
+                matches!(rule.fact.rule_action, RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit);
+            answer.fact.rule.map_or(refuses, |priority| priority == rule.fact.priority)
+        }),
+    }
+}
+
+/// The first rule that selects by a mark and takes this one.
+pub fn mark_rule(host: &HostEvidence, mark: u32) -> Option<&Taken<PolicyRule>> {
+    host.policy_rules.iter().filter(|rule| !rule.fact.invert).find(|rule| {
+        let mask = rule.fact.mask.unwrap_or(u32::MAX);
+        rule.fact.mark.is_some_and(|wanted| mask != 0 && mark & mask == wanted & mask && wanted & mask != 0)
+    })
+}
+
+/// The policy rule that decided, where it was worked out or its table tells.
+pub fn deciding<'a>(host: &'a HostEvidence, answer: &RouteAnswer) -> Option<&'a Taken<PolicyRule>> {
+    let of_family =
+        |rule: &&Taken<PolicyRule>| rule.fact.family == crate::host::Family::of(answer.question.destination);
+    let by_priority = answer
+        .rule
+        .and_then(|priority| host.policy_rules.iter().filter(of_family).find(|rule| rule.fact.priority == priority));
+    by_priority.or_else(|| {
+        let table = answer.route.as_ref()?.table;
+        if OWN_TABLES.contains(&table) {
+            return None;
+        }
+        host.policy_rules.iter().filter(of_family).find(|rule| rule.fact.table == Some(table))
+    })
+}
+
+/// Whether a rule has no selector, or none but a mark that it does not want: every packet of a plain program.
+fn selects_everything(rule: &PolicyRule) -> bool {
+    let narrow = rule.from.is_some_and(|from| from.length > 0)
+        || rule.to.is_some_and(|to| to.length > 0)
+        || rule.users.is_some()
+        || rule.protocol.is_some()
+        || rule.source_ports.is_some()
+        || rule.destination_ports.is_some()
+        || rule.out_device.is_some()
+        || rule.in_device.as_deref().is_some_and(|device| device != "lo");
+    !narrow && (rule.mark.is_none() || rule.invert)
+}

@@ -1,0 +1,56 @@
+//! A side answers from another address than it was asked at.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::Blame;
+use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR119",
+    name: "answers-from-other-address",
+    title: "a side answers from another address than it was asked at",
+    meaning: "Checks reach one address of this host and its answers leave with another source (a wildcard socket on a host with several uplinks, or kernel WireGuard's reply route). The asker's NAT and ICE take them for a stranger's (RFC 8445 §7.2.5.2.1).",
+    detection: "An answer came from another address than the check was sent to, or the answering side's kernel sends from that source by another interface.",
+    proof: "Captures on both interfaces of the answering host.",
+    doubt: "Answers from the address that was asked.",
+    fixes: &[Fix::safe(
+        "Give each uplink its own table and a rule by source address on the answering host (from ADDRESS lookup TABLE), or CONNMARK on a router (mwan3: sticky).",
+    )],
+    threads: &[
+        "openwrt/openwrt#12930",
+        "openwrt/packages#15579",
+        "openwrt/packages#21393",
+        "tailscale/tailscale#21404",
+    ],
+    depends_on: &["WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, asker: Vantage) -> Option<Fault> {
+    let (side, peer) = (session.evidence.side(asker), session.evidence.side(asker.other()));
+    let astray =
+        side.sent.values().filter(|check| !side.is_relayed(check.pair.local) && !peer.is_relayed(check.pair.remote));
+    let astray = astray.filter_map(|check| {
+        let answer = check.answer.as_ref().filter(|answer| !answer.symmetric)?;
+        Some((answer.seq, check.pair.remote))
+    });
+    let (seq, asked) = astray.min()?;
+    Some(Fault {
+        blame: Blame::side(asker.other()),
+        severity: session.harm(),
+        summary: format!(
+            "{} asked {} at {asked}, and the answer came from another address",
+            asker.name(),
+            asker.other().name()
+        ),
+        evidence: vec![seq],
+        ..Fault::default()
+    })
+}

@@ -1,0 +1,48 @@
+//! The application's packets fare worse than a plain program's.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR126",
+    name: "application-treated-differently",
+    title: "the application's packets fare worse than a plain program's",
+    meaning: "A plain program's checks from this host are answered, and the same checks made as the application (its mark, port, user, interface, kind of socket) are not. Something on this host or in front of it tells them apart, and no rule names what.",
+    detection: "The session ran as the application and as a plain program, and only the plain one was answered.",
+    proof: "The two runs again, in turns.",
+    doubt: "Both answered, or neither.",
+    fixes: &[Fix::safe(
+        "Compare the routes with and without the mark (ip route get), and the firewall's counters before and after a run.",
+    )],
+    threads: &["netbirdio/netbird#3736"],
+    depends_on: &[
+        "WR103", "WR104", "WR105", "WR106", "WR107", "WR109", "WR110", "WR111", "WR115", "WR116", "WR118", "WR119",
+    ],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let host = &session.evidence.side(vantage).host;
+    let (first, plain) = host.tallies.get(&false)?;
+    let (second, application) = host.tallies.get(&true)?;
+    let direct = plain.pairs_answered > 0 && application.pairs_checked > 0 && application.pairs_answered == 0;
+    let servers = plain.server_answers > 0 && application.server_requests > 0 && application.server_answers == 0;
+    (direct || servers).then(|| Fault {
+        blame: Blame::side(vantage),
+        severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
+        summary: format!(
+            "On {} {} of a plain program are answered, and those of {} are not",
+            vantage.name(),
+            if direct { "checks" } else { "requests to servers" },
+            host.application.as_ref().map_or("the application", |(_, application)| application.asked.as_str())
+        ),
+        evidence: vec![*first, *second],
+        ..Fault::default()
+    })
+}

@@ -1,0 +1,54 @@
+//! The program may not do what it needs to.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR123",
+    name: "capability-missing",
+    title: "the program may not do what it needs to",
+    meaning: "The application marks its packets, sets routes and kernel settings, and this process (often a container) lacks CAP_NET_ADMIN or CAP_NET_RAW for it. Marks are then missing, so that a full-tunnel rule catches its own packets, or sysctls stay as they were.",
+    detection: "A VPN or a mark is asked for, and the capability is not among the process's effective ones, or a socket option was refused.",
+    proof: "grep CapEff /proc/PID/status, and capsh --decode.",
+    doubt: "The capability in the list.",
+    fixes: &[Fix::safe(
+        "Give the container the capability: docker run --cap-add NET_ADMIN --cap-add NET_RAW, and set sysctls with --sysctl.",
+    )],
+    threads: &["netbirdio/netbird#1332", "netbirdio/netbird#2753"],
+    depends_on: &["WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let (seq, _, effective) = side.host.capabilities.as_ref()?;
+    let lacks = |name: &str| !effective.iter().any(|capability| capability == name);
+    let wants_mark = side.options.mark.is_some()
+        || side.host.application.as_ref().is_some_and(|(_, application)| application.mark.is_some());
+    let refused = side.socket_failures.iter().find(|(.., detail)| {
+        let detail = detail.to_ascii_lowercase();
+        detail.contains("mark") || detail.contains("not permitted")
+    });
+    let in_container = side.host.container.is_some() && !side.host.software.is_empty();
+    if !(lacks("CAP_NET_ADMIN") && (wants_mark || refused.is_some())
+        || lacks("CAP_NET_ADMIN") && in_container && wants_mark)
+    {
+        return None;
+    }
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: Severity::Warning,
+        summary: format!("{} is to mark its packets and lacks CAP_NET_ADMIN", vantage.name()),
+        evidence: [*seq].into_iter().chain(refused.map(|(seq, ..)| *seq)).collect(),
+        ..Fault::default()
+    })
+}

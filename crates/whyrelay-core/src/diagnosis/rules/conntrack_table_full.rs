@@ -1,0 +1,51 @@
+//! The connection tracking table is full.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR112",
+    name: "conntrack-table-full",
+    title: "the connection tracking table is full",
+    meaning: "This host tracks connections and its table is full, so the kernel drops every packet that would begin a new entry: sends fail with EPERM, as if a firewall rule dropped them, and STUN fails, too.",
+    detection: "The table's entries reached its limit, or its drop counter moved.",
+    proof: "dmesg says \"nf_conntrack: table full, dropping packet\".",
+    doubt: "A table that is not full while sends are refused.",
+    fixes: &[Fix::safe(
+        "Find what fills it: conntrack -L, sorted by source; often a scanner or a program that does not close its sockets.",
+    )],
+    threads: &[],
+    depends_on: &[],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let host = &session.evidence.side(vantage).host;
+    let dropped =
+        host.counters.iter().find(|(name, (_, by))| name.contains("conntrack") && name.ends_with("drop") && *by > 0);
+    let usage = host.conntrack_use.iter().max_by_key(|usage| usage.fact.0);
+    let full = usage.filter(|usage| usage.fact.1 > 0 && usage.fact.0 >= usage.fact.1);
+    if dropped.is_none() && full.is_none() {
+        return None;
+    }
+    let of = usage.map(|usage| format!(": {} of {} entries", usage.fact.0, usage.fact.1)).unwrap_or_default();
+    let drops = dropped.map(|(_, (_, by))| format!(", {by} packets dropped")).unwrap_or_default();
+    let more = usage.map_or(524_288, |usage| usage.fact.1.saturating_mul(2));
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: session.harm().min(Severity::Warning),
+        summary: format!("The connection tracking table of {} is full{of}{drops}", vantage.name()),
+        evidence: dropped.map(|(_, (seq, _))| *seq).into_iter().chain(full.map(|full| full.seq)).collect(),
+        advice: vec![
+            Remedy::safe("Make it larger, until the next boot")
+                .run(format!("sysctl -w net.netfilter.nf_conntrack_max={more}")),
+        ],
+        ..Fault::default()
+    })
+}

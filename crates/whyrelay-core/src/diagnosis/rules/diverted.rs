@@ -1,0 +1,48 @@
+//! What the rules about diverted packets have in common.
+
+use super::wording::NO_FACTS;
+use super::{Examination, Fault};
+use crate::diagnosis::finding::{Blame, Remedy};
+use crate::diagnosis::routes::{By, Diversion, diversions};
+use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Vantage;
+
+/// What a rule says of its diversions on one side: summary, evidence beyond the answers themselves, advice.
+pub(super) type Said = (String, Vec<u64>, Vec<Remedy>);
+
+/// Finds the diversions that a rule is about; one finding a side.
+pub(super) fn examine(
+    session: &Session<'_>,
+    is_mine: fn(&By<'_>) -> bool,
+    say: fn(&Session<'_>, Vantage, &Diversion<'_>) -> Said,
+) -> Examination {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    let mut faults = Vec::new();
+    for vantage in session.recorded() {
+        let mine: Vec<_> =
+            diversions(session, vantage).into_iter().filter(|diversion| is_mine(&diversion.by)).collect();
+        let Some(first) = mine.first() else { continue };
+        let (summary, more, advice) = say(session, vantage, first);
+        let answers = mine.iter().flat_map(|diversion| {
+            [Some(diversion.answer.seq), diversion.server.map(|server| server.seq)].into_iter().flatten()
+        });
+        faults.push(Fault {
+            blame: Blame::side(vantage),
+            severity: session.harm(),
+            summary,
+            evidence: answers.take(4).chain(more).collect(),
+            advice,
+            ..Fault::default()
+        });
+    }
+    let untold: Vec<_> = session.recorded().filter(|&vantage| !session.evidence.side(vantage).host.is_told()).collect();
+    match untold.as_slice() {
+        [first, rest @ ..] if faults.is_empty() => {
+            let whose = if rest.is_empty() { first.name() } else { "A and B" };
+            Examination::Inconclusive { missing: format!("{NO_FACTS} of {whose}") }
+        }
+        _ => Examination::of(faults),
+    }
+}

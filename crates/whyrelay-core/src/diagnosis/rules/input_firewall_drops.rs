@@ -1,0 +1,116 @@
+//! This host's own firewall drops what arrives.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Remedy};
+use crate::diagnosis::session::{Break, Path, Session};
+use crate::host::SoftwareName;
+use crate::trace::event::Vantage;
+
+use super::checks_rejected_on_the_way::{is_own, meaning};
+use super::wording::{against, quoted_firewall};
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR111",
+    name: "input-firewall-drops",
+    title: "this host's own firewall drops what arrives",
+    meaning: "The peer's checks reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them, because nobody on this host asked for them yet.",
+    detection: "The counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address.",
+    proof: "tcpdump on this host shows the checks that the recording lacks.",
+    doubt: "A check from the same address that the program did get.",
+    fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
+    threads: &[
+        "netbirdio/netbird#730",
+        "netbirdio/netbird#5978",
+        "tailscale/tailscale#1312",
+        "tailscale/tailscale#11813",
+        "tailscale/tailscale#10375",
+        "tailscale/tailscale#1872",
+    ],
+    depends_on: &["WR801", "WR110"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let host = &side.host;
+    let lost: u32 = session
+        .pairs
+        .iter()
+        .filter(|pair| session.could_arrive(pair, vantage.other()))
+        .map(|pair| pair.from(vantage.other()))
+        .filter(|chain| chain.broken == Some(Break::OnTheWay))
+        .filter_map(|chain| chain.sent)
+        .map(|sent| sent.transmissions)
+        .sum();
+    let rule = host.firewall_rules.iter().find(|rule| {
+        let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
+        let inbound = matches!(rule.fact.hook.as_deref(), Some("input" | "prerouting" | "ingress"));
+        drops && inbound && rule.fact.packets_since.is_some_and(|packets| packets > 0)
+    });
+    let port = side.local_candidates.first().map(|local| local.base.port());
+    let rejected = peer.icmp_errors.iter().find(|((_, _, icmp_type, code), error)| {
+        let prohibited = matches!((*icmp_type, *code), (3, 9 | 10 | 13) | (1, 1));
+        prohibited
+            && error.offender.is_some_and(|offender| is_own(side, offender) || is_public_of(session, vantage, offender))
+    });
+    let undelivered = undelivered(session, vantage).filter(|(_, count)| lost > 0 && *count >= i64::from(lost.min(3)));
+    let here = vantage.name();
+    let (summary, evidence) = if let Some(rule) = rule.filter(|_| lost > 0 || rejected.is_some()) {
+        let packets = rule.fact.packets_since.unwrap_or_default();
+        (
+            format!("The firewall of {here} took {packets} packets on arrival: {}", quoted_firewall(&rule.fact)),
+            vec![rule.seq],
+        )
+    } else if let Some(((_, remote, icmp_type, code), error)) = rejected {
+        let text = format!(
+            "The firewall of {here} rejects the checks to {remote} (ICMP {icmp_type}/{code}: {})",
+            meaning(*icmp_type, *code)
+        );
+        (text, vec![error.seq])
+    } else if let Some((seq, count)) = undelivered {
+        (
+            format!("{count} packets reached the kernel of {here} and no program: its firewall drops them on input"),
+            vec![seq],
+        )
+    } else {
+        return None;
+    };
+    let mut advice = rule.map(|rule| against(&rule.fact, host, port, true)).unwrap_or_default();
+    if advice.is_empty() {
+        let port = port.map_or_else(|| "PORT".to_owned(), |port| port.to_string());
+        let command = match (host.software(SoftwareName::Ufw), host.software(SoftwareName::Firewalld)) {
+            (Some(_), _) => format!("ufw allow in proto udp to any port {port}"),
+            (_, Some(_)) => format!("firewall-cmd --permanent --add-port={port}/udp && firewall-cmd --reload"),
+            _ => format!("nft insert rule inet filter input udp dport {port} accept"),
+        };
+        advice.push(Remedy::firewall("Let the peer's checks in").run(command));
+    }
+    Some(Fault { blame: Blame::side(vantage), severity: session.harm(), summary, evidence, advice, ..Fault::default() })
+}
+
+/// Packets that the kernel received and gave to nobody, forwarded ones and those of reverse path filtering aside.
+fn undelivered(session: &Session<'_>, vantage: Vantage) -> Option<(u64, i64)> {
+    let host = &session.evidence.side(vantage).host;
+    let (seq, received) = host.counter("Ip.InReceives")?;
+    let (_, delivered) = host.counter("Ip.InDelivers")?;
+    let other = |name| host.counter(name).map_or(0, |(_, by)| by);
+    let explained = other("Ip.ForwDatagrams")
+        + other("TcpExt.IPReversePathFilter")
+        + other("Ip.InAddrErrors")
+        + other("Ip.InDiscards")
+        + other("Ip.ReasmReqds");
+    Some((seq, received - delivered - explained))
+}
+
+/// Whether an address is what servers see of a side without a NAT in between.
+fn is_public_of(session: &Session<'_>, vantage: Vantage, address: std::net::IpAddr) -> bool {
+    let side = session.evidence.side(vantage);
+    crate::diagnosis::network::told(side).iter().any(|told| told.mapped.ip() == address && told.local.ip() == address)
+}

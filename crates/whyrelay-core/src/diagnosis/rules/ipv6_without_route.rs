@@ -1,0 +1,82 @@
+//! A side has an IPv6 address and no IPv6 path.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
+use crate::diagnosis::session::{Path, Session};
+use crate::ice::candidate::CandidateType;
+use crate::trace::address::AddressClass;
+use crate::trace::event::Vantage;
+use crate::trace::measurement::{Ipv6State, Measurement};
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR117",
+    name: "ipv6-without-route",
+    title: "a side has an IPv6 address and no IPv6 path",
+    meaning: "This side has an IPv6 address that looks global and no route for it, or nothing answers over it. Checks to the peer's IPv6 addresses cannot leave; where IPv6 would be the only direct path, there is none.",
+    detection: "Sends to IPv6 addresses were refused with ENETUNREACH, or the kernel says that there is no route, while the side has a global IPv6 candidate; or its IPv6 was measured and leads nowhere.",
+    proof: "ip -6 route get PEER-ADDRESS.",
+    doubt: "An answer over IPv6.",
+    fixes: &[
+        Fix::safe(
+            "Give the host its IPv6 default route (router advertisements on, or a static one), or take the address away so that programs do not try.",
+        ),
+        Fix::owner("Ask whoever runs the network to announce a default route with the prefix."),
+    ],
+    threads: &["tailscale/tailscale#17803", "firezone/firezone#9691", "libp2p/go-libp2p#2068"],
+    depends_on: &["WR801"],
+    examine,
+};
+
+const ENETUNREACH: i32 = 101;
+
+fn examine(session: &Session<'_>) -> Examination {
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let global = side.local_candidates.iter().find(|local| {
+        local.candidate.kind == CandidateType::Host
+            && local.base.is_ipv6()
+            && AddressClass::of(local.base.ip()) == AddressClass::Public
+    })?;
+    let refused = side.send_failures.iter().filter(|((_, remote, errno), _)| remote.is_ipv6() && *errno == ENETUNREACH);
+    let refused = refused
+        .min_by_key(|(_, failure)| failure.seq)
+        .map(|((_, remote, _), failure)| (Some(remote.ip()), failure.seq));
+    let unrouted = || {
+        side.host.route_answers.iter().find_map(|answer| {
+            let question = &answer.fact.question;
+            let none = answer.fact.failure.as_ref().is_some_and(|failure| failure.errno == ENETUNREACH);
+            (none && question.destination.is_ipv6()).then_some((Some(question.destination), answer.seq))
+        })
+    };
+    let measured = || {
+        side.measured.facts.iter().find_map(|(seq, fact)| match fact {
+            Measurement::Ipv6 { state: Ipv6State::NoPath, .. } => Some((None, *seq)),
+            _ => None,
+        })
+    };
+    let (to, seq) = refused.or_else(unrouted).or_else(measured)?;
+    // Without an IPv6 address of the peer nothing is lost by it.
+    let peer_has = side.remote_candidates.iter().any(|remote| {
+        remote.candidate.kind != CandidateType::Relayed
+            && remote
+                .address
+                .is_some_and(|address| address.is_ipv6() && AddressClass::of(address.ip()) == AddressClass::Public)
+    });
+    let harmful = peer_has && session.path != Path::Direct;
+    let toward = to.map(|to| format!(" (to {to})")).unwrap_or_default();
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: if harmful { session.harm() } else { Severity::Info },
+        summary: format!("{} has the IPv6 address {} and no IPv6 route{toward}", vantage.name(), global.base.ip()),
+        evidence: vec![global.seq, seq],
+        advice: vec![
+            Remedy::safe("Look at the routes")
+                .run("ip -6 route show default")
+                .run("sysctl net.ipv6.conf.all.accept_ra net.ipv6.conf.all.forwarding"),
+        ],
+        ..Fault::default()
+    })
+}

@@ -1,0 +1,104 @@
+//! Another program's rule takes the application's firewall mark for its own.
+
+use super::{Examination, Fix, Rule};
+use crate::diagnosis::finding::Remedy;
+use crate::diagnosis::routes::{By, Diversion};
+use crate::diagnosis::session::Session;
+use crate::trace::event::Vantage;
+
+use super::diverted::{self, Said};
+use super::wording::{ask, ip, is_about, quoted, way};
+use crate::host::SoftwareName;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR106",
+    name: "mark-rule-collision",
+    title: "another program's rule takes the application's firewall mark for its own",
+    meaning: "The application marks its sockets (NetBird 0x1bd00, Tailscale 0x80000, wg-quick 0xca6c), and a policy rule of another program (mwan3 with mask 0x3f00, UniFi's 0x10000, a VRF, a container network) matches bits of that mark. Its packets are then dropped (\"invalid argument\") or routed wrongly, while every unmarked program on the same host works. A plain test proves nothing here.",
+    detection: "The same packet with and without the mark: another route, or a refusal; or a rule with a mask that takes the mark and refuses.",
+    proof: "ip route get ADDRESS mark MARK against the same without mark; and a check without the mark that is answered.",
+    doubt: "The same answer with and without the mark.",
+    fixes: &[
+        Fix::safe(
+            "Give the application another mark: for NetBird set NB_FWMARK_BASE to a value that shares no bits with the rule's mask.",
+        ),
+        Fix::safe(
+            "Or narrow the other program's mask: for mwan3 uci set mwan3.globals.mmx_mask, for others its own setting.",
+        ),
+        Fix::safe("Or let NetBird do without marks: NB_USE_LEGACY_ROUTING=true, or NB_SKIP_SOCKET_MARK=true."),
+    ],
+    threads: &[
+        "netbirdio/netbird#2116",
+        "netbirdio/netbird#3736",
+        "netbirdio/netbird#3602",
+        "netbirdio/netbird#3219",
+        "netbirdio/netbird#6022",
+        "netbirdio/netbird#6289",
+        "netbirdio/netbird#7314",
+        "tailscale/tailscale#4038",
+        "tailscale/tailscale#18443",
+        "tailscale/tailscale#10828",
+        "tailscale/tailscale#14453",
+    ],
+    depends_on: &["WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    diverted::examine(session, |by| matches!(by, By::MarkRule(_)), say)
+}
+
+/// The mark that NetBird uses unless it is told another.
+const NETBIRD: u32 = 0x1BD00;
+
+fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Said {
+    let host = &session.evidence.side(vantage).host;
+    let question = &diversion.answer.fact.question;
+    let By::MarkRule(rule) = diversion.by else { return Said::default() };
+    let rule = rule.or_else(|| crate::diagnosis::routes::mark_rule(host, question.mark));
+    let mut advice = vec![
+        Remedy::safe("See the difference that the mark makes")
+            .run(ask(question))
+            .run(ask(&crate::host::RouteQuestion { mark: 0, ..question.clone() })),
+    ];
+    let mask = rule.and_then(|rule| rule.fact.mask).unwrap_or(u32::MAX);
+    if question.mark == NETBIRD || is_about(host, SoftwareName::Netbird) {
+        advice.push(
+            Remedy::safe(format!("Give NetBird a mark that shares no bits with {mask:#x}"))
+                .run(format!(
+                    "printf '[Service]\\nEnvironment=NB_FWMARK_BASE={:#x}\\n' | systemctl edit --stdin netbird",
+                    free_mark(mask)
+                ))
+                .run("systemctl restart netbird"),
+        );
+    }
+    if is_about(host, SoftwareName::Mwan3) || mask == 0x3F00 {
+        advice.push(
+            Remedy::safe("Or give mwan3 other bits")
+                .run("uci set mwan3.globals.mmx_mask='0x3F000000' && uci commit mwan3")
+                .run("mwan3 restart"),
+        );
+    }
+    let by = rule.map_or_else(|| "a policy rule".to_owned(), |rule| format!("\"{}\"", quoted(&rule.fact)));
+    if let Some(rule) = rule {
+        let family = ip(rule.fact.family);
+        let before = rule.fact.priority.saturating_sub(1);
+        advice.push(
+            Remedy::safe(format!("Or exempt the mark ahead of that rule (undo: {family} rule del pref {before})"))
+                .run(format!("{family} rule add pref {before} fwmark {:#x} lookup main", question.mark)),
+        );
+    }
+    let summary = format!(
+        "On {} {by} takes packets with the mark {:#x}: to the peer ({}) they go to {}, and without the mark they would not",
+        vantage.name(),
+        question.mark,
+        question.destination,
+        way(&diversion.answer.fact)
+    );
+    (summary, rule.map(|rule| rule.seq).into_iter().collect(), advice)
+}
+
+/// NetBird's mark moved up until it shares no bit with a mask.
+fn free_mark(mask: u32) -> u32 {
+    (0..12).map(|shift| NETBIRD << shift).find(|mark| mark & mask == 0).unwrap_or(0x4000_0000)
+}

@@ -1,0 +1,83 @@
+//! The next hop towards the peer does not answer on the link.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Remedy};
+use crate::diagnosis::session::{Path, Session};
+use crate::host::NeighborState;
+use crate::trace::event::Vantage;
+
+use super::checks_rejected_on_the_way::is_own;
+use super::wording::way;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR113",
+    name: "next-hop-silent",
+    title: "the next hop towards the peer does not answer on the link",
+    meaning: "The gateway, or the peer where it should be on the own link, does not answer ARP (or neighbor discovery): a dead gateway, a peer that is expected on the wrong segment, a wrong netmask, isolated clients. After three seconds the kernel says \"host unreachable\" from its own address.",
+    detection: "ICMP 3/1 came from an address of this host itself for a check; the neighbor table has the next hop as incomplete or failed.",
+    proof: "ip neigh show ADDRESS says FAILED; arping gets no answer.",
+    doubt: "A neighbor entry that is reachable.",
+    fixes: &[Fix::safe("Check gateway, netmask and cable or Wi-Fi isolation of that interface.")],
+    threads: &[],
+    depends_on: &["WR801", "WR105", "WR106", "WR107", "WR114", "WR118"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let candidates: Vec<_> = crate::diagnosis::routes::reachable_candidates(side, peer).collect();
+    let own = side.icmp_errors.iter().filter(|((_, remote, icmp_type, code), error)| {
+        let unreachable = if remote.is_ipv4() { (*icmp_type, *code) == (3, 1) } else { (*icmp_type, *code) == (1, 3) };
+        unreachable
+            && error.offender.is_some_and(|offender| is_own(side, offender))
+            && candidates.contains(&remote.ip())
+    });
+    let ((_, remote, ..), error) = own.min_by_key(|(_, error)| error.seq)?;
+    // A private address of the peer that happens to lie in an own network answers nobody, and that is no fault.
+    let counts = session.pairs.iter().any(|pair| {
+        pair.side(vantage).is_some_and(|own| own.pair.remote == *remote) && session.could_arrive(pair, vantage)
+    });
+    if !counts
+        || crate::trace::address::AddressClass::of(remote.ip()) == crate::trace::address::AddressClass::Private
+            && !shares_network(session)
+    {
+        return None;
+    }
+    let answer = side.host.routes_to(remote.ip()).find(|answer| answer.fact.question.out_device.is_none());
+    let hop = answer
+        .and_then(|answer| answer.fact.route.as_ref())
+        .map_or(remote.ip(), |route| route.gateway.unwrap_or(remote.ip()));
+    let neighbor = side.host.neighbors.iter().rfind(|neighbor| {
+        neighbor.fact.address == hop
+            && matches!(neighbor.fact.neighbor_state, NeighborState::Failed | NeighborState::Incomplete)
+    });
+    let by = answer.map(|answer| format!(" ({})", way(&answer.fact))).unwrap_or_default();
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: session.harm(),
+        summary: format!("{} gets no answer on the link from {hop}, the next hop to {remote}{by}", vantage.name()),
+        evidence: [error.seq]
+            .into_iter()
+            .chain(answer.map(|answer| answer.seq))
+            .chain(neighbor.map(|neighbor| neighbor.seq))
+            .collect(),
+        advice: vec![
+            Remedy::safe("Look at the next hop").run(format!("ip neigh show {hop}")).run(format!("arping -c 3 {hop}")),
+        ],
+        ..Fault::default()
+    })
+}
+
+/// Whether both sides have the same public address: then private addresses of one network are on one network.
+fn shares_network(session: &Session<'_>) -> bool {
+    let [a, b] =
+        [Vantage::A, Vantage::B].map(|vantage| crate::diagnosis::network::Network::of(session, vantage, false).public);
+    a.is_empty() && b.is_empty() || a.iter().any(|address| b.contains(address))
+}

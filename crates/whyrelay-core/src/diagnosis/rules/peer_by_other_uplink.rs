@@ -1,0 +1,64 @@
+//! Packets to the peer leave by another uplink than those to the servers.
+
+use super::{Examination, Fix, Rule};
+use crate::diagnosis::finding::Remedy;
+use crate::diagnosis::routes::{By, Diversion};
+use crate::diagnosis::session::Session;
+use crate::trace::event::Vantage;
+
+use super::diverted::{self, Said};
+use super::wording::{ask, ip, way};
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR118",
+    name: "peer-by-other-uplink",
+    title: "packets to the peer leave by another uplink than those to the servers",
+    meaning: "This host has several uplinks and routes the peer by another one than the STUN server. The address that the server told is then that of one uplink, and the checks come from the other, which the peer's NAT does not expect.",
+    detection: "The kernel routes packets to a candidate of the peer by another physical device than those to the servers, by a route of the main table.",
+    proof: "ip route get for both addresses; the peer sees a source that is no candidate.",
+    doubt: "The same device for both.",
+    fixes: &[
+        Fix::safe("Let one uplink carry both: drop the more specific route, or use a server that goes the same way."),
+        Fix::safe(
+            "Or give each uplink a table and a rule by source address, so that each candidate leaves by its own uplink (netplan: routing-policy; NetworkManager: ipv4.routing-rules).",
+        ),
+    ],
+    threads: &[
+        "tailscale/tailscale#14092",
+        "tailscale/tailscale#4404",
+        "tailscale/tailscale#1066",
+        "tailscale/tailscale#13357",
+        "netbirdio/netbird#980",
+    ],
+    depends_on: &["WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    diverted::examine(session, |by| matches!(by, By::OtherUplink), say)
+}
+
+fn say(_session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Said {
+    let answer = &diversion.answer.fact;
+    let to = answer.question.destination;
+    let usual = diversion.server.map_or_else(|| "elsewhere".to_owned(), |server| way(&server.fact));
+    let mut advice = vec![Remedy::safe("See what the kernel does with these packets").run(ask(&answer.question))];
+    let route = diversion.server.and_then(|server| server.fact.route.as_ref());
+    if let Some((route, device)) = route.and_then(|route| Some((route, route.device.as_ref()?))) {
+        let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+        let family = ip(crate::host::Family::of(to));
+        advice.push(
+            Remedy::safe(format!("Try the peer by the servers' uplink (undo: {family} route del {to})"))
+                .run(format!("{family} route add {to}{via} dev {device}")),
+        );
+    }
+    (
+        format!(
+            "{} sends packets to the peer ({to}) to {} and those to the servers to {usual}",
+            vantage.name(),
+            way(answer)
+        ),
+        vec![],
+        advice,
+    )
+}

@@ -1,0 +1,53 @@
+//! The port that was asked for is taken.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
+use crate::diagnosis::session::Session;
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR124",
+    name: "port-taken",
+    title: "the port that was asked for is taken",
+    meaning: "Another program on this host has the port that the session was to use, so another port was used, or none. A router's forward or a firewall's exception for that port then does not help.",
+    detection: "The socket could not be opened (EADDRINUSE), or the application's port was found taken.",
+    proof: "ss -ulpn names the program that has it.",
+    doubt: "The port free.",
+    fixes: &[Fix::safe("Stop the other program, or give one of the two another port.")],
+    threads: &["tailscale/tailscale#16300"],
+    depends_on: &[],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let failed = side.socket_failures.iter().find(|(_, _, local, detail)| {
+        let detail = detail.to_ascii_lowercase();
+        local.port() != 0 && (detail.contains("in use") || detail.contains("eaddrinuse"))
+    });
+    let application =
+        side.host.application.as_ref().filter(|(_, application)| !application.port_used && application.port.is_some());
+    let (port, seq, severity) = match (failed, application) {
+        (Some((seq, _, local, _)), _) => (local.port(), *seq, Severity::Warning),
+        // The application itself has it: that was to be expected, and its mark and user were used on another port.
+        (None, Some((seq, application))) => (application.port?, *seq, Severity::Info),
+        (None, None) => return None,
+    };
+    let owner = side.host.sockets.iter().find(|socket| socket.fact.local.port() == port);
+    let by = owner
+        .and_then(|socket| socket.fact.process.as_ref())
+        .map(|process| format!(" by {process}"))
+        .unwrap_or_default();
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity,
+        summary: format!("Port {port} of {} is taken{by}", vantage.name()),
+        evidence: [seq].into_iter().chain(owner.map(|socket| socket.seq)).collect(),
+        advice: vec![Remedy::safe("See who has it").run(format!("ss -ulpn 'sport = :{port}'"))],
+        ..Fault::default()
+    })
+}

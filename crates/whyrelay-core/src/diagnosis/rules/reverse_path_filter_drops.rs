@@ -1,0 +1,63 @@
+//! Strict reverse path filtering drops what arrives.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Remedy};
+use crate::diagnosis::session::{Path, Session};
+use crate::host::ProbeAim;
+use crate::trace::event::Vantage;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR110",
+    name: "reverse-path-filter-drops",
+    title: "strict reverse path filtering drops what arrives",
+    meaning: "The kernel of this side drops packets that arrive by another interface than the one by which it would answer (rp_filter=1). A capture shows the checks and the program never gets them. It comes with policy routing, a full-tunnel VPN, or two uplinks.",
+    detection: "The counter TcpExt IPReversePathFilter moved during the checks.",
+    proof: "nstat -az TcpExtIPReversePathFilter before and after a check; with rp_filter=2 the check arrives.",
+    doubt: "The counter standing still while checks are lost.",
+    fixes: &[Fix::safe(
+        "Make it permanent in /etc/sysctl.d/ if it helps; in a container set the sysctl on the host or with --sysctl.",
+    )],
+    threads: &["netbirdio/netbird#1839", "netbirdio/netbird#2753", "tailscale/tailscale#19796"],
+    depends_on: &["WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let host = &side.host;
+    let (seq, dropped) = host.counter("TcpExt.IPReversePathFilter").filter(|(_, by)| *by > 0)?;
+    // Which interfaces are strict: those of the session's sockets first.
+    let used = side.local_candidates.iter().filter_map(|local| local.interface.clone());
+    let strict: Vec<_> =
+        used.filter_map(|device| Some((host.rp_filter(&device).filter(|(_, value)| *value == 1)?.0, device))).collect();
+    let on = strict.first().map(|(_, device)| format!(" (rp_filter is 1 on {device})")).unwrap_or_default();
+    let device = strict.first().map_or("all", |(_, device)| device.as_str());
+    let marked = host.sysctls.iter().any(|((name, _), (_, value))| name == "src_valid_mark" && value == "1");
+    let mut advice = vec![
+        Remedy::safe("Filter loosely (undo: the same with 1)")
+            .run("sysctl -w net.ipv4.conf.all.rp_filter=2")
+            .run(format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2")),
+    ];
+    if marked {
+        advice.push(Remedy::firewall("src_valid_mark is 1 here: if a rule marks packets on arrival, save and restore the mark per connection (ct mark), as wg-quick does"));
+    }
+    let probes = host.probes_with(|aim| matches!(aim, ProbeAim::Device { .. })).map(|probe| probe.seq);
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: session.harm(),
+        summary: format!(
+            "The kernel of {} dropped {dropped} packets on arrival by reverse path filtering{on}",
+            vantage.name()
+        ),
+        evidence: [seq].into_iter().chain(strict.first().map(|(seq, _)| *seq)).chain(probes.take(2)).collect(),
+        advice,
+        ..Fault::default()
+    })
+}

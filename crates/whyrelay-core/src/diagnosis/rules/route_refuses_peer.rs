@@ -1,0 +1,104 @@
+//! The kernel refuses to route packets to the peer.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Remedy};
+use crate::diagnosis::routes::{By, diversions, reachable_candidates};
+use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Vantage;
+
+use super::wording::{ask, ip, quoted};
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR104",
+    name: "route-refuses-peer",
+    title: "the kernel refuses to route packets to the peer",
+    meaning: "A route or policy rule of this host says that the peer must not be reached, or there is no route: blackhole (EINVAL, \"invalid argument\"), prohibit (EACCES), unreachable (EHOSTUNREACH), none or throw (ENETUNREACH). The packets do not leave the host.",
+    detection: "Sends to the peer failed with one of these error numbers, or the kernel answered so when it was asked for the route.",
+    proof: "ip route get PEER-ADDRESS with the session's mark fails with the same error.",
+    doubt: "The same send with success.",
+    fixes: &[Fix::safe(
+        "Find the route or rule (ip route show table all type blackhole, likewise unreachable and prohibit; ip rule show) and take the peer out of it where it is configured.",
+    )],
+    threads: &["netbirdio/netbird#2116", "tailscale/tailscale#21146"],
+    depends_on: &["WR801", "WR106", "WR117"],
+    examine,
+};
+
+const EACCES: i32 = 13;
+const EINVAL: i32 = 22;
+const ENETUNREACH: i32 = 101;
+const EHOSTUNREACH: i32 = 113;
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let candidates: Vec<_> = reachable_candidates(side, peer).collect();
+    let refused = side.send_failures.iter().filter(|((_, remote, errno), _)| {
+        let neighbor_failed =
+            side.icmp_errors.keys().any(|(_, to, icmp_type, code)| to == remote && (*icmp_type, *code) == (3, 1));
+        let of_route = matches!(*errno, EACCES | EINVAL | ENETUNREACH) || *errno == EHOSTUNREACH && !neighbor_failed;
+        // Without any IPv6 route there is a rule of its own.
+        of_route && candidates.contains(&remote.ip()) && !(remote.is_ipv6() && *errno == ENETUNREACH)
+    });
+    let first = refused.min_by_key(|(_, failure)| failure.seq);
+    let asked = diversions(session, vantage)
+        .into_iter()
+        .find(|diversion| matches!(diversion.by, By::Refusal) && diversion.answer.fact.question.destination.is_ipv4());
+    let (to, detail, seq) = match (first, &asked) {
+        (Some(((_, remote, _), failure)), _) => (remote.ip(), failure.detail.clone(), failure.seq),
+        (None, Some(diversion)) => {
+            let answer = &diversion.answer.fact;
+            (answer.question.destination, super::wording::way(answer), diversion.answer.seq)
+        }
+        (None, None) => return None,
+    };
+    let family = ip(crate::host::Family::of(to));
+    let question = asked
+        .as_ref()
+        .map_or_else(|| format!("{family} route get {to}"), |diversion| ask(&diversion.answer.fact.question));
+    let mut advice = vec![Remedy::safe("Ask the kernel").run(question)];
+    let rule =
+        asked.as_ref().and_then(|diversion| crate::diagnosis::routes::deciding(&side.host, &diversion.answer.fact));
+    let by = rule.map(|rule| format!(" by \"{}\"", quoted(&rule.fact))).unwrap_or_default();
+    let route = side.host.routes.iter().find(|route| {
+        let refuses = matches!(
+            route.fact.route_kind,
+            crate::host::RouteKind::Blackhole | crate::host::RouteKind::Unreachable | crate::host::RouteKind::Prohibit
+        );
+        refuses && route.fact.destination.contains(to)
+    });
+    if let Some(route) = route {
+        let kind = format!("{:?}", route.fact.route_kind).to_lowercase();
+        let table = if route.fact.table == 254 { String::new() } else { format!(" table {}", route.fact.table) };
+        advice.push(
+            Remedy::safe("Take the route out")
+                .run(format!("{family} route del {kind} {}{table}", route.fact.destination)),
+        );
+    }
+    if let Some(rule) = rule {
+        advice.push(Remedy::safe("Take the rule out").run(format!(
+            "{family} rule del pref {} {}",
+            rule.fact.priority,
+            super::wording::selectors(&rule.fact)
+        )));
+    }
+    let evidence = [seq]
+        .into_iter()
+        .chain(asked.map(|diversion| diversion.answer.seq))
+        .chain(rule.map(|rule| rule.seq))
+        .chain(route.map(|route| route.seq));
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: session.harm(),
+        summary: format!("The kernel of {} refuses packets to the peer ({to}){by}: {detail}", vantage.name()),
+        evidence: evidence.collect(),
+        advice,
+        ..Fault::default()
+    })
+}

@@ -1,0 +1,76 @@
+//! Packets leave by another interface than their source address is on.
+
+use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::finding::{Blame, Remedy};
+use crate::diagnosis::session::{Break, Path, Session};
+use crate::trace::event::Vantage;
+
+use super::wording::{ask, ip};
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR115",
+    name: "source-leaves-by-other-interface",
+    title: "packets leave by another interface than their source address is on",
+    meaning: "This host has several addresses and routes by destination only: packets from the second interface's address leave by the first. The provider there drops the foreign source, or the wrong router translates it, and the answers never come back.",
+    detection: "The kernel was asked for the route of packets with each local source: the device is not the one that has the address, and the checks from it are lost.",
+    proof: "ip route get PEER from SOURCE shows the device; the peer's answers go to an address that is no candidate.",
+    doubt: "Checks from that source that are answered.",
+    fixes: &[Fix::safe(
+        "Give each uplink its own table and a rule by source address (netplan: routing-policy from; NetworkManager: ipv4.routing-rules), or leave the other interface out (--exclude-interface).",
+    )],
+    threads: &["tailscale/tailscale#14092", "coturn/coturn#450", "n0-computer/iroh#2856"],
+    depends_on: &["WR801", "WR105", "WR106", "WR107", "WR108", "WR114", "WR118"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let host = &side.host;
+    let physical = |device: &str| {
+        host.link(device).is_some_and(|link| {
+            !link.fact.is_tunnel() && !link.fact.is_virtual_bridge() || link.fact.link_kind.as_deref() == Some("veth")
+        })
+    };
+    let wrong = host.route_answers.iter().find_map(|answer| {
+        let question = &answer.fact.question;
+        let (source, device) = (question.source?, answer.fact.device()?);
+        let home = host.addresses.iter().find(|address| address.fact.address == source)?;
+        let elsewhere = home.fact.device != device && device != "lo" && physical(&home.fact.device) && physical(device);
+        let lost = session.pairs.iter().any(|pair| {
+            let from_it = pair
+                .side(vantage)
+                .is_some_and(|own| own.pair.local.ip() == source && own.pair.remote.ip() == question.destination);
+            from_it
+                && session.could_arrive(pair, vantage)
+                && matches!(pair.from(vantage).broken, Some(Break::OnTheWay | Break::OnTheWayBack | Break::Somewhere))
+        });
+        (question.out_device.is_none() && elsewhere && lost).then_some((answer, home, device))
+    });
+    let (answer, home, device) = wrong?;
+    let source = home.fact.address;
+    let family = ip(crate::host::Family::of(source));
+    let gateway = host.routes.iter().find_map(|route| {
+        route.fact.gateway.filter(|_| route.fact.device.as_deref() == Some(home.fact.device.as_str()))
+    });
+    let via = gateway.map_or_else(|| "GATEWAY".to_owned(), |gateway| gateway.to_string());
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: session.harm(),
+        summary: format!("{} sends packets from {source}, an address of {}, by {device}", vantage.name(), home.fact.device),
+        evidence: vec![answer.seq, home.seq],
+        advice: vec![
+            Remedy::safe("See what the kernel does with these packets").run(ask(&answer.fact.question)),
+            Remedy::safe(format!("Route this address by its own interface, until the next boot (undo: {family} rule del from {source} lookup 1001)"))
+                .run(format!("{family} route add default via {via} dev {} table 1001", home.fact.device))
+                .run(format!("{family} rule add from {source} lookup 1001")),
+        ],
+        ..Fault::default()
+    })
+}

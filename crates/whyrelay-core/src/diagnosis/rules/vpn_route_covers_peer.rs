@@ -1,0 +1,81 @@
+//! A VPN's route covers the peer's own address.
+
+use super::{Examination, Fix, Rule};
+use crate::diagnosis::finding::Remedy;
+use crate::diagnosis::routes::{By, Diversion};
+use crate::diagnosis::session::Session;
+use crate::trace::event::Vantage;
+
+use super::diverted::{self, Said};
+use super::wording::{ask, ip, is_about, way};
+use crate::host::SoftwareName;
+
+pub(super) const RULE: Rule = Rule {
+    code: "WR107",
+    name: "vpn-route-covers-peer",
+    title: "a VPN's route covers the peer's own address",
+    meaning: "A route into a tunnel (a network route or exit node of a VPN, an AllowedIPs range) contains the address at which the peer is to be reached. The packets of the direct path are sent into the tunnel that they should carry, so the direct path dies as soon as the route is there.",
+    detection: "The kernel routes packets to a candidate of the peer into a tunnel, and those to the servers not.",
+    proof: "ip route get PEER-ADDRESS shows the tunnel; without the route the check is answered.",
+    doubt: "A check bound to the physical device that fails, too.",
+    fixes: &[Fix::safe(
+        "Take the peer's address out of the route: split the range, or exclude it in the VPN's network route or exit node settings.",
+    )],
+    threads: &[
+        "netbirdio/netbird#4047",
+        "netbirdio/netbird#4069",
+        "netbirdio/netbird#3924",
+        "netbirdio/netbird#4503",
+        "netbirdio/netbird#4033",
+        "netbirdio/netbird#4950",
+    ],
+    depends_on: &["WR801"],
+    examine,
+};
+
+fn examine(session: &Session<'_>) -> Examination {
+    diverted::examine(session, |by| matches!(by, By::TunnelRoute), say)
+}
+
+fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Said {
+    let host = &session.evidence.side(vantage).host;
+    let answer = &diversion.answer.fact;
+    let to = answer.question.destination;
+    let mut advice = vec![Remedy::safe("See what the kernel does with these packets").run(ask(&answer.question))];
+    let usual = diversion.server.and_then(|server| server.fact.route.as_ref());
+    if let Some((usual, device)) = usual.and_then(|usual| Some((usual, usual.device.as_ref()?))) {
+        let via = usual.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+        let family = ip(crate::host::Family::of(to));
+        let table = answer.route.as_ref().map(|route| route.table).filter(|table| *table != 254 && *table != 0);
+        let table = table.map(|table| format!(" table {table}")).unwrap_or_default();
+        advice.push(
+            Remedy::safe(format!("Send the peer's own address past the tunnel (undo: {family} route del {to}{table})"))
+                .run(format!("{family} route add {to}{via} dev {device}{table}")),
+        );
+    }
+    if is_about(host, SoftwareName::Netbird) {
+        advice.push(
+            Remedy::safe("With NetBird, see and deselect the route that covers it")
+                .run("netbird networks list")
+                .run("netbird networks deselect NETWORK-ID"),
+        );
+    }
+    if is_about(host, SoftwareName::Tailscale) {
+        advice.push(
+            Remedy::safe("With Tailscale, do without the exit node or subnet routes")
+                .run("tailscale set --exit-node= --accept-routes=false"),
+        );
+    }
+    let covering = answer
+        .route
+        .as_ref()
+        .and_then(|route| route.matched)
+        .map(|prefix| format!(" (the route {prefix})"))
+        .unwrap_or_default();
+    let summary = format!(
+        "{} sends packets for the peer's own address {to} into the tunnel: {}{covering}",
+        vantage.name(),
+        way(answer)
+    );
+    (summary, vec![], advice)
+}

@@ -1,0 +1,189 @@
+//! Facts about a host in the words of the commands that show and change them.
+
+use std::fmt::Write as _;
+
+use crate::diagnosis::evidence::HostEvidence;
+use crate::diagnosis::finding::Remedy;
+use crate::host::{
+    Family, FirewallFramework, FirewallRule, PolicyRule, RouteAnswer, RouteQuestion, RuleAction, SoftwareName,
+};
+
+/// A policy rule as `ip rule` writes it, without its priority.
+pub(super) fn selectors(rule: &PolicyRule) -> String {
+    let mut text = String::from(if rule.invert { "not " } else { "" });
+    let _ = match &rule.from {
+        Some(from) => write!(text, "from {from}"),
+        None => write!(text, "from all"),
+    };
+    if let Some(to) = &rule.to {
+        let _ = write!(text, " to {to}");
+    }
+    if let Some(mark) = rule.mark {
+        let _ = write!(text, " fwmark {mark:#x}");
+        if let Some(mask) = rule.mask.filter(|mask| *mask != u32::MAX) {
+            let _ = write!(text, "/{mask:#x}");
+        }
+    }
+    for (word, device) in [("iif", &rule.in_device), ("oif", &rule.out_device)] {
+        if let Some(device) = device {
+            let _ = write!(text, " {word} {device}");
+        }
+    }
+    if let Some((first, last)) = rule.users {
+        let _ = write!(text, " uidrange {first}-{last}");
+    }
+    match rule.protocol {
+        Some(17) => text.push_str(" ipproto udp"),
+        Some(6) => text.push_str(" ipproto tcp"),
+        Some(other) => {
+            let _ = write!(text, " ipproto {other}");
+        }
+        None => {}
+    }
+    for (word, ports) in [("sport", rule.source_ports), ("dport", rule.destination_ports)] {
+        match ports {
+            Some((first, last)) if first == last => {
+                let _ = write!(text, " {word} {first}");
+            }
+            Some((first, last)) => {
+                let _ = write!(text, " {word} {first}-{last}");
+            }
+            None => {}
+        }
+    }
+    let _ = match (&rule.rule_action, rule.table) {
+        (RuleAction::Lookup, Some(table)) => write!(text, " lookup {}", table_name(table)),
+        (RuleAction::Blackhole, _) => write!(text, " blackhole"),
+        (RuleAction::Unreachable, _) => write!(text, " unreachable"),
+        (RuleAction::Prohibit, _) => write!(text, " prohibit"),
+        _ => Ok(()),
+    };
+    text
+}
+
+/// The rule as a reader quotes it: priority and selectors.
+pub(super) fn quoted(rule: &PolicyRule) -> String {
+    format!("ip rule {}: {}", rule.priority, selectors(rule))
+}
+
+pub(super) fn table_name(table: u32) -> String {
+    match table {
+        253 => "default".to_owned(),
+        254 => "main".to_owned(),
+        255 => "local".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+pub(super) const fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip -6",
+    }
+}
+
+/// The command that asks the kernel the same question.
+pub(super) fn ask(question: &RouteQuestion) -> String {
+    let family = Family::of(question.destination);
+    let mut text = format!("{} route get {}", ip(family), question.destination);
+    if let Some(source) = question.source {
+        let _ = write!(text, " from {source}");
+    }
+    text.push_str(if question.protocol == 6 { " ipproto tcp" } else { " ipproto udp" });
+    if let Some(port) = question.source_port {
+        let _ = write!(text, " sport {port}");
+    }
+    let _ = write!(text, " dport {}", question.destination_port);
+    if question.mark != 0 {
+        let _ = write!(text, " mark {:#x}", question.mark);
+    }
+    let _ = write!(text, " uid {}", question.user);
+    text
+}
+
+/// Where an answer leads: `dev wg0 table 200`, or what the kernel refuses with.
+pub(super) fn way(answer: &RouteAnswer) -> String {
+    if let Some(failure) = &answer.failure {
+        return failure.detail.clone();
+    }
+    let Some(route) = &answer.route else { return "nowhere".to_owned() };
+    let device = route
+        .device
+        .as_ref()
+        .map_or_else(|| format!("{:?}", route.route_kind).to_lowercase(), |device| format!("dev {device}"));
+    let table =
+        if matches!(route.table, 0 | 254) { String::new() } else { format!(" table {}", table_name(route.table)) };
+    let source = route.preferred_source.map(|source| format!(" src {source}")).unwrap_or_default();
+    format!("{device}{table}{source}")
+}
+
+/// What to do against a firewall rule.
+pub(super) fn against(rule: &FirewallRule, host: &HostEvidence, port: Option<u16>, inbound: bool) -> Vec<Remedy> {
+    let mut remedies = Vec::new();
+    let has = |name| host.software(name).is_some();
+    let ports = port.map_or_else(|| "1024:65535".to_owned(), |port| port.to_string());
+    if has(SoftwareName::Ufw) {
+        let command = if inbound {
+            format!("ufw allow in proto udp to any port {ports}")
+        } else {
+            "ufw allow out proto udp to any".to_owned()
+        };
+        remedies.push(Remedy::firewall("With ufw, allow it").run(command));
+    }
+    if has(SoftwareName::Firewalld) && inbound {
+        let port = port.map_or_else(|| "1024-65535".to_owned(), |port| port.to_string());
+        let command = format!("firewall-cmd --permanent --add-port={port}/udp && firewall-cmd --reload");
+        remedies.push(Remedy::firewall("With firewalld, allow it").run(command));
+    }
+    if rule.framework == FirewallFramework::Nftables {
+        let (family, table, chain) = (&rule.table_family, &rule.table, &rule.chain);
+        let what = match (inbound, port) {
+            (true, Some(port)) => format!("udp dport {port}"),
+            (false, Some(port)) => format!("udp sport {port}"),
+            (_, None) => "meta l4proto udp".to_owned(),
+        };
+        remedies.push(
+            Remedy::firewall("Accept this traffic ahead of the rule, until the next reload of the ruleset")
+                .run(format!("nft insert rule {family} {table} {chain} {what} accept")),
+        );
+        if let Some(handle) = rule.handle {
+            remedies.push(
+                Remedy::firewall("Or take the rule out")
+                    .run(format!("nft delete rule {family} {table} {chain} handle {handle}")),
+            );
+        }
+    } else {
+        let chain = &rule.chain;
+        let what = match (inbound, port) {
+            (true, Some(port)) => format!("-p udp --dport {port}"),
+            (false, Some(port)) => format!("-p udp --sport {port}"),
+            (_, None) => "-p udp".to_owned(),
+        };
+        remedies.push(
+            Remedy::firewall("Accept this traffic ahead of the rule")
+                .run(format!("iptables-legacy -I {chain} {what} -j ACCEPT")),
+        );
+    }
+    remedies
+}
+
+/// A firewall rule as a reader finds it.
+pub(super) fn quoted_firewall(rule: &FirewallRule) -> String {
+    let place = format!("{} {} {}", rule.table_family, rule.table, rule.chain);
+    match rule.handle {
+        Some(handle) => format!("nft rule \"{}\" in {place}, handle {handle}", rule.rule),
+        None => format!("rule \"{}\" in {place}", rule.rule),
+    }
+}
+
+/// Whether a program is what this session stands in for, or is there at all.
+pub(super) fn is_about(host: &HostEvidence, name: SoftwareName) -> bool {
+    let asked = host
+        .application
+        .as_ref()
+        .is_some_and(|(_, application)| application.asked.eq_ignore_ascii_case(&format!("{name:?}")));
+    asked || host.software(name).is_some()
+}
+
+/// What is missing where the host was not looked at.
+pub(super) const NO_FACTS: &str = "nothing is recorded about routes, rules and firewall on the host";

@@ -1,0 +1,207 @@
+//! Facts about a host, as its kernel would tell them.
+
+use std::collections::BTreeMap;
+
+use whyrelay_core::host::{
+    Address, AnsweredRoute, Application, Family, FirewallFramework, FirewallRule, HostFact, Link, Moment, Neighbor,
+    NeighborState, OwnPacket, PolicyRule, Prefix, ProfileTally, Route, RouteAnswer, RouteFailure, RouteKind,
+    RoutePurpose, RouteQuestion, RuleAction, Software, SoftwareName,
+};
+use whyrelay_core::trace::event::{EventKind, Vantage};
+
+use crate::builder::{Session, address};
+
+impl Session {
+    pub(crate) fn fact(&mut self, vantage: Vantage, fact: HostFact) {
+        self.push(vantage, EventKind::HostFact { moment: Moment::After, fact: Box::new(fact) });
+    }
+
+    /// An interface with an address.
+    pub(crate) fn link(&mut self, vantage: Vantage, device: &str, kind: Option<&str>, own: &str) {
+        let link = Link {
+            device: device.into(),
+            index: 2,
+            link_kind: kind.map(str::to_owned),
+            loopback: false,
+            up: true,
+            running: true,
+            mtu: 1500,
+            mac: None,
+            master: None,
+        };
+        self.fact(vantage, HostFact::Link(link));
+        let (device, scope) = (device.to_owned(), "global".to_owned());
+        let address = own.parse().expect("an address");
+        self.fact(vantage, HostFact::Address(Address { device, address, prefix_length: 24, scope, flags: vec![] }));
+    }
+
+    /// What the kernel answers for a packet of A to an address: where it leads, or errno.
+    pub(crate) fn route(&mut self, purpose: RoutePurpose, to: &str, mark: u32, way: Result<Way<'_>, i32>) {
+        let destination = address(to);
+        let question = RouteQuestion {
+            purpose,
+            destination: destination.ip(),
+            destination_port: destination.port(),
+            source: Some(address(crate::report::A).ip()),
+            source_port: Some(40_000),
+            protocol: 17,
+            mark,
+            user: 0,
+            out_device: None,
+        };
+        let rule = way.as_ref().ok().and_then(|way| way.rule);
+        let failure = way.as_ref().err().map(|errno| RouteFailure { errno: *errno, detail: format!("errno {errno}") });
+        let route = way.ok().map(|way| AnsweredRoute {
+            route_kind: RouteKind::Unicast,
+            device: Some(way.device.into()),
+            gateway: way.gateway.map(|gateway| gateway.parse().expect("an address")),
+            preferred_source: Some(address(crate::report::A).ip()),
+            table: way.table,
+            matched: None,
+            mtu: None,
+        });
+        self.fact(Vantage::A, HostFact::RouteAnswer(RouteAnswer { question, route, failure, rule }));
+    }
+
+    pub(crate) fn rule(&mut self, rule: PolicyRule) {
+        self.fact(Vantage::A, HostFact::PolicyRule(rule));
+    }
+
+    pub(crate) fn counters(&mut self, vantage: Vantage, moved: &[(&str, i64)]) {
+        let moved: BTreeMap<_, _> = moved.iter().map(|(name, by)| ((*name).to_owned(), *by)).collect();
+        let read = ["Ip", "Udp", "TcpExt", "Icmp"].map(str::to_owned).to_vec();
+        self.fact(vantage, HostFact::Counters { moved, read });
+    }
+
+    pub(crate) fn firewall(&mut self, hook: &str, rule: &str, verdict: Option<&str>, packets: u64) {
+        let rule = FirewallRule {
+            framework: FirewallFramework::Nftables,
+            table_family: "inet".into(),
+            table: "filter".into(),
+            chain: hook.into(),
+            hook: Some(hook.into()),
+            chain_type: Some("filter".into()),
+            priority: Some(0),
+            handle: Some(7),
+            rule: rule.into(),
+            verdict: verdict.map(str::to_owned),
+            target: None,
+            sets_mark: verdict.is_none(),
+            packets: Some(packets),
+            packets_since: Some(packets),
+        };
+        self.fact(Vantage::A, HostFact::FirewallRule(rule));
+    }
+
+    pub(crate) fn neighbor(&mut self, at: &str, neighbor_state: NeighborState) {
+        let (device, address) = ("eth0".to_owned(), at.parse().expect("an address"));
+        self.fact(Vantage::A, HostFact::Neighbor(Neighbor { device, address, mac: None, neighbor_state }));
+    }
+
+    pub(crate) fn own_packet(&mut self, device: &str, source: &str, destination: &str) {
+        let (source, destination) = (address(source), address(destination));
+        self.fact(
+            Vantage::A,
+            HostFact::OwnPacket(OwnPacket { device: device.into(), source, destination, packets: 7 }),
+        );
+    }
+
+    pub(crate) fn software(&mut self, software: SoftwareName, environment: &[(&str, &str)]) {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (signs, process_id) = (vec!["process".to_owned()], Some(1));
+        self.fact(
+            Vantage::A,
+            HostFact::Software(Software { software, signs, process_id, environment: Some(environment) }),
+        );
+    }
+
+    pub(crate) fn application(&mut self, mark: Option<u32>, port_used: bool) {
+        let application = Application {
+            asked: "netbird".into(),
+            origin: "known".into(),
+            mark,
+            port: Some(51_820),
+            port_used,
+            user: Some(0),
+            bound_device: None,
+            raw: false,
+            not_imitated: vec![],
+        };
+        self.fact(Vantage::A, HostFact::Application(application));
+    }
+
+    pub(crate) fn tally(&mut self, as_application: bool, answered: u32) {
+        self.fact(
+            Vantage::A,
+            HostFact::ProfileTally(ProfileTally {
+                as_application,
+                pairs_checked: 2,
+                pairs_answered: answered,
+                server_requests: 2,
+                server_answers: 2,
+                sends_refused: 0,
+            }),
+        );
+    }
+
+    pub(crate) fn capabilities(&mut self, effective: &[&str], container: Option<&str>) {
+        let effective = effective.iter().map(|name| (*name).to_owned()).collect();
+        self.fact(Vantage::A, HostFact::Capabilities { user: 0, effective, container: container.map(str::to_owned) });
+    }
+
+    pub(crate) fn default_route(&mut self, table: u32) {
+        let destination = Prefix { address: "0.0.0.0".parse().expect("an address"), length: 0 };
+        self.fact(
+            Vantage::A,
+            HostFact::Route(Route {
+                table,
+                destination,
+                route_kind: RouteKind::Unicast,
+                device: Some("eth0".into()),
+                gateway: Some("192.168.1.1".parse().expect("an address")),
+                preferred_source: None,
+                metric: None,
+                mtu: None,
+            }),
+        );
+    }
+}
+
+/// Where an answer leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way<'a> {
+    pub(crate) device: &'a str,
+    pub(crate) gateway: Option<&'a str>,
+    pub(crate) table: u32,
+    pub(crate) rule: Option<u32>,
+}
+
+/// By the uplink, as usual.
+pub(crate) const UPLINK: Way<'static> =
+    Way { device: "eth0", gateway: Some("192.168.1.1"), table: 254, rule: Some(32_766) };
+
+/// A rule that looks up a table for one destination.
+pub(crate) fn policy_rule(priority: u32) -> PolicyRule {
+    PolicyRule {
+        family: Family::V4,
+        priority,
+        rule_action: RuleAction::Lookup,
+        table: Some(200),
+        invert: false,
+        from: None,
+        to: None,
+        in_device: None,
+        out_device: None,
+        mark: None,
+        mask: None,
+        users: None,
+        protocol: None,
+        source_ports: None,
+        destination_ports: None,
+        tos: None,
+        suppress_prefix_length: None,
+        goto: None,
+        l3mdev: false,
+        origin: None,
+    }
+}

@@ -1,0 +1,204 @@
+//! Cases of the 1xx and 8xx families: what a host does to its own packets.
+
+use whyrelay_core::host::{HostFact, NeighborState, Prefix, RoutePurpose, RuleAction, SoftwareName};
+use whyrelay_core::ice::candidate::CandidateType;
+use whyrelay_core::trace::event::{EventKind, InterfaceUse, SessionOptions, Side, Transport, Vantage};
+
+use super::facts::{UPLINK, Way, policy_rule};
+use super::{Case, case, failing, lost};
+use crate::builder::{Check, Fate, Session, address};
+use crate::report::{A, A_MAPPED, B, B_MAPPED, STUN, a_checks, direct};
+
+const PEER: RoutePurpose = RoutePurpose::Peer;
+const SERVER: RoutePurpose = RoutePurpose::Server;
+
+/// Checks of A lost, with the kernel's answers for the peer and the server.
+fn diverted(links: &[(&str, Option<&str>)], peer: Way<'_>, more: impl FnOnce(&mut Session)) -> Session {
+    lost(|session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        for (device, kind) in links {
+            session.link(Vantage::A, device, *kind, "10.66.0.2");
+        }
+        more(session);
+        session.route(SERVER, STUN, 0, Ok(UPLINK));
+        session.route(PEER, B_MAPPED, 0, Ok(peer));
+    })
+}
+
+fn refused(errno: i32) -> Session {
+    failing(Fate::SendRefused(errno), Fate::LostOnTheWay, |_| {})
+}
+
+fn icmp(session: &mut Session, vantage: Vantage, remote: &str, offender: &str, icmp_type: u8, icmp_code: u8) {
+    let (local, remote) = (address(if vantage == Vantage::A { A } else { B }), address(remote));
+    let offender = Some(offender.parse().expect("an address"));
+    session.push(vantage, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno: 113 });
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = routing();
+    cases.extend(dropping());
+    cases.extend(configuration());
+    cases
+}
+
+fn routing() -> Vec<Case> {
+    let tunnel = [("wg0", Some("wireguard"))];
+    let into = |device, table, rule| Way { device, gateway: None, table, rule: Some(rule) };
+    let to_peer = |session: &mut Session| {
+        let to = Some(Prefix { address: "198.51.100.0".parse().expect("an address"), length: 24 });
+        session.rule(whyrelay_core::host::PolicyRule { to, ..policy_rule(100) });
+    };
+    let blackhole = |session: &mut Session| {
+        session.rule(whyrelay_core::host::PolicyRule {
+            mark: Some(0x3D00),
+            mask: Some(0x3F00),
+            rule_action: RuleAction::Blackhole,
+            table: None,
+            ..policy_rule(2061)
+        });
+    };
+    let collision = failing(Fate::SendRefused(22), Fate::LostOnTheWay, |session| {
+        blackhole(session);
+        session.route(SERVER, STUN, 0, Ok(UPLINK));
+        session.route(PEER, B_MAPPED, 0, Ok(UPLINK));
+        session.route(PEER, B_MAPPED, 0x1BD00, Err(22));
+    });
+    let two_uplinks = lost(|session| {
+        session.link(Vantage::A, "eth1", None, "192.168.1.2");
+        session.link(Vantage::A, "eth0", None, "192.168.2.2");
+        session.route(SERVER, STUN, 0, Ok(UPLINK));
+        session.route(PEER, B_MAPPED, 0, Ok(UPLINK));
+    });
+    let everything = lost(|session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
+        session.route(SERVER, STUN, 0, Ok(into("wg0", 51_820, 32_765)));
+        session.route(PEER, B_MAPPED, 0, Ok(into("wg0", 51_820, 32_765)));
+    });
+    let rewritten = diverted(&tunnel, UPLINK, |session| session.own_packet("wg0", A, B_MAPPED));
+    let shadowed = diverted(&[("br-1234", Some("bridge"))], into("br-1234", 254, 32_766), |session| {
+        icmp(session, Vantage::A, B_MAPPED, "10.66.0.2", 3, 1);
+    });
+    let silent = diverted(&[], UPLINK, |session| {
+        icmp(session, Vantage::A, B_MAPPED, "192.168.1.2", 3, 1);
+        session.neighbor("192.168.1.1", NeighborState::Failed);
+    });
+    let policy_default = diverted(&[], UPLINK, |session| {
+        session.default_route(201);
+        session.route(SERVER, STUN, 0, Ok(Way { table: 201, ..UPLINK }));
+    });
+    vec![
+        case("WR104", "A", refused(22)),
+        case("WR105", "A", diverted(&tunnel, into("wg0", 200, 100), to_peer)),
+        case("WR106", "A", collision),
+        case("WR107", "A", diverted(&tunnel, into("wg0", 254, 32_766), |_| {})),
+        case("WR108", "A", everything),
+        case("WR109", "A", rewritten),
+        case("WR113", "A", silent),
+        case("WR114", "A", shadowed),
+        case("WR115", "A", two_uplinks),
+        case("WR118", "A", diverted(&[("eth1", None)], into("eth1", 254, 32_766), |_| {})),
+        Case { also: &["WR501"], ..case("WR125", "A", policy_default) },
+    ]
+}
+
+fn dropping() -> Vec<Case> {
+    let full = failing(Fate::SendRefused(1), Fate::LostOnTheWay, |session| {
+        session.fact(Vantage::A, HostFact::ConntrackUse { entries: 262_144, max: 262_144 });
+    });
+    let filtered = lost(|session| session.counters(Vantage::A, &[("TcpExt.IPReversePathFilter", 12)]));
+    let input = lost(|session| session.firewall("input", "udp dport 40000 drop", Some("drop"), 7));
+    let checksum = lost(|session| session.counters(Vantage::B, &[("Udp.InCsumErrors", 5)]));
+    let carrier = lost(|session| {
+        session.firewall("forward", "ip saddr 100.64.0.0/10 iifname != \"tailscale0\" drop", Some("drop"), 3);
+    });
+    let no_route = failing(Fate::LostOnTheWay, Fate::LostOnTheWay, |session| {
+        let (own, peer) = ("[2001:db8:a::1]:40000", "[2001:db8:b::1]:40000");
+        session.candidate(Vantage::A, CandidateType::Host, own, own, None);
+        session.candidate(Vantage::B, CandidateType::Host, peer, peer, None);
+        let (local, remote, detail) = (address(own), address(peer), "ENETUNREACH".to_owned());
+        let transport = Transport::Udp;
+        session.push(Vantage::A, EventKind::SendFailed { transport, local, remote, errno: 101, detail });
+    });
+    let mut elsewhere = failing(Fate::LostOnTheWay, Fate::LostOnTheWay, |_| {});
+    elsewhere.answer_astray(A, B_MAPPED, "198.51.100.77:50000");
+    vec![
+        case("WR103", "A", refused(1)),
+        case("WR110", "A", filtered),
+        case("WR111", "A", input),
+        case("WR112", "A", full),
+        case("WR116", "A", checksum),
+        Case { also: &["WR501", "WR802"], ..case("WR117", "A", no_route) },
+        case("WR119", "B", elsewhere),
+        case("WR120", "A", carrier),
+    ]
+}
+
+fn configuration() -> Vec<Case> {
+    let mut without = Session::new();
+    let interface = |name: &str, used| EventKind::Interface { name: name.into(), index: 1, addresses: vec![], used };
+    without.push(Vantage::A, interface("eth0", InterfaceUse::Excluded));
+    without.push(Vantage::A, EventKind::EndOfCandidates { side: Side::Local });
+    without.fail(Vantage::A);
+
+    let left_out = lost(|session| {
+        let (name, addresses) = ("eth1".to_owned(), vec!["10.0.0.9".parse().expect("an address")]);
+        session.push(Vantage::A, EventKind::Interface { name, index: 3, addresses, used: InterfaceUse::Excluded });
+    });
+    let taken = lost(|session| {
+        let (local, detail) = (address("192.168.1.2:51820"), "Address already in use".to_owned());
+        session.push(Vantage::A, EventKind::SocketFailed { transport: Transport::Udp, local, errno: 98, detail });
+    });
+    let unable = lost(|session| {
+        session.application(Some(0x1BD00), true);
+        session.capabilities(&["CAP_NET_RAW"], Some("docker"));
+    });
+    let apart = lost(|session| {
+        session.application(None, true);
+        session.tally(false, 1);
+        session.tally(true, 0);
+    });
+    let container = lost(|session| {
+        session.link(Vantage::A, "eth0", Some("veth"), "192.168.1.2");
+        session.capabilities(&[], Some("docker"));
+    });
+    let mut own = direct();
+    own.candidate(Vantage::B, CandidateType::Host, "172.17.0.1:50000", "172.17.0.1:50000", None);
+    own.link(Vantage::A, "docker0", Some("bridge"), "172.17.0.1");
+    let mut stuck = direct();
+    stuck.application(Some(0x1BD00), false);
+    let mut crowd = direct();
+    for index in 0..7 {
+        let at = format!("172.{}.0.1:40000", 20 + index);
+        crowd.candidate_on(Vantage::A, &at, &format!("br-{index}"));
+    }
+    let mut only_relay = Session::with_options(SessionOptions { relay_only: true, ..SessionOptions::default() });
+    let (relayed, kind) = (crate::report::RELAYED, CandidateType::Relayed);
+    only_relay.allocate(Vantage::A, A, STUN, relayed, A_MAPPED, B_MAPPED);
+    only_relay.candidate(Vantage::A, kind, relayed, relayed, None);
+    let odd = failing(Fate::SendRefused(5), Fate::LostOnTheWay, |_| {});
+    let mut too_large = failing(Fate::LostOnTheWay, Fate::LostOnTheWay, |_| {});
+    too_large.check(Check { fate: Fate::SendRefused(90), ..a_checks(Fate::Answered) });
+    vec![
+        case("WR101", "A", odd),
+        Case { also: &["WR508", "WR802", "WR703"], ..case("WR102", "A", without) },
+        Case { also: &["WR501"], ..case("WR121", "A", container) },
+        case("WR122", "A", crowd),
+        Case { also: &["WR501"], ..case("WR123", "A", unable) },
+        Case { also: &["WR501"], ..case("WR124", "A", taken) },
+        Case { also: &["WR501"], ..case("WR126", "A", apart) },
+        case("WR127", "B", own),
+        Case {
+            also: &["WR501"],
+            ..case("WR803", "A", lost(|session| session.software(SoftwareName::Netbird, &[("NB_FORCE_RELAY", "true")])))
+        },
+        Case {
+            also: &["WR501"],
+            ..case("WR804", "A", lost(|session| session.software(SoftwareName::Netbird, &[("NB_LAZY_CONN", "true")])))
+        },
+        case("WR805", "A", left_out),
+        case("WR806", "A", stuck),
+        case("WR801", "both sides", super::over_relay(only_relay)),
+    ]
+}

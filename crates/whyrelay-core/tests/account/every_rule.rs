@@ -1,0 +1,95 @@
+//! Every rule fires where its fault is and is silent everywhere else; with one side's recording, nothing wrong is said.
+
+use std::collections::BTreeSet;
+
+use whyrelay_core::diagnosis::finding::Severity;
+use whyrelay_core::diagnosis::rules::RULES;
+use whyrelay_core::report::Report;
+use whyrelay_core::trace::event::{Event, Vantage};
+
+use crate::cases::{self, Case};
+use crate::report::direct;
+
+fn findings(events: &[Event]) -> Vec<(&'static str, &'static str, Severity)> {
+    let findings = Report::from_events(events).findings;
+    findings.iter().map(|finding| (finding.code, finding.blame.name(), finding.severity)).collect()
+}
+
+#[test]
+fn every_rule_has_a_case_that_fires_it_on_the_right_side() {
+    let cases = cases::all();
+    let mut wrong = Vec::new();
+    for rule in RULES {
+        let of_rule: Vec<&Case> = cases.iter().filter(|case| case.code == rule.code).collect();
+        if of_rule.is_empty() {
+            wrong.push(format!("{} {} has no case", rule.code, rule.name));
+        }
+        for case in of_rule {
+            let found = findings(&case.session.events);
+            if !found.iter().any(|(code, blame, _)| *code == case.code && *blame == case.blame) {
+                wrong.push(format!("{} at {} is not found: {found:?}", case.code, case.blame));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_case_has_no_other_errors_or_warnings_and_its_own_come_first() {
+    let mut wrong = Vec::new();
+    for case in cases::all() {
+        let harmful: Vec<_> =
+            findings(&case.session.events).into_iter().filter(|(.., severity)| *severity != Severity::Info).collect();
+        if let Some(other) =
+            harmful.iter().find(|(code, ..)| *code != case.code && !case.also.contains(code) && *code != "WR802")
+        {
+            wrong.push(format!("{}: {other:?} in {harmful:?}", case.code));
+        }
+        let own = harmful.iter().position(|(code, ..)| *code == case.code);
+        // What is only information, and what follows from everything (no relay to fall back to), does not lead.
+        if own.is_some_and(|position| position > 0) && !matches!(case.code, "WR802" | "WR407") {
+            wrong.push(format!("{} is not first: {harmful:?}", case.code));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_healthy_session_has_no_finding() {
+    assert_eq!(findings(&direct().events), []);
+}
+
+#[test]
+fn one_side_alone_says_nothing_that_both_do_not_say() {
+    // What only means that something is not known from one side, or that blames nobody in particular.
+    const UNKNOWN: [&str; 3] = ["WR505", "WR602", "WR802"];
+    let mut wrong = Vec::new();
+    for case in cases::all() {
+        let both: BTreeSet<_> = findings(&case.session.events).into_iter().map(|(code, ..)| code).collect();
+        for vantage in [Vantage::A, Vantage::B] {
+            for (code, blame, severity) in findings(&case.session.of(vantage)) {
+                if severity != Severity::Info && !both.contains(code) && !UNKNOWN.contains(&code) && blame != "the path"
+                {
+                    wrong.push(format!("{} from {}: {code} at {blame}", case.code, vantage.name()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_finding_says_what_shows_it_and_what_helps() {
+    for case in cases::all() {
+        for finding in Report::from_events(&case.session.events).findings {
+            assert!(!finding.remedies.is_empty() && !finding.doubt.is_empty(), "{}", finding.code);
+            assert_eq!(finding.remedies.len(), finding.advice.len());
+            assert!(finding.summary.len() < 400, "{}: {}", finding.code, finding.summary);
+            let cited = finding.evidence.iter().all(|seq| case.session.events.iter().any(|event| event.seq == *seq));
+            assert!(cited, "{} cites events that are not there", finding.code);
+            // Facts that are missing cannot be cited: these are about what did not come.
+            let about_nothing = matches!(finding.code, "WR702" | "WR703" | "WR802" | "WR508" | "WR102" | "WR801");
+            assert!(!finding.evidence.is_empty() || about_nothing, "{} cites nothing", finding.code);
+        }
+    }
+}
