@@ -7,6 +7,7 @@ mod config;
 mod journal;
 mod local;
 mod nat;
+mod probes;
 mod reach;
 mod servers;
 mod sockets;
@@ -31,7 +32,7 @@ use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
 pub use config::CheckConfig;
 use journal::{Entry, Journal, Passed};
 use nat::Origin;
-use servers::Known;
+use servers::{Known, Servers};
 use table::Table;
 
 use crate::io::clock::Clock;
@@ -42,6 +43,9 @@ use crate::session::Sink;
 
 /// Everything that was not asked for on top ends by then; giving allocations back comes after it, in some round trips.
 const LIMIT: Duration = Duration::from_millis(2600);
+
+/// Asking a server what it offers delays the look at the NAT by this at most.
+const DESCRIBE_LIMIT: Duration = Duration::from_millis(250);
 
 /// Local addresses that are looked from, of each family.
 const MAX_ORIGINS: usize = 4;
@@ -136,21 +140,49 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random) -> any
     let _routes = local::look(&journal, &found, config.mark);
     let ipv6 = local::ipv6_state(&found);
 
-    let known = servers::known(config, &journal, &tls, until).await;
+    let Servers { list: known, mut discovery } = servers::known(config, &journal, &tls, until).await;
     if known.is_empty() {
         let why = "no server was named or announced: give --signal, --stun or --turn";
         journal.missing("the NAT's behavior, servers and what gets through", why);
     }
-    let options = UdpOptions { mark: config.mark };
+    let options = UdpOptions { mark: config.mark, ..UdpOptions::default() };
     let mut parts: Vec<Part<'_>> = Vec::new();
     servers::look_at_credentials(config, &journal, &known);
-    parts.extend(nat_parts(config, &journal, &mut random, &known, &found, options, until));
+    let asked = probe_servers(&known, &found, config.mark);
+    // A server that was named instead of announced says itself where it offers behavior discovery.
+    let limit = (Instant::now() + DESCRIBE_LIMIT).min(until);
+    let describing = asked.iter().map(|asked| probes::describe(&journal, random.fork(), asked.clone(), options, limit));
+    let described = join_all(describing.collect::<Vec<_>>()).await;
+    if discovery.is_empty() {
+        discovery.extend(described.iter().flatten().filter_map(|described| described.discovery));
+    }
+    let is_ours = described.iter().any(Option::is_some);
+    for (asked, described) in asked.into_iter().zip(&described) {
+        match described {
+            Some(_) => parts.push(Box::pin(probes::look(journal.clone(), random.fork(), asked, options, until))),
+            None => {
+                let why = format!("{} is no whyrelay server, or silent: give --signal", asked.1);
+                journal.missing("largest packets, WireGuard's shape, the server's clock", why);
+            }
+        }
+    }
+    parts.extend(nat_parts(config, &journal, &mut random, (&known, &discovery), &found, options, until));
     parts.extend(reach_parts(&journal, &mut random, &known, &found, (&tls, options), until));
-    parts.extend(turn_parts(config, &journal, &mut random, &known, &found, (&tls, options), until));
+    parts.extend(turn_parts(config, &journal, &mut random, (&known, is_ours), &found, (&tls, options), until));
     join_all(parts).await;
     tell_ipv6(&journal, ipv6, &known);
     tell_unasked(config, &journal);
     Ok(())
+}
+
+/// The first server of each family over UDP, with our end: whom to ask for whyrelay's own probes.
+fn probe_servers(known: &[Known], found: &[Interface], mark: Option<u32>) -> Vec<(Origin, SocketAddr)> {
+    let first = |ipv4: bool| {
+        let mut remotes = known.iter().filter(|server| server.is_udp()).flat_map(Known::remotes);
+        let remote = remotes.find(|remote| remote.is_ipv4() == ipv4)?;
+        Some((local::origin_toward(remote, found, mark)?, remote))
+    };
+    [first(true), first(false)].into_iter().flatten().collect()
 }
 
 /// The local addresses to look from toward a server: the system's own choice, then the other usable ones.
@@ -189,7 +221,7 @@ fn nat_parts<'a>(
     config: &CheckConfig,
     journal: &Journal,
     random: &mut Random,
-    known: &[Known],
+    (known, discovery): (&[Known], &[SocketAddr]),
     found: &[Interface],
     options: UdpOptions,
     until: Instant,
@@ -208,7 +240,10 @@ fn nat_parts<'a>(
             journal.missing(format!("the NAT's behavior for {family}"), "this host has no address to look from");
         }
         for origin in origins {
-            let config = DiscoveryConfig { servers: servers.clone(), hairpin: config.hairpin, ports: true };
+            let proving: Vec<SocketAddr> =
+                discovery.iter().copied().filter(|remote| remote.is_ipv4() == ipv4).take(1).collect();
+            let servers = [proving.clone(), servers.clone()].concat();
+            let config = DiscoveryConfig { servers, proving, hairpin: config.hairpin, ports: true };
             parts.push(Box::pin(nat::discover(journal.clone(), random.fork(), origin, config, options, until)));
         }
     }
@@ -261,13 +296,13 @@ fn turn_parts<'a>(
     config: &CheckConfig,
     journal: &Journal,
     random: &mut Random,
-    known: &[Known],
+    (known, is_ours): (&[Known], bool),
     found: &[Interface],
     (tls, options): (&ClientTls, UdpOptions),
     until: Instant,
 ) -> Vec<Part<'a>> {
     let mut parts: Vec<Part<'a>> = Vec::new();
-    let (mut experiments, mut any) = (true, false);
+    let (mut first, mut any) = (true, false);
     for server in known.iter().filter(|server| server.url.protocol() == ServerProtocol::Turn) {
         any = true;
         let Some(remote) = server.remotes().next() else { continue };
@@ -281,18 +316,19 @@ fn turn_parts<'a>(
                 password: server.credentials.as_ref().map(config::Credentials::password),
             },
             origin,
-            experiments: over_udp && experiments,
-            lifetime: config.lifetime.filter(|_| over_udp && experiments),
+            // A whyrelay server is asked for that by our own probes.
+            experiments: over_udp && first && !is_ours,
+            lifetime: config.lifetime.filter(|_| over_udp && first),
         };
-        experiments &= !over_udp;
+        first &= !over_udp;
         let (journal, random, tls) = (journal.clone(), random.fork(), tls.clone());
         parts.push(Box::pin(turn::try_server(journal, random, target, (tls, options), until)));
     }
-    if !any && !known.is_empty() {
+    if !any && !known.is_empty() && !is_ours {
         let why = "it takes a TURN server to send from: give --turn or --signal";
         journal.missing("early arrival, egress to a third party, echo through a relay", why);
     }
-    if config.lifetime.is_some() && experiments {
+    if config.lifetime.is_some() && first {
         journal.missing("the lifetime of an idle mapping", "it takes a TURN server over UDP to send after the silence");
     }
     parts

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use whyrelay_core::engine::server_url::ServerUrl;
+use whyrelay_core::engine::server_url::{ServerHost, ServerProtocol, ServerUrl};
 use whyrelay_core::signal::unguessable_name;
 use whyrelay_core::trace::event::{EventKind, ServerFailure, SignalingState};
 use whyrelay_core::trace::measurement::Measurement;
@@ -34,14 +34,29 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Whether its URL is one over UDP.
+    pub(crate) fn is_udp(&self) -> bool {
+        self.url.transport() == whyrelay_core::trace::event::Transport::Udp
+    }
+
     /// Where it is asked.
     pub(crate) fn remotes(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.addresses.iter().map(|ip| SocketAddr::new(*ip, self.url.port()))
     }
 }
 
+/// What there is to ask.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Servers {
+    /// STUN and TURN servers, resolved.
+    pub(crate) list: Vec<Known>,
+    /// Where a whyrelay server offers behavior discovery, by its announcement.
+    pub(crate) discovery: Vec<SocketAddr>,
+}
+
 /// The servers to ask, resolved.
-pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientTls, until: Instant) -> Vec<Known> {
+pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientTls, until: Instant) -> Servers {
+    let mut discovery = Vec::new();
     let mut known: Vec<(Known, bool)> = config
         .urls
         .iter()
@@ -49,8 +64,9 @@ pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientT
         .collect();
     if let Some(signal) = &config.signal {
         let limit = (Instant::now() + SIGNALING_LIMIT).min(until);
-        let announced = announced(signal, config, journal, tls, limit).await;
+        let (announced, offered) = announced(signal, config, journal, tls, limit).await;
         if known.is_empty() {
+            discovery = offered;
             known.extend(announced.into_iter().map(|known| (known, true)));
         }
     }
@@ -58,7 +74,18 @@ pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientT
     for (server, announced) in &known {
         journal.fact(EventKind::ServerKnown { url: server.url.to_string(), announced: *announced });
     }
-    resolve(known.into_iter().map(|(server, _)| server).collect(), journal).await
+    let list = resolve(known.into_iter().map(|(server, _)| server).collect(), journal).await;
+    // Most often at the host of a server that is resolved already.
+    let mut resolved = Vec::new();
+    for url in discovery.iter().take(MAX_SERVERS) {
+        let of_host = |known: &&Known| known.url.host() == url.host();
+        let addresses = match url.host() {
+            ServerHost::Ip(ip) => vec![*ip],
+            ServerHost::Name(_) => list.iter().find(of_host).map(|known| known.addresses.clone()).unwrap_or_default(),
+        };
+        resolved.extend(addresses.into_iter().map(|ip| SocketAddr::new(ip, url.port())));
+    }
+    Servers { list, discovery: resolved }
 }
 
 /// What the signaling server announces.
@@ -68,13 +95,13 @@ async fn announced(
     journal: &Journal,
     tls: &ClientTls,
     until: Instant,
-) -> Vec<Known> {
+) -> (Vec<Known>, Vec<ServerUrl>) {
     // Shown without what a URL may hide.
     let server = signal.split(['?', '#']).next().unwrap_or_default().to_owned();
     let fail = |detail: String| {
         let server = server.clone();
         journal.fact(EventKind::Signaling { server, state: SignalingState::Failed { detail } });
-        Vec::new()
+        (Vec::new(), Vec::new())
     };
     let mut name = [0; 16];
     if getrandom::fill(&mut name).is_err() {
@@ -100,7 +127,7 @@ async fn announced(
         _ => "websocket",
     };
     journal.fact(EventKind::Signaling { server: server.clone(), state: SignalingState::Connected { by: by.into() } });
-    let mut known = Vec::new();
+    let (mut known, mut discovery) = (Vec::new(), Vec::new());
     let announcement = async {
         loop {
             match client.recv().await {
@@ -112,6 +139,7 @@ async fn announced(
     };
     match tokio::time::timeout_at(until.into(), announcement).await {
         Ok(Some(announcement)) => {
+            discovery.extend(announcement.discovery.iter().filter_map(|url| url.parse().ok()));
             for server in announcement.servers {
                 let credentials = server.username.zip(server.credential);
                 for url in &server.urls {
@@ -131,7 +159,7 @@ async fn announced(
         _ => journal.missing("servers of the signaling server", "it announces none, or is no whyrelay server"),
     }
     client.close(Duration::from_millis(50)).await;
-    known
+    (known, discovery)
 }
 
 /// Looks all names up at once.
@@ -164,8 +192,8 @@ async fn resolve(servers: Vec<Known>, journal: &Journal) -> Vec<Known> {
     let mut resolved = Vec::new();
     for mut server in servers {
         let addresses = match server.url.host() {
-            whyrelay_core::engine::server_url::ServerHost::Ip(ip) => vec![*ip],
-            whyrelay_core::engine::server_url::ServerHost::Name(name) => {
+            ServerHost::Ip(ip) => vec![*ip],
+            ServerHost::Name(name) => {
                 let found = looked_up.iter().find(|(known, ..)| known == name);
                 match found {
                     Some((_, Ok(addresses), _)) => addresses.clone(),
@@ -190,7 +218,7 @@ async fn resolve(servers: Vec<Known>, journal: &Journal) -> Vec<Known> {
 pub(crate) fn look_at_credentials(config: &CheckConfig, journal: &Journal, known: &[Known]) {
     for server in known {
         let Some(credentials) = &server.credentials else { continue };
-        let is_turn = server.url.protocol() == whyrelay_core::engine::server_url::ServerProtocol::Turn;
+        let is_turn = server.url.protocol() == ServerProtocol::Turn;
         if let (Some(expires_s), true) = (credentials.expires_s(), is_turn) {
             let signed = config.secret.as_ref().map(|secret| credentials.are_signed_with(secret));
             let server = server.url.to_string();

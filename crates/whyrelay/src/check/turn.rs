@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use whyrelay_core::engine::gather::Server;
 use whyrelay_core::engine::server_url::ServerUrl;
 use whyrelay_core::random::Random;
+use whyrelay_core::trace::address::AddressClass;
 use whyrelay_core::trace::event::Transport;
 
 use super::journal::Journal;
@@ -94,6 +95,10 @@ async fn use_relay(
     let Some(peer) = mapped.map(|mapped| mapped.ip()).filter(|ip| ip.is_ipv4() == relayed.is_ipv4()) else {
         return journal.missing(echo, "the server told no mapped address of the relayed address's family");
     };
+    // Servers worth their name refuse to relay into private networks: asking would only look like a fault.
+    if AddressClass::of(peer) != AddressClass::Public {
+        return journal.missing(echo, format!("the server sees us at {peer}, a private address, where none relays to"));
+    }
     if let Err(why) = permit(client, relayed, peer, until).await {
         return journal.missing(echo, why);
     }

@@ -25,6 +25,10 @@ const MAX_DATAGRAM: usize = 65_535;
 pub struct UdpOptions {
     /// SO_MARK, needs CAP_NET_ADMIN.
     pub mark: Option<u32>,
+    /// Nothing is fragmented, neither here nor on the way (IP_PMTUDISC_PROBE): what is too large does not arrive.
+    pub dont_fragment: bool,
+    /// The TTL or hop limit of what is sent.
+    pub ttl: Option<u32>,
 }
 
 /// Something that a socket's reader saw.
@@ -92,6 +96,15 @@ impl UdpDoor {
         if let Some(mark) = options.mark {
             socket.set_mark(mark)?;
         }
+        if options.dont_fragment {
+            dont_fragment(&socket, address)?;
+        }
+        if let Some(ttl) = options.ttl {
+            match address {
+                SocketAddr::V4(_) => socket.set_ttl_v4(ttl)?,
+                SocketAddr::V6(_) => socket.set_unicast_hops_v6(ttl)?,
+            }
+        }
         // Granted up to the system's limit; what was granted is reported.
         socket.set_recv_buffer_size(BUFFER)?;
         socket.set_send_buffer_size(BUFFER)?;
@@ -138,6 +151,25 @@ impl UdpDoor {
             _ => remote,
         }
     }
+}
+
+/// Sends with DF, whatever the system has learned of the path.
+fn dont_fragment(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    let (level, option, value) = match address {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
+    };
+    set_int(socket, level, option, value)
+}
+
+/// An integer option that no crate of ours has a name for.
+#[expect(unsafe_code, reason = "one setsockopt with a pointer to a live integer and its size")]
+fn set_int(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = std::mem::size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed; the pointer is to `value`, of that length.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Drop for UdpDoor {

@@ -35,7 +35,8 @@ impl Session {
         let mut first_error = None;
         for (address, interface) in usable {
             let wanted = with_port(address, self.config.port.unwrap_or(0));
-            match UdpDoor::open(wanted, UdpOptions { mark: self.config.mark }, inputs.clone()) {
+            match UdpDoor::open(wanted, UdpOptions { mark: self.config.mark, ..UdpOptions::default() }, inputs.clone())
+            {
                 Ok(door) => self.opened(door, interface.clone()),
                 Err(error) => {
                     let errno = error.raw_os_error().unwrap_or(0);

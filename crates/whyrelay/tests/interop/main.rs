@@ -13,11 +13,13 @@ mod process;
 mod suite;
 
 mod blocked;
+mod check;
 mod foreign;
 mod golab;
 mod harness;
 mod page;
 mod relayed;
+mod router;
 
 use std::process::ExitCode;
 
@@ -29,5 +31,6 @@ fn main() -> ExitCode {
     golab::register(&mut suite);
     blocked::register(&mut suite);
     page::register(&mut suite);
+    check::register(&mut suite);
     suite.run()
 }

@@ -64,7 +64,25 @@ impl Namespace {
         succeed(self.command(suite::path("NFT")?).arg(rules))
     }
 
-    fn bare(address: Ipv4Addr) -> Result<Self> {
+    /// Its name, for `ip`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Loads nftables rules.
+    pub(crate) fn nft(&self, rules: &str) -> Result<()> {
+        let mut file = tempfile::NamedTempFile::new()?;
+        std::io::Write::write_all(&mut file, rules.as_bytes())?;
+        succeed(self.command(suite::path("NFT")?).arg("-f").arg(file.path()))
+    }
+
+    /// Sets a kernel parameter.
+    pub(crate) fn sysctl(&self, setting: &str) -> Result<()> {
+        succeed(self.command("sysctl").args(["-q", "-w", setting]))
+    }
+
+    /// A namespace with nothing but loopback; `address` is the one that it will have.
+    pub(crate) fn bare(address: Ipv4Addr) -> Result<Self> {
         let ip = suite::path("NETNS")?;
         remove_abandoned(&ip);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -74,7 +92,7 @@ impl Namespace {
         // Else an IPv6 address cannot be used in its first seconds.
         for which in ["all", "default"] {
             let setting = format!("net.ipv6.conf.{which}.accept_dad=0");
-            succeed(namespace.command("sysctl").args(["-q", "-w", &setting]))?;
+            namespace.sysctl(&setting)?;
         }
         namespace.run(&["link", "set", "lo", "up"])?;
         Ok(namespace)
@@ -88,7 +106,8 @@ impl Namespace {
         self.run(&["route", "add", "default", "via", "203.0.113.254", "dev", "wr0"])
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<()> {
+    /// `ip` in here.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<()> {
         succeed(Command::new(&self.ip).args(["-n", &self.name]).args(arguments))
     }
 }

@@ -116,6 +116,9 @@ impl NatDiscovery {
             return self.missing("filtering", "the server announces a second address and does not answer from it");
         }
         let silent = |test: usize| self.silence_of(test).is_some_and(|end| end <= self.now);
+        if self.is_asking(What::Proof) {
+            return;
+        }
         if !self.filters[0].started || !self.filters[1].started {
             self.filtering_done = true;
             return self.missing("filtering", "its sockets could not be opened");

@@ -65,6 +65,9 @@ const FIRST_PORT_SOCKET: u16 = 4;
 pub struct DiscoveryConfig {
     /// STUN servers of the address family, resolved.
     pub servers: Vec<SocketAddr>,
+    /// Those of them that answer from elsewhere as often as we need only to who has proven itself with their NONCE
+    /// (whyrelay's own, docs/probes.md).
+    pub proving: Vec<SocketAddr>,
     /// Send packets to our own mapped address: it makes some routers notice us, so it is asked for.
     pub hairpin: bool,
     /// Compare the ports of several sockets.
@@ -136,6 +139,8 @@ pub enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     Mapping,
+    /// A nonce for the filtering test of the same socket.
+    Proof,
     Filter,
     Port,
     /// The mapped address of [`HAIRPIN`].
@@ -203,6 +208,8 @@ pub struct NatDiscovery {
     /// The first server that answered.
     first: Option<SocketAddr>,
     filters: [FilterTest; 2],
+    /// Nonces of the two filtering tests' sockets.
+    nonces: [Option<Vec<u8>>; 2],
     ports: BTreeMap<SocketId, Ended>,
     rewriting_told: bool,
     hairpin: Hairpin,
@@ -240,6 +247,7 @@ impl NatDiscovery {
             server: None,
             first: None,
             filters: [FilterTest::default(); 2],
+            nonces: [None, None],
             ports: BTreeMap::new(),
             rewriting_told: false,
             hairpin: Hairpin { settled: !config.hairpin, ..Hairpin::default() },
@@ -293,6 +301,11 @@ impl NatDiscovery {
         for server in self.config.servers.clone() {
             self.ask(MAPPING, server, What::Mapping, None);
         }
+        // Ahead of time, so that the proof costs no round trip.
+        if let Some(server) = self.config.proving.first().copied() {
+            self.ask(FROM_OTHER_ADDRESS, server, What::Proof, None);
+            self.ask(FROM_OTHER_PORT, server, What::Proof, None);
+        }
     }
 
     /// The tests need each other's sockets, so none starts before the last is open.
@@ -315,11 +328,23 @@ impl NatDiscovery {
         if let Some(flags) = change {
             builder = builder.u32(AttributeType::CHANGE_REQUEST, flags);
         }
+        if let Some(nonce) = self.nonce_for(socket, what) {
+            builder = builder.attribute(AttributeType::NONCE, &nonce);
+        }
         let bytes = builder.fingerprint().build();
         let schedule = if what == What::Filter { Schedule::SILENCE } else { Schedule::QUICK };
         let request = Request { socket, remote, what };
         if self.transactions.start(self.now, id, bytes.clone(), request, schedule) {
             self.outputs.push_back(Output::Transmit { socket, remote, bytes });
+        }
+    }
+
+    /// What a request proves itself with: nothing at first, which asks for a nonce.
+    fn nonce_for(&self, socket: SocketId, what: What) -> Option<Vec<u8>> {
+        match what {
+            What::Proof => Some(Vec::new()),
+            What::Filter => self.nonces[usize::from(socket == FROM_OTHER_PORT)].clone(),
+            What::Mapping | What::Port | What::Hairpin => None,
         }
     }
 
@@ -365,12 +390,17 @@ impl NatDiscovery {
             }
             self.consider(remote, message.address(AttributeType::OTHER_ADDRESS));
         }
+        if request.what == What::Proof {
+            let nonce = message.attribute(AttributeType::NONCE).map(|nonce| nonce.value.to_vec());
+            self.nonces[usize::from(socket == FROM_OTHER_PORT)] = nonce;
+        }
         self.end(request, ended);
     }
 
     fn end(&mut self, request: Request, ended: Ended) {
         match request.what {
             What::Mapping => self.mapped.push((request.remote, ended)),
+            What::Proof => self.start_filters(),
             What::Filter => {
                 let test = usize::from(request.socket == FROM_OTHER_PORT);
                 self.filters[test].ended = Some(ended);
@@ -394,7 +424,9 @@ impl NatDiscovery {
     /// A server told its other address: with it, the tests of RFC 5780 can start.
     fn consider(&mut self, primary: SocketAddr, other: Option<SocketAddr>) {
         let Some(other) = other.filter(|other| is_usable(primary, *other)) else { return };
-        if self.server.is_some() {
+        // One that knows us is asked from elsewhere only if it is the one whose nonce we have.
+        let unproven = self.config.proving.contains(&primary) && self.config.proving.first() != Some(&primary);
+        if self.server.is_some() || unproven {
             return;
         }
         let server = TwoAddresses { primary, other };
@@ -403,6 +435,16 @@ impl NatDiscovery {
             if !self.config.servers.contains(&destination) {
                 self.ask(MAPPING, destination, What::Mapping, None);
             }
+        }
+        self.start_filters();
+    }
+
+    /// Starts the filtering tests, once a server with two addresses is known and, where it wants that, the proof is there.
+    fn start_filters(&mut self) {
+        let Some(TwoAddresses { primary, .. }) = self.server else { return };
+        let asking = self.transactions.requests().any(|request| request.what == What::Proof);
+        if self.filters[0].started || asking && self.config.proving.contains(&primary) {
+            return;
         }
         self.ask(FROM_OTHER_ADDRESS, primary, What::Filter, Some(CHANGE_IP_AND_PORT));
         self.ask(FROM_OTHER_PORT, primary, What::Filter, Some(CHANGE_PORT));

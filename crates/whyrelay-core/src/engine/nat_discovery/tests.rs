@@ -25,6 +25,8 @@ struct Server {
     second_dead: bool,
     /// Answers CHANGE-REQUEST from where it was asked.
     ignores_change: bool,
+    /// Obeys CHANGE-REQUEST only with its nonce, which names our address.
+    wants_proof: bool,
 }
 
 impl Server {
@@ -33,6 +35,17 @@ impl Server {
         let ip = self.addresses.iter().position(|ip| *ip == to.ip())?;
         let port = self.ports.iter().position(|port| *port == to.port())?;
         if self.second_dead && ip == 1 || message.class != Class::Request {
+            return None;
+        }
+        let nonce = message.attribute(AttributeType::NONCE).map(|nonce| nonce.value.to_vec());
+        let proof = from.to_string().into_bytes();
+        if let (true, Some(nonce)) = (self.wants_proof, &nonce)
+            && *nonce != proof
+        {
+            let reply = MessageBuilder::new(Class::Error, Method::BINDING, message.transaction).error(438, "");
+            return Some((to, reply.attribute(AttributeType::NONCE, &proof).build()));
+        }
+        if self.wants_proof && nonce.is_none() && message.has(AttributeType::CHANGE_REQUEST) {
             return None;
         }
         let change = message.u32(AttributeType::CHANGE_REQUEST).filter(|_| !self.ignores_change).unwrap_or(0);
@@ -90,6 +103,7 @@ impl World {
                 announces: true,
                 second_dead: false,
                 ignores_change: false,
+                wants_proof: false,
             },
             rtt: Duration::from_millis(50),
             loss: 0,
@@ -201,7 +215,7 @@ impl World {
 }
 
 fn config() -> DiscoveryConfig {
-    DiscoveryConfig { servers: vec![at("198.51.100.1:3478")], hairpin: false, ports: true }
+    DiscoveryConfig { servers: vec![at("198.51.100.1:3478")], proving: vec![], hairpin: false, ports: true }
 }
 
 impl Run {
@@ -250,6 +264,21 @@ fn each_of_the_nine_kinds_is_right_in_every_run_at_50_ms_with_2_and_with_10_perc
             // A first answer that is lost five times comes late; no wait of ours does.
             assert!(late <= RUNS / 50, "{mapping} {filtering} {loss} %: {late} of {RUNS} took over 1 s");
             assert!(loss > 0 || late == 0);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_wants_proof_gets_it_and_is_as_fast() {
+    for (mapping, filtering) in nine_kinds() {
+        for seed in 0..30 {
+            let mut world = World::new(Some(Behavior::new(mapping, filtering)), seed);
+            world.loss = if seed == 0 { 0 } else { 10 };
+            world.server.wants_proof = true;
+            let servers = config().servers;
+            let run = world.run(DiscoveryConfig { proving: servers, ..config() });
+            assert_eq!((run.mapping(), run.filtering()), (Some((mapping, true)), Some(filtering)), "seed {seed}");
+            assert!(seed > 0 || run.concluded <= Duration::from_millis(750), "{:?}", run.concluded);
         }
     }
 }

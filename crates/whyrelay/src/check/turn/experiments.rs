@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use whyrelay_core::engine::server_url::ServerUrl;
 use whyrelay_core::random::Random;
+use whyrelay_core::trace::address::AddressClass;
 use whyrelay_core::trace::measurement::Measurement;
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method, TransactionId};
@@ -128,6 +129,10 @@ pub(super) async fn early_arrival(
     let Some(mapped) = mapped(client, local, until).await else {
         return journal.missing(WHAT, "the server told no mapped address of the socket");
     };
+    if AddressClass::of(mapped.ip()) != AddressClass::Public {
+        return journal
+            .missing(WHAT, format!("the server sees us at {mapped}, a private address, where none relays to"));
+    }
     if let Err(why) = permit(client, relay, mapped.ip(), until).await {
         return journal.missing(WHAT, why);
     }

@@ -1,0 +1,357 @@
+//! The client's side of docs/probes.md: what a whyrelay server measures for who has proven its address.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use whyrelay_core::random::Random;
+use whyrelay_core::trace::event::Direction;
+use whyrelay_core::trace::measurement::Measurement;
+use whyrelay_core::wire::attribute::AttributeType;
+use whyrelay_core::wire::probe::{self, DISGUISED_REQUEST, Disguise, Operation, ProbeToken};
+use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method, TransactionId};
+
+use super::journal::Journal;
+use super::nat::Origin;
+use super::sockets::{Arrived, Sockets, bare};
+use crate::io::udp::UdpOptions;
+
+/// Sends of one request, and the time between two.
+const SENDS: u32 = 5;
+const INTERVAL: Duration = Duration::from_millis(80);
+
+/// Behind the last send.
+const LAST_WAIT: Duration = Duration::from_millis(300);
+
+/// UDP payloads that are tried: what fits into an MTU of 1500 over IPv4 and IPv6, of 1492 (PPPoE), 1420 (WireGuard),
+/// 1400, 1280 (IPv6's least), and what every path carries.
+const SIZES: [u16; 7] = [1472, 1452, 1444, 1392, 1372, 1252, 1200];
+
+/// Datagrams of each shape.
+const SHAPED: u32 = 4;
+
+/// What a server says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Described {
+    /// Where it offers behavior discovery.
+    pub(crate) discovery: Option<SocketAddr>,
+}
+
+/// A socket, the server's STUN port, and the nonce that proves us.
+struct Session {
+    journal: Journal,
+    random: Random,
+    sockets: Sockets,
+    local: SocketAddr,
+    server: SocketAddr,
+    nonce: Vec<u8>,
+    until: Instant,
+    /// What arrived that is no answer to the request under way.
+    others: Vec<(SocketAddr, Vec<u8>)>,
+}
+
+/// A port of the server that is ours for a while.
+struct Third {
+    remote: SocketAddr,
+    token: ProbeToken,
+    /// Our address as the STUN port saw it.
+    mapped: SocketAddr,
+}
+
+/// Asks a server what it offers; `None` for a server that is not whyrelay's, or silent.
+pub(crate) async fn describe(
+    journal: &Journal,
+    random: Random,
+    (origin, server): (Origin, SocketAddr),
+    options: UdpOptions,
+    until: Instant,
+) -> Option<Described> {
+    let mut session = Session::open(journal, random, &origin, server, options, until)?;
+    session.describe().await
+}
+
+impl Session {
+    fn open(
+        journal: &Journal,
+        random: Random,
+        origin: &Origin,
+        server: SocketAddr,
+        options: UdpOptions,
+        until: Instant,
+    ) -> Option<Self> {
+        let mut sockets = Sockets::new(journal.clone());
+        let local = sockets.open(origin.address, origin.interface.as_deref(), options).ok()?;
+        let (journal, nonce, others) = (journal.clone(), Vec::new(), Vec::new());
+        Some(Self { journal, random, sockets, local, server, nonce, until, others })
+    }
+
+    /// Sends a request until it is answered. The nonce is taken from a 438 and the request repeated, once.
+    async fn request(
+        &mut self,
+        remote: SocketAddr,
+        build: impl Fn(TransactionId) -> MessageBuilder,
+        proves: bool,
+    ) -> Option<Vec<u8>> {
+        for _ in 0..2 {
+            let id = self.random.transaction_id();
+            let mut builder = build(id);
+            if proves && !self.nonce.is_empty() {
+                builder = builder.attribute(AttributeType::NONCE, &self.nonce);
+            }
+            let bytes = builder.fingerprint().build();
+            let answer = self.transact(remote, id, &bytes).await?;
+            let message = Message::decode(&answer).ok()?;
+            let stale = message.class == Class::Error && message.error_code().is_some_and(|error| error.code == 438);
+            match message.attribute(AttributeType::NONCE).filter(|_| stale && proves) {
+                Some(nonce) => self.nonce = nonce.value.to_vec(),
+                None => return (message.class == Class::Success).then_some(answer),
+            }
+        }
+        None
+    }
+
+    async fn transact(&mut self, remote: SocketAddr, id: TransactionId, bytes: &[u8]) -> Option<Vec<u8>> {
+        for sent in 1..=SENDS {
+            // The system's refusal is an event of its own.
+            let _ = self.sockets.send(self.local, remote, bytes);
+            let wake = (Instant::now() + if sent == SENDS { LAST_WAIT } else { INTERVAL }).min(self.until);
+            while let Some((from, bytes)) = self.arrival(wake).await {
+                let is_answer = Message::decode(&bytes).is_ok_and(|message| {
+                    message.is_sound()
+                        && message.transaction == id
+                        && matches!(message.class, Class::Success | Class::Error)
+                });
+                if is_answer && bare(from) == bare(remote) {
+                    return Some(bytes);
+                }
+                self.keep(from, bytes);
+            }
+            if Instant::now() >= self.until {
+                return None;
+            }
+        }
+        None
+    }
+
+    fn keep(&mut self, from: SocketAddr, bytes: Vec<u8>) {
+        // Few are wanted; a flood must not be kept.
+        if self.others.len() < 256 {
+            self.others.push((from, bytes));
+        }
+    }
+
+    async fn arrival(&mut self, wake: Instant) -> Option<(SocketAddr, Vec<u8>)> {
+        loop {
+            tokio::select! {
+                arrived = self.sockets.recv(|_, _, _| None) => {
+                    if let Arrived::Datagram { local, remote, bytes } = arrived
+                        && local == self.local
+                    {
+                        return Some((remote, bytes));
+                    }
+                }
+                () = tokio::time::sleep_until(wake.into()) => return None,
+            }
+        }
+    }
+
+    async fn describe(&mut self) -> Option<Described> {
+        // The first round brings the nonce; the second one's time is the clock's precision.
+        let build = |id| Operation::Describe.request(id);
+        self.request(self.server, build, true).await?;
+        let started = Instant::now();
+        let sent = self.journal.now();
+        let answer = self.request(self.server, build, true).await?;
+        let took = started.elapsed();
+        let message = Message::decode(&answer).ok()?;
+        if let Some(theirs) = message.u64(AttributeType::PROBE_TIME) {
+            let ours = sent.as_micros().saturating_add(u64::try_from(took.as_micros()).unwrap_or(0) / 2);
+            let offset_ms = (i128::from(theirs) - i128::from(ours)) / 1000;
+            let offset_ms = i64::try_from(offset_ms).unwrap_or(i64::MAX);
+            let precision_ms = u32::try_from(took.as_millis() / 2 + 1).unwrap_or(u32::MAX);
+            let server = format!("stun:{}", self.server);
+            self.journal.measured(Measurement::Clock { server, offset_ms, precision_ms });
+        }
+        let discovery = probe::port_of(&message).map(|port| SocketAddr::new(self.server.ip(), port));
+        Some(Described { discovery })
+    }
+
+    /// A fresh port of the server; with `knock` it sends first. `port`: to that port of ours instead of this one.
+    async fn third(&mut self, knock: bool, port: Option<u16>) -> Option<Third> {
+        let build = |id| {
+            let request = Operation::Open { knock }.request(id);
+            match port {
+                Some(port) => request.attribute(AttributeType::PROBE_PORT, &probe::port_value(port)),
+                None => request,
+            }
+        };
+        let answer = self.request(self.server, build, true).await?;
+        let message = Message::decode(&answer).ok()?;
+        Some(Third {
+            remote: SocketAddr::new(self.server.ip(), probe::port_of(&message)?),
+            token: probe::token_of(&message)?,
+            mapped: message.xor_address(AttributeType::XOR_MAPPED_ADDRESS)?,
+        })
+    }
+
+    /// Where a third party sees us.
+    async fn observe(&mut self, third: &Third) -> Option<SocketAddr> {
+        let token = third.token;
+        let build = |id| Operation::Observe.request(id).attribute(AttributeType::PROBE_TOKEN, &token.0);
+        let answer = self.request(third.remote, build, false).await?;
+        Message::decode(&answer).ok()?.xor_address(AttributeType::XOR_MAPPED_ADDRESS)
+    }
+
+    /// Whether the unsolicited packet of a third party came.
+    async fn was_knocked(&mut self, third: &Third, wait: Duration) -> bool {
+        let wake = (Instant::now() + wait).min(self.until);
+        while let Some((from, bytes)) = self.arrival(wake).await {
+            self.keep(from, bytes);
+        }
+        self.others.iter().any(|(from, bytes)| bare(*from) == bare(third.remote) && is_knock(bytes, third.token))
+    }
+}
+
+fn is_knock(bytes: &[u8], token: ProbeToken) -> bool {
+    Message::decode(bytes).is_ok_and(|message| {
+        message.class == Class::Indication
+            && message.method == Method::PROBE
+            && probe::token_of(&message) == Some(token)
+    })
+}
+
+/// Everything that a whyrelay server can measure for us, from one socket.
+pub(crate) async fn look(
+    journal: Journal,
+    random: Random,
+    (origin, server): (Origin, SocketAddr),
+    options: UdpOptions,
+    until: Instant,
+) {
+    let what = "largest packets and WireGuard's shape";
+    let unfragmented = UdpOptions { dont_fragment: true, ..options };
+    let Some(mut session) = Session::open(&journal, random, &origin, server, unfragmented, until) else {
+        return journal.missing(what, "no socket could be opened");
+    };
+    let Some(plain) = session.third(false, None).await else {
+        return journal.missing(what, "the server opened no port for it");
+    };
+    let (local, control) = (session.local, session.observe(&plain).await);
+    let sent = if control.is_some() { 1 } else { SENDS };
+    journal.measured(Measurement::ThirdParty { local, remote: plain.remote, observed: control, sent });
+    let Some(control) = control else {
+        return journal.missing(what, "nothing from a random high port of the server was answered");
+    };
+    early_arrival(&mut session, control).await;
+    sizes(&mut session, &plain).await;
+    shapes(&mut session, &plain).await;
+}
+
+/// CAUSES.md, L1: an unsolicited packet first, then ours to where it came from.
+async fn early_arrival(session: &mut Session, control: SocketAddr) {
+    const WHAT: &str = "early arrival";
+    let Some(third) = session.third(true, None).await else {
+        return session.journal.missing(WHAT, "the server opened no port to knock from");
+    };
+    let arrived = session.was_knocked(&third, Duration::from_millis(100)).await;
+    let Some(observed) = session.observe(&third).await else {
+        return session.journal.missing(WHAT, "our packets to the port that knocked were not answered");
+    };
+    let (local, remote, mapped) = (session.local, third.remote, third.mapped);
+    session.journal.measured(Measurement::EarlyArrival { local, remote, mapped, observed, control, arrived });
+}
+
+/// The largest packet each way, all sizes at once, each twice.
+async fn sizes(session: &mut Session, third: &Third) {
+    for direction in [Direction::Out, Direction::In] {
+        let mut asked: Vec<(TransactionId, u16)> = Vec::new();
+        for _ in 0..2 {
+            for size in SIZES {
+                let id = session.random.transaction_id();
+                let bytes = sized(id, third.token, direction, size);
+                // EMSGSIZE: it does not fit into our own interface. An event of its own.
+                let _ = session.sockets.send(session.local, third.remote, &bytes);
+                asked.push((id, size));
+            }
+            session.wait(Duration::from_millis(100), |answers| asked_all(&asked, answers)).await;
+        }
+        session.wait(LAST_WAIT, |answers| asked_all(&asked, answers)).await;
+        let answered = |size: u16| {
+            asked
+                .iter()
+                .any(|(id, asked)| *asked == size && session.others.iter().any(|(_, bytes)| answers(bytes, *id)))
+        };
+        let largest = SIZES.into_iter().filter(|size| answered(*size)).max();
+        let (local, remote) = (session.local, third.remote);
+        match largest {
+            Some(payload) => {
+                let lost = SIZES.into_iter().filter(|size| *size > payload).min();
+                session.journal.measured(Measurement::PathMtu { local, remote, direction, payload, lost });
+            }
+            None => session.journal.missing("the largest packet", "no packet of any size was answered"),
+        }
+    }
+}
+
+/// Whether the largest size was answered: then nothing more is to be learned.
+fn asked_all(asked: &[(TransactionId, u16)], arrived: &[(SocketAddr, Vec<u8>)]) -> bool {
+    asked.iter().any(|(id, size)| *size == SIZES[0] && arrived.iter().any(|(_, bytes)| answers(bytes, *id)))
+}
+
+fn answers(bytes: &[u8], id: TransactionId) -> bool {
+    Message::decode(bytes).is_ok_and(|message| message.class == Class::Success && message.transaction == id)
+}
+
+/// A request that is `size` bytes large (out), or asks for an answer that is (in).
+fn sized(id: TransactionId, token: ProbeToken, direction: Direction, size: u16) -> Vec<u8> {
+    let request = Operation::Observe.request(id).attribute(AttributeType::PROBE_TOKEN, &token.0);
+    if direction == Direction::In {
+        return request.u32(AttributeType::PROBE_SIZE, size.into()).fingerprint().build();
+    }
+    let bare_length = request.clone().attribute(AttributeType::PADDING, &[]).fingerprint().build().len();
+    let padding = usize::from(size).saturating_sub(bare_length);
+    request.attribute(AttributeType::PADDING, &vec![0; padding]).fingerprint().build()
+}
+
+/// Datagrams as WireGuard's handshake, and random ones of the same size, in turn.
+async fn shapes(session: &mut Session, third: &Third) {
+    let mut sent: Vec<(Disguise, Vec<u8>)> = Vec::new();
+    for _ in 0..SHAPED {
+        for kind in [Disguise::WireGuard, Disguise::Random] {
+            let mut noise = [0; DISGUISED_REQUEST];
+            for chunk in noise.chunks_mut(32) {
+                let random: [u8; 32] = session.random.bytes();
+                chunk.copy_from_slice(&random[..chunk.len()]);
+            }
+            let bytes = probe::disguise(kind, third.token, session.random.bytes(), noise);
+            let _ = session.sockets.send(session.local, third.remote, &bytes);
+            sent.push((kind, bytes));
+        }
+    }
+    let is_answered = |bytes: &[u8], arrived: &[(SocketAddr, Vec<u8>)]| {
+        arrived.iter().any(|(_, answer)| probe::is_answer_to(answer, bytes))
+    };
+    session.wait(LAST_WAIT, |arrived| sent.iter().all(|(_, bytes)| is_answered(bytes, arrived))).await;
+    let arrived = |wanted: Disguise| {
+        let answered = sent.iter().filter(|(kind, bytes)| *kind == wanted && is_answered(bytes, &session.others));
+        u32::try_from(answered.count()).unwrap_or(u32::MAX)
+    };
+    session.journal.measured(Measurement::PacketShape {
+        local: session.local,
+        remote: third.remote,
+        shaped_sent: SHAPED,
+        shaped_arrived: arrived(Disguise::WireGuard),
+        random_sent: SHAPED,
+        random_arrived: arrived(Disguise::Random),
+    });
+}
+
+impl Session {
+    /// Collects what arrives until enough has, or for this long.
+    async fn wait(&mut self, limit: Duration, enough: impl Fn(&[(SocketAddr, Vec<u8>)]) -> bool) {
+        let wake = (Instant::now() + limit).min(self.until);
+        while !enough(&self.others) {
+            let Some((from, bytes)) = self.arrival(wake).await else { return };
+            self.keep(from, bytes);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! `whyrelay check` behind every NAT that the kernel can be, by our own server.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::namespace::Namespace;
+use crate::ours::Server;
+use crate::process::{Finished, Process};
+use crate::router::{Internet, Nat, SERVER, Site};
+use crate::suite::{Suite, Tool};
+
+/// A check that is not done by then hangs.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The NATs of nftables, with mapping and filtering as RFC 5780 names them.
+const KINDS: [(Nat, &str, &str); 9] = [
+    (Nat::None, "endpoint-independent", "endpoint-independent"),
+    (Nat::Home, "endpoint-independent", "address-and-port-dependent"),
+    (Nat::OpenToAll, "endpoint-independent", "endpoint-independent"),
+    (Nat::OpenToKnownAddresses, "endpoint-independent", "address-dependent"),
+    (Nat::OtherPort, "endpoint-independent", "address-and-port-dependent"),
+    (Nat::PortPerAddress, "address-dependent", "address-and-port-dependent"),
+    (Nat::Random, "address-and-port-dependent", "address-and-port-dependent"),
+    (Nat::Sequential, "address-and-port-dependent", "address-and-port-dependent"),
+    (Nat::OpenInput, "endpoint-independent", "address-and-port-dependent"),
+];
+
+/// The tests of this module.
+pub(crate) fn register(suite: &mut Suite) {
+    let tools = [Tool::NetworkNamespaces, Tool::Nft];
+    suite.test("check::knows_every_nat_of_the_kernel_by_our_own_server", &tools, by_our_own_server);
+    suite.test("check::names_blocked_udp_within_3_s", &tools, blocked_udp);
+    suite.test("check::finds_a_port_that_an_early_packet_takes", &tools, early_packet);
+    suite.test("check::asks_nobody_who_was_not_named", &tools, nobody_named);
+}
+
+/// Runs `whyrelay check` on a host; its account, its exit status, and how long it took.
+fn check(host: &Namespace, arguments: &[&str]) -> Result<(Value, Finished, Duration)> {
+    let mut command = host.command(env!("CARGO_BIN_EXE_whyrelay"));
+    command.args(["check", "--format", "json"]).args(arguments);
+    let begin = Instant::now();
+    let finished = Process::start("whyrelay check", &mut command)?.finish(LIMIT)?;
+    let took = begin.elapsed();
+    let json: Value = serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("stdout is not one JSON object: {}", finished.account))?;
+    ensure!(json["schema"] == "whyrelay.check/1", "schema: {}", finished.account);
+    Ok((json, finished, took))
+}
+
+/// The measurement of a kind, of the host's IPv4 address.
+fn measured<'a>(json: &'a Value, kind: &str) -> Option<&'a Value> {
+    json["measurements"].as_array()?.iter().find(|fact| fact["measurement"] == kind)
+}
+
+fn behavior<'a>(json: &'a Value, kind: &str) -> &'a str {
+    measured(json, kind).and_then(|fact| fact["behavior"].as_str()).unwrap_or("not measured")
+}
+
+/// Our server with its two addresses; signaling announces it.
+fn our_server(internet: &Internet) -> Result<Server> {
+    Server::start(&internet.server, &["--alternate-address", &SERVER[1].to_string()])
+}
+
+fn by_our_own_server() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    for (nat, mapping, filtering) in KINDS {
+        let site: Site = internet.site(nat)?;
+        let (json, ours, took) = check(&site.host, &["--signal", server.url()])?;
+        let context = || format!("{nat:?}\n{}\n{}", ours.account, server.account());
+        let words = (behavior(&json, "mapping"), behavior(&json, "filtering"));
+        ensure!(words == (mapping, filtering), "{words:?}: {}", context());
+        for kind in ["early-arrival", "third-party", "path-mtu", "packet-shape", "relay-echo", "clock"] {
+            ensure!(measured(&json, kind).is_some(), "{kind} is missing: {}", context());
+        }
+        let stolen = measured(&json, "early-arrival")
+            .is_some_and(|fact| fact["observed"] != fact["mapped"] && fact["control"] == fact["mapped"]);
+        ensure!(stolen == (nat == Nat::OpenInput), "an early packet took the port: {stolen}: {}", context());
+        // Not a claim about speed, only that nothing waited for its time limit.
+        ensure!(took < Duration::from_secs(3), "it took {took:?}: {}", context());
+    }
+    Ok(())
+}
+
+fn blocked_udp() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    let site = internet.site(Nat::NoUdp)?;
+    let (json, ours, took) = check(&site.host, &["--signal", server.url()])?;
+    let context = || format!("{}\n{}", ours.account, server.account());
+    ensure!(json["findings"][0]["name"] == "udp-blocked", "the first finding: {}", context());
+    ensure!(ours.status.code() == Some(1), "exit status: {}", context());
+    ensure!(took < Duration::from_secs(3), "it took {took:?}: {}", context());
+    ensure!(behavior(&json, "mapping") == "not measured", "{}", context());
+    Ok(())
+}
+
+/// The account, live and from the recording, names the router's open input.
+fn early_packet() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    let site = internet.site(Nat::OpenInput)?;
+    let file = tempfile::NamedTempFile::new()?;
+    let path = file.path().display().to_string();
+    let (json, ours, _) = check(&site.host, &["--signal", server.url(), "--record", &path])?;
+    let found = json["findings"].as_array().into_iter().flatten().any(|f| f["name"] == "port-taken-by-early-packet");
+    ensure!(found, "no finding: {}", ours.account);
+    let mut command = site.host.command(env!("CARGO_BIN_EXE_whyrelay"));
+    let again =
+        Process::start("whyrelay report", command.args(["report", "--format", "json", &path]))?.finish(LIMIT)?;
+    ensure!(again.stdout == ours.stdout, "the recording's account differs: {}\n{}", ours.account, again.account);
+    Ok(())
+}
+
+fn nobody_named() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    let site = internet.site(Nat::Home)?;
+    let (json, ours, _) = check(&site.host, &[])?;
+    for kind in ["mapped-address", "mapping", "reach", "clock"] {
+        ensure!(measured(&json, kind).is_none(), "{kind} without a server: {}\n{}", ours.account, server.account());
+    }
+    ensure!(json["known"] == false && measured(&json, "gateway").is_some(), "{}", ours.account);
+    Ok(())
+}
