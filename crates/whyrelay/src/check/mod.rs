@@ -359,6 +359,8 @@ fn tell_ipv6(
 
 /// What waits for consent.
 fn tell_unasked(config: &CheckConfig, journal: &Journal) {
+    let why = "this version does not ask the router by UPnP, NAT-PMP or PCP";
+    journal.missing("port mapping protocols of the router, and a mapping by them", why);
     for (asked, what, flag) in [
         (config.hairpin, "hairpinning", "--hairpin"),
         (config.lifetime.is_some(), "the lifetime of an idle mapping", "--lifetime TIME"),
