@@ -5,6 +5,7 @@
 //! | [`channel`] | DTLS, SCTP and data channels, and what is measured on them |
 //! | [`check`] | one host alone |
 //! | [`cli`] | the verbs |
+//! | [`host`] | what this host's kernel knows and does that can touch the session |
 //! | [`io`] | clock, interfaces, sockets, names |
 //! | [`page`] | the web page: the browser as a peer |
 //! | [`server`] | what `whyrelay serve` runs |
@@ -14,6 +15,7 @@
 pub mod channel;
 pub mod check;
 pub mod cli;
+pub mod host;
 pub mod io;
 pub mod page;
 pub mod server;

@@ -190,11 +190,14 @@ pub enum HostFact {
     },
 }
 
-/// Packets of one of our sockets to one destination as they left by an interface (AF_PACKET).
+/// UDP packets of one of our sockets and one other end, as they left or arrived at an interface (AF_PACKET).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnPacket {
     /// The interface.
     pub device: String,
+    /// Whether they arrived there; else they left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub arrived: bool,
     /// The source that the packets carry.
     pub source: SocketAddr,
     /// The destination that they carry.

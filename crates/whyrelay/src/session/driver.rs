@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use whyrelay_core::engine::gather::{GatherConfig, Server};
 use whyrelay_core::engine::peer::{self, Peer, PeerConfig};
 use whyrelay_core::engine::server_url::ServerUrl;
+use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::ice::{self, Credentials};
 use whyrelay_core::random::Random;
 use whyrelay_core::sdp::SessionDescription;
@@ -98,6 +99,7 @@ struct Inputs {
     udp: mpsc::Receiver<UdpInput>,
     streams: mpsc::Receiver<StreamInput>,
     names: mpsc::Receiver<Resolved>,
+    host: mpsc::Receiver<(Moment, HostFact)>,
     interrupt: watch::Receiver<u32>,
 }
 
@@ -109,12 +111,14 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     let (udp_sender, udp) = mpsc::channel(UDP_QUEUE);
     let (stream_sender, streams) = mpsc::channel(UDP_QUEUE);
     let (name_sender, names) = mpsc::channel(64);
-    let mut inputs = Inputs { udp, streams, names, interrupt };
+    let (tap, host) = crate::host::start();
+    let mut inputs = Inputs { udp, streams, names, host, interrupt };
 
     let tls = ClientTls::new(config.tls_roots.clone());
     let streams = Streams::new(stream_sender, tls.clone());
     let resolver = Resolver::new(name_sender);
     let mut session = Session::start(config, streams, resolver)?;
+    session.sink.tap(tap);
     session.open_sockets(&udp_sender)?;
     session.use_named_servers();
     session.drain();
@@ -287,6 +291,7 @@ impl Session {
                 }
                 Some(input) = inputs.streams.recv() => self.stream_input(input),
                 Some(resolved) = inputs.names.recv() => self.name_input(&resolved),
+                Some((moment, fact)) = inputs.host.recv() => self.host_input(moment, fact),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             self.timers(started);
@@ -296,6 +301,8 @@ impl Session {
     /// Gives allocations back and says goodbye on the data channel.
     async fn close(&mut self, inputs: &mut Inputs) {
         let until = Instant::now() + CLOSE_LIMIT;
+        // The checks are over: the last facts are collected while everything is closed.
+        let mut facts = self.sink.finish_tap();
         if let Some(channel) = &mut self.channel {
             channel.close(Instant::now());
         }
@@ -309,11 +316,15 @@ impl Session {
                 self.feed(peer::Input::Close);
                 self.drain();
             }
-            if self.closed || Instant::now() >= until {
+            if self.closed && !facts || Instant::now() >= until {
                 return;
             }
-            let channel_deadline = self.channel_deadline().unwrap_or(until);
-            let deadline = self.clock.instant(self.peer_deadline).min(channel_deadline).min(until);
+            let deadline = if self.closed {
+                until
+            } else {
+                let channel_deadline = self.channel_deadline().unwrap_or(until);
+                self.clock.instant(self.peer_deadline).min(channel_deadline).min(until)
+            };
             tokio::select! {
                 _ = inputs.udp.recv_many(&mut batch, UDP_BATCH) => {
                     for input in batch.drain(..) {
@@ -322,10 +333,18 @@ impl Session {
                     }
                 }
                 Some(input) = inputs.streams.recv() => self.stream_input(input),
+                fact = inputs.host.recv(), if facts => match fact {
+                    Some((moment, fact)) => self.host_input(moment, fact),
+                    None => facts = false,
+                },
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             self.machine_timers();
         }
+    }
+
+    pub(super) fn host_input(&mut self, moment: Moment, fact: HostFact) {
+        self.record(EventKind::HostFact { moment, fact: Box::new(fact) });
     }
 
     /// When something is due next.

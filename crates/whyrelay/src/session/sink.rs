@@ -14,6 +14,8 @@ use whyrelay_core::trace::pcapng::PcapngWriter;
 use whyrelay_core::trace::recording::{Recorder, encode};
 use whyrelay_core::trace::redact::{Redactor, redact};
 
+use crate::host::Tap;
+
 /// Most events of one session: hours of one. What comes after is counted.
 const MAX_EVENTS: usize = 500_000;
 
@@ -49,6 +51,7 @@ pub(crate) struct Sink {
     dropped: u64,
     data: usize,
     ended: bool,
+    tap: Option<Tap>,
 }
 
 impl Sink {
@@ -87,6 +90,7 @@ impl Sink {
             dropped: 0,
             data: 0,
             ended: false,
+            tap: None,
         })
     }
 
@@ -107,8 +111,24 @@ impl Sink {
         if let EventKind::SocketOpened { local, interface: Some(interface), .. } = &kind {
             self.interfaces.insert(*local, interface.clone());
         }
+        if let Some(tap) = &mut self.tap {
+            tap.see(&kind);
+        }
         let event = self.recorder.record(at, kind);
         self.take(event);
+    }
+
+    /// From now on the collector of host facts hears of what is recorded.
+    pub(super) fn tap(&mut self, tap: Tap) {
+        self.tap = Some(tap);
+    }
+
+    /// Tells the collector of host facts that the checks are over; `false`: it was told before, or there is none.
+    pub(super) fn finish_tap(&mut self) -> bool {
+        self.tap.take().is_some_and(|mut tap| {
+            tap.finish();
+            true
+        })
     }
 
     /// From now on pseudonyms are made with this secret, which both sides have.

@@ -18,6 +18,7 @@ mod foreign;
 mod golab;
 mod harness;
 mod page;
+mod host;
 mod relayed;
 mod router;
 
@@ -32,5 +33,6 @@ fn main() -> ExitCode {
     blocked::register(&mut suite);
     page::register(&mut suite);
     check::register(&mut suite);
+    host::register(&mut suite);
     suite.run()
 }

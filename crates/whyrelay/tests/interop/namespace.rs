@@ -22,7 +22,54 @@ pub(crate) struct Namespace {
     address: Ipv4Addr,
 }
 
+/// Hosts A (203.0.113.34) and B (198.51.100.7) on two networks of one router, whose own address is 192.0.2.1. A has a
+/// second interface, `wg0`, that stands for a tunnel: the router drops what comes or goes by it, but its own.
+pub(crate) struct Routed {
+    pub(crate) a: Namespace,
+    pub(crate) router: Namespace,
+    pub(crate) b: Namespace,
+}
+
+impl Routed {
+    /// Makes it.
+    pub(crate) fn new() -> Result<Self> {
+        let a = Namespace::bare(Ipv4Addr::new(203, 0, 113, 34))?;
+        let router = Namespace::bare(Ipv4Addr::new(192, 0, 2, 1))?;
+        let b = Namespace::bare(Ipv4Addr::new(198, 51, 100, 7))?;
+        let cable = |end: &str, to: &Namespace, name: &str| {
+            router
+                .shell(&format!("ip link add {end} type veth peer name {name} netns {}; ip link set {end} up", to.name))
+        };
+        cable("ra", &a, "eth0")?;
+        cable("rw", &a, "wg0")?;
+        cable("rb", &b, "eth0")?;
+        router.shell(
+            "ip address add 192.0.2.1/32 dev lo; ip address add 203.0.113.33/27 dev ra;
+             ip address add 10.66.0.1/24 dev rw; ip address add 198.51.100.1/26 dev rb;
+             sysctl -qw net.ipv4.ip_forward=1;
+             nft 'table ip t { chain f { type filter hook forward priority 0; iifname rw drop; oifname rw drop; }; }'",
+        )?;
+        a.shell(
+            "ip address add 203.0.113.34/27 dev eth0; ip address add 10.66.0.2/24 dev wg0;
+             ip link set eth0 up; ip link set wg0 up; ip route add default via 203.0.113.33",
+        )?;
+        b.shell("ip address add 198.51.100.7/26 dev eth0; ip link set eth0 up; ip route add default via 198.51.100.1")?;
+        for (host, device) in [(&a, "eth0"), (&a, "wg0"), (&b, "eth0")] {
+            // The kernel tells of the carrier a moment later.
+            host.shell(&format!(
+                "for i in $(seq 200); do ip link show {device} | grep -q 'state UP' && exit 0; sleep 0.01; done; exit 1"
+            ))?;
+        }
+        Ok(Self { a, router, b })
+    }
+}
+
 impl Namespace {
+    /// Runs shell commands in here; the first that fails ends them.
+    pub(crate) fn shell(&self, commands: &str) -> Result<()> {
+        succeed(self.command("sh").args(["-e", "-c", commands]))
+    }
+
     /// One host, 203.0.113.1, whose cable ends nowhere.
     pub(crate) fn new() -> Result<Self> {
         let namespace = Self::bare(Ipv4Addr::new(203, 0, 113, 1))?;

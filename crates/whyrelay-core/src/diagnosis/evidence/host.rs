@@ -168,7 +168,8 @@ impl HostEvidence {
 
     /// The interfaces by which packets with this destination were seen to leave.
     pub fn left_by(&self, destination: SocketAddr) -> BTreeSet<&str> {
-        let packets = self.own_packets.iter().filter(|packet| packet.fact.destination == destination);
+        let left = |packet: &&Taken<OwnPacket>| !packet.fact.arrived && packet.fact.destination == destination;
+        let packets = self.own_packets.iter().filter(left);
         packets.map(|packet| packet.fact.device.as_str()).collect()
     }
 

@@ -1,0 +1,265 @@
+//! Linux: everything that netlink and procfs tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use whyrelay_core::host::{
+    HostFact, Link, OwnPacket, PolicyRule, Prefix, Route, RouteAnswer, RouteQuestion, Subject, bounded,
+};
+
+use super::counters::{self, Counters};
+use super::netlink::Netlink;
+use super::nft::Firewall;
+use super::packets::Copy;
+use super::{Collector, Emit, Flow, Scope, conntrack, questions, sockets, software, tables};
+
+/// Most interfaces that are recorded.
+const MAX_LINKS: usize = 64;
+
+/// Most policy rules that are recorded: all that any host has, and a bound.
+const MAX_RULES: usize = 256;
+
+/// Most routes that are recorded: those that cover the peer, the servers, or everything.
+const MAX_ROUTES: usize = 128;
+
+/// Most neighbors that are recorded.
+const MAX_NEIGHBORS: usize = 64;
+
+const CAP_NET_RAW: u32 = 13;
+
+/// What is known of this host.
+#[derive(Default)]
+pub(super) struct Linux {
+    links: BTreeMap<u32, Link>,
+    rules: Vec<PolicyRule>,
+    baseline: Counters,
+    routing: Option<Netlink>,
+    copy: Option<Copy>,
+    /// The rules before the checks; `None`: they cannot be read.
+    firewall: Option<Firewall>,
+    answers: Vec<RouteAnswer>,
+    /// Interfaces of our own addresses: they can touch the session whatever they are.
+    addresses: Vec<whyrelay_core::host::Address>,
+}
+
+impl Collector for Linux {
+    fn before(&mut self, _: &Scope, emit: &mut Emit<'_>) {
+        self.baseline = Counters::read();
+        self.start_copy(emit);
+        self.take_links(emit);
+        match tables::rules() {
+            Ok(rules) => {
+                emit_bounded(Subject::PolicyRules, MAX_RULES, &rules, emit, |rule| HostFact::PolicyRule(rule.clone()));
+                self.rules = rules;
+            }
+            Err(error) => not_measured(Subject::PolicyRules, &error, emit),
+        }
+        match tables::open() {
+            Ok(netlink) => self.routing = Some(netlink),
+            Err(error) => not_measured(Subject::RouteAnswers, &error, emit),
+        }
+        if self.baseline.is_empty() {
+            not_measured(Subject::Counters, &io::ErrorKind::NotFound.into(), emit);
+        }
+        if let Some(fact) = counters::conntrack_use() {
+            emit(fact);
+        }
+        emit(software::capabilities());
+        match software::resolver() {
+            Some(fact) => emit(fact),
+            None => not_measured(Subject::Resolver, &io::ErrorKind::NotFound.into(), emit),
+        }
+        match Firewall::read() {
+            Ok(firewall) => self.firewall = Some(firewall),
+            Err(error) => not_measured(Subject::Nftables, &error, emit),
+        }
+        legacy_iptables(emit);
+        let names = self.firewall.iter().flat_map(Firewall::names);
+        for fact in software::programs(self.links.values(), names) {
+            emit(fact);
+        }
+    }
+
+    fn socket(&mut self, scope: &Scope, emit: &mut Emit<'_>) {
+        if let Some(copy) = &self.copy
+            && let Err(error) = copy.look_for(scope.ports())
+        {
+            not_measured(Subject::OwnPackets, &error, emit);
+            self.copy = None;
+        }
+    }
+
+    fn flow(&mut self, flow: &Flow, emit: &mut Emit<'_>) {
+        let Some(netlink) = &mut self.routing else { return };
+        let question = RouteQuestion {
+            purpose: flow.purpose,
+            destination: flow.remote.ip(),
+            destination_port: flow.remote.port(),
+            source: flow.socket.map(|socket| socket.local.ip()).filter(|ip| !ip.is_unspecified()),
+            source_port: flow.socket.map(|socket| socket.local.port()),
+            protocol: flow.socket.map_or(17, |socket| socket.protocol),
+            mark: flow.socket.map_or(0, |socket| socket.mark),
+            user: nix::unistd::geteuid().as_raw(),
+            out_device: None,
+        };
+        let answer = questions::ask(netlink, question, &self.links, &self.rules);
+        emit(HostFact::RouteAnswer(answer.clone()));
+        self.answers.push(answer);
+    }
+
+    fn after(&mut self, scope: &Scope, emit: &mut Emit<'_>) {
+        // First what goes on counting.
+        emit(Counters::read().since(&self.baseline));
+        if let Some(fact) = counters::conntrack_use() {
+            emit(fact);
+        }
+        if let Some(before) = &self.firewall {
+            match Firewall::read() {
+                Ok(now) => now.facts(before, scope, emit),
+                Err(error) => not_measured(Subject::Nftables, &error, emit),
+            }
+        }
+        self.settle_copy(emit);
+        self.take_routes(scope, emit);
+        self.take_neighbors(scope, emit);
+        match sockets::facts(&scope.ports(), &self.links) {
+            Ok(facts) => facts.into_iter().for_each(&mut *emit),
+            Err(error) => not_measured(Subject::Sockets, &error, emit),
+        }
+        if let Err(error) = conntrack::facts(scope, emit) {
+            not_measured(Subject::Conntrack, &error, emit);
+        }
+    }
+}
+
+impl Linux {
+    fn start_copy(&mut self, emit: &mut Emit<'_>) {
+        match Copy::start() {
+            Ok(copy) => self.copy = Some(copy),
+            Err(error) => {
+                let needs = (!software::has_capability(CAP_NET_RAW)).then(|| "CAP_NET_RAW".into());
+                emit(HostFact::NotMeasured { subject: Subject::OwnPackets, why: error.to_string(), needs });
+            }
+        }
+    }
+
+    fn take_links(&mut self, emit: &mut Emit<'_>) {
+        match tables::links() {
+            Ok(links) => self.links = links,
+            Err(error) => not_measured(Subject::Links, &error, emit),
+        }
+        match tables::addresses(&self.links) {
+            Ok(addresses) => self.addresses = addresses,
+            Err(error) => not_measured(Subject::Addresses, &error, emit),
+        }
+        // Those that can touch the session come first: with an address and up, or a tunnel.
+        let with_address: BTreeSet<&str> = self.addresses.iter().map(|address| address.device.as_str()).collect();
+        let mut links: Vec<&Link> = self.links.values().collect();
+        links.sort_by_key(|link| {
+            let has_address = with_address.contains(link.device.as_str());
+            (!(has_address && link.up), !link.is_tunnel(), !has_address, link.is_virtual_bridge(), link.index)
+        });
+        let recorded: BTreeSet<&str> = links.iter().take(MAX_LINKS).map(|link| link.device.as_str()).collect();
+        emit_bounded(Subject::Links, MAX_LINKS, &links, emit, |link| HostFact::Link((*link).clone()));
+        let addresses: Vec<_> =
+            self.addresses.iter().filter(|address| recorded.contains(address.device.as_str())).collect();
+        emit_bounded(Subject::Addresses, 2 * MAX_LINKS, &addresses, emit, |address| {
+            HostFact::Address((*address).clone())
+        });
+        for fact in counters::settings(recorded) {
+            emit(fact);
+        }
+    }
+
+    fn settle_copy(&mut self, emit: &mut Emit<'_>) {
+        let Some(copy) = self.copy.take() else { return };
+        // What the last transmissions caused is still on its way through the kernel.
+        std::thread::sleep(Duration::from_millis(20));
+        for ((index, arrived, source, destination), packets) in copy.stop() {
+            let device = self.links.get(&index).map_or_else(|| format!("index {index}"), |link| link.device.clone());
+            emit(HostFact::OwnPacket(OwnPacket { device, arrived, source, destination, packets }));
+        }
+    }
+
+    /// The routes that cover the peer, the servers, or everything.
+    fn take_routes(&self, scope: &Scope, emit: &mut Emit<'_>) {
+        const LOCAL: u32 = 255;
+        let remotes: BTreeSet<IpAddr> = scope.remotes().collect();
+        let mut covering: Vec<Route> = Vec::new();
+        let all = tables::routes(&self.links, |route| {
+            let is_default = route.destination.length == 0;
+            let covers = |prefix: &Prefix| remotes.iter().any(|remote| prefix.contains(*remote));
+            let wanted = if is_default {
+                remotes.iter().any(|remote| remote.is_ipv4() == route.destination.address.is_ipv4())
+            } else {
+                covers(&route.destination)
+            };
+            // A host of many routes may have many that cover everything, one for each table.
+            if wanted && (route.table != LOCAL || !is_default) && covering.len() < MAX_ROUTES {
+                covering.push(route);
+            }
+        });
+        match all {
+            Ok(total) => {
+                let recorded = covering.len() as u64;
+                covering.into_iter().for_each(|route| emit(HostFact::Route(route)));
+                emit(HostFact::Counted { subject: Subject::Routes, total, recorded });
+            }
+            Err(error) => not_measured(Subject::Routes, &error, emit),
+        }
+    }
+
+    /// The neighbors that our packets go to: next hops, and peers on the same link.
+    fn take_neighbors(&self, scope: &Scope, emit: &mut Emit<'_>) {
+        let hops = self.answers.iter().filter_map(|answer| answer.route.as_ref()?.gateway);
+        let wanted: BTreeSet<IpAddr> = scope.remotes().chain(hops).collect();
+        let mut facts = Vec::new();
+        let all = tables::neighbors(&self.links, |neighbor| {
+            if wanted.contains(&neighbor.address) && facts.len() < MAX_NEIGHBORS {
+                facts.push(HostFact::Neighbor(neighbor));
+            }
+        });
+        match all {
+            Ok(_) => facts.into_iter().for_each(emit),
+            Err(error) => not_measured(Subject::Neighbors, &error, emit),
+        }
+    }
+}
+
+/// The legacy iptables, whose rules no maintained way reads: whether there are any is told.
+fn legacy_iptables(emit: &mut Emit<'_>) {
+    let names = ["ip_tables_names", "ip6_tables_names"];
+    let tables: BTreeSet<String> = names
+        .iter()
+        .filter_map(|name| std::fs::read_to_string(format!("/proc/self/net/{name}")).ok())
+        .flat_map(|text| text.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    if !tables.is_empty() {
+        let tables = tables.into_iter().collect::<Vec<_>>().join(", ");
+        let why =
+            bounded(format!("legacy iptables has tables ({tables}), whose rules are not read: iptables-legacy-save"));
+        emit(HostFact::NotMeasured { subject: Subject::LegacyIptables, why, needs: None });
+    }
+}
+
+/// Emits a list up to a bound, and how long it is where it is longer.
+pub(super) fn emit_bounded<T>(
+    subject: Subject,
+    bound: usize,
+    list: &[T],
+    emit: &mut Emit<'_>,
+    fact: impl Fn(&T) -> HostFact,
+) {
+    list.iter().take(bound).for_each(|item| emit(fact(item)));
+    if list.len() > bound {
+        emit(HostFact::Counted { subject, total: list.len() as u64, recorded: bound as u64 });
+    }
+}
+
+pub(super) fn not_measured(subject: Subject, error: &io::Error, emit: &mut Emit<'_>) {
+    let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES));
+    let needs = refused.then(|| "CAP_NET_ADMIN".to_owned());
+    emit(HostFact::NotMeasured { subject, why: error.to_string(), needs });
+}

@@ -1,0 +1,198 @@
+//! What this host's kernel knows and does that can touch the session, as facts for the recording.
+//!
+//! Collected in a thread of its own, so that nothing of it delays the session: before the checks, for each address that
+//! a socket sends to, and after the checks. One trait, [`Collector`], with Linux complete; other systems say that they
+//! do not measure.
+
+#[cfg(target_os = "linux")]
+mod conntrack;
+#[cfg(target_os = "linux")]
+mod counters;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+mod netlink;
+#[cfg(target_os = "linux")]
+mod nft;
+#[cfg(target_os = "linux")]
+mod nft_rule;
+#[cfg(target_os = "linux")]
+mod packets;
+#[cfg(target_os = "linux")]
+mod questions;
+#[cfg(target_os = "linux")]
+mod sockets;
+#[cfg(target_os = "linux")]
+mod software;
+#[cfg(target_os = "linux")]
+mod tables;
+mod tap;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::Receiver;
+
+use tokio::sync::mpsc::Sender;
+use whyrelay_core::host::{HostFact, MAX_FACTS, Moment, RoutePurpose};
+
+pub(crate) use tap::Tap;
+
+/// Facts that wait for the session's loop; more wait in the collecting thread.
+const QUEUE: usize = 1024;
+
+/// A socket of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OwnSocket {
+    /// Its address.
+    pub(crate) local: SocketAddr,
+    /// The IP protocol: 17 UDP, 6 TCP.
+    pub(crate) protocol: u8,
+    /// Its firewall mark.
+    pub(crate) mark: u32,
+}
+
+/// One of our sockets and an address that it sends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Flow {
+    /// The socket; `None`: none yet, the kernel chooses the source.
+    pub(crate) socket: Option<OwnSocket>,
+    /// Where to.
+    pub(crate) remote: SocketAddr,
+    /// What is there.
+    pub(crate) purpose: RoutePurpose,
+}
+
+/// What the session tells the collecting thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Input {
+    /// A socket was opened.
+    Socket(OwnSocket),
+    /// A socket sends to an address for the first time.
+    Flow(Flow),
+    /// The checks are over.
+    Finish,
+}
+
+/// What concerns the session.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scope {
+    /// Its sockets.
+    pub(crate) sockets: BTreeSet<OwnSocket>,
+    /// Addresses of the peer.
+    pub(crate) peers: BTreeSet<SocketAddr>,
+    /// Addresses of servers.
+    pub(crate) servers: BTreeSet<SocketAddr>,
+}
+
+impl Scope {
+    /// Every address that packets go to or come from.
+    pub(crate) fn remotes(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.peers.iter().chain(&self.servers).map(SocketAddr::ip)
+    }
+
+    /// Our ports.
+    pub(crate) fn ports(&self) -> BTreeSet<u16> {
+        self.sockets.iter().map(|socket| socket.local.port()).collect()
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Socket(socket) => {
+                self.sockets.insert(socket);
+            }
+            Input::Flow(flow) => {
+                let list = match flow.purpose {
+                    RoutePurpose::Peer => &mut self.peers,
+                    RoutePurpose::Server => &mut self.servers,
+                };
+                // A question without a socket stands for an address, not for packets.
+                if flow.socket.is_some() {
+                    list.insert(flow.remote);
+                }
+            }
+            Input::Finish => {}
+        }
+    }
+}
+
+/// Where facts go.
+pub(crate) type Emit<'a> = dyn FnMut(HostFact) + 'a;
+
+/// Collects facts about a host. Everything is best effort: what cannot be had is a fact of its own.
+pub(crate) trait Collector: Send {
+    /// Before the checks; the baseline of all counters.
+    fn before(&mut self, scope: &Scope, emit: &mut Emit<'_>);
+    /// A socket was opened.
+    fn socket(&mut self, scope: &Scope, emit: &mut Emit<'_>);
+    /// A socket sends to an address for the first time.
+    fn flow(&mut self, flow: &Flow, emit: &mut Emit<'_>);
+    /// After the checks.
+    fn after(&mut self, scope: &Scope, emit: &mut Emit<'_>);
+}
+
+/// Starts the collecting thread. The tap tells it what the session does; facts come from the receiver, which ends when
+/// the facts of [`Moment::After`] are all there.
+pub(crate) fn start() -> (Tap, tokio::sync::mpsc::Receiver<(Moment, HostFact)>) {
+    let (input, inputs) = std::sync::mpsc::channel();
+    let (output, facts) = tokio::sync::mpsc::channel(QUEUE);
+    // Without the thread there are no facts, which is not the session's failure.
+    let _ = std::thread::Builder::new().name("host facts".into()).spawn(move || {
+        collect(this_system().as_mut(), &inputs, &output);
+    });
+    (Tap::new(input), facts)
+}
+
+fn collect(collector: &mut dyn Collector, inputs: &Receiver<Input>, output: &Sender<(Moment, HostFact)>) {
+    let mut scope = Scope::default();
+    let mut room = MAX_FACTS / 2;
+    // Fails only when the session is gone.
+    let mut send = |moment: Moment, fact: HostFact| {
+        if room > 0 {
+            room -= 1;
+            let _ = output.blocking_send((moment, fact));
+        }
+    };
+    collector.before(&scope, &mut |fact| send(Moment::Before, fact));
+    while let Ok(input) = inputs.recv() {
+        scope.take(input);
+        match input {
+            Input::Socket(_) => collector.socket(&scope, &mut |fact| send(Moment::Before, fact)),
+            Input::Flow(flow) => collector.flow(&flow, &mut |fact| send(Moment::During, fact)),
+            Input::Finish => {
+                collector.after(&scope, &mut |fact| send(Moment::After, fact));
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn this_system() -> Box<dyn Collector> {
+    Box::new(linux::Linux::default())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn this_system() -> Box<dyn Collector> {
+    Box::new(Unmeasured)
+}
+
+/// A system that nobody has taught to tell facts.
+#[cfg(not(target_os = "linux"))]
+struct Unmeasured;
+
+#[cfg(not(target_os = "linux"))]
+impl Collector for Unmeasured {
+    fn before(&mut self, _: &Scope, emit: &mut Emit<'_>) {
+        use whyrelay_core::host::Subject::{
+            Counters, LegacyIptables, Nftables, OwnPackets, PolicyRules, RouteAnswers, Routes, Sockets,
+        };
+        for subject in [Routes, PolicyRules, RouteAnswers, Nftables, LegacyIptables, Sockets, Counters, OwnPackets] {
+            let why = format!("whyrelay does not measure this on {}", std::env::consts::OS);
+            emit(HostFact::NotMeasured { subject, why, needs: None });
+        }
+    }
+
+    fn socket(&mut self, _: &Scope, _: &mut Emit<'_>) {}
+    fn flow(&mut self, _: &Flow, _: &mut Emit<'_>) {}
+    fn after(&mut self, _: &Scope, _: &mut Emit<'_>) {}
+}

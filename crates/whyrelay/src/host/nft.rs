@@ -1,0 +1,238 @@
+//! nftables rules (those of iptables-nft included) that can touch the session, by nfnetlink.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::ControlFlow;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use whyrelay_core::host::{FirewallFramework, FirewallRule, HostFact, Subject, bounded};
+
+use super::netlink::{Netlink, attributes, big_endian, text};
+use super::nft_rule::{Packet, Rule};
+use super::{Emit, OwnSocket, Scope};
+
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFT_MSG_GETCHAIN: u16 = 4;
+const NFT_MSG_GETRULE: u16 = 7;
+
+/// Most rules that are looked at.
+const MAX_LOOKED_AT: usize = 200_000;
+
+/// Most rules that are recorded.
+const MAX_RECORDED: usize = 256;
+
+/// Most packets that rules are tried on.
+const MAX_PACKETS: usize = 512;
+
+/// Where a rule stands: family, table, chain, handle.
+type Place = (u8, String, String, u64);
+
+/// A chain.
+#[derive(Clone, Debug)]
+struct Chain {
+    hook: Option<u32>,
+    priority: i32,
+    kind: String,
+    drops: bool,
+}
+
+/// The rules of this host at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Firewall {
+    chains: BTreeMap<(u8, String, String), Chain>,
+    rules: Vec<(Place, Rule)>,
+}
+
+impl Firewall {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// EPERM without CAP_NET_ADMIN.
+    pub(super) fn read() -> io::Result<Self> {
+        let mut firewall = Self::default();
+        dump(NFT_MSG_GETCHAIN, |family, body| {
+            firewall.take_chain(family, body);
+            ControlFlow::Continue(())
+        })?;
+        dump(NFT_MSG_GETRULE, |family, body| {
+            firewall.take_rule(family, body);
+            if firewall.rules.len() < MAX_LOOKED_AT { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(firewall)
+    }
+
+    /// The names of tables and chains, which tell who made them.
+    pub(super) fn names(&self) -> BTreeSet<&str> {
+        self.chains.keys().flat_map(|(_, table, chain)| [table.as_str(), chain.as_str()]).collect()
+    }
+
+    /// The rules that can touch the session's packets or counted some since an earlier reading.
+    pub(super) fn facts(&self, before: &Self, scope: &Scope, emit: &mut Emit<'_>) {
+        let packets = packets_of(scope);
+        let hooks = self.hooks();
+        let earlier: BTreeMap<&Place, u64> =
+            before.rules.iter().filter_map(|(place, rule)| Some((place, rule.packets?))).collect();
+        let mut facts = Vec::new();
+        for ((family, table, chain), base) in &self.chains {
+            if base.drops && base.hook.is_some_and(is_ours) {
+                facts.push((0, self.policy((*family, table, chain), base)));
+            }
+        }
+        for (place, rule) in &self.rules {
+            let Some(base) = hooks.get(&(place.0, place.1.clone(), place.2.clone())) else { continue };
+            let since = rule.packets.map(|now| now.saturating_sub(earlier.get(place).copied().unwrap_or(0)));
+            let counted = since.is_some_and(|since| since > 0);
+            let acts = rule.sets_mark || rule.translates || matches!(rule.verdict, Some("drop" | "reject" | "queue"));
+            if !(counted || acts) || !packets.iter().any(|packet| rule.can_touch(packet)) {
+                continue;
+            }
+            // What counted a packet and acts comes first, then what acts.
+            let order = if counted && acts { 0 } else { 1 + u8::from(!acts) };
+            facts.push((order, fact(place, rule, base, since)));
+        }
+        facts.sort_by_key(|(order, _)| *order);
+        let recorded = facts.len().min(MAX_RECORDED);
+        facts.into_iter().take(MAX_RECORDED).for_each(|(_, rule)| emit(HostFact::FirewallRule(rule)));
+        let (total, recorded) = (self.rules.len() as u64, recorded as u64);
+        emit(HostFact::Counted { subject: Subject::Nftables, total, recorded });
+    }
+
+    /// For each chain that a packet of the session can come to: a base chain that leads there.
+    fn hooks(&self) -> BTreeMap<(u8, String, String), &Chain> {
+        let mut jumps: BTreeMap<(u8, &str, &str), Vec<&str>> = BTreeMap::new();
+        for ((family, table, chain, _), rule) in &self.rules {
+            if let Some(target) = &rule.target {
+                jumps.entry((*family, table, chain)).or_default().push(target);
+            }
+        }
+        let mut hooks = BTreeMap::new();
+        let bases = self.chains.iter().filter(|(_, chain)| chain.hook.is_some_and(is_ours));
+        for ((family, table, chain), base) in bases {
+            let mut open = vec![chain.as_str()];
+            while let Some(chain) = open.pop() {
+                if hooks.insert((*family, table.clone(), chain.to_owned()), base).is_none() {
+                    open.extend(jumps.get(&(*family, table.as_str(), chain)).into_iter().flatten());
+                }
+            }
+        }
+        hooks
+    }
+
+    fn policy(&self, (family, table, chain): (u8, &str, &str), base: &Chain) -> FirewallRule {
+        let rule = Rule { words: vec!["policy drop".into()], verdict: Some("drop"), ..Rule::default() };
+        let place = (family, table.to_owned(), chain.to_owned(), 0);
+        FirewallRule { handle: None, ..fact(&place, &rule, base, None) }
+    }
+
+    fn take_chain(&mut self, family: u8, body: &[u8]) {
+        let (mut table, mut name) = (String::new(), String::new());
+        let mut chain = Chain { hook: None, priority: 0, kind: String::new(), drops: false };
+        for (kind, value) in attributes(body) {
+            match kind {
+                1 => table = text(value),
+                3 => name = text(value),
+                4 => {
+                    for (kind, value) in attributes(value) {
+                        match (kind, value.first_chunk::<4>()) {
+                            (1, Some(hook)) => chain.hook = Some(u32::from_be_bytes(*hook)),
+                            (2, Some(priority)) => chain.priority = i32::from_be_bytes(*priority),
+                            _ => {}
+                        }
+                    }
+                }
+                5 => chain.drops = big_endian(value) == Some(0),
+                7 => chain.kind = text(value),
+                _ => {}
+            }
+        }
+        if self.chains.len() < MAX_LOOKED_AT {
+            self.chains.insert((family, table, name), chain);
+        }
+    }
+
+    fn take_rule(&mut self, family: u8, body: &[u8]) {
+        let (mut place, mut rule) = ((family, String::new(), String::new(), 0), Rule::default());
+        for (kind, value) in attributes(body) {
+            match kind {
+                1 => place.1 = text(value),
+                2 => place.2 = text(value),
+                3 => place.3 = big_endian(value).unwrap_or(0),
+                4 => rule = Rule::read(value),
+                _ => {}
+            }
+        }
+        self.rules.push((place, rule));
+    }
+}
+
+/// The hooks that packets from and to this host pass: all of the inet family but `forward`, and those of a device.
+fn is_ours(hook: u32) -> bool {
+    const FORWARD: u32 = 2;
+    hook != FORWARD
+}
+
+fn hook_name(family: u8, hook: u32) -> &'static str {
+    const NFPROTO_NETDEV: u8 = 5;
+    match (family, hook) {
+        (NFPROTO_NETDEV, 0) | (_, 5) => "ingress",
+        (NFPROTO_NETDEV, _) => "egress",
+        (_, 0) => "prerouting",
+        (_, 1) => "input",
+        (_, 2) => "forward",
+        (_, 3) => "output",
+        _ => "postrouting",
+    }
+}
+
+fn fact((family, table, chain, handle): &Place, rule: &Rule, base: &Chain, since: Option<u64>) -> FirewallRule {
+    let table_family = match family {
+        1 => "inet",
+        2 => "ip",
+        3 => "arp",
+        5 => "netdev",
+        7 => "bridge",
+        10 => "ip6",
+        _ => "other",
+    };
+    FirewallRule {
+        framework: FirewallFramework::Nftables,
+        table_family: table_family.into(),
+        table: bounded(table.clone()),
+        chain: bounded(chain.clone()),
+        hook: base.hook.map(|hook| hook_name(*family, hook).into()),
+        chain_type: Some(bounded(base.kind.clone())),
+        priority: Some(base.priority),
+        handle: Some(*handle),
+        rule: bounded(rule.words.join(" ")),
+        verdict: rule.verdict.map(str::to_owned),
+        target: rule.target.clone().map(bounded),
+        sets_mark: rule.sets_mark,
+        packets: rule.packets,
+        packets_since: since,
+    }
+}
+
+/// The session's packets, out and in.
+fn packets_of(scope: &Scope) -> Vec<Packet> {
+    let mut packets = Vec::new();
+    for OwnSocket { local, protocol, .. } in &scope.sockets {
+        for remote in scope.peers.iter().chain(&scope.servers).filter(|remote| remote.is_ipv4() == local.is_ipv4()) {
+            packets.push(Packet { protocol: *protocol, source: *local, destination: *remote });
+            packets.push(Packet { protocol: *protocol, source: *remote, destination: *local });
+        }
+    }
+    packets.truncate(MAX_PACKETS);
+    packets
+}
+
+/// Asks nftables for a list of all families; `take` gets the family and the attributes.
+fn dump(message: u16, mut take: impl FnMut(u8, &[u8]) -> ControlFlow<()>) -> io::Result<()> {
+    // struct nfgenmsg: family (0: all), version 0, resource id 0.
+    let header = [0; 4];
+    Netlink::open(NETLINK_NETFILTER)?.dump(NFNL_SUBSYS_NFTABLES << 8 | message, &header, |_, body| {
+        match (body.first(), body.get(4..)) {
+            (Some(family), Some(attributes)) => take(*family, attributes),
+            _ => ControlFlow::Continue(()),
+        }
+    })
+}

@@ -1,0 +1,229 @@
+//! Other programs that touch the network, this process's capabilities, the resolver.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use whyrelay_core::host::{HostFact, Link, Software, SoftwareName, bounded};
+
+/// Most processes that are looked at.
+const MAX_PROCESSES: usize = 20_000;
+
+/// Longest environment that is read, in bytes.
+const MAX_ENVIRONMENT: usize = 256 * 1024;
+
+/// Settings of an environment that decide how a program connects. None of them is a secret.
+const SETTINGS: [&str; 24] = [
+    "NB_FORCE_RELAY",
+    "NB_ICE_FORCE_RELAY_CONN",
+    "NB_ICE_KEEP_ALIVE_INTERVAL_SEC",
+    "NB_ICE_DISCONNECTED_TIMEOUT_SEC",
+    "NB_ICE_FAILED_TIMEOUT_SEC",
+    "NB_ICE_RELAY_ACCEPTANCE_MIN_WAIT_SEC",
+    "NB_ICE_MONITOR_PERIOD",
+    "NB_RELAY_TRANSPORT",
+    "NB_USE_LEGACY_ROUTING",
+    "NB_DISABLE_CUSTOM_ROUTING",
+    "NB_SKIP_SOCKET_MARK",
+    "NB_WG_KERNEL_DISABLED",
+    "NB_DISABLE_EBPF_WG_PROXY",
+    "NB_DISABLE_NAT_MAPPER",
+    "NB_DISABLE_PCP_HEALTH_CHECK",
+    "NB_LAZY_CONN",
+    "NB_SKIP_NFTABLES_CHECK",
+    "NB_USE_NETSTACK_MODE",
+    "NB_FWMARK_BASE",
+    "NB_EXTRA_IFACE_BLACKLIST",
+    "NB_WIREGUARD_PORT",
+    "TS_DEBUG_ALWAYS_USE_DERP",
+    "TS_DEBUG_FIREWALL_MODE",
+    "TS_NO_UDP",
+];
+
+/// By the name of a process.
+const PROCESSES: [(&str, SoftwareName); 22] = [
+    ("netbird", SoftwareName::Netbird),
+    ("tailscaled", SoftwareName::Tailscale),
+    ("wireguard-go", SoftwareName::Wireguard),
+    ("boringtun", SoftwareName::Wireguard),
+    ("zerotier-one", SoftwareName::Zerotier),
+    ("openvpn", SoftwareName::Openvpn),
+    ("charon", SoftwareName::Ipsec),
+    ("pluto", SoftwareName::Ipsec),
+    ("warp-svc", SoftwareName::Warp),
+    ("dockerd", SoftwareName::Docker),
+    ("podman", SoftwareName::Podman),
+    ("libvirtd", SoftwareName::Libvirt),
+    ("kubelet", SoftwareName::Kubernetes),
+    ("k3s-server", SoftwareName::Kubernetes),
+    ("cilium-agent", SoftwareName::Cilium),
+    ("calico-node", SoftwareName::Calico),
+    ("flanneld", SoftwareName::Flannel),
+    ("mwan3rtmon", SoftwareName::Mwan3),
+    ("firewalld", SoftwareName::Firewalld),
+    ("crowdsec", SoftwareName::Crowdsec),
+    ("fail2ban-server", SoftwareName::Fail2ban),
+    ("NetworkManager", SoftwareName::NetworkManager),
+];
+
+/// By the first letters of an interface's name.
+const INTERFACES: [(&str, SoftwareName); 14] = [
+    ("wt", SoftwareName::Netbird),
+    ("tailscale", SoftwareName::Tailscale),
+    ("wg", SoftwareName::Wireguard),
+    ("zt", SoftwareName::Zerotier),
+    ("tun", SoftwareName::Openvpn),
+    ("CloudflareWARP", SoftwareName::Warp),
+    ("docker", SoftwareName::Docker),
+    ("podman", SoftwareName::Podman),
+    ("virbr", SoftwareName::Libvirt),
+    ("cni", SoftwareName::Kubernetes),
+    ("kube-", SoftwareName::Kubernetes),
+    ("cilium_", SoftwareName::Cilium),
+    ("cali", SoftwareName::Calico),
+    ("flannel", SoftwareName::Flannel),
+];
+
+/// What is seen of a program.
+#[derive(Debug, Default)]
+struct Seen {
+    signs: Vec<String>,
+    process: Option<u32>,
+}
+
+/// The programs that are seen, by their processes, interfaces, and the names of firewall tables and chains.
+pub(super) fn programs<'a>(
+    links: impl IntoIterator<Item = &'a Link>,
+    firewall_names: impl IntoIterator<Item = &'a str>,
+) -> Vec<HostFact> {
+    let mut seen: BTreeMap<SoftwareName, Seen> = BTreeMap::new();
+    let mut sign = |name, text: String, process: Option<u32>| {
+        let entry = seen.entry(name).or_default();
+        if entry.signs.len() < 8 && !entry.signs.contains(&text) {
+            entry.signs.push(bounded(text));
+        }
+        entry.process = entry.process.or(process);
+    };
+    for (id, name) in processes() {
+        if let Some((_, software)) = PROCESSES.iter().find(|(process, _)| *process == name) {
+            sign(*software, format!("process {name}"), Some(id));
+        }
+    }
+    for link in links {
+        let by_kind = link.link_kind.as_deref() == Some("wireguard");
+        let by_name = INTERFACES.iter().find(|(start, _)| {
+            link.device.strip_prefix(start).is_some_and(|rest| {
+                rest.is_empty() || start.len() > 3 || rest.bytes().all(|byte| byte.is_ascii_digit())
+            })
+        });
+        match by_name {
+            Some((_, software)) => sign(*software, format!("interface {}", link.device), None),
+            None if by_kind => sign(SoftwareName::Wireguard, format!("interface {}", link.device), None),
+            None => {}
+        }
+    }
+    for name in firewall_names {
+        let lower = name.to_ascii_lowercase();
+        let tables = [
+            ("netbird", SoftwareName::Netbird),
+            ("ts-input", SoftwareName::Tailscale),
+            ("docker", SoftwareName::Docker),
+            ("kube-", SoftwareName::Kubernetes),
+            ("ufw-", SoftwareName::Ufw),
+            ("firewalld", SoftwareName::Firewalld),
+            ("mwan3", SoftwareName::Mwan3),
+            ("libvirt", SoftwareName::Libvirt),
+            ("crowdsec", SoftwareName::Crowdsec),
+            ("f2b-", SoftwareName::Fail2ban),
+            ("cilium", SoftwareName::Cilium),
+            ("cali-", SoftwareName::Calico),
+            ("wg-quick", SoftwareName::Wireguard),
+        ];
+        if let Some((_, software)) = tables.iter().find(|(part, _)| lower.contains(part)) {
+            sign(*software, format!("firewall {name}"), None);
+        }
+    }
+    let fact = |(software, seen): (SoftwareName, Seen)| {
+        let environment = seen.process.and_then(environment);
+        HostFact::Software(Software { software, signs: seen.signs, process_id: seen.process, environment })
+    };
+    seen.into_iter().map(fact).collect()
+}
+
+/// Processes with their names.
+pub(super) fn processes() -> impl Iterator<Item = (u32, String)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.take(MAX_PROCESSES).filter_map(|entry| {
+        let id: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+        Some((id, name.trim_end().to_owned()))
+    })
+}
+
+/// The settings of a process that decide how it connects; `None`: its environment cannot be read.
+pub(super) fn environment(process: u32) -> Option<BTreeMap<String, String>> {
+    let mut bytes = fs::read(format!("/proc/{process}/environ")).ok()?;
+    bytes.truncate(MAX_ENVIRONMENT);
+    let settings = bytes.split(|byte| *byte == 0).filter_map(|setting| {
+        let (name, value) = std::str::from_utf8(setting).ok()?.split_once('=')?;
+        SETTINGS.contains(&name).then(|| (name.to_owned(), bounded(value.to_owned())))
+    });
+    Some(settings.collect())
+}
+
+/// What this process may do.
+pub(super) fn capabilities() -> HostFact {
+    const NAMES: [(u32, &str); 5] = [
+        (10, "CAP_NET_BIND_SERVICE"),
+        (12, "CAP_NET_ADMIN"),
+        (13, "CAP_NET_RAW"),
+        (19, "CAP_SYS_PTRACE"),
+        (21, "CAP_SYS_ADMIN"),
+    ];
+    let effective = effective_capabilities();
+    let has = |(bit, name): &(u32, &str)| (effective >> bit & 1 == 1).then(|| (*name).to_owned());
+    HostFact::Capabilities {
+        user: nix::unistd::geteuid().as_raw(),
+        effective: NAMES.iter().filter_map(has).collect(),
+        container: container(),
+    }
+}
+
+/// Whether this process has a capability, by its number.
+pub(super) fn has_capability(number: u32) -> bool {
+    effective_capabilities() >> number & 1 == 1
+}
+
+fn effective_capabilities() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0)
+}
+
+fn container() -> Option<String> {
+    if Path::new("/.dockerenv").exists() {
+        return Some("docker".into());
+    }
+    if Path::new("/run/.containerenv").exists() {
+        return Some("podman".into());
+    }
+    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        return Some("kubernetes".into());
+    }
+    let bytes = fs::read("/proc/1/environ").ok()?;
+    let setting = bytes.split(|byte| *byte == 0).find_map(|setting| setting.strip_prefix(b"container="))?;
+    Some(bounded(String::from_utf8_lossy(setting).into_owned()))
+}
+
+/// The resolver's configuration.
+pub(super) fn resolver() -> Option<HostFact> {
+    let text = fs::read_to_string("/etc/resolv.conf").ok()?;
+    let servers: Vec<IpAddr> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver")?.split('%').next()?.trim().parse().ok())
+        .take(16)
+        .collect();
+    let stub = servers.iter().any(IpAddr::is_loopback);
+    Some(HostFact::Resolver { servers, stub })
+}

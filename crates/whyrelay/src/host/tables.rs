@@ -1,0 +1,339 @@
+//! Interfaces, addresses, routes, policy rules and neighbors, by rtnetlink.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+
+use netlink_packet_core::Parseable;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType};
+use netlink_packet_route::rule::{RuleAction as KernelAction, RuleAttribute, RuleMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use whyrelay_core::host::{
+    Address, Family, Link, Neighbor, NeighborState, PolicyRule, Prefix, Route, RouteKind, RuleAction,
+};
+
+use super::netlink::Netlink;
+
+const RTM_GETLINK: u16 = 18;
+const RTM_GETADDR: u16 = 22;
+const RTM_GETROUTE: u16 = 26;
+const RTM_GETNEIGH: u16 = 30;
+const RTM_GETRULE: u16 = 34;
+
+/// Most entries of a table that are looked at: more than any host has, and a bound.
+const MAX_LOOKED_AT: u64 = 2_000_000;
+
+/// A new socket for rtnetlink.
+pub(super) fn open() -> io::Result<Netlink> {
+    Netlink::open(NETLINK_ROUTE)
+}
+
+/// All interfaces by index.
+pub(super) fn links() -> io::Result<BTreeMap<u32, Link>> {
+    let mut links = BTreeMap::new();
+    let mut masters = Vec::new();
+    dump(RTM_GETLINK, AddressFamily::Unspec, 16, |payload| {
+        let Ok(message) = LinkMessage::parse(payload) else { return };
+        let flags = message.header.flags;
+        let mut link = Link {
+            device: String::new(),
+            index: message.header.index,
+            link_kind: None,
+            loopback: flags.contains(LinkFlags::Loopback),
+            up: flags.contains(LinkFlags::Up),
+            running: flags.contains(LinkFlags::LowerUp),
+            mtu: 0,
+            mac: None,
+            master: None,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.device = name,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Address(mac) if mac.len() == 6 && mac.iter().any(|byte| *byte != 0) => {
+                    link.mac = Some(hardware(&mac));
+                }
+                LinkAttribute::Controller(index) => masters.push((link.index, index)),
+                LinkAttribute::LinkInfo(infos) => {
+                    let kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                    link.link_kind = kind.or(link.link_kind);
+                }
+                _ => {}
+            }
+        }
+        links.insert(link.index, link);
+    })?;
+    for (index, master) in masters {
+        let name = links.get(&master).map(|link: &Link| link.device.clone());
+        if let Some(link) = links.get_mut(&index) {
+            link.master = name;
+        }
+    }
+    Ok(links)
+}
+
+/// All addresses.
+pub(super) fn addresses(links: &BTreeMap<u32, Link>) -> io::Result<Vec<Address>> {
+    const FLAGS: [(AddressFlags, &str); 8] = [
+        (AddressFlags::Secondary, "secondary"),
+        (AddressFlags::Optimistic, "optimistic"),
+        (AddressFlags::Dadfailed, "dadfailed"),
+        (AddressFlags::Deprecated, "deprecated"),
+        (AddressFlags::Tentative, "tentative"),
+        (AddressFlags::Permanent, "permanent"),
+        (AddressFlags::Noprefixroute, "noprefixroute"),
+        (AddressFlags::StablePrivacy, "stable-privacy"),
+    ];
+    let mut addresses = Vec::new();
+    dump(RTM_GETADDR, AddressFamily::Unspec, 8, |payload| {
+        let Ok(message) = AddressMessage::parse(payload) else { return };
+        let (mut own, mut flags) = (None, AddressFlags::empty());
+        for attribute in message.attributes {
+            match attribute {
+                AddressAttribute::Local(address) => own = Some(address),
+                AddressAttribute::Address(address) => own = own.or(Some(address)),
+                AddressAttribute::Flags(all) => flags = all,
+                _ => {}
+            }
+        }
+        let Some(address) = own else { return };
+        let Some(link) = links.get(&message.header.index) else { return };
+        addresses.push(Address {
+            device: link.device.clone(),
+            address,
+            prefix_length: message.header.prefix_len,
+            scope: match message.header.scope {
+                AddressScope::Universe => "global".into(),
+                other => format!("{other:?}").to_lowercase(),
+            },
+            flags: FLAGS.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| (*name).into()).collect(),
+        });
+    })?;
+    Ok(addresses)
+}
+
+/// Looks at all routes of all tables; answers how many there are.
+pub(super) fn routes(links: &BTreeMap<u32, Link>, mut take: impl FnMut(Route)) -> io::Result<u64> {
+    dump(RTM_GETROUTE, AddressFamily::Unspec, 12, |payload| {
+        let Ok(message) = RouteMessage::parse(payload) else { return };
+        if let Some((route, _)) = route(&message, links) {
+            take(route);
+        }
+    })
+}
+
+/// A route message as a fact, and whether its source prefix is set.
+pub(super) fn route(message: &RouteMessage, links: &BTreeMap<u32, Link>) -> Option<(Route, bool)> {
+    let unspecified = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        AddressFamily::Inet6 => IpAddr::from([0; 16]),
+        _ => return None,
+    };
+    let length = message.header.destination_prefix_length;
+    let mut route = Route {
+        table: message.header.table.into(),
+        destination: Prefix { address: unspecified, length },
+        route_kind: route_kind(message.header.kind),
+        device: None,
+        gateway: None,
+        preferred_source: None,
+        metric: None,
+        mtu: None,
+    };
+    let name = |index: u32| links.get(&index).map(|link| link.device.clone());
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(table) => route.table = *table,
+            RouteAttribute::Destination(address) => {
+                route.destination.address = ip(address).unwrap_or(unspecified);
+            }
+            RouteAttribute::Oif(index) => route.device = name(*index),
+            RouteAttribute::Gateway(address) => route.gateway = ip(address),
+            RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet6(via)) => {
+                route.gateway = Some((*via).into())
+            }
+            RouteAttribute::PrefSource(address) => route.preferred_source = ip(address),
+            RouteAttribute::Priority(metric) => route.metric = Some(*metric),
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            RouteAttribute::MultiPath(hops) => {
+                // The first of several next hops stands for all.
+                if let Some(hop) = hops.first() {
+                    route.device = name(hop.interface_index);
+                    route.gateway = hop.attributes.iter().find_map(|attribute| match attribute {
+                        RouteAttribute::Gateway(address) => ip(address),
+                        _ => None,
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    Some((route, message.header.source_prefix_length > 0))
+}
+
+/// All policy rules.
+pub(super) fn rules() -> io::Result<Vec<PolicyRule>> {
+    let mut rules = Vec::new();
+    for (family, kernel) in [(Family::V4, AddressFamily::Inet), (Family::V6, AddressFamily::Inet6)] {
+        let asked = dump(RTM_GETRULE, kernel, 12, |payload| {
+            if let Ok(message) = RuleMessage::parse(payload) {
+                rules.push(rule(family, &message));
+            }
+        });
+        // A kernel without IPv6 has no IPv6 rules.
+        if family == Family::V4 {
+            asked?;
+        }
+    }
+    Ok(rules)
+}
+
+fn rule(family: Family, message: &RuleMessage) -> PolicyRule {
+    let header = &message.header;
+    let mut rule = PolicyRule {
+        family,
+        priority: 0,
+        rule_action: match header.action {
+            KernelAction::ToTable => RuleAction::Lookup,
+            KernelAction::Goto => RuleAction::Goto,
+            KernelAction::Nop => RuleAction::Nop,
+            KernelAction::Blackhole => RuleAction::Blackhole,
+            KernelAction::Unreachable => RuleAction::Unreachable,
+            KernelAction::Prohibit => RuleAction::Prohibit,
+            _ => RuleAction::Other,
+        },
+        table: (header.action == KernelAction::ToTable).then_some(header.table.into()),
+        invert: header.flags.bits() & FIB_RULE_INVERT != 0,
+        from: None,
+        to: None,
+        in_device: None,
+        out_device: None,
+        mark: None,
+        mask: None,
+        users: None,
+        protocol: None,
+        source_ports: None,
+        destination_ports: None,
+        tos: Some(header.tos).filter(|tos| *tos != 0),
+        suppress_prefix_length: None,
+        goto: None,
+        l3mdev: false,
+        origin: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Destination(address) => {
+                rule.to = Some(Prefix { address: *address, length: header.dst_len });
+            }
+            RuleAttribute::Source(address) => {
+                rule.from = Some(Prefix { address: *address, length: header.src_len });
+            }
+            RuleAttribute::Iifname(name) => rule.in_device = Some(name.clone()),
+            RuleAttribute::Oifname(name) => rule.out_device = Some(name.clone()),
+            RuleAttribute::Goto(priority) => rule.goto = Some(*priority),
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::FwMark(mark) => rule.mark = Some(*mark),
+            RuleAttribute::FwMask(mask) => rule.mask = Some(*mask).filter(|mask| *mask != u32::MAX),
+            RuleAttribute::SuppressPrefixLen(length) => {
+                rule.suppress_prefix_length = Some(*length).filter(|length| *length != u32::MAX);
+            }
+            RuleAttribute::Table(table) if rule.table.is_some() => rule.table = Some(*table),
+            RuleAttribute::L3MDev(set) => rule.l3mdev = *set,
+            RuleAttribute::UidRange(range) => rule.users = Some((range.start, range.end)),
+            RuleAttribute::IpProtocol(protocol) => rule.protocol = Some(u8::from(*protocol)),
+            RuleAttribute::SourcePortRange(range) => rule.source_ports = Some((range.start, range.end)),
+            RuleAttribute::DestinationPortRange(range) => rule.destination_ports = Some((range.start, range.end)),
+            RuleAttribute::Protocol(origin) => {
+                // 0: not told, 2: the kernel's own, 3: `ip` at boot or by hand.
+                rule.origin = Some(u8::from(*origin)).filter(|origin| !matches!(origin, 0 | 2 | 3));
+            }
+            _ => {}
+        }
+    }
+    rule
+}
+
+/// All neighbors.
+pub(super) fn neighbors(links: &BTreeMap<u32, Link>, mut take: impl FnMut(Neighbor)) -> io::Result<u64> {
+    dump(RTM_GETNEIGH, AddressFamily::Unspec, 12, |payload| {
+        let Ok(message) = NeighbourMessage::parse(payload) else { return };
+        let Some(link) = links.get(&message.header.ifindex) else { return };
+        let (mut address, mut mac) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(IpAddr::V4(ip)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(IpAddr::V6(ip)),
+                NeighbourAttribute::LinkLayerAddress(bytes) if bytes.len() == 6 => mac = Some(hardware(&bytes)),
+                _ => {}
+            }
+        }
+        let Some(address) = address else { return };
+        let neighbor_state = match message.header.state {
+            NeighbourState::Incomplete => NeighborState::Incomplete,
+            NeighbourState::Reachable => NeighborState::Reachable,
+            NeighbourState::Stale => NeighborState::Stale,
+            NeighbourState::Delay => NeighborState::Delay,
+            NeighbourState::Probe => NeighborState::Probe,
+            NeighbourState::Failed => NeighborState::Failed,
+            NeighbourState::Noarp => NeighborState::NoArp,
+            NeighbourState::Permanent => NeighborState::Permanent,
+            _ => NeighborState::Other,
+        };
+        take(Neighbor { device: link.device.clone(), address, mac, neighbor_state });
+    })
+}
+
+/// `FIB_RULE_INVERT` of linux/fib_rules.h.
+const FIB_RULE_INVERT: u32 = 2;
+
+/// Asks for a list of an address family with an otherwise empty header of this length; answers how many came.
+fn dump(message_type: u16, family: AddressFamily, header: usize, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
+    let mut payload = vec![0; header];
+    payload[0] = u8::from(family);
+    let mut count = 0;
+    open()?.dump(message_type, &payload, |_, body| {
+        count += 1;
+        take(body);
+        if count < MAX_LOOKED_AT { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(count)
+}
+
+pub(super) fn route_kind(kind: RouteType) -> RouteKind {
+    match kind {
+        RouteType::Unicast => RouteKind::Unicast,
+        RouteType::Local => RouteKind::Local,
+        RouteType::Broadcast | RouteType::Anycast => RouteKind::Broadcast,
+        RouteType::Multicast => RouteKind::Multicast,
+        RouteType::BlackHole => RouteKind::Blackhole,
+        RouteType::Unreachable => RouteKind::Unreachable,
+        RouteType::Prohibit => RouteKind::Prohibit,
+        RouteType::Throw => RouteKind::Throw,
+        _ => RouteKind::Other,
+    }
+}
+
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+fn hardware(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}

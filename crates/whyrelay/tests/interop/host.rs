@@ -1,0 +1,374 @@
+//! The mechanisms by which Linux diverts, drops or refuses a peer's packets, each made for real, and what the recording
+//! says of the host. Sessions of the real binary; hosts A and B behind one router, which also has the server.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use whyrelay_core::diagnosis::evidence::{Evidence, HostEvidence, SideEvidence};
+use whyrelay_core::host::{Moment, NeighborState, RoutePurpose, Subject};
+use whyrelay_core::trace::event::Vantage;
+use whyrelay_core::trace::recording::Recording;
+
+use crate::namespace::{Namespace, Routed};
+use crate::ours::{self, Server};
+use crate::peers::{LIMIT, Role};
+use crate::process::Process;
+use crate::suite::{Suite, Tool};
+
+/// Sessions at a time: each waits most of its time.
+const AT_ONCE: usize = 4;
+
+/// B's address.
+const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
+
+/// One mechanism.
+struct Case {
+    name: &'static str,
+    /// Shell commands in A's namespace.
+    fault: &'static str,
+    /// More arguments of A.
+    arguments: &'static [&'static str],
+    check: fn(&SideEvidence) -> Result<()>,
+}
+
+/// The tests of this module.
+pub(crate) fn register(suite: &mut Suite) {
+    let tools = [Tool::NetworkNamespaces, Tool::Nft];
+    suite.test("host::each_mechanism_leaves_its_facts", &tools, each_mechanism);
+    suite.test("host::a_crowded_host_is_recorded_in_bounds", &tools, crowded);
+    suite.test("host::without_privileges_the_session_runs_and_says_what_they_would_add", &tools, unprivileged);
+}
+
+const TUNNEL: &str = "ip route add default via 10.66.0.1 dev wg0 table 200;";
+
+const CASES: &[Case] = &[
+    Case { name: "healthy", fault: "true", arguments: &[], check: healthy },
+    Case {
+        name: "rule-to-peer",
+        fault: "ip rule add pref 100 to 198.51.100.0/26 lookup 200",
+        arguments: &[],
+        check: |side| diverted(side, "wg0", 200, 100),
+    },
+    Case {
+        name: "rule-by-port",
+        fault: "ip rule add pref 101 ipproto udp sport 51820 to 198.51.100.0/26 lookup 200",
+        arguments: &["--port", "51820"],
+        check: |side| {
+            diverted(side, "wg0", 200, 101)?;
+            let mut without_port = side.host.routes_to(B).filter(|answer| answer.fact.question.source_port.is_none());
+            ensure!(without_port.any(|answer| answer.fact.device() == Some("eth0")), "without a port it is not eth0");
+            Ok(())
+        },
+    },
+    Case {
+        name: "rule-by-user",
+        fault: "ip rule add pref 102 uidrange 0-0 to 198.51.100.0/26 lookup 200",
+        arguments: &[],
+        check: |side| diverted(side, "wg0", 200, 102),
+    },
+    Case {
+        name: "mark-collides-with-mwan3",
+        fault: "ip rule add pref 2061 fwmark 0x3d00/0x3f00 blackhole",
+        arguments: &["--mark", "0x1bd00"],
+        check: |side| refused(side, libc::EINVAL, Some(2061)),
+    },
+    Case {
+        name: "strict-reverse-path",
+        fault: "ip rule add pref 110 not fwmark 0x1bd00 lookup 200;
+            sysctl -qw net.ipv4.conf.eth0.rp_filter=1",
+        arguments: &["--mark", "0x1bd00"],
+        check: |side| {
+            moved(&side.host, "TcpExt.IPReversePathFilter")?;
+            ensure!(side.host.rp_filter("eth0").is_some_and(|(_, value)| value == 1), "rp_filter is not told");
+            let marked = side.host.routes_to(B).find(|answer| answer.fact.question.mark == 0x1bd00);
+            ensure!(marked.is_some_and(|answer| answer.fact.device() == Some("eth0")), "the marked packet leaves by eth0");
+            arrived(side)
+        },
+    },
+    Case {
+        name: "mark-rewritten-on-output",
+        fault: "nft 'table ip t { chain o { type route hook output priority mangle; ip daddr 198.51.100.7 counter meta mark set 0x99; }; }';
+            ip rule add pref 103 fwmark 0x99 lookup 200",
+        arguments: &[],
+        check: |side| {
+            let asked = side.host.routes_to(B).all(|answer| answer.fact.device() == Some("eth0"));
+            ensure!(asked, "the routing's own answer looks right");
+            ensure!(left_by(side, "wg0"), "the packets leave by wg0: {:?}", side.host.own_packets);
+            let rule = counted(&side.host, "output")?;
+            ensure!(rule.sets_mark && rule.chain_type.as_deref() == Some("route"), "{rule:?}");
+            Ok(())
+        },
+    },
+    Case {
+        name: "blackhole",
+        fault: "ip route add blackhole 198.51.100.7/32",
+        arguments: &[],
+        check: |side| refused(side, libc::EINVAL, None),
+    },
+    Case {
+        name: "unreachable",
+        fault: "ip route add unreachable 198.51.100.7/32",
+        arguments: &[],
+        check: |side| refused(side, libc::EHOSTUNREACH, None),
+    },
+    Case {
+        name: "prohibit-rule",
+        fault: "ip rule add pref 104 to 198.51.100.7/32 prohibit",
+        arguments: &[],
+        check: |side| refused(side, libc::EACCES, Some(104)),
+    },
+    Case {
+        name: "output-drop",
+        fault: "nft 'table inet fw { chain o { type filter hook output priority 0; jump p; }; chain p { ip daddr 198.51.100.7 meta l4proto udp counter drop; }; }'",
+        arguments: &[],
+        check: |side| {
+            moved(&side.host, "Ip.OutDiscards")?;
+            let rule = counted(&side.host, "output")?;
+            ensure!(rule.verdict.as_deref() == Some("drop") && rule.chain == "p", "{rule:?}");
+            ensure!(rule.rule.contains("ip daddr 198.51.100.7"), "{rule:?}");
+            Ok(())
+        },
+    },
+    Case {
+        name: "input-drop",
+        fault: "nft 'table inet fw { chain i { type filter hook input priority 0; ip saddr 198.51.100.0/26 meta l4proto udp counter drop; }; }'",
+        arguments: &[],
+        check: |side| {
+            let rule = counted(&side.host, "input")?;
+            ensure!(rule.verdict.as_deref() == Some("drop") && rule.rule.contains("198.51.100.0/26"), "{rule:?}");
+            ensure!(side.host.counter("TcpExt.IPReversePathFilter").is_some_and(|(_, by)| by == 0), "rp_filter");
+            arrived(side)
+        },
+    },
+    Case {
+        name: "prerouting-drop",
+        fault: "nft 'table ip raw { chain p { type filter hook prerouting priority -300; ip saddr 198.51.100.7 counter drop; }; }'",
+        arguments: &[],
+        check: |side| {
+            let rule = counted(&side.host, "prerouting")?;
+            ensure!(rule.priority == Some(-300), "{rule:?}");
+            arrived(side)
+        },
+    },
+    Case {
+        name: "policy-drop",
+        fault: "nft 'table inet fw { chain i { type filter hook input priority 0; policy drop; iifname lo accept; tcp sport 8080 accept; }; }'",
+        arguments: &[],
+        check: |side| {
+            let policy = side.host.firewall_rules.iter().find(|rule| rule.fact.handle.is_none());
+            ensure!(policy.is_some_and(|rule| rule.fact.rule == "policy drop"), "{:?}", side.host.firewall_rules);
+            arrived(side)
+        },
+    },
+    Case {
+        name: "bridge-shadows-peer",
+        fault: "ip link add br-1234 type bridge; ip link add d0 type veth peer name d1; ip link set d0 master br-1234; ip link set d1 up;
+            ip link set d0 up; ip link set br-1234 up; ip addr add 198.51.100.1/24 dev br-1234",
+        arguments: &["--exclude-interface", "br-1234", "--exclude-interface", "d1"],
+        check: |side| {
+            let answer = side.host.routes_to(B).next().context("no answer")?;
+            ensure!(answer.fact.device() == Some("br-1234"), "{answer:?}");
+            ensure!(answer.fact.route.as_ref().is_some_and(|route| route.gateway.is_none()), "{answer:?}");
+            let link = side.host.link("br-1234").context("no link")?;
+            ensure!(link.fact.link_kind.as_deref() == Some("bridge"), "{link:?}");
+            silent_neighbor(side, B)
+        },
+    },
+    Case {
+        name: "vpn-takes-all",
+        fault: "ip route add 0.0.0.0/1 via 10.66.0.1 dev wg0; ip route add 128.0.0.0/1 via 10.66.0.1 dev wg0",
+        arguments: &[],
+        check: |side| {
+            let answer = side.host.routes_to(B).next().context("no answer")?;
+            let route = answer.fact.route.as_ref().context("no route")?;
+            ensure!(route.device.as_deref() == Some("wg0"), "{answer:?}");
+            ensure!(route.matched.is_some_and(|prefix| prefix.length == 1), "{answer:?}");
+            ensure!(side.host.routes.iter().any(|route| route.fact.destination.length == 1), "the route is not told");
+            Ok(())
+        },
+    },
+    Case {
+        name: "next-hop-silent",
+        fault: "ip route add 198.51.100.7/32 via 203.0.113.60 dev eth0",
+        arguments: &[],
+        check: |side| silent_neighbor(side, "203.0.113.60".parse()?),
+    },
+];
+
+fn healthy(side: &SideEvidence) -> Result<()> {
+    let host = &side.host;
+    ensure!(!host.route_answers.is_empty() && !host.policy_rules.is_empty() && !host.links.is_empty(), "{host:?}");
+    for answer in &host.route_answers {
+        ensure!(answer.fact.device() == Some("eth0"), "{answer:?}");
+        ensure!(answer.fact.rule == Some(32766), "{answer:?}");
+    }
+    ensure!(left_by(side, "eth0") && !left_by(side, "wg0"), "{:?}", host.own_packets);
+    ensure!(host.counter("TcpExt.IPReversePathFilter").is_some_and(|(_, by)| by == 0), "{:?}", host.counters);
+    ensure!(host.firewall_rules.is_empty(), "{:?}", host.firewall_rules);
+    ensure!(host.routes_to_servers().count() > 0, "the server is not asked about");
+    arrived(side)
+}
+
+/// The kernel sends the peer's packets by a device, table and rule; the server's by another device.
+fn diverted(side: &SideEvidence, device: &str, table: u32, rule: u32) -> Result<()> {
+    let diverted = side.host.routes_to(B).find(|answer| {
+        answer.fact.device() == Some(device)
+            && answer.fact.route.as_ref().is_some_and(|route| route.table == table)
+            && answer.fact.rule == Some(rule)
+            && answer.fact.question.purpose == RoutePurpose::Peer
+    });
+    ensure!(diverted.is_some(), "no answer names the rule: {:?}", side.host.route_answers);
+    let servers = side.host.routes_to_servers().all(|answer| answer.fact.device() == Some("eth0"));
+    ensure!(servers, "the server's packets are diverted, too: {:?}", side.host.route_answers);
+    ensure!(left_by(side, device), "{:?}", side.host.own_packets);
+    ensure!(side.host.policy_rules.iter().any(|told| told.fact.priority == rule), "the rule is not told");
+    Ok(())
+}
+
+/// The kernel has no route, with this error and by this rule, and the sends say the same.
+fn refused(side: &SideEvidence, errno: i32, rule: Option<u32>) -> Result<()> {
+    let failed = side.host.route_answers.iter().find(|answer| {
+        answer.fact.failure.as_ref().is_some_and(|failure| failure.errno == errno) && answer.fact.rule == rule
+    });
+    ensure!(failed.is_some(), "{:?}", side.host.route_answers);
+    ensure!(side.send_failures.keys().any(|(_, _, own)| *own == errno), "{:?}", side.send_failures);
+    Ok(())
+}
+
+fn moved(host: &HostEvidence, name: &str) -> Result<()> {
+    let by = host.counter(name);
+    ensure!(by.is_some_and(|(_, by)| by > 0), "{name} moved by {by:?}: {:?}", host.counters);
+    Ok(())
+}
+
+/// The rule of a hook that counted packets of the session.
+fn counted<'a>(host: &'a HostEvidence, hook: &str) -> Result<&'a whyrelay_core::host::FirewallRule> {
+    let rules = host.firewall_rules.iter().map(|taken| &taken.fact);
+    let mut counted =
+        rules.filter(|rule| rule.hook.as_deref() == Some(hook) && rule.packets_since.is_some_and(|since| since > 0));
+    counted.next().with_context(|| format!("no rule of {hook} counted: {:?}", host.firewall_rules))
+}
+
+fn left_by(side: &SideEvidence, device: &str) -> bool {
+    let peers: Vec<SocketAddr> = side.host.own_packets.iter().map(|packet| packet.fact.destination).collect();
+    peers.into_iter().filter(|peer| peer.ip() == B).any(|peer| side.host.left_by(peer).contains(device))
+}
+
+/// The peer's packets came to the interface.
+fn arrived(side: &SideEvidence) -> Result<()> {
+    let arrived = side.host.own_packets.iter().any(|packet| packet.fact.arrived && packet.fact.source.ip() == B);
+    ensure!(arrived, "nothing of the peer arrived: {:?}", side.host.own_packets);
+    Ok(())
+}
+
+fn silent_neighbor(side: &SideEvidence, address: IpAddr) -> Result<()> {
+    let neighbor = side.host.neighbors.iter().find(|neighbor| neighbor.fact.address == address);
+    let silent = |state| matches!(state, NeighborState::Failed | NeighborState::Incomplete);
+    ensure!(neighbor.is_some_and(|neighbor| silent(neighbor.fact.neighbor_state)), "{:?}", side.host.neighbors);
+    Ok(())
+}
+
+fn each_mechanism() -> Result<()> {
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(case) = CASES.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = run(case).and_then(|evidence| (case.check)(evidence.side(Vantage::A)));
+                    if let Err(error) = outcome
+                        && let Ok(mut failures) = failures.lock()
+                    {
+                        failures.push(format!("{}: {error:#}", case.name));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().map_err(|_| anyhow!("a case panicked"))?;
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+fn run(case: &Case) -> Result<Evidence> {
+    let world = Routed::new()?;
+    if case.fault.contains("200") {
+        world.a.shell(TUNNEL)?;
+    }
+    world.a.shell(case.fault)?;
+    session(&world, case.arguments, |command| command)
+}
+
+/// One session in a world; the evidence of A's recording.
+fn session(
+    world: &Routed,
+    arguments: &[&str],
+    wrap: impl Fn(std::process::Command) -> std::process::Command,
+) -> Result<Evidence> {
+    let directory = tempfile::tempdir()?;
+    // The session may run as somebody else.
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777))?;
+    let recording = directory.path().join("a.jsonl");
+    let server = Server::start(&world.router, &[])?;
+    let start = |namespace: &Namespace, role: Role, more: &[&str]| {
+        let mut command = ours::peer(namespace, role, server.url());
+        command.args(["--no-turn", "--no-tcp", "--exclude-interface", "wg0", "--timeout", "10s"]).args(more);
+        Process::start(role.name(), &mut wrap(command))
+    };
+    let answerer = start(&world.b, Role::Answerer, &[])?;
+    let path = recording.display().to_string();
+    let offerer = start(&world.a, Role::Offerer, &[&["--record", &path], arguments].concat())?;
+    let printed = offerer.finish(LIMIT)?.account;
+    answerer.finish(LIMIT)?;
+    let bytes = std::fs::read(&recording).with_context(|| format!("no recording: {printed}"))?;
+    let recording = Recording::read(&bytes[..]).map_err(|error| anyhow!("{error}"))?;
+    let evidence = Evidence::of(&recording.events);
+    ensure!(evidence.side(Vantage::A).host.is_told(), "no host facts: {printed}");
+    Ok(evidence)
+}
+
+/// 1,000 interfaces, 100,000 routes, 10,000 firewall rules: a session as quick as ever, and a recording in bounds.
+fn crowded() -> Result<()> {
+    let world = Routed::new()?;
+    world.a.shell(
+        "{ for i in $(seq 1 500); do echo link add x$i type veth peer name y$i; echo link set x$i up; done; } | ip -batch -;
+         { for i in $(seq 0 99999); do echo route add 11.$((i / 65536)).$((i / 256 % 256)).$((i % 256))/32 via 203.0.113.33; done; } | ip -batch -;
+         { echo 'table inet fw { chain o { type filter hook output priority 0;';
+           for i in $(seq 0 9999); do echo \"ip daddr 12.0.$((i / 256)).$((i % 256)) counter drop\"; done; echo '}; }'; } | nft -f -",
+    )?;
+    let evidence = session(&world, &[], |command| command)?;
+    let side = evidence.side(Vantage::A);
+    ensure!(side.selected_pair().is_some(), "it is not connected");
+    let counted = |subject| side.host.counted.get(&subject).map(|(_, total, recorded)| (*total, *recorded));
+    ensure!(counted(Subject::Links).is_some_and(|(total, recorded)| total > 1000 && recorded <= 64), "links");
+    ensure!(counted(Subject::Routes).is_some_and(|(total, recorded)| total > 100_000 && recorded <= 128), "routes");
+    ensure!(counted(Subject::Nftables).is_some_and(|(total, recorded)| total == 10_000 && recorded == 0), "rules");
+    ensure!(side.host.link("eth0").is_some(), "the interface that matters is not among the recorded");
+    ensure!(side.host.facts < 2000, "{} facts", side.host.facts);
+    Ok(())
+}
+
+/// As a user without any capability: direct as ever, with what root would add.
+fn unprivileged() -> Result<()> {
+    let world = Routed::new()?;
+    let evidence = session(&world, &[], |command| {
+        let mut wrapped = std::process::Command::new(command.get_program());
+        let arguments: Vec<_> = command.get_args().collect();
+        // `ip netns exec NAME`, and from there without capabilities.
+        let without =
+            ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--reuid=65534", "--clear-groups"];
+        wrapped.args(&arguments[..3]).args(without).args(&arguments[3..]);
+        wrapped
+    })?;
+    let side = evidence.side(Vantage::A);
+    ensure!(side.selected_pair().is_some(), "it is not connected");
+    for (subject, privilege) in [(Subject::Nftables, "CAP_NET_ADMIN"), (Subject::OwnPackets, "CAP_NET_RAW")] {
+        let needs = side.host.why_not_measured(subject).and_then(|(_, needs)| needs);
+        ensure!(needs == Some(privilege), "{subject:?} needs {needs:?}");
+    }
+    ensure!(side.host.route_answers.iter().any(|answer| answer.moment == Moment::During), "no routes without root");
+    ensure!(side.host.counter("Ip.InReceives").is_some(), "no counters without root");
+    Ok(())
+}
