@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::ice::Credentials;
 use crate::ice::candidate::{BadCandidate, Candidate};
 use crate::random::Random;
 
@@ -154,15 +155,13 @@ pub struct LocalParameters {
 }
 
 impl LocalParameters {
-    /// Parameters with fresh credentials: 48 bits of ufrag, 144 bits of password (RFC 8445 §5.3 asks for 24 and 128).
+    /// Parameters with fresh credentials.
     pub fn generate(random: &mut Random, fingerprint: Fingerprint) -> Self {
-        Self {
-            // Fits a signed 64-bit number, which some parsers take.
-            session_id: random.u64() >> 2,
-            ufrag: random.ice_chars(8),
-            password: IcePassword::new(random.ice_chars(24)),
-            fingerprint,
-        }
+        // Fits a signed 64-bit number, which some parsers take.
+        let session_id = random.u64() >> 2;
+        let credentials = Credentials::generate(random);
+        let (ufrag, password) = (credentials.ufrag().to_owned(), IcePassword::new(credentials.password()));
+        Self { session_id, ufrag, password, fingerprint }
     }
 }
 

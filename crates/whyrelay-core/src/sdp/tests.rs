@@ -119,7 +119,7 @@ fn an_offer_and_its_answer_read_as() {
     c=IN IP4 0.0.0.0
     a=mid:0
     a=ice-ufrag:dDw+tp9f
-    a=ice-pwd:ALpH9TOVAteDdZNLWTjyhUOm
+    a=ice-pwd:ALpH9TOVAteDdZNLWTjyhUOmXL50W8ef
     a=ice-options:trickle ice2
     a=fingerprint:sha-256 03:D6:6D:D0:88:35:C1:CA:3F:12:8C:CE:AC:D1:F3:1A:C9:41:63:09:6B:20:F4:45:AE:84:28:5B:C0:83:2D:72
     a=setup:actpass

@@ -6,7 +6,7 @@ use whyrelay_core::engine::peer;
 use whyrelay_core::ice::Credentials;
 use whyrelay_core::ice::candidate::Candidate;
 use whyrelay_core::random::Random;
-use whyrelay_core::sdp::{DtlsRole, LocalParameters, SdpType, SessionDescription};
+use whyrelay_core::sdp::{LocalParameters, SdpType, SessionDescription};
 use whyrelay_core::signal::{MessageType, PeerInfo, RecordingAssembler};
 use whyrelay_core::trace::event::{Direction, DtlsState, EventKind, Side, SignalingState, Vantage};
 
@@ -308,25 +308,11 @@ impl Session {
     /// What the channel needs, once the other side's description is there.
     pub(super) fn channel_config(&self) -> Option<ChannelConfig> {
         let remote = self.remote.as_ref()?;
-        let role = DtlsRole::negotiate(self.local.setup, remote.setup).ok()?;
         let offerer = self.config.side == Vantage::A;
-        let mut config = ChannelConfig::new(
-            role == DtlsRole::Client,
-            offerer,
-            self.certificate.clone(),
-            remote.fingerprints.clone(),
-        );
+        let mut config =
+            ChannelConfig::from_descriptions(&self.local, remote, offerer, self.certificate.clone()).ok()?;
         config.versions = if self.config.dtls12 { DtlsVersions::Only12 } else { DtlsVersions::Any };
-        config.local_sctp_port = self.local.sctp_port;
-        config.remote_sctp_port = remote.sctp_port;
-        config.max_message_size = remote.max_message_size;
         config.round_trip = self.peer.agent().send_pair().and_then(|pair| pair.rtt);
-        config.sctp_init = self
-            .local
-            .sctp_init
-            .clone()
-            .zip(remote.sctp_init.clone())
-            .map(|(ours, theirs)| (ours.into(), theirs.into()));
         Some(config)
     }
 }
