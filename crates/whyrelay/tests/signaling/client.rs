@@ -213,6 +213,14 @@ async fn the_servers_to_use_are_announced_at_once() {
 }
 
 #[tokio::test]
+async fn a_server_without_servers_says_so_at_once() {
+    let server = Server::start(SignalingConfig::default());
+    let mut client = offerer(server.address).await;
+    let Some(Incoming::Servers(announced)) = client.recv().await else { panic!("not the announcement first") };
+    assert_eq!(announced, ServersAnnouncement::default());
+}
+
+#[tokio::test]
 async fn a_broken_url_an_absent_server_and_a_stranger_are_told_apart() {
     let error = Client::connect(SignalingOptions::new("not a url", "a", "b")).await.unwrap_err();
     assert!(matches!(error, SignalingError::Url { .. }), "{error}");

@@ -36,8 +36,13 @@ async fn join(server: &Server, join: &Join) -> Socket {
 
 async fn joined(server: &Server, id: &str) -> Socket {
     let mut socket = join(server, &Join { id: id.into(), ..Join::default() }).await;
-    assert_eq!(next(&mut socket).await.kind, MessageType::Joined);
+    welcomed(&mut socket).await;
     socket
+}
+
+async fn welcomed(socket: &mut Socket) {
+    assert_eq!(next(socket).await.kind, MessageType::Joined);
+    assert_eq!(next(socket).await.kind, MessageType::Servers);
 }
 
 async fn next_frame(socket: &mut Socket) -> Option<Frame> {
@@ -82,7 +87,7 @@ async fn a_page_joins_with_its_first_message_and_talks_to_the_origins_client() {
 async fn a_page_may_name_its_id_in_the_address() {
     let server = Server::start(SignalingConfig::default());
     let mut page = open(&server, "/ws?id=page&room=r", None).await.unwrap();
-    assert_eq!(next(&mut page).await.kind, MessageType::Joined);
+    welcomed(&mut page).await;
     let message = candidate("a", "page", "1").to_json();
     assert_eq!(server.post("/send?room=r", message).await.0, StatusCode::OK);
     assert_eq!(next(&mut page).await.content, "1");

@@ -470,14 +470,14 @@ impl Hub {
             address: Some(receiver.connection.remote.ip().to_canonical()),
         };
         receiver.write_control(&control(MessageType::Joined, "", &join.id, &joined), self.now());
-        let announcement: Option<ServersAnnouncement> = self
+        // Without servers an empty announcement says so: whoever joins waits for the word, not for the servers.
+        let announcement: ServersAnnouncement = self
             .config
             .announce
             .as_ref()
-            .and_then(|announce| announce(&join.room, &join.id, receiver.connection.local));
-        if let Some(announcement) = announcement {
-            receiver.write_control(&control(MessageType::Servers, "", &join.id, &announcement), self.now());
-        }
+            .and_then(|announce| announce(&join.room, &join.id, receiver.connection.local))
+            .unwrap_or_default();
+        receiver.write_control(&control(MessageType::Servers, "", &join.id, &announcement), self.now());
     }
 
     /// Writes what waits, as far as the kernel takes it.
