@@ -11,6 +11,7 @@
 //!
 //! [`Input::Close`] gives every allocation back and ends with [`Output::Closed`].
 
+mod again;
 mod messages;
 mod paths;
 mod servers;
@@ -160,6 +161,11 @@ impl Gatherer {
                     self.allocations[index].client.refuse(errno);
                 }
             }
+            Input::VerifyAllocations => {
+                for allocation in &mut self.allocations {
+                    allocation.client.refresh(now);
+                }
+            }
             Input::Close => self.close(now),
         }
         self.advance(now);
@@ -188,6 +194,7 @@ impl Gatherer {
         self.stun.clear();
         self.close_unused_streams();
         for index in 0..self.allocations.len() {
+            self.allocations[index].again = again::Again::default();
             self.allocations[index].client.close(now);
             self.drain(now, index);
         }
@@ -210,6 +217,7 @@ impl Gatherer {
         }
         self.expire_streams(now);
         self.expire_names(now);
+        self.allocate_lost(now);
         match self.state {
             State::Gathering => {
                 if self.is_settled() {
@@ -255,8 +263,9 @@ impl Gatherer {
         let clients = self.allocations.iter().filter_map(|allocation| allocation.client.deadline());
         let streams = self.streams.values().filter_map(Stream::deadline);
         let names = self.servers.iter().filter_map(Known::deadline);
+        let again = self.allocations.iter().filter_map(|allocation| allocation.again.deadline());
         let single = [closing, start, self.stun.deadline()].into_iter().flatten();
-        single.chain(clients).chain(streams).chain(names).min().unwrap_or(idle).min(idle)
+        single.chain(clients).chain(streams).chain(names).chain(again).min().unwrap_or(idle).min(idle)
     }
 
     /// Keeps a candidate or says why not.

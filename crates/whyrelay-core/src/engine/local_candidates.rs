@@ -77,6 +77,11 @@ impl LocalCandidates {
         (candidate, refusal)
     }
 
+    /// The candidate with this address is gone; the same address may come again.
+    pub(super) fn forget(&mut self, address: SocketAddr) {
+        self.kept.retain(|(_, kept, _)| *kept != address);
+    }
+
     /// The local preference (RFC 8445 §5.1.2.1), unique per type.
     ///
     /// The three highest bits rank the transport, as RFC 6544 §4.2's direction preference does: UDP, then TCP active,

@@ -532,6 +532,7 @@ impl Peer {
     /// Sockets and allocations outlive a restart, and so do their candidates: they are signaled again.
     fn restart(&mut self, now: Timestamp, credentials: Credentials, side: Side) {
         self.last_known = None;
+        self.gather(now, gather::Input::VerifyAllocations);
         self.ice(now, ice::Input::Restart { credentials, side });
         self.settle(now);
         for local in self.gathered.clone() {

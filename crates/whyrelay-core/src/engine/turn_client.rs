@@ -66,6 +66,8 @@ pub(super) enum TurnOutput {
     },
     /// 300: try this server instead.
     Redirect(SocketAddr),
+    /// Allocate was not answered at all: another address of the server may be alive.
+    Unanswered,
     /// An allocation that had been announced is gone.
     Lost {
         relayed: SocketAddr,
@@ -228,11 +230,20 @@ impl TurnClient {
             Phase::Allocating => {
                 let detail = detail.to_owned();
                 self.failed(Method::ALLOCATE, ServerFailure::ConnectionFailed { detail });
+                self.outputs.push_back(TurnOutput::Unanswered);
                 self.end();
             }
             Phase::Allocated => self.lose(&format!("the connection to the server is gone: {detail}")),
             Phase::Releasing => self.released(),
             Phase::Ended => {}
+        }
+    }
+
+    /// Asks the server whether the allocation is still there, ahead of the time for its refresh.
+    pub(super) fn refresh(&mut self, now: Timestamp) {
+        let asked = self.transactions.requests().any(|request| request.purpose == Purpose::Refresh);
+        if self.phase == Phase::Allocated && !asked {
+            self.refresh_at = Some(now);
         }
     }
 
@@ -349,6 +360,8 @@ impl TurnClient {
                 if request.proof.is_some() {
                     // The answer may have been lost, not the request: no allocation is left behind.
                     self.request(now, Purpose::Release { again: false });
+                } else {
+                    self.outputs.push_back(TurnOutput::Unanswered);
                 }
                 self.end();
             }

@@ -250,6 +250,8 @@ impl Agent {
         for id in lost {
             self.fail_pair(now, id, FailReason::AllocationLost);
         }
+        // What the server permitted went with it.
+        self.generation.permissions.retain(|(base, _), _| *base != relayed);
         for local in &mut self.generation.locals {
             local.gone |= local.base == relayed && local.candidate.kind == CandidateType::Relayed;
         }

@@ -154,6 +154,9 @@ pub enum Input<'a> {
         /// The peer.
         peer: SocketAddr,
     },
+    /// The path is doubtful: ask every server whether its allocation is still there. One that is not is lost, and made
+    /// again.
+    VerifyAllocations,
     /// The system refused a datagram of [`Output::Transmit`], or an ICMP error came back for one. Three in a row end
     /// a transaction before its schedule does.
     SendFailed {
@@ -225,7 +228,7 @@ pub enum Output {
         /// The error code, if the server answered.
         code: Option<u16>,
     },
-    /// An allocation is gone: every pair with this base fails.
+    /// An allocation is gone: every pair with this base fails. It is asked for again; what comes is a new candidate.
     AllocationLost {
         /// The relayed address.
         relayed: SocketAddr,

@@ -6,6 +6,7 @@ use super::super::local_candidates::Found;
 use super::super::server_url::ServerProtocol;
 use super::super::stun_client::{Binding, Bound, Fed};
 use super::super::turn_client::{Families, TurnClient, TurnConfig, TurnOutput};
+use super::again::Again;
 use super::servers::{Target, Task};
 use super::{Gatherer, Output, StreamId, Transmit, path_key};
 use crate::ice::candidate::{CandidateTransport, CandidateType};
@@ -31,19 +32,24 @@ pub(super) enum Path {
 #[derive(Debug)]
 pub(super) struct Allocation {
     pub(super) client: TurnClient,
-    path: Path,
-    target: Target,
-    local: SocketAddr,
-    interface: Option<String>,
+    pub(super) path: Path,
+    pub(super) target: Target,
+    pub(super) local: SocketAddr,
+    pub(super) interface: Option<String>,
+    /// Whether it is made again when it is lost, and when.
+    pub(super) again: Again,
 }
 
 /// A connection to a server.
 #[derive(Debug)]
 pub(super) struct Stream {
     target: Target,
+    local: IpAddr,
     interface: Option<String>,
     transport: Transport,
     state: StreamState,
+    /// The lost allocation that it is for.
+    replaces: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -102,6 +108,22 @@ impl Gatherer {
         if self.allocations.len() >= MAX_ALLOCATIONS {
             return;
         }
+        let client = self.turn_client(now, &target, local, transport);
+        let index = self.allocations.len();
+        if matches!(path, Path::Socket(_)) {
+            self.by_path.insert(path_key(local, target.remote), index);
+        }
+        self.allocations.push(Allocation { client, path, target, local, interface, again: Again::default() });
+        self.drain(now, index);
+    }
+
+    pub(super) fn turn_client(
+        &mut self,
+        now: Timestamp,
+        target: &Target,
+        local: SocketAddr,
+        transport: Transport,
+    ) -> TurnClient {
         let server = &self.servers[target.server];
         let config = TurnConfig {
             server: server.label.clone(),
@@ -112,13 +134,7 @@ impl Gatherer {
             families: self.families(local.ip()),
             schedule: self.schedule(transport),
         };
-        let client = TurnClient::new(now, config, self.random.fork());
-        let index = self.allocations.len();
-        if matches!(path, Path::Socket(_)) {
-            self.by_path.insert(path_key(local, target.remote), index);
-        }
-        self.allocations.push(Allocation { client, path, target, local, interface });
-        self.drain(now, index);
+        TurnClient::new(now, config, self.random.fork())
     }
 
     /// Each socket asks for its own family; the other one is asked for beside it where no socket has it.
@@ -134,7 +150,14 @@ impl Gatherer {
         }
     }
 
-    pub(super) fn start_stream(&mut self, now: Timestamp, local: IpAddr, interface: Option<String>, target: Target) {
+    pub(super) fn start_stream(
+        &mut self,
+        now: Timestamp,
+        local: IpAddr,
+        interface: Option<String>,
+        target: Target,
+        replaces: Option<usize>,
+    ) {
         let url = &self.servers[target.server].server.url;
         let transport = url.transport();
         // A redirection keeps TLS and the name that the user trusts.
@@ -143,7 +166,8 @@ impl Gatherer {
         self.next_stream += 1;
         let remote = target.remote;
         let until = now + self.stream_schedule().total();
-        self.streams.insert(id, Stream { target, interface, transport, state: StreamState::Connecting { until } });
+        let state = StreamState::Connecting { until };
+        self.streams.insert(id, Stream { target, local, interface, transport, state, replaces });
         self.outputs.push_back(Output::ConnectStream { id, local, remote, tls });
     }
 
@@ -154,6 +178,9 @@ impl Gatherer {
         }
         stream.state = StreamState::Open { local, deframer: Deframer::new(Framing::Stun) };
         let (target, interface, transport) = (stream.target.clone(), stream.interface.clone(), stream.transport);
+        if let Some(index) = stream.replaces {
+            return self.replace_allocation(now, index, Path::Stream(id), local);
+        }
         match self.servers[target.server].server.url.protocol() {
             ServerProtocol::Stun => self.bind(now, Path::Stream(id), local, &target, transport),
             ServerProtocol::Turn => self.allocate(now, Path::Stream(id), local, interface, target, transport),
@@ -188,6 +215,18 @@ impl Gatherer {
                 };
                 let failure = ServerFailure::ConnectionFailed { detail: detail.to_owned() };
                 self.server_failed(stream.target.server, local, failure);
+                match stream.replaces {
+                    Some(index) => self.allocate_later(now, index),
+                    None => {
+                        let (local, interface) = (stream.local, stream.interface);
+                        let silent = stream.target.remote;
+                        self.ask_next_address(stream.target.server, local, silent, |target| Task::Connect {
+                            local,
+                            interface,
+                            target,
+                        });
+                    }
+                }
             }
         }
     }
@@ -307,7 +346,14 @@ impl Gatherer {
         match (outcome, binding.path) {
             (Ok(mapped), Path::Socket(socket)) => self.reflexive(socket, mapped, binding.server, binding.remote),
             (Ok(_), Path::Stream(_)) => {}
-            (Err(failure), _) => self.server_failed(binding.server, Some(binding.local), failure),
+            (Err(failure), path) => {
+                let silent = matches!(failure, ServerFailure::Timeout { .. } | ServerFailure::SendFailed { .. });
+                self.server_failed(binding.server, Some(binding.local), failure);
+                if let (true, Path::Socket(socket)) = (silent, path) {
+                    let Binding { server, local, remote, .. } = binding;
+                    self.ask_next_address(server, local.ip(), remote, |target| Task::Binding { socket, target });
+                }
+            }
         }
         if let Path::Stream(id) = binding.path
             && self.streams.remove(&id).is_some()
@@ -347,8 +393,21 @@ impl Gatherer {
                     self.allocated(now, index, &relayed, mapped);
                     continue;
                 }
+                TurnOutput::Unanswered => {
+                    // One that is made again stays with its server.
+                    if !allocation.again.was_lost() {
+                        let (server, silent) = (target.server, target.remote);
+                        let interface = allocation.interface.clone();
+                        self.ask_next_address(server, local.ip(), silent, |target| match path {
+                            Path::Socket(socket) => Task::Allocate { socket, target },
+                            Path::Stream(_) => Task::Connect { local: local.ip(), interface, target },
+                        });
+                    }
+                    continue;
+                }
                 TurnOutput::Redirect(alternate) => {
                     let (target, interface) = (target.clone(), allocation.interface.clone());
+                    self.allocations[index].again = Again::default();
                     self.redirect(target, local, alternate, |target| match path {
                         Path::Socket(socket) => Task::Allocate { socket, target },
                         Path::Stream(_) => Task::Connect { local: local.ip(), interface, target },
@@ -359,10 +418,12 @@ impl Gatherer {
                     if self.by_relayed.get(&relayed) == Some(&index) {
                         self.by_relayed.remove(&relayed);
                     }
+                    self.candidates.forget(relayed);
                     Output::AllocationLost { relayed, detail }
                 }
                 TurnOutput::Ended => {
                     self.by_relayed.retain(|_, owner| *owner != index);
+                    self.allocate_later(now, index);
                     let Path::Stream(id) = path else { continue };
                     if self.streams.remove(&id).is_none() {
                         continue;
@@ -396,6 +457,7 @@ impl Gatherer {
             self.allocations[index].client.close(now);
             return;
         }
+        self.allocations[index].again.made(now);
         let transport = self.servers[target.server].server.url.transport();
         for &address in relayed {
             self.by_relayed.insert(address, index);

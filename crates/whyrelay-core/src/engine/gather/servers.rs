@@ -51,11 +51,12 @@ pub(super) enum Task {
     Connect { local: IpAddr, interface: Option<String>, target: Target },
 }
 
-/// A server's address, and the addresses of the servers that sent us there.
+/// A server's address, and how we came to it.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) server: usize,
     pub(super) remote: SocketAddr,
+    /// The servers that sent us there.
     pub(super) redirected_from: Vec<SocketAddr>,
 }
 
@@ -189,7 +190,7 @@ impl Gatherer {
         true
     }
 
-    fn is_closing(&self) -> bool {
+    pub(super) fn is_closing(&self) -> bool {
         matches!(self.state, State::Closing(_) | State::Closed)
     }
 
@@ -254,7 +255,7 @@ impl Gatherer {
         match task {
             Task::Binding { socket, target } => self.start_binding(now, socket, &target),
             Task::Allocate { socket, target } => self.start_allocation(now, socket, target),
-            Task::Connect { local, interface, target } => self.start_stream(now, local, interface, target),
+            Task::Connect { local, interface, target } => self.start_stream(now, local, interface, target, None),
         }
     }
 
@@ -288,6 +289,29 @@ impl Gatherer {
                 self.queue.push_front(task(Target { server: from.server, remote: alternate, redirected_from }));
             }
             None => {}
+        }
+    }
+
+    /// An address of a server was silent: asks the next one of its name that this socket reaches, if there is one.
+    pub(super) fn ask_next_address(
+        &mut self,
+        server: usize,
+        local: IpAddr,
+        silent: SocketAddr,
+        task: impl FnOnce(Target) -> Task,
+    ) {
+        /// Addresses of one name that a socket asks, one after the other.
+        const MAX_ASKED: usize = 3;
+        if self.is_closing() {
+            return;
+        }
+        let known = &self.servers[server];
+        let port = known.server.url.port();
+        let reachable = known.server.addresses.iter().map(|&ip| SocketAddr::new(ip, port));
+        let reachable = reachable.filter(|&remote| is_reachable(SocketAddr::new(local, 0), remote)).take(MAX_ASKED);
+        // An alternate server's address is not among them: there is nothing behind it.
+        if let Some(remote) = reachable.skip_while(|&remote| remote != silent).nth(1) {
+            self.queue.push_back(task(Target { server, remote, redirected_from: Vec::new() }));
         }
     }
 

@@ -1,5 +1,6 @@
 //! Gathering in virtual time, against scripted servers and against our own.
 
+mod again;
 mod allocating;
 mod bench;
 mod end_to_end;

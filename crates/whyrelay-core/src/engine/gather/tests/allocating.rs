@@ -255,6 +255,7 @@ fn the_allocation_is_refreshed_well_before_its_end() {
 fn an_allocation_that_the_server_no_longer_knows_is_lost_at_once() {
     let errors = VecDeque::from([(Method::REFRESH, 437)]);
     let mut bench = relayed(TurnScript { errors, ..TurnScript::default() });
+    bench.script(TURN).always.insert(Method::ALLOCATE.0, 486);
     bench.run_for(545_000);
     let detail = "the server no longer knows it (437)".to_owned();
     let relayed = address(RELAYED);
