@@ -13,7 +13,7 @@ use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsConnector;
 use whyrelay_core::engine::gather::StreamId;
 use whyrelay_core::trace::event::Transport;
@@ -28,8 +28,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Messages that may wait for one slow connection; more are dropped, as a full UDP buffer would.
 const WRITE_QUEUE: usize = 256;
 
-/// Accepted connections at most: a stranger must not make us hold more.
+/// Accepted connections at most: a stranger must not make us hold more. The next ones wait until one of these ends.
 const MAX_ACCEPTED: usize = 64;
+
+/// What an accepted connection must say its first message within: ICE-TCP peers check as soon as they are connected.
+const FIRST_MESSAGE_WITHIN: Duration = Duration::from_secs(5);
+
+/// An accepted connection that says nothing for so long is closed. One that is in use carries a consent check, or its
+/// answer, every few seconds.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Something that happened on a connection.
 #[derive(Debug)]
@@ -100,7 +107,16 @@ pub struct Streams {
     accepted: mpsc::Receiver<(StreamId, Open)>,
     accepted_sender: mpsc::Sender<(StreamId, Open)>,
     next_accepted: Arc<std::sync::atomic::AtomicU64>,
+    places: Arc<Semaphore>,
+    patience: Patience,
     tls: ClientTls,
+}
+
+/// How long a connection may be silent: before its first message, and after it.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    first: Duration,
+    later: Duration,
 }
 
 #[derive(Debug)]
@@ -128,6 +144,8 @@ impl Streams {
             accepted_sender,
             // Ids of our own connections are given by the caller and small; accepted ones count from the top half.
             next_accepted: Arc::new(std::sync::atomic::AtomicU64::new(1 << 63)),
+            places: Arc::new(Semaphore::new(MAX_ACCEPTED)),
+            patience: Patience { first: FIRST_MESSAGE_WITHIN, later: IDLE_LIMIT },
             tls,
         }
     }
@@ -152,7 +170,7 @@ impl Streams {
                     let ends = Ends { id, local, remote: options.remote, transport };
                     let connected = StreamInput::Connected { id, local, remote: options.remote, transport };
                     if inputs.send(connected).await.is_ok() {
-                        carry(ends, stream, framing, queue, inputs).await;
+                        carry(ends, stream, framing, queue, inputs, None).await;
                     }
                 }
                 Err(error) => {
@@ -174,6 +192,7 @@ impl Streams {
         socket.listen(16)?;
         let listener = TcpListener::from_std(socket.into())?;
         let local = listener.local_addr()?;
+        let (patience, places) = (self.patience, Arc::clone(&self.places));
         let (inputs, opens, ids) = (self.inputs.clone(), self.accepted_sender.clone(), Arc::clone(&self.next_accepted));
         self.listeners.push(tokio::spawn(async move {
             loop {
@@ -183,13 +202,17 @@ impl Streams {
                     continue;
                 };
                 let _ = stream.set_nodelay(true);
+                // Never closed.
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 let id = StreamId(ids.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
                 let (writer, queue) = mpsc::channel(WRITE_QUEUE);
                 let task_inputs = inputs.clone();
                 let task = tokio::spawn(async move {
+                    let _place = place;
                     if task_inputs.send(StreamInput::Accepted { id, local, remote }).await.is_ok() {
                         let ends = Ends { id, local, remote, transport: Transport::Tcp };
-                        carry(ends, Box::new(stream), Framing::LengthPrefixed, queue, task_inputs).await;
+                        let framing = Framing::LengthPrefixed;
+                        carry(ends, Box::new(stream), framing, queue, task_inputs, Some(patience)).await;
                     }
                 });
                 if opens.send((id, Open { framing: Framing::LengthPrefixed, writer, task })).await.is_err() {
@@ -213,17 +236,10 @@ impl Streams {
         self.open.remove(&id);
     }
 
-    /// Takes over what the listeners accepted; more than the bound is closed at once.
+    /// Takes over what the listeners accepted.
     fn take_accepted(&mut self) {
         while let Ok((id, open)) = self.accepted.try_recv() {
-            let held = self.open.keys().filter(|id| id.0 >= 1 << 63).count();
-            if held < MAX_ACCEPTED {
-                self.open.insert(id, open);
-            } else {
-                let detail = format!("more than {MAX_ACCEPTED} connections are not accepted");
-                // When the loop is behind it will find the connection gone when it sends.
-                let _ = self.inputs.try_send(StreamInput::Closed { id, detail });
-            }
+            self.open.insert(id, open);
         }
     }
 }
@@ -278,13 +294,14 @@ struct Ends {
     transport: Transport,
 }
 
-/// Reads and writes until either end closes.
+/// Reads and writes until either end closes, or until the other end has been silent for too long.
 async fn carry(
     ends: Ends,
     stream: Box<dyn Duplex>,
     framing: Framing,
     mut queue: mpsc::Receiver<Vec<u8>>,
     inputs: mpsc::Sender<StreamInput>,
+    patience: Option<Patience>,
 ) {
     let Ends { id, local, remote, transport } = ends;
     let (mut read, mut write) = tokio::io::split(stream);
@@ -298,8 +315,14 @@ async fn carry(
     let reading = async {
         let mut deframer = Deframer::new(framing);
         let mut buffer = vec![0; 16 * 1024];
+        let mut until = patience.map(|patience| tokio::time::Instant::now() + patience.first);
         loop {
-            let length = read.read(&mut buffer).await?;
+            let received = match until {
+                Some(until) => tokio::time::timeout_at(until, read.read(&mut buffer)).await,
+                None => Ok(read.read(&mut buffer).await),
+            };
+            let Ok(received) = received else { return Ok("the other end was silent".into()) };
+            let length = received?;
             if length == 0 {
                 return Ok::<String, io::Error>("closed by the other end".into());
             }
@@ -308,6 +331,8 @@ async fn carry(
                 match deframer.next_message() {
                     Ok(Some(message)) => {
                         let bytes = message.to_vec();
+                        // Bytes alone do not count: one now and then would hold a place for ever.
+                        until = patience.map(|patience| tokio::time::Instant::now() + patience.later);
                         let message = StreamInput::Message { id, local, remote, transport, bytes };
                         if inputs.send(message).await.is_err() {
                             return Ok("the session is over".into());
@@ -338,4 +363,49 @@ fn chain(error: &io::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The next input within a time that only a hung test reaches.
+    async fn next(inputs: &mut mpsc::Receiver<StreamInput>) -> StreamInput {
+        tokio::time::timeout(Duration::from_secs(20), inputs.recv()).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn idle_connections_give_way_to_those_that_come_after_them() {
+        let (sender, mut inputs) = mpsc::channel(16);
+        let mut streams = Streams::new(sender, ClientTls::new(Vec::new()));
+        streams.patience = Patience { first: Duration::from_millis(200), later: Duration::from_secs(30) };
+        let address = streams.listen("127.0.0.1:0".parse().unwrap(), None).unwrap();
+        // A Binding request without attributes, framed as RFC 4571 has it.
+        let mut message = vec![0, 20, 0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42];
+        message.extend([7; 12]);
+        let request = message.clone();
+        let connecting = tokio::spawn(async move {
+            let mut open = Vec::new();
+            for _ in 0..=2 * MAX_ACCEPTED {
+                open.push(TcpStream::connect(address).await.unwrap());
+            }
+            open.last_mut().unwrap().write_all(&request).await.unwrap();
+            open
+        });
+        let (mut silent, mut heard) = (0, None);
+        while silent < 2 * MAX_ACCEPTED {
+            match next(&mut inputs).await {
+                StreamInput::Closed { id, .. } => {
+                    streams.close(id);
+                    silent += 1;
+                }
+                StreamInput::Message { id, bytes, .. } => heard = Some((id, bytes)),
+                _ => {}
+            }
+        }
+        let (id, bytes) = heard.expect("the one that talks was taken in its turn");
+        assert_eq!(bytes, message[2..]);
+        assert!(streams.send(id, &bytes), "it is still open");
+        drop(connecting.await.unwrap());
+    }
 }
