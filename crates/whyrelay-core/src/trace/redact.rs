@@ -57,6 +57,8 @@ impl Redactor {
     pub fn event(&mut self, event: &Event) -> Event {
         let redacted = serde_json::to_value(&event.kind).ok().and_then(|mut value| {
             let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+            // Twice: a name may stand in free text ahead of its own field, in the same event.
+            self.value(&kind, "", &mut value.clone());
             self.value(&kind, "", &mut value);
             serde_json::from_value::<EventKind>(value).ok()
         });
@@ -69,6 +71,29 @@ impl Redactor {
             datagram.data = data;
         }
         Event { kind, ..event.clone() }
+    }
+
+    /// The redacted event, with the names replaced too that have become known since. `None`: it holds none of them.
+    pub fn again(&self, event: &Event) -> Option<Event> {
+        let mut value = serde_json::to_value(&event.kind).ok()?;
+        let mut found = false;
+        self.later_names("", &mut value, &mut found);
+        let kind = if found { serde_json::from_value::<EventKind>(value) } else { return None };
+        let kind = kind.unwrap_or(EventKind::EventsDropped { count: 1 });
+        Some(Event { kind, ..event.clone() })
+    }
+
+    fn later_names(&self, key: &str, value: &mut Value, found: &mut bool) {
+        match value {
+            Value::Object(fields) => fields.iter_mut().for_each(|(key, value)| self.later_names(key, value, found)),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.later_names(key, item, found)),
+            Value::String(text) if !is_word_of_ours(key) => {
+                let replaced = self.known_names(text);
+                *found |= replaced != *text;
+                *text = replaced;
+            }
+            _ => {}
+        }
     }
 
     /// The pseudonym of an address with its port.
@@ -93,14 +118,7 @@ impl Redactor {
 
     fn field(&mut self, kind: &str, key: &str, text: &str) -> String {
         match key {
-            // Words of the event list itself, and bytes, which are redacted as bytes.
-            "kind" | "why" | "state" | "vantage" | "direction" | "transport" | "type" | "method" | "data"
-            | "measurement" | "behavior" | "protocol" => text.to_owned(),
-            // Words of host facts.
-            "what" | "moment" | "subject" | "probe" | "outcome" | "purpose" | "family" | "route_kind"
-            | "rule_action" | "neighbor_state" | "framework" | "table_family" | "hook" | "chain_type" | "verdict"
-            | "software" | "socket_transport" | "sysctl" | "value" | "scope" | "flags" | "link_kind" | "effective"
-            | "needs" | "origin" | "read" | "aim" => text.to_owned(),
+            _ if is_word_of_ours(key) => text.to_owned(),
             "device" | "in_device" | "out_device" | "bound_device" | "master" => self.interface(text),
             "mac" => self.name("mac", text),
             "program" => self.tokens(text),
@@ -225,7 +243,12 @@ impl Redactor {
 
     /// Free text: addresses, host names and known names in it are replaced.
     fn text(&mut self, text: &str) -> String {
-        let mut redacted = self.tokens(text);
+        let redacted = self.tokens(text);
+        self.known_names(&redacted)
+    }
+
+    fn known_names(&self, text: &str) -> String {
+        let mut redacted = text.to_owned();
         for (name, pseudonym) in &self.names {
             if name.len() >= MIN_NAME && redacted.contains(name.as_str()) {
                 redacted = redacted.replace(name.as_str(), pseudonym);
@@ -294,6 +317,20 @@ impl Redactor {
         mac.update(&[0]);
         mac.update(original);
         mac.finalize().into_bytes().into()
+    }
+}
+
+/// Whether a field holds words of the event list itself, or bytes, which are redacted as bytes.
+fn is_word_of_ours(key: &str) -> bool {
+    match key {
+        "kind" | "why" | "state" | "vantage" | "direction" | "transport" | "type" | "method" | "data"
+        | "measurement" | "behavior" | "protocol" | "description" | "setup" => true,
+        // Words of host facts.
+        "what" | "moment" | "subject" | "probe" | "outcome" | "purpose" | "family" | "route_kind" | "rule_action"
+        | "neighbor_state" | "framework" | "table_family" | "hook" | "chain_type" | "verdict" | "software"
+        | "socket_transport" | "sysctl" | "value" | "scope" | "flags" | "link_kind" | "effective" | "needs"
+        | "origin" | "read" | "aim" => true,
+        _ => false,
     }
 }
 

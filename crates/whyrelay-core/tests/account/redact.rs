@@ -171,6 +171,29 @@ fn both_sides_redacted_apart_fit_together_and_the_diagnosis_stays() {
 }
 
 #[test]
+fn a_name_in_free_text_ahead_of_its_own_field_is_found() {
+    let mut session = Session::new();
+    let failed = |server: &str, detail: &str| EventKind::ServerFailed {
+        server: server.to_owned(),
+        local: None,
+        method: "Allocate".to_owned(),
+        failure: ServerFailure::Unresolved { detail: detail.to_owned() },
+    };
+    // In an earlier event, and ahead in the same one.
+    session.push(Vantage::A, failed("stun:192.0.2.1", "asked fileserver too"));
+    session.push(Vantage::A, failed("turn:fileserver", "no such name: fileserver"));
+    let mut redactor = Redactor::new(SECRET);
+    let events: Vec<Event> = session.events().iter().map(|event| redactor.event(event)).collect();
+    assert!(encode(&events[0]).contains("fileserver"), "nobody can know yet that it is a name");
+    assert!(!encode(&events[1]).contains("fileserver"));
+    let again: Vec<Option<Event>> = events.iter().map(|event| redactor.again(event)).collect();
+    let first = again[0].as_ref().map(encode).unwrap_or_default();
+    assert!(!first.is_empty() && !first.contains("fileserver"), "{first}");
+    assert_eq!(again[1], None, "nothing is left to replace");
+    assert_eq!(redact(session.events(), SECRET)[0], again[0].clone().unwrap());
+}
+
+#[test]
 fn class_family_subnet_and_port_stay() {
     let mut redactor = Redactor::new(SECRET);
     let addresses = [

@@ -44,6 +44,7 @@ pub(crate) struct Sink {
     file: Option<File>,
     path: Option<PathBuf>,
     capture: Option<(File, PcapngWriter)>,
+    capture_path: Option<PathBuf>,
     file_error: Option<std::io::Error>,
     redaction: Redaction,
     interfaces: BTreeMap<SocketAddr, String>,
@@ -80,6 +81,7 @@ impl Sink {
         Ok(Self {
             path: record.map(Path::to_owned),
             capture,
+            capture_path: pcap.map(Path::to_owned),
             redaction: if redact { Redaction::Withheld(Vec::new()) } else { Redaction::Off },
             recorder: Recorder::new(vantage),
             events: Vec::new(),
@@ -147,8 +149,8 @@ impl Sink {
         }
     }
 
-    /// Replaces what was recorded so far by its redacted form, in memory and in the recording's file, because the other
-    /// side wants that. Answers whether anything had to be done.
+    /// Replaces what was recorded so far by its redacted form, in memory and in both files, because the other side wants
+    /// that. Answers whether anything had to be done.
     pub(super) fn redact_all(&mut self, secret: &[u8]) -> bool {
         if !matches!(self.redaction, Redaction::Off) {
             return false;
@@ -159,17 +161,43 @@ impl Sink {
                 options.redacted = true;
             }
         }
-        let Some(path) = self.file.take().and(self.path.clone()) else { return true };
-        let rewritten = File::create(path).and_then(|mut file| {
-            self.events.iter().try_for_each(|event| file.write_all(encode(event).as_bytes()))?;
-            file.flush()?;
-            Ok(file)
-        });
-        match rewritten {
-            Ok(file) => self.file = Some(file),
-            Err(error) => self.fail(error),
-        }
+        self.write_anew();
         true
+    }
+
+    /// Replaces names in what was written before they were known to be names: free text may come ahead of the field
+    /// that tells.
+    fn redact_later_names(&mut self) {
+        let Redaction::On(redactor) = &self.redaction else { return };
+        let mut found = false;
+        for event in &mut self.events {
+            if let Some(redacted) = redactor.again(event) {
+                *event = redacted;
+                found = true;
+            }
+        }
+        if found {
+            self.write_anew();
+        }
+    }
+
+    /// Writes both files again from memory. Whoever is killed meanwhile keeps the old ones.
+    fn write_anew(&mut self) {
+        let events = &self.events;
+        if let Some(path) = self.file.as_ref().and(self.path.as_ref()) {
+            match replace(path, events.iter().map(|event| encode(event).into_bytes())) {
+                Ok(file) => self.file = Some(file),
+                Err(error) => return self.fail(error),
+            }
+        }
+        if let Some(path) = self.capture.as_ref().and(self.capture_path.as_ref()) {
+            let mut writer = PcapngWriter::new();
+            let header = writer.header();
+            match replace(path, std::iter::once(header).chain(events.iter().map(|event| writer.push(event)))) {
+                Ok(file) => self.capture = Some((file, writer)),
+                Err(error) => self.fail(error),
+            }
+        }
     }
 
     /// Redacts an event if that is asked for, writes it, keeps it.
@@ -234,6 +262,7 @@ impl Sink {
         }
         self.record(at, kind);
         self.ended = true;
+        self.redact_later_names();
         self.flush();
     }
 
@@ -298,4 +327,31 @@ impl Sink {
         self.capture = None;
         self.file_error = Some(error);
     }
+}
+
+/// Puts a new file in the place of one of ours, at one stroke, and answers it for appending.
+fn replace(path: &Path, pieces: impl Iterator<Item = Vec<u8>>) -> std::io::Result<File> {
+    // The file itself, where the path is a link to it.
+    let path = path.canonicalize()?;
+    let metadata = path.metadata()?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("it is no file: what was written to it cannot be taken back"));
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let beside = path.with_file_name(name);
+    let written = File::create(&beside).and_then(|mut file| {
+        file.set_permissions(metadata.permissions())?;
+        for piece in pieces {
+            file.write_all(&piece)?;
+        }
+        file.sync_all()?;
+        std::fs::rename(&beside, &path)?;
+        Ok(file)
+    });
+    if written.is_err() {
+        // Best effort: what failed may be the disk itself.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
 }

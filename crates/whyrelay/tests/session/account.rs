@@ -124,6 +124,25 @@ fn pseudonyms_agree_on_both_sides_when_either_asks_for_them() {
 }
 
 #[test]
+fn a_peer_that_is_asked_for_pseudonyms_keeps_no_original_in_either_file() {
+    let server = Server::start();
+    let directory = directory();
+    let ((record, record_name), (capture, capture_name)) = (file(&directory, "r"), file(&directory, "c"));
+    let more = ["--record", &record_name, "--pcap", &capture_name];
+    let (a, b) = both(&server, "z", "answer", &["--redact"], &more);
+    assert_eq!((a.code(), b.code()), (0, 0), "{}\n{}", a.stderr, b.stderr);
+    assert!(b.stderr.contains("the other side wants pseudonyms"), "{}", b.stderr);
+    let capture = std::fs::read(&capture).unwrap();
+    for original in [[127, 0, 0, 2], [127, 0, 0, 3]] {
+        assert!(!capture.windows(4).any(|bytes| bytes == original), "{original:?} is in the capture");
+    }
+    assert!(capture.len() > 2000, "datagrams are in it: {} bytes", capture.len());
+    assert_eq!(report(&[&record], &[]).stdout, b.stdout);
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
 fn a_capture_is_written_as_it_happens_and_from_a_recording() {
     let server = Server::start();
     let directory = directory();
