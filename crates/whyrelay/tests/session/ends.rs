@@ -98,3 +98,18 @@ fn an_interrupted_demo_ends_by_itself() {
     demo.signal(Signal::SIGTERM);
     demo.finish();
 }
+
+#[test]
+fn a_signaling_server_that_dies_before_the_peer_came_is_said_and_the_recording_kept() {
+    let server = Server::start();
+    let directory = directory();
+    let (path, name) = file(&directory, "d.jsonl");
+    let a = server.peer("offer", "e", &["--wait", "3s", "--record", &name]);
+    a.wait_for("signaling: connected");
+    server.process.signal(Signal::SIGKILL);
+    a.wait_for("trying again in");
+    let a = a.finish();
+    assert_eq!(a.code(), 1, "{}", a.stderr);
+    assert!(a.stderr.contains("did not come"), "{}", a.stderr);
+    assert_eq!(report(&[&path], &[]).stdout, a.stdout);
+}

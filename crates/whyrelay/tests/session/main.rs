@@ -2,5 +2,6 @@
 
 mod account;
 mod ends;
+mod hostile;
 mod inputs;
 mod support;
