@@ -19,8 +19,10 @@ mod golab;
 mod harness;
 mod page;
 mod host;
+mod interrupted;
 mod relayed;
 mod router;
+mod stay;
 
 use std::process::ExitCode;
 
@@ -34,5 +36,7 @@ fn main() -> ExitCode {
     page::register(&mut suite);
     check::register(&mut suite);
     host::register(&mut suite);
+    stay::register(&mut suite);
+    interrupted::register(&mut suite);
     suite.run()
 }

@@ -76,6 +76,7 @@ impl Namespace {
         namespace.run(&["link", "add", "wr0", "type", "veth", "peer", "name", "wr1"])?;
         namespace.run(&["link", "set", "wr1", "up"])?;
         namespace.address_and_route()?;
+        namespace.wait_for_carrier("wr0")?;
         Ok(namespace)
     }
 
@@ -87,6 +88,9 @@ impl Namespace {
         left.run(&[&cable[..], &["netns", &right.name]].concat())?;
         left.address_and_route()?;
         right.address_and_route()?;
+        for namespace in [&left, &right] {
+            namespace.wait_for_carrier("wr0")?;
+        }
         Ok((left, right))
     }
 
@@ -109,6 +113,31 @@ impl Namespace {
              iifname lo accept; tcp sport {port} accept; tcp dport {port} accept; drop; }}; }}"
         );
         succeed(self.command(suite::path("NFT")?).arg(rules))
+    }
+
+    /// Lays a second cable between two hosts, 198.51.100.1 and 198.51.100.2.
+    pub(crate) fn second_cable(left: &Self, right: &Self) -> Result<()> {
+        left.run(&["link", "add", "wr2", "type", "veth", "peer", "name", "wr2", "netns", &right.name])?;
+        for (namespace, address) in [(left, "198.51.100.1/24"), (right, "198.51.100.2/24")] {
+            namespace.run(&["address", "add", address, "dev", "wr2"])?;
+            namespace.run(&["link", "set", "wr2", "up"])?;
+        }
+        left.wait_for_carrier("wr2")?;
+        right.wait_for_carrier("wr2")
+    }
+
+    /// Silently drops UDP that comes in by `interface`.
+    pub(crate) fn drop_udp(&self, interface: &str) -> Result<()> {
+        let rules = format!(
+            "table inet block {{ chain in {{ type filter hook input priority 0; \
+             iifname {interface} meta l4proto udp drop; }}; }}"
+        );
+        succeed(self.command(suite::path("NFT")?).arg(rules))
+    }
+
+    /// Undoes what was dropped.
+    pub(crate) fn let_pass(&self) -> Result<()> {
+        succeed(self.command(suite::path("NFT")?).args(["delete", "table", "inet", "block"]))
     }
 
     /// Its name, for `ip`.
@@ -151,6 +180,20 @@ impl Namespace {
         self.run(&["link", "set", "wr0", "up"])?;
         // Browsers offer no candidate of an interface that has none.
         self.run(&["route", "add", "default", "via", "203.0.113.254", "dev", "wr0"])
+    }
+
+    /// Waits until the system counts a link as up. It hears of the other end's coming up a while later, up to a second
+    /// where many links come and go, and until then programs find no network.
+    fn wait_for_carrier(&self, link: &str) -> Result<()> {
+        for _ in 0..500 {
+            let mut command = Command::new(&self.ip);
+            let output = command.args(["-n", &self.name, "-o", "link", "show", "dev", link]).output()?;
+            if String::from_utf8_lossy(&output.stdout).contains("state UP") {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        bail!("{link} in {} does not come up", self.name)
     }
 
     /// `ip` in here.

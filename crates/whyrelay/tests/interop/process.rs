@@ -73,10 +73,18 @@ impl Process {
     /// # Errors
     /// When there is none within `limit` or the program ends before.
     pub(crate) fn line(&self, limit: Duration, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        self.nth_line(0, limit, wanted)
+    }
+
+    /// The same for a line that `before` others like it precede.
+    ///
+    /// # Errors
+    /// As for [`Self::line`].
+    pub(crate) fn nth_line(&self, before: usize, limit: Duration, wanted: impl Fn(&str) -> bool) -> Result<String> {
         let deadline = Instant::now() + limit;
         let mut lines = self.output.lock();
         loop {
-            let found = lines.stdout.iter().chain(&lines.stderr).find(|line| wanted(line));
+            let found = lines.stdout.iter().chain(&lines.stderr).filter(|line| wanted(line)).nth(before);
             if let Some(line) = found {
                 return Ok(line.clone());
             }
@@ -89,6 +97,20 @@ impl Process {
             let waited = self.output.more.wait_timeout(lines, left);
             lines = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// How many lines so far satisfy `wanted`.
+    pub(crate) fn count(&self, wanted: impl Fn(&str) -> bool) -> usize {
+        let lines = self.output.lock();
+        lines.stdout.iter().chain(&lines.stderr).filter(|line| wanted(line)).count()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        kill(pid(&self.child), signal).with_context(|| format!("{signal} to {}", self.name))
     }
 
     /// Waits for the program to end.

@@ -1,0 +1,69 @@
+//! Ctrl-C at any moment leaves no allocation on the server, as the server itself says.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::coturn::{Coturn, PASSWORD, Transport, USER};
+use crate::namespace::Namespace;
+use crate::ours::{self, Server};
+use crate::peers::{LIMIT, Role};
+use crate::process::Process;
+use crate::suite::{Suite, Tool};
+
+/// From before the first allocation to long after the path, in milliseconds.
+const MOMENTS: [u64; 9] = [0, 10, 15, 20, 30, 45, 70, 150, 700];
+
+/// The tests of this module.
+pub(crate) fn register(suite: &mut Suite) {
+    let tools = [Tool::NetworkNamespaces, Tool::Turnserver];
+    suite.test("interrupted::no_allocation_is_left_on_coturn_over_udp", &tools, || nothing_left(Transport::Udp));
+    suite.test("interrupted::no_allocation_is_left_on_coturn_over_tls", &tools, || nothing_left(Transport::Tls));
+}
+
+fn nothing_left(transport: Transport) -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&left, &["--no-stun"])?;
+    let coturn = Coturn::start(&left)?;
+    for moment in MOMENTS {
+        let start = |namespace: &Namespace, role: Role| {
+            let mut command = ours::peer(namespace, role, server.url());
+            command.args(["--room", &moment.to_string(), "--stay"]).env("TURN_PASSWORD", PASSWORD);
+            command.args(["--turn", &coturn.url(transport), "--turn-user", USER]);
+            command.arg("--tls-ca").arg(coturn.authority());
+            Process::start(role.name(), &mut command)
+        };
+        let answerer = start(&right, Role::Answerer)?;
+        answerer.line(LIMIT, |line| line.contains("signaling: connected"))?;
+        let offerer = start(&left, Role::Offerer)?;
+        offerer.line(LIMIT, |line| line.contains("s signaling: ") || line.contains("gathered"))?;
+        std::thread::sleep(Duration::from_millis(moment));
+        for peer in [offerer, answerer] {
+            // The other side's goodbye may have ended it.
+            let _ = peer.signal(Signal::SIGINT);
+            let finished = peer.finish(LIMIT)?;
+            ensure!(finished.status.code().is_some_and(|code| code < 2), "after {moment} ms: {}", finished.account);
+        }
+    }
+    // coturn writes its log behind the answer to the client.
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let log = coturn.log();
+        let (made, given_back) = (sessions(&log, ": new, "), sessions(&log, "lifetime=0"));
+        // The late moments find an allocation on each side.
+        if made.len() >= MOMENTS.len() && made.is_subset(&given_back) {
+            return Ok(());
+        }
+        let open: Vec<_> = made.difference(&given_back).collect();
+        ensure!(Instant::now() < until, "of {} allocations these are left: {open:?}\n{log}", made.len());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The sessions of whose lines in coturn's log one holds `word`.
+fn sessions<'a>(log: &'a str, word: &str) -> BTreeSet<&'a str> {
+    let id = |line: &'a str| line.split_once("session ")?.1.split(':').next();
+    log.lines().filter(|line| line.contains(word)).filter_map(id).collect()
+}

@@ -1,0 +1,130 @@
+//! Connections that are kept open (`--stay`) while their path breaks.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::coturn::{Coturn, PASSWORD, Transport, USER};
+use crate::namespace::Namespace;
+use crate::ours::{self, Account, Server};
+use crate::peers::{LIMIT, Role};
+use crate::process::Process;
+use crate::suite::{Suite, Tool};
+
+/// Consent is missed after 6 s, ICE restarts 3 s later and then every 10 s.
+const BREAK_LIMIT: Duration = Duration::from_secs(45);
+
+/// The tests of this module.
+pub(crate) fn register(suite: &mut Suite) {
+    use Tool::{NetworkNamespaces, Nft, Turnserver};
+    let tools = [NetworkNamespaces, Nft];
+    suite.test("stay::a_path_that_was_silent_comes_back_by_a_restart", &tools, comes_back);
+    suite.test("stay::a_broken_path_moves_to_the_other_cable", &tools, moves);
+    let coturn = [NetworkNamespaces, Turnserver];
+    suite.test("stay::an_allocation_that_was_lost_is_made_again", &coturn, allocated_again);
+}
+
+/// Two sides that stay connected.
+struct Pair {
+    offerer: Process,
+    answerer: Process,
+    recording: tempfile::TempDir,
+}
+
+impl Pair {
+    fn connect(left: &Namespace, right: &Namespace, server: &Server, more: &[&str]) -> Result<Self> {
+        let recording = tempfile::tempdir()?;
+        let start = |namespace: &Namespace, role: Role| {
+            let mut command = ours::peer(namespace, role, server.url());
+            command.arg("--stay").args(more).env("TURN_PASSWORD", PASSWORD);
+            command.arg("--record").arg(recording.path().join(role.name()));
+            Process::start(role.name(), &mut command)
+        };
+        let answerer = start(right, Role::Answerer)?;
+        let offerer = start(left, Role::Offerer)?;
+        for peer in [&offerer, &answerer] {
+            peer.line(LIMIT, |line| line.contains("round trip over the channel: median"))?;
+        }
+        Ok(Self { offerer, answerer, recording })
+    }
+
+    /// Interrupts one side and takes both accounts, which must be the same but for what a side cannot know.
+    fn end(self, server: &Server) -> Result<(Account, Account, String)> {
+        self.offerer.signal(Signal::SIGINT)?;
+        let offered = Account::of(self.offerer).with_context(|| server.account())?;
+        let answered = Account::of(self.answerer).with_context(|| server.account())?;
+        ensure!(offered.json == answered.json, "two accounts:\n{}\n{}", offered.printed, answered.printed);
+        let recording = std::fs::read_to_string(self.recording.path().join(Role::Offerer.name()))?;
+        Ok((offered, answered, recording))
+    }
+}
+
+fn is_path(line: &str) -> bool {
+    line.contains("s path: ")
+}
+
+fn comes_back() -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&left, &["--no-stun"])?;
+    let pair = Pair::connect(&left, &right, &server, &[])?;
+    let paths = pair.offerer.count(is_path);
+    for namespace in [&left, &right] {
+        namespace.drop_udp("wr0")?;
+    }
+    for peer in [&pair.offerer, &pair.answerer] {
+        peer.line(BREAK_LIMIT, |line| line.contains("the path is silent"))?;
+    }
+    pair.offerer.line(BREAK_LIMIT, |line| line.contains("restarting ICE"))?;
+    for namespace in [&left, &right] {
+        namespace.let_pass()?;
+    }
+    pair.offerer.nth_line(paths, BREAK_LIMIT, is_path)?;
+    let (account, _, recording) = pair.end(&server)?;
+    ensure!(account.json["path"] == "direct", "{}", account.printed);
+    for word in [r#""reason":"consent-silent""#, r#""kind":"ice-restarted""#, r#""kind":"pair-selected""#] {
+        ensure!(recording.contains(word), "no {word} in the recording: {}", account.printed);
+    }
+    Ok(())
+}
+
+fn moves() -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    Namespace::second_cable(&left, &right)?;
+    let server = Server::start(&left, &["--no-stun"])?;
+    // TCP would go on over the broken cable.
+    let pair = Pair::connect(&left, &right, &server, &["--no-tcp"])?;
+    let paths = pair.offerer.count(is_path);
+    let last = pair.offerer.nth_line(paths.saturating_sub(1), LIMIT, is_path)?;
+    let (broken, other) = if last.contains("203.0.113.") { ("wr0", "198.51.100.") } else { ("wr2", "203.0.113.") };
+    for namespace in [&left, &right] {
+        namespace.drop_udp(broken)?;
+    }
+    let moved = pair.offerer.nth_line(paths, BREAK_LIMIT, is_path)?;
+    ensure!(moved.contains(other), "it did not move away from {broken}: {}", pair.offerer.account());
+    pair.offerer.line(BREAK_LIMIT, |line| line.contains("restarting ICE"))?;
+    let (account, _, _) = pair.end(&server)?;
+    ensure!(account.json["path"] == "direct", "{}", account.printed);
+    for side in ["local", "remote"] {
+        let address = account.json["selected_pair"][side]["address"].as_str().unwrap_or_default();
+        ensure!(address.starts_with(other), "the account shows {address}: {}", account.printed);
+    }
+    Ok(())
+}
+
+fn allocated_again() -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&left, &["--no-stun"])?;
+    let coturn = Coturn::start(&left)?;
+    let url = coturn.url(Transport::Udp);
+    let pair = Pair::connect(&left, &right, &server, &["--relay-only", "--turn", &url, "--turn-user", USER])?;
+    let paths = pair.offerer.count(is_path);
+    drop(coturn);
+    let coturn = Coturn::start(&left)?;
+    pair.offerer.nth_line(paths, BREAK_LIMIT, is_path).with_context(|| coturn.log())?;
+    let (account, _, recording) = pair.end(&server)?;
+    account.must_be_relayed()?;
+    let after_loss = recording.split(r#""kind":"deallocated""#).nth(1).unwrap_or_default();
+    ensure!(after_loss.contains(r#""kind":"allocated""#), "no allocation after the loss: {}", account.printed);
+    Ok(())
+}
