@@ -182,15 +182,16 @@ fn a_name_in_free_text_ahead_of_its_own_field_is_found() {
     // In an earlier event, and ahead in the same one.
     session.push(Vantage::A, failed("stun:192.0.2.1", "asked fileserver too"));
     session.push(Vantage::A, failed("turn:fileserver", "no such name: fileserver"));
+    let originals = &session.events[session.events.len() - 2..];
     let mut redactor = Redactor::new(SECRET);
-    let events: Vec<Event> = session.events().iter().map(|event| redactor.event(event)).collect();
+    let events: Vec<Event> = originals.iter().map(|event| redactor.event(event)).collect();
     assert!(encode(&events[0]).contains("fileserver"), "nobody can know yet that it is a name");
     assert!(!encode(&events[1]).contains("fileserver"));
     let again: Vec<Option<Event>> = events.iter().map(|event| redactor.again(event)).collect();
     let first = again[0].as_ref().map(encode).unwrap_or_default();
     assert!(!first.is_empty() && !first.contains("fileserver"), "{first}");
     assert_eq!(again[1], None, "nothing is left to replace");
-    assert_eq!(redact(session.events(), SECRET)[0], again[0].clone().unwrap());
+    assert_eq!(redact(originals, SECRET)[0], again[0].clone().unwrap());
 }
 
 #[test]
