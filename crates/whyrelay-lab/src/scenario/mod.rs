@@ -1,6 +1,6 @@
 //! Scenarios: what a network between two peers is like, and what is expected of it.
 //!
-//! A [`Scenario`] is read from a TOML file ([`file`]) and resolves to a [`Topology`] with every address given, from
+//! A [`Scenario`] is read from a TOML file ([`mod@file`]) and resolves to a [`Topology`] with every address given, from
 //! which both worlds build. `docs/scenarios.md` is the manual, `docs/scenario.schema.json` the schema.
 
 mod embedded;

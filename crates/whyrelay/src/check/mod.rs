@@ -1,6 +1,6 @@
 //! `whyrelay check`: one host alone. What its network does to UDP, which servers work, what would stop a peer.
 //!
-//! Parts run side by side, each with sockets of its own. Each notes in the [`journal`] what it sees before it acts on
+//! Parts run side by side, each with sockets of its own. Each notes in the journal what it sees before it acts on
 //! it; one loop takes the entries into the recording, and the account is made from the recording alone.
 
 mod config;

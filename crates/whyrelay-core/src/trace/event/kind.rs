@@ -13,14 +13,14 @@ use crate::host::{HostFact, Moment};
 use crate::ice::candidate::Candidate;
 use crate::trace::measurement::Measurement;
 
-/// Everything that can be seen. A change to this list is a change of [`EVENT_VERSION`] and of docs/events.md.
+/// Everything that can be seen. A change to this list is a change of [`super::EVENT_VERSION`] and of docs/events.md.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum EventKind {
     // ---- the session -----------------------------------------------------------------------------------------
     /// The first event of every recording.
     RecordingStarted {
-        /// [`EVENT_VERSION`] of the writer.
+        /// [`super::EVENT_VERSION`] of the writer.
         version: u32,
         /// The writing program and its version, like `whyrelay 0.1.0`.
         program: String,
