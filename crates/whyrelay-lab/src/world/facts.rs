@@ -58,7 +58,7 @@ pub(super) fn after(kernel: &Kernel) -> Vec<HostFact> {
     for ((interface, source, destination), packets) in &kernel.left {
         let device = kernel.host.interfaces[*interface].name.clone();
         let (source, destination, packets) = (*source, *destination, *packets);
-        facts.push(HostFact::OwnPacket(OwnPacket { device, source, destination, packets }));
+        facts.push(HostFact::OwnPacket(OwnPacket { device, source, destination, packets, arrived: false }));
     }
     let failed: BTreeSet<_> = kernel.failed_neighbors.iter().collect();
     facts.extend(failed.into_iter().map(|(interface, address)| {

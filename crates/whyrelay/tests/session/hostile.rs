@@ -27,7 +27,7 @@ impl<'a> Stranger<'a> {
     fn join(server: &'a Server, room: &'a str, id: &'a str) -> Self {
         let request = format!("GET /receive?id={id}&room={room} HTTP/1.1\r\nHost: x\r\n\r\n");
         let mut stream = connect(server);
-        stream.write_all(request.as_bytes()).unwrap();
+        stream.write_all(request.as_bytes()).expect("signaling works");
         Self { server, room, id, receiving: BufReader::new(stream) }
     }
 
@@ -37,7 +37,10 @@ impl<'a> Stranger<'a> {
         let mut line = String::new();
         while !line.contains(&wanted) {
             line.clear();
-            assert!(self.receiving.read_line(&mut line).unwrap() > 0, "signaling ended before the {kind}");
+            assert!(
+                self.receiving.read_line(&mut line).expect("signaling works") > 0,
+                "signaling ended before the {kind}"
+            );
         }
     }
 
@@ -49,17 +52,17 @@ impl<'a> Stranger<'a> {
             body.len()
         );
         let mut stream = connect(self.server);
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body.as_bytes()).unwrap();
+        stream.write_all(head.as_bytes()).expect("signaling works");
+        stream.write_all(body.as_bytes()).expect("signaling works");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        stream.read_to_string(&mut answer).expect("signaling works");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }
 
 fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let stream = TcpStream::connect(server.url.trim_start_matches("http://")).expect("signaling works");
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("signaling works");
     stream
 }
 
@@ -139,7 +142,7 @@ fn candidate_lines_that_are_garbage_are_refused_one_by_one() {
     assert!(a.stdout.starts_with("FAILED"), "{}", a.stdout);
     let said = a.stderr.matches("a candidate of the other side cannot be read: ").count();
     assert_eq!(said, lines.len(), "{}", a.stderr);
-    let recording = std::fs::read_to_string(&path).unwrap();
+    let recording = std::fs::read_to_string(&path).expect("signaling works");
     let refused = recording.lines().filter(|line| line.contains(r#""kind":"remote-candidate-refused""#)).count();
     assert_eq!(refused, lines.len() + 2, "{recording}");
     assert!(!recording.contains("hunter2"), "what is no candidate line may hold a password");
@@ -162,6 +165,6 @@ fn a_stranger_in_the_room_does_not_disturb_a_pair() {
         assert_eq!(side.code(), 0, "{}\n{}", side.stdout, side.stderr);
         assert!(side.stdout.starts_with("DIRECT"), "{}", side.stdout);
     }
-    let recording = std::fs::read_to_string(&path).unwrap();
+    let recording = std::fs::read_to_string(&path).expect("signaling works");
     assert_eq!(recording.matches("it comes from another id than --peer names").count(), 4, "{recording}");
 }

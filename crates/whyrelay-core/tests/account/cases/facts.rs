@@ -102,7 +102,7 @@ impl Session {
         let (source, destination) = (address(source), address(destination));
         self.fact(
             Vantage::A,
-            HostFact::OwnPacket(OwnPacket { device: device.into(), source, destination, packets: 7 }),
+            HostFact::OwnPacket(OwnPacket { device: device.into(), source, destination, packets: 7, arrived: false }),
         );
     }
 
