@@ -1,7 +1,7 @@
 //! What this host's kernel knows and does that can touch the session, as facts for the recording.
 //!
 //! Collected in a thread of its own, so that nothing of it delays the session: before the checks, for each address that
-//! a socket sends to, and after the checks. One trait, [`Collector`], with Linux complete; other systems say that they
+//! a socket sends to, and after the checks. One trait, `Collector`, with Linux complete; other systems say that they
 //! do not measure.
 
 #[cfg(target_os = "linux")]
