@@ -5,9 +5,19 @@
 
 mod candidates;
 mod check;
+mod checks;
+mod clock;
+mod describe;
+mod events;
+mod flows;
+mod html;
 mod json;
+mod markup;
+mod network;
 mod reason;
+pub mod svg;
 mod text;
+mod timeline;
 
 use serde::Serialize;
 
@@ -15,8 +25,16 @@ pub use candidates::CandidateRow;
 pub use check::{
     CHECK_SCHEMA, CheckReport, Numbered, Row, Section, State, render_check_json, render_check_rows, render_check_text,
 };
+pub use checks::{CheckRow, MAX_CHECKS};
+pub use clock::{ClockOffset, Witness};
+pub use describe::describe;
+pub use events::EventRow;
+pub use flows::{Flow, Route};
+pub use html::render_html;
 pub use json::render_json;
+pub use network::{HostAddress, Nat, Network, NetworkServer, NetworkSide, Reach};
 pub use text::{TextOptions, render_text};
+pub use timeline::{Moment, Phase, PhaseKind, Timeline};
 
 use crate::diagnosis::evidence::{Evidence, RoundTrips, SideEvidence};
 pub use crate::diagnosis::expected::{Expected, Verdict};
@@ -63,6 +81,14 @@ pub struct Report {
     pub pairs: Vec<PairRow>,
     /// How many more pairs there were.
     pub pairs_left_out: usize,
+    /// How far the sides' clocks are apart; `null` unless both sides were recorded.
+    pub clock: Option<ClockOffset>,
+    /// The two networks and what went between them.
+    pub network: Network,
+    /// What each side was doing when.
+    pub timeline: Timeline,
+    /// The events that the account cites, in words.
+    pub events: Vec<EventRow>,
 }
 
 /// The pair that data goes over, from A's point of view in every format.
@@ -122,6 +148,10 @@ pub struct PairRow {
     pub selected: bool,
     /// Whether any check was sent on it.
     pub checked: bool,
+    /// Its checks, A's first.
+    pub checks: Vec<CheckRow>,
+    /// How many more checks there were.
+    pub checks_left_out: usize,
 }
 
 /// A pair as one side has it.
@@ -142,11 +172,11 @@ impl Report {
     pub fn from_events(events: &[Event]) -> Self {
         let mut ordered: Vec<&Event> = events.iter().collect();
         ordered.sort_by_key(|event| (event.vantage, event.seq));
-        Self::from_evidence(&Evidence::of(ordered))
+        let evidence = Evidence::of(ordered.iter().copied());
+        Self::build(&evidence, &ordered)
     }
 
-    /// The account of evidence that was folded already.
-    pub fn from_evidence(evidence: &Evidence) -> Self {
+    fn build(evidence: &Evidence, events: &[&Event]) -> Self {
         let session = Session::of(evidence);
         let diagnosis = rules::diagnose(&session);
         let expected = expected(&session, &diagnosis.findings);
@@ -154,12 +184,17 @@ impl Report {
         let mut not_measured = missing_sides(evidence);
         not_measured.extend(diagnosis.not_measured);
 
-        let mut pairs: Vec<PairRow> = session.pairs.iter().map(|pair| pair_row(&session, pair)).collect();
-        pairs.sort_by_key(|pair| (!pair.selected, !pair.nominated, !pair.checked));
-        let pairs_left_out = pairs.len().saturating_sub(MAX_PAIRS);
-        pairs.truncate(MAX_PAIRS);
+        let clock = clock::estimate(evidence, events);
+        let scale = timeline::Scale::new(evidence, clock.as_ref());
+        let checks = checks::Checks::of(evidence);
+        let mut joined: Vec<&JoinedPair> = session.pairs.iter().collect();
+        joined.sort_by_key(|pair| (!pair.selected, !is_nominated(pair), !pair.was_checked()));
+        let pairs_left_out = joined.len().saturating_sub(MAX_PAIRS);
+        joined.truncate(MAX_PAIRS);
+        let pairs: Vec<PairRow> = joined.into_iter().map(|pair| pair_row(&session, pair, &checks, &scale)).collect();
 
         let summary = |vantage| evidence.is_recorded(vantage).then(|| side_summary(evidence.side(vantage)));
+        let candidates = candidates::rows(evidence);
         Self {
             schema: SCHEMA,
             path: session.path,
@@ -168,13 +203,17 @@ impl Report {
             would_allow_direct: would_allow_direct(&session, expected),
             reason: reason::reason(&session, &diagnosis.findings),
             selected_pair: session.selected.and_then(|index| selected_pair(&session, &session.pairs[index])),
-            findings: diagnosis.findings,
             not_measured,
             a: summary(Vantage::A),
             b: summary(Vantage::B),
-            candidates: candidates::rows(evidence),
+            network: network::network(&session),
+            timeline: timeline::timeline(events, &scale),
+            events: events::rows(events, &diagnosis.findings, &pairs, &candidates, &scale),
+            findings: diagnosis.findings,
+            candidates,
             pairs,
             pairs_left_out,
+            clock,
         }
     }
 }
@@ -185,7 +224,12 @@ fn selected_pair(session: &Session<'_>, pair: &JoinedPair) -> Option<SelectedPai
     Some(SelectedPair { local, remote, rtt_ms: rtt_us.map(milliseconds) })
 }
 
-fn pair_row(session: &Session<'_>, pair: &JoinedPair) -> PairRow {
+fn is_nominated(pair: &JoinedPair) -> bool {
+    [&pair.a, &pair.b].into_iter().flatten().any(|side| side.nominated)
+}
+
+fn pair_row(session: &Session<'_>, pair: &JoinedPair, checks: &checks::Checks<'_>, scale: &timeline::Scale) -> PairRow {
+    let (rows, checks_left_out) = checks.rows(pair, scale);
     let of_side = |vantage| {
         let side = pair.side(vantage)?;
         Some(PairOfSide { pair: side.pair, state: side.state, pruned: side.pruned.clone() })
@@ -198,9 +242,11 @@ fn pair_row(session: &Session<'_>, pair: &JoinedPair) -> PairRow {
         a_to_b: pair.a_to_b.clone(),
         b_to_a: pair.b_to_a.clone(),
         relayed: pair.relayed,
-        nominated: [&pair.a, &pair.b].into_iter().flatten().any(|side| side.nominated),
+        nominated: is_nominated(pair),
         selected: pair.selected,
         checked: pair.was_checked(),
+        checks: rows,
+        checks_left_out,
     }
 }
 

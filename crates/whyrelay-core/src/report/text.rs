@@ -47,7 +47,7 @@ pub(super) fn harmless(text: &str, color: bool) -> String {
             rest = &rest[sequence..];
             continue;
         }
-        out.push(if c.is_control() && c != '\n' { '\u{FFFD}' } else { c });
+        out.push(if c == '\t' { '\u{FFFD}' } else { super::markup::visible(c) });
         rest = &rest[c.len_utf8()..];
     }
     out

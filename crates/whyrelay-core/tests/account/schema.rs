@@ -129,3 +129,32 @@ fn the_schema_refuses_what_is_wrong() {
         assert!(matches(&right.replace(from, to)).is_err(), "{to}");
     }
 }
+
+/// Every field's place, where it lacks a description.
+fn undescribed(schema: &Value, at: &str, found: &mut Vec<String>) {
+    for (name, rule) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        let at = format!("{at}/{name}");
+        if rule.get("description").and_then(Value::as_str).is_none_or(str::is_empty) {
+            found.push(at.clone());
+        }
+        undescribed(rule, &at, found);
+    }
+    for name in ["items", "additionalProperties"] {
+        if let Some(rule) = schema.get(name) {
+            undescribed(rule, at, found);
+        }
+    }
+    let lists = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
+    lists.for_each(|rule| undescribed(rule, at, found));
+    for (name, rule) in schema.get("$defs").and_then(Value::as_object).into_iter().flatten() {
+        undescribed(rule, &format!("#{name}"), found);
+    }
+}
+
+#[test]
+fn every_field_is_described() {
+    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
+    let mut found = Vec::new();
+    undescribed(&schema, "", &mut found);
+    assert!(found.is_empty(), "no description: {found:#?}");
+}

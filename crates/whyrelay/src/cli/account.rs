@@ -1,41 +1,84 @@
 //! Printing the account and what it says for the exit status.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
 use whyrelay_core::diagnosis::finding::Severity;
-use whyrelay_core::diagnosis::session::Path;
+use whyrelay_core::diagnosis::session;
 use whyrelay_core::report::{
-    CheckReport, Report, TextOptions, render_check_json, render_check_text, render_json, render_text,
+    CheckReport, Report, TextOptions, render_check_json, render_check_text, render_html, render_json, render_text,
 };
 use whyrelay_core::trace::event::Event;
 
 use super::args::Format;
 use super::{FINDING, HEALTHY, answer};
 
-/// Prints the account of these events; answers the exit status.
-pub(super) fn print(events: &[Event], format: Format, color: bool) -> anyhow::Result<u8> {
-    if CheckReport::is_check(events) {
-        return print_check(events, format, color);
-    }
-    let report = Report::from_events(events);
-    let text = match format {
-        Format::Text => render_text(&report, &TextOptions { color, ..TextOptions::default() }),
-        Format::Json => render_json(&report),
-    };
-    answer(&text)?;
-    Ok(status(&report))
+/// In which form the account is wanted, and where.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) format: Format,
+    /// Whether the terminal shows colors; a file never has any.
+    pub(super) color: bool,
+    /// Instead of stdout.
+    pub(super) output: Option<PathBuf>,
+    /// Besides, as HTML.
+    pub(super) html: Option<PathBuf>,
 }
 
-/// The account of one host alone.
-fn print_check(events: &[Event], format: Format, color: bool) -> anyhow::Result<u8> {
-    let report = CheckReport::from_events(events);
-    answer(&match format {
-        Format::Text => render_check_text(&report, color),
-        Format::Json => render_check_json(&report),
-    })?;
-    Ok(if report.healthy { HEALTHY } else { FINDING })
+impl Wanted {
+    /// Tries the files before a session starts: an hour of it must not be lost for a wrong directory.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        for file in [&self.output, &self.html].into_iter().flatten() {
+            let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+            opened.with_context(|| format!("creating the account {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Prints the account of these events; answers the exit status.
+    pub(super) fn print(&self, events: &[Event]) -> anyhow::Result<u8> {
+        if CheckReport::is_check(events) {
+            return self.print_check(events);
+        }
+        let report = Report::from_events(events);
+        let color = self.color && self.output.is_none();
+        let text = match self.format {
+            Format::Text => render_text(&report, &TextOptions { color, ..TextOptions::default() }),
+            Format::Json => render_json(&report),
+            Format::Html => render_html(&report),
+        };
+        match &self.output {
+            Some(file) => write(file, &text)?,
+            None => answer(&text)?,
+        }
+        if let Some(file) = &self.html {
+            write(file, &render_html(&report))?;
+        }
+        Ok(status(&report))
+    }
+
+    /// The account of one host alone.
+    fn print_check(&self, events: &[Event]) -> anyhow::Result<u8> {
+        let report = CheckReport::from_events(events);
+        let text = match self.format {
+            Format::Text => render_check_text(&report, self.color && self.output.is_none()),
+            Format::Json => render_check_json(&report),
+            Format::Html => anyhow::bail!("the account of one host alone has no HTML form: use --format text or json"),
+        };
+        match &self.output {
+            Some(file) => write(file, &text)?,
+            None => answer(&text)?,
+        }
+        Ok(if report.healthy { HEALTHY } else { FINDING })
+    }
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| format!("writing the account {}", file.display()))
 }
 
 /// 0: direct, and nothing is wrong. 1: a finding.
 fn status(report: &Report) -> u8 {
     let wrong = report.findings.iter().any(|finding| finding.severity != Severity::Info);
-    if report.path == Path::Direct && !wrong { HEALTHY } else { FINDING }
+    if report.path == session::Path::Direct && !wrong { HEALTHY } else { FINDING }
 }

@@ -85,6 +85,8 @@ pub enum Format {
     Text,
     /// For programs: one object, schema whyrelay.report/1.
     Json,
+    /// For a browser: one file that needs nothing else.
+    Html,
 }
 
 /// `whyrelay demo`.
@@ -93,6 +95,9 @@ pub struct DemoArgs {
     /// How to print the account
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+    /// Write the account to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Connect through the demo's TURN server only, to see what a relayed session looks like
     #[arg(long)]
     pub relay_only: bool,
@@ -254,6 +259,12 @@ pub struct PeerArgs {
     /// How to print the account
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     pub format: Format,
+    /// Write the account to this file instead of stdout
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub output: Option<PathBuf>,
+    /// Also write the account to this file as HTML
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub html: Option<PathBuf>,
 }
 
 /// A DTLS version to insist on.
@@ -273,6 +284,9 @@ pub struct ReportArgs {
     /// How to print the account
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+    /// Write the account to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Also write the recorded datagrams to this file for Wireshark (pcapng)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
@@ -405,12 +419,13 @@ mod tests {
             "whyrelay offer --signal http://h --room r --id a --peer b --stun stun:s --stun stun:t --turn turn:t \
              --turn-user u --turn-password-file f --tls-ca ca.pem --interface eth0 --exclude-interface wt0 \
              --address 192.0.2.1 --no-tcp --port 51820 --mark 0x1bd00 --dtls 1.2 --timeout 1500ms --wait 1m \
-             --patient --stay --throughput 5s --record r.jsonl --pcap p.pcapng --redact --format json -vv",
+             --patient --stay --throughput 5s --record r.jsonl --pcap p.pcapng --redact --format json -o out.json --html out.html -vv",
         );
         assert_eq!((args.stun.len(), args.port, args.mark), (2, Some(51820), Some(0x1bd00)));
         assert_eq!((args.timeout, args.wait), (Duration::from_millis(1500), Duration::from_secs(60)));
         assert_eq!((args.throughput, args.format), (Some(Duration::from_secs(5)), Format::Json));
         assert_eq!((args.dtls, args.address.len()), (Some(DtlsVersion::V12), 1));
+        assert_eq!((args.output, args.html), (Some("out.json".into()), Some("out.html".into())));
         assert!(args.patient && args.stay && args.redact && args.no_tcp);
         assert!(peer("whyrelay answer --relay-only").relay_only);
     }

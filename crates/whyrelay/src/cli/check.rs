@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::account::Wanted;
 use super::args::CheckArgs;
-use super::{account, peer, runtime};
+use super::{peer, runtime};
 use crate::check::{self, CheckConfig};
 
 pub(super) fn run(args: CheckArgs, color: bool) -> anyhow::Result<u8> {
@@ -16,5 +17,5 @@ pub(super) fn run(args: CheckArgs, color: bool) -> anyhow::Result<u8> {
     });
     // Name look-ups that hang in the system's resolver must not hold the process.
     runtime.shutdown_timeout(Duration::from_millis(10));
-    account::print(&events?, format, color)
+    Wanted { format, color, ..Wanted::default() }.print(&events?)
 }

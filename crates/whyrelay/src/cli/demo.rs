@@ -7,8 +7,9 @@ use whyrelay_core::engine::turn_server::PeerPolicy;
 use whyrelay_core::signal::unguessable_name;
 use whyrelay_core::trace::event::Vantage;
 
+use super::account::Wanted;
 use super::args::{DemoArgs, Format};
-use super::{account, answer, peer, runtime, serve};
+use super::{answer, peer, runtime, serve};
 use crate::server::signaling::{SignalingConfig, SignalingServer};
 use crate::server::turn::{StunTurnConfig, StunTurnServer};
 use crate::session::{self, SessionConfig};
@@ -20,10 +21,10 @@ const B: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 pub(super) fn run(args: DemoArgs, color: bool) -> anyhow::Result<u8> {
     let events = runtime()?.block_on(demo(&args))?;
-    if args.format == Format::Text {
+    if args.format == Format::Text && args.output.is_none() {
         answer("\n")?;
     }
-    account::print(&events, args.format, color)
+    Wanted { format: args.format, color, output: args.output, html: None }.print(&events)
 }
 
 async fn demo(args: &DemoArgs) -> anyhow::Result<Vec<whyrelay_core::trace::event::Event>> {

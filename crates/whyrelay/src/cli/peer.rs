@@ -6,15 +6,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use whyrelay_core::trace::event::Vantage;
 
+use super::account::Wanted;
 use super::args::PeerArgs;
-use super::{account, runtime};
+use super::runtime;
 use crate::session::{self, SessionConfig};
 
 /// The exit status of a session that a second Ctrl-C ends at once, as of a process that SIGINT ended.
 const FORCED_EXIT: i32 = 130;
 
 pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<u8> {
-    let format = args.format;
+    let wanted = Wanted { format: args.format, color, output: args.output.clone(), html: args.html.clone() };
+    wanted.check()?;
     let config = SessionConfig::resolve(side, args)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
@@ -23,7 +25,7 @@ pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<
     });
     // Name look-ups that hang in the system's resolver must not hold the process.
     runtime.shutdown_timeout(Duration::from_millis(10));
-    account::print(&outcome?.events, format, color)
+    wanted.print(&outcome?.events)
 }
 
 /// Counts Ctrl-C, SIGTERM and SIGHUP: the first closes the session properly, the second ends the process at once.

@@ -5,7 +5,7 @@ use whyrelay_core::trace::pcapng::capture;
 use whyrelay_core::trace::recording::Recording;
 use whyrelay_core::trace::redact::redact;
 
-use super::account;
+use super::account::Wanted;
 use super::args::ReportArgs;
 
 pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
@@ -33,5 +33,5 @@ pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
     if let Some(file) = &args.pcap {
         std::fs::write(file, capture(&events)).with_context(|| format!("writing the capture {}", file.display()))?;
     }
-    account::print(&events, args.format, color)
+    Wanted { format: args.format, color, output: args.output, html: None }.print(&events)
 }
