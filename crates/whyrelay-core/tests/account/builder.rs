@@ -407,7 +407,7 @@ impl Session {
         self.datagram(by, Direction::Out, A, B_MAPPED, &request, None);
         let (from, to, reason) = (IceState::Checking, IceState::Failed, IceStateReason::NothingLeft);
         self.push(by, EventKind::IceStateChanged { from, to, reason });
-        self.now[index(by)] += takes;
+        self.elapsed += takes;
         self.datagram(by, Direction::In, A, B_MAPPED, &answer, Some(Integrity::Valid));
     }
 }

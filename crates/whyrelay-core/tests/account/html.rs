@@ -207,8 +207,4 @@ fn the_largest_session_makes_a_bounded_page() {
     assert!(html.len() < 2_500_000, "{} bytes", html.len());
     assert!(html.contains("more checks") && html.contains("more pairs") && html.contains("more candidates"));
     assert!(html.matches("<tr").count() < 4_000, "{} rows", html.matches("<tr").count());
-    if let Some(file) = std::env::var_os("WHYRELAY_WRITE_LARGE") {
-        let lines: String = session.events.iter().map(whyrelay_core::trace::recording::encode).collect();
-        std::fs::write(file, lines).expect("writing the recording");
-    }
 }

@@ -176,7 +176,7 @@ mod tests {
     fn a_rule_takes_what_its_selectors_say() {
         let table = [
             (
-                r#"{"family":"v4","priority":110,"rule_action":"lookup","table":7120,"mark":114944,"invert":true}"#,
+                r#"{"family":"v4","priority":110,"rule_action":"lookup","table":7120,"mark":113920,"invert":true}"#,
                 false,
             ),
             (r#"{"family":"v4","priority":1,"rule_action":"blackhole","mark":15616,"mask":16128}"#, true),

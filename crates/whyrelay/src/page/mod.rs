@@ -18,7 +18,7 @@ use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::Semaphore;
-use whyrelay_core::report::{Report, render_json};
+use whyrelay_core::report::{Report, render_html, render_json};
 use whyrelay_core::trace::packing::MAX_UNPACKED;
 use whyrelay_core::trace::recording::Recording;
 
@@ -99,10 +99,10 @@ async fn account(
     }
 }
 
-fn render(recording: &[u8], _wants_html: bool) -> Result<String, String> {
+fn render(recording: &[u8], wants_html: bool) -> Result<String, String> {
     let recording = Recording::read(recording).map_err(|error| error.to_string())?;
     let report = Report::from_events(&recording.events);
-    Ok(render_json(&report))
+    Ok(if wants_html { render_html(&report) } else { render_json(&report) })
 }
 
 /// The QR code of a link, as SVG.
