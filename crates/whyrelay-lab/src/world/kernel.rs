@@ -212,7 +212,9 @@ impl Kernel {
                 && matches!(rule.verdict, Verdict::Drop | Verdict::Reject)
                 && matches(rule, source, to, Protocol::Tcp, device, self.mark, true)
         };
-        let stopped = self.host.conntrack_full || self.host.firewall.iter().any(|rule| stops(&rule));
+        // The answer must come in by the way that rp_filter takes for the way back.
+        let answered = !to.is_ipv4() || self.is_way_back(to, source, device.unwrap_or_default(), 0);
+        let stopped = self.host.conntrack_full || !answered || self.host.firewall.iter().any(|rule| stops(&rule));
         if stopped { None } else { self.leaving(&route) }
     }
 

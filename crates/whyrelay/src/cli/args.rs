@@ -75,6 +75,8 @@ pub enum Verb {
     Report(ReportArgs),
     /// Say what a finding means, how it is detected and what helps
     Explain(ExplainArgs),
+    /// The laboratory: networks from scenario files, in virtual time
+    Lab(super::lab::args::LabArgs),
 }
 
 /// How the account is printed.

@@ -5,6 +5,7 @@ pub mod args;
 mod check;
 mod demo;
 mod explain;
+mod lab;
 mod peer;
 mod report;
 mod serve;
@@ -51,6 +52,7 @@ pub fn run() -> ExitCode {
         Verb::Check(args) => check::run(args, color),
         Verb::Report(args) => report::run(args, color),
         Verb::Explain(args) => explain::run(&args),
+        Verb::Lab(args) => lab::run(args, color),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),

@@ -1,0 +1,51 @@
+//! `whyrelay lab fuzz`.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use whyrelay_lab::fuzz::{generate, problems, shrink};
+use whyrelay_lab::scenario::Scenario;
+
+use super::super::{FINDING, HEALTHY, answer};
+use super::args::FuzzArgs;
+use super::work;
+
+/// Most wrong worlds that are made small and printed.
+const SHOWN: usize = 3;
+
+pub(super) fn run(args: &FuzzArgs) -> anyhow::Result<u8> {
+    let seeds: Vec<u64> = (0..args.worlds).map(|number| args.seed.wrapping_add(number)).collect();
+    let (begun, count) = (Instant::now(), AtomicUsize::new(0));
+    let results = work::each(
+        &seeds,
+        work::cores(),
+        |seed| problems(&generate(*seed, args.faults)).map(|problems| (*seed, problems)),
+        |_| {
+            let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+            if number.is_multiple_of(1000) {
+                eprintln!("{number} worlds, {:.1} s", begun.elapsed().as_secs_f64());
+            }
+        },
+    );
+    let mut wrong = Vec::new();
+    for result in results {
+        let (seed, problems) = result?;
+        if !problems.is_empty() {
+            wrong.push((seed, problems));
+        }
+    }
+    eprintln!("{} worlds in {:.1} s", args.worlds, begun.elapsed().as_secs_f64());
+    let mut text = format!("{} worlds from seed {}, {} wrong\n", args.worlds, args.seed, wrong.len());
+    for (seed, problem) in &wrong {
+        let _ = writeln!(text, "  seed {seed}: {}", problem.join("; "));
+    }
+    for (seed, _) in wrong.iter().take(SHOWN) {
+        let small = shrink(&generate(*seed, args.faults));
+        let said = problems(&small)?.join("; ");
+        let scenario = Scenario::of("fuzz", small.file)?;
+        let _ = writeln!(text, "\n# seed {seed}, made small: {said}\n{}", scenario.to_toml());
+    }
+    answer(&text)?;
+    Ok(if wrong.is_empty() { HEALTHY } else { FINDING })
+}

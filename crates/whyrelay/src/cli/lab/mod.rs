@@ -1,0 +1,23 @@
+//! `whyrelay lab`: the NAT laboratory.
+
+pub(super) mod args;
+mod draw;
+mod fuzz;
+mod junit;
+mod list;
+mod matrix;
+mod run;
+mod work;
+
+use args::{LabArgs, LabVerb};
+
+/// Runs a verb of the laboratory.
+pub(super) fn run(args: LabArgs, color: bool) -> anyhow::Result<u8> {
+    match args.verb {
+        LabVerb::List(args) => list::run(&args),
+        LabVerb::Run(args) => run::run(&args, color),
+        LabVerb::Matrix(args) => matrix::run(&args, color),
+        LabVerb::Draw(args) => draw::run(&args),
+        LabVerb::Fuzz(args) => fuzz::run(&args),
+    }
+}
