@@ -1,12 +1,15 @@
 //! The data channel of a session, over whichever pair carries it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use whyrelay_core::trace::event::EndReason;
 
 use super::driver::{Phase, Session, Todo};
 use super::measuring::Measuring;
 use crate::channel::{self, Channel};
+
+/// How long a session that has measured everything waits for a nomination: a better pair gets two seconds at most.
+const NOMINATED_WITHIN: Duration = Duration::from_secs(5);
 
 /// DTLS datagrams kept until the other side's description is there, or until a pair can carry ours.
 const MAX_HELD: usize = 64;
@@ -115,7 +118,17 @@ impl Session {
         if let Some(live) = self.measuring.live_line() {
             self.progress.live(&live);
         }
-        if self.measuring.is_done() && !self.config.stay && self.phase == Phase::Open {
+        self.end_when_done();
+    }
+
+    /// Ends a session that has measured all it was asked to. On a quick network that is before a pair is nominated,
+    /// without which nobody could say what the path was.
+    pub(super) fn end_when_done(&mut self) {
+        if !self.measuring.is_done() || self.config.stay || self.phase != Phase::Open {
+            return;
+        }
+        let since = *self.done_since.get_or_insert_with(Instant::now);
+        if self.has_path || since.elapsed() >= NOMINATED_WITHIN {
             self.end(EndReason::Finished);
         }
     }

@@ -82,6 +82,10 @@ pub(super) struct Session {
     pub(super) held: VecDeque<Vec<u8>>,
     pub(super) todo: VecDeque<Todo>,
     pub(super) peer_deadline: Timestamp,
+    /// A pair has been selected.
+    pub(super) has_path: bool,
+    /// Since when everything is measured.
+    pub(super) done_since: Option<Instant>,
     pub(super) next_traffic: Instant,
     pub(super) restart_at: Option<Instant>,
     pub(super) closed: bool,
@@ -206,6 +210,8 @@ impl Session {
             held: VecDeque::new(),
             todo: VecDeque::new(),
             peer_deadline: now,
+            has_path: false,
+            done_since: None,
             next_traffic: Instant::now() + TRAFFIC_INTERVAL,
             restart_at: None,
             closed: false,

@@ -39,6 +39,8 @@ impl Session {
                     format!("path: {near} {local} → {far} {remote}{rtt}")
                 });
                 self.path_usable();
+                self.has_path = true;
+                self.end_when_done();
             }
             peer::Output::StateChanged(state) => self.ice_state_changed(state),
             peer::Output::Event(event) => {
