@@ -8,8 +8,9 @@
 
 import { readFile } from "node:fs/promises";
 import { createServer, request } from "node:http";
-import { createRequire } from "node:module";
 import { parseArgs } from "node:util";
+
+import { launch } from "../page/browser.mjs";
 
 const started = performance.now();
 const log = (text) => console.error(`${((performance.now() - started) / 1000).toFixed(3).padStart(8)} ${text}`);
@@ -72,21 +73,8 @@ setTimeout(() => {
   process.exit(1);
 }, timeoutMs + holdMs + 20_000).unref();
 
-const { chromium } = createRequire(`${process.env.WHYRELAY_INTEROP_NODE_DIR ?? import.meta.dirname}/`)("playwright-core");
 const server = await serve(flags.signal.replace(/\/$/, ""));
-const browser = await chromium.launch({
-  executablePath: process.env.WHYRELAY_INTEROP_CHROMIUM ?? "/usr/bin/chromium",
-  headless: true,
-  args: [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
+const browser = await launch();
 let result = { ok: false, state: "new", selected: null, received: "" };
 try {
   const page = await browser.newPage();
