@@ -168,6 +168,6 @@ fn label(flow: &Flow, pairs: &[&JoinedPair]) -> String {
         Some(Break::AtAnswering) => format!("{} reached {to}, none answered", checks(seen)),
         Some(Break::OnTheWayBack) => format!("{} reached {to}, the answers were lost", checks(seen)),
         Some(Break::Refused) => format!("{sent}, {to} answered with errors"),
-        Some(Break::Somewhere) => format!("{times}, no answer; {to} was not recorded"),
+        Some(Break::Somewhere) => format!("{times}, no answer; what {to} saw is not known"),
     }
 }
