@@ -77,6 +77,10 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// The laboratory: networks from scenario files, in virtual time
     Lab(super::lab::args::LabArgs),
+    /// Print the completion script of a shell
+    Completions(super::manual::CompletionsArgs),
+    /// Print the manual page, or write one for each verb into a directory
+    Man(super::manual::ManArgs),
 }
 
 /// How the account is printed.

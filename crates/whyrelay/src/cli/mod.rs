@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod explain;
 mod lab;
+mod manual;
 mod peer;
 mod report;
 mod serve;
@@ -53,6 +54,8 @@ pub fn run() -> ExitCode {
         Verb::Report(args) => report::run(args, color),
         Verb::Explain(args) => explain::run(&args),
         Verb::Lab(args) => lab::run(args, color),
+        Verb::Completions(args) => manual::completions(&args),
+        Verb::Man(args) => manual::man(&args),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),
