@@ -174,6 +174,9 @@ pub struct Router {
     /// TCP connections pass to these ports only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_tcp: Option<Vec<Span32>>,
+    /// What is not let out is refused with ICMP (administratively prohibited) instead of dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reject: Option<bool>,
     /// A stateless filter in front: UDP comes in to these ports of the inside only, replies included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stateless_inbound: Option<Vec<Span32>>,
@@ -220,6 +223,7 @@ impl Router {
             block_udp: self.block_udp.or(base.block_udp),
             allow_udp: self.allow_udp.or(base.allow_udp),
             allow_tcp: self.allow_tcp.or(base.allow_tcp),
+            reject: self.reject.or(base.reject),
             stateless_inbound: self.stateless_inbound.or(base.stateless_inbound),
             isolated: self.isolated.or(base.isolated),
             forward: if self.forward.is_empty() { base.forward } else { self.forward },

@@ -113,6 +113,8 @@ pub struct Router {
     pub ipv6: Ipv6,
     /// What it lets out.
     pub egress: Egress,
+    /// What is not let out is refused with ICMP instead of dropped.
+    pub rejects: bool,
     /// A stateless filter in front: UDP comes in to these ports only.
     pub stateless_inbound: Option<Vec<Span32>>,
     /// Outside endpoints that lead to inside ones.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior, MappingBehavior};
+use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior, MappingBehavior, Unsolicited};
 use whyrelay_core::nat::table::Table;
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::{Role, Vantage};
@@ -38,6 +38,7 @@ pub(super) fn build(topology: &Topology) -> World {
     let server_host = network.add_host(Network::INTERNET, server_addresses.clone(), link(&topology.server.link));
     let server_faults = ServerFaults {
         no_udp: !faults.answers || !faults.udp,
+        refuses_udp: faults.answers && !faults.udp,
         no_tcp: !faults.answers || !faults.tcp,
         relay_address: faults.relay_address,
         relay_ports_closed: faults.relay_ports_closed,
@@ -78,6 +79,9 @@ pub(super) fn build(topology: &Topology) -> World {
             outside_addresses: router.outside_addresses.iter().map(|cidr| cidr.address).collect(),
             stateless_inbound: router.stateless_inbound.clone(),
             alg: router.alg,
+            icmp: router.icmp,
+            rejects: router.rejects,
+            accepts_input: matches!(&router.translation, Translation::Nat(nat) if nat.unsolicited == Unsolicited::Tracked),
         };
         let (inside, outside) = (segments[router.inside], segments[router.outside]);
         network.add_router(inside, outside, gates, egress(&router.egress), link(&router.link), extras);

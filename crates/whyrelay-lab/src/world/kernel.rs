@@ -54,8 +54,8 @@ pub(super) enum Arrived {
     Delivered,
     /// Gone.
     Dropped,
-    /// Gone, and the sender gets an ICMP error of this type and code.
-    Rejected((u8, u8)),
+    /// Gone, and the sender is told that it is prohibited: nft's `reject with icmpx admin-prohibited`.
+    Rejected,
 }
 
 /// A host's kernel.
@@ -280,8 +280,7 @@ impl Kernel {
                 Verdict::Drop => return Some(Arrived::Dropped),
                 Verdict::Reject => {
                     self.count("Icmp.OutDestUnreachs");
-                    // nft's `reject with icmp admin-prohibited`.
-                    return Some(Arrived::Rejected((3, 13)));
+                    return Some(Arrived::Rejected);
                 }
                 Verdict::SetMark => *mark = rule.mark.map_or(*mark, |set| *mark & !set.mask | set.value),
             }

@@ -76,6 +76,12 @@ impl Link {
         self
     }
 
+    /// Whether a packet with so much payload is larger than the link takes.
+    pub(super) fn is_too_small_for(&self, payload: usize, ipv4: bool) -> bool {
+        let size = payload + if ipv4 { HEADERS[0] } else { HEADERS[1] };
+        self.mtu.is_some_and(|mtu| size > usize::from(mtu))
+    }
+
     /// What the limits of the link do to one packet: how long it waits for its turn, or `None` when it is lost.
     pub(super) fn admit(
         &self,
@@ -85,10 +91,10 @@ impl Link {
         payload: usize,
         ipv4: bool,
     ) -> Option<Duration> {
-        let size = payload + if ipv4 { HEADERS[0] } else { HEADERS[1] };
-        if self.mtu.is_some_and(|mtu| size > usize::from(mtu)) {
+        if self.is_too_small_for(payload, ipv4) {
             return None;
         }
+        let size = payload + if ipv4 { HEADERS[0] } else { HEADERS[1] };
         if let Some(burst) = self.burst {
             let change = if state.bad { burst.ends } else { burst.begins };
             if random.below(1_000_000) < u64::from(change) {

@@ -17,7 +17,7 @@ mod server;
 mod setup;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use whyrelay_core::engine::gather::StreamId;
@@ -34,7 +34,7 @@ pub use setup::{Egress, Ipv6, Neighbor, PeerSetup, Router, RouterKind, Setup, Si
 
 pub(crate) use facts::text as firewall_text;
 use kernel::{Arrived, Leaving, NEIGHBOR_TIMEOUT, Sent};
-use network::{HostId, Network, Packet, Place};
+use network::{About, HostId, Network, Packet, Place};
 use peer::{Peer, Signal};
 use queue::Queue;
 use server::Server;
@@ -278,6 +278,9 @@ impl World {
                 for (at, place, packet) in self.network.step(now, place, packet) {
                     self.queue.push(at, Happening::Packet(place, packet));
                 }
+                for complaint in self.network.complaints() {
+                    self.complain(&complaint.packet, complaint.offender, complaint.about);
+                }
             }
             Happening::Start(index) => {
                 let actions = self.peers[index].start(now);
@@ -353,6 +356,9 @@ impl World {
 
     fn deliver(&mut self, host: HostId, interface: usize, packet: &Packet) {
         if host == self.server.host {
+            if self.server.refuses(packet) {
+                return self.complain(packet, packet.destination.ip(), About::PortUnreachable);
+            }
             let actions = self.server.receive(self.now, packet);
             return self.serve(actions);
         }
@@ -367,14 +373,21 @@ impl World {
                 self.act(index, actions);
             }
             Arrived::Dropped => {}
-            Arrived::Rejected((icmp_type, icmp_code)) => {
-                // Routers translate the error back to whoever sent the packet, and it takes as long as the packet did.
-                let Some((sender, local, remote, sent)) = packet.origin else { return };
-                let icmp = peer::Icmp { local, remote, offender: Some(remote.ip()), icmp_type, icmp_code };
-                let later = self.now + self.now.since(sent);
-                self.queue.push(later, Happening::Icmp(sender, icmp));
+            Arrived::Rejected => {
+                let offender = packet.origin.map_or(packet.destination.ip(), |(_, _, remote, _)| remote.ip());
+                self.complain(packet, offender, About::Prohibited);
             }
         }
+    }
+
+    /// An ICMP error finds its way to the peer that sent a packet: routers translate it back, and it takes as long as
+    /// the packet did.
+    fn complain(&mut self, packet: &Packet, offender: IpAddr, about: About) {
+        let Some((sender, local, remote, sent)) = packet.origin else { return };
+        let (icmp_type, icmp_code) = about.icmp(remote.is_ipv4());
+        let icmp = peer::Icmp { local, remote, offender: Some(offender), icmp_type, icmp_code };
+        let later = self.now + self.now.since(sent);
+        self.queue.push(later, Happening::Icmp(sender, icmp));
     }
 
     /// A datagram of a peer: through its kernel, onto the network.
@@ -479,7 +492,7 @@ impl World {
         }
     }
 
-    fn connect(&mut self, index: usize, id: StreamId, local: std::net::IpAddr, remote: SocketAddr) {
+    fn connect(&mut self, index: usize, id: StreamId, local: IpAddr, remote: SocketAddr) {
         let local = SocketAddr::new(local, 50_000 + (self.next_connection % 10_000) as u16);
         let host = self.peers[index].host;
         let interface = match &self.peers[index].kernel {

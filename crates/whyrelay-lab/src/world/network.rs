@@ -15,8 +15,8 @@ use crate::scenario::value::Span32;
 
 use super::link::{Link, LinkState};
 
-/// Routers that a packet may pass before it counts as going round in circles.
-const MAX_HOPS: u8 = 32;
+/// The TTL that hosts give their packets (net.ipv4.ip_default_ttl).
+pub(super) const USUAL_TTL: u8 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HostId(usize);
@@ -35,12 +35,52 @@ pub(super) struct Packet {
     pub(super) bytes: Vec<u8>,
     /// Which peer sent it, from where to where and when, for errors that come back.
     pub(super) origin: Option<(usize, SocketAddr, SocketAddr, Timestamp)>,
-    hops: u8,
+    /// Routers that it may still pass (RFC 791 §3.2).
+    pub(super) ttl: u8,
+}
+
+/// An ICMP error that a router or host sends about a packet.
+#[derive(Clone, Debug)]
+pub(super) struct Complaint {
+    /// The packet, as it had become.
+    pub(super) packet: Packet,
+    /// Whose address it comes from.
+    pub(super) offender: IpAddr,
+    pub(super) about: About,
+}
+
+/// What an ICMP error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// Nobody listens at that port.
+    PortUnreachable,
+    /// A filter refuses it.
+    Prohibited,
+    /// The last hop that it was allowed is behind it.
+    TimeExceeded,
+    /// The next link takes smaller packets only.
+    TooBig,
+}
+
+impl About {
+    /// Type and code in the family of an address (RFC 792, RFC 1812 §5.2.7.1, RFC 4443).
+    pub(super) const fn icmp(self, ipv4: bool) -> (u8, u8) {
+        match (self, ipv4) {
+            (Self::PortUnreachable, true) => (3, 3),
+            (Self::PortUnreachable, false) => (1, 4),
+            (Self::Prohibited, true) => (3, 13),
+            (Self::Prohibited, false) => (1, 1),
+            (Self::TimeExceeded, true) => (11, 0),
+            (Self::TimeExceeded, false) => (3, 0),
+            (Self::TooBig, true) => (3, 4),
+            (Self::TooBig, false) => (2, 0),
+        }
+    }
 }
 
 impl Packet {
     pub(super) const fn new(source: SocketAddr, destination: SocketAddr, bytes: Vec<u8>) -> Self {
-        Self { source, destination, bytes, origin: None, hops: 0 }
+        Self { source, destination, bytes, origin: None, ttl: USUAL_TTL }
     }
 }
 
@@ -126,6 +166,12 @@ pub(super) struct RouterExtras {
     /// UDP comes in to these ports only, replies included.
     pub(super) stateless_inbound: Option<Vec<Span32>>,
     pub(super) alg: Option<Alg>,
+    /// It sends ICMP errors.
+    pub(super) icmp: bool,
+    /// What it does not let out it refuses, instead of dropping it.
+    pub(super) rejects: bool,
+    /// It takes unsolicited packets for packets to itself.
+    pub(super) accepts_input: bool,
 }
 
 /// A link and the way through it, for what it remembers.
@@ -178,6 +224,7 @@ pub(super) struct Network {
     segments: Vec<Segment>,
     states: BTreeMap<Way, LinkState>,
     random: Random,
+    complaints: Vec<Complaint>,
 }
 
 impl Network {
@@ -191,7 +238,13 @@ impl Network {
             segments: vec![Segment::default()],
             states: BTreeMap::new(),
             random,
+            complaints: Vec::new(),
         }
+    }
+
+    /// ICMP errors since the last call.
+    pub(super) fn complaints(&mut self) -> Vec<Complaint> {
+        std::mem::take(&mut self.complaints)
     }
 
     pub(super) fn add_segment(&mut self, isolated: bool) -> SegmentId {
@@ -223,9 +276,12 @@ impl Network {
 
     /// Moves a packet one step: the places where it or its copies are next, and when. Nothing: it is gone.
     pub(super) fn step(&mut self, now: Timestamp, place: Place, mut packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
-        packet.hops += 1;
-        if packet.hops > MAX_HOPS {
-            return Vec::new();
+        if let Place::Inside(router) | Place::Outside(router) = place {
+            packet.ttl = packet.ttl.saturating_sub(1);
+            if packet.ttl == 0 {
+                self.complain(router, matches!(place, Place::Inside(_)), About::TimeExceeded, packet);
+                return Vec::new();
+            }
         }
         match place {
             Place::From(host) => {
@@ -269,6 +325,16 @@ impl Network {
             })
     }
 
+    /// A router tells the sender of a packet what became of it, if it does that at all.
+    fn complain(&mut self, router: RouterId, from_inside: bool, about: About, packet: Packet) {
+        let extras = &self.routers[router.0].extras;
+        let own = if from_inside { &extras.inside_addresses } else { &extras.outside_addresses };
+        let offender = own.iter().copied().find(|own| own.is_ipv4() == packet.destination.is_ipv4());
+        if let Some(offender) = offender.filter(|_| extras.icmp) {
+            self.complaints.push(Complaint { packet, offender, about });
+        }
+    }
+
     fn router_with(&self, segment: SegmentId, gateway: IpAddr) -> Option<usize> {
         self.routers.iter().position(|router| {
             let own = &router.extras.inside_addresses;
@@ -279,8 +345,15 @@ impl Network {
     fn enter(&mut self, now: Timestamp, id: RouterId, mut packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
         let router = &mut self.routers[id.0];
         let (inside, outside) = (router.inside, packet.destination);
+        let refuses = router.extras.accepts_input && router.extras.icmp && outside.is_ipv4();
         let Some(table) = router.table(outside.ip()) else { return Vec::new() };
-        let Some(internal) = table.inbound(now, packet.source, outside) else { return Vec::new() };
+        let Some(internal) = table.inbound(now, packet.source, outside) else {
+            if refuses {
+                let about = About::PortUnreachable;
+                self.complaints.push(Complaint { packet, offender: outside.ip(), about });
+            }
+            return Vec::new();
+        };
         let closed = |ports: &Vec<Span32>| !ports.iter().any(|ports| ports.contains(internal.port().into()));
         if router.extras.stateless_inbound.as_ref().is_some_and(closed) {
             return Vec::new();
@@ -369,6 +442,10 @@ impl Network {
         let down = self.routers.iter().position(|router| router.outside == segment && router.owns(to));
         if let Some(router) = down {
             let link = self.routers[router].link;
+            if link.is_too_small_for(packet.bytes.len(), packet.destination.is_ipv4()) {
+                self.complain(RouterId(router), false, About::TooBig, packet);
+                return Vec::new();
+            }
             return self.carry(now, Way::Router(router, false), link, Place::Outside(RouterId(router)), packet);
         }
         match self.routers.iter().position(|router| router.inside == segment) {
@@ -381,6 +458,13 @@ impl Network {
         let router = &mut self.routers[id.0];
         let (inside, outside, link) = (router.inside, router.outside, router.link);
         if !router.egress.lets_udp(packet.destination) {
+            if router.extras.rejects {
+                self.complain(id, true, About::Prohibited, packet);
+            }
+            return Vec::new();
+        }
+        if link.is_too_small_for(packet.bytes.len(), packet.destination.is_ipv4()) {
+            self.complain(id, true, About::TooBig, packet);
             return Vec::new();
         }
         let Some(table) = router.table(packet.destination.ip()) else { return Vec::new() };

@@ -222,8 +222,14 @@ impl Peer {
 
     pub(super) fn icmp(&mut self, now: Timestamp, icmp: Icmp) {
         let Icmp { local, remote, offender, icmp_type, icmp_code } = icmp;
-        // What Linux makes of a destination that is unreachable: port ECONNREFUSED, else EHOSTUNREACH.
-        let errno = if icmp_code == 3 { 111 } else { 113 };
+        // What Linux makes of them (net/ipv4/icmp.c, net/ipv6/icmp.c): port ECONNREFUSED, too big EMSGSIZE, IPv6's
+        // prohibition EACCES, else EHOSTUNREACH.
+        let errno = match (local.is_ipv4(), icmp_type, icmp_code) {
+            (true, 3, 3) | (false, 1, 4) => 111,
+            (true, 3, 4) | (false, 2, _) => 90,
+            (false, 1, 1) => 13,
+            _ => 113,
+        };
         self.record(now, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
     }
 

@@ -41,6 +41,8 @@ pub(super) enum Action {
 pub(super) struct ServerFaults {
     /// It says nothing over UDP.
     pub(super) no_udp: bool,
+    /// Its host says so: nothing listens there.
+    pub(super) refuses_udp: bool,
     /// It takes no connections.
     pub(super) no_tcp: bool,
     /// The relayed address that it announces instead of its own.
@@ -102,6 +104,11 @@ impl Server {
             self.turn.handle_input(now, Input::FromClient { client, bytes: &packet.bytes });
         }
         self.drain(now)
+    }
+
+    /// Whether its host refuses a packet, because nothing listens at that port.
+    pub(super) fn refuses(&self, packet: &Packet) -> bool {
+        self.faults.refuses_udp && packet.destination.port() == PORT
     }
 
     /// Whether it takes connections.

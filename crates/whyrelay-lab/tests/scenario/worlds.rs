@@ -9,28 +9,11 @@ fn all() -> Vec<Scenario> {
     scenarios.map(|scenario| scenario.unwrap_or_else(|error| panic!("{error}"))).collect()
 }
 
-/// Scenarios of which the account is known to say something else, or not enough: a rule, the model or the expectation
-/// has to be mended for each. One that comes out right must leave this list.
-const KNOWN: &[&str] = &[
-    "alg-rewrites-stun",
-    "early-packet-b-first",
-    "early-packet-on-both-sides",
-    "isolated-clients",
-    "peer-by-other-uplink",
-    "stateless-firewall",
-    "turn-over-tcp-only",
-    "turn-relay-ports-closed",
-];
-
 #[test]
 fn every_scenario_comes_out_in_virtual_time_as_it_says() {
     let mut wrong = Vec::new();
     for Scenario { topology, .. } in all().iter().filter(|s| s.topology.worlds.contains(&WorldKind::Virtual)) {
         let verdict = judge(topology, &run_virtual(topology));
-        if KNOWN.contains(&topology.name.as_str()) {
-            assert!(!verdict.passed(), "{} comes out right now: take it off the list", topology.name);
-            continue;
-        }
         if !verdict.passed() {
             let findings: Vec<_> = verdict.findings.iter().map(ToString::to_string).collect();
             let (path, problems) = (path_name(verdict.path), verdict.problems.join("; "));
