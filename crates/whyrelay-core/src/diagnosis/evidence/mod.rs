@@ -20,7 +20,7 @@ pub use host::{HostEvidence, Taken};
 pub use measured::{Measured, NatBehavior};
 pub use server::{Allocation, ServerPath, ServerRequest};
 pub use side::{
-    AgentPair, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
+    AgentPair, Damaged, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
     SideEvidence, Traffic,
 };
 pub use sizes::{LARGE, Sizes};

@@ -86,6 +86,17 @@ pub struct IcmpError {
     pub offender: Option<IpAddr>,
 }
 
+/// Answers that were changed on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// How many.
+    pub count: u32,
+    /// Number of the first event.
+    pub seq: u64,
+    /// The mapped address that the first one tells.
+    pub told: Option<SocketAddr>,
+}
+
 /// Data that was counted instead of recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -154,6 +165,8 @@ pub struct SideEvidence {
     pub socket_failures: Vec<(u64, Transport, SocketAddr, String)>,
     pub datagrams: u64,
     pub unsound: u64,
+    /// Answers of servers over UDP whose fingerprint or integrity was wrong, by our socket and the server.
+    pub damaged: BTreeMap<(SocketAddr, SocketAddr), Damaged>,
     pub forged_answers: u64,
     pub send_failures: BTreeMap<(SocketAddr, SocketAddr, i32), SendFailure>,
     /// By our socket, where the datagram was going, type and code.
@@ -240,6 +253,7 @@ impl SideEvidence {
             socket_failures: Vec::new(),
             datagrams: 0,
             unsound: 0,
+            damaged: BTreeMap::new(),
             forged_answers: 0,
             send_failures: BTreeMap::new(),
             icmp_errors: BTreeMap::new(),

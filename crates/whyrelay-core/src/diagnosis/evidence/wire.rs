@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 
 use super::check::{Answer, Check, Outcome};
 use super::server::{Allocation, ServerPath, ServerRequest};
-use super::side::{MAX_LIST, MAX_TRANSACTIONS, SideEvidence};
+use super::side::{Damaged, MAX_LIST, MAX_TRANSACTIONS, SideEvidence};
 use crate::ice::candidate::CandidateTransport;
 use crate::time::Timestamp;
 use crate::trace::event::{Datagram, Direction, Pair, Transport};
 use crate::wire::attribute::AttributeType;
 use crate::wire::demux::Protocol;
 use crate::wire::integrity::Integrity;
-use crate::wire::stun::{Class, Message, Method};
+use crate::wire::stun::{Class, Defect, Message, Method};
 use crate::wire::turn::ChannelData;
 
 /// A datagram, or what TURN carries inside of one.
@@ -60,6 +60,9 @@ impl SideEvidence {
         let Ok(message) = Message::decode(seen.bytes) else { return };
         if !message.is_sound() {
             self.unsound += 1;
+            if message.defects.contains(&Defect::WrongFingerprint) {
+                self.apply_damaged(seen, &message);
+            }
             return;
         }
         match (message.class, message.method) {
@@ -193,7 +196,22 @@ impl SideEvidence {
         self.requests.insert(message.transaction, request);
     }
 
+    /// An answer of a server that was changed on its way.
+    fn apply_damaged(&mut self, seen: Seen<'_>, message: &Message<'_>) {
+        let answers = matches!(message.class, Class::Success | Class::Error) && seen.direction == Direction::In;
+        let ours = self.requests.contains_key(&message.transaction);
+        if !answers || !ours || seen.transport != Transport::Udp || seen.relayed || self.damaged.len() >= MAX_LIST {
+            return;
+        }
+        let told = message.xor_address(AttributeType::XOR_MAPPED_ADDRESS);
+        let damaged = Damaged { count: 0, seq: seen.seq, told };
+        self.damaged.entry((seen.local, seen.remote)).or_insert(damaged).count += 1;
+    }
+
     fn apply_server_answer(&mut self, seen: Seen<'_>, message: &Message<'_>) {
+        if seen.integrity == Some(Integrity::Invalid) {
+            self.apply_damaged(seen, message);
+        }
         let Some(request) = self.requests.get_mut(&message.transaction) else { return };
         let key = (seen.transport, seen.local, seen.remote);
         let Some(path) = self.servers.get_mut(&key) else { return };

@@ -6,6 +6,7 @@ use super::session::{Path, Session};
 mod answers_after_giving_up;
 mod answers_from_other_address;
 mod answers_lost;
+mod answers_rewritten;
 mod application_connects_lazily;
 mod application_forces_relay;
 mod application_stuck_on_relay;
@@ -240,6 +241,7 @@ pub const RULES: &[Rule] = &[
     application_stuck_on_relay::RULE,
     send_refused_by_system::RULE,
     server_name_unresolved::RULE,
+    answers_rewritten::RULE,
     replies_dropped_in_front::RULE,
     udp_blocked::RULE,
     udp_only_to_servers::RULE,

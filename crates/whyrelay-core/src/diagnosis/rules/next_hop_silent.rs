@@ -2,6 +2,7 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
+use crate::diagnosis::network::told;
 use crate::diagnosis::session::{Path, Session};
 use crate::host::NeighborState;
 use crate::trace::event::Vantage;
@@ -40,6 +41,12 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             && candidates.contains(&remote.ip())
     });
     let ((_, remote, ..), error) = own.min_by_key(|(_, error)| error.seq)?;
+    // Neighbors behind one NAT that do not reach each other are kept apart: that has a rule of its own.
+    let apart = is_own(peer, remote.ip())
+        && told(side).iter().any(|mine| told(peer).iter().any(|theirs| theirs.mapped.ip() == mine.mapped.ip()));
+    if apart {
+        return None;
+    }
     // A private address of the peer that happens to lie in an own network answers nobody, and that is no fault.
     let counts = session.pairs.iter().any(|pair| {
         pair.side(vantage).is_some_and(|own| own.pair.remote == *remote) && session.could_arrive(pair, vantage)

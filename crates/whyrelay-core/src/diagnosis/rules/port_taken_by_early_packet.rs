@@ -1,20 +1,22 @@
 //! An early packet took the port in the NAT.
 
 use super::{Examination, Fault, Fix, Rule};
+use std::net::SocketAddr;
+
+use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::network::told;
-use crate::diagnosis::session::{Path, Session};
+use crate::diagnosis::network::{Network, Told, told};
+use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
+use crate::ice::candidate::{CandidateTransport, CandidateType};
 use crate::trace::event::Vantage;
 use crate::trace::measurement::Measurement;
-
-use super::peer_sees_other_port::unadvertised;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR202",
     name: "port-taken-by-early-packet",
     title: "an early packet took the port in the NAT",
     meaning: "The router in front of a side takes unsolicited packets for packets to itself and notes them in its connection table. When the peer speaks first, its packet occupies the mapped port towards that peer, so that the side's own packets to the peer leave from another port, which the peer's NAT does not let in. Every tester calls such a NAT endpoint-independent, and two of them never connect.",
-    detection: "The mapping is the same for all servers, yet the peer sees the side come from another port than that: in its checks, or in a third party's view after it had sent first. Often the peer also gets \"port unreachable\" from the router's own public address.",
+    detection: "The mapping is the same for all servers, yet the peer, or its relay, sees the side come from another port than that: in its checks, or in a third party's view after it had sent first. Or nothing arrives either way and the peer gets \"port unreachable\" from the router's own public address.",
     proof: "The router's connection table (conntrack -L) has an unreplied entry from the peer to the mapped port, and the side's flow with another port in its reply direction.",
     doubt: "The same session with this side speaking first, or after an opener with a low TTL from each side: if that is direct, the early packet was the cause; if the port still differs, the mapping depends on the destination after all.",
     fixes: &[
@@ -66,16 +68,24 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     })
 }
 
-/// The mapping is the same for servers at different addresses, and the peer sees another port.
+/// The mapping is the same for servers at different addresses, and somebody who sent first sees another port, or was
+/// told by the router itself that nobody listens there.
 fn seen(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
-    let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-    let (from, seq, base) = unadvertised(session, vantage)?;
-    let told: Vec<_> =
-        told(side).into_iter().filter(|told| told.local == base && told.mapped.is_ipv4() == from.is_ipv4()).collect();
-    let first = told.first()?;
-    if told.iter().any(|told| told.mapped != first.mapped) || first.mapped.ip() != from.ip() {
-        return None;
-    }
+    let told = told(session.evidence.side(vantage));
+    let translated = told.iter().filter(|told| told.mapped.ip() != told.local.ip());
+    translated.clone().find_map(|first| {
+        let alike: Vec<&Told> = told
+            .iter()
+            .filter(|told| told.local == first.local && told.mapped.is_ipv4() == first.mapped.is_ipv4())
+            .collect();
+        alike.iter().all(|told| told.mapped == first.mapped).then(|| at_socket(session, vantage, first, &alike))?
+    })
+}
+
+/// The same for one socket, which servers see at one address.
+fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Told]) -> Option<Fault> {
+    let other = session.evidence.side(vantage.other());
+    let shifted = shifted(session, vantage, first);
     // The router itself refused what the peer sent first: it took the packet for one to itself.
     let refused = other.icmp_errors.iter().find(|((_, remote, icmp_type, code), error)| {
         *remote == first.mapped
@@ -83,21 +93,70 @@ fn seen(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             && error.offender.is_none_or(|offender| offender == remote.ip())
     });
     let several = told.iter().any(|told| told.server.ip() != first.server.ip());
-    if !several && refused.is_none() {
-        return None;
-    }
+    let lost = || {
+        let both_ways = |pair: &JoinedPair| {
+            session.could_arrive(pair, vantage.other())
+                && [&pair.a_to_b, &pair.b_to_a].iter().all(|chain| chain.broken == Some(Break::OnTheWay))
+        };
+        session.pairs.iter().any(both_ways)
+    };
+    let (to, seq) = match (shifted, refused) {
+        (Some((port, to, seq)), refused) if several || refused.is_some() => (Some((port, to)), seq),
+        (None, Some((_, error))) if several && lost() => (None, error.seq),
+        _ => return None,
+    };
     let (here, there) = (vantage.name(), vantage.other().name());
-    let icmp =
-        refused.map_or(String::new(), |_| format!(", and answered {there}'s first packet itself (port unreachable)"));
+    let what = match to {
+        Some((port, To::Peer)) => format!("but to port {port} towards {there}, whose packet had come first"),
+        Some((port, To::Relay)) => {
+            format!("but to port {port} towards the relay of {there}, whose packet had come first")
+        }
+        None => format!("and gave that port away to {there}, whose packet came first"),
+    };
+    let icmp = refused.map_or(String::new(), |_| format!("; it answered {there}'s packet itself (port unreachable)"));
+    // Behind a NAT that maps by destination, the other side would not be reached anyhow.
+    let hopeless = Network::of(session, vantage.other(), first.mapped.is_ipv6()).is_dependent() == Some(true);
     Some(Fault {
         blame: Blame::side(vantage),
-        severity: session.harm(),
+        severity: if hopeless { Severity::Info } else { session.harm() },
         summary: format!(
-            "The router of {here} maps {base} to {} for every server, but to port {} towards {there}, whose packet had come first{icmp}",
-            first.mapped,
-            from.port()
+            "The router of {here} maps {} to {} for every server, {what}{icmp}",
+            first.local, first.mapped
         ),
         evidence: told.iter().map(|told| told.seq).chain([seq]).chain(refused.map(|(_, error)| error.seq)).collect(),
         ..Fault::default()
     })
+}
+
+/// Who saw the other port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    Peer,
+    Relay,
+}
+
+/// Another port of the mapped address from which somebody saw checks of a socket come, and the event.
+fn shifted(session: &Session<'_>, vantage: Vantage, first: &Told) -> Option<(u16, To, u64)> {
+    let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let sent = side
+        .sent
+        .iter()
+        .filter(|(_, check)| check.pair.transport == CandidateTransport::Udp && check.pair.local == first.local);
+    let seen = sent.filter_map(|(id, check)| {
+        let to = if other.is_relayed(check.pair.remote) || is_told_as_relayed(side, check.pair.remote) {
+            To::Relay
+        } else {
+            To::Peer
+        };
+        let by_peer = other.received.get(id).map(|received| (received.pair.remote, received.seq));
+        let (from, seq) = by_peer.or_else(|| Some((check.mapped()?, check.answer.as_ref()?.seq)))?;
+        (from.ip() == first.mapped.ip() && from.port() != first.mapped.port()).then_some((from.port(), to, seq))
+    });
+    seen.min_by_key(|(_, to, seq)| (*to == To::Relay, *seq))
+}
+
+fn is_told_as_relayed(side: &SideEvidence, address: SocketAddr) -> bool {
+    side.remote_candidates
+        .iter()
+        .any(|remote| remote.candidate.kind == CandidateType::Relayed && remote.address == Some(address))
 }

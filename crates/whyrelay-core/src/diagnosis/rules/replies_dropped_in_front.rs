@@ -26,8 +26,9 @@ fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded().filter(|_| session.path != Path::Direct) {
         let side = session.evidence.side(vantage);
-        let deaf = side.received.is_empty()
-            && !side.sent.values().any(|check| check.answer.is_some())
+        // What comes by a relay comes over the connection to it.
+        let deaf = !side.received.values().any(|check| !side.is_relayed(check.pair.local))
+            && !side.sent.values().any(|check| check.answer.is_some() && !side.is_relayed(check.pair.local))
             && !side.servers.iter().any(|((transport, ..), path)| *transport == Transport::Udp && path.has_answered());
         let answered = session.pairs.iter().filter(|pair| pair.from(vantage).broken == Some(Break::OnTheWayBack));
         let evidence: Vec<u64> = answered.flat_map(|pair| pair.from(vantage).evidence.iter().copied()).collect();

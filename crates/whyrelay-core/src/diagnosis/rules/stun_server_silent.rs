@@ -22,7 +22,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Try the server from another network to see which end is at fault."),
     ],
     threads: &[],
-    depends_on: &["WR208", "WR302", "WR103", "WR106", "WR108", "WR110", "WR111", "WR112", "WR115"],
+    depends_on: &["WR305", "WR208", "WR302", "WR103", "WR106", "WR108", "WR110", "WR111", "WR112", "WR115"],
     examine,
 };
 
@@ -49,11 +49,20 @@ fn examine(session: &Session<'_>) -> Examination {
                     .servers
                     .iter()
                     .any(|((transport, ..), path)| *transport == Transport::Udp && path.has_answered());
+            let refused = side.icmp_errors.iter().find(|((_, remote, icmp_type, code), error)| {
+                let closed = if remote.is_ipv4() { (3, 3) } else { (1, 4) };
+                *remote == server && (*icmp_type, *code) == closed && error.offender == Some(server.ip())
+            });
+            let how = if refused.is_some() { ": its host says that nothing listens there" } else { "" };
+            let asked = paths.iter().filter_map(|path| path.first_seq());
             faults.push(Fault {
-                blame: if hears { Blame::Relay } else { Blame::Path },
+                blame: if hears || refused.is_some() { Blame::Relay } else { Blame::Path },
                 severity: Severity::Warning,
-                summary: format!("{} asked {server} {transmissions} times over UDP and got no answer", vantage.name()),
-                evidence: paths.iter().filter_map(|path| path.first_seq()).collect(),
+                summary: format!(
+                    "{} asked {server} {transmissions} times over UDP and got no answer{how}",
+                    vantage.name()
+                ),
+                evidence: asked.chain(refused.map(|(_, error)| error.seq)).collect(),
                 ..Fault::default()
             });
         }

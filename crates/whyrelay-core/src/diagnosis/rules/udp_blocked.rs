@@ -10,7 +10,7 @@ pub(super) const RULE: Rule = Rule {
     name: "udp-blocked",
     title: "UDP is blocked",
     meaning: "Nothing that a side sends over UDP is answered, while TCP works: its network lets no UDP out. No direct path is possible, and only a relay over TCP or TLS works.",
-    detection: "Every STUN and TURN server that was asked over UDP stayed silent, and one that was asked over TCP or TLS answered.",
+    detection: "Every STUN and TURN server that was asked over UDP stayed silent, without an ICMP error from its host, and one that was asked over TCP or TLS answered.",
     proof: "UDP to three servers at different addresses and ports unanswered, TCP to one of them answered, from the same host.",
     doubt: "One answer over UDP from anywhere.",
     fixes: &[
@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Offer a turns: server on port 443 as long as UDP stays blocked."),
     ],
     threads: &["slackhq/nebula#760", "netbirdio/netbird#4715", "webrtc/testrtc#214"],
-    depends_on: &["WR208", "WR103", "WR108", "WR110", "WR111", "WR112", "WR115", "WR106"],
+    depends_on: &["WR305", "WR208", "WR103", "WR108", "WR110", "WR111", "WR112", "WR115", "WR106"],
     examine,
 };
 
@@ -30,7 +30,11 @@ fn examine(session: &Session<'_>) -> Examination {
         let asked = udp.iter().any(|(_, path)| path.transmissions() >= 3);
         let heard = udp.iter().any(|(_, path)| path.has_answered())
             || !side.received.is_empty() && side.received.values().any(|check| !side.is_relayed(check.pair.local));
-        if !asked || heard {
+        // An ICMP error of the server's own host says that UDP reaches it: nothing listens there.
+        let refused = side.icmp_errors.iter().any(|((_, remote, ..), error)| {
+            error.offender == Some(remote.ip()) && udp.iter().any(|((.., server), _)| server == remote)
+        });
+        if !asked || heard || refused {
             continue;
         }
         let stream =

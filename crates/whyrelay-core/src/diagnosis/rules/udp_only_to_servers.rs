@@ -22,8 +22,8 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["netbirdio/docs#908"],
     depends_on: &[
-        "WR801", "WR302", "WR103", "WR104", "WR105", "WR106", "WR107", "WR109", "WR112", "WR113", "WR115", "WR116",
-        "WR118",
+        "WR801", "WR305", "WR302", "WR103", "WR104", "WR105", "WR106", "WR107", "WR109", "WR112", "WR113", "WR115",
+        "WR116", "WR118",
     ],
     examine,
 };
@@ -92,7 +92,10 @@ fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
     for pair in session.pairs.iter().filter(to_relay) {
         let chain = pair.from(vantage);
         let Some(own) = pair.side(vantage) else { continue };
-        if chain.seen.as_ref().is_some_and(|seen| seen.checks > 0)
+        // What comes from the relayed address could not, had nothing been let out to it.
+        let heard = side.received.values().any(|check| check.pair == own.pair);
+        if heard
+            || chain.seen.as_ref().is_some_and(|seen| seen.checks > 0)
             || chain.answer_seen.is_some_and(|answers| answers > 0)
         {
             return None;

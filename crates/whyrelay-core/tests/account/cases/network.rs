@@ -186,6 +186,20 @@ fn servers() -> Vec<Case> {
     let unresolved = ServerFailure::Unresolved { detail: "no such name".into() };
     let untrusted = ServerFailure::ConnectionFailed { detail: "invalid peer certificate: UnknownIssuer".into() };
     let timeout = ServerFailure::Timeout { transmissions: 7, took_us: 9_000_000 };
+    let rewritten = failing(LOST, LOST, |session| {
+        for server in ["192.0.2.12:3478", "192.0.2.13:3478"] {
+            let id = session.id();
+            let request = MessageBuilder::new(Class::Request, Method::BINDING, id).build();
+            session.datagram(Vantage::A, Direction::Out, A, server, &request, None);
+            let answer = MessageBuilder::new(Class::Success, Method::BINDING, id)
+                .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(A))
+                .fingerprint();
+            let mut answer = answer.build();
+            // A gateway changed an address and not the fingerprint that covers it.
+            answer[26] ^= 1;
+            session.datagram(Vantage::A, Direction::In, A, server, &answer, None);
+        }
+    });
     // In these sessions the checks are lost, too, or were never made: both are told, the cause first.
     const LOST_TOO: &[&str] = &["WR501", "WR802"];
     const NO_RELAY: &[&str] = &["WR802"];
@@ -194,6 +208,7 @@ fn servers() -> Vec<Case> {
         Case { also: NO_RELAY, ..case("WR302", "A", blocked) },
         Case { also: LOST_TOO, ..case("WR303", "A", server_failed("turn:relay.example", unresolved)) },
         case("WR304", "A", lost_and(Vantage::A, third)),
+        Case { also: NO_RELAY, ..case("WR305", "A", rewritten) },
         Case { also: NO_RELAY, ..case("WR401", "A", refused_with(Method::ALLOCATE, "alice", 401)) },
         Case { also: LOST_TOO, ..case("WR402", "the relay", server_failed("turn:relay.example", timeout)) },
         Case { also: NO_RELAY, ..case("WR403", "the relay", refused_with(Method::CREATE_PERMISSION, "alice", 403)) },
