@@ -1,7 +1,8 @@
-//! The NAT laboratory: one network between two peers, in virtual time.
+//! The NAT laboratory: one network between two peers, in virtual time and in real kernels.
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`kernel`] | the same network in Linux network namespaces, with real programs |
 //! | [`scenario`] | scenario files, presets, and the topology that both worlds build from |
 //! | [`predict`] | what a pair of networks should reach, by theory |
 //! | [`matrix`] | the NAT × NAT table |
@@ -10,10 +11,12 @@
 //! | [`run`] | running a scenario and judging what came out, the same for both worlds |
 //! | [`world`] | hosts, NATs, links and servers in virtual time: two peers running the core's own machines |
 //!
-//! Nothing here sleeps or looks at a clock: the same setup and seed give the same events, byte for byte.
+//! Outside of `kernel` nothing sleeps or looks at a clock: the same setup and seed give the same events, byte for byte.
 
 pub mod draw;
 pub mod fuzz;
+#[cfg(target_os = "linux")]
+pub mod kernel;
 pub mod matrix;
 pub mod predict;
 pub mod run;

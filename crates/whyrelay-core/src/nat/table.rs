@@ -178,6 +178,17 @@ impl Table {
             || self.forwards.keys().any(|external| external.ip() == address)
     }
 
+    /// The internal endpoint whose flow to a destination has this external one. It refreshes nothing: what an ICMP
+    /// error quotes is looked up with it (RFC 5508 §4.2).
+    pub fn internal_of(&self, external: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
+        self.owners.get(&(external, destination)).copied()
+    }
+
+    /// The external endpoint of an internal one's flow to a destination. It refreshes nothing.
+    pub fn external_of(&self, internal: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
+        self.flows.get(&(internal, destination)).map(|flow| flow.external)
+    }
+
     /// How many flows it holds, live or not yet swept.
     pub fn len(&self) -> usize {
         self.flows.len()

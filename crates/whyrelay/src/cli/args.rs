@@ -75,7 +75,7 @@ pub enum Verb {
     Report(ReportArgs),
     /// Say what a finding means, how it is detected and what helps
     Explain(ExplainArgs),
-    /// The laboratory: networks from scenario files, in virtual time
+    /// The laboratory: networks from scenario files, in virtual time and in real kernels
     Lab(super::lab::args::LabArgs),
     /// Print the completion script of a shell
     Completions(super::manual::CompletionsArgs),

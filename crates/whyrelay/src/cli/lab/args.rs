@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+#[cfg(target_os = "linux")]
+pub(crate) mod inside;
+
 /// `whyrelay lab`.
 #[derive(Clone, Debug, Args)]
 pub struct LabArgs {
@@ -25,6 +28,15 @@ pub enum LabVerb {
     Draw(DrawArgs),
     /// Run random worlds and compare each with theory; a wrong one is made small and printed as a scenario file
     Fuzz(FuzzArgs),
+    /// Run a program on a host of a scenario, in Linux network namespaces
+    #[cfg(target_os = "linux")]
+    Exec(inside::ExecArgs),
+    /// A shell on a host of a scenario, in Linux network namespaces
+    #[cfg(target_os = "linux")]
+    Shell(inside::ShellArgs),
+    /// Remove what interrupted labs have left in the system, and only that
+    #[cfg(target_os = "linux")]
+    Clean,
 }
 
 /// `whyrelay lab list`.

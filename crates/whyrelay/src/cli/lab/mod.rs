@@ -3,6 +3,8 @@
 pub(super) mod args;
 mod draw;
 mod fuzz;
+#[cfg(target_os = "linux")]
+mod inside;
 mod junit;
 mod list;
 mod matrix;
@@ -19,5 +21,11 @@ pub(super) fn run(args: LabArgs, color: bool) -> anyhow::Result<u8> {
         LabVerb::Matrix(args) => matrix::run(&args, color),
         LabVerb::Draw(args) => draw::run(&args),
         LabVerb::Fuzz(args) => fuzz::run(&args),
+        #[cfg(target_os = "linux")]
+        LabVerb::Exec(args) => inside::exec(&args),
+        #[cfg(target_os = "linux")]
+        LabVerb::Shell(args) => inside::shell(&args),
+        #[cfg(target_os = "linux")]
+        LabVerb::Clean => inside::clean(),
     }
 }

@@ -1,0 +1,67 @@
+//! Running `ip` and `nft` with checked results.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::error::LabError;
+
+/// How much of a program's complaint an error shows.
+const SHOWN: usize = 600;
+
+/// The path of a program; which package has it when there is none.
+pub(crate) fn find(program: &'static str, package: &'static str) -> Result<PathBuf, LabError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        // Not always in a user's PATH.
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+        .ok_or(LabError::Missing { program, package })
+}
+
+pub(crate) fn ip() -> Result<PathBuf, LabError> {
+    find("ip", "iproute2")
+}
+
+pub(crate) fn nft() -> Result<PathBuf, LabError> {
+    find("nft", "nftables")
+}
+
+/// Runs a program with a text on its standard input, and answers its standard output.
+pub(crate) fn run(program: &Path, arguments: &[&str], input: &str) -> Result<String, LabError> {
+    let shown = || format!("{} {}", program.display(), arguments.join(" "));
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(LabError::system(format!("starting {}", shown())))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that ends without reading says why on stderr.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(LabError::system(format!("waiting for {}", shown())))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: String = said.trim().chars().take(SHOWN).collect();
+    let failed = failed_line(&said, input).map(|line| format!("\nthe line was: {line}")).unwrap_or_default();
+    Err(LabError::Command { command: shown(), said: format!("{}: {said}{failed}", output.status) })
+}
+
+/// `ip -batch` says "Command failed -:7"; the line tells more.
+fn failed_line<'a>(said: &str, input: &'a str) -> Option<&'a str> {
+    let number: usize = said.rsplit_once("Command failed -:")?.1.split_whitespace().next()?.parse().ok()?;
+    input.lines().nth(number.checked_sub(1)?)
+}
+
+/// `ip -batch -` with these lines.
+pub(crate) fn ip_batch(lines: &[String]) -> Result<(), LabError> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    run(&ip()?, &["-batch", "-"], &(lines.join("\n") + "\n")).map(drop)
+}

@@ -1,0 +1,60 @@
+//! What can go wrong with a lab: the machine's fault, the scenario's, or a program's.
+
+use std::io;
+
+/// A lab cannot be made, used or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// A program that the lab runs is not installed.
+    #[error("{program} is not installed\nhint: apt-get install {package}")]
+    Missing {
+        /// Which.
+        program: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// The system does not let this user make namespaces.
+    #[error("{what}\nhint: {hint}")]
+    NotAllowed {
+        /// What was refused.
+        what: String,
+        /// The way out.
+        hint: &'static str,
+    },
+    /// A program said no.
+    #[error("{command}: {said}")]
+    Command {
+        /// What was run.
+        command: String,
+        /// Its last words.
+        said: String,
+    },
+    /// The system said no.
+    #[error("{doing}")]
+    System {
+        /// What was tried.
+        doing: String,
+        /// Its answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The namespace world cannot do what the scenario says.
+    #[error("the namespace world cannot do this: {0}\nhint: run it with --virtual")]
+    Unsupported(String),
+    /// There is no such host or router.
+    #[error("there is no {name:?} in this lab\nhint: it has {known}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Those that are there.
+        known: String,
+    },
+}
+
+impl LabError {
+    /// For `map_err`: an operation that the system refused.
+    pub(crate) fn system<E: Into<io::Error>>(doing: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let doing = doing.into();
+        move |source| Self::System { doing, source: source.into() }
+    }
+}

@@ -1,0 +1,228 @@
+//! Hosts: addresses, routes, policy rules, packet filters, and the faults of each.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use crate::scenario::file::{Hook, InterfaceKind, Protocol, RouteKind, RuleAction, Verdict};
+use crate::scenario::topology::{FirewallRule, Host, Route, Rule, Topology};
+use crate::scenario::value::{Mark, Span32};
+
+use super::plan::{Node, Port};
+
+/// The port of signaling, whose connections a full table of connections must not stop: they are not tracked.
+pub(crate) const SIGNALING_PORT: u16 = 8080;
+
+/// What a host needs.
+pub(super) fn node(topology: &Topology, host: &Host) -> Node {
+    let mut node = Node::new(&host.name);
+    for interface in &host.interfaces {
+        let name = &interface.name;
+        match (interface.segment, interface.kind) {
+            (Some(segment), _) => {
+                let isolated = topology.segments[segment].isolated;
+                node.ports.push(Port { name: name.clone(), segment: Some(segment), link: interface.link, isolated });
+            }
+            (None, InterfaceKind::Bridge) => node.bridges.push(name.clone()),
+            (None, InterfaceKind::Tunnel) => node.sinks.push(name.clone()),
+            (None, InterfaceKind::Ethernet) => {
+                node.ports.push(Port { name: name.clone(), segment: None, link: interface.link, isolated: false });
+            }
+        }
+        if let Some(mtu) = interface.link.mtu {
+            node.ip.push(format!("link set {name} mtu {mtu}"));
+        }
+        node.up(name, &interface.addresses);
+        for (gateway, metric) in &interface.gateways {
+            let family = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            // An on-link gateway whose network the interface does not have is for the scenario to say.
+            node.ip.push(format!("route add {family} via {gateway} dev {name} metric {metric}"));
+        }
+    }
+    node.ip.extend(host.routes.iter().map(route));
+    for rule in &host.rules {
+        let line = policy_rule(rule);
+        match rule.from.or(rule.to) {
+            Some(_) => node.ip.push(line),
+            None => {
+                node.ip.push(line.clone());
+                node.ip6.push(line);
+            }
+        }
+    }
+    if !host.addresses().any(|address| address.is_ipv6()) {
+        // Else its interfaces give themselves link-local ones.
+        node.sysctls.push(("net.ipv6.conf.all.disable_ipv6".to_owned(), 1));
+    }
+    node.sysctls.extend(host.sysctls.iter().map(|(name, value)| (name.clone(), *value)));
+    node.nft = firewall(host);
+    node.fills_conntrack = host.conntrack_full;
+    node
+}
+
+fn route(route: &Route) -> String {
+    let mut line = "route add".to_owned();
+    match route.kind {
+        RouteKind::Unicast => {}
+        RouteKind::Blackhole => line.push_str(" blackhole"),
+        RouteKind::Unreachable => line.push_str(" unreachable"),
+        RouteKind::Prohibit => line.push_str(" prohibit"),
+        RouteKind::Throw => line.push_str(" throw"),
+    }
+    let _ = write!(line, " {}", route.to);
+    if route.kind == RouteKind::Unicast {
+        if let Some(via) = route.via {
+            let _ = write!(line, " via {via}");
+        }
+        if let Some(dev) = &route.dev {
+            let _ = write!(line, " dev {dev}");
+        }
+        if let Some(src) = route.src {
+            let _ = write!(line, " src {src}");
+        }
+    }
+    let _ = write!(line, " table {}", route.table);
+    if route.metric > 0 {
+        let _ = write!(line, " metric {}", route.metric);
+    }
+    if let Some(mtu) = route.mtu {
+        let _ = write!(line, " mtu {mtu}");
+    }
+    line
+}
+
+fn policy_rule(rule: &Rule) -> String {
+    let mut line = "rule add".to_owned();
+    if rule.not {
+        line.push_str(" not");
+    }
+    match rule.from {
+        Some(from) => _ = write!(line, " from {from}"),
+        None => line.push_str(" from all"),
+    }
+    if let Some(to) = rule.to {
+        let _ = write!(line, " to {to}");
+    }
+    if let Some(mark) = rule.fwmark {
+        let _ = write!(line, " fwmark {mark}");
+    }
+    for (word, device) in [("iif", &rule.iif), ("oif", &rule.oif)] {
+        if let Some(device) = device {
+            let _ = write!(line, " {word} {device}");
+        }
+    }
+    if let Some(protocol) = rule.ipproto {
+        let _ = write!(line, " ipproto {}", name_of(protocol));
+    }
+    for (word, span) in [("sport", &rule.sport), ("dport", &rule.dport)] {
+        if let Some(span) = span {
+            let _ = write!(line, " {word} {span}");
+        }
+    }
+    if let Some(Span32(uids)) = &rule.uidrange {
+        let _ = write!(line, " uidrange {}-{}", uids.start(), uids.end());
+    }
+    let _ = write!(line, " priority {}", rule.priority);
+    match rule.action {
+        RuleAction::Lookup => _ = write!(line, " lookup {}", rule.table),
+        RuleAction::Blackhole => line.push_str(" blackhole"),
+        RuleAction::Unreachable => line.push_str(" unreachable"),
+        RuleAction::Prohibit => line.push_str(" prohibit"),
+    }
+    if let Some(length) = rule.suppress_prefixlength {
+        let _ = write!(line, " suppress_prefixlength {length}");
+    }
+    line
+}
+
+const fn name_of(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Udp => "udp",
+        Protocol::Tcp => "tcp",
+    }
+}
+
+/// A host's packet filter and its silent neighbors.
+fn firewall(host: &Host) -> String {
+    let mut text = String::new();
+    if !host.firewall.is_empty() {
+        text.push_str("table inet host {\n");
+        for (hook, set_mark, head) in [
+            (Hook::Prerouting, false, "chain pre { type filter hook prerouting priority -300;"),
+            (Hook::Prerouting, true, "chain premark { type filter hook prerouting priority -150;"),
+            (Hook::Input, false, "chain in { type filter hook input priority 0;"),
+            (Hook::Output, false, "chain out { type filter hook output priority 0;"),
+            (Hook::Output, true, "chain outmark { type route hook output priority -150;"),
+        ] {
+            let wanted = |rule: &&FirewallRule| rule.hook == hook && (rule.verdict == Verdict::SetMark) == set_mark;
+            let rules: Vec<String> = host.firewall.iter().filter(wanted).map(filter_rule).collect();
+            if !rules.is_empty() {
+                let _ = writeln!(text, "{head}\n{}\n}}", rules.join("\n"));
+            }
+        }
+        text.push_str("}\n");
+    }
+    let (ipv4, ipv6): (Vec<&IpAddr>, Vec<_>) = host.silent_neighbors.iter().partition(|address| address.is_ipv4());
+    if !ipv4.is_empty() {
+        text.push_str("table arp silent { chain in { type filter hook input priority 0;\n");
+        ipv4.iter().for_each(|address| _ = writeln!(text, "arp saddr ip {address} drop"));
+        text.push_str("} }\n");
+    }
+    if !ipv6.is_empty() {
+        text.push_str("table ip6 silent { chain in { type filter hook input priority 0;\n");
+        ipv6.iter().for_each(|address| {
+            _ = writeln!(text, "icmpv6 type nd-neighbor-advert icmpv6 taddr {address} drop");
+        });
+        text.push_str("} }\n");
+    }
+    if host.conntrack_full {
+        let _ = writeln!(
+            text,
+            "table inet full {{\n\
+             chain raw {{ type filter hook prerouting priority -300; tcp sport {SIGNALING_PORT} notrack; }}\n\
+             chain rawout {{ type filter hook output priority -300; tcp dport {SIGNALING_PORT} notrack; }}\n\
+             chain track {{ type filter hook output priority 0; ct state new accept; }}\n}}"
+        );
+    }
+    text
+}
+
+fn filter_rule(rule: &FirewallRule) -> String {
+    let mut line = String::new();
+    if let Some(device) = &rule.dev {
+        let word = if rule.hook == Hook::Output { "oifname" } else { "iifname" };
+        let _ = write!(line, "{word} \"{device}\" ");
+    }
+    for (word, network) in [("saddr", rule.from), ("daddr", rule.to)] {
+        if let Some(network) = network {
+            let family = if network.address.is_ipv4() { "ip" } else { "ip6" };
+            let _ = write!(line, "{family} {word} {network} ");
+        }
+    }
+    if let Some(protocol) = rule.ipproto {
+        let _ = write!(line, "meta l4proto {} ", name_of(protocol));
+    }
+    for (word, span) in [("sport", &rule.sport), ("dport", &rule.dport)] {
+        if let Some(span) = span {
+            let _ = write!(line, "th {word} {span} ");
+        }
+    }
+    if let Some(Mark { value, mask }) = rule.fwmark {
+        let _ = write!(line, "meta mark & {mask:#x} == {value:#x} ");
+    }
+    if rule.unsolicited {
+        line.push_str("ct state new ");
+    }
+    line.push_str("counter ");
+    match (rule.verdict, rule.mark) {
+        (Verdict::Accept, _) => line.push_str("accept"),
+        (Verdict::Drop, _) => line.push_str("drop"),
+        (Verdict::Reject, _) if rule.hook == Hook::Output => line.push_str("reject with icmpx port-unreachable"),
+        (Verdict::Reject, _) => line.push_str("reject with icmpx admin-prohibited"),
+        (Verdict::SetMark, Some(Mark { value, mask: u32::MAX })) => _ = write!(line, "meta mark set {value:#x}"),
+        (Verdict::SetMark, Some(Mark { value, mask })) => {
+            let _ = write!(line, "meta mark set meta mark & {:#x} | {:#x}", !mask, value & mask);
+        }
+        (Verdict::SetMark, None) => line.push_str("accept"),
+    }
+    line
+}

@@ -1,0 +1,298 @@
+//! A lab that is up.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use whyrelay_core::random::Random;
+
+use super::command::{ip, ip_batch, nft, run};
+use super::error::LabError;
+use super::namespace::enter;
+use super::plan::{Node, Plan};
+use super::router::{INSIDE, OUTSIDE, Router};
+use super::state::Record;
+use super::tun::{Device, Kind};
+use super::wire::{self, Wire};
+
+/// Everything of ours begins with this.
+const PREFIX: &str = "wrl";
+/// No host can have a name with a plus.
+const FABRIC: &str = "+fabric";
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+/// Namespaces with what connects them. Dropped, everything is removed, with every process in it.
+#[derive(Debug)]
+pub struct Lab {
+    record: Record,
+    nodes: Vec<String>,
+    routers: Vec<Router>,
+    wires: Vec<Wire>,
+    /// Held open, so that they stay.
+    sinks: Vec<Device>,
+}
+
+impl Lab {
+    /// Makes it all.
+    ///
+    /// # Errors
+    /// When a program is missing or says no; nothing is left then.
+    pub fn up(plan: Plan) -> Result<Self, LabError> {
+        let id = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let nodes: Vec<String> = plan.nodes.iter().map(|node| node.name.clone()).collect();
+        let names = nodes.iter().map(|name| format!("{id}-{name}")).chain([format!("{id}{FABRIC}")]).collect();
+        let record = Record::new(id, &plan.scenario, names);
+        record.write()?;
+        let mut lab = Self { record, nodes, routers: Vec::new(), wires: Vec::new(), sinks: Vec::new() };
+        lab.build(plan)?;
+        Ok(lab)
+    }
+
+    /// The name of a host's, a router's or the server's namespace, as `ip netns` knows it.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn namespace(&self, name: &str) -> Result<String, LabError> {
+        if self.nodes.iter().any(|node| node == name) {
+            return Ok(format!("{}-{name}", self.record.id));
+        }
+        Err(LabError::Unknown { name: name.to_owned(), known: self.nodes.join(", ") })
+    }
+
+    /// A command that will run a program on a host, a router or the server.
+    ///
+    /// # Errors
+    /// When there is no such node, or no `ip`.
+    pub fn command(&self, name: &str, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, LabError> {
+        let mut command = Command::new(ip()?);
+        command.args(["netns", "exec", &self.namespace(name)?]).arg(program);
+        Ok(command)
+    }
+
+    /// Runs something on a thread inside a node's namespace: sockets that it opens and processes that it starts are there.
+    ///
+    /// # Errors
+    /// When there is no such node, or what it runs answers.
+    pub fn enter<T: Send>(
+        &self,
+        name: &str,
+        doing: impl FnOnce() -> Result<T, LabError> + Send,
+    ) -> Result<T, LabError> {
+        enter(&self.namespace(name)?, doing)
+    }
+
+    /// Runs `nft -f -` with rules in a node's namespace.
+    ///
+    /// # Errors
+    /// When there is no such node, or `nft` says no.
+    pub fn nft(&self, name: &str, rules: &str) -> Result<String, LabError> {
+        let program = nft()?;
+        self.enter(name, || run(&program, &["-f", "-"], rules))
+    }
+
+    /// Runs `ip` in a node's namespace.
+    ///
+    /// # Errors
+    /// When there is no such node, or `ip` says no.
+    pub fn ip(&self, name: &str, arguments: &[&str]) -> Result<String, LabError> {
+        let program = ip()?;
+        self.enter(name, || run(&program, arguments, ""))
+    }
+
+    /// The lab's id.
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// Hosts, routers, the server and the Internet's router.
+    pub fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+
+    /// A directory for files of programs; it goes with the lab.
+    pub fn directory(&self) -> &Path {
+        &self.record.directory
+    }
+
+    fn build(&mut self, plan: Plan) -> Result<(), LabError> {
+        let fabric = format!("{}{FABRIC}", self.record.id);
+        let lines = self.record.namespaces.iter().map(|name| format!("netns add {name}"));
+        ip_batch(&lines.collect::<Vec<_>>())?;
+        self.plug(&plan, &fabric)?;
+        for node in plan.nodes {
+            self.furnish(node)?;
+        }
+        Ok(())
+    }
+
+    /// Bridges, and a cable from each interface to the bridge of its segment.
+    fn plug(&mut self, plan: &Plan, fabric: &str) -> Result<(), LabError> {
+        let mut lines = vec!["link set lo up".to_owned()];
+        for segment in 0..plan.segments {
+            lines.push(format!("link add br{segment} type bridge stp_state 0 mcast_snooping 0"));
+            lines.push(format!("link set br{segment} up"));
+        }
+        let mut cables = Vec::new();
+        let mut number = 0;
+        for node in &plan.nodes {
+            let namespace = format!("{}-{}", self.record.id, node.name);
+            for port in &node.ports {
+                number += 1;
+                let plug = format!("p{number}");
+                if port.segment.is_some() && wire::is_needed(&port.link) {
+                    cables.push((namespace.clone(), port.name.clone(), plug.clone(), port.link));
+                } else {
+                    lines.push(format!("link add {plug} type veth peer name {} netns {namespace}", port.name));
+                }
+                if let Some(segment) = port.segment {
+                    lines.push(format!("link set {plug} master br{segment}"));
+                    if port.isolated {
+                        lines.push(format!("link set {plug} type bridge_slave isolated on"));
+                    }
+                }
+                lines.push(format!("link set {plug} up"));
+            }
+            for bridge in &node.bridges {
+                number += 1;
+                // A container's end, so that the bridge has a carrier.
+                lines.push(format!("link add p{number} type veth peer name {bridge}.0 netns {namespace}"));
+                lines.push(format!("link set p{number} up"));
+            }
+        }
+        let mut random = Random::from_number(u64::from(std::process::id()));
+        for (namespace, name, plug, link) in cables {
+            let ends = [
+                enter(&namespace, || Device::create(&name, Kind::Tap))?,
+                enter(fabric, || Device::create(&plug, Kind::Tap))?,
+            ];
+            let wire = Wire::start(link, random.fork(), ends).map_err(LabError::system("starting a thread"))?;
+            self.wires.push(wire);
+        }
+        enter(fabric, || {
+            let _ = write_sysctl("net.ipv6.conf.all.disable_ipv6", 1);
+            let _ = write_sysctl("net.ipv6.conf.default.disable_ipv6", 1);
+            ip_batch(&lines)
+        })
+    }
+
+    /// What a node has in its own namespace.
+    fn furnish(&mut self, node: Node) -> Result<(), LabError> {
+        let namespace = format!("{}-{}", self.record.id, node.name);
+        let (translates, sinks) = (node.translator.is_some(), node.sinks.clone());
+        let program = nft()?;
+        let ip = ip()?;
+        let (devices, tunnels) = enter(&namespace, || {
+            let mut bridges = Vec::new();
+            for bridge in &node.bridges {
+                bridges.push(format!("link add {bridge} type bridge"));
+                bridges.push(format!("link set {bridge}.0 master {bridge}"));
+                bridges.push(format!("link set {bridge}.0 up"));
+            }
+            ip_batch(&bridges)?;
+            let devices = match translates {
+                true => Some((Device::create(INSIDE, Kind::Tun)?, Device::create(OUTSIDE, Kind::Tun)?)),
+                false => None,
+            };
+            let tunnels = sinks.iter().map(|name| Device::create(name, Kind::Sink)).collect::<Result<Vec<_>, _>>()?;
+            usual_sysctls()?;
+            for (name, value) in &node.sysctls {
+                // Those of connection tracking are there once a rule needs it.
+                if !name.starts_with("net.netfilter.") {
+                    write_sysctl(name, *value)?;
+                }
+            }
+            ip_batch(&node.ip)?;
+            if !node.ip6.is_empty() {
+                run(&ip, &["-6", "-batch", "-"], &(node.ip6.join("\n") + "\n"))?;
+            }
+            if !node.nft.is_empty() {
+                run(&program, &["-f", "-"], &node.nft)?;
+            }
+            for (name, value) in node.sysctls.iter().filter(|(name, _)| name.starts_with("net.netfilter.")) {
+                write_sysctl(name, *value)?;
+            }
+            if node.fills_conntrack {
+                fill_conntrack()?;
+            }
+            Ok((devices, tunnels))
+        })?;
+        self.sinks.extend(tunnels);
+        if let (Some(translator), Some((inside, outside))) = (node.translator, devices) {
+            let router = Router::start(translator, inside, outside).map_err(LabError::system("starting a thread"))?;
+            self.routers.push(router);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Threads first: their devices go with them.
+        self.routers.clear();
+        self.wires.clear();
+        self.sinks.clear();
+        // What is left now, `lab clean` removes later.
+        let _ = self.record.remove();
+    }
+}
+
+/// What every node has, whatever the machine's own settings are.
+fn usual_sysctls() -> Result<(), LabError> {
+    let mut interfaces = vec!["all".to_owned(), "default".to_owned()];
+    for entry in fs::read_dir("/proc/sys/net/ipv4/conf").map_err(LabError::system("reading /proc/sys"))?.flatten() {
+        interfaces.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    for interface in &interfaces {
+        write_file(&format!("ipv4/conf/{interface}/rp_filter"), 0)?;
+        write_file(&format!("ipv4/conf/{interface}/send_redirects"), 0)?;
+        for (name, value) in [("accept_dad", 0), ("accept_ra", 0), ("router_solicitations", 0)] {
+            // A kernel without IPv6 has none of these.
+            let _ = write_file(&format!("ipv6/conf/{interface}/{name}"), value);
+        }
+    }
+    Ok(())
+}
+
+/// Writes a kernel parameter of the namespace that this thread is in.
+fn write_sysctl(name: &str, value: i64) -> Result<(), LabError> {
+    let Some(rest) = name.strip_prefix("net.") else {
+        return Err(LabError::Unsupported(format!(
+            "the kernel parameter {name}, which does not belong to a namespace"
+        )));
+    };
+    // An interface's name may hold a dot; only VLANs have one, and no scenario has VLANs.
+    write_file(&rest.replace('.', "/"), value)
+}
+
+fn write_file(below: &str, value: i64) -> Result<(), LabError> {
+    let path = PathBuf::from("/proc/sys/net").join(below);
+    fs::write(&path, value.to_string()).map_err(LabError::system(format!("writing {value} to {}", path.display())))
+}
+
+/// Fills this namespace's table of connections: a flow to each of many ports of many loopback addresses.
+fn fill_conntrack() -> Result<(), LabError> {
+    let limit = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or_default();
+    let limit: u64 = limit.trim().parse().unwrap_or(262_144);
+    for name in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+        write_sysctl(&format!("net.netfilter.{name}"), 3600)?;
+    }
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").map_err(LabError::system("opening a socket"))?;
+    let mut refused = 0;
+    for number in 0..limit * 2 {
+        let port = 1024 + (number % 60_000) as u16;
+        let host = 2 + (number / 60_000) as u8;
+        let to = std::net::SocketAddr::from(([127, 0, 0, host], port));
+        match socket.send_to(&[0], to) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                refused += 1;
+                if refused > 8 {
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+    }
+    Err(LabError::Unsupported(format!("a full table of connections: it takes more than {limit}")))
+}

@@ -1,0 +1,35 @@
+//! The namespace world: a topology built from Linux network namespaces, with real kernels and real programs.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`lab`] | a lab that is up: its namespaces, what runs in them, and its end |
+//! | [`plan`] | what a topology needs of each namespace: interfaces, commands, nftables rules |
+//! | [`privilege`] | the right to make namespaces: root, or a user namespace |
+//! | [`state`] | what was made, on disk, so that an interrupted lab can be removed |
+//! | `router`, `packet` | a user-space router on TUN around `nat::table` |
+//! | [`Services`] | the server's programs and their faults |
+//! | `wire` | a user-space cable on TAP: delay, jitter, loss, reordering, duplication, rate |
+//! | `nft`, `host` | kernel routers by nftables; hosts and their faults |
+//!
+//! Every name carries the lab's id, which holds the process id. Nothing is made in the machine's own network: links
+//! are made inside the lab's namespaces, so labs run side by side.
+
+mod command;
+mod error;
+mod host;
+pub mod lab;
+mod namespace;
+mod nft;
+mod packet;
+pub mod plan;
+pub mod privilege;
+mod router;
+mod services;
+pub mod state;
+mod tun;
+mod wire;
+
+pub use error::LabError;
+pub use lab::Lab;
+pub use plan::{Plan, RouterChoice};
+pub use services::{Services, signal_url};

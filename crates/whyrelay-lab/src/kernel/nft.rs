@@ -1,0 +1,192 @@
+//! Routers by nftables: what Linux does itself, its faults included.
+
+use std::fmt::Write as _;
+
+use whyrelay_core::nat::behavior::{
+    Behavior, FilteringBehavior, Hairpinning, MappingBehavior, Pooling, PortAllocation,
+};
+use whyrelay_core::nat::behavior::{Refresh, Unsolicited};
+
+use crate::scenario::file::Ipv6;
+use crate::scenario::topology::{Router, Translation};
+use crate::scenario::value::Span32;
+
+/// The interface toward the inside.
+pub(super) const LAN: &str = "lan0";
+/// The interface toward the outside.
+pub(super) const WAN: &str = "wan0";
+
+/// Why nftables cannot translate as a router does; `None` when it can.
+pub(super) fn cannot(router: &Router) -> Option<&'static str> {
+    use FilteringBehavior as F;
+    use MappingBehavior as M;
+    let behavior = match &router.translation {
+        Translation::Nat(behavior) => behavior,
+        Translation::OneToOne { filtering, .. } | Translation::Nothing { filtering, .. } => {
+            return (*filtering == F::AddressDependent).then_some("its filter remembers addresses without ports");
+        }
+    };
+    let possible = matches!(
+        (behavior.mapping, behavior.filtering, behavior.ports),
+        (M::EndpointIndependent, _, PortAllocation::Preserving)
+            | (M::AddressAndPortDependent, F::AddressAndPortDependent, PortAllocation::Random)
+    );
+    if !possible {
+        Some("this mix of mapping, filtering and port allocation")
+    } else if behavior.refresh == Refresh::Outbound && behavior.lifetime.as_secs() < 60 {
+        // Within a session nothing else makes a difference.
+        Some("inbound packets refresh Linux's mappings")
+    } else if router.external().count() > 1 && behavior.pooling == Pooling::Arbitrary {
+        Some("arbitrary pooling")
+    } else if behavior.hairpinning != Hairpinning::Unsupported {
+        Some("hairpinning")
+    } else if router.alg.is_some() {
+        Some("an application-layer gateway")
+    } else {
+        None
+    }
+}
+
+/// The rules of a router that translates by nftables.
+pub(super) fn translating(router: &Router) -> String {
+    let mut text = match &router.translation {
+        Translation::Nat(behavior) => nat(router, behavior),
+        Translation::OneToOne { pairs, .. } => one_to_one(pairs),
+        Translation::Nothing { .. } => String::new(),
+    };
+    let open = match &router.translation {
+        Translation::Nat(behavior) => behavior.filtering != FilteringBehavior::AddressAndPortDependent,
+        Translation::OneToOne { filtering, .. } | Translation::Nothing { filtering, .. } => {
+            *filtering == FilteringBehavior::EndpointIndependent
+        }
+    };
+    text.push_str(&filter(router, open));
+    text
+}
+
+/// The rules of a router whose translation is done elsewhere: only what it lets out and in.
+pub(super) fn filtering(router: &Router) -> String {
+    filter(router, true)
+}
+
+fn nat(router: &Router, behavior: &Behavior) -> String {
+    let mut text = "table ip nat {\n".to_owned();
+    // A map of who has which external port, filled when a mapping is made: who is let in beyond the kernel's own entry.
+    let key = match behavior.filtering {
+        FilteringBehavior::EndpointIndependent => Some(("inet_service", "udp sport", "udp dport")),
+        FilteringBehavior::AddressDependent => {
+            Some(("ipv4_addr . inet_service", "ip daddr . udp sport", "ip saddr . udp dport"))
+        }
+        FilteringBehavior::AddressAndPortDependent => None,
+    };
+    let seconds = behavior.lifetime.as_secs().max(1);
+    if let Some((kind, outbound, _)) = key {
+        let _ = writeln!(
+            text,
+            "map known {{ type {kind} : ipv4_addr . inet_service; flags dynamic,timeout; timeout {seconds}s; }}\n\
+             chain learn {{ type filter hook postrouting priority 110; policy accept;\n\
+             oifname \"{WAN}\" meta l4proto udp \
+             update @known {{ {outbound} : ct original ip saddr . ct original proto-src }}\n}}"
+        );
+    }
+    text.push_str("chain pre { type nat hook prerouting priority -100; policy accept;\n");
+    for (outside, inside) in &router.forwards {
+        for protocol in ["udp", "tcp"] {
+            let _ = writeln!(
+                text,
+                "iifname \"{WAN}\" ip daddr {} {protocol} dport {} dnat to {inside}",
+                outside.ip(),
+                outside.port()
+            );
+        }
+    }
+    if let Some((_, _, inbound)) = key {
+        let _ = writeln!(text, "iifname \"{WAN}\" meta l4proto udp dnat ip to {inbound} map @known");
+    }
+    text.push_str("}\nchain post { type nat hook postrouting priority 100; policy accept;\n");
+    for (outside, inside) in &router.forwards {
+        let _ =
+            writeln!(text, "oifname \"{WAN}\" ip saddr {} udp sport {} snat to {outside}", inside.ip(), inside.port());
+    }
+    let fully = if behavior.ports == PortAllocation::Random { " random,fully-random" } else { "" };
+    let _ = writeln!(text, "oifname \"{WAN}\" masquerade{fully}\n}}\n}}");
+    text
+}
+
+fn one_to_one(pairs: &[(std::net::IpAddr, std::net::IpAddr)]) -> String {
+    let mut text = "table ip nat {\nchain pre { type nat hook prerouting priority -100; policy accept;\n".to_owned();
+    for (inside, outside) in pairs {
+        let _ = writeln!(text, "iifname \"{WAN}\" ip daddr {outside} dnat to {inside}");
+    }
+    text.push_str("}\nchain post { type nat hook postrouting priority 100; policy accept;\n");
+    for (inside, outside) in pairs {
+        let _ = writeln!(text, "oifname \"{WAN}\" ip saddr {inside} snat to {outside}");
+    }
+    text.push_str("}\n}\n");
+    text
+}
+
+fn filter(router: &Router, open: bool) -> String {
+    let input = match &router.translation {
+        Translation::Nat(Behavior { unsolicited: Unsolicited::Tracked, .. }) => "accept",
+        _ => "drop",
+    };
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "table inet filter {{\n\
+         chain raw {{ type filter hook prerouting priority -300; policy accept;"
+    );
+    if let Some(ports) = &router.stateless_inbound {
+        let _ = writeln!(text, "iifname \"{WAN}\" meta l4proto udp {} drop", not_in("dport", ports));
+    }
+    let _ = writeln!(
+        text,
+        "}}\nchain input {{ type filter hook input priority 0; policy {input};\n\
+         iifname != \"{WAN}\" accept\nct state established,related accept\nmeta l4proto {{ icmp, icmpv6 }} accept\n}}"
+    );
+    let _ = writeln!(text, "chain forward {{ type filter hook forward priority 0; policy accept;");
+    for (protocol, ports) in [("udp", &router.egress.udp), ("tcp", &router.egress.tcp)] {
+        if let Some(ports) = ports {
+            let others = not_in("dport", ports);
+            let _ = writeln!(text, "iifname \"{LAN}\" oifname != \"{LAN}\" meta l4proto {protocol} {others} drop");
+        }
+    }
+    match router.ipv6 {
+        Ipv6::Open => text.push_str("meta nfproto ipv6 accept\n"),
+        Ipv6::Stateful => {
+            let _ = writeln!(
+                text,
+                "meta nfproto ipv6 iifname \"{WAN}\" ct state established,related accept\n\
+                 meta nfproto ipv6 iifname \"{WAN}\" drop"
+            );
+        }
+        Ipv6::None | Ipv6::NoRoute => text.push_str("meta nfproto ipv6 drop\n"),
+    }
+    if !open {
+        let _ = writeln!(
+            text,
+            "iifname \"{WAN}\" ct state established,related accept\n\
+             iifname \"{WAN}\" ct status dnat accept\niifname \"{WAN}\" drop"
+        );
+    }
+    text.push_str("}\n");
+    if !router.icmp {
+        text.push_str(
+            "chain output { type filter hook output priority 0; policy accept;\n\
+             icmp type { destination-unreachable, time-exceeded, parameter-problem } drop\n\
+             icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } drop\n}\n",
+        );
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// What matches every port but these.
+fn not_in(which: &str, ports: &[Span32]) -> String {
+    if ports.is_empty() {
+        return String::new();
+    }
+    let list: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    format!("th {which} != {{ {} }}", list.join(", "))
+}

@@ -1,0 +1,329 @@
+//! What a topology needs of each namespace.
+
+use std::net::IpAddr;
+
+use whyrelay_core::nat::behavior::{Behavior, MappingBehavior};
+use whyrelay_core::nat::table::Table;
+use whyrelay_core::random::Random;
+
+use crate::scenario::file::Ipv6;
+use crate::scenario::topology::{INTERNET, Link, Router, Topology, Translation};
+use crate::scenario::value::Cidr;
+
+use super::error::LabError;
+use super::nft::{LAN, WAN};
+use super::router::{INSIDE, OUTSIDE, Translator};
+use super::{host, nft};
+
+/// The server's name.
+pub const SERVER: &str = "server";
+/// The name of the Internet's own router.
+pub const INTERNET_ROUTER: &str = "internet";
+
+/// Which routers translate where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouterChoice {
+    /// By nftables where the scenario describes Linux (`overloading`) or a plain filter, else in user space.
+    #[default]
+    AsDescribed,
+    /// By nftables wherever it can.
+    Kernel,
+    /// In user space wherever something is translated.
+    UserSpace,
+}
+
+/// All that is to be made.
+#[derive(Debug)]
+pub struct Plan {
+    /// The scenario's name.
+    pub scenario: String,
+    /// How many segments there are; each becomes a bridge.
+    pub(super) segments: usize,
+    /// Each becomes a namespace.
+    pub(super) nodes: Vec<Node>,
+}
+
+/// One namespace.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) ports: Vec<Port>,
+    /// Bridges of its own.
+    pub(super) bridges: Vec<String>,
+    /// Tunnels that lead nowhere.
+    pub(super) sinks: Vec<String>,
+    /// Lines for `ip -batch`.
+    pub(super) ip: Vec<String>,
+    /// Lines for `ip -6 -batch`.
+    pub(super) ip6: Vec<String>,
+    pub(super) sysctls: Vec<(String, i64)>,
+    pub(super) nft: String,
+    pub(super) translator: Option<Translator>,
+    pub(super) fills_conntrack: bool,
+}
+
+/// One interface that is plugged into a segment, or into nothing.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) name: String,
+    pub(super) segment: Option<usize>,
+    pub(super) link: Link,
+    pub(super) isolated: bool,
+}
+
+impl Node {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ports: Vec::new(),
+            bridges: Vec::new(),
+            sinks: Vec::new(),
+            ip: vec!["link set lo up".to_owned()],
+            ip6: Vec::new(),
+            sysctls: Vec::new(),
+            nft: String::new(),
+            translator: None,
+            fills_conntrack: false,
+        }
+    }
+
+    /// Puts up an interface with its addresses.
+    pub(super) fn up(&mut self, interface: &str, addresses: &[Cidr]) {
+        self.ip.push(format!("link set {interface} up"));
+        for cidr in addresses {
+            let nodad = if cidr.address.is_ipv6() { " nodad" } else { "" };
+            self.ip.push(format!("address add {cidr} dev {interface}{nodad}"));
+        }
+    }
+
+    fn forwards(&mut self) {
+        for name in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.all.accept_local"] {
+            self.sysctls.push((name.to_owned(), 1));
+        }
+        for name in ["net.ipv4.conf.all.send_redirects", "net.ipv4.conf.default.send_redirects"] {
+            self.sysctls.push((name.to_owned(), 0));
+        }
+    }
+}
+
+impl Plan {
+    /// What a topology needs.
+    ///
+    /// # Errors
+    /// When it says something that namespaces cannot do.
+    pub fn of(topology: &Topology, choice: RouterChoice) -> Result<Self, LabError> {
+        let mut nodes = vec![internet(topology), server(topology)];
+        for router in &topology.routers {
+            nodes.push(router_node(topology, router, choice)?);
+        }
+        nodes.extend(topology.hosts.iter().map(|host| host::node(topology, host)));
+        Ok(Self { scenario: topology.name.clone(), segments: topology.segments.len(), nodes })
+    }
+}
+
+/// A link without any fault.
+const fn plain_link() -> Link {
+    Link {
+        delay: std::time::Duration::ZERO,
+        jitter: std::time::Duration::ZERO,
+        loss: 0,
+        burst: None,
+        reordering: 0,
+        duplication: 0,
+        rate: None,
+        mtu: None,
+    }
+}
+
+/// The router of the Internet: between the server's network and that of the peers, and toward what is not translated.
+fn internet(topology: &Topology) -> Node {
+    let mut node = Node::new(INTERNET_ROUTER);
+    let segment = &topology.segments[INTERNET];
+    node.ports.push(Port { name: "eth0".to_owned(), segment: Some(INTERNET), link: plain_link(), isolated: false });
+    let mut addresses = Vec::new();
+    for network in segment.ipv4.iter().chain(&segment.ipv6) {
+        let own = segment.gateways.iter().find(|gateway| network.contains(**gateway));
+        addresses.push(Cidr { address: own.copied().unwrap_or_else(|| server_gateway(*network)), ..*network });
+    }
+    node.up("eth0", &addresses);
+    node.forwards();
+    routes_inward(topology, &mut node, INTERNET, "eth0");
+    // Nobody on the Internet answers for private addresses.
+    node.ip.push("route add blackhole 0.0.0.0/0".to_owned());
+    node.ip.push("route add blackhole ::/0".to_owned());
+    node
+}
+
+/// The Internet's router on the server's network, which no segment names: the last address but one of its first 255.
+fn server_gateway(network: Cidr) -> IpAddr {
+    match network.address {
+        IpAddr::V4(first) => IpAddr::V4((u32::from(first) + 254).into()),
+        IpAddr::V6(first) => IpAddr::V6((u128::from(first) + 254).into()),
+    }
+}
+
+fn server(topology: &Topology) -> Node {
+    let mut node = Node::new(SERVER);
+    let server = &topology.server;
+    node.ports.push(Port { name: "eth0".to_owned(), segment: Some(INTERNET), link: server.link, isolated: false });
+    node.up("eth0", &server.addresses);
+    let segment = &topology.segments[INTERNET];
+    for (networks, default) in [(&segment.ipv4, "0.0.0.0/0"), (&segment.ipv6, "::/0")] {
+        let own = networks.iter().find(|network| server.addresses.iter().any(|own| network.contains(own.address)));
+        if let Some(network) = own {
+            node.ip.push(format!("route add {default} via {} dev eth0", server_gateway(*network)));
+        }
+    }
+    node
+}
+
+/// Routes from a segment to the networks behind its routers that are not translated.
+fn routes_inward(topology: &Topology, node: &mut Node, at: usize, device: &str) {
+    for (index, segment) in topology.segments.iter().enumerate().filter(|(index, _)| *index != at) {
+        // The router next to `at` on the way to that segment, if there is a way.
+        let way = topology.way_out(index);
+        let Some(last) = way.iter().position(|router| router.outside == at) else { continue };
+        let (way, next) = (&way[..=last], way[last]);
+        let untranslated = way.iter().all(|router| matches!(router.translation, Translation::Nothing { .. }));
+        let routed6 = way.iter().all(|router| !matches!(router.ipv6, Ipv6::None | Ipv6::NoRoute));
+        let networks = segment.ipv4.iter().filter(|_| untranslated).chain(segment.ipv6.iter().filter(|_| routed6));
+        for network in networks {
+            let is_ipv4 = network.address.is_ipv4();
+            let via = next.outside_addresses.iter().find(|cidr| cidr.address.is_ipv4() == is_ipv4);
+            if let Some(via) = via {
+                node.ip.push(format!("route add {network} via {} dev {device}", via.address));
+            }
+        }
+    }
+}
+
+fn router_node(topology: &Topology, router: &Router, choice: RouterChoice) -> Result<Node, LabError> {
+    if !router.port_mapping.is_empty() {
+        return Err(LabError::Unsupported(format!("port mapping by {}", router.name)));
+    }
+    if router.alg.is_some() {
+        return Err(LabError::Unsupported(format!("the application-layer gateway of {}", router.name)));
+    }
+    let mut node = Node::new(&router.name);
+    let inside = &topology.segments[router.inside];
+    let port =
+        |name: &str, segment, link| Port { name: name.to_owned(), segment: Some(segment), link, isolated: false };
+    node.ports.push(port(LAN, router.inside, plain_link()));
+    // The MTU is the router's to enforce, and to tell of.
+    node.ports.push(port(WAN, router.outside, Link { mtu: None, ..router.link }));
+    node.up(LAN, &router.inside_addresses);
+    node.up(WAN, &router.outside_addresses);
+    node.forwards();
+    let locked = router.link.mtu.map(|mtu| format!(" mtu lock {mtu}")).unwrap_or_default();
+    let is_routed = |gateway: &&IpAddr| gateway.is_ipv4() || !matches!(router.ipv6, Ipv6::None | Ipv6::NoRoute);
+    for gateway in topology.segments[router.outside].gateways.iter().filter(is_routed) {
+        let default = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+        node.ip.push(format!("route add {default} via {gateway} dev {WAN}{locked}"));
+    }
+    if router.link.mtu.is_some() {
+        for network in inside.ipv4.iter().chain(&inside.ipv6) {
+            node.ip.push(format!("route replace {network} dev {LAN}{locked}"));
+        }
+        for own in &router.outside_addresses {
+            node.ip.push(format!("route replace {} dev {WAN}{locked}", own.network()));
+        }
+    }
+    routes_inward(topology, &mut node, router.inside, LAN);
+    if by_kernel(router, choice) {
+        node.nft = nft::translating(router);
+        if let Translation::OneToOne { pairs, .. } = &router.translation {
+            node.ip.extend(pairs.iter().map(|(_, outside)| format!("address add {outside}/32 dev {WAN}")));
+        }
+        let seconds = lifetime(&router.translation).as_secs().max(1) as i64;
+        for name in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+            node.sysctls.push((format!("net.netfilter.{name}"), seconds));
+        }
+    } else {
+        node.nft = nft::filtering(router);
+        user_space(topology, router, &mut node);
+    }
+    Ok(node)
+}
+
+fn by_kernel(router: &Router, choice: RouterChoice) -> bool {
+    let possible = nft::cannot(router).is_none();
+    match (choice, &router.translation) {
+        // Nothing to translate, and the kernel filters as it is asked to.
+        (_, Translation::Nothing { .. }) => possible,
+        (RouterChoice::Kernel, _) | (RouterChoice::AsDescribed, Translation::OneToOne { .. }) => possible,
+        (RouterChoice::AsDescribed, Translation::Nat(behavior)) => behavior.overloading && possible,
+        (RouterChoice::UserSpace, _) => false,
+    }
+}
+
+const fn lifetime(translation: &Translation) -> std::time::Duration {
+    match translation {
+        Translation::Nat(behavior) => behavior.lifetime,
+        Translation::OneToOne { lifetime, .. } | Translation::Nothing { lifetime, .. } => *lifetime,
+    }
+}
+
+/// Routes what is to be translated through the user-space router.
+fn user_space(topology: &Topology, router: &Router, node: &mut Node) {
+    let behavior = match &router.translation {
+        Translation::Nat(behavior) => behavior.clone(),
+        Translation::OneToOne { filtering, lifetime, .. } | Translation::Nothing { filtering, lifetime } => {
+            let plain = Behavior::new(MappingBehavior::EndpointIndependent, *filtering);
+            Behavior { lifetime: *lifetime, ..plain }
+        }
+    };
+    let pairs: Vec<(IpAddr, IpAddr)> = match &router.translation {
+        Translation::Nat(_) => Vec::new(),
+        Translation::OneToOne { pairs, .. } => pairs.clone(),
+        Translation::Nothing { .. } => inside_of(topology, router).map(|address| (address, address)).collect(),
+    };
+    let external: Vec<IpAddr> = if pairs.is_empty() { router.external().collect() } else { Vec::new() };
+    let mut random = Random::from_number(topology.seed ^ (router.inside as u64) << 32);
+    let mut table = |behavior: Behavior| {
+        let mut table = Table::new(behavior, external.clone(), random.fork());
+        for (inside, outside) in &pairs {
+            table = table.with_one_to_one(*inside, *outside);
+        }
+        for (outside, inside) in &router.forwards {
+            table = table.with_forward(*outside, *inside);
+        }
+        table
+    };
+    // Connections live longer than any session in a lab (RFC 5382 REQ-5).
+    let connections = Behavior { lifetime: std::time::Duration::from_secs(7440), ..behavior.clone() };
+    let echoes = Behavior { lifetime: std::time::Duration::from_secs(60), ..behavior.clone() };
+    node.translator = Some(Translator { udp: table(behavior), tcp: table(connections), echo: table(echoes) });
+
+    let to: Vec<IpAddr> = if pairs.is_empty() { external } else { pairs.iter().map(|(_, outside)| *outside).collect() };
+    let mtu = router.link.mtu.map(|mtu| format!(" mtu lock {mtu}")).unwrap_or_default();
+    for device in [INSIDE, OUTSIDE] {
+        node.ip.push(format!("link set {device} up"));
+        node.ip.push(format!("link set {device} txqueuelen 5000"));
+    }
+    node.ip.push(format!("route add 0.0.0.0/0 dev {INSIDE} table 101{mtu}"));
+    node.ip.push(format!("route add 0.0.0.0/0 dev {OUTSIDE} table 102{mtu}"));
+    // Its own addresses inside stay its own; what else comes from there is translated, what comes for a translated
+    // address, too. The table of local addresses is asked after that.
+    for own in router.inside_addresses.iter().filter(|cidr| cidr.address.is_ipv4()) {
+        node.ip.push(format!("rule add from all iif {LAN} to {}/32 priority 5 lookup local", own.address));
+    }
+    for address in &to {
+        node.ip.push(format!("rule add from all iif {WAN} to {address}/32 priority 10 lookup 102"));
+        if !matches!(router.translation, Translation::Nothing { .. }) {
+            node.ip.push(format!("neighbor add proxy {address} dev {WAN}"));
+        }
+    }
+    node.ip.push(format!("rule add from all iif {LAN} priority 11 lookup 101"));
+    node.ip.push("rule add from all priority 100 lookup local".to_owned());
+    node.ip.push("rule del from all priority 0 lookup local".to_owned());
+}
+
+/// The IPv4 addresses on a router's inside: hosts and routers.
+fn inside_of<'a>(topology: &'a Topology, router: &Router) -> impl Iterator<Item = IpAddr> + use<'a> {
+    let segment = router.inside;
+    let interfaces = topology.hosts.iter().flat_map(|host| &host.interfaces);
+    let hosts = interfaces.filter(move |interface| interface.segment == Some(segment));
+    let hosts = hosts.flat_map(|interface| interface.addresses.iter().map(|cidr| cidr.address));
+    let inner = topology.routers.iter().filter(move |inner| inner.outside == segment).flat_map(Router::external);
+    hosts.chain(inner).filter(IpAddr::is_ipv4)
+}

@@ -1,0 +1,82 @@
+//! The right to make network namespaces.
+
+use std::fs;
+use std::io;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Uid, getgid, getuid};
+
+use super::error::LabError;
+
+/// What this process may do, and how it came to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privilege {
+    /// It is root.
+    Root,
+    /// It is root in a user namespace of its own; nothing that it makes outlives it.
+    UserNamespace,
+}
+
+/// Gets the right to make namespaces: root has it; anybody else gets it in a new user, network and mount namespace, where
+/// the system allows.
+///
+/// Call it before any thread is started: the kernel gives a user namespace to single-threaded processes only.
+///
+/// # Errors
+/// When the system does not allow it; the error says what to do.
+pub fn acquire() -> Result<Privilege, LabError> {
+    if Uid::effective().is_root() {
+        return Ok(Privilege::Root);
+    }
+    let (uid, gid) = (getuid(), getgid());
+    let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    unshare(flags).map_err(|errno| LabError::NotAllowed {
+        what: format!("this user may not make a user namespace ({errno})"),
+        hint: refused_because(),
+    })?;
+    let write = |file: &str, text: String| {
+        fs::write(format!("/proc/self/{file}"), text).map_err(LabError::system(format!("writing /proc/self/{file}")))
+    };
+    write("setgroups", "deny".to_owned())?;
+    write("uid_map", format!("0 {uid} 1"))?;
+    write("gid_map", format!("0 {gid} 1"))?;
+    let none: Option<&str> = None;
+    // `ip netns` keeps its names in /run, which is somebody else's; a /run of our own is gone with this process.
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .and_then(|()| mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755")))
+        .map_err(|errno| LabError::NotAllowed {
+            what: format!("mounting in a user namespace: {errno}"),
+            hint: refused_because(),
+        })?;
+    Ok(Privilege::UserNamespace)
+}
+
+/// What stands in the way, as far as the system tells.
+fn refused_because() -> &'static str {
+    let says = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+    if says("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+        "run it with sudo, or allow it: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+    } else if says("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        "run it with sudo, or allow it: sysctl -w kernel.unprivileged_userns_clone=1"
+    } else if says("/proc/sys/user/max_user_namespaces", "0") {
+        "run it with sudo, or allow it: sysctl -w user.max_user_namespaces=10000"
+    } else {
+        "run it with sudo; in a container, give it CAP_SYS_ADMIN and CAP_NET_ADMIN"
+    }
+}
+
+/// What to say about /dev/net/tun.
+pub(crate) fn tun_refused(error: io::Error) -> LabError {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => "load the module: modprobe tun; in a container, pass it in: --device /dev/net/tun",
+        io::ErrorKind::PermissionDenied => {
+            "run it with sudo, or let everybody use it, as most systems do: chmod 666 /dev/net/tun"
+        }
+        _ => "run it with sudo",
+    };
+    LabError::NotAllowed {
+        what: format!("opening /dev/net/tun, which user-space routers and cables need: {error}"),
+        hint,
+    }
+}

@@ -1,0 +1,151 @@
+//! What a lab has made, on disk, so that an interrupted one can be removed: and only that.
+//!
+//! Each lab has a file that its owner writes before it makes anything and removes after it removed everything. A lab
+//! whose owner is gone is left over. An owner is known by process id and start time, so that a process id that was
+//! given out again does not protect anything.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::command::{ip, run};
+use super::error::LabError;
+
+const DIRECTORY: &str = "/run/whyrelay-lab";
+
+/// One lab's file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The lab's id, which every name begins with.
+    pub id: String,
+    /// The process that made it.
+    pub pid: u32,
+    /// When that process began, in the kernel's clock ticks since boot.
+    pub started: u64,
+    /// The scenario's name.
+    pub scenario: String,
+    /// Its namespaces.
+    pub namespaces: Vec<String>,
+    /// Its directory for files of programs.
+    pub directory: PathBuf,
+}
+
+impl Record {
+    /// What this process is about to make.
+    pub(crate) fn new(id: String, scenario: &str, namespaces: Vec<String>) -> Self {
+        let pid = std::process::id();
+        let directory = PathBuf::from(DIRECTORY).join(&id);
+        let started = started(pid).unwrap_or_default();
+        Self { id, pid, started, scenario: scenario.to_owned(), namespaces, directory }
+    }
+
+    fn file(&self) -> PathBuf {
+        PathBuf::from(DIRECTORY).join(format!("{}.json", self.id))
+    }
+
+    /// Writes it, whole or not at all.
+    pub(crate) fn write(&self) -> Result<(), LabError> {
+        let failed = |doing: &str| LabError::system(format!("{doing} {}", self.file().display()));
+        fs::create_dir_all(&self.directory).map_err(failed("making the directory of"))?;
+        let text = serde_json::to_vec(self).map_err(|error| failed("writing")(error.into()))?;
+        let draft = self.directory.join("record");
+        fs::write(&draft, text).map_err(failed("writing"))?;
+        fs::rename(&draft, self.file()).map_err(failed("writing"))
+    }
+
+    /// Whether the process that made it still runs.
+    pub fn owner_lives(&self) -> bool {
+        started(self.pid) == Some(self.started)
+    }
+
+    /// Ends what runs in its namespaces and removes them, its directory and its file. What is gone already is no error.
+    pub fn remove(&self) -> Result<(), LabError> {
+        let ip = ip()?;
+        let mut problem = Ok(());
+        for name in self.namespaces.iter().filter(|name| name.starts_with(&self.id)) {
+            if !super::namespace::path(name).exists() {
+                continue;
+            }
+            kill_all(name);
+            if let Err(error) = run(&ip, &["netns", "delete", name], "")
+                && super::namespace::path(name).exists()
+            {
+                problem = Err(error);
+            }
+        }
+        if self.directory.starts_with(DIRECTORY) {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+        if problem.is_ok() {
+            let _ = fs::remove_file(self.file());
+        }
+        problem
+    }
+}
+
+/// Ends every process in a namespace.
+fn kill_all(name: &str) {
+    let Ok(ip) = ip() else { return };
+    let Ok(list) = run(&ip, &["netns", "pids", name], "") else { return };
+    let own = std::process::id().cast_signed();
+    for pid in list.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid != own) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// Every lab on this machine that has a file.
+pub fn all() -> Vec<Record> {
+    let Ok(entries) = fs::read_dir(DIRECTORY) else { return Vec::new() };
+    let files = entries.flatten().map(|entry| entry.path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    let mut records: Vec<Record> = files
+        .filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok())
+        // The name of a namespace becomes part of a path.
+        .filter(|record: &Record| record.namespaces.iter().chain([&record.id]).all(|name| !name.contains(['/', '\0'])))
+        .collect();
+    records.sort_by(|one, other| one.id.cmp(&other.id));
+    records
+}
+
+/// Removes every lab whose owner is gone; answers those that it removed.
+///
+/// # Errors
+/// When something cannot be removed; the others are, all the same.
+pub fn clean() -> Result<Vec<Record>, LabError> {
+    let mut removed = Vec::new();
+    let mut problem = Ok(());
+    for record in all().into_iter().filter(|record| !record.owner_lives()) {
+        match record.remove() {
+            Ok(()) => removed.push(record),
+            Err(error) => problem = Err(error),
+        }
+    }
+    problem.map(|()| removed)
+}
+
+/// When a process began; none when there is none, or only its remains.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // pid (name) state … the 22nd is the start; the name may hold anything, parentheses too.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_id_that_was_given_out_again_owns_nothing() {
+        let mut record = Record::new("wrl-test".to_owned(), "s", Vec::new());
+        assert!(record.owner_lives());
+        record.started += 1;
+        assert!(!record.owner_lives());
+    }
+}

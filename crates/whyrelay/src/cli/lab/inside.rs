@@ -1,0 +1,94 @@
+//! `whyrelay lab exec`, `shell` and `clean`: programs inside a network of namespaces.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::ExitStatusExt as _;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use whyrelay_lab::kernel::{self, Lab, Plan, Services, privilege, state};
+use whyrelay_lab::scenario::Scenario;
+
+use super::args::inside::{ExecArgs, PlaceArgs, ShellArgs};
+use crate::cli::{HEALTHY, answer, runtime};
+
+pub(super) fn exec(args: &ExecArgs) -> anyhow::Result<u8> {
+    run_inside(&args.place, &args.command)
+}
+
+pub(super) fn shell(args: &ShellArgs) -> anyhow::Result<u8> {
+    let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into());
+    run_inside(&args.place, &[shell])
+}
+
+pub(super) fn clean() -> anyhow::Result<u8> {
+    let removed = state::clean().context("removing what interrupted labs have left")?;
+    let mut text = String::new();
+    for record in &removed {
+        text.push_str(&format!(
+            "removed {} ({}): {} namespaces\n",
+            record.id,
+            record.scenario,
+            record.namespaces.len()
+        ));
+    }
+    for record in state::all().iter().filter(|record| record.owner_lives()) {
+        text.push_str(&format!("kept {} ({}): process {} uses it\n", record.id, record.scenario, record.pid));
+    }
+    if text.is_empty() {
+        text.push_str("nothing was left\n");
+    }
+    answer(&text)?;
+    Ok(HEALTHY)
+}
+
+/// Builds the network, serves in it, runs the program, and answers its exit status.
+fn run_inside(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
+    let scenario = Scenario::find(&place.scenario)?;
+    let plan = Plan::of(&scenario.topology, place.routers.into())?;
+    // Before the first thread: the kernel wants it so.
+    privilege::acquire()?;
+    // A signal that comes while the lab is made ends it as properly as later ones.
+    runtime()?.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let lab = Lab::up(plan)?;
+        let program = std::env::current_exe().context("finding this program's own file")?;
+        let _services = Services::start(&lab, &scenario.topology, &program)?;
+        let (first, rest) = command.split_first().context("no command")?;
+        let mut inside = lab.command(&place.host, first)?;
+        inside.args(rest).env("WHYRELAY_SIGNAL", kernel::signal_url(&scenario.topology));
+        inside.env("WHYRELAY_LAB", lab.id());
+        if is_shell(first, command) {
+            eprintln!("{}", greeting(&scenario, &lab, &place.host));
+            inside.env("PS1", format!("{}:{}$ ", scenario.name, place.host));
+        }
+        let mut child = tokio::process::Command::from(inside).kill_on_drop(true).spawn().context("starting it")?;
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status?,
+                // It is the program's, which has got it, too.
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => child.start_kill()?,
+                _ = hangup.recv() => child.start_kill()?,
+            }
+        };
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+        Ok(u8::try_from(code).unwrap_or(1))
+    })
+}
+
+fn is_shell(first: &OsStr, command: &[OsString]) -> bool {
+    command.len() == 1 && std::env::var_os("SHELL").is_none_or(|shell| shell == first)
+}
+
+fn greeting(scenario: &Scenario, lab: &Lab, host: &str) -> String {
+    format!(
+        "{}: {}\nYou are on {host}. There are also {}: ip netns exec {}-NAME …\n\
+         `whyrelay serve` runs on server; WHYRELAY_SIGNAL names it. Leaving the shell removes everything.",
+        scenario.name,
+        scenario.topology.title,
+        lab.nodes().iter().filter(|node| *node != host).map(String::as_str).collect::<Vec<_>>().join(", "),
+        lab.id(),
+    )
+}
