@@ -1,15 +1,18 @@
 //! The embedded STUN and TURN server: sockets around [`whyrelay_core::engine::turn_server`].
 //!
-//! Every listening socket, relay socket and connection has a task. A task reads what there is, up to a batch, feeds
-//! the engine under its lock, and carries out what the engine says after the lock is released; no lock is held over
-//! I/O on a connection, and a datagram that cannot be sent at once is dropped, as UDP does.
+//! Datagrams are read by threads of their own, one for each core; connections have tasks. Either reads what there is, up
+//! to a batch, feeds the engine under its lock, which keeps quotas and allocations in one place, and carries out what
+//! the engine says after the lock is released; no lock is held over I/O on a connection, and a datagram that cannot be
+//! sent at once is dropped, as UDP does.
 
 mod discovery;
 mod engine;
+mod mmsg;
 mod options;
 mod relay;
 mod stream;
 mod udp;
+mod worker;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -30,6 +33,7 @@ use crate::server::certificates::{Certificates, TlsFileError};
 pub use discovery::{AlternateAddress, AlternateConfig, DiscoveryConfig};
 use engine::Engine;
 pub use stream::StreamLimits;
+use worker::{Pollers, Workers};
 
 /// What the server is asked to do.
 #[derive(Clone, Debug)]
@@ -114,6 +118,7 @@ pub struct StunTurnServer {
 
 struct Inner {
     engine: Arc<Engine>,
+    _workers: Workers,
     tcp: Vec<TcpListener>,
     tls: Option<tokio_rustls::TlsAcceptor>,
     certificates: Option<Arc<Certificates>>,
@@ -143,7 +148,8 @@ impl StunTurnServer {
         let certificates = config.tls.as_ref().map(load).transpose()?;
         let acceptor = |certificates: &Arc<Certificates>| Ok(certificates.server_config(&[])?.into());
         let tls = certificates.as_ref().map(acceptor).transpose().map_err(|error: TlsFileError| error)?;
-        let mut sockets = options::open_listeners(&config.listen, &interfaces)?;
+        let threads = worker::suitable_count();
+        let mut sockets = options::open_listeners(&config.listen, &interfaces, threads)?;
         let discovery = match &config.discovery {
             Some(wanted) => discovery::open(wanted, &mut sockets, &config.external_addresses)?,
             None => discovery::Opened::default(),
@@ -183,10 +189,13 @@ impl StunTurnServer {
         let mut random = Random::from_seed(options::entropy().context("seeding the server")?);
         let places = relay::Places { configured: config.relay_addresses, local: interfaces, ports: config.relay_ports };
         let server = TurnServer::new(turn, random.fork());
-        let engine = Engine::new(Clock::start(), server, sockets.udp, places, random);
+        let pollers = Pollers::new(threads).context("preparing threads for datagrams")?;
+        let engine = Arc::new(Engine::new(Clock::start(), server, sockets.udp, pollers, places, random));
+        let workers = Workers::start(&engine).context("starting threads for datagrams")?;
         Ok(Self {
             inner: Arc::new(Inner {
-                engine: Arc::new(engine),
+                engine,
+                _workers: workers,
                 tcp: sockets.tcp,
                 tls,
                 certificates,
@@ -206,8 +215,8 @@ impl StunTurnServer {
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         let mut tasks = JoinSet::new();
         let engine = &self.inner.engine;
-        for listener in 0..engine.listeners() {
-            tasks.spawn(udp::serve(Arc::clone(engine), listener));
+        if let Err(error) = engine.listen() {
+            tracing::error!("serving UDP: {error}");
         }
         tasks.spawn(Arc::clone(engine).expire());
         let streams = stream::Streams::new(Arc::clone(engine), self.inner.tls.clone(), self.inner.streams.clone());

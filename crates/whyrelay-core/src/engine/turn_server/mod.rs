@@ -40,6 +40,7 @@ pub use counters::Counters;
 pub use credentials::{Credentials, LONGEST_VALIDITY, SharedSecret, TimeLimited};
 pub use discovery::{Alternate, Discovery, DiscoverySocket};
 pub use policy::{NotAPrefix, PeerPolicy, Prefix, Refusal};
+pub use relaying::Forward;
 
 use allocation::Allocation;
 use discovery::Discoveries;
@@ -214,21 +215,29 @@ impl TurnServer {
 
     /// Takes in what happened. Drain [`Self::poll_output`] before the next call.
     pub fn handle_input(&mut self, now: Timestamp, input: Input<'_>) {
+        if let Some(forward) = self.forward(now, input) {
+            self.outputs.push_back(forward.to_output());
+        }
+    }
+
+    /// The same, for a driver that sends application data from where it was read: such data is not among the outputs
+    /// then, but answered here.
+    pub fn forward<'a>(&mut self, now: Timestamp, input: Input<'a>) -> Option<Forward<'a>> {
         self.expire(now);
         match input {
-            Input::FromClient { client, bytes } => self.receive(now, client, bytes),
+            Input::FromClient { client, bytes } => return self.receive(now, client, bytes),
             Input::StreamClosed { client } => self.remove(&client),
             Input::RelayOpened { relay, address } => self.relay_opened(now, relay, Some(address)),
             Input::RelayFailed { relay } => self.relay_opened(now, relay, None),
             Input::FromPeer { relay, peer, bytes } => {
                 let peer = without_scope(peer);
-                if !self.relays.contains_key(&relay) && self.probe_arrived(relay, peer, bytes) {
-                    return;
+                if self.relays.contains_key(&relay) || !self.probe_arrived(relay, peer, bytes) {
+                    return self.deliver(now, relay, peer, bytes);
                 }
-                self.deliver(now, relay, peer, bytes);
             }
             Input::Timeout => {}
         }
+        None
     }
 
     /// The next thing to do; [`Output::Timeout`] when there is nothing more.
@@ -263,28 +272,29 @@ impl TurnServer {
         self.probes.len()
     }
 
-    fn receive(&mut self, now: Timestamp, client: Client, bytes: &[u8]) {
+    fn receive<'a>(&mut self, now: Timestamp, client: Client, bytes: &'a [u8]) -> Option<Forward<'a>> {
         // From port 0 nobody receives; a datagram from one of our own listeners is a loop.
         if client.source.port() == 0 || self.config.policy.is_own_endpoint(client.source) {
             self.counters.noise += 1;
-            return;
+            return None;
         }
         match Protocol::of(bytes) {
-            Protocol::TurnChannel => self.channel_data(now, client, bytes),
+            Protocol::TurnChannel => return self.channel_data(now, client, bytes),
             _ if self.config.rfc5766_channels && matches!(bytes, [0x50..=0x7F, ..]) => {
-                self.channel_data(now, client, bytes);
+                return self.channel_data(now, client, bytes);
             }
             Protocol::Stun => match Message::decode(bytes) {
-                Ok(message) if message.is_sound() => self.message(now, client, &message),
+                Ok(message) if message.is_sound() => return self.message(now, client, &message),
                 _ => self.counters.noise += 1,
             },
             _ => self.counters.noise += 1,
         }
+        None
     }
 
-    fn message(&mut self, now: Timestamp, client: Client, message: &Message<'_>) {
+    fn message<'a>(&mut self, now: Timestamp, client: Client, message: &Message<'a>) -> Option<Forward<'a>> {
         if self.discover(now, client, message) {
-            return;
+            return None;
         }
         match (message.class, message.method) {
             (Class::Request, Method::BINDING) => {
@@ -296,10 +306,11 @@ impl TurnServer {
             (Class::Request, Method::ALLOCATE | Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND) => {
                 self.request(now, client, message)
             }
-            (Class::Indication, Method::SEND) => self.send_indication(now, client, message),
+            (Class::Indication, Method::SEND) => return self.send_indication(now, client, message),
             (Class::Request, Method::PROBE) if probes::is_datagram(&client) => self.probe(now, client, message),
             _ => self.counters.noise += 1,
         }
+        None
     }
 
     /// Ends what has expired.

@@ -4,8 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use socket2::{Protocol, Type};
-use tokio::net::UdpSocket;
+use socket2::{Protocol, Socket, Type};
 use whyrelay_core::engine::turn_server::{Alternate, Discovery, DiscoverySocket, ListenerId, SharedSecret};
 
 use super::options::{self, Listeners};
@@ -76,11 +75,11 @@ pub(super) fn open(config: &DiscoveryConfig, listeners: &mut Listeners, external
             let list = ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
             format!("opening the ports {port} and {} of behavior discovery on {list}", port.saturating_add(1))
         })?;
-        let mut place = |socket: UdpSocket, public: IpAddr, list: &mut Vec<SocketAddr>| -> Result<DiscoverySocket> {
-            let local = socket.local_addr()?;
+        let mut place = |socket: Socket, public: IpAddr, list: &mut Vec<SocketAddr>| -> Result<DiscoverySocket> {
+            let local = local_address(&socket)?;
             list.push(local);
             let listener = ListenerId(u16::try_from(listeners.udp.len())?);
-            listeners.udp.push(socket);
+            listeners.udp.push(vec![socket]);
             Ok(DiscoverySocket { listener, address: SocketAddr::new(public, local.port()) })
         };
         let mut pairs = sockets.into_iter();
@@ -100,7 +99,7 @@ pub(super) fn open(config: &DiscoveryConfig, listeners: &mut Listeners, external
 }
 
 /// Two ports on each address, the same ones. When any will do, several are tried.
-fn open_all(ips: &[IpAddr], port: u16) -> io::Result<Vec<[UdpSocket; 2]>> {
+fn open_all(ips: &[IpAddr], port: u16) -> io::Result<Vec<[Socket; 2]>> {
     const TRIES: usize = 20;
     let mut outcome = Err(io::ErrorKind::AddrInUse.into());
     for _ in 0..if port == 0 { TRIES } else { 1 } {
@@ -112,17 +111,21 @@ fn open_all(ips: &[IpAddr], port: u16) -> io::Result<Vec<[UdpSocket; 2]>> {
     outcome
 }
 
-fn try_open_all(ips: &[IpAddr], mut port: u16) -> io::Result<Vec<[UdpSocket; 2]>> {
+fn try_open_all(ips: &[IpAddr], mut port: u16) -> io::Result<Vec<[Socket; 2]>> {
     let mut pairs = Vec::new();
     for ip in ips {
         let first = open_one(*ip, port)?;
-        port = first.local_addr()?.port();
+        port = local_address(&first)?.port();
         let next = port.checked_add(1).ok_or(io::ErrorKind::AddrInUse)?;
         pairs.push([first, open_one(*ip, next)?]);
     }
     Ok(pairs)
 }
 
-fn open_one(ip: IpAddr, port: u16) -> io::Result<UdpSocket> {
-    UdpSocket::from_std(options::open(SocketAddr::new(ip, port), Type::DGRAM, Protocol::UDP)?.into())
+fn open_one(ip: IpAddr, port: u16) -> io::Result<Socket> {
+    options::open(SocketAddr::new(ip, port), Type::DGRAM, Protocol::UDP)
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }

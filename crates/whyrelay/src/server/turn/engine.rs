@@ -1,15 +1,17 @@
 //! The engine under its lock, and the sockets that it drives.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use tokio::net::UdpSocket;
+use socket2::Socket;
 use tokio::sync::Notify;
 use tracing::{debug, info};
 use whyrelay_core::engine::turn_server::{
-    Client, ClientTransport, Credentials, Family, Input, ListenerId, Output, RelayId, StreamId, TurnServer,
+    Client, ClientTransport, Credentials, Family, Forward, Input, ListenerId, Output, RelayId, StreamId, TurnServer,
 };
 use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
@@ -18,13 +20,16 @@ use super::Metrics;
 use super::relay::{Places, RelaySocket};
 use super::stream::Outbox;
 use super::udp::{GroupedSender, Origin};
+use super::worker::Pollers;
 use crate::io::clock::Clock;
 
-/// Shared by all tasks of a server.
+/// Shared by all threads and tasks of a server.
 pub(super) struct Engine {
     clock: Clock,
     turn: Mutex<TurnServer>,
-    listeners: Vec<UdpSocket>,
+    /// For each listening address one socket, or one for each thread.
+    listeners: Vec<Vec<Socket>>,
+    pollers: Pollers,
     relays: RwLock<HashMap<RelayId, Arc<RelaySocket>>>,
     streams: Mutex<HashMap<StreamId, (Outbox, SocketAddr)>>,
     places: Places,
@@ -42,7 +47,8 @@ impl Engine {
     pub(super) fn new(
         clock: Clock,
         turn: TurnServer,
-        listeners: Vec<UdpSocket>,
+        listeners: Vec<Vec<Socket>>,
+        pollers: Pollers,
         places: Places,
         random: Random,
     ) -> Self {
@@ -50,6 +56,7 @@ impl Engine {
             clock,
             turn: Mutex::new(turn),
             listeners,
+            pollers,
             relays: RwLock::default(),
             streams: Mutex::default(),
             places,
@@ -63,102 +70,123 @@ impl Engine {
         }
     }
 
-    /// Feeds a batch and carries out what comes of it.
-    pub(super) fn feed<'a>(self: &Arc<Self>, inputs: impl Iterator<Item = Input<'a>>) {
-        let mut outputs = Vec::new();
+    /// Feeds a batch and carries out what comes of it. `thread` is the number of the thread that does.
+    pub(super) fn feed<'a>(&self, thread: usize, inputs: impl Iterator<Item = Input<'a>>) {
+        let mut turn = Turn { work: Vec::with_capacity(8), to_streams: Vec::new() };
         let now = self.clock.now();
         {
-            let mut turn = lock(&self.turn);
+            let mut server = lock(&self.turn);
             for input in inputs {
-                turn.handle_input(now, input);
-                self.drain(&mut turn, &mut outputs);
+                let forward = server.forward(now, input);
+                turn.forward(forward);
+                self.drain(&mut server, &mut turn);
             }
         }
-        // Opening a relay is answered with an input, which has outputs of its own.
-        while !outputs.is_empty() {
-            let opened = self.carry_out(std::mem::take(&mut outputs));
+        loop {
+            // Opening a relay is answered with an input, which has outputs of its own.
+            let opened = self.carry_out(thread, turn);
             if opened.is_empty() {
                 break;
             }
-            let mut turn = lock(&self.turn);
+            turn = Turn { work: Vec::new(), to_streams: Vec::new() };
+            let mut server = lock(&self.turn);
             for (relay, address) in opened {
                 let input = match address {
                     Some(address) => Input::RelayOpened { relay, address },
                     None => Input::RelayFailed { relay },
                 };
-                turn.handle_input(self.clock.now(), input);
-                self.drain(&mut turn, &mut outputs);
+                server.handle_input(self.clock.now(), input);
+                self.drain(&mut server, &mut turn);
             }
         }
     }
 
-    fn drain(&self, turn: &mut TurnServer, outputs: &mut Vec<Output>) {
+    fn drain(&self, server: &mut TurnServer, turn: &mut Turn<'_>) {
         loop {
-            match turn.poll_output() {
+            match server.poll_output() {
                 Output::Timeout(deadline) => {
                     let deadline = deadline.map_or(u64::MAX, Timestamp::as_micros);
-                    if deadline < self.deadline.swap(deadline, Ordering::Relaxed) {
+                    if deadline != self.deadline.load(Ordering::Relaxed)
+                        && deadline < self.deadline.swap(deadline, Ordering::Relaxed)
+                    {
                         self.earlier_deadline.notify_one();
                     }
                     return;
                 }
-                output => outputs.push(output),
+                Output::SendToClient { client: Client { transport: ClientTransport::Stream(stream), .. }, bytes } => {
+                    turn.to_streams.push((stream, bytes));
+                }
+                output => turn.work.push(Work::Output(output)),
             }
         }
     }
 
-    fn carry_out(self: &Arc<Self>, outputs: Vec<Output>) -> Vec<(RelayId, Option<SocketAddr>)> {
+    fn carry_out(&self, thread: usize, turn: Turn<'_>) -> Vec<(RelayId, Option<SocketAddr>)> {
+        for (stream, bytes) in turn.to_streams {
+            let taken = lock(&self.streams).get(&stream).is_none_or(|(outbox, _)| outbox.push(bytes));
+            self.unsent_stream_messages.fetch_add(u64::from(!taken), Ordering::Relaxed);
+        }
+        self.send(thread, &turn.work);
         let mut opened = Vec::new();
-        let mut sender = GroupedSender::new(&self.unsent_datagrams);
-        for output in outputs {
-            match output {
-                Output::SendToClient { client, bytes } => match client.transport {
-                    ClientTransport::Udp(ListenerId(listener)) => {
-                        if let Some(socket) = self.listeners.get(usize::from(listener)) {
-                            sender.send(Origin::Listener(socket), client.source, bytes);
-                        }
-                    }
-                    ClientTransport::Stream(stream) => {
-                        let taken = lock(&self.streams).get(&stream).is_none_or(|(outbox, _)| outbox.push(bytes));
-                        self.unsent_stream_messages.fetch_add(u64::from(!taken), Ordering::Relaxed);
-                    }
-                },
-                Output::SendFromRelay { relay, peer, bytes, dont_fragment } => {
-                    let socket = self.relays.read().unwrap_or_else(PoisonError::into_inner).get(&relay).cloned();
-                    match socket {
-                        Some(socket) if dont_fragment => {
-                            sender.flush();
-                            let sent = socket.send(true, |socket| socket.send_to(&bytes, &peer.into()));
-                            let lost = !matches!(sent, Ok(Ok(_)));
-                            self.unsent_datagrams.fetch_add(u64::from(lost), Ordering::Relaxed);
-                        }
-                        Some(socket) => sender.send(Origin::Relay(socket), peer, bytes),
-                        None => {}
-                    }
-                }
-                Output::OpenRelay { relay, family, client, even_port, as_reached } => {
+        for work in turn.work {
+            match work {
+                Work::Output(Output::OpenRelay { relay, family, client, even_port, as_reached }) => {
                     let wanted = Wanted { family, even_port, as_reached };
                     opened.push((relay, self.open_relay(relay, client, &wanted)));
                 }
-                Output::CloseRelay { relay } => {
-                    // Dropping the last reference closes the socket; its task ends by the abort.
+                Work::Output(Output::CloseRelay { relay }) => {
+                    // Dropping the last reference closes the socket; its thread then hears no more of it.
                     let socket = self.relays.write().unwrap_or_else(PoisonError::into_inner).remove(&relay);
-                    if let Some(socket) = socket {
+                    if socket.is_some() {
                         info!(relay = relay.0, "relay closed");
-                        socket.stop();
                     }
                 }
-                Output::Timeout(_) => {}
+                _ => {}
             }
         }
-        sender.flush();
         opened
     }
 
-    fn open_relay(self: &Arc<Self>, relay: RelayId, client: Client, wanted: &Wanted) -> Option<SocketAddr> {
+    /// Sends all datagrams. Relays are opened and closed after that: what goes through one that closes was there first.
+    fn send(&self, thread: usize, work: &[Work<'_>]) {
+        let relays = self.relays.read().unwrap_or_else(PoisonError::into_inner);
+        let mut sender = GroupedSender::new(&self.unsent_datagrams);
+        for work in work {
+            let (origin, destination, header, data, whole): (_, _, &[u8], &[u8], _) = match work {
+                Work::Forward(Forward::ToClient { client, header, data }) => {
+                    (self.origin(client, thread), client.source, header, data, false)
+                }
+                Work::Output(Output::SendToClient { client, bytes }) => {
+                    (self.origin(client, thread), client.source, &[], bytes, false)
+                }
+                Work::Forward(Forward::ToPeer { relay, peer, data, dont_fragment }) => {
+                    (relays.get(relay).map(|relay| Origin::Relay(relay)), *peer, &[], data, *dont_fragment)
+                }
+                Work::Output(Output::SendFromRelay { relay, peer, bytes, dont_fragment }) => {
+                    (relays.get(relay).map(|relay| Origin::Relay(relay)), *peer, &[], bytes, *dont_fragment)
+                }
+                Work::Output(_) => continue,
+            };
+            match origin {
+                Some(Origin::Relay(relay)) if whole => sender.send_whole(relay, destination, data),
+                Some(origin) => sender.send(origin, destination, header, data),
+                None => {}
+            }
+        }
+        sender.flush();
+    }
+
+    /// The socket that a client on UDP is answered from: the thread's own share of where it came to.
+    fn origin(&self, client: &Client, thread: usize) -> Option<Origin<'_>> {
+        let ClientTransport::Udp(listener) = client.transport else { return None };
+        let shards = self.listeners.get(usize::from(listener.0))?;
+        shards.get(thread % shards.len().max(1)).map(Origin::Listener)
+    }
+
+    fn open_relay(&self, relay: RelayId, client: Client, wanted: &Wanted) -> Option<SocketAddr> {
         let reached = match client.transport {
             ClientTransport::Udp(ListenerId(listener)) => {
-                self.listeners.get(usize::from(listener)).and_then(|socket| socket.local_addr().ok())
+                self.shard(ListenerId(listener), 0).and_then(|socket| socket.local_addr().ok()?.as_socket())
             }
             ClientTransport::Stream(stream) => lock(&self.streams).get(&stream).map(|(_, local)| *local),
         };
@@ -173,7 +201,11 @@ impl Engine {
                 let address = socket.local();
                 let socket = Arc::new(socket);
                 self.relays.write().unwrap_or_else(PoisonError::into_inner).insert(relay, Arc::clone(&socket));
-                socket.start(Arc::clone(self), relay);
+                if let Err(error) = self.pollers.add_relay(relay, socket.as_fd()) {
+                    debug!("watching a relay: {error}");
+                    self.relays.write().unwrap_or_else(PoisonError::into_inner).remove(&relay);
+                    return None;
+                }
                 info!(relay = relay.0, port = address.port(), "relay opened");
                 debug!(relay = relay.0, client = %client.source, "for this client");
                 Some(address)
@@ -196,7 +228,7 @@ impl Engine {
                 }
             };
             tokio::select! {
-                () = sleep => self.feed(std::iter::once(Input::Timeout)),
+                () = sleep => self.feed(0, std::iter::once(Input::Timeout)),
                 () = self.earlier_deadline.notified() => {}
             }
         }
@@ -209,19 +241,17 @@ impl Engine {
     }
 
     /// Forgets a connection, and its allocation.
-    pub(super) fn close_stream(self: &Arc<Self>, stream: StreamId, client: Client) {
+    pub(super) fn close_stream(&self, stream: StreamId, client: Client) {
         if lock(&self.streams).remove(&stream).is_some() {
             self.open_streams.fetch_sub(1, Ordering::Relaxed);
         }
-        self.feed(std::iter::once(Input::StreamClosed { client }));
+        self.feed(0, std::iter::once(Input::StreamClosed { client }));
     }
 
-    /// Closes every relay.
+    /// Reads nothing more and closes every relay.
     pub(super) fn close(&self) {
-        let relays = std::mem::take(&mut *self.relays.write().unwrap_or_else(PoisonError::into_inner));
-        for socket in relays.into_values() {
-            socket.stop();
-        }
+        self.ignore_listeners();
+        self.relays.write().unwrap_or_else(PoisonError::into_inner).clear();
         lock(&self.streams).clear();
     }
 
@@ -233,12 +263,35 @@ impl Engine {
         lock(&self.turn).set_credentials(credentials);
     }
 
-    pub(super) fn listeners(&self) -> usize {
-        self.listeners.len()
+    /// Has the listening sockets read from now on.
+    pub(super) fn listen(&self) -> io::Result<()> {
+        for (at, shards) in self.listeners.iter().enumerate() {
+            for (shard, socket) in shards.iter().enumerate() {
+                self.pollers.add_listener(ListenerId(at as u16), shard, socket)?;
+            }
+        }
+        Ok(())
     }
 
-    pub(super) fn listener(&self, listener: usize) -> Option<&UdpSocket> {
-        self.listeners.get(listener)
+    /// Has them read no more.
+    fn ignore_listeners(&self) {
+        for (at, shards) in self.listeners.iter().enumerate() {
+            for (shard, socket) in shards.iter().enumerate() {
+                self.pollers.remove_listener(ListenerId(at as u16), shard, socket);
+            }
+        }
+    }
+
+    pub(super) const fn pollers(&self) -> &Pollers {
+        &self.pollers
+    }
+
+    pub(super) fn shard(&self, listener: ListenerId, shard: usize) -> Option<&Socket> {
+        self.listeners.get(usize::from(listener.0))?.get(shard)
+    }
+
+    pub(super) fn relay(&self, relay: RelayId) -> Option<Arc<RelaySocket>> {
+        self.relays.read().unwrap_or_else(PoisonError::into_inner).get(&relay).cloned()
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -255,6 +308,32 @@ impl Engine {
             unsent_datagrams: self.unsent_datagrams.load(Ordering::Relaxed),
             unsent_stream_messages: self.unsent_stream_messages.load(Ordering::Relaxed),
             streams_refused: self.streams_refused.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What a batch of inputs has led to.
+struct Turn<'a> {
+    work: Vec<Work<'a>>,
+    to_streams: Vec<(StreamId, Vec<u8>)>,
+}
+
+/// What is to be done.
+enum Work<'a> {
+    Forward(Forward<'a>),
+    Output(Output),
+}
+
+impl<'a> Turn<'a> {
+    fn forward(&mut self, forward: Option<Forward<'a>>) {
+        match forward {
+            Some(Forward::ToClient { client: Client { transport: ClientTransport::Stream(stream), .. }, .. }) => {
+                if let Some(Output::SendToClient { bytes, .. }) = forward.map(Forward::to_output) {
+                    self.to_streams.push((stream, bytes));
+                }
+            }
+            Some(forward) => self.work.push(Work::Forward(forward)),
+            None => {}
         }
     }
 }

@@ -2,17 +2,20 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 
+use super::mmsg;
 use super::udp::BUFFER;
 use crate::io::interfaces::{self, InterfaceFilter};
 
-/// The listening sockets; a UDP socket's index is its `ListenerId`.
+/// The listening sockets; the index of a UDP address is its `ListenerId`.
 pub(super) struct Listeners {
-    pub(super) udp: Vec<UdpSocket>,
+    /// For each address one socket, or one for each thread.
+    pub(super) udp: Vec<Vec<Socket>>,
     pub(super) tcp: Vec<TcpListener>,
     pub(super) addresses: Vec<SocketAddr>,
     /// Whether the system chose the port.
@@ -30,8 +33,9 @@ pub(super) fn local_addresses() -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// Opens UDP and TCP sockets. One socket for each address, so that answers leave from the address that was asked.
-pub(super) fn open_listeners(listen: &[SocketAddr], local: &[IpAddr]) -> Result<Listeners> {
+/// Opens UDP and TCP sockets, for each address its own, so that answers leave from the address that was asked; for UDP
+/// one for each of the threads.
+pub(super) fn open_listeners(listen: &[SocketAddr], local: &[IpAddr], threads: usize) -> Result<Listeners> {
     let mut listeners = Listeners { udp: Vec::new(), tcp: Vec::new(), addresses: Vec::new(), any_port: false };
     for address in listen {
         listeners.any_port |= address.port() == 0;
@@ -41,9 +45,9 @@ pub(super) fn open_listeners(listen: &[SocketAddr], local: &[IpAddr]) -> Result<
             vec![address.ip()]
         };
         ensure!(!ips.is_empty(), "listening on {address}: this host has no address of that family");
-        let (udp, tcp) = open_all(&ips, address.port()).with_context(|| format!("listening on {address}"))?;
+        let (udp, tcp) = open_all(&ips, address.port(), threads).with_context(|| format!("listening on {address}"))?;
         for (udp, tcp) in udp.into_iter().zip(tcp) {
-            listeners.addresses.push(udp.local_addr()?);
+            listeners.addresses.push(tcp.local_addr()?);
             listeners.udp.push(udp);
             listeners.tcp.push(tcp);
         }
@@ -54,11 +58,11 @@ pub(super) fn open_listeners(listen: &[SocketAddr], local: &[IpAddr]) -> Result<
 
 /// One port on all addresses, for UDP and TCP. When any port will do, several are tried: the one that the system
 /// gives for the first socket may be taken for another.
-fn open_all(ips: &[IpAddr], port: u16) -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
+fn open_all(ips: &[IpAddr], port: u16, threads: usize) -> io::Result<(Vec<Vec<Socket>>, Vec<TcpListener>)> {
     const TRIES: usize = 20;
     let mut outcome = Err(io::ErrorKind::AddrInUse.into());
     for _ in 0..if port == 0 { TRIES } else { 1 } {
-        outcome = try_open_all(ips, port);
+        outcome = try_open_all(ips, port, threads);
         if !matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
             break;
         }
@@ -66,16 +70,30 @@ fn open_all(ips: &[IpAddr], port: u16) -> io::Result<(Vec<UdpSocket>, Vec<TcpLis
     outcome
 }
 
-fn try_open_all(ips: &[IpAddr], mut port: u16) -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
+fn try_open_all(ips: &[IpAddr], mut port: u16, threads: usize) -> io::Result<(Vec<Vec<Socket>>, Vec<TcpListener>)> {
     let (mut udp, mut tcp) = (Vec::new(), Vec::new());
     for ip in ips {
-        let socket = open(SocketAddr::new(*ip, port), Type::DGRAM, Protocol::UDP)?;
-        socket.set_recv_buffer_size(BUFFER)?;
-        socket.set_send_buffer_size(BUFFER)?;
-        let socket = UdpSocket::from_std(socket.into())?;
-        port = socket.local_addr()?.port();
-        udp.push(socket);
-        let socket = open(SocketAddr::new(*ip, port), Type::STREAM, Protocol::TCP)?;
+        // The first is bound as if it were the only one: two servers must not share a port unknowingly.
+        let first = open(SocketAddr::new(*ip, port), Type::DGRAM, Protocol::UDP)?;
+        let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        port = address.port();
+        let mut shards = vec![first];
+        if threads > 1 {
+            shards[0].set_reuse_port(true)?;
+        }
+        while shards.len() < threads {
+            let socket = unbound(address, Type::DGRAM, Protocol::UDP)?;
+            socket.set_reuse_port(true)?;
+            socket.bind(&address.into())?;
+            shards.push(socket);
+        }
+        for socket in &shards {
+            socket.set_recv_buffer_size(BUFFER)?;
+            socket.set_send_buffer_size(BUFFER)?;
+            mmsg::coalesce(socket.as_fd());
+        }
+        udp.push(shards);
+        let socket = open(address, Type::STREAM, Protocol::TCP)?;
         socket.listen(1024)?;
         tcp.push(TcpListener::from_std(StdTcpListener::from(socket))?);
     }
@@ -83,6 +101,12 @@ fn try_open_all(ips: &[IpAddr], mut port: u16) -> io::Result<(Vec<UdpSocket>, Ve
 }
 
 pub(super) fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = unbound(address, kind, protocol)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn unbound(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
@@ -92,7 +116,6 @@ pub(super) fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::R
         // A restart must not wait for old connections; for UDP the option would let two servers share a port.
         socket.set_reuse_address(true)?;
     }
-    socket.bind(&address.into())?;
     Ok(socket)
 }
 

@@ -2,16 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::UdpSocket;
-use tokio::task::AbortHandle;
-use whyrelay_core::engine::turn_server::{Family, Input, RelayId};
+use socket2::{Domain, Protocol, Socket, Type};
+use whyrelay_core::engine::turn_server::Family;
 
-use super::engine::Engine;
-use super::udp;
+use super::mmsg;
 
 /// Where relays may be opened.
 pub(super) struct Places {
@@ -73,13 +70,12 @@ impl Places {
     }
 }
 
-/// One relay's socket and the task that reads it.
+/// One relay's socket.
 pub(super) struct RelaySocket {
-    socket: UdpSocket,
+    socket: Socket,
     local: SocketAddr,
     /// Whether the socket sets DF now.
     dont_fragment: Mutex<bool>,
-    reader: Mutex<Option<AbortHandle>>,
 }
 
 impl RelaySocket {
@@ -93,45 +89,30 @@ impl RelaySocket {
         socket.set_recv_buffer_size(1024 * 1024)?;
         socket.bind(&address.into())?;
         fragmentation::set(socket.as_raw_fd(), address.is_ipv4(), false)?;
-        let socket = UdpSocket::from_std(socket.into())?;
-        let local = socket.local_addr()?;
-        Ok(Self { socket, local, dont_fragment: Mutex::new(false), reader: Mutex::new(None) })
+        mmsg::coalesce(socket.as_fd());
+        let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { socket, local, dont_fragment: Mutex::new(false) })
     }
 
     pub(super) const fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// Reads until stopped.
-    pub(super) fn start(self: &Arc<Self>, engine: Arc<Engine>, relay: RelayId) {
-        let this = Arc::clone(self);
-        let task = tokio::spawn(async move {
-            loop {
-                udp::receive(&this.socket, |datagrams| {
-                    engine.feed(datagrams.map(|(peer, bytes)| Input::FromPeer { relay, peer, bytes }));
-                })
-                .await;
-            }
-        });
-        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
-    }
-
-    /// Ends the reader.
-    pub(super) fn stop(&self) {
-        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            reader.abort();
-        }
-    }
-
     /// Has something sent, with or without DF.
-    pub(super) fn send<T>(&self, dont_fragment: bool, send: impl FnOnce(&SockRef<'_>) -> T) -> io::Result<T> {
+    pub(super) fn send<T>(&self, dont_fragment: bool, send: impl FnOnce(BorrowedFd<'_>) -> T) -> io::Result<T> {
         // DF is an option of the socket: held while sending, so that another sender does not change it.
         let mut set = self.dont_fragment.lock().unwrap_or_else(PoisonError::into_inner);
         if *set != dont_fragment {
             fragmentation::set(self.socket.as_raw_fd(), self.local.is_ipv4(), dont_fragment)?;
             *set = dont_fragment;
         }
-        Ok(send(&SockRef::from(&self.socket)))
+        Ok(send(self.socket.as_fd()))
+    }
+}
+
+impl AsFd for RelaySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -216,7 +216,7 @@ impl Streams {
                     Ok(Some(bytes)) => {
                         unfinished = 0;
                         deadline = Instant::now() + self.limits.idle;
-                        self.engine.feed(std::iter::once(Input::FromClient { client, bytes }));
+                        self.engine.feed(0, std::iter::once(Input::FromClient { client, bytes }));
                     }
                     Ok(None) => break,
                     Err(noise) => return Err(io::Error::new(io::ErrorKind::InvalidData, noise)),
