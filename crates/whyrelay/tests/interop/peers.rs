@@ -52,7 +52,7 @@ pub(crate) fn aiortc(namespace: &Namespace, role: Role, signal: &str) -> Result<
 /// A headless Chromium.
 pub(crate) fn chromium(namespace: &Namespace, role: Role, signal: &str) -> Result<Command> {
     let mut command = namespace.command(suite::path("NODE")?);
-    command.arg(source("chromium/run.mjs"));
+    command.arg(source("browser/run.mjs"));
     command.args(["--role", role.name(), "--signal", signal]);
     Ok(command)
 }
