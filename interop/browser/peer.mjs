@@ -3,7 +3,16 @@
 //
 // options: { role, id, peer, iceServers, relayOnly, blind, echo, holdMs, timeoutMs }
 
-const log = (...words) => console.log(words.join(" "));
+// A page that nothing drives is told by its fragment what to do, and tells its server.
+const undriven = location.hash ? JSON.parse(decodeURIComponent(location.hash.slice(1))) : null;
+
+const tell = (what, text) => fetch(`/${what}`, { method: "POST", body: text, keepalive: true });
+
+function log(...words) {
+  const line = words.join(" ");
+  console.log(line);
+  if (undriven) tell("log", line);
+}
 
 class Peer {
   constructor(options) {
@@ -156,3 +165,4 @@ async function run(options) {
 }
 
 globalThis.runPeer = run;
+if (undriven) run(undriven).then((result) => tell("result", JSON.stringify(result)));

@@ -1,22 +1,23 @@
-// Runs peer.mjs in a headless Chromium and prints its result as a line of JSON.
+// Runs peer.mjs in a headless Chromium or Firefox and prints its result as a line of JSON.
 //
 // The page, /send and /receive have one origin: this script serves the page and
 // passes the rest on to the signaling server.
 //
 // Environment: WHYRELAY_INTEROP_NODE_DIR (a directory with node_modules),
-// WHYRELAY_INTEROP_CHROMIUM, TURN_PASSWORD.
+// WHYRELAY_INTEROP_CHROMIUM, WHYRELAY_INTEROP_FIREFOX, TURN_PASSWORD.
 
 import { readFile } from "node:fs/promises";
 import { createServer, request } from "node:http";
 import { parseArgs } from "node:util";
 
-import { launch } from "../page/browser.mjs";
+import { start } from "./firefox.mjs";
 
 const started = performance.now();
 const log = (text) => console.error(`${((performance.now() - started) / 1000).toFixed(3).padStart(8)} ${text}`);
 
 const { values: flags } = parseArgs({
   options: {
+    browser: { type: "string", default: "chromium" },
     role: { type: "string" },
     signal: { type: "string" },
     id: { type: "string" },
@@ -38,13 +39,19 @@ if (!["offerer", "answerer"].includes(flags.role) || !flags.signal) {
 
 const files = { "/": ["peer.html", "text/html"], "/peer.mjs": ["peer.mjs", "text/javascript"] };
 
-function serve(signal) {
+// `tell` gets what a page says that nothing drives.
+function serve(signal, tell) {
   const server = createServer(async (incoming, outgoing) => {
     const path = new URL(incoming.url, "http://page").pathname;
     if (files[path]) {
       const [name, type] = files[path];
       outgoing.setHeader("content-type", type);
       outgoing.end(await readFile(new URL(name, import.meta.url)));
+    } else if (path === "/log" || path === "/result") {
+      let body = "";
+      for await (const chunk of incoming) body += chunk;
+      outgoing.end();
+      tell(path, body);
     } else if (path === "/send" || path === "/receive") {
       const onward = request(signal + incoming.url, { method: incoming.method }, (response) => {
         outgoing.writeHead(response.statusCode, { "content-type": "application/json" });
@@ -73,38 +80,64 @@ setTimeout(() => {
   process.exit(1);
 }, timeoutMs + holdMs + 20_000).unref();
 
-const server = await serve(flags.signal.replace(/\/$/, ""));
-const browser = await launch();
+let resultTold;
+const undriven = new Promise((resolve) => (resultTold = resolve));
+const server = await serve(flags.signal.replace(/\/$/, ""), (path, body) => {
+  if (path === "/log") log(body);
+  else resultTold(JSON.parse(body));
+});
+const url = `http://127.0.0.1:${server.address().port}/`;
+const iceServers = [];
+if (flags.stun) iceServers.push({ urls: flags.stun.split(",") });
+if (flags.turn) {
+  const credential = process.env.TURN_PASSWORD ?? "";
+  iceServers.push({ urls: flags.turn.split(","), username: flags["turn-user"], credential });
+}
+const offerer = flags.role === "offerer";
+const options = {
+  role: flags.role,
+  id: flags.id ?? (offerer ? "offer-peer-1" : "answer-peer-1"),
+  peer: flags.peer ?? (offerer ? "answer-peer-1" : "offer-peer-1"),
+  iceServers,
+  relayOnly: flags["relay-only"],
+  blind: flags.blind,
+  echo: flags.echo,
+  timeoutMs,
+  holdMs,
+};
+
+async function runInChromium() {
+  const { launch } = await import("../page/browser.mjs");
+  const browser = await launch();
+  try {
+    const page = await browser.newPage();
+    page.on("console", (message) => log(message.text()));
+    page.on("pageerror", (error) => log(`page: ${error}`));
+    await page.goto(url);
+    await page.waitForFunction(() => globalThis.runPeer);
+    return await page.evaluate((options) => globalThis.runPeer(options), options);
+  } finally {
+    await browser.close();
+  }
+}
+
+async function runInFirefox() {
+  const firefox = await start(`${url}#${encodeURIComponent(JSON.stringify(options))}`);
+  try {
+    const ended = firefox.ended.then((status) => Promise.reject(new Error(`firefox ended: ${status}`)));
+    return await Promise.race([undriven, ended]);
+  } finally {
+    await firefox.close();
+  }
+}
+
 let result = { ok: false, state: "new", selected: null, received: "" };
 try {
-  const page = await browser.newPage();
-  page.on("console", (message) => log(message.text()));
-  page.on("pageerror", (error) => log(`page: ${error}`));
-  await page.goto(`http://127.0.0.1:${server.address().port}/`);
-  await page.waitForFunction(() => globalThis.runPeer);
-  const iceServers = [];
-  if (flags.stun) iceServers.push({ urls: flags.stun.split(",") });
-  if (flags.turn) {
-    const credential = process.env.TURN_PASSWORD ?? "";
-    iceServers.push({ urls: flags.turn.split(","), username: flags["turn-user"], credential });
-  }
-  const offerer = flags.role === "offerer";
-  result = await page.evaluate((options) => globalThis.runPeer(options), {
-    role: flags.role,
-    id: flags.id ?? (offerer ? "offer-peer-1" : "answer-peer-1"),
-    peer: flags.peer ?? (offerer ? "answer-peer-1" : "offer-peer-1"),
-    iceServers,
-    relayOnly: flags["relay-only"],
-    blind: flags.blind,
-    echo: flags.echo,
-    timeoutMs,
-    holdMs,
-  });
+  result = await (flags.browser === "firefox" ? runInFirefox() : runInChromium());
 } catch (error) {
   result.error = String(error);
 }
 console.log(JSON.stringify(result));
-await browser.close();
 server.closeAllConnections();
 server.close();
 process.exitCode = result.ok ? 0 : 1;

@@ -24,6 +24,7 @@ const PION_LIBRARY: &str = "/usr/share/gocode/src/github.com/pion/webrtc";
 const PACKAGES: &[(Probe, &str)] = &[
     (Probe::Program("turnserver"), "coturn"),
     (Probe::Program("chromium"), "chromium"),
+    (Probe::Program("firefox-esr"), "firefox-esr"),
     (Probe::Program("python3"), "python3"),
     (Probe::PythonVenv, "python3-venv"),
     (Probe::Program("node"), "nodejs"),
@@ -106,6 +107,7 @@ pub(crate) fn prepare() -> Result<Tools> {
         for (name, program) in [
             ("TURNSERVER", "turnserver"),
             ("CHROMIUM", "chromium"),
+            ("FIREFOX", "firefox-esr"),
             ("NODE", "node"),
             ("TSHARK", "tshark"),
             ("NFT", "nft"),

@@ -16,7 +16,7 @@ type Peer = fn(&Namespace, Role, &str) -> Result<Command>;
 
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
-    use Tool::{Chromium, NetworkNamespaces, Pion, Python};
+    use Tool::{Chromium, Firefox, NetworkNamespaces, Pion, Python};
     let aiortc = [NetworkNamespaces, Python];
     suite.test("aiortc::answers_our_offer", &aiortc, || meet(peers::aiortc, Role::Answerer));
     suite.test("aiortc::offers_and_we_answer", &aiortc, || meet(peers::aiortc, Role::Offerer));
@@ -24,10 +24,16 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("chromium::answers_our_offer", &chromium, || meet(peers::chromium, Role::Answerer));
     suite.test("chromium::offers_and_we_answer", &chromium, || meet(peers::chromium, Role::Offerer));
     suite.test("chromium::answers_and_is_found_by_its_mdns_name", &chromium, || {
-        finds_chromium_by_its_name(Role::Answerer)
+        finds_by_its_name(peers::chromium, Role::Answerer)
     });
     suite.test("chromium::offers_and_is_found_by_its_mdns_name", &chromium, || {
-        finds_chromium_by_its_name(Role::Offerer)
+        finds_by_its_name(peers::chromium, Role::Offerer)
+    });
+    let firefox = [NetworkNamespaces, Firefox];
+    suite.test("firefox::answers_our_offer", &firefox, || meet(peers::firefox, Role::Answerer));
+    suite.test("firefox::offers_and_we_answer", &firefox, || meet(peers::firefox, Role::Offerer));
+    suite.test("firefox::answers_and_is_found_by_its_mdns_name", &firefox, || {
+        finds_by_its_name(peers::firefox, Role::Answerer)
     });
     let pion = [NetworkNamespaces, Pion];
     suite.test("pion::answers_our_offer", &pion, || meet(peers::pion, Role::Answerer));
@@ -35,24 +41,19 @@ pub(crate) fn register(suite: &mut Suite) {
 }
 
 fn meet(foreign: Peer, foreign_role: Role) -> Result<()> {
-    session(foreign, foreign_role).map(|_| ())
+    session(foreign, foreign_role, &[]).map(|_| ())
 }
 
 /// A browser hides its addresses behind `.local` names. This one is told none of ours, so
 /// that there is no way to it but by its name.
-fn finds_chromium_by_its_name(foreign_role: Role) -> Result<()> {
-    let blind: Peer = |namespace, role, signal| {
-        let mut command = peers::chromium(namespace, role, signal)?;
-        command.arg("--blind");
-        Ok(command)
-    };
-    let (_, recording) = session(blind, foreign_role)?;
+fn finds_by_its_name(browser: Peer, foreign_role: Role) -> Result<()> {
+    let (_, recording) = session(browser, foreign_role, &["--blind"])?;
     ensure!(recording.contains(".local"), "no .local name in the recording:\n{recording}");
     Ok(())
 }
 
 /// Connects both, checks both accounts, and answers the foreign one's and our recording.
-fn session(foreign: Peer, foreign_role: Role) -> Result<(Value, String)> {
+fn session(foreign: Peer, foreign_role: Role, more: &[&str]) -> Result<(Value, String)> {
     let (left, right) = Namespace::pair()?;
     let server = ours::Server::start(&left, &[])?;
     let directory = tempfile::tempdir()?;
@@ -60,7 +61,7 @@ fn session(foreign: Peer, foreign_role: Role) -> Result<(Value, String)> {
 
     let mut command = foreign(&right, foreign_role, server.url())?;
     // Long enough for us to learn that it does not speak our measurement protocol.
-    command.args(["--hold", "3"]);
+    command.args(["--hold", "3"]).args(more);
     let theirs = Process::start("the foreign peer", &mut command)?;
     let mut command = ours::peer(&left, foreign_role.other(), server.url());
     command.arg("--record").arg(&recording);

@@ -57,6 +57,13 @@ pub(crate) fn chromium(namespace: &Namespace, role: Role, signal: &str) -> Resul
     Ok(command)
 }
 
+/// A headless Firefox.
+pub(crate) fn firefox(namespace: &Namespace, role: Role, signal: &str) -> Result<Command> {
+    let mut command = chromium(namespace, role, signal)?;
+    command.args(["--browser", "firefox"]);
+    Ok(command)
+}
+
 /// Pion, as a peer that ends with a report.
 pub(crate) fn pion(namespace: &Namespace, role: Role, signal: &str) -> Result<Command> {
     let mut command = golab_client(namespace, role, signal)?;

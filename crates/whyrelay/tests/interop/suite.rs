@@ -13,6 +13,8 @@ pub(crate) enum Tool {
     Python,
     /// Chromium, with Node and playwright-core to drive it.
     Chromium,
+    /// Firefox, with Node to serve its page.
+    Firefox,
     /// The Pion peer, built.
     Pion,
     /// The Go lab's signaling server, emulated and built.
@@ -31,6 +33,7 @@ impl Tool {
         match self {
             Self::Python => &["PYTHON"],
             Self::Chromium => &["CHROMIUM", "NODE", "NODE_DIR"],
+            Self::Firefox => &["FIREFOX", "NODE"],
             Self::Pion => &["PION"],
             Self::GolabServer => &["GOLAB_SERVER"],
             Self::Turnserver => &["TURNSERVER"],
