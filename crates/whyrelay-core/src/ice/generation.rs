@@ -160,6 +160,7 @@ impl Agent {
                     self.generation.locals[index].candidate = candidate;
                     return;
                 }
+                Some(index) if generation.locals[index].gone => return self.revive_local(now, index, candidate),
                 Some(_) => Some(RefuseReason::Redundant),
                 None if generation.locals.len() >= self.config.limits.local_candidates => {
                     Some(RefuseReason::TooMany { limit: self.config.limits.local_candidates as u32 })
@@ -180,6 +181,30 @@ impl Agent {
         let local = self.generation.locals.len() - 1;
         for remote in 0..self.generation.remotes.len() {
             self.pair_up(now, local, remote);
+        }
+        self.admit_early_checks(now);
+    }
+
+    /// An allocation that was lost was made again, and the server gave the same address: its pairs begin anew.
+    fn revive_local(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
+        let local = &mut self.generation.locals[index];
+        (local.candidate, local.gone) = (candidate, false);
+        let base = local.base;
+        let failed = self.generation.checklist.iter().filter(|(_, pair)| pair.wire.local == base);
+        let failed: Vec<_> = failed.map(|(id, pair)| (id, pair.remote)).collect();
+        for &(id, _) in &failed {
+            self.generation.checklist.remove(id);
+        }
+        for remote in 0..self.generation.remotes.len() {
+            self.pair_up(now, index, remote);
+        }
+        // Where the peer was discovered it is looked for again: nobody signals its address.
+        for (_, remote) in failed {
+            let Remote { candidate, address, .. } = &self.generation.remotes[remote];
+            let wire = Pair { transport: CandidateTransport::Udp, local: base, remote: *address };
+            if candidate.kind == CandidateType::PeerReflexive && self.generation.checklist.find(&wire).is_none() {
+                self.form_pair(now, index, remote, wire, true);
+            }
         }
         self.admit_early_checks(now);
     }

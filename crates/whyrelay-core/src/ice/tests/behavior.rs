@@ -344,7 +344,7 @@ fn relay_only_offers_and_answers_on_relayed_candidates_only() {
     assert_eq!(reason_of(&network, A), [NominateReason::BestPossible]);
 }
 
-fn tcp(network: &mut Network) {
+pub(super) fn tcp(network: &mut Network) {
     use CandidateTransport::{TcpActive, TcpPassive};
     let active = candidate(CandidateType::Host, TcpActive, "192.0.2.1:9", 9);
     network.gathered(A, active, "192.0.2.1:9");
@@ -544,6 +544,30 @@ fn a_lost_allocation_fails_its_pairs_and_the_selected_pair_with_them() {
     assert!(
         network.has_event(A, |event| matches!(event, EventKind::PairStateChanged { reason, .. } if *reason == lost))
     );
+}
+
+#[test]
+fn an_allocation_that_comes_back_with_the_same_address_is_used_again_without_a_restart() {
+    let relayed = "203.0.113.1:4000";
+    for discovered in [false, true] {
+        let mut network = Network::new(1, Link::of_delay(10));
+        network.relay(A, relayed);
+        if discovered {
+            let host = candidate(CandidateType::Host, CandidateTransport::Udp, "192.0.2.2:2000", 65_535);
+            network.unsignaled(B, host, "192.0.2.2:2000");
+        } else {
+            network.host(B, "192.0.2.2:2000");
+        }
+        network.start_both();
+        assert!(network.run_until(SECOND * 3, Network::are_completed));
+        let before = network.pair(A);
+        network.input(A, Input::AllocationLost { relayed: relayed.parse().unwrap() });
+        network.run(SECOND);
+        network.relay(A, relayed);
+        assert!(network.run_until(SECOND * 3, |n| n.agents[A].selected_pair().is_some()), "discovered {discovered}");
+        assert_eq!(network.pair(A), before);
+        assert!(!network.has_event(A, |event| matches!(event, EventKind::IceRestarted { .. })));
+    }
 }
 
 #[test]
