@@ -109,7 +109,9 @@ impl<'a> Session<'a> {
         let relayed = base.filter(|&base| own.is_relayed(base));
         let mapped = ours.and_then(|side| side.mapped);
         let address = relayed.or(mapped).or_else(|| theirs.map(|side| side.pair.remote)).or(base)?;
-        let own_candidate = own.local_candidates.iter().find(|local| local.candidate.address.ip() == Some(address));
+        let connected = ours.filter(|side| side.pair.local == address).map(|side| own.base_of(side.pair));
+        let named = connected.filter(|&base| Some(base) != ours.map(|side| side.pair.local)).unwrap_or(address);
+        let own_candidate = own.local_candidates.iter().find(|local| local.candidate.address.ip() == Some(named));
         let as_told = other.remote_candidates.iter().find(|remote| remote.address == Some(address));
         let kind = match (own_candidate, as_told) {
             _ if relayed.is_some() => CandidateType::Relayed,

@@ -165,6 +165,9 @@ pub struct PairOfSide {
     /// Why the agent removed it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pruned: Option<crate::trace::event::PruneReason>,
+    /// Why its TCP connection was not made, or broke.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_connection: Option<String>,
 }
 
 impl Report {
@@ -188,7 +191,7 @@ impl Report {
         let scale = timeline::Scale::new(evidence, clock.as_ref());
         let checks = checks::Checks::of(evidence);
         let mut joined: Vec<&JoinedPair> = session.pairs.iter().collect();
-        joined.sort_by_key(|pair| (!pair.selected, !is_nominated(pair), !pair.was_checked()));
+        joined.sort_by_key(|pair| (!pair.selected, !is_nominated(pair), !pair.was_checked(), !pair.is_unconnected()));
         let pairs_left_out = joined.len().saturating_sub(MAX_PAIRS);
         joined.truncate(MAX_PAIRS);
         let pairs: Vec<PairRow> = joined.into_iter().map(|pair| pair_row(&session, pair, &checks, &scale)).collect();
@@ -232,7 +235,8 @@ fn pair_row(session: &Session<'_>, pair: &JoinedPair, checks: &checks::Checks<'_
     let (rows, checks_left_out) = checks.rows(pair, scale);
     let of_side = |vantage| {
         let side = pair.side(vantage)?;
-        Some(PairOfSide { pair: side.pair, state: side.state, pruned: side.pruned.clone() })
+        let (pruned, no_connection) = (side.pruned.clone(), side.no_connection.clone());
+        Some(PairOfSide { pair: side.pair, state: side.state, pruned, no_connection })
     };
     PairRow {
         a: session.end(pair, Vantage::A),

@@ -11,9 +11,9 @@ use super::sizes::Sizes;
 use crate::ice::candidate::{Candidate, CandidateTransport, CandidateType};
 use crate::time::Timestamp;
 use crate::trace::event::{
-    Direction, DtlsState, EndReason, Event, EventKind, IceState, IceStateReason, InterfaceUse, Pair, PairCounts,
-    PairState, PruneReason, RefuseReason, Role, ServerFailure, SessionOptions, Side, SignalingState, Transport,
-    Vantage,
+    Direction, DtlsState, EndReason, Event, EventKind, FailReason, IceState, IceStateReason, InterfaceUse, Pair,
+    PairCounts, PairState, PruneReason, RefuseReason, Role, ServerFailure, SessionOptions, Side, SignalingState,
+    StateReason, Transport, Vantage,
 };
 use crate::wire::stun::TransactionId;
 
@@ -128,6 +128,8 @@ pub struct AgentPair {
     pub state: PairState,
     /// Why it left the checklist.
     pub pruned: Option<PruneReason>,
+    /// Why its TCP connection was not made, or broke.
+    pub no_connection: Option<String>,
     /// Number of the last event about it.
     pub seq: u64,
 }
@@ -197,6 +199,9 @@ pub struct SideEvidence {
     pub received: BTreeMap<TransactionId, Check>,
     pub(super) last_sent: BTreeMap<(SocketAddr, SocketAddr), TransactionId>,
     pub pairs: BTreeMap<Pair, AgentPair>,
+    /// TCP active pairs by the connection's own address: the pair as it was before it was connected, from the
+    /// candidate's base.
+    pub connections: BTreeMap<Pair, Pair>,
     /// Pairs of an agent that shows no packets, with the number of the last event about each.
     pub counts: BTreeMap<Pair, (u64, PairCounts)>,
     pub refused_checks: Vec<(u64, SocketAddr, SocketAddr, Option<u16>, String)>,
@@ -277,6 +282,7 @@ impl SideEvidence {
             received: BTreeMap::new(),
             last_sent: BTreeMap::new(),
             pairs: BTreeMap::new(),
+            connections: BTreeMap::new(),
             counts: BTreeMap::new(),
             refused_checks: Vec::new(),
             nominated: Vec::new(),
@@ -437,26 +443,36 @@ impl SideEvidence {
         match kind {
             EventKind::IceStarted { role, .. } => self.role = Some(*role),
             EventKind::PairFormed { pair, priority, state, .. } if self.pairs.len() < MAX_LIST => {
-                let agent = AgentPair { priority: *priority, state: *state, pruned: None, seq };
+                let agent = AgentPair { priority: *priority, state: *state, pruned: None, no_connection: None, seq };
                 self.pairs.insert(*pair, agent);
             }
             EventKind::PairFormed { .. } => *overflow += 1,
             EventKind::PairPruned { pair, reason } => {
+                if let PruneReason::Connected { pair: wire } = reason
+                    && self.connections.len() < MAX_LIST
+                {
+                    self.connections.insert(*wire, *pair);
+                }
                 if let Some(agent) = self.pairs.get_mut(pair) {
                     agent.pruned = Some(reason.clone());
                     agent.seq = seq;
                 }
             }
-            EventKind::PairStateChanged { pair, to, .. } => {
+            EventKind::PairStateChanged { pair, to, reason, .. } => {
                 if let Some(agent) = self.pairs.get_mut(pair) {
                     agent.state = *to;
+                    agent.no_connection = match reason {
+                        StateReason::Failed(FailReason::ConnectionFailed { detail }) => Some(detail.clone()),
+                        _ => None,
+                    };
                     agent.seq = seq;
                 }
             }
             EventKind::PairCounted { pair, counts } if self.counts.len() < MAX_LIST => {
                 self.counts.insert(*pair, (seq, *counts));
                 if let Some(state) = counts.state {
-                    let agent = AgentPair { priority: counts.priority.unwrap_or(0), state, pruned: None, seq };
+                    let priority = counts.priority.unwrap_or(0);
+                    let agent = AgentPair { priority, state, pruned: None, no_connection: None, seq };
                     self.pairs.insert(*pair, agent);
                 }
             }
@@ -510,6 +526,12 @@ impl SideEvidence {
     /// The pair used for data last.
     pub fn selected_pair(&self) -> Option<(u64, Pair)> {
         self.selected.last().copied()
+    }
+
+    /// The base of the candidate behind a pair's own end. A TCP active candidate has no port (RFC 6544 §4.5): each of
+    /// its connections gets one of its own.
+    pub fn base_of(&self, pair: Pair) -> SocketAddr {
+        self.connections.get(&pair).map_or(pair.local, |asked| asked.local)
     }
 
     /// Whether an address is a relayed address of this side.

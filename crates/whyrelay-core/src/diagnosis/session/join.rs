@@ -36,6 +36,8 @@ pub struct SidePair {
     pub state: Option<PairState>,
     /// Why the agent removed it.
     pub pruned: Option<PruneReason>,
+    /// Why its TCP connection was not made, or broke.
+    pub no_connection: Option<String>,
     /// Whether it was nominated, on the wire.
     pub nominated: bool,
     /// Where the peer says that our checks come from, by its last answer.
@@ -57,6 +59,11 @@ impl JoinedPair {
             Vantage::A => &self.a_to_b,
             Vantage::B => &self.b_to_a,
         }
+    }
+
+    /// Whether a side tried to connect on it, in vain.
+    pub fn is_unconnected(&self) -> bool {
+        !self.was_checked() && [&self.a, &self.b].into_iter().flatten().any(|side| side.no_connection.is_some())
     }
 
     /// Whether either side sent a check on it.
@@ -89,7 +96,10 @@ pub(super) fn pairs(evidence: &Evidence) -> Vec<JoinedPair> {
 
 fn rows(evidence: &Evidence, vantage: Vantage) -> Rows<'_> {
     let side = evidence.side(vantage);
-    let mut rows: Rows<'_> = side.pairs.keys().map(|pair| (*pair, Default::default())).collect();
+    // A pair that was connected goes on under the connection's own address, and is not another pair.
+    let renamed: BTreeSet<Pair> = side.connections.values().copied().collect();
+    let named = side.pairs.keys().filter(|pair| !renamed.contains(pair));
+    let mut rows: Rows<'_> = named.map(|pair| (*pair, Default::default())).collect();
     for (id, check) in &side.sent {
         rows.entry(check.pair).or_default().0.push((*id, check));
     }
@@ -208,6 +218,7 @@ fn side_pair(evidence: &Evidence, vantage: Vantage, pair: Pair, checks: &(Checks
         priority: agent.map(|agent| agent.priority),
         state: agent.map(|agent| agent.state),
         pruned: agent.and_then(|agent| agent.pruned.clone()),
+        no_connection: agent.and_then(|agent| agent.no_connection.clone()),
         nominated: nominating(&checks.0) || succeeded && nominating(&checks.1) || counts.is_some_and(|c| c.nominated),
         mapped: last.and_then(|(_, check)| check.mapped()),
     }

@@ -2,6 +2,7 @@
 
 mod behavior;
 mod connect;
+mod folded;
 mod hostile;
 mod network;
 

@@ -8,7 +8,10 @@ use crate::ice::candidate::{Candidate, CandidateTransport, CandidateType};
 use crate::ice::{Agent, Config, Credentials, Input, LocalCandidate, Output, SelectedPair, Transmit};
 use crate::random::Random;
 use crate::time::Timestamp;
-use crate::trace::event::{EventKind, IceState, Pair, Role, Side};
+use crate::trace::datagram::Passage;
+use crate::trace::event::{
+    Datagram, Direction, EndReason, Event, EventKind, IceState, Pair, Role, Side, Transport, Vantage,
+};
 
 use super::candidate;
 
@@ -75,6 +78,8 @@ pub(super) struct Network {
     pub(super) sent: [Vec<(Timestamp, Transmit)>; 2],
     pub(super) selected: [Vec<(Timestamp, SelectedPair)>; 2],
     pub(super) timeouts: u64,
+    /// Whether datagrams are events, too: thousands of runs need none.
+    pub(super) recorded: bool,
 }
 
 impl Network {
@@ -110,6 +115,7 @@ impl Network {
             sent: [Vec::new(), Vec::new()],
             selected: [Vec::new(), Vec::new()],
             timeouts: 0,
+            recorded: false,
         };
         network.drain(A);
         network.drain(B);
@@ -158,6 +164,7 @@ impl Network {
 
     fn transmit(&mut self, side: usize, transmit: Transmit) {
         self.sent[side].push((self.now, transmit.clone()));
+        self.saw(side, Direction::Out, transmit.transport, transmit.local, transmit.remote, &transmit.bytes);
         let Transmit { transport, local, remote, bytes } = transmit;
         if self.is_blocked(local, remote) {
             return;
@@ -189,6 +196,24 @@ impl Network {
         }
     }
 
+    /// What the door records.
+    fn saw(
+        &mut self,
+        side: usize,
+        direction: Direction,
+        transport: CandidateTransport,
+        local: SocketAddr,
+        remote: SocketAddr,
+        bytes: &[u8],
+    ) {
+        if !self.recorded {
+            return;
+        }
+        let transport = if transport.is_tcp() { Transport::Tcp } else { Transport::Udp };
+        let passage = Passage { direction, transport, local, remote, interface: None, bytes, integrity: None };
+        self.events[side].push((self.now, EventKind::Datagram(Datagram::sanitised(passage))));
+    }
+
     pub(super) fn later(&mut self, side: usize, delay: Duration, happening: Happening) {
         self.counter += 1;
         self.queue.insert((self.now + delay, self.counter), (side, happening));
@@ -197,6 +222,7 @@ impl Network {
     fn happen(&mut self, side: usize, happening: Happening) {
         match happening {
             Happening::Datagram { transport, local, remote, bytes } => {
+                self.saw(side, Direction::In, transport, local, remote, &bytes);
                 self.input(side, Input::Datagram { transport, local, remote, bytes: &bytes });
             }
             Happening::Candidate(candidate) => {
@@ -286,6 +312,8 @@ impl Network {
         if candidate.transport != CandidateTransport::TcpActive {
             self.sockets.insert(base, side);
         }
+        let told = EventKind::LocalCandidate { candidate: candidate.clone(), base, interface: None, server: None };
+        self.events[side].push((self.now, told));
         self.input(side, Input::LocalCandidate(LocalCandidate::new(candidate.clone(), base)));
         self.later(1 - side, self.signaling, Happening::Candidate(candidate));
     }
@@ -323,6 +351,18 @@ impl Network {
             let credentials = Credentials::generate(&mut self.random);
             self.input(side, Input::Restart { credentials, side: who });
         }
+    }
+
+    /// Both sides' recordings so far, ended.
+    pub(super) fn recordings(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (side, vantage) in [(A, Vantage::A), (B, Vantage::B)] {
+            let end = (self.now, EventKind::RecordingEnded { reason: EndReason::Finished });
+            for (number, (at, kind)) in self.events[side].iter().cloned().chain([end]).enumerate() {
+                events.push(Event { seq: (2 * number + side) as u64, at, vantage, kind });
+            }
+        }
+        events
     }
 
     pub(super) fn are_selected(&self) -> bool {

@@ -98,6 +98,10 @@ fn tags(out: &mut Markup, pair: &PairRow) {
             tags.extend(b.map(|b| ("tag", format!("B {b}"))));
         }
     }
+    for (name, side) in [("A", &pair.a_pair), ("B", &pair.b_pair)] {
+        let detail = side.as_ref().and_then(|side| side.no_connection.as_ref()).filter(|_| !pair.checked);
+        tags.extend(detail.map(|detail| ("tag", format!("{name}: no TCP connection: {detail}"))));
+    }
     if tags.is_empty() {
         return;
     }

@@ -14,7 +14,7 @@ const MAX_SHOWN: usize = 24;
 
 pub(super) fn render(out: &mut String, report: &Report, options: &TextOptions, paint: Paint) {
     heading(out, "Pairs, and how far each side's checks came", paint);
-    let wanted = |pair: &&PairRow| options.all_pairs || pair.checked || pair.selected;
+    let wanted = |pair: &&PairRow| options.all_pairs || is_telling(pair);
     let limit = if options.all_pairs { usize::MAX } else { MAX_SHOWN };
     let shown: Vec<_> = report.pairs.iter().filter(wanted).take(limit).collect();
     if shown.is_empty() {
@@ -25,11 +25,17 @@ pub(super) fn render(out: &mut String, report: &Report, options: &TextOptions, p
     }
     let hidden = report.pairs.len() - shown.len() + report.pairs_left_out;
     if hidden > 0 {
-        let unchecked = report.pairs.iter().filter(|pair| !pair.checked && !pair.selected).count();
+        let unchecked = report.pairs.iter().filter(|pair| !is_telling(pair)).count();
         let what = if unchecked == hidden { "not checked" } else { "not shown" };
         let plural = if hidden == 1 { "pair" } else { "pairs" };
         let _ = writeln!(out, "  {hidden} more {plural} {what}");
     }
+}
+
+/// Whether something happened on it.
+fn is_telling(pair: &PairRow) -> bool {
+    let tried = |side: &Option<PairOfSide>| side.as_ref().is_some_and(|side| side.no_connection.is_some());
+    pair.checked || pair.selected || tried(&pair.a_pair) || tried(&pair.b_pair)
 }
 
 fn render_pair(out: &mut String, pair: &PairRow, paint: Paint) {
@@ -45,8 +51,14 @@ fn render_pair(out: &mut String, pair: &PairRow, paint: Paint) {
     marks.extend(states(pair));
     let marks = if marks.is_empty() { String::new() } else { format!("  [{}]", marks.join(", ")) };
     let _ = writeln!(out, "  A {} <-> B {}{marks}", end(pair.a.as_ref()), end(pair.b.as_ref()));
-    for (direction, chain, receiver) in [("A->B", &pair.a_to_b, "B"), ("B->A", &pair.b_to_a, "A")] {
-        let _ = writeln!(out, "    {direction}  {}", render_chain(chain, receiver, paint));
+    let ways = [("A->B", &pair.a_to_b, "B", &pair.a_pair), ("B->A", &pair.b_to_a, "A", &pair.b_pair)];
+    for (direction, chain, receiver, side) in ways {
+        let untried = chain.sent.is_none_or(|sent| sent.checks == 0);
+        let words = match side.as_ref().and_then(|side| side.no_connection.as_ref()) {
+            Some(detail) if untried => paint.apply(Style::Bad, &format!("X no TCP connection: {detail}")),
+            _ => render_chain(chain, receiver, paint),
+        };
+        let _ = writeln!(out, "    {direction}  {words}");
     }
 }
 
