@@ -126,8 +126,10 @@ pub(super) struct Families {
 }
 
 pub(super) fn relay_families(configured: &[IpAddr], listen: &[SocketAddr], local: &[IpAddr]) -> Families {
-    let listening = listen.iter().map(SocketAddr::ip);
-    // An IPv6 loopback address alone is no IPv6: a relay there could reach nobody.
+    // A loopback address alone is no IPv6: a relay there could reach nobody. A server that listens on all addresses
+    // listens on that one, too; one that listens on nothing else wants it.
+    let at_home = listen.iter().all(|address| address.ip().is_loopback());
+    let listening = listen.iter().map(SocketAddr::ip).filter(|ip| at_home || !ip.is_loopback());
     let reaching = local.iter().copied().filter(|ip| !ip.is_loopback());
     let all: Vec<IpAddr> =
         if configured.is_empty() { listening.chain(reaching).collect() } else { configured.to_vec() };
@@ -149,4 +151,28 @@ pub(super) fn entropy() -> Result<[u8; 32]> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).context("the system's random source")?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loopback_address_alone_is_no_family_to_relay_in() {
+        let cases: [(&[&str], &[&str], (bool, bool)); 5] = [
+            // On all addresses of a host without IPv6.
+            (&["127.0.0.1:1", "192.0.2.1:1", "[::1]:1"], &["192.0.2.1", "::1"], (true, false)),
+            (&["192.0.2.1:1"], &["192.0.2.1", "2001:db8::1", "::1"], (true, true)),
+            (&["192.0.2.1:1"], &["192.0.2.1", "127.0.0.1", "::1"], (true, false)),
+            // A demonstration on one machine.
+            (&["127.0.0.1:1"], &["127.0.0.1", "::1"], (true, false)),
+            (&["[::1]:1"], &["127.0.0.1", "::1"], (false, true)),
+        ];
+        for (listen, local, expected) in cases {
+            let listen: Vec<SocketAddr> = listen.iter().map(|text| text.parse().expect("an address")).collect();
+            let local: Vec<IpAddr> = local.iter().map(|text| text.parse().expect("an address")).collect();
+            let families = relay_families(&[], &listen, &local);
+            assert_eq!((families.ipv4, families.ipv6), expected, "{listen:?} {local:?}");
+        }
+    }
 }
