@@ -1,6 +1,6 @@
 //! coturn in a namespace, over UDP, TCP and TLS.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -43,7 +43,7 @@ impl Coturn {
         let directory = tempfile::tempdir().context("making a directory for coturn")?;
         let host = namespace.address().to_string();
         let file = |name: &str| directory.path().join(name);
-        write_certificates(&host, &directory)?;
+        write_certificates(&host, directory.path())?;
         let configuration = format!(
             "listening-ip={host}\nrelay-ip={host}\nlistening-port={PORT}\ntls-listening-port={TLS_PORT}\n\
              lt-cred-mech\nrealm=whyrelay.test\nuser={USER}:{PASSWORD}\n\
@@ -103,7 +103,7 @@ impl Coturn {
 }
 
 /// An authority and a certificate for `host`, as PEM files.
-fn write_certificates(host: &str, directory: &TempDir) -> Result<()> {
+pub(crate) fn write_certificates(host: &str, directory: &Path) -> Result<()> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
@@ -111,7 +111,7 @@ fn write_certificates(host: &str, directory: &TempDir) -> Result<()> {
     let mut server = CertificateParams::new(vec![host.to_owned()])?;
     server.is_ca = IsCa::ExplicitNoCa;
     let server = server.signed_by(&key, &authority)?;
-    let write = |name: &str, text: String| std::fs::write(directory.path().join(name), text);
+    let write = |name: &str, text: String| std::fs::write(directory.join(name), text);
     write("authority.pem", authority.pem())?;
     write("server.pem", server.pem())?;
     write("server.key", key.serialize_pem())?;

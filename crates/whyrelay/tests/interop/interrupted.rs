@@ -1,12 +1,13 @@
 //! Ctrl-C at any moment leaves no allocation on the server, as the server itself says.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::coturn::{Coturn, PASSWORD, Transport, USER};
+use crate::coturn::{self, Coturn, PASSWORD, Transport, USER};
 use crate::namespace::Namespace;
 use crate::ours::{self, Server};
 use crate::peers::{LIMIT, Role};
@@ -20,33 +21,21 @@ const MOMENTS: [u64; 9] = [0, 10, 15, 20, 30, 45, 70, 150, 700];
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Turnserver];
     suite.test("interrupted::no_allocation_is_left_on_coturn_over_udp", &tools, || nothing_left(Transport::Udp));
+    suite.test("interrupted::no_allocation_is_left_on_coturn_over_tcp", &tools, || nothing_left(Transport::Tcp));
     suite.test("interrupted::no_allocation_is_left_on_coturn_over_tls", &tools, || nothing_left(Transport::Tls));
+    let ours = [Tool::NetworkNamespaces];
+    suite.test("interrupted::no_allocation_is_left_on_our_server_by_any_transport", &ours, nothing_left_on_ours);
 }
 
 fn nothing_left(transport: Transport) -> Result<()> {
     let (left, right) = Namespace::pair()?;
     let server = Server::start(&left, &["--no-stun"])?;
     let coturn = Coturn::start(&left)?;
-    for moment in MOMENTS {
-        let start = |namespace: &Namespace, role: Role| {
-            let mut command = ours::peer(namespace, role, server.url());
-            command.args(["--room", &moment.to_string(), "--stay"]).env("TURN_PASSWORD", PASSWORD);
-            command.args(["--turn", &coturn.url(transport), "--turn-user", USER]);
-            command.arg("--tls-ca").arg(coturn.authority());
-            Process::start(role.name(), &mut command)
-        };
-        let answerer = start(&right, Role::Answerer)?;
-        answerer.line(LIMIT, |line| line.contains("signaling: connected"))?;
-        let offerer = start(&left, Role::Offerer)?;
-        offerer.line(LIMIT, |line| line.contains("s signaling: ") || line.contains("gathered"))?;
-        std::thread::sleep(Duration::from_millis(moment));
-        for peer in [offerer, answerer] {
-            // The other side's goodbye may have ended it.
-            let _ = peer.signal(Signal::SIGINT);
-            let finished = peer.finish(LIMIT)?;
-            ensure!(finished.status.code().is_some_and(|code| code < 2), "after {moment} ms: {}", finished.account);
-        }
-    }
+    interrupt_at_each_moment(&left, &right, &server, |command| {
+        command.env("TURN_PASSWORD", PASSWORD);
+        command.args(["--turn", &coturn.url(transport), "--turn-user", USER]);
+        command.arg("--tls-ca").arg(coturn.authority());
+    })?;
     // coturn writes its log behind the answer to the client.
     let until = Instant::now() + Duration::from_secs(10);
     loop {
@@ -60,6 +49,63 @@ fn nothing_left(transport: Transport) -> Result<()> {
         ensure!(Instant::now() < until, "of {} allocations these are left: {open:?}\n{log}", made.len());
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// With a certificate it announces itself over UDP, TCP and TLS, and each peer allocates by all three.
+fn nothing_left_on_ours() -> Result<()> {
+    const METRICS: &str = "127.0.0.1:9100";
+    let (left, right) = Namespace::pair()?;
+    let directory = tempfile::tempdir()?;
+    coturn::write_certificates(&left.address().to_string(), directory.path())?;
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let (certificate, key) = (file("server.pem"), file("server.key"));
+    let server = Server::start(
+        &left,
+        &["--tls-cert", &certificate, "--tls-key", &key, "--metrics-listen", METRICS, "--user-quota", "1000"],
+    )?;
+    interrupt_at_each_moment(&left, &right, &server, |command| {
+        command.args(["--tls-ca", &file("authority.pem")]);
+    })?;
+    let made = server.metric(&left, METRICS, "whyrelay_turn_allocations_total")?;
+    // The late moments find three on each side.
+    ensure!(made >= 3 * MOMENTS.len() as u64, "only {made} allocations were made: {}", server.account());
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match server.metric(&left, METRICS, "whyrelay_turn_allocations ")? {
+            0 => return Ok(()),
+            open => ensure!(Instant::now() < until, "of {made} allocations {open} are left: {}", server.account()),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Two peers, ended by Ctrl-C so long after they know of signaling.
+fn interrupt_at_each_moment(
+    left: &Namespace,
+    right: &Namespace,
+    server: &Server,
+    add: impl Fn(&mut Command),
+) -> Result<()> {
+    for moment in MOMENTS {
+        let start = |namespace: &Namespace, role: Role| {
+            let mut command = ours::peer(namespace, role, server.url());
+            command.args(["--room", &moment.to_string(), "--stay"]);
+            add(&mut command);
+            Process::start(role.name(), &mut command)
+        };
+        let answerer = start(right, Role::Answerer)?;
+        answerer.line(LIMIT, |line| line.contains("signaling: connected"))?;
+        let offerer = start(left, Role::Offerer)?;
+        offerer.line(LIMIT, |line| line.contains("s signaling: ") || line.contains("gathered"))?;
+        std::thread::sleep(Duration::from_millis(moment));
+        for peer in [offerer, answerer] {
+            // The other side's goodbye may have ended it.
+            let _ = peer.signal(Signal::SIGINT);
+            let finished = peer.finish(LIMIT)?;
+            ensure!(finished.status.code().is_some_and(|code| code < 2), "after {moment} ms: {}", finished.account);
+        }
+    }
+    Ok(())
 }
 
 /// The sessions of whose lines in coturn's log one holds `word`.

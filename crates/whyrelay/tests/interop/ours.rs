@@ -28,7 +28,8 @@ impl Server {
         command.args(["serve", "--listen", &format!("{host}:{PORT}")]);
         command.args(["--stun-listen", &format!("{host}:{STUN_PORT}")]).args(more);
         let process = Process::start("whyrelay serve", &mut command)?;
-        let url = format!("http://{host}:{PORT}");
+        let scheme = if more.contains(&"--tls-cert") { "https" } else { "http" };
+        let url = format!("{scheme}://{host}:{PORT}");
         process.line(Duration::from_secs(10), |line| line.contains(&url))?;
         Ok(Self { process, url })
     }
@@ -41,6 +42,21 @@ impl Server {
     /// The port of signaling.
     pub(crate) fn port(&self) -> u16 {
         PORT
+    }
+
+    /// The value of one of its metrics, asked for from its own machine; it must listen for that at `metrics`.
+    ///
+    /// # Errors
+    /// When it does not answer, or does not know the metric.
+    pub(crate) fn metric(&self, namespace: &Namespace, metrics: &str, name: &str) -> Result<u64> {
+        let (host, port) = metrics.rsplit_once(':').context("ADDRESS:PORT")?;
+        let ask = format!(
+            "exec 3<>/dev/tcp/{host}/{port}; printf 'GET /metrics HTTP/1.1\\r\\nHost: {host}\\r\\n\\r\\n' >&3; cat <&3"
+        );
+        let answer = namespace.command("timeout").args(["10", "bash", "-c", &ask]).output()?;
+        let text = String::from_utf8_lossy(&answer.stdout);
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.with_context(|| format!("no {name} in {text}\n{}", self.account()))
     }
 
     /// What it printed, for an error message.
