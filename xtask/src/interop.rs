@@ -209,7 +209,19 @@ fn python(venv: &Path) -> Result<PathBuf> {
 
 /// A directory whose `node_modules` is what `interop/package-lock.json` says.
 fn node_modules(directory: &Path) -> Result<PathBuf> {
-    let wanted = std::fs::read_to_string("interop/package-lock.json")?;
+    installed_from(Path::new("interop"), directory)
+}
+
+/// A script beside the `node_modules` that the package-lock.json of `source` asks for.
+pub(crate) fn npm_program(source: &str, directory: &Path, script: &str) -> Result<PathBuf> {
+    let program = installed_from(Path::new(source), directory)?.join("start");
+    std::fs::write(&program, script)?;
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(program)
+}
+
+fn installed_from(source: &Path, directory: &Path) -> Result<PathBuf> {
+    let wanted = std::fs::read_to_string(source.join("package-lock.json"))?;
     let stamp = directory.join("installed.json");
     if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(directory.to_owned());
@@ -217,7 +229,7 @@ fn node_modules(directory: &Path) -> Result<PathBuf> {
     let npm = program_or_package("npm")?;
     std::fs::create_dir_all(directory)?;
     for file in ["package.json", "package-lock.json"] {
-        std::fs::copy(Path::new("interop").join(file), directory.join(file))?;
+        std::fs::copy(source.join(file), directory.join(file))?;
     }
     let mut install = Command::new(npm);
     install.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(directory);

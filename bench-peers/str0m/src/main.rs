@@ -1,7 +1,10 @@
 //! str0m meeting itself over loopback UDP: two threads, each with its socket, descriptions handed over directly.
 //!
-//! `bench-peer-str0m open` ends when the channel is open; `bench-peer-str0m throughput` then sends reliable messages
-//! of 16 KiB for three seconds and prints what arrived.
+//! `bench-peer-str0m throughput` sends reliable messages of 16 KiB for three seconds and prints what arrived.
+//! `bench-peer-str0m offerer|answerer SERVER ADDRESS` is one peer of two, which meet over a signaling server as ours do
+//! and end soon after the channel is open.
+
+mod signaling;
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -9,16 +12,21 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use str0m::change::{SdpAnswer, SdpOffer};
 use str0m::channel::ChannelId;
 use str0m::net::{Protocol, Receive};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const MESSAGE: usize = 16 * 1024;
 /// What is handed to str0m before it has been sent: with more it gets slower.
 const AHEAD: usize = 128 * 1024;
 const SENDING: Duration = Duration::from_secs(3);
+const LINGER: Duration = Duration::from_millis(300);
+/// The peers of every bench are called so.
+const OFFERER: &str = "offer-peer-1";
+const ANSWERER: &str = "answer-peer-1";
 
 /// Either side is done.
 static DONE: AtomicBool = AtomicBool::new(false);
@@ -31,8 +39,8 @@ struct Side {
 }
 
 impl Side {
-    fn new() -> Outcome<Self> {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
+    fn new(address: &str) -> Outcome<Self> {
+        let socket = UdpSocket::bind((address, 0))?;
         let mut rtc = Rtc::new(Instant::now());
         rtc.add_local_candidate(Candidate::host(socket.local_addr()?, "udp")?);
         Ok(Self { rtc, socket, channel: None, received: 0 })
@@ -68,6 +76,19 @@ impl Side {
         Ok(())
     }
 
+    /// Runs until the channel is open, says so, and stays for the other side to get there.
+    fn open(&mut self) -> Outcome<()> {
+        while self.channel.is_none() {
+            self.step()?;
+        }
+        println!("the channel is open");
+        let end = Instant::now() + LINGER;
+        while Instant::now() < end {
+            self.step()?;
+        }
+        Ok(())
+    }
+
     fn send(&mut self, message: &[u8]) -> Outcome<()> {
         let Some(mut channel) = self.channel.and_then(|id| self.rtc.channel(id)) else { return Ok(()) };
         while channel.buffered_amount() < AHEAD && channel.write(true, message)? {}
@@ -76,10 +97,40 @@ impl Side {
 }
 
 fn main() -> Outcome<()> {
-    let begun = Instant::now();
-    let throughput = std::env::args().nth(1).is_some_and(|mode| mode == "throughput");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     str0m::crypto::from_feature_flags().install_process_default();
-    let (mut left, mut right) = (Side::new()?, Side::new()?);
+    match arguments[..] {
+        ["throughput"] => throughput(),
+        ["offerer", server, address] => offer(server, address),
+        ["answerer", server, address] => answer(server, address),
+        _ => Err("throughput, or offerer or answerer with SERVER ADDRESS".into()),
+    }
+}
+
+fn offer(server: &str, address: &str) -> Outcome<()> {
+    let mut side = Side::new(address)?;
+    let mut answers = signaling::receive(server, OFFERER, "answer")?;
+    let mut change = side.rtc.sdp_api();
+    change.add_channel("bench".into());
+    let (offer, pending) = change.apply().ok_or("no offer")?;
+    signaling::send(server, "offer", OFFERER, ANSWERER, &offer.to_sdp_string())?;
+    let answer = SdpAnswer::from_sdp_string(&answers.next()?)?;
+    side.rtc.sdp_api().accept_answer(pending, answer)?;
+    side.open()
+}
+
+fn answer(server: &str, address: &str) -> Outcome<()> {
+    let mut offers = signaling::receive(server, ANSWERER, "offer")?;
+    let offer = SdpOffer::from_sdp_string(&offers.next()?)?;
+    let mut side = Side::new(address)?;
+    let answer = side.rtc.sdp_api().accept_offer(offer)?;
+    signaling::send(server, "answer", ANSWERER, OFFERER, &answer.to_sdp_string())?;
+    side.open()
+}
+
+fn throughput() -> Outcome<()> {
+    let (mut left, mut right) = (Side::new("127.0.0.1")?, Side::new("127.0.0.1")?);
     let mut change = left.rtc.sdp_api();
     change.add_channel("bench".into());
     let (offer, pending) = change.apply().ok_or("no offer")?;
@@ -99,19 +150,14 @@ fn main() -> Outcome<()> {
     while left.channel.is_none() {
         left.step()?;
     }
-    println!("the channel is open after {:.1} ms", begun.elapsed().as_secs_f64() * 1000.0);
-    if throughput {
-        let message = vec![0; MESSAGE];
-        let start = Instant::now();
-        while start.elapsed() < SENDING {
-            left.send(&message)?;
-            left.step()?;
-        }
+    let message = vec![0; MESSAGE];
+    let start = Instant::now();
+    while start.elapsed() < SENDING {
+        left.send(&message)?;
+        left.step()?;
     }
     DONE.store(true, Ordering::Relaxed);
     let (received, took) = receiver.join().map_err(|_| "the receiver panicked")??;
-    if throughput {
-        println!("{:.1} Mbit/s", received as f64 * 8.0 / took.as_secs_f64() / 1e6);
-    }
+    println!("{:.1} Mbit/s", received as f64 * 8.0 / took.as_secs_f64() / 1e6);
     Ok(())
 }

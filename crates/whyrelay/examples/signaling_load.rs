@@ -1,11 +1,13 @@
 //! Loads a signaling server on loopback and tells what a message or a waiting peer costs it.
 //!
 //! ```text
-//! signaling_load ADDRESS PID long-poll|websocket|matchbox [--pairs N] [--rate N] [--seconds N] [--idle N]
+//! signaling_load ADDRESS PID long-poll|websocket|matchbox|peerjs [--pairs N] [--rate N] [--seconds N] [--idle N]
+//!     [--slow-readers N]
 //! ```
 //!
 //! Each pair sends its next message when the last one has arrived, or all together `--rate` messages a second.
 //! `--idle` instead opens so many receivers, gives each one message, and tells the server's memory for each. The
+//! `--slow-readers` adds so many long-poll receivers that read nothing of what is sent to them all the time. The
 //! result is one JSON object. `PID` is the server's process.
 
 use std::cell::{Cell, RefCell};
@@ -35,6 +37,7 @@ enum Protocol {
     LongPoll,
     WebSocket,
     Matchbox,
+    PeerJs,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +49,7 @@ struct Options {
     rate: Option<u64>,
     seconds: u64,
     idle: Option<usize>,
+    slow_readers: usize,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -69,9 +73,11 @@ fn parse() -> anyhow::Result<Options> {
         "long-poll" => Protocol::LongPoll,
         "websocket" => Protocol::WebSocket,
         "matchbox" => Protocol::Matchbox,
+        "peerjs" => Protocol::PeerJs,
         other => bail!("unknown protocol {other}"),
     };
-    let mut options = Options { address, pid, protocol, pairs: 100, rate: None, seconds: 5, idle: None };
+    let mut options =
+        Options { address, pid, protocol, pairs: 100, rate: None, seconds: 5, idle: None, slow_readers: 0 };
     while let Ok(flag) = next() {
         let value = next()?;
         match flag.as_str() {
@@ -79,6 +85,7 @@ fn parse() -> anyhow::Result<Options> {
             "--rate" => options.rate = Some(value.parse()?),
             "--seconds" => options.seconds = value.parse()?,
             "--idle" => options.idle = Some(value.parse()?),
+            "--slow-readers" => options.slow_readers = value.parse()?,
             other => bail!("unknown flag {other}"),
         }
     }
@@ -129,6 +136,15 @@ impl Pair {
                 });
                 Self::WebSocket { sender, frame, receiver, acks: false, taken: 0 }
             }
+            Protocol::PeerJs => {
+                let receiver = peerjs(options.address, &to).await?;
+                let sender = peerjs(options.address, &from).await?;
+                let frame = Box::new(move || {
+                    let data = "x".repeat(CONTENT);
+                    Frame::text(format!(r#"{{"type":"CANDIDATE","payload":{{"candidate":"{data}"}},"dst":"{to}"}}"#))
+                });
+                Self::WebSocket { sender, frame, receiver, acks: false, taken: 0 }
+            }
         })
     }
 
@@ -176,6 +192,9 @@ async fn load(options: Options) -> anyhow::Result<()> {
     let times = Rc::new(RefCell::new(Vec::<u32>::new()));
     let failure = Rc::new(RefCell::new(None));
     let running = Rc::new(Cell::new(true));
+    for number in 0..options.slow_readers {
+        spawn_local(send_to_slow_reader(options.address, number, Rc::clone(&running)));
+    }
     let pause = options.rate.map(|rate| Duration::from_secs_f64(options.pairs as f64 / rate as f64));
     for (number, mut pair) in pairs.into_iter().enumerate() {
         let (times, failure, running) = (Rc::clone(&times), Rc::clone(&failure), Rc::clone(&running));
@@ -278,6 +297,7 @@ impl Waiting {
             }
             Protocol::WebSocket => Self::WebSocket { _socket: join(options.address, &format!("to-{number}")).await? },
             Protocol::Matchbox => Self::WebSocket { _socket: matchbox(options.address).await?.0 },
+            Protocol::PeerJs => Self::WebSocket { _socket: peerjs(options.address, &format!("to-{number}")).await? },
         })
     }
 }
@@ -321,6 +341,32 @@ async fn matchbox(address: SocketAddr) -> anyhow::Result<(Socket, String)> {
     let assigned: serde_json::Value = serde_json::from_str(assigned.to_text()?)?;
     let id = assigned.get("IdAssigned").context("no id")?.to_string();
     Ok((socket, id))
+}
+
+/// Registers with a PeerJS server.
+async fn peerjs(address: SocketAddr, id: &str) -> anyhow::Result<Socket> {
+    let mut socket = websocket(address, &format!("/peerjs?key=peerjs&id={id}&token={id}&version=1.5.5")).await?;
+    let opened = socket.next().await.context("not opened")??;
+    ensure!(opened.to_text()?.contains("OPEN"), "{opened}");
+    Ok(socket)
+}
+
+/// Sends to a receiver that never reads, as fast as the server takes it: its mailbox is full soon, and refusals count
+/// as taken. Ends with the first error.
+async fn send_to_slow_reader(address: SocketAddr, number: usize, running: Rc<Cell<bool>>) -> anyhow::Result<()> {
+    let id = format!("slow-{number}");
+    let _receiver = long_poll(address, &id).await?;
+    let body = Message::new(MessageType::Candidate, "load", &*id, "x".repeat(16 * CONTENT)).to_json();
+    let head = "POST /send HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length:";
+    let request = format!("{head} {}\r\n\r\n{body}", body.len());
+    while running.get() {
+        let mut sender = connect(address).await?;
+        sender.write_all(request.as_bytes()).await?;
+        let mut response = Vec::new();
+        sender.read_to_end(&mut response).await?;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
 }
 
 async fn read_until<'a>(stream: &mut TcpStream, buffer: &'a mut [u8], end: &[u8]) -> anyhow::Result<&'a [u8]> {

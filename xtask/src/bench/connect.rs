@@ -14,17 +14,27 @@ const OPEN: &str = "is open";
 
 pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     let (ours, pion) = (Kind::ours(&[])?, Kind::pion(&[])?);
+    let str0m = Kind::str0m();
+    if let Err(error) = &str0m {
+        eprintln!("not measured: {error:#}");
+    }
     make_network()?;
     let _server = signaling_server()?;
-    let (mut our_samples, mut pion_samples) = (Vec::new(), Vec::new());
+    let (mut our_samples, mut pion_samples, mut str0m_samples) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs.unwrap_or(RUNS) {
         pion_samples.push(session(&pion, OPEN)?);
         our_samples.push(session(&ours, OPEN)?);
+        if let Ok(str0m) = &str0m {
+            str0m_samples.push(session(str0m, OPEN)?);
+        }
     }
     let row = |what, unit, figure: &dyn Fn(&[Sample]) -> f64, goal| {
         Comparison::new(what, unit, figure(&our_samples), "Pion", figure(&pion_samples), goal)
     };
-    let middle = |name: &'static str| move |all: &[Sample]| median(all.iter().map(|one| one.figure(name)));
+    let beside = |what, unit, name| {
+        let figure = middle(name);
+        Comparison::new(what, unit, figure(&our_samples), "str0m", figure(&str0m_samples), Goal::None)
+    };
     Ok(vec![
         row("open, median", "ms", &middle("marker_ms"), Goal::RatioAtMost(1.0)),
         row("opens over 500 ms", "% of runs", &slow_share, Goal::AtMost(0.0)),
@@ -33,7 +43,15 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
         // Ours goes on to measure round trips, and both sides write and exchange the account.
         row("CPU of the offerer until its end", "ms", &middle("whole_cpu_ms"), Goal::None),
         row("peak memory of the offerer until its end", "KiB", &middle("whole_memory_kib"), Goal::None),
+        // No interfaces listed, no trickle, one candidate each: what the protocols alone cost.
+        beside("open, median", "ms", "marker_ms"),
+        beside("CPU of the offerer until open", "ms", "cpu_ms"),
+        beside("peak memory of the offerer until open", "KiB", "memory_kib"),
     ])
+}
+
+fn middle(name: &'static str) -> impl Fn(&[Sample]) -> f64 {
+    move |all| median(all.iter().map(|one| one.figure(name)))
 }
 
 /// In percent.

@@ -24,6 +24,10 @@ use crate::test::cargo;
 /// A release build from nothing, on a slow machine.
 const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
 
+/// Starts the PeerJS server, which lies beside this script, at ADDRESS:PORT.
+const PEERJS: &str = "#!/bin/sh\nexec node \"$(dirname \"$0\")/node_modules/peer/dist/bin/peerjs.js\" \
+                      --host \"${1%:*}\" --port \"${1##*:}\"\n";
+
 /// Every bench, in the order in which they run.
 const BENCHES: &[Bench] = &[
     Bench {
@@ -146,6 +150,7 @@ fn build() -> Result<Vec<(String, String)>> {
         let outcome = step::run(&format!("build of {name}"), peer, BUILD_LIMIT);
         built.push((variable, outcome.map(|()| directory.join(format!("release/bench-peer-{name}")))));
     }
+    built.push(("PEERJS", interop::npm_program("bench-peers/peerjs", &directory.join("peerjs"), PEERJS)));
     built.push(("GOLAB", interop::bench_go_program("xtask/peers/golab/main.go", &directory.join("golab"))));
     Ok(built.into_iter().map(announcement).collect())
 }

@@ -40,6 +40,13 @@ impl Kind {
         Ok(Self { program: built("whyrelay")?, offerer: side("offer"), answerer: side("answer") })
     }
 
+    /// The str0m peer.
+    pub(super) fn str0m() -> Result<Self> {
+        let address = ADDRESS.split('/').next().unwrap_or_default();
+        let side = |role: &str| words(&[&[role, SERVER, address]]);
+        Ok(Self { program: tool("STR0M")?, offerer: side("offerer"), answerer: side("answerer") })
+    }
+
     /// The Pion peer, with further flags for both sides.
     pub(super) fn pion(flags: &[&str]) -> Result<Self> {
         let side = |role: &str| words(&[&["-role", role, "-signaling-addr", SIGNAL, "-report"], flags]);

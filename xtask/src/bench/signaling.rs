@@ -1,4 +1,4 @@
-//! What signaling costs: ours beside a server that behaves as the Go lab's does, and matchbox.
+//! What signaling costs: ours beside a server that behaves as the Go lab's does, matchbox and PeerJS.
 
 use std::path::Path;
 use std::process::Command;
@@ -77,6 +77,16 @@ const ROWS: &[Row] = &[
         goal: Goal::RatioAtMost(1.0),
     },
     Row {
+        what: "WebSocket, 50 pairs, CPU per message",
+        peer: "PeerJS",
+        server: "PEERJS",
+        protocols: ["websocket", "peerjs"],
+        load: "--pairs 50 --seconds 3",
+        figure: "cpu_us_per_message",
+        unit: "us",
+        goal: Goal::RatioAtMost(1.0),
+    },
+    Row {
         what: "WebSocket, memory per idle socket",
         peer: "matchbox",
         server: "MATCHBOX",
@@ -86,7 +96,21 @@ const ROWS: &[Row] = &[
         unit: "B",
         goal: Goal::AtMost(8192.0),
     },
+    Row {
+        what: "WebSocket, memory per idle socket",
+        peer: "PeerJS",
+        server: "PEERJS",
+        protocols: ["websocket", "peerjs"],
+        load: "--idle 200",
+        figure: "bytes_per_receiver",
+        unit: "B",
+        goal: Goal::AtMost(8192.0),
+    },
 ];
+
+/// A pair at a leisurely rate, and what is added to disturb it.
+const HEALTHY: &str = "--pairs 10 --rate 500 --seconds 3";
+const DISTURBED: &str = "--pairs 10 --rate 500 --seconds 3 --slow-readers 4";
 
 pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     let ours = built("examples/signaling_server")?;
@@ -94,14 +118,28 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     for row in ROWS {
         let (mut our_figures, mut their_figures) = (Vec::new(), Vec::new());
         for _ in 0..runs.unwrap_or(RUNS) {
-            let theirs = tool(row.server).and_then(|server| load(&server, row, row.protocols[1]));
-            their_figures.push(or_unmeasured(theirs));
-            our_figures.push(or_unmeasured(load(&ours, row, row.protocols[0])));
+            let [our_protocol, their_protocol] = row.protocols;
+            let theirs = tool(row.server).and_then(|server| load(&server, their_protocol, row.load, row.figure));
+            their_figures.push(or_unmeasured(theirs.context(row.what)));
+            our_figures.push(or_unmeasured(load(&ours, our_protocol, row.load, row.figure).context(row.what)));
         }
         let (ours, theirs) = (median(our_figures), median(their_figures));
         comparisons.push(Comparison::new(row.what, row.unit, ours, row.peer, theirs, row.goal));
     }
+    comparisons.push(beside_slow_readers(&ours, runs.unwrap_or(RUNS)));
     Ok(comparisons)
+}
+
+/// Ours beside itself: the same pairs with receivers that read nothing, and without.
+fn beside_slow_readers(server: &Path, runs: usize) -> Comparison {
+    let (mut disturbed, mut healthy) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        healthy.push(or_unmeasured(load(server, "long-poll", HEALTHY, "p99_us")));
+        disturbed.push(or_unmeasured(load(server, "long-poll", DISTURBED, "p99_us")));
+    }
+    let (disturbed, healthy) = (median(disturbed), median(healthy));
+    let what = "long poll, p99 of healthy pairs beside slow readers";
+    Comparison::new(what, "us", disturbed, "ours without them", healthy, Goal::RatioAtMost(2.0))
 }
 
 /// A figure that could not be had must not keep the others from being measured; it meets no goal.
@@ -112,14 +150,14 @@ fn or_unmeasured(figure: Result<f64>) -> f64 {
     })
 }
 
-/// Loads a fresh server and answers the row's figure.
-fn load(server: &Path, row: &Row, protocol: &str) -> Result<f64> {
+/// Loads a fresh server and answers one figure.
+fn load(server: &Path, protocol: &str, arguments: &str, figure: &str) -> Result<f64> {
     // The Go server knows no address, listens there by itself and ignores it.
     let server = Ended::start(Command::new(server).arg(SERVER))?;
     wait_for_server()?;
     let mut load = Command::new(built("examples/signaling_load")?);
-    load.args([SERVER, &server.id().to_string(), protocol]).args(row.load.split(' '));
-    let output = step::output(&mut load).with_context(|| row.what)?;
+    load.args([SERVER, &server.id().to_string(), protocol]).args(arguments.split(' '));
+    let output = step::output(&mut load)?;
     let figures: Value = serde_json::from_str(&output)?;
-    figures[row.figure].as_f64().with_context(|| format!("no {} in {output}", row.figure))
+    figures[figure].as_f64().with_context(|| format!("no {figure} in {output}"))
 }
