@@ -355,3 +355,51 @@ fn replace(path: &Path, pieces: impl Iterator<Item = Vec<u8>>) -> std::io::Resul
     }
     written
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use whyrelay_core::trace::event::InterfaceUse;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_replaced_is_whole_whenever_it_is_looked_at() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("recording.jsonl");
+        let mut sink = Sink::open(Vantage::A, Some(&path), None, false).expect("a sink");
+        for number in 0..2000 {
+            let addresses = vec![std::net::Ipv4Addr::from(0xC000_0200 + number % 256).into()];
+            let kind = EventKind::Interface {
+                name: format!("eth{number}"),
+                index: number,
+                addresses,
+                used: InterfaceUse::Used,
+            };
+            sink.record(Timestamp::from_micros(u64::from(number)), kind);
+        }
+        sink.flush();
+        let original = std::fs::read_to_string(&path).expect("the recording");
+        // What a kill at that moment would leave is what is there at that moment.
+        let (done, looked) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let seen = std::fs::read_to_string(&path).expect("it is always there");
+                    let redacted = !seen.contains("192.0.2.");
+                    assert!(seen == original || redacted && seen.lines().count() == 2000, "{} bytes", seen.len());
+                    looked.store(true, Ordering::Relaxed);
+                }
+            });
+            while !looked.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            assert!(sink.redact_all(b"secret"));
+            done.store(true, Ordering::Relaxed);
+            watcher.join().expect("no half file was seen");
+        });
+        let after = std::fs::read_to_string(&path).expect("the recording");
+        assert!(!after.contains("192.0.2.") && after.lines().count() == 2000);
+    }
+}

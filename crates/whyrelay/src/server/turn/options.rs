@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_loopback_address_alone_is_no_family_to_relay_in() {
-        let cases: [(&[&str], &[&str], (bool, bool)); 5] = [
+        type Case = (&'static [&'static str], &'static [&'static str], (bool, bool));
+        let cases: [Case; 5] = [
             // On all addresses of a host without IPv6.
             (&["127.0.0.1:1", "192.0.2.1:1", "[::1]:1"], &["192.0.2.1", "::1"], (true, false)),
             (&["192.0.2.1:1"], &["192.0.2.1", "2001:db8::1", "::1"], (true, true)),
