@@ -125,6 +125,14 @@ impl Table {
         self
     }
 
+    /// Begins or ends what [`Self::with_forward`] does, as a mapping that a host asked the router for does.
+    pub fn forward(&mut self, external: SocketAddr, internal: Option<SocketAddr>) {
+        match internal {
+            Some(internal) => self.forwards.insert(external, internal),
+            None => self.forwards.remove(&external),
+        };
+    }
+
     /// A packet from the inside: the external address that it goes out with. `None`: it is dropped, because it is
     /// for the NAT itself ([`Self::hairpin`] is what may happen to it), no address of its family is there, or
     /// the table or its ports are full.

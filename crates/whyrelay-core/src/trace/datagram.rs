@@ -11,6 +11,7 @@ use crate::wire::attribute::AttributeType;
 use crate::wire::demux::Protocol;
 use crate::wire::dtls::{self, Content};
 use crate::wire::integrity::{self, Integrity};
+use crate::wire::portmap;
 use crate::wire::stun::{Defect, HEADER_LENGTH, MAGIC_COOKIE, Message, Method};
 use crate::wire::turn::ChannelData;
 
@@ -55,6 +56,10 @@ impl Datagram {
     pub fn sanitised(passage: Passage<'_>) -> Self {
         let Passage { direction, transport, local, remote, interface, bytes, integrity } = passage;
         let mut data = bytes.to_vec();
+        // A PCP nonce is the password of a mapping.
+        if local.port() == portmap::PORT || remote.port() == portmap::PORT {
+            portmap::pcp::blank_nonce(&mut data);
+        }
         let kept = blank(&mut data, 0);
         // Damage can lead the walk past an attribute whose header it then blanks: look in the original, too.
         for (at, length) in stray_integrity(bytes) {

@@ -10,6 +10,7 @@ mod describe;
 pub mod dtls;
 pub mod framing;
 pub mod integrity;
+pub mod portmap;
 pub mod probe;
 pub mod stun;
 pub mod turn;

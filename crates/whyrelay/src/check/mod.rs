@@ -7,15 +7,17 @@ mod config;
 mod journal;
 mod local;
 mod nat;
+mod port_map;
 mod probes;
 mod reach;
 mod servers;
 mod sockets;
+mod stop;
 mod table;
 mod turn;
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -31,8 +33,10 @@ use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
 
 pub use config::CheckConfig;
 use journal::{Entry, Journal, Passed};
+use local::DefaultRoute;
 use nat::Origin;
 use servers::{Known, Servers};
+use stop::Stop;
 use table::Table;
 
 use crate::io::clock::Clock;
@@ -43,6 +47,9 @@ use crate::session::Sink;
 
 /// Everything that was not asked for on top ends by then; giving allocations back comes after it, in some round trips.
 const LIMIT: Duration = Duration::from_millis(2600);
+
+/// What was changed elsewhere is taken back within this time when the check is stopped.
+const CLEAN_UP_LIMIT: Duration = Duration::from_millis(2500);
 
 /// Asking a server what it offers delays the look at the NAT by this at most.
 const DESCRIBE_LIMIT: Duration = Duration::from_millis(250);
@@ -79,16 +86,21 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
 
     let (journal, mut entries) = Journal::new(clock);
     let mut table = Table::new(color);
-    let look = look(&config, journal.clone(), random);
+    let (stopping, stop) = Stop::new();
+    let look = look(&config, journal.clone(), random, stop);
     tokio::pin!(look);
     let mut reason = EndReason::Finished;
+    let mut patience = None;
     loop {
         tokio::select! {
             biased;
-            _ = interrupt.changed() => {
+            Ok(()) = interrupt.changed(), if patience.is_none() => {
                 reason = EndReason::Interrupted;
-                break;
+                stopping.send_replace(true);
+                patience = Some(tokio::time::Instant::now() + CLEAN_UP_LIMIT);
             }
+            () = async { tokio::time::sleep_until(patience.unwrap_or_else(tokio::time::Instant::now)).await },
+                if patience.is_some() => break,
             Some(entry) = entries.recv() => take(&mut sink, entry),
             looked = &mut look => {
                 looked?;
@@ -128,7 +140,7 @@ fn take(sink: &mut Sink, entry: Entry) {
 type Part<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// All parts, side by side.
-async fn look(config: &CheckConfig, journal: Journal, mut random: Random) -> anyhow::Result<()> {
+async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: Stop) -> anyhow::Result<()> {
     let until = Instant::now() + LIMIT;
     let tls = ClientTls::new(config.tls_roots.clone());
     let found = interfaces::list(&config.interfaces).context("listing the interfaces")?;
@@ -137,26 +149,33 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random) -> any
         let (name, index, used) = (interface.name.clone(), interface.index, interface.used);
         journal.fact(EventKind::Interface { name, index, addresses, used });
     }
-    let _routes = local::look(&journal, &found, config.mark);
+    let routes = local::look(&journal, &found, config.mark);
     let ipv6 = local::ipv6_state(&found);
 
-    let Servers { list: known, mut discovery } = servers::known(config, &journal, &tls, until).await;
+    let asking = stop.clone().unless(servers::known(config, &journal, &tls, until)).await;
+    let Some(Servers { list: known, mut discovery }) = asking else { return Ok(()) };
     if known.is_empty() {
         let why = "no server was named or announced: give --signal, --stun or --turn";
         journal.missing("the NAT's behavior, servers and what gets through", why);
     }
     let options = UdpOptions { mark: config.mark, ..UdpOptions::default() };
     let mut parts: Vec<Part<'_>> = Vec::new();
+    // These take back themselves what they changed.
+    let mut careful: Vec<Part<'_>> = Vec::new();
     servers::look_at_credentials(config, &journal, &known);
     let asked = probe_servers(&known, &found, config.mark);
     // A server that was named instead of announced says itself where it offers behavior discovery.
     let limit = (Instant::now() + DESCRIBE_LIMIT).min(until);
     let describing = asked.iter().map(|asked| probes::describe(&journal, random.fork(), asked.clone(), options, limit));
-    let described = join_all(describing.collect::<Vec<_>>()).await;
+    let describing = join_all(describing.collect::<Vec<_>>());
+    let Some(described) = stop.clone().unless(describing).await else { return Ok(()) };
     if discovery.is_empty() {
         discovery.extend(described.iter().flatten().filter_map(|described| described.discovery));
     }
     let is_ours = described.iter().any(Option::is_some);
+    let ours = asked.iter().zip(&described).filter(|((_, server), described)| server.is_ipv4() && described.is_some());
+    let outside = ours.map(|(asked, _)| asked.clone()).next();
+    careful.extend(port_map_part(config, &journal, &mut random, &routes, outside, &found, options, until, &stop));
     for (asked, described) in asked.into_iter().zip(&described) {
         match described {
             Some(_) => parts.push(Box::pin(probes::look(journal.clone(), random.fork(), asked, options, until))),
@@ -168,8 +187,14 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random) -> any
     }
     parts.extend(nat_parts(config, &journal, &mut random, (&known, &discovery), &found, options, until));
     parts.extend(reach_parts(&journal, &mut random, &known, &found, (&tls, options), until));
-    parts.extend(turn_parts(config, &journal, &mut random, (&known, is_ours), &found, (&tls, options), until));
-    join_all(parts).await;
+    careful.extend(turn_parts(config, &journal, &mut random, (&known, is_ours), &found, (&tls, options), until, &stop));
+    let parts = async {
+        // What is dropped leaves nothing behind.
+        if stop.unless(join_all(parts)).await.is_none() {
+            journal.missing("the rest", "the check was stopped");
+        }
+    };
+    futures_util::future::join(parts, join_all(careful)).await;
     tell_ipv6(&journal, ipv6, &known);
     tell_unasked(config, &journal);
     Ok(())
@@ -292,6 +317,37 @@ fn reach_parts<'a>(
     parts
 }
 
+/// Port mapping by the router of the preferred default route.
+#[expect(clippy::too_many_arguments, reason = "each is something else that is known by then")]
+fn port_map_part<'a>(
+    config: &CheckConfig,
+    journal: &Journal,
+    random: &mut Random,
+    routes: &[DefaultRoute],
+    outside: Option<(Origin, SocketAddr)>,
+    found: &[Interface],
+    options: UdpOptions,
+    until: Instant,
+    stop: &Stop,
+) -> Option<Part<'a>> {
+    const WHAT: &str = "port mapping protocols of the router";
+    let gateway = routes.iter().find_map(|route| match route.gateway {
+        Some(IpAddr::V4(gateway)) => Some(gateway),
+        _ => None,
+    });
+    let Some(gateway) = gateway else {
+        journal.missing(WHAT, "there is no default route over IPv4 with a router");
+        return None;
+    };
+    let Some(origin) = local::origin_toward(SocketAddr::from((gateway, 5351)), found, config.mark) else {
+        journal.missing(WHAT, "there is no route to the router");
+        return None;
+    };
+    let target = port_map::Target { origin, gateway, map: config.map, outside };
+    Some(Box::pin(port_map::look(journal.clone(), random.fork(), target, options, until, stop.clone())))
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is something else that is known by then")]
 fn turn_parts<'a>(
     config: &CheckConfig,
     journal: &Journal,
@@ -300,6 +356,7 @@ fn turn_parts<'a>(
     found: &[Interface],
     (tls, options): (&ClientTls, UdpOptions),
     until: Instant,
+    stop: &Stop,
 ) -> Vec<Part<'a>> {
     let mut parts: Vec<Part<'a>> = Vec::new();
     let (mut first, mut any) = (true, false);
@@ -322,7 +379,7 @@ fn turn_parts<'a>(
         };
         first &= !over_udp;
         let (journal, random, tls) = (journal.clone(), random.fork(), tls.clone());
-        parts.push(Box::pin(turn::try_server(journal, random, target, (tls, options), until)));
+        parts.push(Box::pin(turn::try_server(journal, random, target, (tls, options), until, stop.clone())));
     }
     if !any && !known.is_empty() && !is_ours {
         let why = "it takes a TURN server to send from: give --turn or --signal";
@@ -335,11 +392,7 @@ fn turn_parts<'a>(
 }
 
 /// IPv6, in four distinct answers.
-fn tell_ipv6(
-    journal: &Journal,
-    state: Result<std::net::IpAddr, (Ipv6State, Option<std::net::IpAddr>)>,
-    known: &[Known],
-) {
+fn tell_ipv6(journal: &Journal, state: Result<IpAddr, (Ipv6State, Option<IpAddr>)>, known: &[Known]) {
     let (state, address) = match state {
         Err((state, address)) => (state, address),
         Ok(address) => {
@@ -359,8 +412,6 @@ fn tell_ipv6(
 
 /// What waits for consent.
 fn tell_unasked(config: &CheckConfig, journal: &Journal) {
-    let why = "this version does not ask the router by UPnP, NAT-PMP or PCP";
-    journal.missing("port mapping protocols of the router, and a mapping by them", why);
     for (asked, what, flag) in [
         (config.hairpin, "hairpinning", "--hairpin"),
         (config.lifetime.is_some(), "the lifetime of an idle mapping", "--lifetime TIME"),

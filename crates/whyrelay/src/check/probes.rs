@@ -211,6 +211,34 @@ impl Session {
     }
 }
 
+/// A packet that the server sends unasked by any of ours to where it goes.
+pub(crate) struct Knock {
+    from: SocketAddr,
+    token: ProbeToken,
+    /// Our address as the server saw it.
+    pub(crate) mapped: SocketAddr,
+}
+
+impl Knock {
+    pub(crate) fn is(&self, remote: SocketAddr, bytes: &[u8]) -> bool {
+        bare(remote) == bare(self.from) && is_knock(bytes, self.token)
+    }
+}
+
+/// Has the server send a packet to another port of our public address.
+pub(crate) async fn knock_at(
+    journal: &Journal,
+    random: Random,
+    (origin, server): (Origin, SocketAddr),
+    options: UdpOptions,
+    port: u16,
+    until: Instant,
+) -> Option<Knock> {
+    let mut session = Session::open(journal, random, &origin, server, options, until)?;
+    let third = session.third(true, Some(port)).await?;
+    Some(Knock { from: third.remote, token: third.token, mapped: third.mapped })
+}
+
 fn is_knock(bytes: &[u8], token: ProbeToken) -> bool {
     Message::decode(bytes).is_ok_and(|message| {
         message.class == Class::Indication

@@ -15,6 +15,7 @@ use whyrelay_core::trace::event::Transport;
 
 use super::journal::Journal;
 use super::nat::Origin;
+use super::stop::Stop;
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
 use client::{Client, Happening};
@@ -32,13 +33,14 @@ pub(crate) struct Target {
     pub(crate) lifetime: Option<Duration>,
 }
 
-/// Tries one server until `until`; allocations are given back in any case.
+/// Tries one server until `until` or until the check is stopped; allocations are given back in any case.
 pub(crate) async fn try_server(
     journal: Journal,
     random: Random,
     target: Target,
     (tls, options): (ClientTls, UdpOptions),
     until: Instant,
+    stop: Stop,
 ) {
     let url = target.server.url.clone();
     let experiments = target.experiments && url.transport() == Transport::Udp;
@@ -46,17 +48,26 @@ pub(crate) async fn try_server(
         Ok(client) => client,
         Err(error) => return journal.missing(format!("{url}: allocation and relaying"), error.to_string()),
     };
-    let allocated = allocate(&mut client, if experiments { 2 } else { 1 }, until).await;
+    let used = stop.unless(use_server(&mut client, &journal, &target, experiments, until)).await;
+    if used.is_none() {
+        journal.missing(format!("{url}: the rest"), "the check was stopped");
+    }
+    client.close().await;
+}
+
+async fn use_server(client: &mut Client, journal: &Journal, target: &Target, experiments: bool, until: Instant) {
+    let url = &target.server.url;
+    let allocated = allocate(client, if experiments { 2 } else { 1 }, until).await;
     match allocated.first() {
         Some(&(relayed, mapped)) => {
-            use_relay(&mut client, &journal, &url, (relayed, mapped), until).await;
+            use_relay(client, journal, url, (relayed, mapped), until).await;
             match allocated.get(1) {
-                Some(&(second, _)) => experiments::early_arrival(&mut client, &journal, relayed, second, until).await,
+                Some(&(second, _)) => experiments::early_arrival(client, journal, relayed, second, until).await,
                 None if experiments => journal.missing("early arrival", "the server gave only one allocation"),
                 None => {}
             }
             if let Some(limit) = target.lifetime {
-                experiments::lifetime(&mut client, &journal, relayed, limit).await;
+                experiments::lifetime(client, journal, relayed, limit).await;
             }
         }
         None => {
@@ -67,7 +78,6 @@ pub(crate) async fn try_server(
             }
         }
     }
-    client.close().await;
 }
 
 /// Relayed addresses with the mapped address that came with each, up to `wanted`.

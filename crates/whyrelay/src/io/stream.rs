@@ -263,13 +263,22 @@ fn tcp_socket(address: SocketAddr, mark: Option<u32>) -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn connect(options: &ConnectOptions, tls: &ClientTls) -> io::Result<(SocketAddr, Box<dyn Duplex>)> {
-    let socket = tcp_socket(options.remote, options.mark)?;
-    if let Some(local) = options.local {
+/// A plain connection from an address (port 0: any) with a mark.
+///
+/// # Errors
+/// When the system or the other end refuses.
+pub async fn connect_tcp(local: Option<SocketAddr>, remote: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let socket = tcp_socket(remote, mark)?;
+    if let Some(local) = local {
         socket.bind(&local.into())?;
     }
-    let stream: TcpStream = TcpSocket::from_std_stream(socket.into()).connect(options.remote).await?;
+    let stream = TcpSocket::from_std_stream(socket.into()).connect(remote).await?;
     stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn connect(options: &ConnectOptions, tls: &ClientTls) -> io::Result<(SocketAddr, Box<dyn Duplex>)> {
+    let stream = connect_tcp(options.local, options.remote, options.mark).await?;
     let local = stream.local_addr()?;
     let Some(name) = &options.tls else { return Ok((local, Box::new(stream))) };
     let name = server_name(name)?;

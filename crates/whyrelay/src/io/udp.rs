@@ -109,6 +109,12 @@ impl UdpDoor {
         socket.set_recv_buffer_size(BUFFER)?;
         socket.set_send_buffer_size(BUFFER)?;
         socket.bind(&address.into())?;
+        if let SocketAddr::V4(v4) = address
+            && !v4.ip().is_unspecified()
+        {
+            // A search for the router leaves by the interface of its own address, whatever the default route says.
+            let _ = socket.set_multicast_if_v4(v4.ip());
+        }
         let fd = socket.as_fd();
         // Each is a convenience of the trace: without it events lack a detail.
         let _ = setsockopt(&fd, sockopt::ReceiveTimestampns, &true);

@@ -1,0 +1,277 @@
+//! The client against our own router in virtual time, and against answers that no router should give.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::router::{MappingRouter, RouterConfig};
+use super::{Input, Output, PortMapper, REPEATS};
+use crate::random::Random;
+use crate::time::Timestamp;
+use crate::trace::event::EventKind;
+use crate::trace::measurement::{Measurement, PortMapperProtocol};
+use crate::wire::portmap::{self, pcp, ssdp};
+
+const START: Timestamp = Timestamp::from_micros(1_000_000_000);
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+
+/// One protocol each, then all.
+fn routers() -> [RouterConfig; 4] {
+    let none = RouterConfig { internal: GATEWAY, external: OUTSIDE, nat_pmp: false, pcp: false, upnp: None };
+    [
+        RouterConfig { pcp: true, ..none },
+        RouterConfig { nat_pmp: true, ..none },
+        RouterConfig { upnp: Some(5000), ..none },
+        RouterConfig { pcp: true, nat_pmp: true, upnp: Some(5000), ..none },
+    ]
+}
+
+/// A client, its router, and how many of its datagrams get lost at first.
+struct World {
+    now: Timestamp,
+    client: PortMapper,
+    router: MappingRouter,
+    lose: u32,
+    sent: u32,
+    facts: Vec<Measurement>,
+}
+
+impl World {
+    fn new(config: RouterConfig) -> Self {
+        let client = PortMapper::new(START, HOST, GATEWAY, Random::from_number(1));
+        let router = MappingRouter::new(START, config);
+        Self { now: START, client, router, lose: 0, sent: 0, facts: Vec::new() }
+    }
+
+    /// Runs until the client says something that is not for the network.
+    fn run(&mut self) -> Output {
+        for _ in 0..1000 {
+            match self.client.poll_output() {
+                Output::Transmit { remote, bytes } => {
+                    self.sent += 1;
+                    if self.lose > 0 {
+                        self.lose -= 1;
+                        continue;
+                    }
+                    let source = SocketAddr::from((HOST, 4000));
+                    let Some(answer) = self.router.datagram(self.now, source, remote.port(), &bytes) else { continue };
+                    let remote = SocketAddr::from((GATEWAY, remote.port()));
+                    self.client.handle_input(self.now, Input::Datagram { remote, bytes: &answer });
+                }
+                Output::Exchange { exchange, remote, request } => {
+                    assert_eq!(remote.ip(), IpAddr::V4(GATEWAY));
+                    let answer = self.router.http(self.now, IpAddr::V4(HOST), &request).unwrap();
+                    self.client.handle_input(self.now, Input::Exchanged { exchange, bytes: &answer });
+                }
+                Output::Event(EventKind::Measured(fact)) => self.facts.push(fact),
+                Output::Timeout(at) => {
+                    assert!(at > self.now, "it would spin");
+                    self.now = at;
+                    self.client.handle_input(self.now, Input::Timeout);
+                }
+                said => return said,
+            }
+        }
+        panic!("it does not end");
+    }
+
+    /// Which protocols were told as there, with the external address that they told.
+    fn found(&self) -> Vec<(PortMapperProtocol, Option<IpAddr>)> {
+        let mut found: Vec<_> = self
+            .facts
+            .iter()
+            .filter_map(|fact| match fact {
+                Measurement::PortMapper { protocol, found: true, external, .. } => Some((*protocol, *external)),
+                _ => None,
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    fn detail(&self, wanted: PortMapperProtocol) -> String {
+        let details = self.facts.iter().filter_map(|fact| match fact {
+            Measurement::PortMapper { protocol, detail: Some(detail), .. } if *protocol == wanted => {
+                Some(detail.clone())
+            }
+            _ => None,
+        });
+        details.collect::<Vec<_>>().join("; ")
+    }
+}
+
+#[test]
+fn each_protocol_is_found_mapped_and_removed_and_discovery_maps_nothing() {
+    use PortMapperProtocol::{NatPmp, Pcp, Upnp};
+    let outside = Some(IpAddr::V4(OUTSIDE));
+    let told = [(Upnp, outside), (NatPmp, outside), (Pcp, None)];
+    let wanted = [vec![told[2]], vec![told[1]], vec![told[0]], told.to_vec()];
+    for (config, wanted) in routers().into_iter().zip(wanted) {
+        let mut world = World::new(config);
+        assert_eq!(world.run(), Output::Discovered);
+        assert_eq!(world.found(), wanted, "{config:?}");
+        assert_eq!(world.facts.len(), 3, "each protocol is told of once: {:?}", world.facts);
+        assert_eq!(world.router.forwards(world.now).count(), 0);
+        world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+        let Output::Mapped { protocol, external, external_port } = world.run() else { panic!("{config:?}") };
+        assert_eq!((protocol, external), (wanted.last().unwrap().0, outside));
+        let internal = "192.168.1.2:4000".parse().unwrap();
+        assert_eq!(world.router.forward(world.now, external_port), Some(internal));
+        world.client.handle_input(world.now, Input::Unmap);
+        assert_eq!(world.run(), Output::Unmapped { confirmed: true });
+        assert_eq!(world.router.forwards(world.now).count(), 0);
+    }
+}
+
+#[test]
+fn lost_datagrams_are_sent_again() {
+    for config in routers() {
+        // All of the first transmission: one to each of three places, and the group.
+        for lose in [4, 8] {
+            let mut world = World::new(config);
+            world.lose = lose;
+            assert_eq!(world.run(), Output::Discovered);
+            assert!(!world.found().is_empty(), "{config:?}");
+            let all = config.upnp.is_some() && config.pcp;
+            assert!(!all || world.now - START <= REPEATS[1], "{:?}", world.now - START);
+            world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+            world.lose = if config.upnp.is_some() && !config.pcp { 0 } else { 2 };
+            assert!(matches!(world.run(), Output::Mapped { .. }));
+        }
+    }
+}
+
+#[test]
+fn a_router_without_any_is_told_so_within_its_patience_and_nothing_can_be_mapped() {
+    let config = RouterConfig { pcp: false, ..routers()[0] };
+    let mut world = World::new(config);
+    assert_eq!(world.run(), Output::Discovered);
+    assert_eq!((world.found().len(), world.facts.len()), (0, 3));
+    assert_eq!(world.now - START, super::PATIENCE);
+    assert!(world.sent <= 12);
+    world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+    assert!(matches!(world.run(), Output::MapFailed { .. }));
+    world.client.handle_input(world.now, Input::Unmap);
+    assert_eq!(world.run(), Output::Unmapped { confirmed: true });
+}
+
+#[test]
+fn closed_ports_are_known_at_once() {
+    let mut world = World::new(RouterConfig { pcp: false, ..routers()[0] });
+    let remote = SocketAddr::from((GATEWAY, portmap::PORT));
+    world.client.handle_input(START, Input::SendFailed { remote });
+    assert_eq!(world.run(), Output::Discovered);
+    assert_eq!(world.detail(PortMapperProtocol::Pcp), "the port is closed");
+    assert_eq!(world.detail(PortMapperProtocol::NatPmp), "the port is closed");
+}
+
+#[test]
+fn each_version_tells_that_the_other_is_not_there() {
+    let mut world = World::new(routers()[1]);
+    world.run();
+    assert_eq!(world.detail(PortMapperProtocol::Pcp), "it speaks NAT-PMP only");
+    let mut world = World::new(routers()[0]);
+    world.run();
+    assert_eq!(world.detail(PortMapperProtocol::NatPmp), "it speaks PCP only");
+}
+
+#[test]
+fn a_mapping_in_the_making_is_taken_back_when_it_is_interrupted() {
+    for config in &routers()[..3] {
+        let mut world = World::new(*config);
+        world.run();
+        world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+        // The request reaches the router, and its answer is lost.
+        match world.client.poll_output() {
+            Output::Transmit { bytes, .. } => {
+                let source = SocketAddr::from((HOST, 4000));
+                world.router.datagram(world.now, source, portmap::PORT, &bytes);
+            }
+            Output::Exchange { request, .. } => drop(world.router.http(world.now, IpAddr::V4(HOST), &request)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(world.router.forwards(world.now).count(), 1);
+        world.client.handle_input(world.now, Input::Unmap);
+        assert_eq!(world.run(), Output::Unmapped { confirmed: true });
+        assert_eq!(world.router.forwards(world.now).count(), 0, "{config:?}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_or_a_lease_that_is_refused_is_asked_for_otherwise() {
+    let mut world = World::new(routers()[2]);
+    world.run();
+    let other =
+        portmap::igd::Action::Add { external_port: 4000, internal: "192.168.1.3:9".parse().unwrap(), lease_s: 0 };
+    let target = portmap::igd::Target::of("http://192.168.1.1:5000/ctl/IPConn", GATEWAY, None).unwrap();
+    let request = other.request(&target, portmap::igd::ServiceType::Ip1);
+    world.router.http(world.now, "192.168.1.3".parse().unwrap(), &request).unwrap();
+    world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+    let Output::Mapped { external_port, .. } = world.run() else { panic!("not mapped") };
+    assert_ne!(external_port, 4000);
+}
+
+#[test]
+fn strangers_are_neither_believed_nor_asked() {
+    let mut world = World::new(RouterConfig { pcp: false, ..routers()[0] });
+    let answer = |location: &str| {
+        let (location, target) = (location.to_owned(), ssdp::GATEWAY_DEVICE.to_owned());
+        ssdp::Answer { location, target }.encode()
+    };
+    let stranger: SocketAddr = "192.168.1.66:1900".parse().unwrap();
+    for location in ["http://192.168.1.66:80/x", "http://192.168.1.1:5000/rootDesc.xml"] {
+        let bytes = answer(location);
+        world.client.handle_input(START, Input::Datagram { remote: stranger, bytes: &bytes });
+    }
+    // PCP from elsewhere.
+    let (client, operation) = (IpAddr::V4(HOST), pcp::Operation::Announce);
+    let request = pcp::Request { lifetime_s: 0, client, operation };
+    let forged = pcp::Response { result: pcp::ResultCode::SUCCESS, lifetime_s: 0, epoch_s: 1, operation };
+    assert_eq!(request.operation, forged.operation);
+    let remote: SocketAddr = "192.168.1.66:5351".parse().unwrap();
+    world.client.handle_input(START, Input::Datagram { remote, bytes: &forged.encode() });
+    // The gateway itself, pointing elsewhere.
+    let gateway = SocketAddr::from((GATEWAY, 1900));
+    let bytes = answer("http://evil.example/rootDesc.xml");
+    world.client.handle_input(START, Input::Datagram { remote: gateway, bytes: &bytes });
+    assert_eq!(world.run(), Output::Discovered);
+    assert!(world.found().is_empty(), "{:?}", world.facts);
+    let detail = world.detail(PortMapperProtocol::Upnp);
+    assert!(detail.contains("not this host's") && detail.contains("not followed"), "{detail}");
+    assert_eq!(world.facts.len(), 4, "one stranger, told of once: {:?}", world.facts);
+}
+
+#[test]
+fn a_mapping_ends_by_itself() {
+    let mut world = World::new(routers()[0]);
+    world.run();
+    world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+    let Output::Mapped { external_port, .. } = world.run() else { panic!("not mapped") };
+    let end = world.router.deadline().unwrap();
+    assert_eq!(end, world.now + super::LEASE);
+    assert_eq!(world.router.forward(end, external_port), None);
+}
+
+#[test]
+fn somebody_elses_mapping_is_not_changed_and_many_are_refused() {
+    let mut router = MappingRouter::new(START, routers()[3]);
+    let ask = |nonce: u8, port: u16, lifetime_s: u32| {
+        let external_address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let (nonce, protocol) = ([nonce; 12], pcp::UDP);
+        let map = pcp::Map { nonce, protocol, internal_port: port, external_port: port, external_address };
+        pcp::Request { lifetime_s, client: IpAddr::V4(HOST), operation: pcp::Operation::Map(map) }.encode()
+    };
+    let mut result = |bytes: &[u8]| {
+        let answer = router.datagram(START, SocketAddr::from((HOST, 4000)), portmap::PORT, bytes).unwrap();
+        pcp::Response::decode(&answer).unwrap().result
+    };
+    assert_eq!(result(&ask(1, 5000, 60)), pcp::ResultCode::SUCCESS);
+    assert_eq!(result(&ask(2, 5000, 0)), pcp::ResultCode::NOT_AUTHORIZED);
+    for port in 10_000..10_127 {
+        assert_eq!(result(&ask(1, port, 60)), pcp::ResultCode::SUCCESS);
+    }
+    assert_eq!(result(&ask(1, 11_000, 60)), pcp::ResultCode::NO_RESOURCES);
+    let translated = SocketAddr::from(([10, 0, 0, 9], 4000));
+    let answer = router.datagram(START, translated, portmap::PORT, &ask(1, 5000, 60)).unwrap();
+    assert_eq!(pcp::Response::decode(&answer).unwrap().result, pcp::ResultCode::ADDRESS_MISMATCH);
+}

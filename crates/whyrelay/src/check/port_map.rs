@@ -1,0 +1,247 @@
+//! Drives the core's port mapper: which protocols the router speaks, and with `--map` one mapping, tried from outside and removed.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use whyrelay_core::engine::port_mapping::{ExchangeId, Input, Output, PortMapper};
+use whyrelay_core::random::Random;
+use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
+use whyrelay_core::wire::portmap::http::{self, Progress};
+
+use super::journal::Journal;
+use super::nat::Origin;
+use super::probes;
+use super::sockets::{Arrived, Sockets};
+use super::stop::Stop;
+use crate::io::stream::connect_tcp;
+use crate::io::udp::UdpOptions;
+
+/// For a connection to the router and its response: the core gives up before.
+const EXCHANGE_LIMIT: Duration = Duration::from_millis(1000);
+
+/// Making, trying and removing a mapping together; it comes on top of what was not asked for.
+const MAP_LIMIT: Duration = Duration::from_secs(8);
+
+/// The packet from outside is awaited so long after the server has sent it.
+const KNOCK_WAIT: Duration = Duration::from_millis(1000);
+
+/// Where to look and what for.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// Our end toward the router.
+    pub(crate) origin: Origin,
+    /// The router.
+    pub(crate) gateway: Ipv4Addr,
+    /// With consent, a port is mapped.
+    pub(crate) map: bool,
+    /// A whyrelay server that can try the mapping from outside, with our end toward it.
+    pub(crate) outside: Option<(Origin, SocketAddr)>,
+}
+
+/// The result of an HTTP exchange.
+type Exchanged = (ExchangeId, Result<Vec<u8>, String>);
+
+struct Driver {
+    journal: Journal,
+    machine: PortMapper,
+    sockets: Sockets,
+    local: SocketAddr,
+    mark: Option<u32>,
+    exchanges: FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = Exchanged> + Send>>>,
+    wake: Instant,
+}
+
+/// What the machine says to whom has it mapped.
+enum Said {
+    Discovered,
+    Mapped { protocol: PortMapperProtocol, external: Option<IpAddr>, external_port: u16 },
+    MapFailed { detail: String },
+    Unmapped { confirmed: bool },
+}
+
+/// Asks the router, and maps if it may. A mapping is removed also when the check is stopped.
+pub(crate) async fn look(
+    journal: Journal,
+    mut random: Random,
+    target: Target,
+    options: UdpOptions,
+    until: Instant,
+    stop: Stop,
+) {
+    let IpAddr::V4(own) = target.origin.address.ip() else { return };
+    let mut sockets = Sockets::new(journal.clone());
+    let Ok(local) = sockets.open(target.origin.address, target.origin.interface.as_deref(), options) else {
+        return journal.missing("port mapping protocols of the router", "no socket could be opened");
+    };
+    let machine = PortMapper::new(journal.now(), own, target.gateway, random.fork());
+    let (mark, exchanges, wake) = (options.mark, FuturesUnordered::new(), Instant::now());
+    let mut driver = Driver { journal: journal.clone(), machine, sockets, local, mark, exchanges, wake };
+    let discovered = stop.clone().unless(driver.run(until)).await.flatten();
+    if !matches!(discovered, Some(Said::Discovered)) {
+        return journal.missing("port mapping protocols of the router", "the time of the check was over");
+    }
+    if target.map {
+        map(&mut driver, random, &target, options, stop).await;
+    }
+}
+
+async fn map(driver: &mut Driver, random: Random, target: &Target, options: UdpOptions, stop: Stop) {
+    const WHAT: &str = "mapping a port on the router";
+    let journal = driver.journal.clone();
+    let until = Instant::now() + MAP_LIMIT;
+    // A socket that sends to nobody: what arrives there came by the mapping.
+    let mut silent = Sockets::new(journal.clone());
+    let Ok(local) = silent.open(target.origin.address, target.origin.interface.as_deref(), options) else {
+        return journal.missing(WHAT, "no socket could be opened");
+    };
+    driver.feed(Input::Map { internal_port: local.port() });
+    let said = stop.clone().unless(driver.run(until)).await.flatten();
+    let (protocol, external, external_port) = match said {
+        Some(Said::Mapped { protocol, external, external_port }) => (protocol, external, external_port),
+        Some(Said::MapFailed { detail }) => return journal.missing(WHAT, detail),
+        // Stopped in the making: the router may have it by now.
+        _ => {
+            driver.feed(Input::Unmap);
+            let _ = driver.run(Instant::now() + MAP_LIMIT).await;
+            return journal.missing(WHAT, "the check was stopped before it was made");
+        }
+    };
+    let tried = stop.unless(try_from_outside(&journal, random, target, options, &mut silent, external_port)).await;
+    driver.feed(Input::Unmap);
+    let removed = matches!(driver.run(Instant::now() + MAP_LIMIT).await, Some(Said::Unmapped { confirmed: true }));
+    let (reached, seen) = match tried {
+        Some(Ok((reached, seen))) => (Some(reached), Some(seen)),
+        Some(Err(why)) => {
+            journal.missing("the mapped port, from outside", why);
+            (None, None)
+        }
+        None => {
+            journal.missing("the mapped port, from outside", "the check was stopped");
+            (None, None)
+        }
+    };
+    let Some(ip) = external.or(seen) else {
+        return journal.missing(WHAT, "it was mapped, but neither the router nor a server told the external address");
+    };
+    let external = SocketAddr::new(ip, external_port);
+    journal.measured(Measurement::PortMapped { protocol, local, external, reached, removed });
+}
+
+/// Whether a packet of the server to the mapped port arrives, and the address that the server sees us at.
+async fn try_from_outside(
+    journal: &Journal,
+    random: Random,
+    target: &Target,
+    options: UdpOptions,
+    silent: &mut Sockets,
+    external_port: u16,
+) -> Result<(bool, IpAddr), String> {
+    let Some(outside) = target.outside.clone() else {
+        return Err("it takes a whyrelay server to send from outside: give --signal".to_owned());
+    };
+    let asking = probes::knock_at(journal, random, outside, options, external_port, Instant::now() + MAP_LIMIT / 2);
+    let knock = asking.await.ok_or("the server would not send to it")?;
+    let until = Instant::now() + KNOCK_WAIT;
+    loop {
+        tokio::select! {
+            arrived = silent.recv(|_, _, _| None) => {
+                if let Arrived::Datagram { remote, bytes, .. } = arrived
+                    && knock.is(remote, &bytes)
+                {
+                    return Ok((true, knock.mapped.ip()));
+                }
+            }
+            () = tokio::time::sleep_until(until.into()) => return Ok((false, knock.mapped.ip())),
+        }
+    }
+}
+
+impl Driver {
+    fn feed(&mut self, input: Input<'_>) {
+        self.machine.handle_input(self.journal.now(), input);
+    }
+
+    /// Runs until the machine says something, or until a time.
+    async fn run(&mut self, until: Instant) -> Option<Said> {
+        loop {
+            if let Some(said) = self.drain() {
+                return Some(said);
+            }
+            tokio::select! {
+                arrived = self.sockets.recv(|_, _, _| None) => match arrived {
+                    Arrived::Datagram { remote, bytes, .. } => self.feed(Input::Datagram { remote, bytes: &bytes }),
+                    Arrived::Refused { remote, .. } => self.feed(Input::SendFailed { remote }),
+                },
+                Some((exchange, result)) = self.exchanges.next(), if !self.exchanges.is_empty() => match &result {
+                    Ok(bytes) => self.feed(Input::Exchanged { exchange, bytes }),
+                    Err(detail) => self.feed(Input::ExchangeFailed { exchange, detail }),
+                },
+                () = tokio::time::sleep_until(self.wake.min(until).into()) => {
+                    if Instant::now() >= until {
+                        return None;
+                    }
+                    self.feed(Input::Timeout);
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self) -> Option<Said> {
+        loop {
+            return Some(match self.machine.poll_output() {
+                Output::Transmit { remote, bytes } => {
+                    if self.sockets.send(self.local, remote, &bytes).is_err() {
+                        self.feed(Input::SendFailed { remote });
+                    }
+                    continue;
+                }
+                Output::Exchange { exchange, remote, request } => {
+                    let (local, mark) = (SocketAddr::new(self.local.ip(), 0), self.mark);
+                    self.exchanges.push(Box::pin(async move {
+                        let talk = talk(local, remote, mark, request);
+                        let result = match tokio::time::timeout(EXCHANGE_LIMIT, talk).await {
+                            Ok(result) => result.map_err(|error| error.to_string()),
+                            Err(_) => Err("it took too long".to_owned()),
+                        };
+                        (exchange, result)
+                    }));
+                    continue;
+                }
+                Output::Event(kind) => {
+                    self.journal.fact(kind);
+                    continue;
+                }
+                Output::Discovered => Said::Discovered,
+                Output::Mapped { protocol, external, external_port } => {
+                    Said::Mapped { protocol, external, external_port }
+                }
+                Output::MapFailed { detail } => Said::MapFailed { detail },
+                Output::Unmapped { confirmed } => Said::Unmapped { confirmed },
+                Output::Timeout(at) => {
+                    self.wake = self.journal.clock().instant(at);
+                    return None;
+                }
+            });
+        }
+    }
+}
+
+/// One request and its response.
+async fn talk(local: SocketAddr, remote: SocketAddr, mark: Option<u32>, request: Vec<u8>) -> io::Result<Vec<u8>> {
+    let mut stream = connect_tcp(Some(local), remote, mark).await?;
+    stream.write_all(&request).await?;
+    let mut response = Vec::new();
+    let mut buffer = [0; 8192];
+    loop {
+        let length = stream.read(&mut buffer).await?;
+        response.extend_from_slice(&buffer[..length]);
+        if length == 0 || !matches!(http::response(&response, false), Progress::More) {
+            return Ok(response);
+        }
+    }
+}
