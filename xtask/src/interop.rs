@@ -33,6 +33,7 @@ const PACKAGES: &[(Probe, &str)] = &[
     (Probe::Program("ip"), "iproute2"),
     (Probe::Program("nft"), "nftables"),
     (Probe::Program("tshark"), "tshark"),
+    (Probe::Program("miniupnpd"), "miniupnpd-nftables"),
 ];
 
 enum Probe {
@@ -111,6 +112,8 @@ pub(crate) fn prepare() -> Result<Tools> {
             ("NODE", "node"),
             ("TSHARK", "tshark"),
             ("NFT", "nft"),
+            ("NATDISCOVERY", "turnutils_natdiscovery"),
+            ("MINIUPNPD", "miniupnpd"),
         ] {
             tools.add(name, program_or_package(program));
         }

@@ -23,7 +23,8 @@ use serde::Serialize;
 
 pub use candidates::CandidateRow;
 pub use check::{
-    CHECK_SCHEMA, CheckReport, Numbered, Row, Section, State, render_check_json, render_check_rows, render_check_text,
+    CHECK_SCHEMA, CheckReport, NatsInFront, Numbered, Row, Section, State, render_check_json, render_check_rows,
+    render_check_text,
 };
 pub use checks::{CheckRow, MAX_CHECKS};
 pub use clock::{ClockOffset, Witness};

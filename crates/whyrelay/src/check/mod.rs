@@ -4,6 +4,7 @@
 //! it; one loop takes the entries into the recording, and the account is made from the recording alone.
 
 mod config;
+mod hops;
 mod journal;
 mod local;
 mod nat;
@@ -176,6 +177,9 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
     let ours = asked.iter().zip(&described).filter(|((_, server), described)| server.is_ipv4() && described.is_some());
     let outside = ours.map(|(asked, _)| asked.clone()).next();
     careful.extend(port_map_part(config, &journal, &mut random, &routes, outside, &found, options, until, &stop));
+    for asked in &asked {
+        parts.push(Box::pin(hops::look(journal.clone(), random.fork(), asked.clone(), options, until)));
+    }
     for (asked, described) in asked.into_iter().zip(&described) {
         match described {
             Some(_) => parts.push(Box::pin(probes::look(journal.clone(), random.fork(), asked, options, until))),

@@ -1,7 +1,7 @@
 //! UDP sockets of one part of a check. What is sent or received is noted before anything else is done with it.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use tokio::sync::mpsc;
 use whyrelay_core::trace::event::{Direction, EventKind, Transport};
@@ -19,7 +19,7 @@ pub(crate) enum Arrived {
     /// A datagram.
     Datagram { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
     /// The system or a router says that a datagram of ours did not get there.
-    Refused { local: SocketAddr, remote: SocketAddr, errno: i32 },
+    Refused { local: SocketAddr, remote: SocketAddr, errno: i32, offender: Option<IpAddr> },
 }
 
 /// See the module.
@@ -99,7 +99,7 @@ impl Sockets {
                     let (local, remote, offender) = (bare(error.local), error.remote, error.offender);
                     let (icmp_type, icmp_code, errno) = (error.icmp_type, error.icmp_code, error.errno);
                     self.journal.fact(EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
-                    return Arrived::Refused { local, remote, errno };
+                    return Arrived::Refused { local, remote, errno, offender };
                 }
                 UdpInput::Broken { local, error } => {
                     let (transport, local, detail) = (Transport::Udp, bare(local), error.to_string());

@@ -12,10 +12,10 @@ use crate::router::{Internet, Nat, SERVER, Site};
 use crate::suite::{Suite, Tool};
 
 /// A check that is not done by then hangs.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// The NATs of nftables, with mapping and filtering as RFC 5780 names them.
-const KINDS: [(Nat, &str, &str); 9] = [
+pub(crate) const KINDS: [(Nat, &str, &str); 9] = [
     (Nat::None, "endpoint-independent", "endpoint-independent"),
     (Nat::Home, "endpoint-independent", "address-and-port-dependent"),
     (Nat::OpenToAll, "endpoint-independent", "endpoint-independent"),
@@ -33,11 +33,12 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check::knows_every_nat_of_the_kernel_by_our_own_server", &tools, by_our_own_server);
     suite.test("check::names_blocked_udp_within_3_s", &tools, blocked_udp);
     suite.test("check::finds_a_port_that_an_early_packet_takes", &tools, early_packet);
+    suite.test("check::tells_a_second_nat_from_a_carriers", &tools, second_nat);
     suite.test("check::asks_nobody_who_was_not_named", &tools, nobody_named);
 }
 
 /// Runs `whyrelay check` on a host; its account, its exit status, and how long it took.
-fn check(host: &Namespace, arguments: &[&str]) -> Result<(Value, Finished, Duration)> {
+pub(crate) fn check(host: &Namespace, arguments: &[&str]) -> Result<(Value, Finished, Duration)> {
     let mut command = host.command(env!("CARGO_BIN_EXE_whyrelay"));
     command.args(["check", "--format", "json"]).args(arguments);
     let begin = Instant::now();
@@ -50,16 +51,16 @@ fn check(host: &Namespace, arguments: &[&str]) -> Result<(Value, Finished, Durat
 }
 
 /// The measurement of a kind, of the host's IPv4 address.
-fn measured<'a>(json: &'a Value, kind: &str) -> Option<&'a Value> {
+pub(crate) fn measured<'a>(json: &'a Value, kind: &str) -> Option<&'a Value> {
     json["measurements"].as_array()?.iter().find(|fact| fact["measurement"] == kind)
 }
 
-fn behavior<'a>(json: &'a Value, kind: &str) -> &'a str {
+pub(crate) fn behavior<'a>(json: &'a Value, kind: &str) -> &'a str {
     measured(json, kind).and_then(|fact| fact["behavior"].as_str()).unwrap_or("not measured")
 }
 
 /// Our server with its two addresses; signaling announces it.
-fn our_server(internet: &Internet) -> Result<Server> {
+pub(crate) fn our_server(internet: &Internet) -> Result<Server> {
     Server::start(&internet.server, &["--alternate-address", &SERVER[1].to_string()])
 }
 
@@ -123,5 +124,20 @@ fn nobody_named() -> Result<()> {
         ensure!(measured(&json, kind).is_none(), "{kind} without a server: {}\n{}", ours.account, server.account());
     }
     ensure!(json["known"] == false && measured(&json, "gateway").is_some(), "{}", ours.account);
+    Ok(())
+}
+
+/// By the routers on the way alone: none of them maps ports.
+fn second_nat() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    for (network, answer) in [([192, 168, 5], "two"), ([100, 64, 5], "carrier-grade")] {
+        let site = internet.site_at(Nat::Home, network)?;
+        let host = site.behind()?;
+        let (json, ours, _) = check(&host, &["--signal", server.url()])?;
+        ensure!(json["nats_in_front"] == answer, "{}: {}", json["nats_in_front"], ours.account);
+        let found = json["findings"].as_array().into_iter().flatten().any(|found| found["name"] == "nat-behind-nat");
+        ensure!(found, "no finding: {}", ours.account);
+    }
     Ok(())
 }

@@ -19,7 +19,9 @@ mod golab;
 mod harness;
 mod host;
 mod interrupted;
+mod natdiscovery;
 mod page;
+mod port_mapping;
 mod relayed;
 mod router;
 mod stay;
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
     blocked::register(&mut suite);
     page::register(&mut suite);
     check::register(&mut suite);
+    port_mapping::register(&mut suite);
+    natdiscovery::register(&mut suite);
     host::register(&mut suite);
     stay::register(&mut suite);
     interrupted::register(&mut suite);

@@ -37,7 +37,7 @@ pub(crate) enum Nat {
 /// A host behind its router.
 pub(crate) struct Site {
     pub(crate) host: Namespace,
-    _router: Namespace,
+    pub(crate) router: Namespace,
 }
 
 /// A server namespace with both addresses on one bridge that routers are plugged into.
@@ -49,7 +49,9 @@ pub(crate) struct Internet {
 impl Internet {
     pub(crate) fn new() -> Result<Self> {
         let server = Namespace::bare(SERVER[0])?;
-        server.run(&["link", "add", "br0", "type", "bridge"])?;
+        // With an address of its own: else it takes one of its ports', and another when ports come and go, and routers
+        // go on sending to the old one.
+        server.run(&["link", "add", "br0", "address", "02:00:00:00:00:01", "type", "bridge"])?;
         server.run(&["link", "set", "br0", "up"])?;
         for address in SERVER {
             server.run(&["address", "add", &format!("{address}/24"), "dev", "br0"])?;
@@ -59,12 +61,16 @@ impl Internet {
 
     /// Plugs in another router with a host behind it.
     pub(crate) fn site(&mut self, nat: Nat) -> Result<Site> {
+        // Where it only routes, the host's address is a public one, too.
+        let number = self.sites + 1;
+        self.site_at(nat, if nat == Nat::None { [11, 0, 200 + number] } else { [192, 168, number] })
+    }
+
+    /// The same with a network of one's choice between router (.1) and host (.2).
+    pub(crate) fn site_at(&mut self, nat: Nat, [a, b, c]: [u8; 3]) -> Result<Site> {
         self.sites += 1;
         let number = self.sites;
         let outside = Ipv4Addr::new(11, 0, 113, 10 + number);
-        // Where it only routes, the host's address is a public one, too.
-        let network = if nat == Nat::None { [11, 0, 200 + number] } else { [192, 168, number] };
-        let [a, b, c] = network;
         let (gateway, address) = (Ipv4Addr::new(a, b, c, 1), Ipv4Addr::new(a, b, c, 2));
         let (router, host) = (Namespace::bare(outside)?, Namespace::bare(address)?);
         let plug = format!("plug{number}");
@@ -83,7 +89,26 @@ impl Internet {
             self.server.run(&["route", "add", &format!("{address}/32"), "via", &outside.to_string()])?;
         }
         router.nft(&rules(nat, outside))?;
-        Ok(Site { host, _router: router })
+        Ok(Site { host, router })
+    }
+}
+
+impl Site {
+    /// Makes the host a router itself, with NAT, and answers a host behind it.
+    pub(crate) fn behind(&self) -> Result<Namespace> {
+        let host = Namespace::bare(Ipv4Addr::new(192, 168, 77, 2))?;
+        let router = &self.host;
+        router.run(&["link", "add", "lan", "type", "veth", "peer", "name", "eth0", "netns", host.name()])?;
+        router.run(&["address", "add", "192.168.77.1/24", "dev", "lan"])?;
+        router.run(&["link", "set", "lan", "up"])?;
+        host.run(&["address", "add", "192.168.77.2/24", "dev", "eth0"])?;
+        host.run(&["link", "set", "eth0", "up"])?;
+        host.run(&["route", "add", "default", "via", "192.168.77.1"])?;
+        router.sysctl("net.ipv4.ip_forward=1")?;
+        router.nft(
+            "table ip nat { chain postrouting { type nat hook postrouting priority 100; oifname eth0 masquerade; }\n}\n",
+        )?;
+        Ok(host)
     }
 }
 

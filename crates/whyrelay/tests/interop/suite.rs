@@ -23,6 +23,10 @@ pub(crate) enum Tool {
     Turnserver,
     /// nftables.
     Nft,
+    /// coturn's client for RFC 5780.
+    NatDiscovery,
+    /// A router's daemon for UPnP, NAT-PMP and PCP.
+    Miniupnpd,
     /// `ip`, and the right to make namespaces.
     NetworkNamespaces,
 }
@@ -38,6 +42,8 @@ impl Tool {
             Self::GolabServer => &["GOLAB_SERVER"],
             Self::Turnserver => &["TURNSERVER"],
             Self::Nft => &["NFT"],
+            Self::NatDiscovery => &["NATDISCOVERY"],
+            Self::Miniupnpd => &["MINIUPNPD"],
             Self::NetworkNamespaces => &["NETNS"],
         }
     }

@@ -140,12 +140,12 @@ impl PortMapper {
         {
             self.settle_pcp(false, Some(silent.to_owned()));
         }
-        match &mut self.discovery.upnp {
-            Upnp::Searching(pending) => {
-                if !pending.advance(self.now, &mut self.outputs) {
-                    self.settle_upnp(None, Some("no answer of the gateway to a search".to_owned()));
-                }
-            }
+        if let Upnp::Searching(pending) = &mut self.discovery.upnp
+            && !pending.advance(self.now, &mut self.outputs)
+        {
+            self.settle_upnp(None, Some("no answer of the gateway to a search".to_owned()));
+        }
+        match &self.discovery.upnp {
             Upnp::Describing { from, until, .. } if *until <= self.now => {
                 let detail = format!("it announced itself, and its description at {} did not come", from.address);
                 self.settle_upnp(None, Some(detail));

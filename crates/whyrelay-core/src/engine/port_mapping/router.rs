@@ -80,11 +80,11 @@ impl MappingRouter {
             return None;
         }
         self.sweep(now);
-        match bytes.first()? {
-            &nat_pmp::VERSION if self.config.nat_pmp => self.nat_pmp(now, source, bytes),
-            &pcp::VERSION if self.config.pcp => self.pcp(now, source, bytes),
+        match *bytes.first()? {
+            nat_pmp::VERSION if self.config.nat_pmp => self.nat_pmp(now, source, bytes),
+            pcp::VERSION if self.config.pcp => self.pcp(now, source, bytes),
             // RFC 6887 §9: each answers the other's version with its own and result 1.
-            &pcp::VERSION if self.config.nat_pmp => {
+            pcp::VERSION if self.config.nat_pmp => {
                 let (operation, result) = (bytes.get(1)? & 0x7F, nat_pmp::ResultCode::UNSUPPORTED_VERSION);
                 Some(nat_pmp::Response::Refused { operation, result }.encode())
             }

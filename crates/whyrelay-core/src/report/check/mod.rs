@@ -1,5 +1,6 @@
 //! The account of one host that looked at its own network: `whyrelay check`.
 
+mod nats;
 mod rows;
 mod servers;
 mod text;
@@ -7,6 +8,7 @@ mod way_out;
 
 use serde::Serialize;
 
+pub use nats::NatsInFront;
 pub use text::{render_check_rows, render_check_text};
 
 use crate::diagnosis::evidence::Evidence;
@@ -30,6 +32,8 @@ pub struct CheckReport {
     pub known: bool,
     /// What it comes to, in one sentence.
     pub summary: String,
+    /// How many NATs are in front of this host, for IPv4.
+    pub nats_in_front: NatsInFront,
     /// One answer each, by section.
     pub rows: Vec<Row>,
     /// Root causes first.
@@ -135,7 +139,18 @@ impl CheckReport {
         let summary = rows::summary(side, diagnosis.findings.first());
         let findings = diagnosis.findings;
         let known = side.measured.nats().iter().any(|nat| nat.mapped.is_some());
-        Self { schema: CHECK_SCHEMA, healthy, known, summary, rows, findings, not_measured, measurements }
+        let nats_in_front = nats::of(side);
+        Self {
+            schema: CHECK_SCHEMA,
+            healthy,
+            known,
+            summary,
+            nats_in_front,
+            rows,
+            findings,
+            not_measured,
+            measurements,
+        }
     }
 }
 

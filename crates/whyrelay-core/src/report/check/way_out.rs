@@ -1,15 +1,12 @@
 //! Rows about IPv6 and the way out: gateway, further NATs, port mapping, resolvers.
 
-use std::net::IpAddr;
-
-use super::{Row, Section, State};
+use super::{Row, Section, State, nats};
 use crate::diagnosis::evidence::SideEvidence;
-use crate::trace::address::AddressClass;
 use crate::trace::measurement::{Ipv6State, Measurement};
 
 pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
     let mut rows: Vec<Row> = side.measured.facts.iter().filter_map(|(seq, fact)| row(*seq, fact)).collect();
-    rows.extend(nats_in_front(side));
+    rows.extend(nats::row(side));
     rows
 }
 
@@ -24,9 +21,10 @@ fn row(seq: u64, fact: &Measurement) -> Option<Row> {
             let name = match ttl {
                 1 => "first router",
                 2 => "second router",
+                3 => "third router",
                 _ => "further router",
             };
-            (Section::WayOut, remote.to_string(), name, value, State::Plain)
+            (Section::WayOut, format!("to {remote}"), name, value, State::Plain)
         }
         Measurement::PortMapper { protocol, gateway, found, external, detail } => {
             let external = external.map_or_else(String::new, |ip| format!(", external address {ip}"));
@@ -64,57 +62,4 @@ fn row(seq: u64, fact: &Measurement) -> Option<Row> {
         _ => return None,
     };
     Some(Row { section, subject, name, value, state, evidence: vec![seq] })
-}
-
-/// How many NATs are in front: the router's own word about its external address against what servers see, and what
-/// stands behind the router.
-fn nats_in_front(side: &SideEvidence) -> Option<Row> {
-    let facts = &side.measured.facts;
-    let (seq, mapped) = facts.iter().find_map(|(seq, fact)| match fact {
-        Measurement::Mapping { local, mapped, .. } if local.is_ipv4() => Some((*seq, (local.ip(), mapped.ip()))),
-        _ => None,
-    })?;
-    let (local, mapped) = mapped;
-    let make = |value: String, state, evidence| {
-        let (section, subject, name) = (Section::WayOut, local.to_string(), "NATs in front");
-        Some(Row { section, subject, name, value, state, evidence })
-    };
-    if local == mapped {
-        return make("none".to_owned(), State::Good, vec![seq]);
-    }
-    let external = facts.iter().find_map(|(seq, fact)| match fact {
-        Measurement::PortMapper { external: Some(IpAddr::V4(ip)), .. } => Some((*seq, IpAddr::V4(*ip))),
-        _ => None,
-    });
-    if let Some((told, external)) = external {
-        let evidence = vec![seq, told];
-        return match AddressClass::of(external) {
-            _ if external == mapped => {
-                make("one: the router has the public address itself".to_owned(), State::Good, evidence)
-            }
-            AddressClass::CarrierGrade => {
-                let value = format!("two: the router's own external address is {external}, a carrier's (CGNAT)");
-                make(value, State::Warning, evidence)
-            }
-            _ => {
-                let value = format!("two: the router's own external address is {external}, servers see {mapped}");
-                make(value, State::Warning, evidence)
-            }
-        };
-    }
-    let second = facts.iter().find_map(|(seq, fact)| match fact {
-        Measurement::Hop { ttl: 2, router: Some(ip), .. } => Some((*seq, *ip)),
-        _ => None,
-    });
-    match second {
-        Some((hop, router)) if AddressClass::of(router) == AddressClass::CarrierGrade => {
-            let value = format!("probably two: behind the router stands {router}, in a carrier's range (CGNAT)");
-            make(value, State::Warning, vec![seq, hop])
-        }
-        Some((hop, router)) if AddressClass::of(router) == AddressClass::Private => {
-            let value = format!("probably two: behind the router stands {router}, a private address");
-            make(value, State::Warning, vec![seq, hop])
-        }
-        _ => make("one at least; the router tells no external address".to_owned(), State::Plain, vec![seq]),
-    }
 }

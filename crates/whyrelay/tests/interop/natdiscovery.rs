@@ -1,0 +1,93 @@
+//! `whyrelay check` beside coturn's `turnutils_natdiscovery`, behind the same NATs, with coturn and with our server: both
+//! must say the same.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::check::{KINDS, behavior, check, our_server};
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::router::{Internet, Nat, SERVER, Site};
+use crate::suite::{self, Suite, Tool};
+
+/// Its time limits add up to 6 s behind a filtering NAT.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// Where `whyrelay serve` offers behavior discovery, and coturn STUN.
+const OUR_PORT: u16 = 3479;
+const COTURN_PORT: u16 = 3478;
+
+/// The tests of this module.
+pub(crate) fn register(suite: &mut Suite) {
+    let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::NatDiscovery];
+    suite.test("natdiscovery::says_the_same_by_our_server", &tools, by_our_server);
+    let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::NatDiscovery, Tool::Turnserver];
+    suite.test("natdiscovery::says_the_same_by_coturn", &tools, by_coturn);
+}
+
+fn by_our_server() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    // It sends its third question to the OTHER-ADDRESS of the second answer, and takes that for the second server's other
+    // port, as coturn has it. By RFC 5780 §7.4 it is the other address of what was asked: the first server's. So it
+    // compares that one's two ports with the second's.
+    let misjudged = Some(Nat::PortPerAddress);
+    compare(&mut internet, OUR_PORT, &["--signal", server.url()], misjudged).with_context(|| server.account())
+}
+
+fn by_coturn() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let coturn = coturn(&internet.server)?;
+    let url = format!("stun:{}:{COTURN_PORT}", SERVER[0]);
+    compare(&mut internet, COTURN_PORT, &["--stun", &url], None).with_context(|| coturn.account())
+}
+
+/// coturn on both addresses, which makes it answer CHANGE-REQUEST.
+fn coturn(namespace: &Namespace) -> Result<Process> {
+    let [first, second] = SERVER.map(|address| address.to_string());
+    let mut command = namespace.command(suite::path("TURNSERVER")?);
+    command.args(["-n", "-L", &first, "-L", &second, "-p", &COTURN_PORT.to_string(), "--no-auth", "--no-tls"]);
+    command.args(["--no-dtls", "--no-cli", "--log-file", "stdout", "--simple-log", "-v", "--pidfile", "/dev/null"]);
+    let process = Process::start("turnserver", &mut command)?;
+    for address in SERVER {
+        let opened = format!("UDP listener opened on: {address}:{}", COTURN_PORT + 1);
+        process.line(Duration::from_secs(15), |line| line.contains(&opened))?;
+    }
+    Ok(process)
+}
+
+/// The strangers run all at once, because they wait most of the time.
+fn compare(internet: &mut Internet, port: u16, arguments: &[&str], misjudged: Option<Nat>) -> Result<()> {
+    let mut sites: Vec<Site> = Vec::new();
+    let mut running: Vec<Process> = Vec::new();
+    for (nat, ..) in KINDS {
+        let site = internet.site(nat)?;
+        let mut command = site.host.command(suite::path("NATDISCOVERY")?);
+        command.args(["-m", "-f", "-p", &port.to_string(), &SERVER[0].to_string()]);
+        running.push(Process::start("turnutils_natdiscovery", &mut command)?);
+        sites.push(site);
+    }
+    for (((nat, configured, _), site), stranger) in KINDS.into_iter().zip(&sites).zip(running) {
+        let (json, ours, _) = check(&site.host, arguments)?;
+        let theirs = stranger.finish(LIMIT)?;
+        let context = || format!("{nat:?}\n{}\n{}", ours.account, theirs.account);
+        let said = (told(&theirs.stdout, "Mapping"), told(&theirs.stdout, "Filtering"));
+        let (Some(mapping), Some(filtering)) = said else { bail!("natdiscovery says nothing: {}", context()) };
+        let known = (behavior(&json, "mapping"), behavior(&json, "filtering"));
+        let mapping = if misjudged == Some(nat) { configured } else { mapping };
+        ensure!(known == (mapping, filtering), "{known:?}, natdiscovery {mapping} {filtering}: {}", context());
+    }
+    Ok(())
+}
+
+/// Its verdict, in our words.
+fn told(output: &str, what: &str) -> Option<&'static str> {
+    let line = output.lines().find(|line| line.contains("NAT") && line.contains(&format!("{what}!")))?;
+    let words = [
+        ("Endpoint Independent", "endpoint-independent"),
+        ("Address and Port Dependent", "address-and-port-dependent"),
+        ("Address Dependent", "address-dependent"),
+    ];
+    words.into_iter().find(|(theirs, _)| line.contains(theirs)).map(|(_, ours)| ours)
+}

@@ -1,0 +1,165 @@
+//! `whyrelay check` and a router that maps ports: Debian's miniupnpd, in a namespace.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::check::{LIMIT, check, measured, our_server};
+use crate::namespace::Namespace;
+use crate::ours::Server;
+use crate::process::Process;
+use crate::router::{Internet, Nat, Site};
+use crate::suite::{self, Suite, Tool};
+
+/// The tests of this module.
+pub(crate) fn register(suite: &mut Suite) {
+    let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Miniupnpd];
+    suite.test("port_mapping::all_three_are_found_and_a_mapping_is_tried_and_removed", &tools, all_three);
+    suite.test("port_mapping::upnp_alone_maps_and_removes", &tools, upnp_alone);
+    suite.test("port_mapping::ctrl_c_removes_the_mapping", &tools, interrupted);
+    suite.test("port_mapping::nothing_is_mapped_without_consent", &tools, without_consent);
+    let tools = [Tool::NetworkNamespaces, Tool::Nft];
+    suite.test("port_mapping::a_router_without_any_is_told_as_such", &tools, none);
+}
+
+/// miniupnpd on a router; it ends when dropped.
+struct Daemon {
+    process: Process,
+    _configuration: tempfile::NamedTempFile,
+}
+
+impl Daemon {
+    fn start(router: &Namespace, upnp: bool, nat_pmp: bool) -> Result<Self> {
+        router.nft(
+            "table inet miniupnpd { chain filtering { type filter hook forward priority 0; policy accept; jump rules; }\n\
+             chain rules { }\n chain before { type nat hook prerouting priority -100; jump pre; }\n\
+             chain after { type nat hook postrouting priority 101; jump post; }\n chain pre { }\n chain post { }\n}\n",
+        )?;
+        let word = |on| if on { "yes" } else { "no" };
+        let configuration = tempfile::NamedTempFile::new()?;
+        let text = format!(
+            "ext_ifname=wan\nlistening_ip=lan\nport=5000\nenable_natpmp={}\nenable_upnp={}\nsecure_mode=yes\n\
+             uuid=bab24e1d-43af-4fd5-bcec-05920bd034bd\nupnp_table_name=miniupnpd\nupnp_nat_table_name=miniupnpd\n\
+             upnp_forward_chain=rules\nupnp_nat_chain=pre\nupnp_nat_postrouting_chain=post\n\
+             allow 1024-65535 0.0.0.0/0 1024-65535\n",
+            word(nat_pmp),
+            word(upnp)
+        );
+        std::fs::write(configuration.path(), text)?;
+        let pid = configuration.path().with_extension("pid");
+        let mut command = router.command(suite::path("MINIUPNPD")?);
+        command.arg("-d").arg("-f").arg(configuration.path()).arg("-P").arg(pid);
+        let process = Process::start("miniupnpd", &mut command)?;
+        let listens = if nat_pmp { "Listening for NAT-PMP" } else { "HTTP listening on port" };
+        process.line(Duration::from_secs(10), |line| line.contains(listens))?;
+        Ok(Self { process, _configuration: configuration })
+    }
+}
+
+/// The mappings that the router has now.
+fn mappings(site: &Site) -> Result<String> {
+    let output =
+        site.router.command(suite::path("NFT")?).args(["list", "chain", "inet", "miniupnpd", "pre"]).output()?;
+    let rules = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(rules.lines().filter(|line| line.contains("dnat")).collect::<Vec<_>>().join("\n"))
+}
+
+/// Which protocols the account has as offered.
+fn offered(json: &Value) -> Vec<&str> {
+    let facts = json["measurements"].as_array().into_iter().flatten();
+    let found = facts.filter(|fact| fact["measurement"] == "port-mapper" && fact["found"] == true);
+    let mut names: Vec<&str> = found.filter_map(|fact| fact["protocol"].as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+fn world() -> Result<(Internet, Server, Site)> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    let site = internet.site(Nat::Home)?;
+    Ok((internet, server, site))
+}
+
+/// A mapping by this protocol was made, reached from outside, and removed.
+fn mapped(json: &Value, protocol: &str, account: &str) -> Result<()> {
+    let fact = measured(json, "port-mapped").with_context(|| format!("nothing was mapped: {account}"))?;
+    let right = fact["protocol"] == protocol && fact["reached"] == true && fact["removed"] == true;
+    ensure!(right, "{fact}: {account}");
+    Ok(())
+}
+
+fn all_three() -> Result<()> {
+    let (_internet, server, site) = world()?;
+    let daemon = Daemon::start(&site.router, true, true)?;
+    let (json, ours, _) = check(&site.host, &["--signal", server.url(), "--map"])?;
+    let account = format!("{}\n{}", ours.account, daemon.process.account());
+    ensure!(offered(&json) == ["nat-pmp", "pcp", "upnp"], "{account}");
+    mapped(&json, "pcp", &account)?;
+    ensure!(json["nats_in_front"] == "one", "{}: {account}", json["nats_in_front"]);
+    ensure!(mappings(&site)?.is_empty(), "{}\n{account}", mappings(&site)?);
+    Ok(())
+}
+
+fn upnp_alone() -> Result<()> {
+    let (_internet, server, site) = world()?;
+    let daemon = Daemon::start(&site.router, true, false)?;
+    let (json, ours, _) = check(&site.host, &["--signal", server.url(), "--map"])?;
+    let account = format!("{}\n{}", ours.account, daemon.process.account());
+    ensure!(offered(&json) == ["upnp"], "{account}");
+    mapped(&json, "upnp", &account)?;
+    ensure!(mappings(&site)?.is_empty(), "{}\n{account}", mappings(&site)?);
+    Ok(())
+}
+
+/// While the mapping is tried, which takes a second because the router lets nothing in.
+fn interrupted() -> Result<()> {
+    for (upnp, nat_pmp) in [(false, true), (true, false)] {
+        let (_internet, server, site) = world()?;
+        let daemon = Daemon::start(&site.router, upnp, nat_pmp)?;
+        site.router.nft(
+            "table inet closed { chain f { type filter hook forward priority 10; iifname wan ct state new drop; }\n}\n",
+        )?;
+        let mut command = site.host.command(env!("CARGO_BIN_EXE_whyrelay"));
+        command.args(["check", "--format", "json", "--signal", server.url(), "--map"]);
+        let process = Process::start("whyrelay check", &mut command)?;
+        let limit = Instant::now() + LIMIT;
+        while mappings(&site)?.is_empty() {
+            ensure!(Instant::now() < limit, "nothing was mapped: {}", daemon.process.account());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        process.signal(Signal::SIGINT)?;
+        let finished = process.finish(LIMIT)?;
+        let account = format!("{}\n{}", finished.account, daemon.process.account());
+        ensure!(mappings(&site)?.is_empty(), "it is still mapped: {account}");
+        let json: Value = serde_json::from_str(&finished.stdout)?;
+        ensure!(measured(&json, "port-mapped").is_some_and(|fact| fact["removed"] == true), "{account}");
+    }
+    Ok(())
+}
+
+fn without_consent() -> Result<()> {
+    let (_internet, server, site) = world()?;
+    let daemon = Daemon::start(&site.router, true, true)?;
+    let (json, ours, _) = check(&site.host, &["--signal", server.url()])?;
+    let log = daemon.process.account();
+    ensure!(measured(&json, "port-mapped").is_none(), "{}", ours.account);
+    ensure!(!log.contains("added mapping") && !log.contains("AddPortMapping"), "{log}");
+    let said = json["not_measured"].as_array().into_iter().flatten().any(|missing| {
+        missing["what"] == "mapping a port on the router"
+            && missing["why"].as_str().is_some_and(|why| why.contains("--map"))
+    });
+    ensure!(said, "it is not said what it takes: {}", ours.account);
+    Ok(())
+}
+
+fn none() -> Result<()> {
+    let (_internet, server, site) = world()?;
+    let (json, ours, _) = check(&site.host, &["--signal", server.url(), "--map"])?;
+    ensure!(offered(&json).is_empty(), "{}", ours.account);
+    let facts = json["measurements"].as_array().into_iter().flatten();
+    ensure!(facts.filter(|fact| fact["measurement"] == "port-mapper").count() == 3, "{}", ours.account);
+    ensure!(json["nats_in_front"] == "one-at-least", "{}", ours.account);
+    Ok(())
+}
