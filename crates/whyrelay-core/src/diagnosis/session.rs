@@ -75,6 +75,12 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Whether either side's events tell how it came out.
+    pub fn is_decided(&self) -> bool {
+        let open = |outcome: &SideOutcome| matches!(outcome, SideOutcome::Undecided | SideOutcome::NotRecorded);
+        self.path != Path::Failed || !self.outcomes.iter().all(open)
+    }
+
     /// How bad it is when something keeps the session from being direct: an error when there is no path at all.
     pub fn harm(&self) -> Severity {
         if self.path == Path::Failed { Severity::Error } else { Severity::Warning }

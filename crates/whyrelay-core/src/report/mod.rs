@@ -3,6 +3,7 @@
 //! [`Report::from_events`] is deterministic: the same events give the same report, in whatever order the two sides'
 //! events come, and whether they come from a live session or from recordings.
 
+mod account;
 mod candidates;
 mod check;
 mod checks;
@@ -18,9 +19,11 @@ mod reason;
 pub mod svg;
 mod text;
 mod timeline;
+pub mod words;
 
 use serde::Serialize;
 
+pub use account::{Account, LogLine};
 pub use candidates::CandidateRow;
 pub use check::{
     CHECK_SCHEMA, CheckReport, NatsInFront, Numbered, Row, Section, State, render_check_json, render_check_rows,
@@ -58,10 +61,14 @@ pub struct Report {
     pub schema: &'static str,
     /// The path.
     pub path: Path,
+    /// Whether the events tell how it came out; when they do not, a path that was not seen is called failed.
+    pub decided: bool,
     /// The path that these two networks allow, where that is evident.
     pub expected: Expected,
     /// What the account comes to.
     pub verdict: Verdict,
+    /// What the verdict adds to the path, in a few words; empty where the path says it all.
+    pub note: &'static str,
     /// What would make a direct path possible where these networks allow none.
     pub would_allow_direct: Vec<String>,
     /// Why, in one sentence.
@@ -149,10 +156,37 @@ pub struct PairRow {
     pub selected: bool,
     /// Whether any check was sent on it.
     pub checked: bool,
+    /// What came of its checks.
+    pub outcome: PairOutcome,
     /// Its checks, A's first.
     pub checks: Vec<CheckRow>,
     /// How many more checks there were.
     pub checks_left_out: usize,
+}
+
+/// What came of the checks of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PairOutcome {
+    /// In one direction at least a check was sent and its answer seen.
+    Works,
+    /// It broke in one direction at least, and works in none.
+    Broken,
+    /// Neither was seen: nothing was sent, or what came of it was not measured.
+    Unknown,
+}
+
+impl PairOutcome {
+    fn of(pair: &JoinedPair) -> Self {
+        let chains = [&pair.a_to_b, &pair.b_to_a];
+        if chains.iter().any(|chain| chain.broken.is_none() && chain.answer_seen > Some(0)) {
+            Self::Works
+        } else if chains.iter().any(|chain| chain.broken.is_some()) {
+            Self::Broken
+        } else {
+            Self::Unknown
+        }
+    }
 }
 
 /// A pair as one side has it.
@@ -202,8 +236,10 @@ impl Report {
         Self {
             schema: SCHEMA,
             path: session.path,
+            decided: session.is_decided(),
             expected,
             verdict,
+            note: words::note(session.path, verdict, expected),
             would_allow_direct: would_allow_direct(&session, expected),
             reason: reason::reason(&session, &diagnosis.findings),
             selected_pair: session.selected.and_then(|index| selected_pair(&session, &session.pairs[index])),
@@ -250,6 +286,7 @@ fn pair_row(session: &Session<'_>, pair: &JoinedPair, checks: &checks::Checks<'_
         nominated: is_nominated(pair),
         selected: pair.selected,
         checked: pair.was_checked(),
+        outcome: PairOutcome::of(pair),
         checks: rows,
         checks_left_out,
     }

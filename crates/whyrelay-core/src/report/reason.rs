@@ -34,8 +34,7 @@ pub(super) fn reason(session: &Session<'_>, findings: &[Finding]) -> String {
 fn failed(session: &Session<'_>, cause: Option<&Finding>) -> String {
     let broke =
         session.outcomes.iter().any(|outcome| matches!(outcome, SideOutcome::Failed { was_connected: true, .. }));
-    let undecided =
-        session.outcomes.iter().all(|outcome| matches!(outcome, SideOutcome::Undecided | SideOutcome::NotRecorded));
+    let undecided = !session.is_decided();
     let what = match (broke, undecided) {
         (true, _) => "A and B were connected, then the connection broke",
         (false, true) => "The recording stops before A and B were connected",

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 pub(super) use paint::{Paint, Style};
 
-use super::{Expected, Report, SideSummary, Verdict};
+use super::{Report, SideSummary, words};
 use crate::diagnosis::session::Path;
 use crate::trace::event::Role;
 
@@ -61,23 +61,21 @@ fn color_sequence(text: &str) -> usize {
 }
 
 fn verdict(out: &mut String, report: &Report, paint: Paint) {
-    let (word, style) = match report.path {
-        Path::Direct => ("DIRECT", Style::Good),
-        Path::Relayed => ("RELAYED", Style::Warn),
-        Path::Failed => ("FAILED", Style::Bad),
+    let style = match report.path {
+        Path::Direct => Style::Good,
+        Path::Relayed => Style::Warn,
+        Path::Failed => Style::Bad,
     };
-    let expected = match (report.verdict, report.expected) {
-        (Verdict::DirectBut, _) => ", but see below",
-        (Verdict::RelayedAsItMustBe, _) => ", as it must be",
-        (Verdict::NoPathAsItMustBe, _) => ": these two networks allow no path without a relay",
-        (_, Expected::Direct) if report.path != Path::Direct => ": these networks should allow a direct path",
-        (Verdict::NoPath, Expected::Relayed) => ": these networks should allow a relayed path",
-        _ => "",
+    // A note that is a sentence of its own stands behind a colon.
+    let note = match report.note {
+        "" => String::new(),
+        note if note.starts_with("these") => format!(": {note}"),
+        note => format!(", {note}"),
     };
-    let _ = writeln!(out, "{}{expected}", paint.apply(style, word));
+    let _ = writeln!(out, "{}{note}", paint.apply(style, words::path(report.path)));
     wrap(out, "  ", &report.reason);
-    for (position, way) in report.would_allow_direct.iter().enumerate() {
-        wrap(out, "  ", &format!("{} {way}", if position == 0 { "Would make it direct:" } else { "or" }));
+    for way in words::ways(report) {
+        wrap(out, "  ", &way);
     }
     if let Some(selected) = &report.selected_pair {
         let rtt =

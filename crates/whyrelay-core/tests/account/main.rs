@@ -5,6 +5,7 @@ mod cases;
 mod events;
 mod every_rule;
 mod findings;
+mod growing;
 mod html;
 mod pcapng;
 mod redact;

@@ -7,7 +7,7 @@ mod tables;
 use super::describe::duration;
 use super::markup::Markup;
 use super::svg::{self, PICTURE_STYLE};
-use super::{Expected, Report, SideSummary};
+use super::{Report, SideSummary, words};
 use crate::diagnosis::session::Path;
 use crate::trace::event::{Role, Vantage};
 
@@ -25,7 +25,7 @@ pub fn render_html(report: &Report) -> String {
     out.raw(
         "\n<meta name=\"referrer\" content=\"no-referrer\">\n<meta name=\"color-scheme\" content=\"light dark\">\n",
     );
-    out.element("title", &[], &format!("whyrelay: {}", word(report.path).0));
+    out.element("title", &[], &format!("whyrelay: {}", words::path(report.path)));
     out.raw("\n<style>\n");
     out.raw(STYLE);
     out.raw(PICTURE_STYLE);
@@ -46,32 +46,25 @@ pub fn render_html(report: &Report) -> String {
     out.finish()
 }
 
-const fn word(path: Path) -> (&'static str, &'static str) {
+const fn class(path: Path) -> &'static str {
     match path {
-        Path::Direct => ("DIRECT", "verdict direct"),
-        Path::Relayed => ("RELAYED", "verdict relayed"),
-        Path::Failed => ("FAILED", "verdict failed"),
+        Path::Direct => "verdict direct",
+        Path::Relayed => "verdict relayed",
+        Path::Failed => "verdict failed",
     }
 }
 
 fn verdict(out: &mut Markup, report: &Report) {
-    let (word, class) = word(report.path);
-    out.open("header", &[("class", class)]);
+    out.open("header", &[("class", class(report.path))]);
     out.open("div", &[("class", "word")]);
     out.text(match report.path {
         Path::Direct => "✓ ",
         Path::Relayed => "⇄ ",
         Path::Failed => "✕ ",
     });
-    out.text(word);
-    let note = match report.expected {
-        Expected::Direct if report.path != Path::Direct => "these networks should allow a direct path",
-        Expected::Relayed if report.path == Path::Relayed => "as expected of these networks",
-        Expected::None => "as expected: these two networks allow no path without a relay",
-        _ => "",
-    };
-    if !note.is_empty() {
-        out.element("span", &[("class", "note")], note);
+    out.text(words::path(report.path));
+    if !report.note.is_empty() {
+        out.element("span", &[("class", "note")], report.note);
     }
     out.close("div");
     out.element("h1", &[], &report.reason);

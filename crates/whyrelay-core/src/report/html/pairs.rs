@@ -2,10 +2,10 @@
 
 use super::findings::link;
 use super::heading;
-use crate::diagnosis::session::{Break, Chain, End};
-use crate::report::describe::{duration, pair_state};
+use crate::diagnosis::session::{Chain, End};
+use crate::report::describe::duration;
 use crate::report::markup::Markup;
-use crate::report::{CheckRow, PairOfSide, PairRow, Report};
+use crate::report::{CheckRow, PairOfSide, PairOutcome, PairRow, Report, words};
 use crate::trace::event::Vantage;
 
 /// Pairs that are shown at once; the others are folded away, and beyond the second number only counted.
@@ -45,12 +45,10 @@ pub(super) fn render(out: &mut Markup, report: &Report) {
 
 fn one(out: &mut Markup, pair: &PairRow) {
     out.raw("<details class=\"pair panel\"><summary>");
-    let works = [&pair.a_to_b, &pair.b_to_a].iter().any(|chain| chain.broken.is_none() && chain.answer_seen > Some(0));
-    let broken = [&pair.a_to_b, &pair.b_to_a].iter().any(|chain| chain.broken.is_some());
-    out.raw(match (works, broken) {
-        (true, _) => "<span class=\"dot good\"></span>",
-        (false, true) => "<span class=\"dot bad\"></span>",
-        (false, false) => "<span class=\"dot\"></span>",
+    out.raw(match pair.outcome {
+        PairOutcome::Works => "<span class=\"dot good\"></span>",
+        PairOutcome::Broken => "<span class=\"dot bad\"></span>",
+        PairOutcome::Unknown => "<span class=\"dot\"></span>",
     });
     out.open("span", &[("class", "ends")]);
     out.text("A ");
@@ -60,8 +58,8 @@ fn one(out: &mut Markup, pair: &PairRow) {
     tags(out, pair);
     out.close("span");
     out.open("span", &[("class", "chains")]);
-    chain(out, Vantage::A, &pair.a_to_b);
-    chain(out, Vantage::B, &pair.b_to_a);
+    chain(out, Vantage::A, &pair.a_to_b, pair.a_pair.as_ref());
+    chain(out, Vantage::B, &pair.b_to_a, pair.b_pair.as_ref());
     out.close("span");
     out.close("summary");
     out.open("div", &[("class", "body")]);
@@ -81,96 +79,49 @@ fn end(out: &mut Markup, end: Option<&End>) {
 }
 
 fn tags(out: &mut Markup, pair: &PairRow) {
-    let mut tags: Vec<(&'static str, String)> = Vec::new();
-    if pair.selected {
-        tags.push(("tag good", "selected".to_owned()));
-    } else if pair.nominated {
-        tags.push(("tag", "nominated".to_owned()));
-    }
-    if pair.relayed {
-        tags.push(("tag", "relayed".to_owned()));
-    }
-    let state = |side: &Option<PairOfSide>| side.as_ref().and_then(|side| side.state).map(pair_state);
-    match (state(&pair.a_pair), state(&pair.b_pair)) {
-        (Some(a), Some(b)) if a == b => tags.push(("tag", a.to_owned())),
-        (a, b) => {
-            tags.extend(a.map(|a| ("tag", format!("A {a}"))));
-            tags.extend(b.map(|b| ("tag", format!("B {b}"))));
-        }
-    }
-    for (name, side) in [("A", &pair.a_pair), ("B", &pair.b_pair)] {
-        let detail = side.as_ref().and_then(|side| side.no_connection.as_ref()).filter(|_| !pair.checked);
-        tags.extend(detail.map(|detail| ("tag", format!("{name}: no TCP connection: {detail}"))));
-    }
-    if tags.is_empty() {
+    let marks = words::marks(pair);
+    if marks.is_empty() {
         return;
     }
     out.raw(" ");
     out.open("span", &[("class", "tags")]);
-    for (class, words) in &tags {
-        out.element("span", &[("class", class)], words);
+    for mark in &marks {
+        out.element("span", &[("class", if mark == "selected" { "tag good" } else { "tag" })], mark);
     }
     out.close("span");
 }
 
 /// One chain: `A→B sent 7 › seen by B 0 › …`.
-fn chain(out: &mut Markup, from: Vantage, chain: &Chain) {
-    let to = from.other().name();
+fn chain(out: &mut Markup, from: Vantage, chain: &Chain, side: Option<&PairOfSide>) {
     out.open("span", &[("class", "chain")]);
-    out.element("span", &[("class", "way")], &format!("{} → {to}", from.name()));
-    if chain.sent.is_some_and(|sent| sent.checks == 0) {
-        out.raw("<span class=\"unknown\">not checked</span></span>");
+    out.element("span", &[("class", "way")], &format!("{} → {}", from.name(), from.other().name()));
+    if let Some(why) = words::no_connection(chain, side) {
+        out.element("span", &[("class", "why")], &format!("✕ {why}"));
+        out.close("span");
         return;
     }
-    let sent = match chain.sent {
-        Some(sent) if sent.transmissions > sent.checks => {
-            (Some(sent.checks), format!("sent {} ({} times)", sent.checks, sent.transmissions))
-        }
-        Some(sent) => (Some(sent.checks), format!("sent {}", sent.checks)),
-        None => (None, "sent ?".to_owned()),
+    let Some(steps) = words::steps(chain, from) else {
+        out.raw("<span class=\"unknown\">not checked</span></span>");
+        return;
     };
-    let seen = match &chain.seen {
-        Some(seen) => {
-            let from: Vec<_> = seen.from.iter().map(ToString::to_string).collect();
-            let from = if from.is_empty() { String::new() } else { format!(" from {}", from.join(", ")) };
-            (Some(seen.checks), format!("seen by {to} {}{from}", seen.checks))
-        }
-        None => (None, format!("seen by {to} ?")),
-    };
-    let counted = |words: &str, count: Option<u32>| match count {
-        Some(count) => (Some(count), format!("{words} {count}")),
-        None => (None, format!("{words} ?")),
-    };
-    let steps = [sent, seen, counted("answered", chain.answered), counted("answer seen", chain.answer_seen)];
-    for (index, (count, words)) in steps.iter().enumerate() {
+    for (index, step) in steps.iter().enumerate() {
         if index > 0 {
             out.raw("<span class=\"arrow\">›</span>");
         }
-        let class = match count {
+        let class = match step.count {
             Some(0) => "no",
             Some(_) => "ok",
             None => "unknown",
         };
-        out.element("span", &[("class", class)], words);
+        out.element("span", &[("class", class)], &step.words);
     }
-    for (code, count) in &chain.errors {
-        out.element("span", &[("class", "no")], &format!("{count}× error {code}"));
+    for error in words::errors(chain) {
+        out.element("span", &[("class", "no")], &error);
     }
-    if let Some(broken) = chain.broken {
-        out.element("span", &[("class", "why")], &format!("✕ {}", break_name(broken, to)));
+    if let Some(broken) = words::broken(chain, from) {
+        out.element("span", &[("class", "why")], &format!("✕ {broken}"));
     }
     out.close("span");
-}
-
-fn break_name(broken: Break, to: &str) -> String {
-    match broken {
-        Break::AtSending => "the system refused to send".to_owned(),
-        Break::OnTheWay => format!("never reached {to}"),
-        Break::AtAnswering => format!("{to} did not answer"),
-        Break::OnTheWayBack => "the answers were lost".to_owned(),
-        Break::Refused => format!("{to} answered with errors"),
-        Break::Somewhere => "not answered".to_owned(),
-    }
 }
 
 fn checks(out: &mut Markup, pair: &PairRow) {

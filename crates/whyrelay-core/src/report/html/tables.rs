@@ -1,10 +1,9 @@
 //! Candidates, moments, events.
 
 use super::heading;
-use crate::ice::candidate::CandidateTransport;
 use crate::report::describe::duration;
 use crate::report::markup::Markup;
-use crate::report::{CandidateRow, EventRow, Report};
+use crate::report::{CandidateRow, EventRow, Report, words};
 
 /// Candidates that are shown before the rest is folded away.
 const CANDIDATES: usize = 24;
@@ -61,14 +60,9 @@ fn candidate_table<'a>(out: &mut Markup, rows: impl Iterator<Item = &'a Candidat
     for row in rows {
         out.open("tr", &[]);
         out.element("td", &[], row.side.name());
-        let kind = match row.transport {
-            CandidateTransport::Udp => row.kind.to_string(),
-            transport => format!("{} {transport}", row.kind),
-        };
-        out.element("td", &[], &kind);
-        let resolved = row.resolved.map_or_else(String::new, |resolved| format!(" = {resolved}"));
+        out.element("td", &[], &words::candidate_type(row));
         out.open("td", &[]);
-        out.element("code", &[], &format!("{}{resolved}", row.address));
+        out.element("code", &[], &words::candidate_address(row));
         out.close("td");
         let base = match row.base {
             Some(base) if base.to_string() == row.address => "same".to_owned(),

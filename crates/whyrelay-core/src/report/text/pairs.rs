@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use super::TextOptions;
 use super::heading;
 use super::paint::{Paint, Style};
-use crate::diagnosis::session::{Break, Chain, End};
-use crate::report::{PairOfSide, PairRow, Report};
-use crate::trace::event::PairState;
+use crate::diagnosis::session::Chain;
+use crate::report::{PairOfSide, PairRow, Report, words};
+use crate::trace::event::Vantage;
 
 /// Most pairs that are shown unless all are asked for.
 const MAX_SHOWN: usize = 24;
@@ -39,91 +39,31 @@ fn is_telling(pair: &PairRow) -> bool {
 }
 
 fn render_pair(out: &mut String, pair: &PairRow, paint: Paint) {
-    let mut marks = Vec::new();
-    if pair.selected {
-        marks.push(paint.apply(Style::Good, "selected"));
-    } else if pair.nominated {
-        marks.push("nominated".to_owned());
-    }
-    if pair.relayed {
-        marks.push("relayed".to_owned());
-    }
-    marks.extend(states(pair));
+    let paint_mark = |mark: String| if mark == "selected" { paint.apply(Style::Good, &mark) } else { mark };
+    let marks: Vec<String> = words::marks(pair).into_iter().map(paint_mark).collect();
     let marks = if marks.is_empty() { String::new() } else { format!("  [{}]", marks.join(", ")) };
-    let _ = writeln!(out, "  A {} <-> B {}{marks}", end(pair.a.as_ref()), end(pair.b.as_ref()));
-    let ways = [("A->B", &pair.a_to_b, "B", &pair.a_pair), ("B->A", &pair.b_to_a, "A", &pair.b_pair)];
-    for (direction, chain, receiver, side) in ways {
-        let untried = chain.sent.is_none_or(|sent| sent.checks == 0);
-        let words = match side.as_ref().and_then(|side| side.no_connection.as_ref()) {
-            Some(detail) if untried => paint.apply(Style::Bad, &format!("X no TCP connection: {detail}")),
-            _ => render_chain(chain, receiver, paint),
+    let (a, b) = (words::end(pair.a.as_ref()), words::end(pair.b.as_ref()));
+    let _ = writeln!(out, "  A {a} <-> B {b}{marks}");
+    for (direction, chain, from, side) in
+        [("A->B", &pair.a_to_b, Vantage::A, &pair.a_pair), ("B->A", &pair.b_to_a, Vantage::B, &pair.b_pair)]
+    {
+        let words = match words::no_connection(chain, side.as_ref()) {
+            Some(words) => paint.apply(Style::Bad, &format!("X {words}")),
+            None => render_chain(chain, from, paint),
         };
         let _ = writeln!(out, "    {direction}  {words}");
     }
 }
 
-fn states(pair: &PairRow) -> Option<String> {
-    let state = |side: &Option<PairOfSide>| side.as_ref().and_then(|side| side.state).map(state_name);
-    match (state(&pair.a_pair), state(&pair.b_pair)) {
-        (Some(a), Some(b)) if a == b => Some(a.to_owned()),
-        (Some(a), Some(b)) => Some(format!("A {a}, B {b}")),
-        (Some(a), None) => Some(format!("A {a}")),
-        (None, Some(b)) => Some(format!("B {b}")),
-        (None, None) => None,
+/// One chain: `sent 7 > seen by B 0 > …  X never reached B`.
+fn render_chain(chain: &Chain, from: Vantage, paint: Paint) -> String {
+    let Some(steps) = words::steps(chain, from) else { return paint.apply(Style::Faint, "not checked") };
+    let mut line = steps.map(|step| step.words).join(" > ");
+    for error in words::errors(chain) {
+        let _ = write!(line, ", {error}");
     }
-}
-
-const fn state_name(state: PairState) -> &'static str {
-    match state {
-        PairState::Frozen => "frozen",
-        PairState::Waiting => "waiting",
-        PairState::InProgress => "in progress",
-        PairState::Succeeded => "succeeded",
-        PairState::Failed => "failed",
-    }
-}
-
-fn end(end: Option<&End>) -> String {
-    end.map_or_else(|| "unknown".to_owned(), End::to_string)
-}
-
-/// One chain: `sent 7 -> seen by B 0  X never reached B`.
-fn render_chain(chain: &Chain, receiver: &str, paint: Paint) -> String {
-    if chain.sent.is_some_and(|sent| sent.checks == 0) {
-        return paint.apply(Style::Faint, "not checked");
-    }
-    let sent = match chain.sent {
-        Some(sent) if sent.transmissions > sent.checks => format!("sent {} ({}x)", sent.checks, sent.transmissions),
-        Some(sent) => format!("sent {}", sent.checks),
-        None => "sent ?".to_owned(),
-    };
-    let seen = match &chain.seen {
-        Some(seen) => {
-            let from: Vec<_> = seen.from.iter().map(ToString::to_string).collect();
-            let from = if from.is_empty() { String::new() } else { format!(" from {}", from.join(", ")) };
-            format!("seen by {receiver} {}{from}", seen.checks)
-        }
-        None => format!("seen by {receiver} ?"),
-    };
-    let number = |count: Option<u32>| count.map_or_else(|| "?".to_owned(), |count| count.to_string());
-    let mut line =
-        format!("{sent} > {seen} > answered {} > answer seen {}", number(chain.answered), number(chain.answer_seen));
-    for (code, count) in &chain.errors {
-        let _ = write!(line, ", {count}x error {code}");
-    }
-    match chain.broken {
-        Some(broken) => format!("{line}  {}", paint.apply(Style::Bad, &format!("X {}", break_name(broken, receiver)))),
+    match words::broken(chain, from) {
+        Some(broken) => format!("{line}  {}", paint.apply(Style::Bad, &format!("X {broken}"))),
         None => line,
-    }
-}
-
-fn break_name(broken: Break, receiver: &str) -> String {
-    match broken {
-        Break::AtSending => "the system refused to send".to_owned(),
-        Break::OnTheWay => format!("never reached {receiver}"),
-        Break::AtAnswering => format!("{receiver} did not answer"),
-        Break::OnTheWayBack => "the answers were lost".to_owned(),
-        Break::Refused => format!("{receiver} answered with errors"),
-        Break::Somewhere => "not answered".to_owned(),
     }
 }

@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 
 use super::heading;
 use super::paint::{Paint, Style};
-use crate::ice::candidate::CandidateTransport;
-use crate::report::{CandidateRow, Report};
+use crate::report::{CandidateRow, Report, words};
 use crate::trace::event::Vantage;
 
 pub(super) fn candidates(out: &mut String, report: &Report, paint: Paint) {
@@ -35,14 +34,7 @@ fn cells(row: &CandidateRow) -> [String; 6] {
         Vantage::A => "A",
         Vantage::B => "B",
     };
-    let kind = match row.transport {
-        CandidateTransport::Udp => row.kind.to_string(),
-        transport => format!("{} {transport}", row.kind),
-    };
-    let address = match row.resolved {
-        Some(resolved) => format!("{} = {resolved}", row.address),
-        None => row.address.clone(),
-    };
+    let (kind, address) = (words::candidate_type(row), words::candidate_address(row));
     let base = match row.base {
         Some(base) if base.to_string() == row.address => "same".to_owned(),
         Some(base) => base.to_string(),
