@@ -11,6 +11,7 @@
 //! | [`server`] | what `whyrelay serve` runs |
 //! | [`session`] | one traced session |
 //! | [`signaling`] | a peer's connection to a signaling server |
+//! | [`tui`] | the terminal screen |
 
 pub mod channel;
 pub mod check;
@@ -21,3 +22,4 @@ pub mod page;
 pub mod server;
 pub mod session;
 pub mod signaling;
+pub mod tui;

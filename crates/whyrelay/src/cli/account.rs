@@ -41,20 +41,34 @@ impl Wanted {
             return self.print_check(events);
         }
         let report = Report::from_events(events);
+        self.render(&report)?;
+        Ok(status(&report))
+    }
+
+    /// Writes the account to the file that is wanted, if any, and nothing to stdout.
+    pub(super) fn write_only(&self, events: &[Event]) -> anyhow::Result<Report> {
+        let report = Report::from_events(events);
+        if self.output.is_some() {
+            self.render(&report)?;
+        }
+        Ok(report)
+    }
+
+    fn render(&self, report: &Report) -> anyhow::Result<()> {
         let color = self.color && self.output.is_none();
         let text = match self.format {
-            Format::Text => render_text(&report, &TextOptions { color, ..TextOptions::default() }),
-            Format::Json => render_json(&report),
-            Format::Html => render_html(&report),
+            Format::Text => render_text(report, &TextOptions { color, ..TextOptions::default() }),
+            Format::Json => render_json(report),
+            Format::Html => render_html(report),
         };
         match &self.output {
             Some(file) => write(file, &text)?,
             None => answer(&text)?,
         }
         if let Some(file) = &self.html {
-            write(file, &render_html(&report))?;
+            write(file, &render_html(report))?;
         }
-        Ok(status(&report))
+        Ok(())
     }
 
     /// The account of one host alone.
@@ -78,7 +92,7 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 /// 0: direct, and nothing is wrong. 1: a finding.
-fn status(report: &Report) -> u8 {
+pub(super) fn status(report: &Report) -> u8 {
     let wrong = report.findings.iter().any(|finding| finding.severity != Severity::Info);
     if report.path == session::Path::Direct && !wrong { HEALTHY } else { FINDING }
 }

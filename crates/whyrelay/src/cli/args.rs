@@ -253,6 +253,9 @@ pub struct PeerArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Session")]
     pub throughput: Option<Duration>,
 
+    /// Watch it on a terminal screen: path, pairs, checks, events, findings. The account is printed when it is left
+    #[arg(long, help_heading = "Output")]
+    pub tui: bool,
     /// Write the recording (JSON lines) to this file, as it happens; at the end it holds both sides
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub record: Option<PathBuf>,
@@ -290,6 +293,9 @@ pub struct ReportArgs {
     /// How to print the account
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+    /// Look at it on a terminal screen, and step through time; the account is only written where -o says
+    #[arg(long)]
+    pub tui: bool,
     /// Write the account to this file instead of stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

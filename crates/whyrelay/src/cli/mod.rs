@@ -74,7 +74,8 @@ fn start_log(shared: &Shared) {
         2 => (LevelFilter::DEBUG, LevelFilter::INFO),
         _ => (LevelFilter::TRACE, LevelFilter::TRACE),
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(crate::tui::log_writer).with_ansi(io::stderr().is_terminal());
     let levels = Targets::new().with_default(others).with_target("whyrelay", ours);
     tracing_subscriber::registry().with(lines.with_filter(levels)).init();
 }

@@ -10,6 +10,7 @@ use super::account::Wanted;
 use super::args::PeerArgs;
 use super::runtime;
 use crate::session::{self, SessionConfig};
+use crate::tui::{self, Live};
 
 /// The exit status of a session that a second Ctrl-C ends at once, as of a process that SIGINT ended.
 const FORCED_EXIT: i32 = 130;
@@ -17,11 +18,22 @@ const FORCED_EXIT: i32 = 130;
 pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<u8> {
     let wanted = Wanted { format: args.format, color, output: args.output.clone(), html: args.html.clone() };
     wanted.check()?;
-    let config = SessionConfig::resolve(side, args)?;
+    let on_screen = args.tui;
+    let mut config = SessionConfig::resolve(side, args)?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let interrupt = watch_signals()?;
-        session::run(config, interrupt).await
+        if !on_screen {
+            return session::run(config, interrupt).await;
+        }
+        let screen = Live::open(color)?;
+        config.watch = screen.feed();
+        let outcome = session::run(config, interrupt.clone()).await;
+        // An error is to be read, not to be looked at on an empty screen.
+        let shown = screen.finish(interrupt, outcome.is_ok()).await;
+        let outcome = outcome?;
+        shown?;
+        Ok(outcome)
     });
     // Name look-ups that hang in the system's resolver must not hold the process.
     runtime.shutdown_timeout(Duration::from_millis(10));
@@ -47,6 +59,7 @@ pub(super) fn watch_ending_signals(hangup_ends: bool) -> anyhow::Result<watch::R
                 _ = hangup.recv() => if !hangup_ends { continue },
             }
             if *sender.borrow() >= 1 {
+                tui::restore();
                 std::process::exit(FORCED_EXIT);
             }
             sender.send_modify(|count| *count += 1);

@@ -1,12 +1,16 @@
 //! `whyrelay report`.
 
 use anyhow::Context as _;
+use whyrelay_core::report::CheckReport;
 use whyrelay_core::trace::pcapng::capture;
 use whyrelay_core::trace::recording::Recording;
 use whyrelay_core::trace::redact::redact;
 
-use super::account::Wanted;
+use super::account::{Wanted, status};
 use super::args::ReportArgs;
+use super::peer::watch_signals;
+use super::runtime;
+use crate::tui::over_recording;
 
 pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
     let mut recordings = Vec::new();
@@ -33,5 +37,15 @@ pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
     if let Some(file) = &args.pcap {
         std::fs::write(file, capture(&events)).with_context(|| format!("writing the capture {}", file.display()))?;
     }
-    Wanted { format: args.format, color, output: args.output, html: None }.print(&events)
+    let wanted = Wanted { format: args.format, color, output: args.output, html: None };
+    if !args.tui {
+        return wanted.print(&events);
+    }
+    anyhow::ensure!(!CheckReport::is_check(&events), "the account of one host alone has no screen: leave --tui out");
+    let report = wanted.write_only(&events)?;
+    runtime()?.block_on(async {
+        let interrupt = watch_signals()?;
+        over_recording(events, color, interrupt).await
+    })?;
+    Ok(status(&report))
 }

@@ -63,6 +63,8 @@ pub struct SessionConfig {
     pub pcap: Option<PathBuf>,
     /// Pseudonyms instead of addresses.
     pub redact: bool,
+    /// Where every event goes as it is recorded, besides: to the screen.
+    pub watch: Option<std::sync::mpsc::Sender<crate::tui::worker::Feed>>,
     /// Put before progress lines when two sessions share a terminal.
     pub label: String,
 }
@@ -121,6 +123,7 @@ impl SessionConfig {
             record: args.record,
             pcap: args.pcap,
             redact: args.redact,
+            watch: None,
             label: String::new(),
         })
     }
@@ -156,6 +159,7 @@ impl SessionConfig {
             record: None,
             pcap: None,
             redact: false,
+            watch: None,
             label: match side {
                 Vantage::A => "A".into(),
                 Vantage::B => "B".into(),

@@ -175,6 +175,9 @@ impl Session {
             ..GatherConfig::default()
         };
         let mut sink = Sink::open(config.side, config.record.as_deref(), config.pcap.as_deref(), config.redact)?;
+        if let Some(watch) = config.watch.clone() {
+            sink.watch(watch);
+        }
         let now = clock.now();
         sink.record(
             now,

@@ -32,6 +32,9 @@ impl Progress {
 
     /// A step that was reached.
     pub(super) fn step(&mut self, text: &str) {
+        if crate::tui::covers_stderr() {
+            return;
+        }
         self.clear();
         let elapsed = self.started.elapsed().as_secs_f64();
         // A closed stderr is no reason to stop.
@@ -40,6 +43,9 @@ impl Progress {
 
     /// Something that goes on: rewritten on a terminal, else written now and then.
     pub(super) fn live(&mut self, text: &str) {
+        if crate::tui::covers_stderr() {
+            return;
+        }
         let interval = if self.terminal { LIVE_INTERVAL } else { PLAIN_INTERVAL };
         if self.last_live.is_some_and(|last| last.elapsed() < interval) {
             return;

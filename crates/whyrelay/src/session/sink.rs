@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
 
 use anyhow::Context as _;
 use whyrelay_core::time::Timestamp;
@@ -15,6 +16,7 @@ use whyrelay_core::trace::recording::{Recorder, encode};
 use whyrelay_core::trace::redact::{Redactor, redact};
 
 use crate::host::Tap;
+use crate::tui::worker::Feed;
 
 /// Most events of one session: hours of one. What comes after is counted.
 const MAX_EVENTS: usize = 500_000;
@@ -53,6 +55,7 @@ pub(crate) struct Sink {
     data: usize,
     ended: bool,
     tap: Option<Tap>,
+    watch: Option<Sender<Feed>>,
 }
 
 impl Sink {
@@ -93,6 +96,7 @@ impl Sink {
             data: 0,
             ended: false,
             tap: None,
+            watch: None,
         })
     }
 
@@ -118,6 +122,11 @@ impl Sink {
         }
         let event = self.recorder.record(at, kind);
         self.take(event);
+    }
+
+    /// From now on a screen gets every event that is kept; with pseudonyms, where there are any.
+    pub(super) fn watch(&mut self, watch: Sender<Feed>) {
+        self.watch = Some(watch);
     }
 
     /// From now on the collector of host facts hears of what is recorded.
@@ -181,8 +190,16 @@ impl Sink {
         }
     }
 
+    /// Tells the screen, if there is one. One that has been left is no reason to stop.
+    fn show(&self, feed: impl FnOnce() -> Feed) {
+        if let Some(watch) = &self.watch {
+            let _ = watch.send(feed());
+        }
+    }
+
     /// Writes both files again from memory. Whoever is killed meanwhile keeps the old ones.
     fn write_anew(&mut self) {
+        self.show(|| Feed::Anew(self.events.clone()));
         let events = &self.events;
         if let Some(path) = self.file.as_ref().and(self.path.as_ref()) {
             match replace(path, events.iter().map(|event| encode(event).into_bytes())) {
@@ -212,6 +229,7 @@ impl Sink {
 
     fn keep(&mut self, event: Event) {
         self.write(&event);
+        self.show(|| Feed::Event(Box::new(event.clone())));
         self.events.push(event);
     }
 

@@ -4,4 +4,6 @@ mod account;
 mod ends;
 mod hostile;
 mod inputs;
+mod pty;
+mod screen;
 mod support;

@@ -1,0 +1,61 @@
+//! What is wrong, root causes first, and all about the selected finding.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::text::Line;
+use ratatui::widgets::Paragraph;
+use whyrelay_core::diagnosis::finding::{Finding, Severity};
+
+use super::Look;
+use super::pieces::{Row, cut, frame as pane_frame, list, nothing, wrap};
+use crate::tui::screen::{Pane, Screen};
+
+pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rect) {
+    let Some(report) = screen.report() else {
+        pane_frame(frame, screen, Pane::Findings, "Findings", area);
+        return;
+    };
+    let so_far = if screen.live && !screen.over { " so far" } else { "" };
+    let title = format!("Findings{so_far} ({})", report.findings.len());
+    let inner = pane_frame(frame, screen, Pane::Findings, &title, area);
+    let Some(finding) = screen.finding() else {
+        return nothing(frame, if report.findings.is_empty() { "none" } else { "none fits the filter" }, inner);
+    };
+    let rows = u16::try_from(screen.rows.findings.len()).unwrap_or(u16::MAX);
+    let height = rows.min(inner.height.div_ceil(3)).max(1);
+    let [top, rest] = Layout::vertical([Constraint::Length(height), Constraint::Fill(1)]).areas(inner);
+    list(frame, screen, Pane::Findings, top, |at| row(&report.findings[screen.rows.findings[at]], look));
+    let details = details(finding, rest.width);
+    let room = usize::from(rest.height);
+    let hidden = details.len() > room;
+    let mut lines: Vec<Line<'_>> = details.into_iter().take(room).map(Line::raw).collect();
+    if hidden && !screen.zoom && room > 1 {
+        lines.pop();
+        lines.push(Line::styled(cut("    … z shows all of it", rest.width), Look::faint()));
+    }
+    frame.render_widget(Paragraph::new(lines), rest);
+}
+
+fn row(finding: &Finding, look: Look) -> Row {
+    let style = match finding.severity {
+        Severity::Error => look.bad(),
+        Severity::Warning => look.warn(),
+        Severity::Info => Look::faint(),
+    };
+    let text = format!("{}[{}] {} (at {})", finding.severity.name(), finding.code, finding.name, finding.blame.name());
+    Row { text, style }
+}
+
+fn details(finding: &Finding, width: u16) -> Vec<String> {
+    let room = width.saturating_sub(4);
+    let mut lines = wrap(&finding.summary, room, "");
+    for remedy in &finding.remedies {
+        lines.extend(wrap(&format!("- {} ({})", remedy.text.trim_end_matches('.'), remedy.effect.name()), room, "  "));
+        lines.extend(remedy.commands.iter().map(|command| format!("    $ {command}")));
+    }
+    if !finding.evidence.is_empty() {
+        let seqs: Vec<_> = finding.evidence.iter().map(|seq| format!("#{seq}")).collect();
+        lines.extend(wrap(&format!("e shows its evidence: {}", seqs.join(" ")), room, "  "));
+    }
+    lines.into_iter().map(|line| cut(&format!("    {line}"), width)).collect()
+}

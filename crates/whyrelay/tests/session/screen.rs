@@ -1,0 +1,307 @@
+//! `--tui` on a pseudo-terminal: what it shows, its keys, and that the terminal comes back whatever happens.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::pty::Pty;
+use crate::support::{Process, Server, directory, file};
+
+const ROOMY: (u16, u16) = (40, 130);
+
+/// A recording of both sides of a relayed session over loopback, made once: it has a finding.
+fn recording() -> &'static str {
+    static RECORDING: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = RECORDING.get_or_init(|| {
+        let directory = directory();
+        let (path, text) = file(&directory, "a.jsonl");
+        let server = Server::start();
+        let answer = server.peer("answer", "screen", &[]);
+        let offer = server.peer("offer", "screen", &["--relay-only", "--record", &text]);
+        let _ = (offer.finish(), answer.finish());
+        (directory, path)
+    });
+    path.to_str().expect("a name in UTF-8")
+}
+
+fn over_recording() -> Pty {
+    let screen = Pty::start(&["report", "--tui", recording()], ROOMY, &[]);
+    screen.shows("RELAYED");
+    screen
+}
+
+#[test]
+fn a_recording_is_shown_in_panes_and_left_with_q() {
+    let mut screen = over_recording();
+    let shown = screen.contents();
+    for words in ["Path", "Findings", "Pairs (", "Checks of A", "Events (", "+ relay 127.0.0.1", "A->B", "? help"] {
+        assert!(shown.contains(words), "{words}:\n{shown}");
+    }
+    screen.press("?");
+    screen.shows("this help");
+    screen.press("?");
+    screen.shows("Pairs (");
+    screen.press("q");
+    assert_eq!(screen.finish().code(), Some(1), "as of the account: there is a finding");
+}
+
+#[test]
+fn a_finding_is_one_key_from_its_evidence() {
+    let mut screen = over_recording();
+    screen.shows("[WR");
+    screen.press("e");
+    let shown = screen.wait_for("a cited event with the cursor", |shown| {
+        shown.contains("[5 Events") && shown.lines().any(|line| line.contains("> *"))
+    });
+    assert!(shown.contains("* cited by WR"), "{shown}");
+    // The same with Enter on the finding itself.
+    screen.press("2\r");
+    screen.shows("[5 Events");
+}
+
+#[test]
+fn rows_are_filtered_sorted_and_zoomed() {
+    let mut screen = over_recording();
+    screen.press("5/allocat\r");
+    let shown = screen.shows("filter \"allocat\"");
+    let events = |shown: &str| {
+        shown.lines().skip_while(|line| !line.contains("[5 Events")).skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let rows = events(&shown);
+    assert!(rows.iter().filter(|row| row.contains('#')).all(|row| row.to_lowercase().contains("allocat")), "{shown}");
+    screen.press("\u{1b}");
+    screen.wait_for("all events", |shown| !shown.contains("filter \""));
+    screen.press("s");
+    screen.shows("newest first");
+    screen.press("3s");
+    screen.shows("most checks first");
+    screen.press("z");
+    let shown = screen.shows("zoomed");
+    assert!(!shown.contains("5 Events"), "{shown}");
+    screen.press("zzz");
+    screen.press("/nothing has this\r");
+    screen.shows("no pair fits the filter");
+}
+
+#[test]
+fn time_is_stepped_through_and_let_go_on() {
+    let mut screen = over_recording();
+    screen.press("[");
+    screen.shows("FROZEN at event");
+    screen.press(&"{".repeat(40));
+    let shown = screen.shows("FROZEN at event 1 of");
+    screen.wait_for("no verdict at the first event", |shown| shown.contains("NOT DECIDED"));
+    assert!(!shown.contains("DIRECT"), "{shown}");
+    screen.press("]]");
+    screen.shows("FROZEN at event 3 of");
+    screen.shows("[3 Pairs (0 of 0)");
+    screen.press(" ");
+    screen.wait_for("the end again", |shown| shown.contains("RELAYED") && !shown.contains("FROZEN"));
+}
+
+#[test]
+fn it_fits_a_narrow_terminal_and_says_when_it_cannot() {
+    let mut screen = over_recording();
+    for (rows, columns) in [(24, 80), (20, 79), (12, 40)] {
+        screen.resize(rows, columns);
+        let narrow = columns < 80;
+        let shown = screen.wait_for("the new size", |shown| {
+            shown.lines().count() == usize::from(rows)
+                && shown.contains("RELAYED")
+                && shown.contains("one pane") == narrow
+        });
+        assert!(shown.lines().all(|line| line.chars().count() <= usize::from(columns)), "{shown}");
+        for (key, title) in
+            [("1", "[1 Path"), ("2", "[2 Findings"), ("3", "[3 Pairs"), ("4", "[4 Checks"), ("5", "[5 Events")]
+        {
+            screen.press(key);
+            screen.shows(title);
+        }
+        screen.press("?");
+        screen.shows("Ctrl-L");
+        screen.press("?");
+    }
+    screen.resize(10, 30);
+    screen.shows("30x10 is too small: 40x12");
+    screen.resize(40, 130);
+    screen.wait_for("all panes again", |shown| shown.contains("2 Findings") && shown.contains("5 Events"));
+}
+
+#[test]
+fn color_is_left_out_where_it_is_not_wanted() {
+    let has_color = |screen: &Pty| {
+        let written = String::from_utf8_lossy(&screen.written()).into_owned();
+        // SGR 30 to 37, and 38 with its parameters.
+        written.split("\u{1b}[").skip(1).any(|rest| {
+            let sequence = rest.split('m').next().unwrap_or_default();
+            sequence.split(';').all(|code| code.parse::<u16>().is_ok())
+                && sequence.split(';').any(|code| matches!(code.parse(), Ok(30..=38)))
+        })
+    };
+    assert!(has_color(&over_recording()));
+    let plain = Pty::start(&["report", "--tui", recording()], ROOMY, &[("NO_COLOR", "1")]);
+    plain.shows("RELAYED");
+    assert!(!has_color(&plain));
+}
+
+#[test]
+fn a_hostile_name_reaches_the_terminal_as_text() {
+    let directory = directory();
+    let (path, text) = file(&directory, "evil.jsonl");
+    let recorded = std::fs::read_to_string(recording()).expect("a recording");
+    let evil = recorded.replace("answer-peer-1", "E\\u001b]0;pwned\\u0007\\u001b[2J\\u202eV\\u0085\\u009b31m");
+    std::fs::write(&path, evil).expect("a file");
+    let mut screen = Pty::start(&["report", "--tui", &text], ROOMY, &[]);
+    screen.shows("RELAYED");
+    screen.press("1z");
+    screen.shows("pwned");
+    screen.press("5/pwned\r");
+    screen.shows("filter \"pwned\"");
+    let written = screen.written();
+    let contains = |needle: &[u8]| written.windows(needle.len()).any(|window| window == needle);
+    for needle in ["\u{1b}]", "E\u{1b}", "\u{7}", "\u{202e}", "\u{85}", "\u{9b}"] {
+        assert!(!contains(needle.as_bytes()), "{needle:?} was written");
+    }
+}
+
+#[test]
+fn without_a_terminal_it_says_so() {
+    let finished = Process::start(&["report", "--tui", recording()], &[]).finish();
+    assert_eq!((finished.code(), finished.stdout.as_str()), (2, ""));
+    assert!(
+        finished.stderr.contains("--tui needs a terminal") && finished.stderr.contains("hint:"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn signals_and_ctrl_c_give_the_terminal_back() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut screen = over_recording();
+        screen.signal(signal);
+        assert_eq!(screen.finish().code(), Some(1), "{signal}");
+    }
+    let mut screen = over_recording();
+    screen.press("\u{3}");
+    assert_eq!(screen.finish().code(), Some(1));
+}
+
+#[test]
+fn a_terminal_that_hangs_up_ends_it() {
+    let screen = over_recording();
+    assert!(screen.hang_up().code().is_some());
+}
+
+/// The pid of the only child of a process.
+fn child_of(parent: Pid) -> Pid {
+    let children =
+        std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("Linux lists children");
+    Pid::from_raw(children.split_whitespace().next().expect("a child").parse().expect("a process id"))
+}
+
+#[test]
+fn stopped_it_gives_the_terminal_to_the_shell_and_takes_it_again() {
+    let mut shell = Pty::run(&["bash", "--norc", "--noprofile", "-i"], ROOMY, &[("PS1", "ready> ")]);
+    shell.shows("ready> ");
+    let program = env!("CARGO_BIN_EXE_whyrelay");
+    shell.press(&format!("{program} report --tui {}\n", recording()));
+    shell.shows("RELAYED");
+    for by_key in [true, false] {
+        if by_key {
+            shell.press("\u{1a}");
+        } else {
+            kill(child_of(shell.pid()), Signal::SIGTSTP).expect("it can be signaled");
+        }
+        shell.wait_for("the shell", |shown| shown.contains("Stopped") && shown.trim_end().ends_with("ready>"));
+        shell.press("echo my$((6*7))\n");
+        shell.shows("my42");
+        shell.press("fg\n");
+        shell.wait_for("the screen again", |shown| shown.contains("RELAYED") && shown.contains("5 Events"));
+        shell.press("?");
+        shell.shows("this help");
+        shell.press("?");
+        shell.shows("3 Pairs");
+    }
+    // Stopped without having been asked, and continued.
+    let child = child_of(shell.pid());
+    kill(child, Signal::SIGSTOP).expect("it can be signaled");
+    shell.shows("Stopped");
+    shell.press("fg\n");
+    shell.wait_for("the screen again", |shown| shown.contains("RELAYED") && shown.contains("5 Events"));
+    shell.press("q");
+    shell.wait_for("the shell", |shown| shown.trim_end().ends_with("ready>"));
+    shell.press("exit\n");
+    shell.finish();
+}
+
+#[test]
+fn a_panic_gives_the_terminal_back() {
+    let this = std::env::current_exe().expect("this program");
+    let this = this.to_str().expect("a name in UTF-8");
+    for helper in ["screen::helper_panics_beside_the_screen", "screen::helper_panics_while_drawing"] {
+        let mut screen = Pty::run(&[this, "--exact", helper, "--ignored", "--nocapture"], ROOMY, &[]);
+        screen.finish();
+        let shown = screen.contents();
+        assert!(shown.contains("panicked at") && shown.contains("on purpose"), "{shown}");
+        let written = String::from_utf8_lossy(&screen.written()).into_owned();
+        assert!(written.contains("\u{1b}[?1049h"), "it had the screen: {written:?}");
+    }
+}
+
+#[test]
+#[ignore = "run by a_panic_gives_the_terminal_back in a terminal of its own"]
+fn helper_panics_beside_the_screen() {
+    let _guard = whyrelay::tui::terminal::Guard::enter().expect("a terminal");
+    let _ = std::thread::spawn(|| panic!("on purpose")).join();
+}
+
+#[test]
+#[ignore = "run by a_panic_gives_the_terminal_back in a terminal of its own"]
+fn helper_panics_while_drawing() {
+    let mut guard = whyrelay::tui::terminal::Guard::enter().expect("a terminal");
+    let _ = guard.draw(|_| panic!("on purpose"));
+}
+
+#[test]
+fn a_session_that_cannot_start_says_why_on_the_terminal() {
+    let mut screen = Pty::start(&["offer", "--tui", "--signal", "http://127.0.0.1:1", "--wait", "1s"], ROOMY, &[]);
+    assert_eq!(screen.finish().code(), Some(2));
+    let shown = screen.contents();
+    assert!(shown.contains("error:"), "{shown}");
+}
+
+#[test]
+fn a_live_session_is_watched_to_its_end_and_its_account_printed() {
+    let server = Server::start();
+    let arguments = ["offer", "--tui", "--signal", &server.url, "--room", "live", "--address", "127.0.0.2"];
+    let mut offer = Pty::start(&arguments, ROOMY, &[]);
+    let shown = offer.shows("CONNECTING");
+    assert!(!shown.contains("FAILED"), "{shown}");
+    let answer = server.peer("answer", "live", &[]);
+    let shown = offer.wait_for("the end", |shown| shown.contains("DIRECT") && shown.contains("session over"));
+    assert!(shown.contains("+ host 127.0.0.2"), "{shown}");
+    assert_eq!(answer.finish().code(), 0);
+    offer.press("q");
+    assert_eq!(offer.finish().code(), Some(0));
+    let shown = offer.contents();
+    assert!(shown.contains("Pairs, and how far each side's checks came"), "{shown}");
+}
+
+#[test]
+fn ctrl_c_ends_a_live_session_as_it_does_without_a_screen() {
+    let server = Server::start();
+    let arguments = ["offer", "--tui", "--signal", &server.url, "--room", "stop", "--address", "127.0.0.2"];
+    let mut once = Pty::start(&arguments, ROOMY, &[]);
+    once.shows("CONNECTING");
+    once.press("\u{3}");
+    assert_eq!(once.finish().code(), Some(1));
+    // SIGTERM does the same, and a second one ends it at once.
+    let mut twice = Pty::start(&arguments, ROOMY, &[]);
+    twice.shows("CONNECTING");
+    twice.signal(Signal::SIGTERM);
+    twice.signal(Signal::SIGTERM);
+    assert!(matches!(twice.finish().code(), Some(1 | 130)));
+}
