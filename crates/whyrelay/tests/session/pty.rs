@@ -93,6 +93,12 @@ impl Pty {
         self.wait_for(words, |contents| contents.contains(words))
     }
 
+    /// Waits until the program has taken the whole screen so many times.
+    pub(crate) fn wait_taken(&self, times: usize) {
+        let taken = |written: &[u8]| written.windows(8).filter(|window| window == b"\x1b[?1049h").count();
+        self.wait_for("the screen once more", |_| taken(&self.written()) >= times);
+    }
+
     /// Changes the size of the terminal, as a window manager does.
     pub(crate) fn resize(&self, rows: u16, columns: u16) {
         self.terminal.lock().expect("nobody panics with it").screen_mut().set_size(size_of(rows), size_of(columns));

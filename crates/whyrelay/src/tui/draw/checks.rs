@@ -36,8 +36,14 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rec
 }
 
 fn chain_lines(pair: &PairRow, look: Look, width: u16) -> Vec<Line<'static>> {
-    [(&pair.a_to_b, Vantage::A), (&pair.b_to_a, Vantage::B)]
-        .map(|(chain, from)| Line::styled(cut(&chain_words(chain, from), width), style(chain, look)))
+    [(&pair.a_to_b, Vantage::A, &pair.a_pair), (&pair.b_to_a, Vantage::B, &pair.b_pair)]
+        .map(|(chain, from, side)| {
+            let words = match words::no_connection(chain, side.as_ref()) {
+                Some(words) => format!("{}->{}  X {words}", from.name(), from.other().name()),
+                None => chain_words(chain, from),
+            };
+            Line::styled(cut(&words, width), style(chain, look))
+        })
         .to_vec()
 }
 
