@@ -41,6 +41,9 @@ pub enum LabError {
     /// The namespace world cannot do what the scenario says.
     #[error("the namespace world cannot do this: {0}\nhint: run it with --virtual")]
     Unsupported(String),
+    /// The user ended it.
+    #[error("interrupted")]
+    Interrupted,
     /// There is no such host or router.
     #[error("there is no {name:?} in this lab\nhint: it has {known}")]
     Unknown {

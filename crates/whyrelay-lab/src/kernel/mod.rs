@@ -8,6 +8,8 @@
 //! | [`state`] | what was made, on disk, so that an interrupted lab can be removed |
 //! | `router`, `packet` | a user-space router on TUN around `nat::table` |
 //! | [`Services`] | the server's programs and their faults |
+//! | [`run_kernel`] | a scenario from beginning to end, with real sessions |
+//! | `signaling` | a proxy that delays or loses a peer's messages |
 //! | `wire` | a user-space cable on TAP: delay, jitter, loss, reordering, duplication, rate |
 //! | `nft`, `host` | kernel routers by nftables; hosts and their faults |
 //!
@@ -24,7 +26,9 @@ mod packet;
 pub mod plan;
 pub mod privilege;
 mod router;
+mod run;
 mod services;
+mod signaling;
 pub mod state;
 mod tun;
 mod wire;
@@ -32,4 +36,5 @@ mod wire;
 pub use error::LabError;
 pub use lab::Lab;
 pub use plan::{Plan, RouterChoice};
+pub use run::{Conditions, Ran, cannot, run_kernel};
 pub use services::{Services, signal_url};

@@ -2,18 +2,19 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::scenario::file::Credentials;
 use crate::scenario::topology::Topology;
 
+use super::command::{nft, run};
 use super::error::LabError;
 use super::host::SIGNALING_PORT;
 use super::lab::Lab;
 use super::plan::SERVER;
+use super::signaling::{self, Proxy};
 
 /// The port of STUN and TURN.
 pub(crate) const STUN_PORT: u16 = 3478;
@@ -23,18 +24,41 @@ const RELAY_PORTS: &str = "50000-59999";
 /// How long a program may take to say that it is ready.
 const READY: Duration = Duration::from_secs(10);
 
-/// The URL of signaling on the server's first address.
-pub fn signal_url(topology: &Topology) -> String {
-    match topology.server_address() {
-        IpAddr::V4(ip) => format!("http://{ip}:{SIGNALING_PORT}"),
-        IpAddr::V6(ip) => format!("http://[{ip}]:{SIGNALING_PORT}"),
+/// The one user of TURN: a lab guards nothing.
+pub(super) const USER: &str = "lab";
+/// Its password.
+pub(super) const PASSWORD: &str = "lab-password";
+/// The secret of credentials that expire.
+pub(super) const SECRET: &str = "lab-secret";
+
+/// The URL of signaling for a peer: by its own proxy where its messages fare badly.
+pub(crate) fn signal_url_of(topology: &Topology, index: usize) -> String {
+    let port = match topology.signaling.get(index).is_some_and(signaling::is_needed) {
+        true => SIGNALING_PORT + 1 + index as u16,
+        false => SIGNALING_PORT,
+    };
+    let speaks = |address: &IpAddr| {
+        topology.hosts.get(index).is_none_or(|host| host.addresses().any(|own| own.is_ipv4() == address.is_ipv4()))
+    };
+    let mut addresses = topology.server.addresses.iter().map(|cidr| cidr.address);
+    match addresses.find(speaks).unwrap_or_else(|| topology.server_address()) {
+        IpAddr::V4(ip) => format!("http://{ip}:{port}"),
+        IpAddr::V6(ip) => format!("http://[{ip}]:{port}"),
     }
+}
+
+/// The URL of signaling for a host, as its programs are told.
+pub fn signal_url(topology: &Topology, host: &str) -> String {
+    let index = topology.hosts.iter().position(|known| known.name == host);
+    signal_url_of(topology, index.unwrap_or(usize::MAX))
 }
 
 /// The server's programs; they end when dropped.
 #[derive(Debug)]
 pub struct Services {
-    server: Running,
+    _server: Running,
+    /// They end with it.
+    _proxies: Vec<Proxy>,
 }
 
 /// A program that ends with its value.
@@ -55,13 +79,25 @@ impl Services {
     /// When it does not come up, with what it said.
     pub fn start(lab: &Lab, topology: &Topology, program: &Path) -> Result<Self, LabError> {
         let faults = &topology.server.faults;
-        if faults.certificate.is_some() || matches!(faults.credentials, Credentials::Expired) {
-            return Err(LabError::Unsupported("TURN over TLS and expired credentials".to_owned()));
-        }
         close_ports(lab, topology)?;
-        let mut command = Command::new(program);
-        command.args(["serve", "--listen", &format!("0.0.0.0:{SIGNALING_PORT}"), "--relay-ports", RELAY_PORTS]);
-        command.args(["--stun-listen", &format!("{}:{STUN_PORT}", topology.server_address())]);
+        // It must not outlive a lab that is killed: this shell's standard input ends with the lab, however that ends.
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", r#""$@" </dev/null & served=$!; read -r _; kill -9 $served; wait"#, "sh"]).arg(program);
+        command.args(["serve", "--listen", &format!("[::]:{SIGNALING_PORT}"), "--relay-ports", RELAY_PORTS]);
+        for cidr in &topology.server.addresses {
+            let second = topology.server.addresses.get(1) == Some(cidr) && cidr.address.is_ipv4();
+            if !second {
+                command.args(["--stun-listen", &SocketAddr::new(cidr.address, STUN_PORT).to_string()]);
+            }
+        }
+        for (flag, name, text) in [
+            ("--turn-users-file", "users", format!("{USER}:{PASSWORD}\n")),
+            ("--turn-secret-file", "secret", format!("{SECRET}\n")),
+        ] {
+            let file = lab.directory().join(name);
+            fs::write(&file, text).map_err(LabError::system(format!("writing {}", file.display())))?;
+            command.arg(flag).arg(file);
+        }
         if let Some(second) = topology.server.addresses.get(1).filter(|second| second.address.is_ipv4()) {
             command.args(["--alternate-address", &second.address.to_string()]);
         }
@@ -77,7 +113,7 @@ impl Services {
         }
         let log = lab.directory().join("serve.log");
         let failed = |doing: &str| LabError::system(format!("{doing} {}", log.display()));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).map_err(failed("making"))?);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&log).map_err(failed("making"))?);
         let child = lab.enter(SERVER, || command.spawn().map_err(LabError::system("starting whyrelay serve")))?;
         let mut server = Running(child);
         let begun = Instant::now();
@@ -88,7 +124,8 @@ impl Services {
                 if first.contains("serves signaling") {
                     // What it says later must not stop it.
                     std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
-                    return Ok(Self { server });
+                    let _proxies = proxies(lab, topology)?;
+                    return Ok(Self { _server: server, _proxies });
                 }
             }
         }
@@ -96,10 +133,28 @@ impl Services {
         Err(LabError::Command { command: "whyrelay serve".to_owned(), said: format!("{first}{said}") })
     }
 
-    /// The process id of `whyrelay serve`.
-    pub fn server_pid(&self) -> u32 {
-        self.server.0.id()
+    /// Datagrams of the peers' data that the relay has sent: those that begin as DTLS does (RFC 7983 §7).
+    pub(super) fn relayed_data(&self, lab: &Lab) -> Result<u64, LabError> {
+        let program = nft()?;
+        let listed = lab.enter(SERVER, || run(&program, &["list", "counter", "inet", "counting", "relayed"], ""))?;
+        let number = listed.split_once("packets ").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+        number.ok_or_else(|| LabError::Command { command: "nft list counter".to_owned(), said: listed })
     }
+}
+
+/// Drops from now on whatever the server would serve but signaling.
+pub(super) fn cut_off(lab: &Lab) -> Result<(), LabError> {
+    let rules = format!(
+        "table inet cut {{ chain in {{ type filter hook input priority -20;\n\
+         meta l4proto udp drop\ntcp dport {STUN_PORT} drop\n}} }}\n"
+    );
+    lab.nft(SERVER, &rules).map(drop)
+}
+
+fn proxies(lab: &Lab, topology: &Topology) -> Result<Vec<Proxy>, LabError> {
+    let numbered = topology.signaling.iter().zip(SIGNALING_PORT + 1..);
+    let needed = numbered.filter(|(faults, _)| signaling::is_needed(faults));
+    needed.map(|(faults, port)| Proxy::start(lab.namespace(SERVER)?, port, faults.clone())).collect()
 }
 
 /// What the server does not serve is dropped in front of it, as firewalls do.
@@ -120,9 +175,9 @@ fn close_ports(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
         rules.push(format!("udp dport {RELAY_PORTS} drop"));
     }
     let mut text = format!(
-        "table inet counting {{\ncounter to_relay {{ }}\ncounter from_relay {{ }}\n\
-         chain in {{ type filter hook input priority -10; udp dport {RELAY_PORTS} counter name to_relay; }}\n\
-         chain out {{ type filter hook output priority -10; udp sport {RELAY_PORTS} counter name from_relay; }}\n}}\n"
+        "table inet counting {{\ncounter relayed {{ }}\n\
+         chain out {{ type filter hook output priority -10; \
+         udp sport {RELAY_PORTS} @th,64,8 >= 20 @th,64,8 <= 63 counter name relayed; }}\n}}\n"
     );
     if !rules.is_empty() {
         text.push_str(&format!(

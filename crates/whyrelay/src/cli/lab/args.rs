@@ -71,7 +71,11 @@ pub struct RunArgs {
     /// In network namespaces: real kernels
     #[arg(long)]
     pub kernel: bool,
-    /// Scenarios at a time; default: one for each core
+    /// Who translates in network namespaces
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_enum, default_value_t, requires = "kernel")]
+    pub routers: inside::Routers,
+    /// Scenarios at a time; default: one for each core, two with --kernel
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub jobs: Option<u8>,
     /// How to print the results

@@ -57,7 +57,7 @@ fn run_inside(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
         let _services = Services::start(&lab, &scenario.topology, &program)?;
         let (first, rest) = command.split_first().context("no command")?;
         let mut inside = lab.command(&place.host, first)?;
-        inside.args(rest).env("WHYRELAY_SIGNAL", kernel::signal_url(&scenario.topology));
+        inside.args(rest).env("WHYRELAY_SIGNAL", kernel::signal_url(&scenario.topology, &place.host));
         inside.env("WHYRELAY_LAB", lab.id());
         if is_shell(first, command) {
             eprintln!("{}", greeting(&scenario, &lab, &place.host));

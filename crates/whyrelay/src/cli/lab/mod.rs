@@ -6,6 +6,8 @@ mod fuzz;
 #[cfg(target_os = "linux")]
 mod inside;
 mod junit;
+#[cfg(target_os = "linux")]
+mod kernel;
 mod list;
 mod matrix;
 mod run;

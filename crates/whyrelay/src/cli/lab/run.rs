@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use whyrelay_core::report::{TextOptions, render_text};
@@ -11,48 +12,55 @@ use whyrelay_lab::run::{Observed, Verdict, judge, path_name, run_virtual};
 use whyrelay_lab::scenario::Scenario;
 use whyrelay_lab::scenario::file::WorldKind;
 
-use super::super::{FINDING, HEALTHY, answer};
+use super::super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer};
 use super::args::{RunArgs, TableFormat};
 use super::{junit, work};
 
+/// What became of one scenario.
+pub(super) enum Done {
+    /// It ran; the time is how long its network took to build, where it had to be built.
+    Ran(Box<(Verdict, Observed)>, Option<Duration>),
+    /// This world cannot express it.
+    Skipped(Skipped),
+    /// It could not be run.
+    Broken(Skipped),
+}
+
+/// A scenario that did not run, and why.
+#[derive(serde::Serialize)]
+pub(super) struct Skipped {
+    pub(super) scenario: String,
+    pub(super) reason: String,
+}
+
 pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
-    if args.kernel {
-        anyhow::bail!(
-            "this build cannot run scenarios in network namespaces\nhint: leave out --kernel for virtual time"
-        );
+    let mut scenarios = scenarios(&args.scenarios)?;
+    scenarios.dedup_by(|one, other| one.name == other.name);
+    let done = match args.kernel {
+        true => in_namespaces(args, &scenarios)?,
+        false => in_virtual_time(args, &scenarios),
+    };
+    let (mut results, mut skipped, mut broken, mut up) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for done in done {
+        match done {
+            Done::Ran(result, up_after) => {
+                results.push(*result);
+                up.extend(up_after);
+            }
+            Done::Skipped(scenario) => skipped.push(scenario),
+            Done::Broken(scenario) => broken.push(scenario),
+        }
     }
-    let world = WorldKind::Virtual;
-    let scenarios = scenarios(&args.scenarios)?;
-    let (mut able, unable): (Vec<_>, Vec<_>) =
-        scenarios.into_iter().partition(|scenario| scenario.topology.worlds.contains(&world));
-    able.dedup_by(|one, other| one.name == other.name);
-    for scenario in &unable {
-        eprintln!("skipped {}: virtual time cannot express it", scenario.name);
-    }
-    if able.is_empty() {
+    if results.is_empty() && broken.is_empty() {
         anyhow::bail!("there is nothing to run\nhint: `whyrelay lab list` names the scenarios");
     }
-    let jobs = args.jobs.map_or_else(work::cores, usize::from);
-    let (total, count) = (able.len(), AtomicUsize::new(0));
-    let results = work::each(
-        &able,
-        jobs,
-        |scenario| {
-            let observed = run_virtual(&scenario.topology);
-            (judge(&scenario.topology, &observed), observed)
-        },
-        |(verdict, _)| {
-            let number = count.fetch_add(1, Ordering::Relaxed) + 1;
-            let outcome = if verdict.passed() { "ok" } else { "WRONG" };
-            eprintln!("[{number}/{total}] {outcome} {}", verdict.scenario);
-        },
-    );
     if let Some(directory) = &args.record {
         record(directory, &results)?;
     }
     let verdicts: Vec<&Verdict> = results.iter().map(|(verdict, _)| verdict).collect();
     if let Some(file) = &args.junit {
-        fs::write(file, junit::render(&verdicts)).with_context(|| format!("writing {}", file.display()))?;
+        let text = junit::render(&verdicts, &skipped, &broken);
+        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     let mut text = String::new();
     if args.account {
@@ -63,15 +71,70 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
         }
     }
     match args.format {
-        TableFormat::Text => text.push_str(&table(&verdicts, color)),
+        TableFormat::Text => {
+            text.push_str(&table(&verdicts, color));
+            text.push_str(&beside(&skipped, &broken, &up));
+        }
         TableFormat::Json => {
-            let object = serde_json::json!({ "schema": "whyrelay.lab/1", "results": verdicts });
+            let object = serde_json::json!({
+                "schema": "whyrelay.lab/1",
+                "results": verdicts,
+                "skipped": skipped,
+                "broken": broken,
+            });
             text = serde_json::to_string_pretty(&object).context("writing JSON")? + "\n";
         }
-        TableFormat::Junit => text = junit::render(&verdicts),
+        TableFormat::Junit => text = junit::render(&verdicts, &skipped, &broken),
     }
     answer(&text)?;
-    Ok(if verdicts.iter().all(|verdict| verdict.passed()) { HEALTHY } else { FINDING })
+    Ok(match (broken.is_empty(), verdicts.iter().all(|verdict| verdict.passed())) {
+        (false, _) => COULD_NOT_LOOK,
+        (true, true) => HEALTHY,
+        (true, false) => FINDING,
+    })
+}
+
+fn in_virtual_time(args: &RunArgs, scenarios: &[Scenario]) -> Vec<Done> {
+    let jobs = args.jobs.map_or_else(work::cores, usize::from);
+    each(scenarios, jobs, |scenario| {
+        if !scenario.topology.worlds.contains(&WorldKind::Virtual) {
+            return Done::Skipped(Skipped {
+                scenario: scenario.name.clone(),
+                reason: "virtual time cannot express it".to_owned(),
+            });
+        }
+        let observed = run_virtual(&scenario.topology);
+        Done::Ran(Box::new((judge(&scenario.topology, &observed), observed)), None)
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn in_namespaces(args: &RunArgs, scenarios: &[Scenario]) -> anyhow::Result<Vec<Done>> {
+    super::kernel::run(args, scenarios)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn in_namespaces(_: &RunArgs, _: &[Scenario]) -> anyhow::Result<Vec<Done>> {
+    anyhow::bail!("network namespaces are Linux's own\nhint: leave out --kernel for virtual time")
+}
+
+/// Runs each scenario, with a line on stderr when it is done.
+pub(super) fn each(scenarios: &[Scenario], jobs: usize, run: impl Fn(&Scenario) -> Done + Sync) -> Vec<Done> {
+    let (total, count) = (scenarios.len(), AtomicUsize::new(0));
+    work::each(scenarios, jobs, run, |done| {
+        let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+        match done {
+            Done::Ran(result, up_after) => {
+                let outcome = if result.0.passed() { "ok" } else { "WRONG" };
+                let up = up_after.map_or_else(String::new, |up| format!(" (up in {:.2} s)", up.as_secs_f64()));
+                eprintln!("[{number}/{total}] {outcome} {}{up}", result.0.scenario);
+            }
+            Done::Skipped(skipped) => {
+                eprintln!("[{number}/{total}] skipped {}: {}", skipped.scenario, skipped.reason);
+            }
+            Done::Broken(broken) => eprintln!("[{number}/{total}] BROKEN {}: {}", broken.scenario, broken.reason),
+        }
+    })
 }
 
 /// The scenarios of names, files and directories.
@@ -128,5 +191,27 @@ fn table(verdicts: &[&Verdict], color: bool) -> String {
         0 => writeln!(text, "\n{} scenarios, all as expected", verdicts.len()),
         wrong => writeln!(text, "\n{} scenarios, {wrong} not as expected", verdicts.len()),
     };
+    text
+}
+
+/// What did not run, and how long networks took to build.
+fn beside(skipped: &[Skipped], broken: &[Skipped], up: &[Duration]) -> String {
+    let mut text = String::new();
+    if !skipped.is_empty() {
+        let _ = writeln!(text, "{} skipped:", skipped.len());
+    }
+    for scenario in skipped {
+        let _ = writeln!(text, "  {}: {}", scenario.scenario, scenario.reason);
+    }
+    for scenario in broken {
+        let _ = writeln!(text, "could not run {}: {}", scenario.scenario, scenario.reason);
+    }
+    if let Some(longest) = up.iter().max() {
+        let mut sorted: Vec<&Duration> = up.iter().collect();
+        sorted.sort();
+        let median = sorted[sorted.len() / 2];
+        let (median, longest) = (median.as_secs_f64(), longest.as_secs_f64());
+        let _ = writeln!(text, "networks were up in {median:.2} s at the median, {longest:.2} s at most");
+    }
     text
 }

@@ -1,0 +1,377 @@
+//! Running a scenario for real: `whyrelay serve`, `answer` and `offer` in the namespaces, and what came out of it.
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path as FilePath, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, chown};
+use whyrelay_core::engine::turn_server::SharedSecret;
+use whyrelay_core::report::Report;
+use whyrelay_core::time::Timestamp;
+use whyrelay_core::trace::event::{Event, EventKind, Vantage};
+use whyrelay_core::trace::recording::Recording;
+
+use super::error::LabError;
+use super::lab::Lab;
+use super::plan::{Plan, RouterChoice};
+use super::router::Clock;
+use super::services::{PASSWORD, Running, SECRET, STUN_PORT, Services, USER, signal_url_of};
+use crate::run::Observed;
+use crate::scenario::Topology;
+use crate::scenario::file::{Credentials, Path, WorldKind};
+
+/// How long a session may take in all. One that reaches it is broken: its own limits are far shorter.
+const LIMIT: Duration = Duration::from_secs(90);
+/// Between two looks at the processes.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How scenarios are run in namespaces.
+#[derive(Debug)]
+pub struct Conditions<'a> {
+    /// whyrelay's own file.
+    pub program: &'a FilePath,
+    /// Who translates.
+    pub routers: RouterChoice,
+    /// Set when everything is to end.
+    pub interrupted: &'a AtomicBool,
+    /// Cut the server off for UDP and TCP but signaling as soon as both sides have a direct path: data must pass all
+    /// the same.
+    pub cut_relay: bool,
+}
+
+/// What came out, and how long the network took to build.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// What came out.
+    pub observed: Observed,
+    /// From nothing until the network was there and the server served.
+    pub up_after: Duration,
+}
+
+/// Why the namespace world cannot run a scenario; `None` when it can.
+pub fn cannot(topology: &Topology, routers: RouterChoice) -> Option<String> {
+    if !topology.worlds.contains(&WorldKind::Kernel) {
+        return Some("the scenario is for virtual time only".to_owned());
+    }
+    if let Err(LabError::Unsupported(what)) = Plan::of(topology, routers) {
+        return Some(what);
+    }
+    let faults = &topology.server.faults;
+    if faults.certificate.is_some() {
+        return Some("TURN over TLS with a certificate".to_owned());
+    }
+    if faults.credentials == Credentials::Missing {
+        return Some("TURN without credentials: whyrelay refuses to start with it".to_owned());
+    }
+    if faults.answers_after.0 > Duration::ZERO {
+        return Some("a server that answers late".to_owned());
+    }
+    if topology.signaling.iter().any(|signaling| signaling.lose_all) {
+        return Some("signaling that loses everything".to_owned());
+    }
+    if topology.sessions.iter().any(|session| session.uid != 0) && !maps_every_user() {
+        return Some("another user than this one: that takes root".to_owned());
+    }
+    None
+}
+
+/// Whether every user id means something here; in a user namespace of our own only one does.
+fn maps_every_user() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().nth(2).and_then(|count| count.parse::<u32>().ok()).is_some_and(|count| count > 1)
+}
+
+/// Runs a scenario in namespaces of its own, which are gone afterwards.
+///
+/// # Errors
+/// When the network cannot be built, or a program does not do its work. What a session finds wrong is no error.
+pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ran, LabError> {
+    if let Some(what) = cannot(topology, conditions.routers) {
+        return Err(LabError::Unsupported(what));
+    }
+    let began = Instant::now();
+    let lab = Lab::up(Plan::of(topology, conditions.routers)?)?;
+    let services = Services::start(&lab, topology, conditions.program)?;
+    let up_after = began.elapsed();
+    let sides = [Side::new(&lab, topology, 0)?, Side::new(&lab, topology, 1)?];
+    let sessions = start(&lab, topology, conditions, &sides)?;
+    let cut = wait(&lab, conditions, &sides, sessions)?;
+    let relayed_data = services.relayed_data(&lab)?;
+    let recordings: Vec<String> = sides.iter().map(Side::recording).collect::<Result<_, _>>()?;
+    let paths = [sides[0].path()?, sides[1].path()?];
+    drop(services);
+    let observed = observe(recordings, paths, relayed_data, cut)?;
+    Ok(Ran { observed, up_after })
+}
+
+/// The files of one side.
+struct Side {
+    name: String,
+    /// `offer` or `answer`.
+    verb: &'static str,
+    directory: PathBuf,
+}
+
+impl Side {
+    fn new(lab: &Lab, topology: &Topology, index: usize) -> Result<Self, LabError> {
+        let name = topology.hosts[index].name.clone();
+        let directory = lab.directory().join(&name);
+        let failed = |doing: &str| LabError::system(format!("{doing} {}", directory.display()));
+        fs::create_dir_all(&directory).map_err(failed("making"))?;
+        let uid = topology.sessions[index].uid;
+        if uid != 0 {
+            chown(&directory, Some(Uid::from_raw(uid)), None)
+                .map_err(|errno| failed("giving away")(std::io::Error::from(errno)))?;
+        }
+        Ok(Self { name, verb: if index == 0 { "offer" } else { "answer" }, directory })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn text(&self, name: &str) -> Result<String, LabError> {
+        let file = self.file(name);
+        fs::read_to_string(&file).map_err(LabError::system(format!("reading {}", file.display())))
+    }
+
+    fn recording(&self) -> Result<String, LabError> {
+        self.text("recording.jsonl").map_err(|_| self.said("it made no recording"))
+    }
+
+    /// The path of this side's own account.
+    fn path(&self) -> Result<Path, LabError> {
+        let account: serde_json::Value = serde_json::from_str(&self.text("account.json")?)
+            .map_err(|_| self.said("its account is no JSON object"))?;
+        match account["path"].as_str() {
+            Some("direct") => Ok(Path::Direct),
+            Some("relayed") => Ok(Path::Relayed),
+            Some("failed") => Ok(Path::Failed),
+            _ => Err(self.said("its account names no path")),
+        }
+    }
+
+    /// Whether it has told of a direct path.
+    fn is_direct(&self) -> bool {
+        let said = self.text("progress.log").unwrap_or_default();
+        let path = said.lines().rev().find_map(|line| line.split_once(" path: ").map(|(_, path)| path.to_owned()));
+        path.is_some_and(|path| !path.contains("relay"))
+    }
+
+    fn said(&self, problem: &str) -> LabError {
+        let said = self.text("progress.log").unwrap_or_default();
+        let last: Vec<&str> = said.lines().rev().take(12).collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        LabError::Command {
+            command: format!("whyrelay {} on {}", self.verb, self.name),
+            said: format!("{problem}\n{}", last.join("\n")),
+        }
+    }
+}
+
+/// Starts both sides, each at its time.
+fn start(
+    lab: &Lab,
+    topology: &Topology,
+    conditions: &Conditions<'_>,
+    sides: &[Side; 2],
+) -> Result<[Running; 2], LabError> {
+    let mut started = [None, None];
+    let began = Instant::now();
+    // The answerer waits in the room when both start at once.
+    let mut order = [1, 0];
+    order.sort_by_key(|index: &usize| topology.sessions[*index].starts);
+    for index in order {
+        while began.elapsed() < topology.sessions[index].starts {
+            check(conditions)?;
+            std::thread::sleep(LOOK);
+        }
+        let mut command = session(topology, conditions, &sides[index], index)?;
+        let child = lab.enter(&sides[index].name, || {
+            command.spawn().map_err(LabError::system(format!("starting whyrelay {}", sides[index].verb)))
+        })?;
+        started[index] = Some(Running(child));
+    }
+    match started {
+        [Some(a), Some(b)] => Ok([a, b]),
+        // Both were started above.
+        _ => Err(LabError::Interrupted),
+    }
+}
+
+fn session(topology: &Topology, conditions: &Conditions<'_>, side: &Side, index: usize) -> Result<Command, LabError> {
+    let wanted = &topology.sessions[index];
+    let mut command = Command::new(conditions.program);
+    command.arg(side.verb).args(["--signal", &signal_url_of(topology, index), "--room", "lab", "--format", "json"]);
+    command.args(["--no-tcp", "--wait", "20s", "--timeout", "20s", "--color", "never"]);
+    command.args(["--port", &wanted.port.to_string()]);
+    command.arg("--record").arg(side.file("recording.jsonl"));
+    if let Some(mark) = wanted.mark {
+        command.args(["--mark", &format!("{mark:#x}")]);
+    }
+    for (flag, said) in
+        [("--relay-only", wanted.relay_only), ("--no-turn", wanted.no_turn), ("--patient", wanted.patient)]
+    {
+        if said {
+            command.arg(flag);
+        }
+    }
+    if conditions.cut_relay {
+        command.args(["--throughput", "1s"]);
+    }
+    servers(topology, wanted.no_turn, &mut command);
+    if wanted.uid != 0 {
+        command.uid(wanted.uid);
+    }
+    let open = |name: &str| {
+        let file = side.file(name);
+        File::create(&file).map_err(LabError::system(format!("making {}", file.display())))
+    };
+    command.stdin(Stdio::null()).stdout(open("account.json")?).stderr(open("progress.log")?);
+    Ok(command)
+}
+
+/// The servers that the peers of the virtual world are told, with credentials as the scenario has them.
+fn servers(topology: &Topology, no_turn: bool, command: &mut Command) {
+    let faults = &topology.server.faults;
+    let mut families = Vec::new();
+    for cidr in &topology.server.addresses {
+        let host = match cidr.address {
+            IpAddr::V4(ip) => format!("{ip}:{STUN_PORT}"),
+            IpAddr::V6(ip) => format!("[{ip}]:{STUN_PORT}"),
+        };
+        command.args(["--stun", &format!("stun:{host}")]);
+        // TURN by the first address of each family; further ones are for finding out how a NAT maps.
+        if families.contains(&cidr.address.is_ipv4()) || !faults.turn || no_turn {
+            continue;
+        }
+        families.push(cidr.address.is_ipv4());
+        if faults.udp {
+            command.args(["--turn", &format!("turn:{host}")]);
+        }
+        if faults.tcp {
+            command.args(["--turn", &format!("turn:{host}?transport=tcp")]);
+        }
+    }
+    let (user, password) = match faults.credentials {
+        Credentials::Right | Credentials::Missing => (USER.to_owned(), PASSWORD.to_owned()),
+        Credentials::Wrong => (USER.to_owned(), "wrong".to_owned()),
+        Credentials::Expired => match SharedSecret::new(SECRET) {
+            Some(secret) => {
+                let hour = Duration::from_secs(3600).as_micros() as u64;
+                let past = Timestamp::from_micros(Clock::new().now().as_micros().saturating_sub(hour));
+                let limited = secret.credentials(USER, past);
+                (limited.username, limited.password)
+            }
+            None => (USER.to_owned(), "wrong".to_owned()),
+        },
+    };
+    if !families.is_empty() {
+        command.args(["--turn-user", &user]).env("TURN_PASSWORD", password);
+    }
+}
+
+/// Waits until both have ended; answers whether the relay was cut off meanwhile.
+fn wait(
+    lab: &Lab,
+    conditions: &Conditions<'_>,
+    sides: &[Side; 2],
+    mut sessions: [Running; 2],
+) -> Result<bool, LabError> {
+    let began = Instant::now();
+    let mut cut = false;
+    let mut ended = [false, false];
+    while ended != [true, true] {
+        for (index, running) in sessions.iter_mut().enumerate() {
+            let status = running.0.try_wait().map_err(LabError::system("waiting for a session"))?;
+            ended[index] |= status.is_some();
+            match status.and_then(|status| status.code()) {
+                _ if status.is_none() => {}
+                Some(0 | 1) => {}
+                _ => return Err(sides[index].said("it could not do its work")),
+            }
+        }
+        if conditions.cut_relay && !cut && sides.iter().all(Side::is_direct) {
+            super::services::cut_off(lab)?;
+            cut = true;
+        }
+        if let Err(interrupted) = check(conditions) {
+            for running in &sessions {
+                let _ = kill(Pid::from_raw(running.0.id().cast_signed()), Signal::SIGTERM);
+            }
+            return Err(interrupted);
+        }
+        if began.elapsed() > LIMIT {
+            let index = usize::from(ended[0]);
+            return Err(sides[index].said(&format!("it did not end within {} s", LIMIT.as_secs())));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(cut)
+}
+
+fn check(conditions: &Conditions<'_>) -> Result<(), LabError> {
+    if conditions.interrupted.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(()) }
+}
+
+fn observe(recordings: Vec<String>, paths: [Path; 2], relayed_data: u64, cut: bool) -> Result<Observed, LabError> {
+    let wrong = |error: whyrelay_core::trace::recording::RecordingError| LabError::Command {
+        command: "reading the recordings".to_owned(),
+        said: error.to_string(),
+    };
+    let read = |text: &String| Recording::read(text.as_bytes());
+    let read: Vec<Recording> = recordings.iter().map(read).collect::<Result<_, _>>().map_err(wrong)?;
+    let events = Recording::merge(read).map_err(wrong)?.events;
+    let path = (paths[0] == paths[1]).then_some(paths[0]);
+    let mut contradictions = Vec::new();
+    let connected = matches!(path, Some(Path::Direct | Path::Relayed));
+    match path {
+        Some(Path::Direct) if relayed_data > 0 => {
+            contradictions.push(format!("direct, and yet the relay carried {relayed_data} datagrams of data"));
+        }
+        Some(Path::Relayed) if relayed_data == 0 => {
+            contradictions.push("relayed, and yet the relay carried no data".to_owned());
+        }
+        _ => {}
+    }
+    for vantage in [Vantage::A, Vantage::B].into_iter().filter(|_| connected) {
+        if !data_passed(&events, vantage, cut) {
+            contradictions.push(format!("connected, and yet no data passed at {vantage:?}"));
+        }
+    }
+    let usable = [Vantage::A, Vantage::B].map(|vantage| usable_after(&events, vantage));
+    let report = Report::from_events(&events);
+    let mut both = recordings.into_iter();
+    let recordings = [both.next().unwrap_or_default(), both.next().unwrap_or_default()];
+    Ok(Observed {
+        world: WorldKind::Kernel,
+        path,
+        report,
+        events,
+        recordings,
+        usable_after: usable[0].zip(usable[1]).map(|(a, b)| a.max(b)),
+        relayed_data: Some(relayed_data),
+        contradictions,
+    })
+}
+
+/// Messages came back over the channel; with the relay cut, a stream of data arrived besides.
+fn data_passed(events: &[Event], vantage: Vantage, cut: bool) -> bool {
+    let own = || events.iter().filter(|event| event.vantage == vantage);
+    let answered = own().any(|event| matches!(event.kind, EventKind::RoundTrips { count, lost, .. } if count > lost));
+    let streamed = own().any(|event| matches!(event.kind, EventKind::Throughput { bytes, .. } if bytes > 0));
+    answered && (streamed || !cut)
+}
+
+/// From a side's first event until its channel was open.
+fn usable_after(events: &[Event], vantage: Vantage) -> Option<Duration> {
+    let mut own = events.iter().filter(|event| event.vantage == vantage);
+    let first = own.next()?.at;
+    let open = own.find(|event| matches!(event.kind, EventKind::ChannelOpened { .. }))?;
+    Some(Duration::from_micros(open.at.as_micros().saturating_sub(first.as_micros())))
+}

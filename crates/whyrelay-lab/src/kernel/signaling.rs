@@ -1,0 +1,231 @@
+//! What goes wrong between a peer and the signaling server: a proxy on the server's host that delays a peer's messages,
+//! or loses its candidates.
+//!
+//! Everything passes as it is but the frames of a WebSocket from the peer (RFC 6455 §5.2). They stay in order: what
+//! follows a late message is late, too. A lost candidate becomes a message of a type that nobody knows, because the
+//! server numbers messages and would ask for a missing one again.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::error::LabError;
+use super::host::SIGNALING_PORT;
+use super::namespace::enter;
+use crate::scenario::topology::Signaling;
+
+/// What messages take in any network: no proxy is needed for it.
+const USUAL: Duration = Duration::from_millis(20);
+/// The longest frame that is held back; signaling's own messages are shorter.
+const LONGEST: usize = 1 << 20;
+/// The longest head of a request.
+const LONGEST_HEAD: usize = 16 * 1024;
+/// How long the thread that accepts may take to notice that it is to end.
+const NOTICE: Duration = Duration::from_millis(50);
+
+/// A proxy; it ends when dropped.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Whether a peer's messages need one.
+pub(super) fn is_needed(faults: &Signaling) -> bool {
+    faults.delay > USUAL || faults.candidates_delay > Duration::ZERO || faults.lose_candidates
+}
+
+impl Proxy {
+    /// Listens on a port of the server's namespace.
+    pub(super) fn start(namespace: String, port: u16, faults: Signaling) -> Result<Self, LabError> {
+        let listener = enter(&namespace, || {
+            let everything = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+            let listener = TcpListener::bind(everything).map_err(LabError::system("listening for signaling"))?;
+            listener.set_nonblocking(true).map_err(LabError::system("listening for signaling"))?;
+            Ok(listener)
+        })?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let accept = move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok((peer, _)) = listener.accept() else {
+                    thread::sleep(NOTICE);
+                    continue;
+                };
+                let (namespace, faults) = (namespace.clone(), faults.clone());
+                // It ends with its connection, and every connection ends with the lab.
+                thread::spawn(move || {
+                    let server = enter(&namespace, || {
+                        TcpStream::connect((Ipv4Addr::LOCALHOST, SIGNALING_PORT))
+                            .map_err(LabError::system("connecting to signaling"))
+                    });
+                    if let Ok(server) = server {
+                        let _ = serve(peer, server, &faults);
+                    }
+                });
+            }
+        };
+        let thread = thread::Builder::new().name("lab signaling".to_owned()).spawn(accept);
+        Ok(Self { stop, thread: Some(thread.map_err(LabError::system("starting a thread"))?) })
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(mut peer: TcpStream, mut server: TcpStream, faults: &Signaling) -> io::Result<()> {
+    peer.set_nonblocking(false)?;
+    for stream in [&peer, &server] {
+        stream.set_nodelay(true)?;
+    }
+    let (mut from_server, mut to_peer) = (server.try_clone()?, peer.try_clone()?);
+    thread::spawn(move || {
+        let _ = io::copy(&mut from_server, &mut to_peer);
+        let _ = to_peer.shutdown(Shutdown::Both);
+    });
+    let head = read_head(&mut peer)?;
+    server.write_all(&head)?;
+    if !String::from_utf8_lossy(&head).to_ascii_lowercase().contains("upgrade: websocket") {
+        io::copy(&mut peer, &mut server)?;
+        return server.shutdown(Shutdown::Write);
+    }
+    let (late, ready) = channel();
+    let writer = server.try_clone()?;
+    thread::spawn(move || deliver(&ready, writer));
+    let mut last = Instant::now();
+    loop {
+        let mut frame = read_frame(&mut peer)?;
+        let is_candidate = frame.is(b"\"type\":\"candidate\"") || frame.is(b"\"type\":\"end-of-candidates\"");
+        if is_candidate && faults.lose_candidates {
+            frame.replace(b"\"type\":\"candidate\"", b"\"type\":\"x-lost-it\"");
+            frame.replace(b"\"type\":\"end-of-candidates\"", b"\"type\":\"x-lost-that-alike\"");
+        }
+        let delay = if is_candidate { faults.delay + faults.candidates_delay } else { faults.delay };
+        // A ping is the connection's own.
+        last = if frame.is_message() { last.max(Instant::now() + delay) } else { last };
+        if late.send((last, frame.bytes)).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn deliver(ready: &Receiver<(Instant, Vec<u8>)>, mut server: TcpStream) {
+    for (when, bytes) in ready {
+        thread::sleep(when.saturating_duration_since(Instant::now()));
+        if server.write_all(&bytes).is_err() {
+            return;
+        }
+    }
+    let _ = server.shutdown(Shutdown::Write);
+}
+
+/// The head of a request, up to the empty line.
+fn read_head(stream: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && head.len() < LONGEST_HEAD {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    Ok(head)
+}
+
+/// A WebSocket frame of a client, as it came.
+struct Frame {
+    bytes: Vec<u8>,
+    payload: usize,
+    mask: [u8; 4],
+}
+
+fn read_frame(stream: &mut impl Read) -> io::Result<Frame> {
+    let mut bytes = vec![0; 2];
+    stream.read_exact(&mut bytes)?;
+    let more = match bytes[1] & 0x7F {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let masked = bytes[1] & 0x80 != 0;
+    let mut rest = vec![0; more + if masked { 4 } else { 0 }];
+    stream.read_exact(&mut rest)?;
+    let length = match more {
+        0 => usize::from(bytes[1] & 0x7F),
+        _ => rest[..more].iter().fold(0, |sum: usize, byte| sum.wrapping_shl(8) | usize::from(*byte)),
+    };
+    if length > LONGEST {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut mask = [0; 4];
+    if masked {
+        mask.copy_from_slice(&rest[more..]);
+    }
+    bytes.extend(rest);
+    let payload = bytes.len();
+    bytes.resize(payload + length, 0);
+    stream.read_exact(&mut bytes[payload..])?;
+    Ok(Frame { bytes, payload, mask })
+}
+
+impl Frame {
+    /// A text or binary message, and no control frame.
+    fn is_message(&self) -> bool {
+        self.bytes[0] & 0x08 == 0
+    }
+
+    fn clear(&self) -> Vec<u8> {
+        self.bytes[self.payload..].iter().zip(self.mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect()
+    }
+
+    fn is(&self, part: &[u8]) -> bool {
+        self.clear().windows(part.len()).any(|window| window == part)
+    }
+
+    /// Replaces a part by one of the same length.
+    fn replace(&mut self, part: &[u8], other: &[u8]) {
+        let clear = self.clear();
+        let Some(at) = clear.windows(part.len()).position(|window| window == part) else { return };
+        for (offset, byte) in other.iter().take(part.len()).enumerate() {
+            let index = at + offset;
+            self.bytes[self.payload + index] = byte ^ self.mask[index % 4];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(text: &[u8]) -> Vec<u8> {
+        let mask = [1, 2, 3, 4];
+        let mut bytes = vec![0x81, 0x80 | 126];
+        bytes.extend((text.len() as u16).to_be_bytes());
+        bytes.extend(mask);
+        bytes.extend(text.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        bytes
+    }
+
+    #[test]
+    fn a_candidate_is_made_a_message_that_nobody_knows() {
+        let bytes = frame(br#"{"number":4,"type":"candidate","content":"candidate:1 1 udp"}"#);
+        let mut read = read_frame(&mut &bytes[..]).unwrap();
+        assert!(read.is_message() && read.is(b"\"type\":\"candidate\""));
+        read.replace(b"\"type\":\"candidate\"", b"\"type\":\"x-lost-it\"");
+        assert_eq!(read.bytes, frame(br#"{"number":4,"type":"x-lost-it","content":"candidate:1 1 udp"}"#));
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_ends_the_connection() {
+        let bytes = [&[0x82, 0x80 | 127][..], &[0xFF; 8], &[0; 4]].concat();
+        assert!(read_frame(&mut &bytes[..]).is_err());
+    }
+}
