@@ -20,12 +20,25 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
         match (interface.segment, interface.kind) {
             (Some(segment), _) => {
                 let isolated = topology.segments[segment].isolated;
-                node.ports.push(Port { name: name.clone(), segment: Some(segment), link: interface.link, isolated });
+                let tunnel = interface.kind == InterfaceKind::Tunnel;
+                node.ports.push(Port {
+                    name: name.clone(),
+                    segment: Some(segment),
+                    link: interface.link,
+                    isolated,
+                    tunnel,
+                });
             }
             (None, InterfaceKind::Bridge) => node.bridges.push(name.clone()),
             (None, InterfaceKind::Tunnel) => node.sinks.push(name.clone()),
             (None, InterfaceKind::Ethernet) => {
-                node.ports.push(Port { name: name.clone(), segment: None, link: interface.link, isolated: false });
+                node.ports.push(Port {
+                    name: name.clone(),
+                    segment: None,
+                    link: interface.link,
+                    isolated: false,
+                    tunnel: false,
+                });
             }
         }
         if let Some(mtu) = interface.link.mtu {
@@ -156,7 +169,9 @@ fn firewall(host: &Host) -> String {
             let wanted = |rule: &&FirewallRule| rule.hook == hook && (rule.verdict == Verdict::SetMark) == set_mark;
             let rules: Vec<String> = host.firewall.iter().filter(wanted).map(filter_rule).collect();
             if !rules.is_empty() {
-                let _ = writeln!(text, "{head}\n{}\n}}", rules.join("\n"));
+                // What a host says to itself is beside every scenario.
+                let own = if hook == Hook::Output { "oifname" } else { "iifname" };
+                let _ = writeln!(text, "{head}\n{own} lo accept\n{}\n}}", rules.join("\n"));
             }
         }
         text.push_str("}\n");
@@ -178,8 +193,8 @@ fn firewall(host: &Host) -> String {
         let _ = writeln!(
             text,
             "table inet full {{\n\
-             chain raw {{ type filter hook prerouting priority -300; tcp sport {SIGNALING_PORT} notrack; }}\n\
-             chain rawout {{ type filter hook output priority -300; tcp dport {SIGNALING_PORT} notrack; }}\n\
+             chain raw {{ type filter hook prerouting priority -300; iifname lo notrack; }}\n\
+             chain rawout {{ type filter hook output priority -300; oifname lo tcp sport {SIGNALING_PORT} notrack; oifname lo tcp dport {SIGNALING_PORT} notrack; }}\n\
              chain track {{ type filter hook output priority 0; ct state new accept; }}\n}}"
         );
     }

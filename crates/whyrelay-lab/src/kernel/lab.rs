@@ -141,7 +141,7 @@ impl Lab {
             for port in &node.ports {
                 number += 1;
                 let plug = format!("p{number}");
-                if port.segment.is_some() && wire::is_needed(&port.link) {
+                if port.segment.is_some() && (port.tunnel || wire::is_needed(&port.link)) {
                     cables.push((namespace.clone(), port.name.clone(), plug.clone(), port.link));
                 } else {
                     lines.push(format!("link add {plug} type veth peer name {} netns {namespace}", port.name));

@@ -146,10 +146,11 @@ fn filter(router: &Router, open: bool) -> String {
          iifname != \"{WAN}\" accept\nct state established,related accept\nmeta l4proto {{ icmp, icmpv6 }} accept\n}}"
     );
     let _ = writeln!(text, "chain forward {{ type filter hook forward priority 0; policy accept;");
+    let verdict = if router.rejects { "reject with icmpx admin-prohibited" } else { "drop" };
     for (protocol, ports) in [("udp", &router.egress.udp), ("tcp", &router.egress.tcp)] {
         if let Some(ports) = ports {
             let others = not_in("dport", ports);
-            let _ = writeln!(text, "iifname \"{LAN}\" oifname != \"{LAN}\" meta l4proto {protocol} {others} drop");
+            let _ = writeln!(text, "iifname \"{LAN}\" oifname != \"{LAN}\" meta l4proto {protocol} {others} {verdict}");
         }
     }
     match router.ipv6 {
@@ -164,11 +165,13 @@ fn filter(router: &Router, open: bool) -> String {
         Ipv6::None | Ipv6::NoRoute => text.push_str("meta nfproto ipv6 drop\n"),
     }
     if !open {
-        let _ = writeln!(
-            text,
-            "iifname \"{WAN}\" ct state established,related accept\n\
-             iifname \"{WAN}\" ct status dnat accept\niifname \"{WAN}\" drop"
-        );
+        let _ = writeln!(text, "iifname \"{WAN}\" ct state established,related accept");
+        if !router.forwards.is_empty() {
+            let ports: Vec<String> = router.forwards.iter().map(|(outside, _)| outside.port().to_string()).collect();
+            let ports = ports.join(", ");
+            let _ = writeln!(text, "iifname \"{WAN}\" ct status dnat ct original proto-dst {{ {ports} }} accept");
+        }
+        let _ = writeln!(text, "iifname \"{WAN}\" drop");
     }
     text.push_str("}\n");
     if !router.icmp {

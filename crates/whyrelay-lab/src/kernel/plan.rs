@@ -6,8 +6,8 @@ use whyrelay_core::nat::behavior::{Behavior, MappingBehavior};
 use whyrelay_core::nat::table::Table;
 use whyrelay_core::random::Random;
 
-use crate::scenario::file::Ipv6;
-use crate::scenario::topology::{INTERNET, Link, Router, Topology, Translation};
+use crate::scenario::file::{InterfaceKind, Ipv6};
+use crate::scenario::topology::{Host, INTERNET, Link, Router, Topology, Translation};
 use crate::scenario::value::Cidr;
 
 use super::error::LabError;
@@ -69,6 +69,8 @@ pub(super) struct Port {
     pub(super) segment: Option<usize>,
     pub(super) link: Link,
     pub(super) isolated: bool,
+    /// A VPN's device: programs must see that it is no wire.
+    pub(super) tunnel: bool,
 }
 
 impl Node {
@@ -139,7 +141,13 @@ const fn plain_link() -> Link {
 fn internet(topology: &Topology) -> Node {
     let mut node = Node::new(INTERNET_ROUTER);
     let segment = &topology.segments[INTERNET];
-    node.ports.push(Port { name: "eth0".to_owned(), segment: Some(INTERNET), link: plain_link(), isolated: false });
+    node.ports.push(Port {
+        name: "eth0".to_owned(),
+        segment: Some(INTERNET),
+        link: plain_link(),
+        isolated: false,
+        tunnel: false,
+    });
     let mut addresses = Vec::new();
     for network in segment.ipv4.iter().chain(&segment.ipv6) {
         let own = segment.gateways.iter().find(|gateway| network.contains(**gateway));
@@ -165,7 +173,13 @@ fn server_gateway(network: Cidr) -> IpAddr {
 fn server(topology: &Topology) -> Node {
     let mut node = Node::new(SERVER);
     let server = &topology.server;
-    node.ports.push(Port { name: "eth0".to_owned(), segment: Some(INTERNET), link: server.link, isolated: false });
+    node.ports.push(Port {
+        name: "eth0".to_owned(),
+        segment: Some(INTERNET),
+        link: server.link,
+        isolated: false,
+        tunnel: false,
+    });
     node.up("eth0", &server.addresses);
     let segment = &topology.segments[INTERNET];
     for (networks, default) in [(&segment.ipv4, "0.0.0.0/0"), (&segment.ipv6, "::/0")] {
@@ -206,14 +220,28 @@ fn router_node(topology: &Topology, router: &Router, choice: RouterChoice) -> Re
     }
     let mut node = Node::new(&router.name);
     let inside = &topology.segments[router.inside];
-    let port =
-        |name: &str, segment, link| Port { name: name.to_owned(), segment: Some(segment), link, isolated: false };
+    let port = |name: &str, segment, link| Port {
+        name: name.to_owned(),
+        segment: Some(segment),
+        link,
+        isolated: false,
+        tunnel: false,
+    };
     node.ports.push(port(LAN, router.inside, plain_link()));
     // The MTU is the router's to enforce, and to tell of.
     node.ports.push(port(WAN, router.outside, Link { mtu: None, ..router.link }));
     node.up(LAN, &router.inside_addresses);
     node.up(WAN, &router.outside_addresses);
     node.forwards();
+    // Whoever is plugged in by a tunnel routes into it without a gateway.
+    let tunnels = |host: &Host| {
+        let mut interfaces = host.interfaces.iter();
+        interfaces.any(|own| own.kind == InterfaceKind::Tunnel && own.segment == Some(router.inside))
+    };
+    if topology.hosts.iter().any(tunnels) {
+        node.sysctls.push((format!("net.ipv4.conf.{LAN}.proxy_arp"), 1));
+        node.sysctls.push((format!("net.ipv4.neigh.{LAN}.proxy_delay"), 0));
+    }
     let locked = router.link.mtu.map(|mtu| format!(" mtu lock {mtu}")).unwrap_or_default();
     let is_routed = |gateway: &&IpAddr| gateway.is_ipv4() || !matches!(router.ipv6, Ipv6::None | Ipv6::NoRoute);
     for gateway in topology.segments[router.outside].gateways.iter().filter(is_routed) {
@@ -314,6 +342,8 @@ fn user_space(topology: &Topology, router: &Router, node: &mut Node) {
         }
     }
     node.ip.push(format!("rule add from all iif {LAN} priority 11 lookup 101"));
+    // Else the kernel answers for what it answers by proxy up to 0.8 s late.
+    node.sysctls.push((format!("net.ipv4.neigh.{WAN}.proxy_delay"), 0));
     node.ip.push("rule add from all priority 100 lookup local".to_owned());
     node.ip.push("rule del from all priority 0 lookup local".to_owned());
 }

@@ -20,7 +20,7 @@ use super::error::LabError;
 use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
-use super::services::{PASSWORD, Running, SECRET, STUN_PORT, Services, USER, signal_url_of};
+use super::services::{PASSWORD, Running, SECRET, STUN_PORT, Services, USER, signal_beside};
 use crate::run::Observed;
 use crate::scenario::Topology;
 use crate::scenario::file::{Credentials, Path, WorldKind};
@@ -207,7 +207,7 @@ fn start(
 fn session(topology: &Topology, conditions: &Conditions<'_>, side: &Side, index: usize) -> Result<Command, LabError> {
     let wanted = &topology.sessions[index];
     let mut command = Command::new(conditions.program);
-    command.arg(side.verb).args(["--signal", &signal_url_of(topology, index), "--room", "lab", "--format", "json"]);
+    command.arg(side.verb).args(["--signal", &signal_beside(), "--room", "lab", "--format", "json"]);
     command.args(["--no-tcp", "--wait", "20s", "--timeout", "20s", "--color", "never"]);
     command.args(["--port", &wanted.port.to_string()]);
     command.arg("--record").arg(side.file("recording.jsonl"));
@@ -232,6 +232,7 @@ fn session(topology: &Topology, conditions: &Conditions<'_>, side: &Side, index:
         let file = side.file(name);
         File::create(&file).map_err(LabError::system(format!("making {}", file.display())))
     };
+    command.env("WHYRELAY_LAB", &topology.name);
     command.stdin(Stdio::null()).stdout(open("account.json")?).stderr(open("progress.log")?);
     Ok(command)
 }
@@ -329,11 +330,9 @@ fn observe(recordings: Vec<String>, paths: [Path; 2], relayed_data: u64, cut: bo
     let events = Recording::merge(read).map_err(wrong)?.events;
     let path = (paths[0] == paths[1]).then_some(paths[0]);
     let mut contradictions = Vec::new();
+    // A direct path may have been found late: until then data rightly took the relay. With the relay cut it cannot.
     let connected = matches!(path, Some(Path::Direct | Path::Relayed));
     match path {
-        Some(Path::Direct) if relayed_data > 0 => {
-            contradictions.push(format!("direct, and yet the relay carried {relayed_data} datagrams of data"));
-        }
         Some(Path::Relayed) if relayed_data == 0 => {
             contradictions.push("relayed, and yet the relay carried no data".to_owned());
         }

@@ -14,7 +14,7 @@ use super::error::LabError;
 use super::host::SIGNALING_PORT;
 use super::lab::Lab;
 use super::plan::SERVER;
-use super::signaling::{self, Proxy};
+use super::signaling::Proxy;
 
 /// The port of STUN and TURN.
 pub(crate) const STUN_PORT: u16 = 3478;
@@ -31,26 +31,19 @@ pub(super) const PASSWORD: &str = "lab-password";
 /// The secret of credentials that expire.
 pub(super) const SECRET: &str = "lab-secret";
 
-/// The URL of signaling for a peer: by its own proxy where its messages fare badly.
-pub(crate) fn signal_url_of(topology: &Topology, index: usize) -> String {
-    let port = match topology.signaling.get(index).is_some_and(signaling::is_needed) {
-        true => SIGNALING_PORT + 1 + index as u16,
-        false => SIGNALING_PORT,
-    };
-    let speaks = |address: &IpAddr| {
-        topology.hosts.get(index).is_none_or(|host| host.addresses().any(|own| own.is_ipv4() == address.is_ipv4()))
-    };
+/// The URL of signaling for a host, by the network that the scenario describes.
+pub fn signal_url(topology: &Topology, host: &str) -> String {
+    let host = topology.host(host);
+    let speaks =
+        |address: &IpAddr| host.is_none_or(|host| host.addresses().any(|own| own.is_ipv4() == address.is_ipv4()));
     let mut addresses = topology.server.addresses.iter().map(|cidr| cidr.address);
-    match addresses.find(speaks).unwrap_or_else(|| topology.server_address()) {
-        IpAddr::V4(ip) => format!("http://{ip}:{port}"),
-        IpAddr::V6(ip) => format!("http://[{ip}]:{port}"),
-    }
+    let address = addresses.find(speaks).unwrap_or_else(|| topology.server_address());
+    format!("http://{}", SocketAddr::new(address, SIGNALING_PORT))
 }
 
-/// The URL of signaling for a host, as its programs are told.
-pub fn signal_url(topology: &Topology, host: &str) -> String {
-    let index = topology.hosts.iter().position(|known| known.name == host);
-    signal_url_of(topology, index.unwrap_or(usize::MAX))
+/// The URL of signaling for a peer, beside the network: a scenario's faults are of the path between the peers.
+pub(super) fn signal_beside() -> String {
+    format!("http://127.0.0.1:{SIGNALING_PORT}")
 }
 
 /// The server's programs; they end when dropped.
@@ -85,10 +78,7 @@ impl Services {
         command.args(["-c", r#""$@" </dev/null & served=$!; read -r _; kill -9 $served; wait"#, "sh"]).arg(program);
         command.args(["serve", "--listen", &format!("[::]:{SIGNALING_PORT}"), "--relay-ports", RELAY_PORTS]);
         for cidr in &topology.server.addresses {
-            let second = topology.server.addresses.get(1) == Some(cidr) && cidr.address.is_ipv4();
-            if !second {
-                command.args(["--stun-listen", &SocketAddr::new(cidr.address, STUN_PORT).to_string()]);
-            }
+            command.args(["--stun-listen", &SocketAddr::new(cidr.address, STUN_PORT).to_string()]);
         }
         for (flag, name, text) in [
             ("--turn-users-file", "users", format!("{USER}:{PASSWORD}\n")),
@@ -97,9 +87,6 @@ impl Services {
             let file = lab.directory().join(name);
             fs::write(&file, text).map_err(LabError::system(format!("writing {}", file.display())))?;
             command.arg(flag).arg(file);
-        }
-        if let Some(second) = topology.server.addresses.get(1).filter(|second| second.address.is_ipv4()) {
-            command.args(["--alternate-address", &second.address.to_string()]);
         }
         // The lab's Internet is made of documentation addresses, which a relay rightly refuses.
         for network in ["203.0.113.0/24", "198.51.100.0/24", "2001:db8::/32"] {
@@ -133,7 +120,8 @@ impl Services {
         Err(LabError::Command { command: "whyrelay serve".to_owned(), said: format!("{first}{said}") })
     }
 
-    /// Datagrams of the peers' data that the relay has sent: those that begin as DTLS does (RFC 7983 §7).
+    /// Datagrams of the peers' data that the relay has sent: those that begin as DTLS does (RFC 7983 §7), plain or in
+    /// ChannelData (RFC 8656 §12.4; over TCP behind a header of 32 bytes, as Linux sends it).
     pub(super) fn relayed_data(&self, lab: &Lab) -> Result<u64, LabError> {
         let program = nft()?;
         let listed = lab.enter(SERVER, || run(&program, &["list", "counter", "inet", "counting", "relayed"], ""))?;
@@ -152,9 +140,8 @@ pub(super) fn cut_off(lab: &Lab) -> Result<(), LabError> {
 }
 
 fn proxies(lab: &Lab, topology: &Topology) -> Result<Vec<Proxy>, LabError> {
-    let numbered = topology.signaling.iter().zip(SIGNALING_PORT + 1..);
-    let needed = numbered.filter(|(faults, _)| signaling::is_needed(faults));
-    needed.map(|(faults, port)| Proxy::start(lab.namespace(SERVER)?, port, faults.clone())).collect()
+    let peers = topology.hosts.iter().zip(&topology.signaling);
+    peers.map(|(host, faults)| Proxy::start(lab.namespace(&host.name)?, lab.namespace(SERVER)?, faults)).collect()
 }
 
 /// What the server does not serve is dropped in front of it, as firewalls do.
@@ -166,10 +153,11 @@ fn close_ports(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
         rules.push(format!("{both} th dport {STUN_PORT} drop"));
     }
     if !faults.udp {
-        rules.push(format!("udp dport {STUN_PORT} drop"));
+        // Nothing listens there, and the host says so.
+        rules.push(format!("udp dport {STUN_PORT} reject"));
     }
     if !faults.tcp {
-        rules.push(format!("tcp dport {STUN_PORT} drop"));
+        rules.push(format!("tcp dport {STUN_PORT} reject with tcp reset"));
     }
     if faults.relay_ports_closed {
         rules.push(format!("udp dport {RELAY_PORTS} drop"));
@@ -177,11 +165,13 @@ fn close_ports(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
     let mut text = format!(
         "table inet counting {{\ncounter relayed {{ }}\n\
          chain out {{ type filter hook output priority -10; \
-         udp sport {RELAY_PORTS} @th,64,8 >= 20 @th,64,8 <= 63 counter name relayed; }}\n}}\n"
+         udp sport {RELAY_PORTS} @th,64,8 20-63 counter name relayed; \
+         udp sport {STUN_PORT} @th,64,8 64-79 @th,96,8 20-63 counter name relayed; \
+         tcp sport {STUN_PORT} @th,256,8 64-79 @th,288,8 20-63 counter name relayed; }}\n}}\n"
     );
     if !rules.is_empty() {
         text.push_str(&format!(
-            "table inet faults {{ chain in {{ type filter hook input priority 0;\n{}\n}} }}\n",
+            "table inet faults {{ chain in {{ type filter hook input priority 0;\n{}\n}}\n}}\n",
             rules.join("\n")
         ));
     }

@@ -1,12 +1,12 @@
-//! What goes wrong between a peer and the signaling server: a proxy on the server's host that delays a peer's messages,
-//! or loses its candidates.
+//! Signaling beside the network: a proxy between a peer's own loopback address and the server, whatever the scenario
+//! does to the paths between them. It delays a peer's messages, or loses its candidates, where the scenario says so.
 //!
 //! Everything passes as it is but the frames of a WebSocket from the peer (RFC 6455 §5.2). They stay in order: what
 //! follows a late message is late, too. A lost candidate becomes a message of a type that nobody knows, because the
 //! server numbers messages and would ask for a missing one again.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -18,7 +18,7 @@ use super::host::SIGNALING_PORT;
 use super::namespace::enter;
 use crate::scenario::topology::Signaling;
 
-/// What messages take in any network: no proxy is needed for it.
+/// What messages take in any network: they are not delayed for it.
 const USUAL: Duration = Duration::from_millis(20);
 /// The longest frame that is held back; signaling's own messages are shorter.
 const LONGEST: usize = 1 << 20;
@@ -34,17 +34,13 @@ pub(super) struct Proxy {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Whether a peer's messages need one.
-pub(super) fn is_needed(faults: &Signaling) -> bool {
-    faults.delay > USUAL || faults.candidates_delay > Duration::ZERO || faults.lose_candidates
-}
-
 impl Proxy {
-    /// Listens on a port of the server's namespace.
-    pub(super) fn start(namespace: String, port: u16, faults: Signaling) -> Result<Self, LabError> {
-        let listener = enter(&namespace, || {
-            let everything = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
-            let listener = TcpListener::bind(everything).map_err(LabError::system("listening for signaling"))?;
+    /// Listens in a peer's namespace.
+    pub(super) fn start(peer: String, server: String, faults: &Signaling) -> Result<Self, LabError> {
+        let faults = faults.clone();
+        let listener = enter(&peer, || {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, SIGNALING_PORT))
+                .map_err(LabError::system("listening for signaling"))?;
             listener.set_nonblocking(true).map_err(LabError::system("listening for signaling"))?;
             Ok(listener)
         })?;
@@ -56,10 +52,10 @@ impl Proxy {
                     thread::sleep(NOTICE);
                     continue;
                 };
-                let (namespace, faults) = (namespace.clone(), faults.clone());
+                let (server, faults) = (server.clone(), faults.clone());
                 // It ends with its connection, and every connection ends with the lab.
                 thread::spawn(move || {
-                    let server = enter(&namespace, || {
+                    let server = enter(&server, || {
                         TcpStream::connect((Ipv4Addr::LOCALHOST, SIGNALING_PORT))
                             .map_err(LabError::system("connecting to signaling"))
                     });
@@ -110,7 +106,8 @@ fn serve(mut peer: TcpStream, mut server: TcpStream, faults: &Signaling) -> io::
             frame.replace(b"\"type\":\"candidate\"", b"\"type\":\"x-lost-it\"");
             frame.replace(b"\"type\":\"end-of-candidates\"", b"\"type\":\"x-lost-that-alike\"");
         }
-        let delay = if is_candidate { faults.delay + faults.candidates_delay } else { faults.delay };
+        let usual = faults.delay.saturating_sub(USUAL);
+        let delay = if is_candidate { usual + faults.candidates_delay } else { usual };
         // A ping is the connection's own.
         last = if frame.is_message() { last.max(Instant::now() + delay) } else { last };
         if late.send((last, frame.bytes)).is_err() {

@@ -61,7 +61,10 @@ pub enum Color {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Show the whole story on this machine: a server and two peers on loopback, no network, no root
+    /// Tell two stories of relayed peers on this machine, in networks of its own: no network, no root
+    ///
+    /// The networks are made of Linux network namespaces where the system allows it, else they are simulated; this
+    /// machine's own network is not touched. Exit status: 0 when the stories came out as told, though both have a finding.
     Demo(DemoArgs),
     /// Be the meeting point: signaling, STUN and TURN. Prints what to run on the two machines
     Serve(ServeArgs),
@@ -98,15 +101,27 @@ pub enum Format {
 /// `whyrelay demo`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
-    /// How to print the account
+    /// Tell this story only
+    #[arg(long, value_enum, value_name = "STORY")]
+    pub story: Option<Story>,
+    /// In virtual time, even if network namespaces can be used
+    #[arg(long = "virtual")]
+    pub virtual_time: bool,
+    /// How to print the accounts. JSON and HTML hold one: the VPN's unless --story says otherwise
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
-    /// Write the account to this file instead of stdout
+    /// Write to this file instead of stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Connect through the demo's TURN server only, to see what a relayed session looks like
-    #[arg(long)]
-    pub relay_only: bool,
+}
+
+/// A story of the demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Story {
+    /// Two homes, one behind a NAT with address-and-port-dependent mapping
+    Homes,
+    /// A VPN's marked socket, caught by a policy rule while a plain test connects
+    Vpn,
 }
 
 /// `whyrelay serve`.

@@ -1,70 +1,239 @@
-//! `whyrelay demo`: a server and two peers on loopback, in this one process.
+//! `whyrelay demo`: two stories about peers that end up on a relay, told on the laboratory: in network namespaces with
+//! real kernels where the system lets us, else in virtual time.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::fmt::Write as _;
+use std::time::Instant;
 
 use anyhow::Context as _;
-use whyrelay_core::engine::turn_server::PeerPolicy;
-use whyrelay_core::signal::unguessable_name;
-use whyrelay_core::trace::event::Vantage;
+use whyrelay_core::diagnosis::finding::Severity;
+use whyrelay_core::report::{TextOptions, render_text};
+use whyrelay_lab::draw;
+use whyrelay_lab::run::{Observed, Verdict, judge, path_name, run_virtual};
+use whyrelay_lab::scenario::Scenario;
 
 use super::account::Wanted;
-use super::args::{DemoArgs, Format};
-use super::{answer, peer, runtime, serve};
-use crate::server::signaling::{SignalingConfig, SignalingServer};
-use crate::server::turn::{StunTurnConfig, StunTurnServer};
-use crate::session::{self, SessionConfig};
+use super::args::{DemoArgs, Format, Story};
+use super::{FINDING, HEALTHY, answer};
 
-/// All of 127.0.0.0/8 is this machine: server, A and B get an address each.
-const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
-const A: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-const B: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
-
-pub(super) fn run(args: DemoArgs, color: bool) -> anyhow::Result<u8> {
-    let events = runtime()?.block_on(demo(&args))?;
-    if args.format == Format::Text && args.output.is_none() {
-        answer("\n")?;
-    }
-    Wanted { format: args.format, color, output: args.output, html: None }.print(&events)
+/// What is told of one story.
+struct Tale {
+    story: Story,
+    head: &'static str,
+    before: &'static str,
+    /// The same network with a plain test first, and what to say of it.
+    plain: Option<(&'static str, &'static str)>,
+    scenario: &'static str,
+    after: &'static str,
 }
 
-async fn demo(args: &DemoArgs) -> anyhow::Result<Vec<whyrelay_core::trace::event::Event>> {
-    let interrupt = peer::watch_signals()?;
-    let relay = StunTurnServer::bind(StunTurnConfig {
-        listen: vec![SocketAddr::new(IpAddr::V4(SERVER), 0)],
-        relay_addresses: vec![IpAddr::V4(SERVER)],
-        policy: PeerPolicy { allow_loopback_peers: true, ..PeerPolicy::default() },
-        ..StunTurnConfig::default()
-    })
-    .context("starting the demo's STUN and TURN server")?;
-    let config =
-        SignalingConfig { announce: Some(serve::announce(Some(relay.clone()), false)), ..SignalingConfig::default() };
-    let signaling =
-        SignalingServer::bind(SocketAddr::new(IpAddr::V4(SERVER), 0), config).context("starting the demo's server")?;
-    let url = format!("http://{}", signaling.local_addr());
-    eprintln!("server on {}, STUN and TURN on {}", signaling.local_addr(), relay.addresses()[0]);
-    eprintln!("side A (offerer) on {A}, side B (answerer) on {B}\n");
+const TALES: [Tale; 2] = [
+    Tale {
+        story: Story::Homes,
+        head: "Two homes",
+        before: "B is behind an ordinary home router. A is behind a firewall whose NAT gives every destination another \
+                 port (address-and-port-dependent mapping).",
+        plain: None,
+        scenario: "symmetric-against-home",
+        after: "The relay is not a mistake here: nothing on either computer would help.",
+    },
+    Tale {
+        story: Story::Vpn,
+        head: "A VPN that is relayed although a test connects",
+        before: "Two ordinary home routers. On A a rule of another program catches packets by their mark, and the VPN \
+                 marks its packets.",
+        plain: Some(("vpn-plain-socket", "A plain test, as most tools make it (whyrelay offer)")),
+        scenario: "vpn-marked-socket",
+        after: "The networks are innocent: one policy rule on A is the whole cause, and only a test with the VPN's own \
+                mark and port meets it.",
+    },
+];
 
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
-    let room = unguessable_name(random);
-    let config = |side, address| {
-        let mut config = SessionConfig::local(side, url.clone(), room.clone(), IpAddr::V4(address));
-        config.relay_only = args.relay_only;
-        config
+/// Of each tale that is told: the plain run, if it has one, and the run that is explained.
+type Runs = Vec<(&'static Tale, Vec<(Scenario, Observed)>)>;
+
+pub(super) fn run(args: DemoArgs, color: bool) -> anyhow::Result<u8> {
+    let began = Instant::now();
+    let told = |tale: &&Tale| match (args.story, args.format) {
+        (Some(story), _) => tale.story == story,
+        (None, Format::Text) => true,
+        // One account: the story that whyrelay was made for.
+        (None, Format::Json | Format::Html) => tale.story == Story::Vpn,
     };
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(signaling.run(async {
-        // Ends when the sender is dropped, too.
-        let _ = stopped.await;
-    }));
-    let relaying = tokio::spawn(async move { relay.run(std::future::pending()).await });
-    let (a, b) = tokio::join!(
-        session::run(config(Vantage::A, A), interrupt.clone()),
-        session::run(config(Vantage::B, B), interrupt)
+    let tales: Vec<&Tale> = TALES.iter().filter(told).collect();
+    let (runs, world) = tell(&args, &tales)?;
+    eprintln!("done after {:.1} s\n", began.elapsed().as_secs_f64());
+    let mut verdicts: Vec<Verdict> = Vec::new();
+    for (scenario, observed) in runs.iter().flat_map(|(_, runs)| runs) {
+        verdicts.push(judge(&scenario.topology, observed));
+    }
+    if args.format == Format::Text {
+        let text = text(&runs, &world, color && args.output.is_none());
+        match &args.output {
+            Some(file) => std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))?,
+            None => answer(&text)?,
+        }
+    } else if let Some((_, observed)) = runs.first().and_then(|(_, runs)| runs.last()) {
+        let wanted = Wanted { format: args.format, color, output: args.output, html: None };
+        wanted.print(&observed.events)?;
+    }
+    for verdict in verdicts.iter().filter(|verdict| !verdict.passed()) {
+        eprintln!("note: {} did not come out as told: {}", verdict.scenario, verdict.problems.join("; "));
+    }
+    // What the stories find is found on purpose: the demo itself went well when they came out as told.
+    Ok(if verdicts.iter().all(Verdict::passed) { HEALTHY } else { FINDING })
+}
+
+/// Runs all tales; answers in which world, too.
+fn tell(args: &DemoArgs, tales: &[&'static Tale]) -> anyhow::Result<(Runs, String)> {
+    let mut runs = Vec::new();
+    for tale in tales {
+        let names = tale.plain.iter().map(|(name, _)| *name).chain([tale.scenario]);
+        let scenarios = names.map(|name| Scenario::find(name).with_context(|| format!("the scenario {name}")));
+        runs.push((*tale, scenarios.collect::<anyhow::Result<Vec<Scenario>>>()?));
+    }
+    let why_not = match args.virtual_time {
+        true => "as asked for".to_owned(),
+        false => match in_namespaces(&runs)? {
+            Ok(done) => {
+                return Ok((done, "Everything below happened in network namespaces, between real kernels.".to_owned()));
+            }
+            Err(reason) => {
+                eprintln!("network namespaces cannot be used here: {reason}");
+                "because network namespaces cannot be used here (see above)".to_owned()
+            }
+        },
+    };
+    eprintln!("in virtual time, {why_not}");
+    let done = runs.into_iter().map(|(tale, scenarios)| {
+        let runs = scenarios.into_iter().map(|scenario| {
+            let observed = run_virtual(&scenario.topology);
+            (scenario, observed)
+        });
+        (tale, runs.collect())
+    });
+    Ok((done.collect(), format!("Everything below happened in virtual time, {why_not}.")))
+}
+
+/// All of them at the same time; the inner error says why it cannot be done here.
+#[cfg(target_os = "linux")]
+fn in_namespaces(tales: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Result<Runs, String>> {
+    use whyrelay_lab::kernel::{Conditions, LabError, RouterChoice, privilege, run_kernel};
+
+    // Before the first thread: the kernel wants it so.
+    let privilege = match privilege::acquire() {
+        Ok(privilege) => privilege,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let interrupted = super::lab::watch_interrupts()?;
+    let program = std::env::current_exe().context("finding this program's own file")?;
+    let conditions = Conditions {
+        program: &program,
+        routers: RouterChoice::AsDescribed,
+        interrupted: &interrupted,
+        cut_relay: false,
+    };
+    let how = match privilege {
+        privilege::Privilege::Root => "as root",
+        privilege::Privilege::UserNamespace => "without root, in a user namespace",
+    };
+    eprintln!("building networks from network namespaces, {how}; this machine's own network is not touched");
+    let all: Vec<&Scenario> = tales.iter().flat_map(|(_, scenarios)| scenarios).collect();
+    let outcomes: Vec<Result<Observed, LabError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = all
+            .iter()
+            .map(|scenario| {
+                scope.spawn(|| {
+                    let ran = run_kernel(&scenario.topology, &conditions)?;
+                    let path = path_name(ran.observed.path);
+                    let up = ran.up_after.as_secs_f64();
+                    eprintln!("  {}: {path} (the network was up in {up:.2} s)", scenario.topology.title);
+                    Ok(ran.observed)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let mut outcomes = outcomes.into_iter();
+    let mut done = Vec::new();
+    for (tale, scenarios) in tales {
+        let mut runs = Vec::new();
+        for scenario in scenarios {
+            match outcomes.next() {
+                Some(Ok(observed)) => runs.push((scenario.clone(), observed)),
+                Some(Err(LabError::Interrupted)) => anyhow::bail!("interrupted; every network is removed"),
+                Some(Err(error)) => return Ok(Err(format!("{:#}", anyhow::Error::new(error)))),
+                None => return Ok(Err("a run is missing".to_owned())),
+            }
+        }
+        done.push((*tale, runs));
+    }
+    Ok(Ok(done))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn in_namespaces(_: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Result<Runs, String>> {
+    Ok(Err("they are Linux's own".to_owned()))
+}
+
+fn text(runs: &Runs, world: &str, color: bool) -> String {
+    let bold = |text: &str| if color { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() };
+    let mut text = format!("{}\n", wrapped(world));
+    for (number, (tale, runs)) in (1..).zip(runs) {
+        let head = format!("Story {number}: {}", tale.head);
+        let _ = write!(text, "\n{}\n{}\n\n{}\n", bold(&head), "=".repeat(head.len()), wrapped(tale.before));
+        let Some((scenario, observed)) = runs.last() else { continue };
+        text.push_str(&draw::text(&scenario.topology));
+        if let (Some((_, what)), Some((_, plain))) = (tale.plain, runs.first()) {
+            let session = &scenario.topology.sessions[0];
+            let mark = session.mark.map_or_else(String::new, |mark| format!(" --mark {mark:#x}"));
+            let _ = write!(
+                text,
+                "\n{what}: {}.\n{}\n",
+                path_name(plain.path).to_uppercase(),
+                wrapped(&format!("The same as the VPN does it (whyrelay offer{mark} --port {}):", session.port))
+            );
+        }
+        let _ = write!(text, "\n{}\n{}\n", account(observed, color), wrapped(tale.after));
+    }
+    let _ = write!(
+        text,
+        "\nGo on\n  \
+         whyrelay demo --story vpn --format html -o vpn.html   a whole account: every check, where it got to\n  \
+         whyrelay serve, answer, offer                         the same between two machines of yours\n  \
+         whyrelay check                                        what this host's network does to UDP\n  \
+         whyrelay explain CODE                                 what a finding means, for instance WR106\n  \
+         whyrelay lab list                                     more networks, and yours from a file\n"
     );
-    relaying.abort();
-    drop(stop);
-    serving.await.context("stopping the demo's server")??;
-    b?;
-    Ok(a?.events)
+    text
+}
+
+/// What a newcomer reads of an account: the verdict, and what is wrong.
+fn account(observed: &Observed, color: bool) -> String {
+    let mut report = observed.report.clone();
+    report.findings.retain(|finding| finding.severity != Severity::Info);
+    let whole = render_text(&report, &TextOptions { color, ..TextOptions::default() });
+    whole.split_once("\nSides\n").map_or(whole.as_str(), |(head, _)| head).to_owned()
+}
+
+/// Lines of at most this many letters.
+const WIDTH: usize = 100;
+
+fn wrapped(text: &str) -> String {
+    let mut lines = String::new();
+    let mut length = 0;
+    for word in text.split_whitespace() {
+        if length > 0 && length + 1 + word.len() > WIDTH {
+            lines.push('\n');
+            length = 0;
+        } else if length > 0 {
+            lines.push(' ');
+            length += 1;
+        }
+        lines.push_str(word);
+        length += word.len();
+    }
+    lines
 }

@@ -105,7 +105,7 @@ pub(super) fn programs<'a>(
         }
         entry.process = entry.process.or(process);
     };
-    for (id, name) in processes() {
+    for (id, name) in processes().filter(|_| !in_laboratory()) {
         if let Some((_, software)) = PROCESSES.iter().find(|(process, _)| *process == name) {
             sign(*software, format!("process {name}"), Some(id));
         }
@@ -149,6 +149,12 @@ pub(super) fn programs<'a>(
         HostFact::Software(Software { software, signs: seen.signs, process_id: seen.process, environment })
     };
     seen.into_iter().map(fact).collect()
+}
+
+/// Whether this host is one of the laboratory's: then the processes of this machine, and the container that it may
+/// be, are none of it.
+fn in_laboratory() -> bool {
+    std::env::var_os("WHYRELAY_LAB").is_some()
 }
 
 /// Processes with their names.
@@ -202,6 +208,9 @@ fn effective_capabilities() -> u64 {
 }
 
 fn container() -> Option<String> {
+    if in_laboratory() {
+        return None;
+    }
     if Path::new("/.dockerenv").exists() {
         return Some("docker".into());
     }

@@ -88,13 +88,30 @@ fn the_go_labs_flags_work() {
 }
 
 #[test]
-fn the_demo_ends_with_a_direct_account() {
-    let demo = crate::support::Process::start(&["demo"], &[]).finish();
-    assert_eq!(demo.code(), 0, "{}", demo.stderr);
-    assert!(demo.stdout.contains("DIRECT"), "{}", demo.stdout);
-    let relayed = crate::support::Process::start(&["demo", "--relay-only"], &[]).finish();
-    assert_eq!(relayed.code(), 1, "{}", relayed.stderr);
-    assert!(relayed.stdout.contains("RELAYED"), "{}", relayed.stdout);
+fn the_demo_tells_two_stories_in_either_world() {
+    // Where namespaces are not allowed both are in virtual time, and it says so.
+    for (arguments, world) in [(&["demo"][..], ""), (&["demo", "--virtual"], "in virtual time, as asked for")] {
+        let demo = crate::support::Process::start(arguments, &[]).finish();
+        assert_eq!(demo.code(), 0, "{}", demo.stderr);
+        assert!(demo.stderr.contains(world), "{}", demo.stderr);
+        let (homes, vpn) = demo.stdout.split_once("Story 2:").expect("a second story");
+        assert!(homes.contains("RELAYED") && homes.contains("endpoint-dependent-mapping"), "{}", demo.stdout);
+        assert!(vpn.contains("whyrelay offer): DIRECT"), "{}", demo.stdout);
+        assert!(vpn.contains("RELAYED") && vpn.contains("mark-rule-collision"), "{}", demo.stdout);
+    }
+}
+
+#[test]
+fn the_demo_gives_one_account_to_programs() {
+    for (arguments, code) in [(&[][..], "WR106"), (&["--story", "homes"], "WR5")] {
+        let arguments = [&["demo", "--virtual", "--format", "json"], arguments].concat();
+        let demo = crate::support::Process::start(&arguments, &[]).finish();
+        assert_eq!(demo.code(), 0, "{}", demo.stderr);
+        let account: serde_json::Value = serde_json::from_str(&demo.stdout).expect("one JSON object");
+        assert_eq!(account["path"], "relayed", "{}", demo.stdout);
+        let first = account["findings"][0]["code"].as_str().unwrap_or_default();
+        assert!(first.starts_with(code), "{first}: {}", demo.stdout);
+    }
 }
 
 #[test]

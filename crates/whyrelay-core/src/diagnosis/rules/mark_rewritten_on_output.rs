@@ -51,7 +51,12 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
                     && question.source.is_none_or(|source| source == packet.fact.source.ip())
                     && question.source_port.is_none_or(|port| port == packet.fact.source.port())
             });
-            let answers: Vec<_> = answers.collect();
+            let mut answers: Vec<_> = answers.collect();
+            // What the kernel said of exactly these packets outweighs what it said of others to the same place.
+            let exact = |question: &crate::host::RouteQuestion| question.source_port == Some(packet.fact.source.port());
+            if answers.iter().any(|answer| exact(&answer.fact.question)) {
+                answers.retain(|answer| exact(&answer.fact.question));
+            }
             let first = answers.first()?;
             let expected = |device: &str| answers.iter().any(|answer| answer.fact.device() == Some(device));
             // Frames of a bridge or bond are seen on its members, too.

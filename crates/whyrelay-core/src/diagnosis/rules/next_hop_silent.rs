@@ -1,5 +1,7 @@
 //! The next hop towards the peer does not answer on the link.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::network::told;
@@ -15,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     name: "next-hop-silent",
     title: "the next hop towards the peer does not answer on the link",
     meaning: "The gateway, or the peer where it should be on the own link, does not answer ARP (or neighbor discovery): a dead gateway, a peer that is expected on the wrong segment, a wrong netmask, isolated clients. After three seconds the kernel says \"host unreachable\" from its own address.",
-    detection: "ICMP 3/1 came from an address of this host itself for a check; the neighbor table has the next hop as incomplete or failed.",
+    detection: "ICMP 3/1 came from an address of this host itself for a check, or the session ended before and the neighbor table has the next hop as incomplete or failed.",
     proof: "ip neigh show ADDRESS says FAILED; arping gets no answer.",
     doubt: "A neighbor entry that is reachable.",
     fixes: &[Fix::safe("Check gateway, netmask and cable or Wi-Fi isolation of that interface.")],
@@ -40,7 +42,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             && error.offender.is_some_and(|offender| is_own(side, offender))
             && candidates.contains(&remote.ip())
     });
-    let ((_, remote, ..), error) = own.min_by_key(|(_, error)| error.seq)?;
+    let by_icmp = own.min_by_key(|(_, error)| error.seq).map(|((_, remote, ..), error)| (remote, error.seq));
+    let (remote, seq) = by_icmp.or_else(|| waiting(session, vantage, &candidates))?;
     // Neighbors behind one NAT that do not reach each other are kept apart: that has a rule of its own.
     let apart = is_own(peer, remote.ip())
         && told(side).iter().any(|mine| told(peer).iter().any(|theirs| theirs.mapped.ip() == mine.mapped.ip()));
@@ -70,7 +73,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         blame: Blame::side(vantage),
         severity: session.harm(),
         summary: format!("{} gets no answer on the link from {hop}, the next hop to {remote}{by}", vantage.name()),
-        evidence: [error.seq]
+        evidence: [seq]
             .into_iter()
             .chain(answer.map(|answer| answer.seq))
             .chain(neighbor.map(|neighbor| neighbor.seq))
@@ -79,6 +82,21 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             Remedy::safe("Look at the next hop").run(format!("ip neigh show {hop}")).run(format!("arping -c 3 {hop}")),
         ],
         ..Fault::default()
+    })
+}
+
+/// The peer's address whose next hop the kernel still looks for: it gives up after three seconds, and a session that
+/// has a relay may end before.
+fn waiting<'a>(session: &'a Session<'_>, vantage: Vantage, candidates: &[IpAddr]) -> Option<(&'a SocketAddr, u64)> {
+    let host = &session.evidence.side(vantage).host;
+    let pairs = session.pairs.iter().filter(|pair| session.could_arrive(pair, vantage));
+    let remotes = pairs.filter_map(|pair| pair.side(vantage)).map(|own| &own.pair.remote);
+    remotes.filter(|remote| candidates.contains(&remote.ip())).find_map(|remote| {
+        let answer = host.routes_to(remote.ip()).find(|answer| answer.fact.question.out_device.is_none())?;
+        let hop = answer.fact.route.as_ref()?.gateway.unwrap_or(remote.ip());
+        let neighbor = host.neighbors.iter().rfind(|neighbor| neighbor.fact.address == hop)?;
+        let silent = matches!(neighbor.fact.neighbor_state, NeighborState::Failed | NeighborState::Incomplete);
+        silent.then_some((remote, neighbor.seq))
     })
 }
 

@@ -13,6 +13,9 @@ mod matrix;
 mod run;
 mod work;
 
+#[cfg(target_os = "linux")]
+pub(super) use kernel::watch_interrupts;
+
 use args::{LabArgs, LabVerb};
 
 /// Runs a verb of the laboratory.
