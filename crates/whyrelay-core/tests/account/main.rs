@@ -2,6 +2,7 @@
 
 mod builder;
 mod cases;
+mod check_schema;
 mod events;
 mod every_rule;
 mod findings;

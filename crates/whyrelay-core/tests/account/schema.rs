@@ -10,7 +10,7 @@ use crate::report::{direct, failed, finish_relayed, relayed};
 const SCHEMA: &str = include_str!("../../../../docs/report.schema.json");
 
 /// What the schema uses of JSON Schema: anything else in it is an error, so that nothing is skipped silently.
-fn check(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
+pub(crate) fn check(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
     let fail = |what: &str| Err(format!("{at}: {what}: {value}"));
     for (keyword, rule) in schema.as_object().expect("a schema is an object") {
         match keyword.as_str() {
@@ -131,7 +131,7 @@ fn the_schema_refuses_what_is_wrong() {
 }
 
 /// Every field's place, where it lacks a description.
-fn undescribed(schema: &Value, at: &str, found: &mut Vec<String>) {
+pub(crate) fn undescribed(schema: &Value, at: &str, found: &mut Vec<String>) {
     for (name, rule) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let at = format!("{at}/{name}");
         if rule.get("description").and_then(Value::as_str).is_none_or(str::is_empty) {

@@ -3,6 +3,7 @@
 //! Parts run side by side, each with sockets of its own. Each notes in the journal what it sees before it acts on
 //! it; one loop takes the entries into the recording, and the account is made from the recording alone.
 
+mod certificate;
 mod config;
 mod hops;
 mod journal;
@@ -54,6 +55,9 @@ const CLEAN_UP_LIMIT: Duration = Duration::from_millis(2500);
 
 /// Asking a server what it offers delays the look at the NAT by this at most.
 const DESCRIBE_LIMIT: Duration = Duration::from_millis(250);
+
+/// Where HTTP/3 and disguised VPNs go: networks that block other UDP often let it through.
+const HTTPS_PORT: u16 = 443;
 
 /// Local addresses that are looked from, of each family.
 const MAX_ORIGINS: usize = 4;
@@ -289,6 +293,18 @@ fn reach_parts<'a>(
 ) -> Vec<Part<'a>> {
     let mut parts: Vec<Part<'a>> = Vec::new();
     let mut asked: Vec<(Transport, SocketAddr)> = Vec::new();
+    // The third class of ports beside STUN's own and a random high one.
+    let on_its_port = |remote: &SocketAddr| remote.port() == HTTPS_PORT;
+    let listens: Vec<SocketAddr> = known.iter().filter(|server| server.is_udp()).flat_map(Known::remotes).collect();
+    for ipv4 in [true, false] {
+        let mut hosts = known.iter().flat_map(Known::remotes).filter(|remote| remote.is_ipv4() == ipv4);
+        let Some(host) = hosts.next().filter(|_| !listens.iter().any(on_its_port)) else { continue };
+        let remote = SocketAddr::new(host.ip(), HTTPS_PORT);
+        let Some(origin) = local::origin_toward(remote, found, options.mark) else { continue };
+        let target = reach::Target { label: String::new(), remote, origin, expected: false };
+        let (journal, random) = (journal.clone(), random.fork());
+        parts.push(Box::pin(reach::over_another_port(journal, random, target, options, until)));
+    }
     for server in known {
         for remote in server.remotes() {
             let Some(origin) = local::origin_toward(remote, found, options.mark) else {

@@ -12,12 +12,18 @@ use whyrelay_core::trace::measurement::Measurement;
 use whyrelay_core::wire::framing::Framing;
 use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
 
+use super::certificate;
 use super::journal::{Journal, Passed};
 use super::nat::Origin;
 use super::sockets::{Arrived, Sockets, bare};
 use crate::io::stream::{ConnectOptions, StreamInput, Streams};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
+
+/// For a port where perhaps nobody listens.
+const OTHER_PORT_SENDS: u32 = 3;
+const OTHER_PORT_INTERVAL: Duration = Duration::from_millis(150);
+const OTHER_PORT_WAIT: Duration = Duration::from_millis(500);
 
 /// A server to reach.
 #[derive(Clone, Debug)]
@@ -97,6 +103,52 @@ pub(crate) async fn over_udp(
     }
 }
 
+/// Asks on a port where no server was announced: an answer, or the server's own refusal, shows that packets get through.
+/// Silence shows nothing, so it is said to be unmeasured.
+pub(crate) async fn over_another_port(
+    journal: Journal,
+    mut random: Random,
+    target: Target,
+    options: UdpOptions,
+    until: Instant,
+) {
+    let mut sockets = Sockets::new(journal.clone());
+    let Ok(local) = sockets.open(target.origin.address, target.origin.interface.as_deref(), options) else { return };
+    let id = random.transaction_id();
+    let bytes = MessageBuilder::new(Class::Request, Method::BINDING, id).fingerprint().build();
+    let (transport, remote) = (Transport::Udp, target.remote);
+    for sent in 1..=OTHER_PORT_SENDS {
+        let started = Instant::now();
+        // The system's refusal is an event of its own.
+        let _ = sockets.send(local, remote, &bytes);
+        let wait = if sent == OTHER_PORT_SENDS { OTHER_PORT_WAIT } else { OTHER_PORT_INTERVAL };
+        let wake = (started + wait).min(until);
+        loop {
+            let detail = tokio::select! {
+                arrived = sockets.recv(|_, _, _| None) => match arrived {
+                    Arrived::Datagram { remote: from, bytes, .. } => {
+                        let answers = Message::decode(&bytes).is_ok_and(|message| message.transaction == id);
+                        if !answers || bare(from) != bare(remote) {
+                            continue;
+                        }
+                        None
+                    }
+                    Arrived::Refused { offender, .. } if offender == Some(remote.ip()) => {
+                        Some("the server itself says that nobody listens there: packets get through".to_owned())
+                    }
+                    // A firewall's refusal tells of nothing but itself, and is an event.
+                    Arrived::Refused { .. } => continue,
+                },
+                () = tokio::time::sleep_until(wake.into()) => break,
+            };
+            let rtt_us = Some(micros(started.elapsed()));
+            return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail });
+        }
+    }
+    let what = format!("UDP to port {} of {}", remote.port(), remote.ip());
+    journal.missing(what, "neither an answer nor a refusal came: the server need not listen there");
+}
+
 /// Sends; what the system said when it refused.
 fn send(
     sockets: &Sockets,
@@ -120,10 +172,14 @@ pub(crate) async fn over_stream(
 ) {
     let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
     let (sender, mut inputs) = mpsc::channel(16);
-    let (roots, name) = match tls {
-        Some((roots, name)) => (roots, Some(name)),
-        None => (ClientTls::default(), None),
+    let (roots, witness, name) = match tls {
+        Some((roots, name)) => {
+            let (roots, witness) = roots.watched();
+            (roots, Some(witness), Some(name))
+        }
+        None => (ClientTls::default(), None, None),
     };
+    let asked_for = name.clone().unwrap_or_default();
     let mut streams = Streams::new(sender, roots);
     let (id, remote, started) = (StreamId(1), target.remote, Instant::now());
     let local = Some(target.origin.address);
@@ -158,6 +214,9 @@ pub(crate) async fn over_stream(
             None => break Err(format!("no answer within {:.1} s", started.elapsed().as_secs_f64())),
         }
     };
+    if let Some(shown) = witness.and_then(|witness| witness.shown()) {
+        journal.measured(certificate::measurement(target.label.clone(), asked_for, shown));
+    }
     let (rtt_us, detail) = match outcome {
         Ok(took) => (Some(micros(took)), None),
         Err(detail) => (None, Some(detail)),

@@ -13,7 +13,7 @@ use super::config::Credentials;
 use super::journal::Journal;
 use super::{CheckConfig, name_of};
 use crate::io::tls::ClientTls;
-use crate::signaling::{Client, Incoming, SignalingError, SignalingOptions, Transport};
+use crate::signaling::{Client, Incoming, ServerClock, SignalingError, SignalingOptions, Transport};
 
 /// Signaling and its announcement may take this long of the check's time.
 const SIGNALING_LIMIT: Duration = Duration::from_millis(1000);
@@ -127,6 +127,12 @@ async fn announced(
         _ => "websocket",
     };
     journal.fact(EventKind::Signaling { server: server.clone(), state: SignalingState::Connected { by: by.into() } });
+    match client.server().clock {
+        Some(ServerClock { offset_ms, precision_ms }) => {
+            journal.measured(Measurement::Clock { server: server.clone(), offset_ms, precision_ms });
+        }
+        None => journal.missing(format!("the clock of {server}"), "its answer had no Date"),
+    }
     let (mut known, mut discovery) = (Vec::new(), Vec::new());
     let announcement = async {
         loop {

@@ -3,11 +3,13 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::sync::OnceCell;
 
 /// The client configuration, made at first use and then shared.
@@ -15,12 +17,85 @@ use tokio::sync::OnceCell;
 pub struct ClientTls {
     extra_roots: Arc<Vec<PathBuf>>,
     roots: Arc<OnceCell<Arc<RootCertStore>>>,
+    witness: Option<Witness>,
+}
+
+/// What a server showed of itself, noted while it is judged. Clones are handles to the same.
+#[derive(Clone, Debug, Default)]
+pub struct Witness(Arc<Mutex<Option<Shown>>>);
+
+/// Certificates and the judgement of them.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// DER, the server's own first.
+    pub chain: Vec<Vec<u8>>,
+    /// Why it is not trusted; `None`: it is.
+    pub refused: Option<String>,
+}
+
+impl Witness {
+    /// What was shown; `None`: no certificate came.
+    pub fn shown(&self) -> Option<Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Judges as the usual verifier does, and notes it.
+#[derive(Debug)]
+struct Watching {
+    judge: Arc<WebPkiServerVerifier>,
+    witness: Witness,
+}
+
+impl ServerCertVerifier for Watching {
+    fn verify_server_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verdict = self.judge.verify_server_cert(own, others, name, ocsp, now);
+        let chain = std::iter::once(own).chain(others).map(|certificate| certificate.to_vec()).collect();
+        let refused = verdict.as_ref().err().map(ToString::to_string);
+        *self.witness.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Shown { chain, refused });
+        verdict
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.judge.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.judge.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.judge.supported_verify_schemes()
+    }
 }
 
 impl ClientTls {
     /// Trusts the system's roots and the certificates in these PEM files.
     pub fn new(extra_roots: Vec<PathBuf>) -> Self {
-        Self { extra_roots: Arc::new(extra_roots), roots: Arc::default() }
+        Self { extra_roots: Arc::new(extra_roots), roots: Arc::default(), witness: None }
+    }
+
+    /// The same, which also notes what a server shows. For one connection.
+    pub fn watched(&self) -> (Self, Witness) {
+        let witness = Witness::default();
+        (Self { witness: Some(witness.clone()), ..self.clone() }, witness)
     }
 
     /// The roots to trust, read at first use.
@@ -41,12 +116,20 @@ impl ClientTls {
     /// As [`Self::roots`].
     pub async fn config(&self) -> io::Result<Arc<ClientConfig>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let roots = self.roots().await?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(self.roots().await?)
-            .with_no_client_auth();
-        Ok(Arc::new(config))
+            .map_err(io::Error::other)?;
+        let builder = match self.witness.clone() {
+            None => builder.with_root_certificates(roots),
+            Some(witness) => {
+                let judge = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+                let judge = judge.map_err(io::Error::other)?;
+                // "Dangerous" would be another judgement: this is the same.
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Watching { judge, witness }))
+            }
+        };
+        Ok(Arc::new(builder.with_no_client_auth()))
     }
 }
 

@@ -62,6 +62,8 @@ impl LongPoll {
             transport: Transport::LongPoll,
             whyrelay: None,
             seen_as: None,
+            // Its first answer comes only with its first message.
+            clock: None,
         };
         let room = match options.room.as_str() {
             "" => String::new(),

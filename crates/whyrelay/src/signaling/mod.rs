@@ -14,7 +14,7 @@ mod websocket;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
 use tokio::sync::{mpsc, oneshot};
@@ -126,6 +126,30 @@ pub struct ServerInfo {
     pub whyrelay: Option<String>,
     /// The address from which a whyrelay server sees us.
     pub seen_as: Option<IpAddr>,
+    /// Its clock, by the Date of its answer, where that came.
+    pub clock: Option<ServerClock>,
+}
+
+/// A server's clock against ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerClock {
+    /// Its clock minus ours, in milliseconds.
+    pub offset_ms: i64,
+    /// How exact that is, in milliseconds: Date counts in seconds.
+    pub precision_ms: u32,
+}
+
+impl ServerClock {
+    /// From a Date header (RFC 9110 §6.6.1) that came now, `took` after it was asked for.
+    fn of(date: Option<&str>, took: Duration) -> Option<Self> {
+        let theirs = httpdate::parse_http_date(date?).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let ours = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.saturating_sub(took / 2);
+        let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        // The second that it names is half over, on average.
+        let offset_ms = milliseconds(theirs).saturating_add(500).saturating_sub(milliseconds(ours));
+        let precision_ms = 500_u32.saturating_add(u32::try_from(took.as_millis() / 2).unwrap_or(u32::MAX));
+        Some(Self { offset_ms, precision_ms })
+    }
 }
 
 /// A peer's connection to a signaling server. Dropping it abandons what was not delivered, and the server keeps the

@@ -1,5 +1,7 @@
 //! WebSocket with a whyrelay server.
 
+use std::time::Instant;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt, StreamExt};
@@ -12,7 +14,7 @@ use whyrelay_core::signal::{HEARTBEAT_INTERVAL, Joined, MAX_MESSAGE, Message, Me
 
 use super::link::{LinkEvent, join_of};
 use super::stream::{Duplex, Endpoint};
-use super::{ServerInfo, SignalingError, SignalingOptions, Transport};
+use super::{ServerClock, ServerInfo, SignalingError, SignalingOptions, Transport};
 
 /// An open WebSocket whose peer has joined.
 pub(super) struct WebSocket {
@@ -46,8 +48,12 @@ impl WebSocket {
         let connected = endpoint.connect(options).await?;
         let handshake = tokio_tungstenite::client_async_with_config(request, connected.stream, Some(config));
         let no_answer = || SignalingError::Lost { reason: "no answer".into() };
-        let stream = match timeout(options.connect_timeout, handshake).await.map_err(|_| no_answer())? {
-            Ok((stream, _)) => stream,
+        let asked = Instant::now();
+        let (stream, clock) = match timeout(options.connect_timeout, handshake).await.map_err(|_| no_answer())? {
+            Ok((stream, response)) => {
+                let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+                (stream, ServerClock::of(date, asked.elapsed()))
+            }
             Err(Error::Http(response)) => match response.status().as_u16() {
                 502..=504 => return Err(SignalingError::Lost { reason: format!("status {}", response.status()) }),
                 // The origin's server says 404, others this and that.
@@ -64,6 +70,7 @@ impl WebSocket {
             transport: Transport::WebSocket,
             whyrelay: None,
             seen_as: None,
+            clock,
         };
         let mut link = Self { stream, id: options.id.clone(), server, joined: Joined::default() };
         let first = timeout(options.connect_timeout, link.next_message()).await.map_err(|_| no_answer())??;

@@ -14,6 +14,8 @@ mod suite;
 
 mod blocked;
 mod check;
+mod check_ipv6;
+mod check_servers;
 mod foreign;
 mod golab;
 mod harness;
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
     blocked::register(&mut suite);
     page::register(&mut suite);
     check::register(&mut suite);
+    check_ipv6::register(&mut suite);
+    check_servers::register(&mut suite);
     port_mapping::register(&mut suite);
     natdiscovery::register(&mut suite);
     host::register(&mut suite);

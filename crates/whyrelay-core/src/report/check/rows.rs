@@ -109,7 +109,8 @@ fn row(seq: u64, fact: &Measurement) -> Option<Row> {
                 crate::trace::event::Transport::Tls => "TLS",
             };
             let (value, state) = match (rtt_us, detail) {
-                (Some(us), _) => (format!("answers in {}", milliseconds(*us)), State::Good),
+                (Some(us), None) => (format!("answers in {}", milliseconds(*us)), State::Good),
+                (Some(us), Some(detail)) => (format!("passes in {}: {detail}", milliseconds(*us)), State::Good),
                 (None, Some(detail)) => (format!("no answer: {detail}"), State::Warning),
                 (None, None) => ("no answer".to_owned(), State::Bad),
             };

@@ -2,11 +2,13 @@
 
 use super::{Row, Section, State, nats};
 use crate::diagnosis::evidence::SideEvidence;
+use crate::nat::behavior::FilteringBehavior;
 use crate::trace::measurement::{Ipv6State, Measurement};
 
 pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
     let mut rows: Vec<Row> = side.measured.facts.iter().filter_map(|(seq, fact)| row(*seq, fact)).collect();
     rows.extend(nats::row(side));
+    rows.extend(unsolicited(side));
     rows
 }
 
@@ -62,4 +64,29 @@ fn row(seq: u64, fact: &Measurement) -> Option<Row> {
         _ => return None,
     };
     Some(Row { section, subject, name, value, state, evidence: vec![seq] })
+}
+
+/// Whether an IPv6 firewall lets in what nobody asked for: by a packet from a port that we had not sent to.
+fn unsolicited(side: &SideEvidence) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for (seq, fact) in &side.measured.facts {
+        let (local, comes_in) = match fact {
+            Measurement::EarlyArrival { local, arrived, .. } if local.is_ipv6() => (local.ip(), *arrived),
+            Measurement::Filtering { local, behavior, .. } if local.is_ipv6() => {
+                (*local, *behavior == FilteringBehavior::EndpointIndependent)
+            }
+            _ => continue,
+        };
+        let subject = local.to_string();
+        if rows.iter().any(|row| row.subject == subject) {
+            continue;
+        }
+        let (value, state) = match comes_in {
+            true => ("comes in: no firewall keeps strangers out", State::Good),
+            false => ("filtered: peers come in only where this host has sent to first", State::Plain),
+        };
+        let (section, name, value) = (Section::Ipv6, "unsolicited inbound", value.to_owned());
+        rows.push(Row { section, subject, name, value, state, evidence: vec![*seq] });
+    }
+    rows
 }
