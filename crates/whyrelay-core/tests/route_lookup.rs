@@ -105,6 +105,7 @@ fn question(to: &str) -> RouteQuestion {
         mark: 0,
         user: 0,
         out_device: None,
+        probe: false,
     }
 }
 

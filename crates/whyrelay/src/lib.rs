@@ -2,6 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`application`] | the program under suspicion, whose sockets ours are made like (`--as`) |
 //! | [`channel`] | DTLS, SCTP and data channels, and what is measured on them |
 //! | [`check`] | one host alone |
 //! | [`cli`] | the verbs |
@@ -13,6 +14,7 @@
 //! | [`signaling`] | a peer's connection to a signaling server |
 //! | [`tui`] | the terminal screen |
 
+pub mod application;
 pub mod channel;
 pub mod check;
 pub mod cli;

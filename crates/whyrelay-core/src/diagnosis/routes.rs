@@ -132,7 +132,7 @@ fn mark_matters(host: &HostEvidence, answer: &Taken<RouteAnswer>) -> bool {
     if question.mark == 0 {
         return false;
     }
-    let without = host.route_answers.iter().find(|other| {
+    let without = host.route_answers.iter().chain(&host.probe_answers).find(|other| {
         let asked = &other.fact.question;
         asked.mark == 0
             && (asked.destination, asked.source) == (question.destination, question.source)

@@ -5,6 +5,7 @@ pub mod gather;
 mod local_candidates;
 pub mod nat_discovery;
 pub mod peer;
+pub mod peer_probes;
 pub mod port_mapping;
 pub mod server_url;
 mod stun_client;

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "probe")]
 pub enum ProbeAim {
+    /// As a plain program, while the session stands in for another (`--as`): no mark, no interface, our own user, any
+    /// port, a UDP socket.
+    Plain,
     /// Bound to an interface (SO_BINDTODEVICE): separates local routing from the NAT.
     Device {
         /// The interface.

@@ -135,7 +135,7 @@ pub struct Application {
 }
 
 /// How the sockets of one profile fared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProfileTally {
     /// Whether they stand in for the application; else they are a plain program's.
     pub as_application: bool,

@@ -41,6 +41,9 @@ pub struct RouteQuestion {
     /// The interface that the socket is bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_device: Option<String>,
+    /// Whether it is about a probe's socket; else about one of the session's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
 }
 
 /// A route that the kernel chose.

@@ -36,7 +36,7 @@ impl Credentials {
     }
 
     /// The key of checks sent to the owner of these credentials (RFC 8445 §7.1.2).
-    pub(super) fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         Key::short_term(&self.password)
     }
 }

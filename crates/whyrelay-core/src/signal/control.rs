@@ -1,7 +1,7 @@
 //! What whyrelay peers and servers say to each other in the content of our own message types, as JSON.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,21 @@ pub struct PeerInfo {
     pub version: String,
     /// What it can do beyond the origin, for example `recording`.
     pub features: Vec<String>,
+}
+
+/// The content of `probe`: what one peer tells the other about probes between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerProbing {
+    /// Probes will come from these addresses: send openers there, so that your NAT lets them in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<SocketAddr>,
+    /// The openers that were asked for are out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub opened: bool,
+    /// Whether the sender's probes are under way: do not close your sockets meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub under_way: Option<bool>,
 }
 
 /// The content of `servers`: the STUN and TURN servers to use.

@@ -101,6 +101,8 @@ pub enum MessageType {
     Restart,
     /// `recording`: a piece of the sender's recording, a [`super::RecordingChunk`]. Ours.
     Recording,
+    /// `probe`: about probes from peer to peer, a [`super::PeerProbing`]. Ours.
+    Probe,
     /// `bye`: the sender leaves on purpose; the content is the reason. From the server: it shuts down. Ours.
     Bye,
     /// `join`: a peer to the server, first, a [`super::Join`]. Ours.
@@ -127,7 +129,7 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    const NAMES: [(Self, &'static str); 17] = [
+    const NAMES: [(Self, &'static str); 18] = [
         (Self::Offer, "offer"),
         (Self::Answer, "answer"),
         (Self::Candidate, "candidate"),
@@ -136,6 +138,7 @@ impl MessageType {
         (Self::Hello, "hello"),
         (Self::Restart, "restart"),
         (Self::Recording, "recording"),
+        (Self::Probe, "probe"),
         (Self::Bye, "bye"),
         (Self::Join, "join"),
         (Self::Joined, "joined"),

@@ -12,7 +12,7 @@ mod recording;
 
 use std::time::Duration;
 
-pub use control::{IceServer, Join, Joined, PeerInfo, Refusal, RefusalCode, ServersAnnouncement};
+pub use control::{IceServer, Join, Joined, PeerInfo, PeerProbing, Refusal, RefusalCode, ServersAnnouncement};
 pub use message::{Message, MessageError, MessageType};
 pub use outbox::{Inbox, Outbox, OutboxFull};
 pub use recording::{RECORDING_CHUNK, RecordingAssembler, RecordingChunk, RecordingError, split_recording};

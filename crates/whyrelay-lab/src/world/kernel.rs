@@ -131,6 +131,7 @@ impl Kernel {
             mark: self.mark,
             user: self.uid,
             out_device: None,
+            probe: false,
         }
     }
 

@@ -242,6 +242,10 @@ pub struct PeerArgs {
     #[arg(long, help_heading = "Candidates")]
     pub no_tcp: bool,
 
+    /// Make the sockets like another program's and compare with a plain program's: netbird, tailscale, wireguard, a
+    /// process id, or a list like mark=0x1bd00,port=51820,interface=eth0,uid=1000,raw
+    #[arg(long = "as", value_name = "PROGRAM", help_heading = "Sockets")]
+    pub as_program: Option<String>,
     /// Local UDP port, as the application under suspicion uses it (WireGuard and NetBird: 51820)
     #[arg(long, value_name = "PORT", help_heading = "Sockets")]
     pub port: Option<u16>,
@@ -445,12 +449,13 @@ mod tests {
         let args = peer(
             "whyrelay offer --signal http://h --room r --id a --peer b --stun stun:s --stun stun:t --turn turn:t \
              --turn-user u --turn-password-file f --tls-ca ca.pem --interface eth0 --exclude-interface wt0 \
-             --address 192.0.2.1 --no-tcp --port 51820 --mark 0x1bd00 --dtls 1.2 --timeout 1500ms --wait 1m \
+             --address 192.0.2.1 --no-tcp --as netbird --port 51820 --mark 0x1bd00 --dtls 1.2 --timeout 1500ms --wait 1m \
              --patient --stay --throughput 5s --record r.jsonl --pcap p.pcapng --redact --format json -o out.json --html out.html -vv",
         );
         assert_eq!((args.stun.len(), args.port, args.mark), (2, Some(51820), Some(0x1bd00)));
         assert_eq!((args.timeout, args.wait), (Duration::from_millis(1500), Duration::from_secs(60)));
         assert_eq!((args.throughput, args.format), (Some(Duration::from_secs(5)), Format::Json));
+        assert_eq!(args.as_program.as_deref(), Some("netbird"));
         assert_eq!((args.dtls, args.address.len()), (Some(DtlsVersion::V12), 1));
         assert_eq!((args.output, args.html), (Some("out.json".into()), Some("out.html".into())));
         assert!(args.patient && args.stay && args.redact && args.no_tcp);

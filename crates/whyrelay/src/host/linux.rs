@@ -98,11 +98,12 @@ impl Collector for Linux {
             destination: flow.remote.ip(),
             destination_port: flow.remote.port(),
             source: flow.socket.map(|socket| socket.local.ip()).filter(|ip| !ip.is_unspecified()),
-            source_port: flow.socket.map(|socket| socket.local.port()),
+            source_port: flow.socket.filter(|socket| !socket.raw).map(|socket| socket.local.port()),
             protocol: flow.socket.map_or(17, |socket| socket.protocol),
             mark: flow.socket.map_or(0, |socket| socket.mark),
-            user: nix::unistd::geteuid().as_raw(),
-            out_device: None,
+            user: flow.socket.and_then(|socket| socket.user).unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
+            out_device: flow.socket.and_then(|socket| socket.device).map(|device| device.name()),
+            probe: flow.probe,
         };
         let answer = questions::ask(netlink, question, &self.links, &self.rules);
         emit(HostFact::RouteAnswer(answer.clone()));

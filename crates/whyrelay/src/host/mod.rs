@@ -11,7 +11,7 @@ mod counters;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-mod netlink;
+pub(crate) mod netlink;
 #[cfg(target_os = "linux")]
 mod nft;
 #[cfg(target_os = "linux")]
@@ -21,11 +21,11 @@ mod packets;
 #[cfg(target_os = "linux")]
 mod questions;
 #[cfg(target_os = "linux")]
-mod sockets;
+pub(crate) mod sockets;
 #[cfg(target_os = "linux")]
-mod software;
+pub(crate) mod software;
 #[cfg(target_os = "linux")]
-mod tables;
+pub(crate) mod tables;
 mod tap;
 
 use std::collections::BTreeSet;
@@ -35,7 +35,9 @@ use std::sync::mpsc::Receiver;
 use tokio::sync::mpsc::Sender;
 use whyrelay_core::host::{HostFact, MAX_FACTS, Moment, RoutePurpose};
 
-pub(crate) use tap::Tap;
+pub(crate) use tap::{Tap, is_server_request};
+
+use crate::io::disguise::DeviceName;
 
 /// Facts that wait for the session's loop; more wait in the collecting thread.
 const QUEUE: usize = 1024;
@@ -49,6 +51,12 @@ pub(crate) struct OwnSocket {
     pub(crate) protocol: u8,
     /// Its firewall mark.
     pub(crate) mark: u32,
+    /// Its user; `None`: this process's.
+    pub(crate) user: Option<u32>,
+    /// The interface that it is bound to.
+    pub(crate) device: Option<DeviceName>,
+    /// Whether it sends raw: the system then knows no ports.
+    pub(crate) raw: bool,
 }
 
 /// One of our sockets and an address that it sends to.
@@ -60,6 +68,8 @@ pub(crate) struct Flow {
     pub(crate) remote: SocketAddr,
     /// What is there.
     pub(crate) purpose: RoutePurpose,
+    /// Whether the socket is a probe's.
+    pub(crate) probe: bool,
 }
 
 /// What the session tells the collecting thread.

@@ -16,7 +16,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 /// A netlink socket of one protocol.
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
@@ -24,7 +24,7 @@ pub(super) struct Netlink {
 
 impl Netlink {
     /// Opens one.
-    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+    pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -34,7 +34,7 @@ impl Netlink {
     }
 
     /// Asks for a list; `take` gets each message's type and payload and may break off.
-    pub(super) fn dump(
+    pub(crate) fn dump(
         &mut self,
         message_type: u16,
         payload: &[u8],
@@ -64,7 +64,7 @@ impl Netlink {
     }
 
     /// Asks one question; the payload of the answer.
-    pub(super) fn ask(&mut self, message_type: u16, payload: &[u8]) -> io::Result<Vec<u8>> {
+    pub(crate) fn ask(&mut self, message_type: u16, payload: &[u8]) -> io::Result<Vec<u8>> {
         self.send(message_type, NLM_F_REQUEST, payload)?;
         loop {
             for (kind, sequence, body) in self.receive()? {
@@ -120,7 +120,7 @@ fn error_in(body: &[u8]) -> Option<io::Error> {
 }
 
 /// The attributes in a payload: type without flags, and value. What cannot be read ends it.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).map_while(|attribute| {
         let attribute = attribute.ok()?;
         let value = attribute.into_inner();
@@ -131,7 +131,7 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// Appends an attribute.
-pub(super) fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     message.extend(length.to_ne_bytes());
     message.extend(kind.to_ne_bytes());
@@ -140,7 +140,7 @@ pub(super) fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// A text that ends with a zero.
-pub(super) fn text(value: &[u8]) -> String {
+pub(crate) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }

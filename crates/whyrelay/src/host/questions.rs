@@ -165,6 +165,7 @@ mod tests {
             mark,
             user: 0,
             out_device: None,
+            probe: false,
         }
     }
 

@@ -121,6 +121,21 @@ pub(super) fn facts(ports: &BTreeSet<u16>, links: &BTreeMap<u32, Link>) -> io::R
     Ok(facts.take(MAX_RECORDED).collect())
 }
 
+/// The sockets of one process.
+///
+/// # Errors
+/// When the socket table cannot be read.
+pub(crate) fn of_process(process: u32, links: &BTreeMap<u32, Link>) -> io::Result<Vec<HostSocket>> {
+    let inodes = owners([process]);
+    let own = all()?.into_iter().filter(|listed| inodes.contains_key(&listed.inode));
+    let sockets = own.map(|listed| HostSocket {
+        process_id: Some(process),
+        bound_device: links.get(&listed.interface).map(|link| link.device.clone()),
+        ..listed.socket
+    });
+    Ok(sockets.collect())
+}
+
 /// Whose sockets are whose: inode and process.
 fn owners(processes: impl IntoIterator<Item = u32>) -> BTreeMap<u32, u32> {
     let mut owners = BTreeMap::new();

@@ -157,18 +157,23 @@ fn in_laboratory() -> bool {
     std::env::var_os("WHYRELAY_LAB").is_some()
 }
 
-/// Processes with their names.
-pub(super) fn processes() -> impl Iterator<Item = (u32, String)> {
+/// Processes of this network namespace with their names. Whose namespace we may not know counts as one of ours.
+pub(crate) fn processes() -> impl Iterator<Item = (u32, String)> {
+    let own = fs::read_link("/proc/self/ns/net").ok();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.take(MAX_PROCESSES).filter_map(|entry| {
+    entries.take(MAX_PROCESSES).filter_map(move |entry| {
         let id: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let theirs = fs::read_link(entry.path().join("ns/net")).ok();
+        if theirs.is_some() && theirs != own {
+            return None;
+        }
         let name = fs::read_to_string(entry.path().join("comm")).ok()?;
         Some((id, name.trim_end().to_owned()))
     })
 }
 
 /// The settings of a process that decide how it connects; `None`: its environment cannot be read.
-pub(super) fn environment(process: u32) -> Option<BTreeMap<String, String>> {
+pub(crate) fn environment(process: u32) -> Option<BTreeMap<String, String>> {
     let mut bytes = fs::read(format!("/proc/{process}/environ")).ok()?;
     bytes.truncate(MAX_ENVIRONMENT);
     let settings = bytes.split(|byte| *byte == 0).filter_map(|setting| {

@@ -34,7 +34,7 @@ pub(super) fn open() -> io::Result<Netlink> {
 }
 
 /// All interfaces by index.
-pub(super) fn links() -> io::Result<BTreeMap<u32, Link>> {
+pub(crate) fn links() -> io::Result<BTreeMap<u32, Link>> {
     let mut links = BTreeMap::new();
     let mut masters = Vec::new();
     dump(RTM_GETLINK, AddressFamily::Unspec, 16, |payload| {

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 
-use whyrelay_core::host::RoutePurpose;
+use whyrelay_core::host::{HostFact, RoutePurpose, SocketProfile};
 use whyrelay_core::trace::event::{Direction, EventKind, Transport};
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, Message};
 
 use super::{Flow, Input, OwnSocket};
+use crate::io::disguise::DeviceName;
 
 /// Most flows that the kernel is asked about.
 const MAX_FLOWS: usize = 512;
@@ -25,6 +26,8 @@ pub(crate) struct Tap {
     peers: BTreeSet<SocketAddr>,
     servers: BTreeSet<SocketAddr>,
     flows: BTreeSet<Flow>,
+    /// How the next sockets are made, told ahead of their opening.
+    profiles: BTreeMap<SocketAddr, SocketProfile>,
 }
 
 impl Tap {
@@ -35,14 +38,30 @@ impl Tap {
             peers: BTreeSet::new(),
             servers: BTreeSet::new(),
             flows: BTreeSet::new(),
+            profiles: BTreeMap::new(),
         }
     }
 
     /// Looks at an event before it is recorded.
     pub(crate) fn see(&mut self, kind: &EventKind) {
         match kind {
+            EventKind::HostFact { fact, .. } => {
+                if let HostFact::SocketProfile(profile) = &**fact
+                    && self.profiles.len() < MAX_SOCKETS
+                {
+                    self.profiles.insert(profile.local, profile.clone());
+                }
+            }
             EventKind::SocketOpened { transport, local, mark, .. } if self.sockets.len() < MAX_SOCKETS => {
-                let socket = OwnSocket { local: *local, protocol: protocol(*transport), mark: mark.unwrap_or(0) };
+                let profile = self.profiles.get(local).filter(|_| *transport == Transport::Udp);
+                let socket = OwnSocket {
+                    local: *local,
+                    protocol: protocol(*transport),
+                    mark: mark.unwrap_or(0),
+                    user: profile.map(|profile| profile.user),
+                    device: profile.and_then(|profile| DeviceName::new(profile.bound_device.as_deref()?)),
+                    raw: profile.is_some_and(|profile| profile.raw),
+                };
                 self.sockets.insert((socket.protocol, *local), socket);
                 self.tell(Input::Socket(socket));
             }
@@ -53,7 +72,7 @@ impl Tap {
                 {
                     // One question for each address: without a socket the port does not enter it.
                     let remote = SocketAddr::new(remote.ip(), 0);
-                    self.flow(Flow { socket: None, remote, purpose: RoutePurpose::Peer });
+                    self.flow(Flow { socket: None, remote, purpose: RoutePurpose::Peer, probe: false });
                 }
             }
             EventKind::Datagram(datagram) if datagram.direction == Direction::Out => {
@@ -64,10 +83,15 @@ impl Tap {
                 let is_server = self.servers.contains(&datagram.remote);
                 let purpose = if is_server { RoutePurpose::Server } else { RoutePurpose::Peer };
                 let socket = self.sockets.get(&key).copied();
-                self.flow(Flow { socket, remote: datagram.remote, purpose });
+                self.flow(Flow { socket, remote: datagram.remote, purpose, probe: false });
             }
             _ => {}
         }
+    }
+
+    /// A packet that the session does not send by its own sockets.
+    pub(crate) fn ask_about(&mut self, flow: Flow) {
+        self.flow(flow);
     }
 
     /// The checks are over.
@@ -88,7 +112,7 @@ impl Tap {
 }
 
 /// A request without two user fragments in its USERNAME is no connectivity check (RFC 8445 §7.1.1).
-fn is_server_request(data: &[u8]) -> bool {
+pub(crate) fn is_server_request(data: &[u8]) -> bool {
     let message = Message::decode(data).ok().filter(|message| message.class == Class::Request);
     message.is_some_and(|message| !message.text(AttributeType::USERNAME).is_some_and(|name| name.contains(':')))
 }

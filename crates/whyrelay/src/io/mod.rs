@@ -4,6 +4,7 @@
 //! else with it.
 
 pub mod clock;
+pub mod disguise;
 pub mod interfaces;
 pub mod names;
 pub mod stream;

@@ -13,9 +13,14 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
+use super::disguise::{DeviceName, RawSender, as_user};
+
 /// Bytes of receive and send buffer asked for. The default of 212 KB loses bursts at our own socket, which would
 /// look like loss on the path in our own report.
 const BUFFER: usize = 2 * 1024 * 1024;
+
+/// Bytes of a quoted datagram that are kept: the header of a STUN message.
+pub const QUOTED: usize = 20;
 
 /// Largest UDP payload.
 const MAX_DATAGRAM: usize = 65_535;
@@ -29,6 +34,12 @@ pub struct UdpOptions {
     pub dont_fragment: bool,
     /// The TTL or hop limit of what is sent.
     pub ttl: Option<u32>,
+    /// The interface that it is bound to (SO_BINDTODEVICE).
+    pub device: Option<DeviceName>,
+    /// The user whose socket it is, for policy rules and firewalls; needs CAP_SETUID unless it is ours.
+    pub user: Option<u32>,
+    /// What is sent goes through a raw socket, which carries no port for policy rules; needs CAP_NET_RAW.
+    pub raw: bool,
 }
 
 /// Something that a socket's reader saw.
@@ -71,12 +82,15 @@ pub struct IcmpError {
     pub icmp_code: u8,
     /// errno.
     pub errno: i32,
+    /// The first bytes of the datagram, as far as the error quotes it.
+    pub quoted: Option<[u8; QUOTED]>,
 }
 
 /// An open socket; dropping it ends its reader.
 #[derive(Debug)]
 pub struct UdpDoor {
     socket: Arc<UdpSocket>,
+    raw: Option<RawSender>,
     local: SocketAddr,
     receive_buffer: Option<u32>,
     reader: tokio::task::JoinHandle<()>,
@@ -88,23 +102,13 @@ impl UdpDoor {
     /// # Errors
     /// When the system refuses, for example EADDRINUSE, or EPERM for the mark.
     pub fn open(address: SocketAddr, options: UdpOptions, inputs: mpsc::Sender<UdpInput>) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        let make = || Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP));
+        let socket = as_user(options.user, make)?;
         socket.set_nonblocking(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        if let Some(mark) = options.mark {
-            socket.set_mark(mark)?;
-        }
-        if options.dont_fragment {
-            dont_fragment(&socket, address)?;
-        }
-        if let Some(ttl) = options.ttl {
-            match address {
-                SocketAddr::V4(_) => socket.set_ttl_v4(ttl)?,
-                SocketAddr::V6(_) => socket.set_unicast_hops_v6(ttl)?,
-            }
-        }
+        prepare(&socket, address, options)?;
         // Granted up to the system's limit; what was granted is reported.
         socket.set_recv_buffer_size(BUFFER)?;
         socket.set_send_buffer_size(BUFFER)?;
@@ -125,8 +129,13 @@ impl UdpDoor {
         let receive_buffer = socket.recv_buffer_size().ok().and_then(|size| u32::try_from(size).ok());
         let socket = Arc::new(UdpSocket::from_std(socket.into())?);
         let local = socket.local_addr()?;
+        let raw = if options.raw {
+            Some(as_user(options.user, || RawSender::new(local, |raw| prepare(raw, address, options)))?)
+        } else {
+            None
+        };
         let reader = tokio::spawn(read(Arc::clone(&socket), local, inputs));
-        Ok(Self { socket, local, receive_buffer, reader })
+        Ok(Self { socket, raw, local, receive_buffer, reader })
     }
 
     /// Sends a datagram, or says at once why not: EAGAIN when the send buffer is full.
@@ -134,8 +143,39 @@ impl UdpDoor {
     /// # Errors
     /// The errno of the system call, which is evidence.
     pub fn send(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        if let Some(raw) = &self.raw {
+            return raw.send(self.with_scope(remote), bytes);
+        }
         // Not through tokio: a socket that never reported writable would answer EAGAIN for tokio's own reasons.
-        SockRef::from(&*self.socket).send_to(bytes, &self.with_scope(remote).into()).map(drop)
+        let (socket, remote) = (SockRef::from(&*self.socket), self.with_scope(remote).into());
+        match socket.send_to(bytes, &remote) {
+            // It may be the ICMP error of an earlier datagram, which a socket tells at the next call, whatever that is;
+            // then the second attempt is the answer to this one. The error queue has the error itself.
+            Err(error) if is_pending_icmp(&error) && error.raw_os_error() != Some(libc::EPERM) => {
+                socket.send_to(bytes, &remote).map(drop)
+            }
+            sent => sent.map(drop),
+        }
+    }
+
+    /// Sends one datagram with another TTL or hop limit than the socket's.
+    ///
+    /// # Errors
+    /// As [`Self::send`], and when the TTL cannot be set.
+    pub fn send_with_ttl(&self, remote: SocketAddr, bytes: &[u8], ttl: u8) -> io::Result<()> {
+        let socket = SockRef::from(&*self.socket);
+        let set = |ttl: u32| match self.local {
+            SocketAddr::V4(_) => socket.set_ttl_v4(ttl),
+            SocketAddr::V6(_) => socket.set_unicast_hops_v6(ttl),
+        };
+        let usual = match self.local {
+            SocketAddr::V4(_) => socket.ttl_v4(),
+            SocketAddr::V6(_) => socket.unicast_hops_v6(),
+        }?;
+        set(u32::from(ttl))?;
+        let sent = self.send(remote, bytes);
+        set(usual)?;
+        sent
     }
 
     /// Our address.
@@ -156,6 +196,38 @@ impl UdpDoor {
             }
             _ => remote,
         }
+    }
+}
+
+/// Whether the system lets this process make such sockets. Nothing is bound or sent.
+///
+/// # Errors
+/// What the system says: EPERM, or ENODEV for an interface that is not there.
+pub fn is_permitted(options: UdpOptions) -> io::Result<()> {
+    let address = SocketAddr::from(([0, 0, 0, 0], 0));
+    let kinds = if options.raw { &[Type::DGRAM, Type::RAW][..] } else { &[Type::DGRAM] };
+    for kind in kinds {
+        let socket = as_user(options.user, || Socket::new(Domain::IPV4, *kind, Some(Protocol::UDP)))?;
+        prepare(&socket, address, options)?;
+    }
+    Ok(())
+}
+
+/// What the datagram socket and the raw one beside it have in common.
+fn prepare(socket: &Socket, address: SocketAddr, options: UdpOptions) -> io::Result<()> {
+    if let Some(mark) = options.mark {
+        socket.set_mark(mark)?;
+    }
+    if let Some(device) = &options.device {
+        socket.bind_device(Some(device.bytes()))?;
+    }
+    if options.dont_fragment {
+        dont_fragment(socket, address)?;
+    }
+    match (options.ttl, address) {
+        (Some(ttl), SocketAddr::V4(_)) => socket.set_ttl_v4(ttl),
+        (Some(ttl), SocketAddr::V6(_)) => socket.set_unicast_hops_v6(ttl),
+        (None, _) => Ok(()),
     }
 }
 
@@ -272,6 +344,13 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(SocketAddr, Opt
 
 /// One entry of the error queue (IP_RECVERR), `None` when it is empty.
 fn receive_error(socket: &UdpSocket, local: SocketAddr, buffer: &mut [u8]) -> Option<IcmpError> {
+    let (error, length) = receive_error_into(socket, local, buffer)?;
+    let quoted = buffer.get(..length).and_then(|bytes| bytes.first_chunk().copied());
+    Some(IcmpError { quoted, ..error })
+}
+
+/// The same, with as much of the datagram as it quotes in the buffer.
+fn receive_error_into(socket: &UdpSocket, local: SocketAddr, buffer: &mut [u8]) -> Option<(IcmpError, usize)> {
     let mut control = nix::cmsg_space!(libc::timespec, libc::sock_extended_err, libc::sockaddr_in6);
     let mut slices = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
@@ -287,15 +366,16 @@ fn receive_error(socket: &UdpSocket, local: SocketAddr, buffer: &mut [u8]) -> Op
             }
             _ => continue,
         };
-        let offender = offender.filter(|offender| !offender.is_unspecified());
-        return Some(IcmpError {
+        let error = IcmpError {
             local,
             remote,
-            offender,
+            offender: offender.filter(|offender| !offender.is_unspecified()),
             icmp_type: error.ee_type,
             icmp_code: error.ee_code,
             errno: i32::try_from(error.ee_errno).unwrap_or(0),
-        });
+            quoted: None,
+        };
+        return Some((error, message.bytes));
     }
     None
 }
@@ -317,14 +397,21 @@ mod tests {
         let (sender, mut inputs) = mpsc::channel(8);
         let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let door = UdpDoor::open("127.0.0.1:0".parse().unwrap(), UdpOptions::default(), sender).unwrap();
-        door.send(closed, b"anyone?").unwrap();
+        for _ in 0..3 {
+            // Each finds the error of the one before, and is none itself.
+            door.send(closed, b"is there anyone here?").unwrap();
+        }
         let input = tokio::time::timeout(Duration::from_secs(5), inputs.recv()).await.unwrap();
         match input {
             Some(UdpInput::Icmp(error)) => {
                 assert_eq!((error.icmp_type, error.icmp_code, error.errno), (3, 3, libc::ECONNREFUSED));
                 assert_eq!((error.remote, error.offender), (closed, Some(closed.ip())));
+                assert_eq!(error.quoted.as_ref(), Some(b"is there anyone here"));
             }
             other => panic!("an ICMP error was expected, not {other:?}"),
+        }
+        for _ in 0..2 {
+            assert!(matches!(inputs.recv().await, Some(UdpInput::Icmp(_))));
         }
         door.send(door.local(), b"hello").unwrap();
         match tokio::time::timeout(Duration::from_secs(5), inputs.recv()).await.unwrap() {

@@ -9,8 +9,10 @@ use whyrelay_core::engine::server_url::{ServerProtocol, ServerUrl};
 use whyrelay_core::signal::{DEFAULT_ANSWERER, DEFAULT_OFFERER, MAX_NAME};
 use whyrelay_core::trace::event::{SessionOptions, Vantage};
 
+use crate::application::Suspect;
 use crate::cli::args::{DtlsVersion, PeerArgs};
 use crate::io::interfaces::InterfaceFilter;
+use crate::io::udp::UdpOptions;
 
 /// What one session is to do.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub struct SessionConfig {
     pub port: Option<u16>,
     /// SO_MARK.
     pub mark: Option<u32>,
+    /// The program that this session stands in for.
+    pub application: Option<Suspect>,
     /// DTLS 1.2 only.
     pub dtls12: bool,
     /// From both descriptions to a connection, at most.
@@ -93,6 +97,14 @@ impl SessionConfig {
             !(args.relay_only && no_turn),
             "--relay-only and --with-turn=false leave nothing to connect with"
         );
+        let application = args.as_program.as_deref().map(Suspect::resolve).transpose()?.map(|mut suspect| {
+            // What is given beside it stands against what is known of it.
+            suspect.mark = args.mark.or(suspect.mark);
+            suspect.port = args.port.or(suspect.port);
+            suspect
+        });
+        let left_out = application.iter().flat_map(|suspect| &suspect.left_out);
+        let left_out: Vec<String> = left_out.filter(|name| !args.interface.contains(name)).cloned().collect();
         let turn_credentials = turn_credentials(args.turn_user, args.turn_password_file.as_deref(), &turn)?;
         Ok(Self {
             side,
@@ -109,11 +121,12 @@ impl SessionConfig {
             no_tcp: args.no_tcp,
             interfaces: InterfaceFilter {
                 include: args.interface,
-                exclude: args.exclude_interface,
+                exclude: [args.exclude_interface, left_out].concat(),
                 addresses: args.address,
             },
-            port: args.port,
+            port: args.port.or(application.as_ref().and_then(|suspect| suspect.port)),
             mark: args.mark,
+            application,
             dtls12: args.dtls == Some(DtlsVersion::V12),
             timeout: args.timeout,
             wait: args.wait,
@@ -150,6 +163,7 @@ impl SessionConfig {
             interfaces: InterfaceFilter { addresses: vec![address], ..InterfaceFilter::default() },
             port: None,
             mark: None,
+            application: None,
             dtls12: false,
             timeout: Duration::from_secs(30),
             wait: Duration::from_secs(30),
@@ -164,6 +178,14 @@ impl SessionConfig {
                 Vantage::A => "A".into(),
                 Vantage::B => "B".into(),
             },
+        }
+    }
+
+    /// How this session's own sockets are made, and what of the application they are not like.
+    pub(super) fn sockets(&self) -> (UdpOptions, Vec<String>) {
+        match &self.application {
+            Some(application) => application.permitted(),
+            None => (UdpOptions { mark: self.mark, ..UdpOptions::default() }, Vec::new()),
         }
     }
 

@@ -16,7 +16,9 @@ use whyrelay_core::sdp::SessionDescription;
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, EventKind, IceState, Role, Vantage};
 
+use super::imitation::Imitation;
 use super::measuring::Measuring;
+use super::probing::Probing;
 use super::progress::Progress;
 use super::signals::Signals;
 use super::sink::Sink;
@@ -90,6 +92,8 @@ pub(super) struct Session {
     pub(super) restart_at: Option<Instant>,
     pub(super) closed: bool,
     pub(super) named: bool,
+    pub(super) imitation: Imitation,
+    pub(super) probing: Probing,
 }
 
 /// What has to be fed to the peer machine once it is drained.
@@ -101,6 +105,7 @@ pub(super) enum Todo {
 /// What the loop waits for.
 struct Inputs {
     udp: mpsc::Receiver<UdpInput>,
+    probes: mpsc::Receiver<UdpInput>,
     streams: mpsc::Receiver<StreamInput>,
     names: mpsc::Receiver<Resolved>,
     host: mpsc::Receiver<(Moment, HostFact)>,
@@ -116,13 +121,15 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     let (stream_sender, streams) = mpsc::channel(UDP_QUEUE);
     let (name_sender, names) = mpsc::channel(64);
     let (tap, host) = crate::host::start();
-    let mut inputs = Inputs { udp, streams, names, host, interrupt };
+    let (probing, probes) = Probing::new();
+    let mut inputs = Inputs { udp, probes, streams, names, host, interrupt };
 
     let tls = ClientTls::new(config.tls_roots.clone());
     let streams = Streams::new(stream_sender, tls.clone());
     let resolver = Resolver::new(name_sender);
-    let mut session = Session::start(config, streams, resolver)?;
+    let mut session = Session::start(config, streams, resolver, probing)?;
     session.sink.tap(tap);
+    session.imitate();
     session.open_sockets(&udp_sender)?;
     session.use_named_servers();
     session.drain();
@@ -153,7 +160,7 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
 }
 
 impl Session {
-    fn start(config: SessionConfig, streams: Streams, resolver: Resolver) -> anyhow::Result<Self> {
+    fn start(config: SessionConfig, streams: Streams, resolver: Resolver, probing: Probing) -> anyhow::Result<Self> {
         let clock = Clock::start();
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
@@ -219,6 +226,8 @@ impl Session {
             restart_at: None,
             closed: false,
             named: false,
+            imitation: Imitation::default(),
+            probing,
         })
     }
 
@@ -269,7 +278,9 @@ impl Session {
         loop {
             self.drain();
             self.sink.flush();
-            if let Phase::Ending(reason) = self.phase {
+            if let Phase::Ending(reason) = self.phase
+                && !self.lingers(reason)
+            {
                 return Ok(reason);
             }
             let deadline = self.deadline(started);
@@ -298,6 +309,7 @@ impl Session {
                         self.drain();
                     }
                 }
+                Some(input) = inputs.probes.recv() => self.probe_input(input),
                 Some(input) = inputs.streams.recv() => self.stream_input(input),
                 Some(resolved) = inputs.names.recv() => self.name_input(&resolved),
                 Some((moment, fact)) = inputs.host.recv() => self.host_input(moment, fact),
@@ -311,6 +323,7 @@ impl Session {
     async fn close(&mut self, inputs: &mut Inputs) {
         let until = Instant::now() + CLOSE_LIMIT;
         // The checks are over: the last facts are collected while everything is closed.
+        self.record_tallies();
         let mut facts = self.sink.finish_tap();
         if let Some(channel) = &mut self.channel {
             channel.close(Instant::now());
@@ -364,8 +377,14 @@ impl Session {
             Phase::Connecting(since) => Some(since + self.config.timeout),
             Phase::Open | Phase::Ending(_) => None,
         };
-        let others =
-            [phase, self.channel_deadline(), self.restart_at, self.measuring.deadline(), self.announcement_deadline()];
+        let others = [
+            phase,
+            self.channel_deadline(),
+            self.restart_at,
+            self.measuring.deadline(),
+            self.announcement_deadline(),
+            self.probing_deadline(),
+        ];
         for at in others.into_iter().flatten() {
             deadline = deadline.min(at);
         }
@@ -394,6 +413,7 @@ impl Session {
             _ => {}
         }
         self.check_announcement();
+        self.advance_probes();
         if self.restart_at.is_some_and(|at| now >= at) {
             self.restart_at = None;
             self.ask_for_restart();

@@ -141,6 +141,7 @@ impl Session {
             // Left over from a session that this peer has not met.
             MessageType::Recording | MessageType::Bye if self.remote.is_none() => {}
             MessageType::Recording => self.recording_chunk(&message.content),
+            MessageType::Probe => self.heard_about_probes(&message.content),
             MessageType::Bye => {
                 self.signals.peer_left = true;
                 let server = public_url(&self.config.signal);

@@ -12,6 +12,7 @@ use whyrelay_core::trace::event::{Direction, DtlsState, EventKind, Side, Signali
 
 use super::SessionConfig;
 use super::driver::Session;
+use super::probing::PROBES_FEATURE;
 use crate::channel::{Certificate, ChannelConfig, DtlsVersions};
 use crate::io::tls::ClientTls;
 use crate::signaling::{Client, SignalingError, SignalingOptions, Transport};
@@ -96,6 +97,11 @@ impl Signals {
     /// Whether the other side uses pseudonyms.
     pub(super) fn peer_redacts(&self) -> bool {
         self.has_feature(REDACTED_FEATURE)
+    }
+
+    /// Whether the other side answers probes and sends openers.
+    pub(super) fn peer_answers_probes(&self) -> bool {
+        self.has_feature(PROBES_FEATURE)
     }
 
     fn has_feature(&self, name: &str) -> bool {
@@ -189,7 +195,7 @@ impl Session {
     }
 
     pub(super) fn say_hello(&mut self) {
-        let mut features = vec![RECORDING_FEATURE.to_owned()];
+        let mut features = vec![RECORDING_FEATURE.to_owned(), PROBES_FEATURE.to_owned()];
         if self.config.redact {
             features.push(REDACTED_FEATURE.to_owned());
         }
@@ -200,7 +206,7 @@ impl Session {
     }
 
     /// Sends, and records that it was sent: the type and the length, never the content.
-    fn say(&mut self, kind: MessageType, content: String) {
+    pub(super) fn say(&mut self, kind: MessageType, content: String) {
         let message = kind.name().to_owned();
         let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
         let Some(client) = &self.signals.client else { return };

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 
 use anyhow::Context as _;
+use whyrelay_core::host::{HostFact, Probe, ProbeAim};
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::datagram::{Classify, Passage};
 use whyrelay_core::trace::event::{Datagram, Direction, Event, EventKind, Transport, Vantage};
@@ -15,7 +16,7 @@ use whyrelay_core::trace::pcapng::PcapngWriter;
 use whyrelay_core::trace::recording::{Recorder, encode};
 use whyrelay_core::trace::redact::{Redactor, redact};
 
-use crate::host::Tap;
+use crate::host::{Flow, Tap};
 use crate::tui::worker::Feed;
 
 /// Most events of one session: hours of one. What comes after is counted.
@@ -132,6 +133,26 @@ impl Sink {
     /// From now on the collector of host facts hears of what is recorded.
     pub(super) fn tap(&mut self, tap: Tap) {
         self.tap = Some(tap);
+    }
+
+    /// Has the kernel asked how it routes packets of a socket that is not one of the session's own.
+    pub(super) fn ask_about(&mut self, flow: Flow) {
+        if let Some(tap) = &mut self.tap {
+            tap.ask_about(flow);
+        }
+    }
+
+    /// The probes with an aim that were recorded.
+    pub(super) fn probes(&self, aim: impl Fn(&ProbeAim) -> bool) -> Vec<Probe> {
+        let withheld = if let Redaction::Withheld(events) = &self.redaction { &events[..] } else { &[] };
+        let probes = self.events.iter().chain(withheld).filter_map(|event| match &event.kind {
+            EventKind::HostFact { fact, .. } => match &**fact {
+                HostFact::Probe(probe) if aim(&probe.aim) => Some(probe.clone()),
+                _ => None,
+            },
+            _ => None,
+        });
+        probes.collect()
     }
 
     /// Tells the collector of host facts that the checks are over; `false`: it was told before, or there is none.

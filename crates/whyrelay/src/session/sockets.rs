@@ -14,7 +14,7 @@ use super::driver::{Session, Todo};
 use crate::io::interfaces;
 use crate::io::names::Resolved;
 use crate::io::stream::StreamInput;
-use crate::io::udp::{UdpDoor, UdpInput, UdpOptions};
+use crate::io::udp::{UdpDoor, UdpInput};
 
 impl Session {
     /// Opens a socket on every usable address.
@@ -35,8 +35,7 @@ impl Session {
         let mut first_error = None;
         for (address, interface) in usable {
             let wanted = with_port(address, self.config.port.unwrap_or(0));
-            match UdpDoor::open(wanted, UdpOptions { mark: self.config.mark, ..UdpOptions::default() }, inputs.clone())
-            {
+            match self.open_door(wanted, inputs) {
                 Ok(door) => self.opened(door, interface.clone()),
                 Err(error) => {
                     let errno = error.raw_os_error().unwrap_or(0);
@@ -50,6 +49,7 @@ impl Session {
                 self.open_tcp(address, interface);
             }
         }
+        self.record_application();
         match first_error {
             Some((address, error)) if self.doors.is_empty() => {
                 let hint = match error.raw_os_error() {
@@ -70,6 +70,7 @@ impl Session {
 
     pub(super) fn opened(&mut self, door: UdpDoor, interface: Option<String>) {
         let local = door.local();
+        self.record_profile(bare(local), self.imitation.options, true);
         self.record(EventKind::SocketOpened {
             transport: Transport::Udp,
             local: bare(local),
@@ -77,6 +78,7 @@ impl Session {
             mark: self.config.mark,
             receive_buffer: door.receive_buffer(),
         });
+        self.probing.own_socket(bare(local), interface.as_deref());
         self.doors.insert(bare(local), door);
         let socket = LocalSocket { local, interface, transport: CandidateTransport::Udp };
         self.feed(peer::Input::Socket(socket));
@@ -110,6 +112,9 @@ impl Session {
         let Transmit { transport, stream, local, remote, bytes } = transmit;
         let ends = (bare(*local), *remote);
         self.sink.pass(now, Direction::Out, *transport, ends, bytes, || None);
+        if *transport == Transport::Udp && crate::host::is_server_request(bytes) {
+            self.probing.server(*remote);
+        }
         let sent = match stream {
             Some(id) if self.streams.send(*id, bytes) => Ok(()),
             Some(_) => Err(std::io::Error::from_raw_os_error(libc::ENOBUFS)),
@@ -138,8 +143,11 @@ impl Session {
                 self.sink.pass(at, Direction::In, Transport::Udp, (local, remote), &bytes, || {
                     peer.verify(local, remote, &bytes)
                 });
-                self.feed(peer::Input::Datagram { local, remote, bytes: &bytes });
+                if !self.take_probe(local, remote, &bytes) {
+                    self.feed(peer::Input::Datagram { local, remote, bytes: &bytes });
+                }
             }
+            UdpInput::Icmp(error) if self.probe_error(&error) => {}
             UdpInput::Icmp(error) => {
                 let (local, remote, offender) = (bare(error.local), error.remote, error.offender);
                 let (icmp_type, icmp_code, errno) = (error.icmp_type, error.icmp_code, error.errno);
@@ -194,7 +202,7 @@ impl Session {
 }
 
 /// The same address without IPv6 scope and flow label: one socket, one name.
-fn bare(address: SocketAddr) -> SocketAddr {
+pub(super) fn bare(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), address.port())
 }
 

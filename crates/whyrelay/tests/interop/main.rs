@@ -12,6 +12,7 @@ mod peers;
 mod process;
 mod suite;
 
+mod application;
 mod blocked;
 mod check;
 mod check_ipv6;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     foreign::register(&mut suite);
     relayed::register(&mut suite);
     golab::register(&mut suite);
+    application::register(&mut suite);
     blocked::register(&mut suite);
     page::register(&mut suite);
     check::register(&mut suite);

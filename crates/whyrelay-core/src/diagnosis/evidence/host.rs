@@ -45,7 +45,10 @@ pub struct HostEvidence {
     /// Event, user id, effective capabilities.
     pub capabilities: Option<(u64, u32, Vec<String>)>,
     pub container: Option<String>,
+    /// About the session's own sockets.
     pub route_answers: Vec<Taken<RouteAnswer>>,
+    /// About those of probes.
+    pub probe_answers: Vec<Taken<RouteAnswer>>,
     /// By name: event and movement.
     pub counters: BTreeMap<String, (u64, i64)>,
     /// The groups of counters that were read, with the last event.
@@ -91,6 +94,9 @@ impl HostEvidence {
             HostFact::Capabilities { user, effective, container } => {
                 self.capabilities = Some((seq, *user, effective.clone()));
                 self.container.clone_from(container);
+            }
+            HostFact::RouteAnswer(answer) if answer.question.probe => {
+                push(&mut self.probe_answers, seq, moment, answer);
             }
             HostFact::RouteAnswer(answer) => push(&mut self.route_answers, seq, moment, answer),
             HostFact::Counters { moved, read } => {

@@ -48,6 +48,7 @@ impl Session {
             mark,
             user: 0,
             out_device: None,
+            probe: false,
         };
         let rule = way.as_ref().ok().and_then(|way| way.rule);
         let failure = way.as_ref().err().map(|errno| RouteFailure { errno: *errno, detail: format!("errno {errno}") });

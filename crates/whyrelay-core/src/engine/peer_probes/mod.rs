@@ -1,0 +1,469 @@
+//! Probes from one peer to the other that tell causes apart: from sockets made otherwise than the session's, with
+//! other TTLs and lengths.
+//!
+//! Each [`Attempt`] is one socket and one [`ProbeAim`]. It learns its mapped address from a server, has it announced to
+//! the peer, which sends openers there so that its own NAT lets the probe in, and asks each address of the peer. What
+//! came of it is one [`Probe`] for each address, when all are answered or the time is over.
+
+mod wire;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use wire::{Seen, is_between_peers, opener, receive};
+
+use crate::host::{Probe, ProbeAim, ProbeOutcome};
+use crate::ice::Credentials;
+use crate::random::Random;
+use crate::time::Timestamp;
+use crate::wire::attribute::AttributeType;
+use crate::wire::stun::{Class, Message, MessageBuilder, Method, TransactionId};
+
+/// When a request is sent, after the attempt's start at its address.
+const SENDS: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_millis(60),
+    Duration::from_millis(160),
+    Duration::from_millis(320),
+    Duration::from_millis(560),
+    Duration::from_millis(850),
+];
+
+/// How long an answer may take after the last send, at least.
+const LAST_WAIT: Duration = Duration::from_millis(450);
+
+/// The same at most, on slow paths.
+const LONGEST_WAIT: Duration = Duration::from_millis(1500);
+
+/// A server that does not tell the mapped address by then will not.
+const MAPPED_WITHIN: Duration = Duration::from_millis(400);
+
+/// The peer says that its openers are out; on a signaling that is slow they are taken to be, by then.
+const OPENED_WITHIN: Duration = Duration::from_millis(700);
+
+/// Openers that the peer has sent are on their way for this long, at least.
+const OPENERS_ARRIVE: Duration = Duration::from_millis(60);
+
+/// Most addresses of the peer that one attempt asks.
+pub const MAX_TARGETS: usize = 8;
+
+/// Most attempts of one session.
+pub const MAX_ATTEMPTS: usize = 32;
+
+/// A socket that probes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// What it changes.
+    pub aim: ProbeAim,
+    /// The socket.
+    pub local: SocketAddr,
+    /// A STUN server that tells the mapped address; `None`: nobody is asked and nothing announced.
+    pub server: Option<SocketAddr>,
+    /// The peer's addresses.
+    pub targets: Vec<SocketAddr>,
+}
+
+impl Attempt {
+    /// Whether it is about every address of the peer; else about one path.
+    fn asks_everywhere(&self) -> bool {
+        !matches!(self.aim, ProbeAim::TimeToLive { .. } | ProbeAim::Padded { .. })
+    }
+
+    /// The name of its aim on the wire.
+    fn name(&self) -> &'static str {
+        match self.aim {
+            ProbeAim::Plain => "plain",
+            ProbeAim::Device { .. } => "device",
+            ProbeAim::OtherPort => "other-port",
+            ProbeAim::WithoutMark => "without-mark",
+            ProbeAim::TimeToLive { .. } => "time-to-live",
+            ProbeAim::Padded { .. } => "padded",
+            ProbeAim::EarlyArrival => "early-arrival",
+            ProbeAim::AfterOpener { .. } => "after-opener",
+            ProbeAim::Silence { .. } => "silence",
+        }
+    }
+}
+
+/// What the probes are told.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// A socket is there: probe from it.
+    Attempt(Attempt),
+    /// The peer has one more address.
+    Target(SocketAddr),
+    /// A datagram arrived at a probing socket.
+    Datagram {
+        /// The socket.
+        local: SocketAddr,
+        /// Its source.
+        remote: SocketAddr,
+        /// Its bytes.
+        bytes: &'a [u8],
+    },
+    /// The peer says that it has sent its openers to what was announced.
+    Opened,
+    /// The system refused to send.
+    Refused {
+        /// The socket.
+        local: SocketAddr,
+        /// Where to.
+        remote: SocketAddr,
+        /// errno.
+        errno: i32,
+    },
+    /// An ICMP error came back.
+    Icmp {
+        /// The socket.
+        local: SocketAddr,
+        /// Where the datagram was going.
+        remote: SocketAddr,
+        /// What came.
+        outcome: ProbeOutcome,
+        /// As much of the datagram as came back.
+        quoted: &'a [u8],
+    },
+    /// The moment of [`Output::Timeout`] came.
+    Timeout,
+    /// What is not answered stays without an answer.
+    Stop,
+}
+
+/// What the probes want.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send this, with a TTL where one is named.
+    Transmit {
+        /// The socket.
+        local: SocketAddr,
+        /// Where to.
+        remote: SocketAddr,
+        /// The bytes.
+        bytes: Vec<u8>,
+        /// The TTL or hop limit; `None`: the system's.
+        ttl: Option<u8>,
+    },
+    /// Tell the peer to send openers to these addresses.
+    Announce(Vec<SocketAddr>),
+    /// Record this.
+    Probe(Probe),
+    /// Come back at this moment; `None`: everything is done.
+    Timeout(Option<Timestamp>),
+}
+
+/// One address of the peer that is asked.
+#[derive(Debug)]
+struct Request {
+    remote: SocketAddr,
+    id: TransactionId,
+    /// When the next one is sent, or given up.
+    next_at: Timestamp,
+    first: Option<Timestamp>,
+    transmissions: u32,
+    outcome: Option<ProbeOutcome>,
+}
+
+/// How far an attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The server is asked until this moment. Left with its answer.
+    Mapping(Timestamp),
+    /// Only of an early arrival: the peer's openers are waited for, until this moment.
+    Opening(Timestamp),
+    /// The peer is asked. Left when every address is settled.
+    Asking,
+    /// Everything is told.
+    Done,
+}
+
+#[derive(Debug)]
+struct Running {
+    attempt: Attempt,
+    stage: Stage,
+    started: Timestamp,
+    mapping: TransactionId,
+    mapping_sent: u32,
+    requests: Vec<Request>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct PeerProbes {
+    ours: Credentials,
+    theirs: Credentials,
+    random: Random,
+    patience: Duration,
+    attempts: Vec<Running>,
+    answers: BTreeMap<TransactionId, (usize, usize)>,
+    outputs: VecDeque<Output>,
+}
+
+impl PeerProbes {
+    /// Probes between two peers with these credentials. `round_trip`: what is known of the path's.
+    pub fn new(ours: Credentials, theirs: Credentials, round_trip: Option<Duration>, random: Random) -> Self {
+        let patience = (round_trip.unwrap_or_default() * 2).clamp(LAST_WAIT, LONGEST_WAIT);
+        Self {
+            ours,
+            theirs,
+            random,
+            patience,
+            attempts: Vec::new(),
+            answers: BTreeMap::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes an input in; drain [`Self::poll_output`] before the next.
+    pub fn handle_input(&mut self, now: Timestamp, input: Input<'_>) {
+        match input {
+            Input::Attempt(attempt) => self.begin(now, attempt),
+            Input::Target(remote) => {
+                for index in 0..self.attempts.len() {
+                    if self.attempts[index].stage != Stage::Done && self.attempts[index].attempt.asks_everywhere() {
+                        self.aim_at(now, index, remote);
+                    }
+                }
+            }
+            Input::Datagram { local, remote, bytes } => self.arrived(now, local, remote, bytes),
+            Input::Opened => {
+                for running in &mut self.attempts {
+                    if let Stage::Opening(until) = &mut running.stage {
+                        *until = (*until).min(now + OPENERS_ARRIVE + self.patience / 8);
+                    }
+                }
+            }
+            Input::Refused { local, remote, errno } => {
+                self.settle(local, remote, &[], &ProbeOutcome::Refused { errno });
+            }
+            Input::Icmp { local, remote, outcome, quoted } => self.settle(local, remote, quoted, &outcome),
+            Input::Timeout => {}
+            Input::Stop => {
+                for running in &mut self.attempts {
+                    for request in &mut running.requests {
+                        request.outcome.get_or_insert(ProbeOutcome::Silent);
+                    }
+                    if running.stage != Stage::Done {
+                        running.stage = Stage::Asking;
+                    }
+                }
+            }
+        }
+        self.advance(now);
+    }
+
+    /// The next output.
+    pub fn poll_output(&mut self) -> Output {
+        self.outputs.pop_front().unwrap_or_else(|| Output::Timeout(self.deadline()))
+    }
+
+    /// Whether everything is told.
+    pub fn is_done(&self) -> bool {
+        self.attempts.iter().all(|running| running.stage == Stage::Done)
+    }
+
+    fn begin(&mut self, now: Timestamp, attempt: Attempt) {
+        if self.attempts.len() >= MAX_ATTEMPTS {
+            return;
+        }
+        let stage = match attempt.server {
+            Some(_) => Stage::Mapping(now + MAPPED_WITHIN),
+            None => Stage::Asking,
+        };
+        let mapping = self.random.transaction_id();
+        let targets = attempt.targets.clone();
+        self.attempts.push(Running { attempt, stage, started: now, mapping, mapping_sent: 0, requests: Vec::new() });
+        let index = self.attempts.len() - 1;
+        for remote in targets {
+            self.aim_at(now, index, remote);
+        }
+    }
+
+    fn aim_at(&mut self, now: Timestamp, index: usize, remote: SocketAddr) {
+        let id = self.random.transaction_id();
+        let running = &mut self.attempts[index];
+        let known = running.requests.iter().any(|request| request.remote == remote);
+        if known || running.requests.len() >= MAX_TARGETS || remote.is_ipv4() != running.attempt.local.is_ipv4() {
+            return;
+        }
+        self.answers.insert(id, (index, running.requests.len()));
+        running.requests.push(Request { remote, id, next_at: now, first: None, transmissions: 0, outcome: None });
+    }
+
+    fn arrived(&mut self, now: Timestamp, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
+        if let Some((id, mapped)) = wire::read_answer(bytes, &self.theirs) {
+            let Some(&(index, number)) = self.answers.get(&id) else { return };
+            let request = &mut self.attempts[index].requests[number];
+            let first = request.first.unwrap_or(now);
+            if request.remote == remote {
+                let round_trip_us = u64::try_from((now - first).as_micros()).unwrap_or(u64::MAX);
+                // An answer outweighs an error that a lost twin of the request got.
+                request.outcome = Some(ProbeOutcome::Answered { mapped: Some(mapped), round_trip_us });
+            }
+            return;
+        }
+        let Ok(message) = Message::decode(bytes) else { return };
+        let is_mapping = |running: &&mut Running| {
+            running.attempt.local == local
+                && running.attempt.server == Some(remote)
+                && running.mapping == message.transaction
+                && matches!(running.stage, Stage::Mapping(_))
+        };
+        let Some(running) = self.attempts.iter_mut().find(is_mapping) else { return };
+        let Some(mapped) = message.xor_address(AttributeType::XOR_MAPPED_ADDRESS).filter(|_| message.is_sound()) else {
+            return;
+        };
+        let round_trip_us = u64::try_from((now - running.started).as_micros()).unwrap_or(u64::MAX);
+        self.outputs.push_back(Output::Probe(Probe {
+            aim: running.attempt.aim.clone(),
+            local,
+            remote,
+            transmissions: running.mapping_sent,
+            result: ProbeOutcome::Answered { mapped: Some(mapped), round_trip_us },
+        }));
+        self.mapped(now, local, &[mapped]);
+    }
+
+    /// The mapping of a socket is known, or will not be: announce it and go on.
+    fn mapped(&mut self, now: Timestamp, local: SocketAddr, mapped: &[SocketAddr]) {
+        let mapping =
+            |running: &&mut Running| running.attempt.local == local && matches!(running.stage, Stage::Mapping(_));
+        let Some(running) = self.attempts.iter_mut().find(mapping) else { return };
+        if let ProbeAim::AfterOpener { ttl } = running.attempt.aim {
+            // Ahead of the announcement: the peer's openers must find this flow in our NAT.
+            for request in &running.requests {
+                let id = self.random.transaction_id();
+                let bytes =
+                    wire::message(Class::Indication, id, running.attempt.name(), &self.ours, &self.theirs, None);
+                self.outputs.push_back(Output::Transmit { local, remote: request.remote, bytes, ttl: Some(ttl) });
+            }
+        }
+        running.stage = match running.attempt.aim {
+            ProbeAim::EarlyArrival => Stage::Opening(now + OPENED_WITHIN),
+            _ => Stage::Asking,
+        };
+        for request in &mut running.requests {
+            request.next_at = now;
+        }
+        // Where there is no NAT, or no server told: the socket's own address.
+        let mut addresses = mapped.to_vec();
+        if !addresses.contains(&local) {
+            addresses.push(local);
+        }
+        self.outputs.push_back(Output::Announce(addresses));
+    }
+
+    /// An error for what was sent. Of several requests on the same addresses the quoted bytes tell which, and without
+    /// them the oldest that is open.
+    fn settle(&mut self, local: SocketAddr, remote: SocketAddr, quoted: &[u8], outcome: &ProbeOutcome) {
+        let id = quoted.get(8..20).and_then(|bytes| Some(TransactionId(*bytes.first_chunk()?)));
+        let known = id.and_then(|id| self.answers.get(&id)).copied();
+        let position = known.or_else(|| {
+            self.attempts.iter().enumerate().filter(|(_, running)| running.attempt.local == local).find_map(
+                |(index, running)| {
+                    let open = |request: &Request| {
+                        request.remote == remote && request.first.is_some() && request.outcome.is_none()
+                    };
+                    running.requests.iter().position(open).map(|number| (index, number))
+                },
+            )
+        });
+        if let Some((index, number)) = position {
+            let request = &mut self.attempts[index].requests[number];
+            if !matches!(request.outcome, Some(ProbeOutcome::Answered { .. })) {
+                request.outcome = Some(outcome.clone());
+            }
+        }
+    }
+
+    fn advance(&mut self, now: Timestamp) {
+        for index in 0..self.attempts.len() {
+            let running = &mut self.attempts[index];
+            let local = running.attempt.local;
+            match running.stage {
+                Stage::Mapping(until) if now >= until => self.mapped(now, local, &[]),
+                Stage::Mapping(_) => {
+                    let due = SENDS.get(running.mapping_sent as usize).map(|after| running.started + *after);
+                    if let (Some(remote), true) = (running.attempt.server, due.is_some_and(|due| now >= due)) {
+                        running.mapping_sent += 1;
+                        let request = MessageBuilder::new(Class::Request, Method::BINDING, running.mapping);
+                        let bytes = request.fingerprint().build();
+                        self.outputs.push_back(Output::Transmit { local, remote, bytes, ttl: None });
+                    }
+                }
+                Stage::Opening(until) if now >= until => {
+                    running.stage = Stage::Asking;
+                    for request in &mut running.requests {
+                        request.next_at = now;
+                    }
+                }
+                Stage::Opening(_) | Stage::Asking | Stage::Done => {}
+            }
+            self.ask(now, index);
+        }
+    }
+
+    fn ask(&mut self, now: Timestamp, index: usize) {
+        let running = &mut self.attempts[index];
+        if running.stage != Stage::Asking {
+            return;
+        }
+        let local = running.attempt.local;
+        let (ttl, length) = match running.attempt.aim {
+            ProbeAim::TimeToLive { ttl } => (Some(ttl), None),
+            // The length is that of the IP packet; the rest is headers.
+            ProbeAim::Padded { length } => (None, Some(length - if local.is_ipv4() { 28 } else { 48 })),
+            _ => (None, None),
+        };
+        let name = running.attempt.name();
+        for request in &mut running.requests {
+            if request.outcome.is_some() || now < request.next_at {
+                continue;
+            }
+            let first = *request.first.get_or_insert(now);
+            if request.transmissions as usize >= SENDS.len() {
+                request.outcome = Some(ProbeOutcome::Silent);
+                continue;
+            }
+            request.transmissions += 1;
+            request.next_at = match SENDS.get(request.transmissions as usize) {
+                Some(after) => first + *after,
+                None => now + self.patience,
+            };
+            let remote = request.remote;
+            let bytes = wire::message(Class::Request, request.id, name, &self.ours, &self.theirs, length);
+            self.outputs.push_back(Output::Transmit { local, remote, bytes, ttl });
+        }
+        if running.requests.iter().all(|request| request.outcome.is_some()) {
+            running.stage = Stage::Done;
+            for request in &running.requests {
+                self.outputs.push_back(Output::Probe(Probe {
+                    aim: running.attempt.aim.clone(),
+                    local,
+                    remote: request.remote,
+                    transmissions: request.transmissions,
+                    result: request.outcome.clone().unwrap_or(ProbeOutcome::Silent),
+                }));
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        let of_attempt = |running: &Running| match running.stage {
+            Stage::Mapping(until) => {
+                let next = SENDS.get(running.mapping_sent as usize).map(|after| running.started + *after);
+                Some(next.map_or(until, |next| next.min(until)))
+            }
+            Stage::Opening(until) => Some(until),
+            Stage::Asking => {
+                let open = running.requests.iter().filter(|request| request.outcome.is_none());
+                open.map(|request| request.next_at).min()
+            }
+            Stage::Done => None,
+        };
+        self.attempts.iter().filter_map(of_attempt).min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

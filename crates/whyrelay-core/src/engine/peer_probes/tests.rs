@@ -1,0 +1,187 @@
+//! Two peers' probes in virtual time: what is sent reaches a function that stands for the network.
+
+use super::*;
+
+const LOCAL: &str = "192.168.1.2:5000";
+const MAPPED: &str = "203.0.113.1:5000";
+const SERVER: &str = "192.0.2.1:3478";
+const PEER: &str = "198.51.100.7:4000";
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn credentials() -> (Credentials, Credentials) {
+    (Credentials::new("aaaa", "a".repeat(22)), Credentials::new("bbbb", "b".repeat(22)))
+}
+
+/// What the network does with a datagram of the prober.
+enum Fate {
+    /// It is answered, from where it went to.
+    Answer(Vec<u8>),
+    Lost,
+    Icmp(ProbeOutcome),
+    Refuse(i32),
+}
+
+struct Run {
+    probes: Vec<Probe>,
+    announced: Vec<Vec<SocketAddr>>,
+    sent: Vec<(SocketAddr, Option<u8>, usize)>,
+    took: Duration,
+}
+
+/// Runs attempts to their end over a network of 20 ms.
+fn run(attempts: Vec<Attempt>, mut network: impl FnMut(SocketAddr, &[u8], Option<u8>) -> Fate) -> Run {
+    let (ours, theirs) = credentials();
+    let mut prober = PeerProbes::new(ours, theirs, None, Random::from_seed([1; 32]));
+    let start = Timestamp::from_micros(1_000_000);
+    let (mut now, mut inbox) = (start, VecDeque::new());
+    let mut run = Run { probes: Vec::new(), announced: Vec::new(), sent: Vec::new(), took: Duration::ZERO };
+    for attempt in attempts {
+        prober.handle_input(now, Input::Attempt(attempt));
+    }
+    loop {
+        let deadline = loop {
+            match prober.poll_output() {
+                Output::Transmit { local, remote, bytes, ttl } => {
+                    run.sent.push((remote, ttl, bytes.len()));
+                    match network(remote, &bytes, ttl) {
+                        Fate::Answer(answer) => {
+                            inbox.push_back((now + Duration::from_millis(20), local, remote, answer))
+                        }
+                        Fate::Lost => {}
+                        Fate::Icmp(outcome) => {
+                            prober.handle_input(now, Input::Icmp { local, remote, outcome, quoted: &bytes });
+                        }
+                        Fate::Refuse(errno) => prober.handle_input(now, Input::Refused { local, remote, errno }),
+                    }
+                }
+                Output::Announce(addresses) => run.announced.push(addresses),
+                Output::Probe(probe) => run.probes.push(probe),
+                Output::Timeout(deadline) => break deadline,
+            }
+        };
+        let arrival = inbox.front().map(|(at, ..)| *at);
+        let Some(next) = [deadline, arrival].into_iter().flatten().min() else { break };
+        now = now.max(next);
+        match inbox.pop_front_if(|(at, ..)| *at <= now) {
+            Some((_, local, remote, bytes)) => {
+                prober.handle_input(now, Input::Datagram { local, remote, bytes: &bytes });
+            }
+            None => prober.handle_input(now, Input::Timeout),
+        }
+    }
+    assert!(prober.is_done());
+    run.took = now - start;
+    run
+}
+
+/// The server and the peer, both reachable.
+fn reachable(remote: SocketAddr, bytes: &[u8]) -> Fate {
+    let message = Message::decode(bytes).unwrap();
+    if remote == address(SERVER) {
+        let answer = MessageBuilder::new(Class::Success, Method::BINDING, message.transaction)
+            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(MAPPED));
+        return Fate::Answer(answer.build());
+    }
+    match receive(bytes, address(MAPPED), &credentials().1).unwrap().answer {
+        Some(answer) => Fate::Answer(answer),
+        None => Fate::Lost,
+    }
+}
+
+fn attempt(aim: ProbeAim) -> Attempt {
+    Attempt { aim, local: address(LOCAL), server: Some(address(SERVER)), targets: vec![address(PEER)] }
+}
+
+#[test]
+fn a_probe_that_is_answered_tells_where_it_was_seen_and_ends_at_once() {
+    let run = run(vec![attempt(ProbeAim::Plain)], |remote, bytes, _| reachable(remote, bytes));
+    let told: Vec<_> = run.probes.iter().map(|probe| (probe.remote, &probe.result)).collect();
+    let answered = ProbeOutcome::Answered { mapped: Some(address(MAPPED)), round_trip_us: 20_000 };
+    assert_eq!(told, [(address(SERVER), &answered), (address(PEER), &answered)]);
+    assert_eq!(run.announced, [vec![address(MAPPED), address(LOCAL)]]);
+    assert_eq!(run.took, Duration::from_millis(40));
+}
+
+#[test]
+fn what_is_lost_is_silent_within_the_time_that_users_wait() {
+    let run = run(vec![attempt(ProbeAim::OtherPort)], |_, _, _| Fate::Lost);
+    assert_eq!(run.probes.len(), 1, "a server that is silent is no probe of the peer");
+    assert_eq!((run.probes[0].transmissions, &run.probes[0].result), (6, &ProbeOutcome::Silent));
+    assert!(run.took < Duration::from_secs(2), "{:?}", run.took);
+}
+
+#[test]
+fn an_early_arrival_waits_for_the_openers_and_an_opener_goes_out_ahead_of_the_announcement() {
+    let early = run(vec![attempt(ProbeAim::EarlyArrival)], |remote, bytes, _| reachable(remote, bytes));
+    assert!(early.took >= OPENED_WITHIN, "{:?}", early.took);
+    let opener = run(vec![attempt(ProbeAim::AfterOpener { ttl: 3 })], |remote, bytes, _| reachable(remote, bytes));
+    let to_peer: Vec<_> = opener.sent.iter().filter(|(remote, ..)| *remote == address(PEER)).collect();
+    assert_eq!(to_peer.iter().map(|(_, ttl, _)| *ttl).collect::<Vec<_>>(), [Some(3), None]);
+}
+
+#[test]
+fn each_ttl_has_its_own_hop_even_on_the_same_addresses() {
+    let attempts = (1..=4).map(|ttl| Attempt { server: None, ..attempt(ProbeAim::TimeToLive { ttl }) });
+    let run = run(attempts.collect(), |_, _, ttl| match ttl {
+        // Hops 1 and 2 speak; what goes further dies.
+        Some(ttl @ 1..=2) => Fate::Icmp(ProbeOutcome::Icmp {
+            offender: Some([10, 0, 0, ttl].into()),
+            icmp_type: 11,
+            icmp_code: 0,
+            mtu: None,
+        }),
+        _ => Fate::Lost,
+    });
+    for probe in &run.probes {
+        match (&probe.aim, &probe.result) {
+            (ProbeAim::TimeToLive { ttl: ttl @ 1..=2 }, ProbeOutcome::Icmp { offender, .. }) => {
+                assert_eq!(*offender, Some([10, 0, 0, *ttl].into()));
+            }
+            (ProbeAim::TimeToLive { ttl: 3..=4 }, ProbeOutcome::Silent) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(run.probes.len(), 4);
+    assert!(run.announced.is_empty());
+}
+
+#[test]
+fn the_length_of_a_padded_probe_is_that_of_its_packet() {
+    let padded = Attempt { server: None, ..attempt(ProbeAim::Padded { length: 1500 }) };
+    let run = run(vec![padded], |_, _, _| Fate::Refuse(90));
+    assert_eq!(run.sent[0].2, 1472);
+    assert_eq!(run.probes[0].result, ProbeOutcome::Refused { errno: 90 });
+}
+
+#[test]
+fn an_answer_from_elsewhere_or_of_a_stranger_is_none() {
+    let (_, theirs) = credentials();
+    let run = run(vec![Attempt { server: None, ..attempt(ProbeAim::Plain) }], |_, bytes, _| {
+        let id = Message::decode(bytes).unwrap().transaction;
+        let forged = MessageBuilder::new(Class::Success, Method::PROBE, id)
+            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(MAPPED))
+            .integrity(&Credentials::new(theirs.ufrag(), "x".repeat(22)).key());
+        Fate::Answer(forged.build())
+    });
+    assert_eq!(run.probes[0].result, ProbeOutcome::Silent);
+}
+
+#[test]
+fn candidates_that_come_late_are_asked_too_and_attempts_are_bounded() {
+    let (ours, theirs) = credentials();
+    let mut prober = PeerProbes::new(ours, theirs, None, Random::from_seed([1; 32]));
+    let now = Timestamp::from_micros(0);
+    for _ in 0..100 {
+        prober.handle_input(now, Input::Attempt(Attempt { targets: vec![], ..attempt(ProbeAim::Plain) }));
+    }
+    for port in 1..100 {
+        prober.handle_input(now, Input::Target(SocketAddr::new(address(PEER).ip(), port)));
+    }
+    assert_eq!(prober.attempts.len(), MAX_ATTEMPTS);
+    assert!(prober.attempts.iter().all(|running| running.requests.len() == MAX_TARGETS));
+    prober.handle_input(now, Input::Stop);
+    assert!(prober.is_done());
+}

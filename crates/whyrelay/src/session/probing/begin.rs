@@ -1,0 +1,252 @@
+//! Which probes a session makes, and when.
+
+use std::net::SocketAddr;
+
+use whyrelay_core::engine::peer_probes::{self, Attempt, PeerProbes};
+use whyrelay_core::host::{HostFact, Moment, Probe, ProbeAim, ProbeOutcome, ProfileTally, RoutePurpose};
+use whyrelay_core::ice::Credentials;
+use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
+use whyrelay_core::signal::PeerProbing;
+use whyrelay_core::trace::event::{IceState, PairState};
+
+use super::super::driver::Session;
+use super::super::sockets::bare;
+use crate::host::{Flow, OwnSocket};
+use crate::io::disguise::DeviceName;
+use crate::io::udp::{UdpDoor, UdpOptions};
+
+/// Local addresses that are probed from.
+const MAX_LOCALS: usize = 4;
+
+/// TTLs that find the hop where checks die: most paths are not longer.
+const TTLS: std::ops::RangeInclusive<u8> = 1..=12;
+
+/// The TTL of an opener: past this side's own NATs, not as far as the peer's.
+const OPENER_TTL: u8 = 3;
+
+impl Session {
+    pub(super) fn may_compare(&self) -> bool {
+        let checking = !matches!(self.ice_state, IceState::New | IceState::Closed);
+        self.config.application.is_some() && !self.probing.compared && checking && self.peer_answers_probes()
+    }
+
+    /// The comparison: the same addresses from sockets as any program has them.
+    pub(super) fn compare(&mut self) {
+        self.probing.compared = true;
+        let name = self.config.application.as_ref().map_or("", |application| application.asked()).to_owned();
+        self.progress.step(&format!("probing as a plain program, to compare with {name}"));
+        for local in self.locals() {
+            self.attempt(local, ProbeAim::Plain, UdpOptions::default());
+        }
+        self.begin_probes();
+    }
+
+    /// The probes that tell causes apart, once, while nothing direct works.
+    pub(super) fn separate(&mut self) {
+        if self.probing.separated || self.is_direct() || self.config.relay_only || !self.peer_answers_probes() {
+            return;
+        }
+        let locals = self.locals();
+        if locals.is_empty() || self.targets().is_empty() {
+            return;
+        }
+        self.probing.separated = true;
+        let own = self.imitation.options;
+        self.progress.step(
+            "probing why nothing is direct: bound to the interface, from another port, after an opener, hop by hop",
+        );
+        for local in locals {
+            let device = self.probing.interfaces.get(&local).cloned();
+            if let Some(device) = device.filter(|_| own.device.is_none()) {
+                let options = UdpOptions { device: DeviceName::new(&device), raw: false, ..own };
+                self.attempt(local, ProbeAim::Device { device }, options);
+            }
+            self.attempt(local, ProbeAim::OtherPort, own);
+            if own.mark.is_some() && self.config.application.is_none() {
+                self.attempt(local, ProbeAim::WithoutMark, UdpOptions { mark: None, ..own });
+            }
+            if self.server_for(local).is_some() {
+                self.attempt(local, ProbeAim::EarlyArrival, own);
+                self.attempt(local, ProbeAim::AfterOpener { ttl: OPENER_TTL }, own);
+            }
+        }
+        self.trace_hops();
+        self.begin_probes();
+    }
+
+    /// Probes with low TTLs on the session's own addresses and ports.
+    fn trace_hops(&mut self) {
+        let Some((local, remote)) = self.path_to_trace() else { return };
+        self.prepare_probes();
+        self.probing.tracing = true;
+        for ttl in TTLS {
+            let attempt = Attempt { aim: ProbeAim::TimeToLive { ttl }, local, server: None, targets: vec![remote] };
+            self.feed_probes(peer_probes::Input::Attempt(attempt));
+        }
+    }
+
+    /// The direct pair that should have worked: to the peer's most public address.
+    fn path_to_trace(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let locals = self.locals();
+        let paths = self.targets().into_iter().filter_map(|(public, remote)| {
+            let local = locals.iter().find(|local| local.is_ipv4() == remote.is_ipv4())?;
+            Some((public, *local, remote))
+        });
+        paths.max_by_key(|(public, ..)| *public).map(|(_, local, remote)| (local, remote))
+    }
+
+    /// Addresses of the peer that are not relayed, and whether a server told them.
+    fn targets(&self) -> Vec<(bool, SocketAddr)> {
+        let candidates = self.peer.agent().remote_candidates().filter(|candidate| {
+            candidate.transport == CandidateTransport::Udp && candidate.kind != CandidateType::Relayed
+        });
+        candidates
+            .filter_map(|candidate| {
+                Some((candidate.kind == CandidateType::ServerReflexive, bare(candidate.address.ip()?)))
+            })
+            // Without a scope such an address cannot be sent to.
+            .filter(|(_, remote)| !matches!(remote, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local()))
+            .collect()
+    }
+
+    /// Our own addresses that are worth it.
+    fn locals(&self) -> Vec<SocketAddr> {
+        let usable = |local: &&SocketAddr| match local {
+            SocketAddr::V4(v4) => !v4.ip().is_link_local(),
+            SocketAddr::V6(v6) => !v6.ip().is_unicast_link_local(),
+        };
+        self.doors.keys().filter(usable).take(MAX_LOCALS).copied().collect()
+    }
+
+    fn server_for(&self, local: SocketAddr) -> Option<SocketAddr> {
+        self.probing.servers.iter().copied().find(|server| server.is_ipv4() == local.is_ipv4())
+    }
+
+    /// Opens a socket for a probe beside one of the session's.
+    fn attempt(&mut self, own: SocketAddr, aim: ProbeAim, options: UdpOptions) {
+        self.prepare_probes();
+        let wanted = SocketAddr::new(own.ip(), 0);
+        match UdpDoor::open(wanted, options, self.probing.sender.clone()) {
+            Ok(door) => {
+                let local = bare(door.local());
+                self.probing.doors.insert(local, door);
+                let targets: Vec<SocketAddr> = self.targets().into_iter().map(|(_, remote)| remote).collect();
+                let server = self.server_for(local);
+                // Only these are routed otherwise than the session's own sockets or one of the others.
+                if matches!(aim, ProbeAim::Plain | ProbeAim::WithoutMark | ProbeAim::Device { .. }) {
+                    let socket = OwnSocket {
+                        local,
+                        protocol: 17,
+                        mark: options.mark.unwrap_or(0),
+                        user: options.user,
+                        device: options.device,
+                        raw: false,
+                    };
+                    for remote in &targets {
+                        self.ask_about(socket, *remote, RoutePurpose::Peer);
+                    }
+                    for server in self.probing.servers.clone() {
+                        self.ask_about(socket, server, RoutePurpose::Server);
+                    }
+                }
+                if aim == ProbeAim::Plain {
+                    self.record_profile(local, options, false);
+                }
+                self.feed_probes(peer_probes::Input::Attempt(Attempt { aim, local, server, targets }));
+            }
+            Err(error) => {
+                for (_, remote) in self.targets() {
+                    let result = ProbeOutcome::NotMade { detail: error.to_string() };
+                    let probe = Probe { aim: aim.clone(), local: wanted, remote, transmissions: 0, result };
+                    self.host_input(Moment::During, HostFact::Probe(probe));
+                }
+            }
+        }
+    }
+
+    fn ask_about(&mut self, socket: OwnSocket, remote: SocketAddr, purpose: RoutePurpose) {
+        if remote.is_ipv4() == socket.local.is_ipv4() {
+            self.sink.ask_about(Flow { socket: Some(socket), remote, purpose, probe: true });
+        }
+    }
+
+    /// The machine, as soon as both sides' credentials are there.
+    fn prepare_probes(&mut self) {
+        if self.probing.probes.is_some() {
+            return;
+        }
+        let Some(remote) = &self.remote else { return };
+        let ours = Credentials::new(self.local.ufrag.clone(), self.local.password.expose());
+        let theirs = Credentials::new(remote.ufrag.clone(), remote.password.expose());
+        let round_trip = self.peer.agent().send_pair().and_then(|pair| pair.rtt);
+        self.probing.probes = Some(PeerProbes::new(ours, theirs, round_trip, self.random.fork()));
+        self.say_about_probes(&PeerProbing { under_way: Some(true), ..PeerProbing::default() });
+    }
+
+    fn begin_probes(&mut self) {
+        if self.probing.under_way() {
+            // Again, when these are the second: the peer has heard that the first were over.
+            self.say_about_probes(&PeerProbing { under_way: Some(true), ..PeerProbing::default() });
+        }
+    }
+
+    /// Candidates of the peer come one by one.
+    pub(super) fn aim_at_new_candidates(&mut self) {
+        if !self.probing.under_way() {
+            return;
+        }
+        for (_, remote) in self.targets() {
+            if self.probing.targets.len() < peer_probes::MAX_TARGETS && self.probing.targets.insert(remote) {
+                self.feed_probes(peer_probes::Input::Target(remote));
+            }
+        }
+    }
+
+    /// How the sockets of either kind fared, once everything is over.
+    pub(in super::super) fn record_tallies(&mut self) {
+        if self.config.application.is_none() {
+            return;
+        }
+        let targets: Vec<SocketAddr> = self.targets().into_iter().map(|(_, remote)| remote).collect();
+        let pairs = self.peer.agent().checklist();
+        let own = pairs.iter().filter(|pair| {
+            self.doors.contains_key(&pair.pair.local)
+                && targets.contains(&pair.pair.remote)
+                && !matches!(pair.state, PairState::Frozen | PairState::Waiting)
+        });
+        let mut tally = ProfileTally { as_application: true, ..ProfileTally::default() };
+        for pair in own {
+            tally.pairs_checked += 1;
+            tally.pairs_answered += u32::from(pair.state == PairState::Succeeded);
+        }
+        self.host_input(Moment::After, HostFact::ProfileTally(tally));
+        let plain = self.sink.probes(|aim| *aim == ProbeAim::Plain);
+        if plain.is_empty() {
+            let why = if self.signals.peer_answers_probes() {
+                "the session ended before a plain program's sockets were tried"
+            } else {
+                "the other side does not answer probes: it is not whyrelay, or an older one"
+            };
+            let fact = HostFact::NotMeasured {
+                subject: whyrelay_core::host::Subject::Application,
+                why: why.into(),
+                needs: None,
+            };
+            self.host_input(Moment::After, fact);
+            return;
+        }
+        let mut tally = ProfileTally::default();
+        for probe in &plain {
+            let answered = u32::from(matches!(probe.result, ProbeOutcome::Answered { .. }));
+            tally.sends_refused += u32::from(matches!(probe.result, ProbeOutcome::Refused { .. }));
+            if self.probing.servers.contains(&probe.remote) {
+                tally.server_requests += 1;
+                tally.server_answers += answered;
+            } else {
+                tally.pairs_checked += 1;
+                tally.pairs_answered += answered;
+            }
+        }
+        self.host_input(Moment::After, HostFact::ProfileTally(tally));
+    }
+}

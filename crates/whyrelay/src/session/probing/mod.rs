@@ -1,0 +1,264 @@
+//! Probes beside the session: the comparison with a plain program's sockets (`--as`), and those that tell causes apart
+//! while nothing direct works. Each has a socket of its own; what came of it is a fact in the recording.
+
+mod begin;
+mod peers_side;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use whyrelay_core::engine::peer_probes::{self, PeerProbes};
+use whyrelay_core::host::{HostFact, Moment, ProbeAim, ProbeOutcome};
+use whyrelay_core::signal::{MessageType, PeerProbing};
+use whyrelay_core::time::Timestamp;
+use whyrelay_core::trace::event::EndReason;
+
+use super::driver::{Phase, Session};
+use super::sockets::bare;
+use crate::io::udp::{IcmpError, UdpDoor, UdpInput};
+
+/// The feature of a peer that answers probes and sends openers.
+pub(super) const PROBES_FEATURE: &str = "probes";
+
+/// A session that has no direct path after this is not yet explained.
+const SUSPICIOUS_AFTER: Duration = Duration::from_millis(700);
+
+/// How long a session that is over goes on for probes of either side.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// Datagrams of probes that wait for the loop; more wait in the kernel.
+const QUEUE: usize = 256;
+
+/// Servers that tell mapped addresses; more are not asked.
+const MAX_SERVERS: usize = 4;
+
+/// The probes of one session.
+#[derive(Debug)]
+pub(super) struct Probing {
+    probes: Option<PeerProbes>,
+    /// Their sockets.
+    doors: BTreeMap<SocketAddr, UdpDoor>,
+    sender: mpsc::Sender<UdpInput>,
+    /// STUN servers over UDP that the session asks.
+    servers: BTreeSet<SocketAddr>,
+    /// The interfaces of the session's sockets.
+    interfaces: BTreeMap<SocketAddr, String>,
+    /// The peer's addresses that are asked.
+    targets: BTreeSet<SocketAddr>,
+    compared: bool,
+    separated: bool,
+    /// Probes with a low TTL are out: what dies of it is theirs.
+    tracing: bool,
+    /// A hop that is silent was recorded.
+    silent_hop: bool,
+    deadline: Option<Timestamp>,
+    /// The peer's probes are under way.
+    peer_probes: bool,
+    /// Until when a session that is over goes on.
+    linger_until: Option<Instant>,
+    /// Openers to send for the peer: when, and where to.
+    openers: VecDeque<(Instant, SocketAddr)>,
+    opened: BTreeSet<SocketAddr>,
+    /// Probes of the peer that were recorded: aim, where, from where.
+    seen: BTreeSet<(String, SocketAddr, SocketAddr)>,
+}
+
+impl Probing {
+    /// None yet; what arrives at their sockets comes by the receiver.
+    pub(super) fn new() -> (Self, mpsc::Receiver<UdpInput>) {
+        let (sender, inputs) = mpsc::channel(QUEUE);
+        let probing = Self {
+            probes: None,
+            doors: BTreeMap::new(),
+            sender,
+            servers: BTreeSet::new(),
+            interfaces: BTreeMap::new(),
+            targets: BTreeSet::new(),
+            compared: false,
+            separated: false,
+            tracing: false,
+            silent_hop: false,
+            deadline: None,
+            peer_probes: false,
+            linger_until: None,
+            openers: VecDeque::new(),
+            opened: BTreeSet::new(),
+            seen: BTreeSet::new(),
+        };
+        (probing, inputs)
+    }
+
+    /// One of the session's own sockets.
+    pub(super) fn own_socket(&mut self, local: SocketAddr, interface: Option<&str>) {
+        if let Some(interface) = interface {
+            self.interfaces.insert(local, interface.to_owned());
+        }
+    }
+
+    /// A server that was asked for a mapped address.
+    pub(super) fn server(&mut self, remote: SocketAddr) {
+        if self.servers.len() < MAX_SERVERS {
+            self.servers.insert(remote);
+        }
+    }
+
+    fn under_way(&self) -> bool {
+        self.probes.as_ref().is_some_and(|probes| !probes.is_done())
+    }
+}
+
+impl Session {
+    /// Begins what is due. To be called after every input.
+    pub(super) fn advance_probes(&mut self) {
+        self.send_openers();
+        if self.may_compare() {
+            self.compare();
+        }
+        if let Phase::Connecting(since) = self.phase
+            && since.elapsed() >= self.suspicious_after()
+        {
+            self.separate();
+        }
+        if self.probing.deadline.is_some_and(|deadline| self.clock.now() >= deadline) {
+            self.feed_probes(peer_probes::Input::Timeout);
+        }
+        self.aim_at_new_candidates();
+    }
+
+    /// When something of this is due.
+    pub(super) fn probing_deadline(&self) -> Option<Instant> {
+        let own = self.probing.deadline.map(|deadline| self.clock.instant(deadline));
+        let openers = self.probing.openers.front().map(|(at, _)| *at);
+        let suspicious = match self.phase {
+            Phase::Connecting(since) if !self.probing.separated && self.peer_answers_probes() => {
+                Some(since + self.suspicious_after())
+            }
+            _ => None,
+        };
+        [own, openers, suspicious, self.probing.linger_until].into_iter().flatten().min()
+    }
+
+    /// Whether a session that is over goes on for the sake of probes.
+    pub(super) fn lingers(&mut self, reason: EndReason) -> bool {
+        if matches!(reason, EndReason::Interrupted | EndReason::Error) || !self.peer_answers_probes() {
+            return false;
+        }
+        if self.probing.linger_until.is_none() {
+            self.probing.linger_until = Some(Instant::now() + LINGER);
+            self.separate();
+        }
+        let over = self.probing.linger_until.is_some_and(|until| Instant::now() >= until);
+        let wanted = self.probing.under_way() || self.probing.peer_probes && !self.signals.peer_left;
+        if over || self.signals.peer_left {
+            self.feed_probes(peer_probes::Input::Stop);
+            return false;
+        }
+        wanted
+    }
+
+    /// Feeds the probes and does what they want.
+    pub(super) fn feed_probes(&mut self, input: peer_probes::Input<'_>) {
+        let now = self.clock.now();
+        let Some(probes) = &mut self.probing.probes else { return };
+        let was_under_way = !probes.is_done();
+        probes.handle_input(now, input);
+        self.drain_probes(now, was_under_way);
+    }
+
+    fn drain_probes(&mut self, now: Timestamp, was_under_way: bool) {
+        loop {
+            let Some(probes) = &mut self.probing.probes else { return };
+            match probes.poll_output() {
+                peer_probes::Output::Transmit { local, remote, bytes, ttl } => {
+                    let door = self.probing.doors.get(&local).or_else(|| self.doors.get(&local));
+                    let sent = match (door, ttl) {
+                        (Some(door), Some(ttl)) => door.send_with_ttl(remote, &bytes, ttl),
+                        (Some(door), None) => door.send(remote, &bytes),
+                        (None, _) => Err(std::io::Error::from_raw_os_error(libc::ENOTCONN)),
+                    };
+                    // A full send buffer is no refusal: the request is repeated.
+                    if let Err(error) = sent
+                        && let Some(errno) = error.raw_os_error().filter(|errno| *errno != libc::EAGAIN)
+                        && let Some(probes) = &mut self.probing.probes
+                    {
+                        probes.handle_input(now, peer_probes::Input::Refused { local, remote, errno });
+                    }
+                }
+                peer_probes::Output::Announce(open) => {
+                    self.say_about_probes(&PeerProbing { open, ..PeerProbing::default() });
+                }
+                peer_probes::Output::Probe(probe) => {
+                    let is_silent_hop =
+                        matches!((&probe.aim, &probe.result), (ProbeAim::TimeToLive { .. }, ProbeOutcome::Silent));
+                    // Behind the first hop that is silent the others tell nothing more.
+                    if is_silent_hop && std::mem::replace(&mut self.probing.silent_hop, true) {
+                        continue;
+                    }
+                    self.host_input(Moment::During, HostFact::Probe(probe));
+                }
+                peer_probes::Output::Timeout(deadline) => {
+                    self.probing.deadline = deadline;
+                    break;
+                }
+            }
+        }
+        if was_under_way && !self.probing.under_way() {
+            self.probing.tracing = false;
+            self.say_about_probes(&PeerProbing { under_way: Some(false), ..PeerProbing::default() });
+        }
+    }
+
+    /// Something arrived at a probing socket.
+    pub(super) fn probe_input(&mut self, input: UdpInput) {
+        match input {
+            UdpInput::Datagram { local, remote, bytes, .. } => {
+                let local = bare(local);
+                self.feed_probes(peer_probes::Input::Datagram { local, remote, bytes: &bytes });
+            }
+            UdpInput::Icmp(error) => {
+                self.probe_error(&error);
+            }
+            UdpInput::Broken { local, .. } => drop(self.probing.doors.remove(&bare(local))),
+        }
+    }
+
+    /// An ICMP error for a probe. Answers whether it is one: on the session's own sockets only what died of a low TTL.
+    pub(super) fn probe_error(&mut self, error: &IcmpError) -> bool {
+        let local = bare(error.local);
+        let time_exceeded = match error.remote {
+            SocketAddr::V4(_) => error.icmp_type == 11,
+            SocketAddr::V6(_) => error.icmp_type == 3,
+        };
+        let of_a_probe = self.probing.doors.contains_key(&local) || self.probing.tracing && time_exceeded;
+        if !of_a_probe {
+            return false;
+        }
+        let (offender, icmp_type, icmp_code) = (error.offender, error.icmp_type, error.icmp_code);
+        let outcome = ProbeOutcome::Icmp { offender, icmp_type, icmp_code, mtu: None };
+        let quoted: &[u8] = error.quoted.as_ref().map_or(&[], |quoted| &quoted[..]);
+        self.feed_probes(peer_probes::Input::Icmp { local, remote: error.remote, outcome, quoted });
+        true
+    }
+
+    /// Whether the session has a direct path, or one that is.
+    pub(super) fn is_direct(&self) -> bool {
+        self.peer.agent().is_relayed() == Some(false)
+    }
+
+    pub(super) fn peer_answers_probes(&self) -> bool {
+        self.signals.peer_answers_probes() && self.remote.is_some()
+    }
+
+    fn suspicious_after(&self) -> Duration {
+        let round_trip = self.peer.agent().send_pair().and_then(|pair| pair.rtt).unwrap_or_default();
+        SUSPICIOUS_AFTER.max(round_trip * 3)
+    }
+
+    pub(super) fn say_about_probes(&mut self, content: &PeerProbing) {
+        // Numbers and addresses always serialize.
+        let content = serde_json::to_string(content).unwrap_or_default();
+        self.say(MessageType::Probe, content);
+    }
+}

@@ -1,0 +1,98 @@
+//! The peer's probes: answering them, and opening our NAT for them.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use whyrelay_core::engine::peer::Transmit;
+use whyrelay_core::engine::peer_probes;
+use whyrelay_core::host::{HostFact, Moment};
+use whyrelay_core::ice::Credentials;
+use whyrelay_core::signal::PeerProbing;
+use whyrelay_core::trace::event::{EventKind, Transport};
+
+use super::super::driver::Session;
+
+/// Addresses that a peer can have us send openers to, in one session.
+const MAX_OPENED: usize = 64;
+
+/// When an opener is sent to an address, after the peer asked for it.
+const OPENERS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(150)];
+
+/// Probes of the peer that are recorded; more are only answered.
+const MAX_SEEN: usize = 256;
+
+impl Session {
+    /// The peer says something about probes.
+    pub(in super::super) fn heard_about_probes(&mut self, content: &str) {
+        let probing: PeerProbing = match serde_json::from_str(content) {
+            Ok(probing) => probing,
+            Err(error) => {
+                let (message, detail) = ("probe".into(), error.to_string());
+                return self.record(EventKind::SignalRefused { message, detail });
+            }
+        };
+        if let Some(under_way) = probing.under_way {
+            self.probing.peer_probes = under_way;
+        }
+        if probing.opened {
+            self.feed_probes(peer_probes::Input::Opened);
+        }
+        let asked = !probing.open.is_empty();
+        for remote in probing.open {
+            let usable = remote.port() != 0 && !remote.ip().is_unspecified() && !remote.ip().is_multicast();
+            if usable && self.probing.opened.len() < MAX_OPENED && self.probing.opened.insert(remote) {
+                let now = Instant::now();
+                self.probing.openers.extend(OPENERS.map(|after| (now + after, remote)));
+            }
+        }
+        self.probing.openers.make_contiguous().sort_by_key(|(at, _)| *at);
+        self.send_openers();
+        if asked {
+            self.say_about_probes(&PeerProbing { opened: true, ..PeerProbing::default() });
+        }
+    }
+
+    /// Sends the openers that are due, from each of our sockets.
+    pub(super) fn send_openers(&mut self) {
+        let now = Instant::now();
+        while self.probing.openers.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, remote)) = self.probing.openers.pop_front() else { return };
+            let Some((ours, theirs)) = self.both_credentials() else { return };
+            let locals: Vec<SocketAddr> =
+                self.doors.keys().filter(|local| local.is_ipv4() == remote.is_ipv4()).copied().collect();
+            for local in locals {
+                let bytes = peer_probes::opener(self.random.transaction_id(), &ours, &theirs);
+                let (transport, stream) = (Transport::Udp, None);
+                self.transmit(self.clock.now(), &Transmit { transport, stream, local, remote, bytes });
+            }
+        }
+    }
+
+    fn both_credentials(&self) -> Option<(Credentials, Credentials)> {
+        let remote = self.remote.as_ref()?;
+        Some((
+            Credentials::new(self.local.ufrag.clone(), self.local.password.expose()),
+            Credentials::new(remote.ufrag.clone(), remote.password.expose()),
+        ))
+    }
+
+    /// Takes a datagram of one of our own sockets that is about probes; `false`: it is none.
+    pub(in super::super) fn take_probe(&mut self, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> bool {
+        if !peer_probes::is_between_peers(bytes) {
+            return false;
+        }
+        self.feed_probes(peer_probes::Input::Datagram { local, remote, bytes });
+        let Some((ours, _)) = self.both_credentials() else { return true };
+        let Some(seen) = peer_probes::receive(bytes, remote, &ours) else { return true };
+        if let Some(bytes) = seen.answer {
+            let (transport, stream) = (Transport::Udp, None);
+            self.transmit(self.clock.now(), &Transmit { transport, stream, local, remote, bytes });
+        }
+        let key = (seen.aim.clone(), local, remote);
+        if self.probing.seen.len() < MAX_SEEN && self.probing.seen.insert(key) {
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            self.host_input(Moment::During, HostFact::ProbeSeen { aim: seen.aim, local, remote, length });
+        }
+        true
+    }
+}

@@ -1,0 +1,277 @@
+//! Sessions that stand in for a VPN (`--as`), beside a plain program's sockets: faults that only the VPN's packets meet.
+//! Hosts A and B behind one router, which also has the server.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
+use whyrelay_core::diagnosis::evidence::Evidence;
+use whyrelay_core::trace::event::Vantage;
+use whyrelay_core::trace::recording::Recording;
+
+use crate::namespace::{Namespace, Routed};
+use crate::ours::{self, Account, Server};
+use crate::peers::Role;
+use crate::process::Process;
+use crate::suite::{Suite, Tool};
+
+/// Sessions at a time: each waits most of its time.
+const AT_ONCE: usize = 4;
+
+const TUNNEL: &str = "ip route add default via 10.66.0.1 dev wg0 table 200;";
+
+/// One fault and what a session says of it.
+struct Case {
+    name: &'static str,
+    /// Shell commands in A's namespace.
+    fault: &'static str,
+    /// More arguments of A.
+    arguments: &'static [&'static str],
+    /// The path, and the code of the first finding.
+    path: &'static str,
+    first: Option<&'static str>,
+    /// Words of its summary.
+    words: &'static [&'static str],
+    /// Whether a plain program's checks are answered; `None`: nobody asked.
+    plain: Option<bool>,
+}
+
+/// The origin's story: a rule takes the VPN's mark for its own.
+const BY_MARK: &str = "ip rule add pref 100 fwmark 0x1bd00 to 198.51.100.0/26 lookup 200";
+
+const CASES: &[Case] = &[
+    Case {
+        name: "a plain test proves nothing",
+        fault: BY_MARK,
+        arguments: &[],
+        path: "direct",
+        first: None,
+        words: &[],
+        plain: None,
+    },
+    Case {
+        name: "as netbird",
+        fault: BY_MARK,
+        arguments: &["--as", "netbird"],
+        path: "failed",
+        first: Some("WR106"),
+        words: &["ip rule 100", "fwmark 0x1bd00", "dev wg0 table 200"],
+        plain: Some(true),
+    },
+    Case {
+        name: "nothing wrong",
+        fault: "true",
+        arguments: &["--as", "netbird"],
+        path: "direct",
+        first: None,
+        words: &[],
+        plain: Some(true),
+    },
+    Case {
+        name: "mwan3's blackhole",
+        fault: "ip rule add pref 2061 fwmark 0x3d00/0x3f00 blackhole",
+        arguments: &["--as", "netbird"],
+        path: "failed",
+        first: Some("WR106"),
+        words: &["ip rule 2061", "0x3d00/0x3f00", "blackhole"],
+        plain: Some(true),
+    },
+    Case {
+        name: "a rule by port",
+        fault: "ip rule add pref 101 ipproto udp sport 51820 to 198.51.100.0/26 lookup 200",
+        arguments: &["--as", "wireguard"],
+        path: "failed",
+        first: Some("WR105"),
+        words: &["ip rule 101", "sport 51820"],
+        plain: Some(true),
+    },
+    Case {
+        // LINUX: raw sockets carry no ports in the flow.
+        name: "a rule by port does not see a raw socket",
+        fault: "ip rule add pref 101 ipproto udp sport 51820 to 198.51.100.0/26 lookup 200",
+        arguments: &["--as", "mark=0x1bd00,port=51820,raw"],
+        path: "direct",
+        first: None,
+        words: &[],
+        plain: Some(true),
+    },
+    Case {
+        name: "a rule by user",
+        fault: "ip rule add pref 102 uidrange 1000-1000 to 198.51.100.0/26 lookup 200",
+        arguments: &["--as", "uid=1000"],
+        path: "failed",
+        first: Some("WR105"),
+        words: &["ip rule 102", "uidrange 1000-1000"],
+        plain: Some(true),
+    },
+    Case {
+        name: "a firewall by mark",
+        fault: "nft 'table inet fw { chain o { type filter hook output priority 0; meta mark 0x1bd00 meta l4proto udp counter drop; }; }'",
+        arguments: &["--as", "netbird"],
+        path: "failed",
+        first: Some("WR103"),
+        words: &["meta mark 0x1bd00"],
+        plain: Some(true),
+    },
+    Case {
+        name: "a firewall by user",
+        fault: "nft 'table inet fw { chain o { type filter hook output priority 0; meta skuid 1000 meta l4proto udp counter drop; }; }'",
+        arguments: &["--as", "uid=1000"],
+        path: "failed",
+        first: Some("WR103"),
+        words: &["skuid 1000"],
+        plain: Some(true),
+    },
+    Case {
+        // The other way round: an exit node, whose rule spares the VPN's own packets.
+        name: "only the plain program's packets are diverted",
+        fault: "ip rule add pref 110 not fwmark 0x1bd00 to 198.51.100.0/26 lookup 200",
+        arguments: &["--as", "netbird"],
+        path: "direct",
+        first: None,
+        words: &[],
+        plain: Some(false),
+    },
+];
+
+/// The tests of this module.
+pub(crate) fn register(suite: &mut Suite) {
+    let tools = [Tool::NetworkNamespaces, Tool::Nft];
+    suite.test("application::faults_that_only_its_packets_meet_are_named", &tools, each_case);
+    suite.test("application::a_running_one_is_read_and_not_disturbed", &tools, running);
+    suite.test("application::without_privileges_it_says_what_it_could_not_be", &tools, unprivileged);
+}
+
+fn each_case() -> Result<()> {
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(case) = CASES.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = check(case)
+                        && let Ok(mut failures) = failures.lock()
+                    {
+                        failures.push(format!("{}: {error:#}", case.name));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().map_err(|_| anyhow!("a case panicked"))?;
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+fn check(case: &Case) -> Result<()> {
+    let world = Routed::new()?;
+    if case.fault.contains("200") {
+        world.a.shell(TUNNEL)?;
+    }
+    world.a.shell(case.fault)?;
+    let (account, evidence) = session(&world, case.arguments, |command| command)?;
+    let printed = &account.printed;
+    ensure!(account.json["path"] == case.path, "the path is not {}: {printed}", case.path);
+    let wrong = |finding: &&Value| finding["severity"] != "info";
+    let first = account.json["findings"].as_array().into_iter().flatten().find(wrong);
+    ensure!(
+        first.and_then(|first| first["code"].as_str()) == case.first,
+        "the first finding is not {:?}: {printed}",
+        case.first
+    );
+    let summary = first.and_then(|first| first["summary"].as_str()).unwrap_or_default();
+    for words in case.words {
+        ensure!(summary.contains(words), "{summary:?} does not say {words:?}");
+    }
+    let tally = evidence.side(Vantage::A).host.tallies.get(&false);
+    let plain = tally.map(|(_, tally)| tally.pairs_answered > 0);
+    ensure!(plain == case.plain, "as a plain program: {tally:?}: {printed}");
+    Ok(())
+}
+
+/// One session in a world: A's account, and the evidence of its recording.
+fn session(
+    world: &Routed,
+    arguments: &[&str],
+    wrap: impl Fn(std::process::Command) -> std::process::Command,
+) -> Result<(Account, Evidence)> {
+    let directory = tempfile::tempdir()?;
+    let recording = directory.path().join("a.jsonl");
+    // The session may run as somebody else.
+    std::fs::File::create(&recording)?;
+    for (path, mode) in [(directory.path(), 0o755), (recording.as_path(), 0o666)] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    }
+    let server = Server::start(&world.router, &["--no-turn"])?;
+    let start = |namespace: &Namespace, role: Role, more: &[&str]| {
+        let mut command = ours::peer(namespace, role, server.url());
+        command.args(["--no-turn", "--no-tcp", "--exclude-interface", "wg0", "--timeout", "10s"]).args(more);
+        Process::start(role.name(), &mut wrap(command))
+    };
+    let answerer = start(&world.b, Role::Answerer, &[])?;
+    let path = recording.display().to_string();
+    let offerer = start(&world.a, Role::Offerer, &[&["--record", &path], arguments].concat())?;
+    let account = Account::of(offerer)?;
+    Account::of(answerer)?;
+    let bytes = std::fs::read(&recording).with_context(|| format!("no recording: {}", account.printed))?;
+    let recording = Recording::read(&bytes[..]).map_err(|error| anyhow!("{error}"))?;
+    Ok((account, Evidence::of(&recording.events)))
+}
+
+/// A program called netbird that has the port, with settings in its environment: both are read, it keeps its port, and
+/// its mark and user stand on another.
+fn running() -> Result<()> {
+    let world = Routed::new()?;
+    let directory = tempfile::tempdir()?;
+    let netbird = directory.path().join("netbird");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_whyrelay"), &netbird)?;
+    let mut command = world.a.command(&netbird);
+    command.args(["serve", "--listen", "127.0.0.1:9999", "--stun-listen", "0.0.0.0:51820"]);
+    let vpn = Process::start("netbird", command.env("NB_FORCE_RELAY", "true").env("NB_FWMARK_BASE", "0x1be00"))?;
+    vpn.line(crate::peers::LIMIT, |line| line.contains("http://"))?;
+    let (account, evidence) = session(&world, &["--as", "netbird"], |command| command)?;
+    let printed = &account.printed;
+    let (_, application) = evidence.side(Vantage::A).host.application.as_ref().context("no application is told")?;
+    ensure!(application.origin == "running" && application.mark == Some(0x1_BE00), "{application:?}");
+    ensure!(application.port == Some(51_820) && !application.port_used, "{application:?}");
+    let of_own = evidence.side(Vantage::A).host.profiles.values().find(|(_, profile)| profile.as_application);
+    let (_, profile) = of_own.context("no profile is told")?;
+    ensure!(profile.mark == 0x1_BE00 && profile.local.port() != 51_820, "{profile:?}");
+    let codes: Vec<_> = account.json["findings"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|finding| finding["code"].as_str())
+        .collect();
+    ensure!(codes.contains(&"WR803") && codes.contains(&"WR124"), "{codes:?}: {printed}");
+    // It serves as before.
+    ensure!(vpn.count(|line| line.contains("error")) == 0, "{}", vpn.account());
+    world.a.shell("ss -uln 'sport = :51820' | grep -q 51820")
+}
+
+/// Without capabilities the session runs all the same and says what it could not imitate.
+fn unprivileged() -> Result<()> {
+    let world = Routed::new()?;
+    let as_netbird = ["--as", "mark=0x1bd00,port=51820,uid=1000,raw"];
+    let (account, evidence) = session(&world, &as_netbird, |command| {
+        let mut wrapped = std::process::Command::new(command.get_program());
+        let arguments: Vec<_> = command.get_args().collect();
+        // `ip netns exec NAME`, and from there without capabilities.
+        let without =
+            ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--reuid=65534", "--clear-groups"];
+        wrapped.args(&arguments[..3]).args(without).args(&arguments[3..]);
+        wrapped
+    })?;
+    ensure!(account.json["path"] == "direct", "{}", account.printed);
+    let (_, application) = evidence.side(Vantage::A).host.application.as_ref().context("no application is told")?;
+    for words in [
+        "its mark 0x1bd00: it takes CAP_NET_ADMIN",
+        "its user 1000: it takes CAP_SETUID",
+        "its raw socket: it takes CAP_NET_RAW",
+    ] {
+        ensure!(application.not_imitated.iter().any(|what| what == words), "{words}: {application:?}");
+        ensure!(account.printed.contains(words), "it does not say {words}: {}", account.printed);
+    }
+    ensure!(application.port_used, "{application:?}");
+    Ok(())
+}
