@@ -26,15 +26,15 @@ const PREFERENCES = {
   "toolkit.telemetry.enabled": false,
 };
 
-// Opens `url` in a fresh profile; answers how to end it.
-export async function start(url, preferences = {}) {
+// Opens `url` in a fresh profile; answers where that is and how to end it.
+export async function start(url, preferences = {}, more = []) {
   const profile = await mkdtemp(join(tmpdir(), "whyrelay-firefox-"));
   const lines = Object.entries({ ...PREFERENCES, ...preferences }).map(
     ([name, value]) => `user_pref(${JSON.stringify(name)}, ${JSON.stringify(value)});`,
   );
   await writeFile(join(profile, "user.js"), lines.join("\n"));
   const program = process.env.WHYRELAY_INTEROP_FIREFOX ?? "/usr/bin/firefox-esr";
-  const child = spawn(program, ["--headless", "--no-remote", "--profile", profile, url], {
+  const child = spawn(program, ["--headless", "--no-remote", "--profile", profile, ...more, url], {
     // A user's own settings are not to be touched, and its helpers are to end with it.
     env: { ...process.env, HOME: profile, XDG_RUNTIME_DIR: profile, MOZ_CRASHREPORTER_DISABLE: "1" },
     stdio: ["ignore", "ignore", "ignore"],
@@ -43,6 +43,7 @@ export async function start(url, preferences = {}) {
   const ended = new Promise((resolve) => child.on("exit", resolve));
   child.on("error", (error) => console.error(`firefox: ${error.message}`));
   return {
+    profile,
     ended,
     async close() {
       try {

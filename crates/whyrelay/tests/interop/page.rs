@@ -13,34 +13,48 @@ use crate::suite::{self, Suite, Tool};
 
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
-    use Tool::{Chromium, NetworkNamespaces, Nft};
+    use Tool::{Chromium, Firefox, NetworkNamespaces, Nft};
     let tools = [NetworkNamespaces, Chromium];
-    suite.test("page::offers_and_we_answer", &tools, || with_ours(Role::Offerer, false));
-    suite.test("page::answers_our_offer", &tools, || with_ours(Role::Answerer, false));
-    suite.test("page::is_relayed_with_us", &tools, || with_ours(Role::Answerer, true));
+    let firefox = [NetworkNamespaces, Firefox];
+    suite.test("page::offers_and_we_answer", &tools, || with_ours(Role::Offerer, false, CHROMIUM));
+    suite.test("page::answers_our_offer", &tools, || with_ours(Role::Answerer, false, CHROMIUM));
+    suite.test("page::is_relayed_with_us", &tools, || with_ours(Role::Answerer, true, CHROMIUM));
+    suite.test("page::in_firefox_offers_and_we_answer", &firefox, || with_ours(Role::Offerer, false, FIREFOX));
+    suite.test("page::in_firefox_answers_our_offer", &firefox, || with_ours(Role::Answerer, false, FIREFOX));
+    suite.test("page::in_firefox_meets_the_page_in_chromium", &[NetworkNamespaces, Chromium, Firefox], two_browsers);
     suite.test("page::meets_another_page", &tools, two_pages);
     suite.test("page::tells_why_it_fails", &[NetworkNamespaces, Chromium, Nft], failing);
     suite.test("page::needs_no_pointer_and_keeps_nobody_out", &tools, keyboard);
     suite.test("page::shows_hostile_text_as_text", &tools, hostile);
 }
 
+/// The script that uses the page, and with what.
+type Browser = &'static [&'static str];
+
+const CHROMIUM: Browser = &["page/run.mjs", "peer"];
+const FIREFOX: Browser = &["page/firefox.mjs"];
+
 /// The page of `server` in a browser in `namespace`, doing what `scenario` says.
 fn browser(namespace: &Namespace, scenario: &str, server: &Server) -> Result<Command> {
+    script(namespace, &["page/run.mjs", scenario], server)
+}
+
+fn script(namespace: &Namespace, script: &[&str], server: &Server) -> Result<Command> {
     let mut command = namespace.command(suite::path("NODE")?);
-    command.arg(peers::source("page/run.mjs")).arg(scenario);
+    command.arg(peers::source(script[0])).args(&script[1..]);
     command.args(["--url", &format!("{}/#room={ROOM}", server.url())]);
     Ok(command)
 }
 
 const ROOM: &str = "page-test";
 
-fn with_ours(page_role: Role, relayed: bool) -> Result<()> {
+fn with_ours(page_role: Role, relayed: bool, which: Browser) -> Result<()> {
     let (left, right) = Namespace::pair()?;
     let server = Server::start(&left, &["--allow-private-peers"])?;
     let mut command = ours::peer(&left, page_role.other(), server.url());
     command.args(["--room", ROOM]);
     let mine = Process::start("whyrelay", &mut command)?;
-    let mut command = browser(&right, "peer", &server)?;
+    let mut command = script(&right, which, &server)?;
     command.args(["--side", if page_role == Role::Offerer { "a" } else { "b" }]);
     if relayed {
         command.arg("--relay-only");
@@ -61,7 +75,23 @@ fn with_ours(page_role: Role, relayed: bool) -> Result<()> {
         ensure!(!account.json[side].is_null(), "{side} was not recorded: {}", account.printed);
     }
     ensure!(result["reason"] == account.json["reason"], "{result}\n{}", account.printed);
-    ensure!(result["reportIsHtml"] == true, "no report: {result}");
+    ensure!(which == FIREFOX || result["reportIsHtml"] == true, "no report: {result}");
+    Ok(())
+}
+
+/// The page in two browsers of different make, on two hosts.
+fn two_browsers() -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&left, &["--allow-private-peers"])?;
+    let mut command = script(&right, FIREFOX, &server)?;
+    let firefox = Process::start("the page in Firefox", command.args(["--side", "b"]))?;
+    let mut command = script(&left, CHROMIUM, &server)?;
+    let chromium = Process::start("the page in Chromium", command.args(["--side", "a"]))?;
+    let in_chromium = peers::success(chromium).with_context(|| server.account())?;
+    let in_firefox = peers::success(firefox).with_context(|| server.account())?;
+    must_be(&in_chromium, "direct")?;
+    must_be(&in_firefox, "direct")?;
+    ensure!(in_chromium["reason"] == in_firefox["reason"], "{in_chromium}\n{in_firefox}");
     Ok(())
 }
 

@@ -109,10 +109,9 @@ const VERDICTS = { direct: "DIRECT", relayed: "RELAYED", failed: "NOT CONNECTED"
 
 export function showAccount(account) {
   const verdict = byId("verdict");
-  const asExpected = account.path !== "direct" && (account.expected === account.path || account.expected === "none");
   verdict.textContent = VERDICTS[account.path] ?? String(account.path);
   verdict.dataset.path = account.path;
-  if (asExpected) verdict.append(" — as these networks allow");
+  if (account.note) verdict.append(element("small", {}, ` ${account.note}`));
   byId("reason").textContent = account.reason ?? "";
   byId("findings").replaceChildren(...(account.findings ?? []).map(finding));
   showCandidates((account.candidates ?? []).map((row) => ({
