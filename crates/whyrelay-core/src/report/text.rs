@@ -104,6 +104,9 @@ fn sides(out: &mut String, report: &Report, paint: Paint) {
         let _ = writeln!(out, "  {name}  {part:<8}  {}", words.join(" · "));
         measurements(out, side);
     }
+    if let Some(clock) = &report.clock {
+        wrap(out, "  ", &clock.summary);
+    }
 }
 
 fn measurements(out: &mut String, side: &SideSummary) {

@@ -129,6 +129,15 @@ pub fn no_connection(chain: &Chain, side: Option<&PairOfSide>) -> Option<String>
     Some(format!("no TCP connection: {detail}"))
 }
 
+/// What stands where a pair's checks would be listed and there are none.
+pub const fn no_checks(pair: &PairRow) -> &'static str {
+    if pair.checked {
+        "Only the number of its checks is known: a browser does not show its packets."
+    } else {
+        "No check was sent on this pair."
+    }
+}
+
 /// The error answers of a chain.
 pub fn errors(chain: &Chain) -> Vec<String> {
     chain.errors.iter().map(|(code, count)| format!("{count}x error {code}")).collect()

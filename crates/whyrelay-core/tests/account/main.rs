@@ -9,6 +9,7 @@ mod findings;
 mod growing;
 mod html;
 mod pcapng;
+mod recordings;
 mod redact;
 mod report;
 mod rules;

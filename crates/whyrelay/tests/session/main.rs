@@ -2,6 +2,7 @@
 
 mod account;
 mod ends;
+mod formats;
 mod hostile;
 mod inputs;
 mod pty;

@@ -126,7 +126,7 @@ fn chain(out: &mut Markup, from: Vantage, chain: &Chain, side: Option<&PairOfSid
 
 fn checks(out: &mut Markup, pair: &PairRow) {
     if pair.checks.is_empty() {
-        out.raw("<p class=\"faint\">No check was sent on this pair.</p>");
+        out.element("p", &[("class", "faint")], words::no_checks(pair));
         return;
     }
     out.raw("<div class=\"scroll\"><table><thead><tr><th>check</th><th class=\"n\">sent</th><th>times</th>");

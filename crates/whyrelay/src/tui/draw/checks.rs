@@ -30,7 +30,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rec
     let [chains, rows] = Layout::vertical([Constraint::Length(2), Constraint::Fill(1)]).areas(inner);
     frame.render_widget(Paragraph::new(chain_lines(pair, look, chains.width)), chains);
     if pair.checks.is_empty() {
-        return nothing(frame, "no check was sent on this pair", rows);
+        return nothing(frame, words::no_checks(pair), rows);
     }
     list(frame, screen, Pane::Checks, rows, |at| row(&pair.checks[at], look));
 }

@@ -98,7 +98,7 @@ fn pane(frame: &mut Frame<'_>, screen: &Screen, look: Look, pane: Pane, area: Re
 /// The verdict, and the pane that has the keys.
 fn one_pane(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rect, narrow: bool) {
     let [verdict, rest] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
-    let why = if narrow { "one pane at a time: this terminal is narrow" } else { "zoomed: z shows all panes" };
+    let why = if narrow { "narrow: one pane at a time" } else { "zoomed: z shows all panes" };
     frame.render_widget(path::verdict_line(screen, look, verdict.width, why), verdict);
     pane(frame, screen, look, screen.focus, rest);
 }

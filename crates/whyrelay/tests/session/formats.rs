@@ -1,0 +1,92 @@
+//! Text, JSON, HTML and screen of the same recordings, side by side for review.
+
+use std::sync::Arc;
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use whyrelay::tui::draw::{Look, draw};
+use whyrelay::tui::screen::{Input, Screen, Snapshot};
+use whyrelay_core::report::{
+    Account, CheckReport, Report, TextOptions, render_check_json, render_check_text, render_html, render_json,
+    render_text,
+};
+use whyrelay_core::trace::event::Event;
+use whyrelay_core::trace::recording::Recording;
+
+const SESSIONS: [&str; 5] = ["direct", "relayed", "failed", "one-sided", "two-browsers"];
+
+fn events(name: &str) -> Vec<Event> {
+    let file = format!("{}/../whyrelay-core/tests/recordings/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
+    let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let recording = Recording::read(&bytes).expect("a recording");
+    assert_eq!((recording.unknown, recording.unreadable), (0, 0), "{file}");
+    Recording::merge(vec![recording]).expect("one recording").events
+}
+
+/// What the screen shows of a recording.
+fn screen(events: &[Event], (width, height): (u16, u16)) -> String {
+    let mut account = Account::new();
+    events.iter().for_each(|event| account.apply(event.clone()));
+    let snapshot = Snapshot { report: account.report(), log: account.log(), total: account.len() };
+    let mut screen = Screen::new(false);
+    screen.handle(Input::Snapshot(Arc::new(snapshot)));
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
+    terminal.draw(|frame| draw(frame, &screen, Look { color: false })).expect("a frame");
+    terminal.backend().to_string()
+}
+
+/// The body without the style, one element a line.
+fn readable(html: &str) -> String {
+    let style = html.find("<style>").expect("a style")..html.find("</style>").expect("its end");
+    let mut text = html.to_owned();
+    text.replace_range(style, "<style>");
+    text.replace("><", ">\n<")
+}
+
+#[test]
+fn every_recording_in_every_format() {
+    for name in SESSIONS {
+        let events = events(name);
+        let report = Report::from_events(&events);
+        insta::assert_snapshot!(format!("{name}-text"), render_text(&report, &TextOptions::default()));
+        insta::assert_snapshot!(format!("{name}-json"), render_json(&report));
+        insta::assert_snapshot!(format!("{name}-html"), readable(&render_html(&report)));
+        insta::assert_snapshot!(format!("{name}-screen"), screen(&events, (110, 44)));
+    }
+    // The account of one host alone has no HTML and no screen.
+    let report = CheckReport::from_events(&events("check"));
+    insta::assert_snapshot!("check-text", render_check_text(&report, false));
+    insta::assert_snapshot!("check-json", render_check_json(&report));
+}
+
+#[test]
+fn the_screen_fits_the_narrowest_terminals() {
+    let events = events("relayed");
+    for size in [(80, 24), (40, 12)] {
+        insta::assert_snapshot!(format!("relayed-screen-{}x{}", size.0, size.1), screen(&events, size));
+    }
+}
+
+#[test]
+fn every_format_says_the_same() {
+    for name in SESSIONS {
+        let events = events(name);
+        let report = Report::from_events(&events);
+        let (text, html) = (render_text(&report, &TextOptions::default()), render_html(&report));
+        // Tall enough for everything that is compared.
+        let screen = screen(&events, (200, 200));
+        let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let escaped = |text: &str| text.replace('\'', "&#39;").replace('>', "&gt;");
+        assert!(plain(&text).contains(&plain(&report.reason)), "{name}: {text}");
+        assert!(html.contains(&escaped(&report.reason)), "{name}");
+        for finding in &report.findings {
+            for (format, contents) in [("text", &text), ("HTML", &html), ("screen", &screen)] {
+                assert!(contents.contains(finding.code), "{name}: {} is not in the {format}", finding.code);
+            }
+        }
+        if let Some(clock) = &report.clock {
+            assert!(plain(&text).contains(&clock.summary), "{name}: {text}");
+            assert!(html.contains(&escaped(&clock.summary)), "{name}");
+        }
+    }
+}
