@@ -34,9 +34,10 @@ use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, Event, EventKind, Se
 use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
 
 pub use config::CheckConfig;
-use journal::{Entry, Journal, Passed};
+pub(crate) use journal::{Entry, Journal, Passed};
 use local::DefaultRoute;
-use nat::Origin;
+pub(crate) use local::origin_toward;
+pub(crate) use nat::{Origin, discover};
 use servers::{Known, Servers};
 use stop::Stop;
 use table::Table;
@@ -106,7 +107,7 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
             }
             () = async { tokio::time::sleep_until(patience.unwrap_or_else(tokio::time::Instant::now)).await },
                 if patience.is_some() => break,
-            Some(entry) = entries.recv() => take(&mut sink, entry),
+            Some(entry) = entries.recv() => sink.note(entry),
             looked = &mut look => {
                 looked?;
                 break;
@@ -128,17 +129,7 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
 
 fn drain(sink: &mut Sink, entries: &mut mpsc::Receiver<Entry>) {
     while let Ok(entry) = entries.try_recv() {
-        take(sink, entry);
-    }
-}
-
-fn take(sink: &mut Sink, entry: Entry) {
-    match entry {
-        Entry::Fact(at, kind) => sink.record(at, kind),
-        Entry::Passage(passed) => {
-            let Passed { at, direction, transport, local, remote, bytes, integrity } = passed;
-            sink.pass(at, direction, transport, (local, remote), &bytes, || integrity);
-        }
+        sink.note(entry);
     }
 }
 

@@ -16,6 +16,7 @@ use whyrelay_core::sdp::SessionDescription;
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, EventKind, IceState, Role, Vantage};
 
+use super::beside::Beside;
 use super::imitation::Imitation;
 use super::measuring::Measuring;
 use super::probing::Probing;
@@ -24,6 +25,7 @@ use super::signals::Signals;
 use super::sink::Sink;
 use super::{Outcome, SessionConfig};
 use crate::channel::{Certificate, Channel};
+use crate::check::Entry;
 use crate::io::clock::Clock;
 use crate::io::names::{Resolved, Resolver};
 use crate::io::stream::{StreamInput, Streams};
@@ -94,6 +96,7 @@ pub(super) struct Session {
     pub(super) named: bool,
     pub(super) imitation: Imitation,
     pub(super) probing: Probing,
+    pub(super) beside: Beside,
 }
 
 /// What has to be fed to the peer machine once it is drained.
@@ -109,6 +112,7 @@ struct Inputs {
     streams: mpsc::Receiver<StreamInput>,
     names: mpsc::Receiver<Resolved>,
     host: mpsc::Receiver<(Moment, HostFact)>,
+    beside: mpsc::Receiver<Entry>,
     interrupt: watch::Receiver<u32>,
 }
 
@@ -122,12 +126,14 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     let (name_sender, names) = mpsc::channel(64);
     let (tap, host) = crate::host::start();
     let (probing, probes) = Probing::new();
-    let mut inputs = Inputs { udp, probes, streams, names, host, interrupt };
+    let clock = Clock::start();
+    let (beside, entries) = Beside::new(clock);
+    let mut inputs = Inputs { udp, probes, streams, names, host, beside: entries, interrupt };
 
     let tls = ClientTls::new(config.tls_roots.clone());
     let streams = Streams::new(stream_sender, tls.clone());
     let resolver = Resolver::new(name_sender);
-    let mut session = Session::start(config, streams, resolver, probing)?;
+    let mut session = Session::start(config, clock, beside, streams, resolver, probing)?;
     session.sink.tap(tap);
     session.imitate();
     session.open_sockets(&udp_sender)?;
@@ -160,8 +166,14 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
 }
 
 impl Session {
-    fn start(config: SessionConfig, streams: Streams, resolver: Resolver, probing: Probing) -> anyhow::Result<Self> {
-        let clock = Clock::start();
+    fn start(
+        config: SessionConfig,
+        clock: Clock,
+        beside: Beside,
+        streams: Streams,
+        resolver: Resolver,
+        probing: Probing,
+    ) -> anyhow::Result<Self> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
         let mut random = Random::from_seed(seed);
@@ -228,6 +240,7 @@ impl Session {
             named: false,
             imitation: Imitation::default(),
             probing,
+            beside,
         })
     }
 
@@ -313,6 +326,7 @@ impl Session {
                 Some(input) = inputs.streams.recv() => self.stream_input(input),
                 Some(resolved) = inputs.names.recv() => self.name_input(&resolved),
                 Some((moment, fact)) = inputs.host.recv() => self.host_input(moment, fact),
+                Some(entry) = inputs.beside.recv() => self.sink.note(entry),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             self.timers(started);
@@ -325,6 +339,9 @@ impl Session {
         // The checks are over: the last facts are collected while everything is closed.
         self.record_tallies();
         let mut facts = self.sink.finish_tap();
+        while let Ok(entry) = inputs.beside.try_recv() {
+            self.sink.note(entry);
+        }
         if let Some(channel) = &mut self.channel {
             channel.close(Instant::now());
         }

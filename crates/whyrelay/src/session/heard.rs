@@ -100,6 +100,12 @@ impl Session {
             }
         }
         self.all_named();
+        // Relayed only: no server is asked who need not be.
+        if use_stun && !self.config.relay_only {
+            let servers = announcement.discovery.iter().filter_map(|url| url.parse().ok()).collect();
+            let random = self.random.fork();
+            self.beside.discover(&self.config, random, servers);
+        }
     }
 
     fn message(&mut self, message: Message) {

@@ -1,6 +1,7 @@
 //! One traced session: drives the peer machine and the data channel with real sockets, records what passes, exchanges
 //! the recordings, and hands back the events of both sides.
 
+mod beside;
 mod config;
 mod data;
 mod driver;

@@ -16,6 +16,7 @@ use whyrelay_core::trace::pcapng::PcapngWriter;
 use whyrelay_core::trace::recording::{Recorder, encode};
 use whyrelay_core::trace::redact::{Redactor, redact};
 
+use crate::check::{Entry, Passed};
 use crate::host::{Flow, Tap};
 use crate::tui::worker::Feed;
 
@@ -289,6 +290,17 @@ impl Sink {
     pub(super) fn record_traffic(&mut self, at: Timestamp) {
         for ((local, remote, transport, direction), (datagrams, bytes)) in std::mem::take(&mut self.traffic) {
             self.record(at, EventKind::Traffic { direction, transport, local, remote, datagrams, bytes });
+        }
+    }
+
+    /// Takes what a part that runs beside has noted.
+    pub(crate) fn note(&mut self, entry: Entry) {
+        match entry {
+            Entry::Fact(at, kind) => self.record(at, kind),
+            Entry::Passage(passed) => {
+                let Passed { at, direction, transport, local, remote, bytes, integrity } = passed;
+                self.pass(at, direction, transport, (local, remote), &bytes, || integrity);
+            }
         }
     }
 

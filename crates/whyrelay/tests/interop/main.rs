@@ -13,6 +13,7 @@ mod process;
 mod suite;
 
 mod application;
+mod beside;
 mod blocked;
 mod check;
 mod check_ipv6;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     check_servers::register(&mut suite);
     port_mapping::register(&mut suite);
     natdiscovery::register(&mut suite);
+    beside::register(&mut suite);
     host::register(&mut suite);
     stay::register(&mut suite);
     interrupted::register(&mut suite);
