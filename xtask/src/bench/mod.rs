@@ -5,6 +5,7 @@
 //! answers [`Comparison`]s, and a line in [`BENCHES`].
 
 mod channel;
+mod check;
 mod connect;
 mod fail;
 mod peers;
@@ -40,6 +41,7 @@ const BENCHES: &[Bench] = &[
         what: "process start of the offerer to the failure named, signaling works and all UDP is dropped",
         run: fail::run,
     },
+    Bench { name: "check", what: "what a host learns of its own network, and when", run: check::run },
     Bench { name: "signaling", what: "the signaling server under load", run: signaling::run },
     Bench { name: "stun", what: "a STUN server's CPU time and amplification", run: turn::stun },
     Bench { name: "turn", what: "a TURN server's CPU time and memory", run: turn::turn },

@@ -1,0 +1,154 @@
+//! How long it takes to know what the own network does to UDP: `whyrelay check` beside coturn's natdiscovery, behind the
+//! same router and with the same server, ours.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::peers::{Ended, built, median, tool};
+use super::{Comparison, Goal};
+use crate::step;
+
+const RUNS: usize = 5;
+
+/// The server's two addresses, and where it offers behavior discovery. Not of a documentation range: there no server
+/// relays to.
+const FIRST: &str = "11.0.113.1";
+const SECOND: &str = "11.0.113.2";
+const DISCOVERY_PORT: &str = "3479";
+
+pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
+    let (whyrelay, natdiscovery) = (built("whyrelay")?, tool("NATDISCOVERY")?);
+    let site = Site::new()?;
+    let mut serve = Command::new(&whyrelay);
+    serve.args(["serve", "--listen", &format!("{FIRST}:8080"), "--stun-listen", &format!("{FIRST}:3478")]);
+    let _server = Ended::start(serve.args(["--alternate-address", SECOND]))?;
+    site.wait_for_server()?;
+    let signal = format!("http://{FIRST}:8080");
+    let recording = std::env::temp_dir().join(format!("whyrelay-bench-{}.jsonl", std::process::id()));
+    let recorded = recording.display().to_string();
+    let ours = || -> Result<f64> {
+        let mut check = site.command(&whyrelay.display().to_string());
+        check.args(["check", "--signal", &signal, "--format", "json", "--record", &recorded]);
+        let begin = Instant::now();
+        let output = check.output().context("starting whyrelay check")?;
+        let took = milliseconds(begin);
+        // 1: a finding, which blocked UDP is.
+        anyhow::ensure!(output.status.code().is_some_and(|code| code < 2), "whyrelay check: {}", output.status);
+        Ok(took)
+    };
+    let theirs = || -> Result<f64> {
+        let mut command = site.command(&natdiscovery.display().to_string());
+        command.args(["-m", "-f", "-p", DISCOVERY_PORT, FIRST]);
+        let begin = Instant::now();
+        command.output().context("starting natdiscovery")?;
+        Ok(milliseconds(begin))
+    };
+    let (mut known, mut whole, mut natdiscovery_took) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..runs.unwrap_or(RUNS) {
+        whole.push(ours()?);
+        known.push(until_known(&std::fs::read_to_string(&recording)?));
+        natdiscovery_took.push(theirs()?);
+    }
+    site.block_udp()?;
+    let (mut blocked, mut natdiscovery_blocked) = (Vec::new(), Vec::new());
+    for _ in 0..runs.unwrap_or(RUNS) {
+        blocked.push(ours()?);
+        natdiscovery_blocked.push(theirs()?);
+    }
+    drop(std::fs::remove_file(&recording));
+    let peer = "natdiscovery";
+    let theirs = median(natdiscovery_took);
+    let row = |what, ours, theirs, limit| Comparison::new(what, "ms", ours, peer, theirs, Goal::AtMost(limit));
+    Ok(vec![
+        row("filtering NAT: start to mapping and filtering known", median(known), theirs, 1000.0),
+        row("filtering NAT: the whole check", median(whole), theirs, 3000.0),
+        row("UDP blocked: the whole check, with the cause", median(blocked), median(natdiscovery_blocked), 3000.0),
+    ])
+}
+
+fn milliseconds(begin: Instant) -> f64 {
+    begin.elapsed().as_secs_f64() * 1000.0
+}
+
+/// From a recording: from its first event to the later of the two answers.
+fn until_known(recording: &str) -> f64 {
+    let events = || recording.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let at = |event: &Value| event["at"].as_f64();
+    let told = |what: &str| events().find(|event| event["measurement"] == what).as_ref().and_then(at);
+    match (events().next().as_ref().and_then(at), told("mapping"), told("filtering")) {
+        (Some(begin), Some(mapping), Some(filtering)) => (mapping.max(filtering) - begin) / 1000.0,
+        _ => f64::NAN,
+    }
+}
+
+/// A router with a closed NAT and a host behind it, in namespaces of their own; the server is in this one.
+struct Site {
+    router: String,
+    host: String,
+}
+
+impl Site {
+    fn new() -> Result<Self> {
+        let name = |what: &str| format!("whyrelay-bench-{}-{what}", std::process::id());
+        let site = Self { router: name("router"), host: name("host") };
+        let Self { router, host } = &site;
+        shell(&format!(
+            "ip netns add {router}; ip netns add {host}
+             ip link add plug type veth peer name wan netns {router}
+             ip -n {router} link add lan type veth peer name eth0 netns {host}
+             ip address add {FIRST}/24 dev plug; ip address add {SECOND}/24 dev plug; ip link set plug up
+             ip -n {router} address add 11.0.113.11/24 dev wan; ip -n {router} link set wan up
+             ip -n {router} address add 192.168.1.1/24 dev lan; ip -n {router} link set lan up
+             ip -n {host} link set lo up
+             ip -n {host} address add 192.168.1.2/24 dev eth0; ip -n {host} link set eth0 up
+             ip -n {host} route add default via 192.168.1.1
+             ip netns exec {router} sysctl -qw net.ipv4.ip_forward=1"
+        ))?;
+        site.nft(
+            "table ip nat {\nchain post { type nat hook postrouting priority 100; oifname wan masquerade; }\n}\n\
+             table ip filter {\nchain input { type filter hook input priority 0; policy drop; iifname lan accept; \
+             ct state established,related accept; }\n}\n",
+        )?;
+        Ok(site)
+    }
+
+    fn block_udp(&self) -> Result<()> {
+        self.nft("table ip block {\nchain f { type filter hook forward priority 0; meta l4proto udp drop; }\n}\n")
+    }
+
+    /// In the router.
+    fn nft(&self, rules: &str) -> Result<()> {
+        let mut nft = Command::new("ip");
+        step::output(nft.args(["netns", "exec", &self.router, "nft", rules])).map(drop)
+    }
+
+    /// On the host.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.host, program]);
+        command
+    }
+
+    /// Until the server answers through the router: links take up to a second to come up.
+    fn wait_for_server(&self) -> Result<()> {
+        let script = format!(
+            "for i in $(seq 100); do (: </dev/tcp/{FIRST}/8080) 2>/dev/null && exit 0; sleep 0.1; done; exit 1"
+        );
+        step::output(self.command("bash").args(["-c", &script])).context("the server does not answer").map(drop)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for name in [&self.host, &self.router] {
+            drop(step::output(Command::new("ip").args(["netns", "delete", name])));
+        }
+    }
+}
+
+fn shell(script: &str) -> Result<()> {
+    step::output(Command::new("sh").args(["-e", "-c", script])).map(drop)
+}
