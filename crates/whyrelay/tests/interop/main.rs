@@ -24,6 +24,7 @@ mod harness;
 mod host;
 mod interrupted;
 mod natdiscovery;
+mod our_relay;
 mod page;
 mod port_mapping;
 mod relayed;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     harness::register(&mut suite);
     foreign::register(&mut suite);
     relayed::register(&mut suite);
+    our_relay::register(&mut suite);
     golab::register(&mut suite);
     application::register(&mut suite);
     blocked::register(&mut suite);

@@ -2,13 +2,15 @@
 //! RESPONSE-ORIGIN and PADDING. docs/probes.md says what clients may rely on.
 //!
 //! An answer that leaves from another address than was asked is what a reflector wants, so it costs a budget of its
-//! own, or a proof of the source; where the other address is another server's, always a proof.
+//! own, or a proof of the source; where the other address is another server's, always a proof. RFC 5780 knows no proof
+//! and its clients bring none, so what is sent to sources without one is bounded for all of them together as well: a
+//! flood of forged sources can make no more of it than a few kilobytes a second, and those with proof are not touched.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::nonce::{AnswerBudget, Nonces};
+use super::nonce::{AnswerBudget, Bucket, Nonces};
 use super::{Client, ClientTransport, ListenerId, Output, SharedSecret, TurnServer};
 use crate::engine::stun_server::unknown_attributes;
 use crate::random::Random;
@@ -74,7 +76,16 @@ pub(super) struct Discoveries {
     changed: AnswerBudget,
     /// Requests of a source with proof.
     proven: AnswerBudget,
+    /// Successes for sources without proof, all of them together.
+    unproven_in_all: Bucket,
+    /// Those of them with CHANGE-REQUEST.
+    changed_in_all: Bucket,
 }
+
+/// Successes a second for all sources without proof together.
+const MOST_UNPROVEN: u32 = 200;
+/// Those of them with CHANGE-REQUEST: 50 times 68 bytes are 27 kbit/s.
+const MOST_CHANGED: u32 = 50;
 
 struct Family {
     discovery: Discovery,
@@ -105,6 +116,8 @@ impl Discoveries {
             plain: AnswerBudget::new(random.bytes(), 30),
             changed: AnswerBudget::new(random.bytes(), 5),
             proven: AnswerBudget::new(random.bytes(), 60),
+            unproven_in_all: Bucket::default(),
+            changed_in_all: Bucket::default(),
         })
     }
 
@@ -247,7 +260,13 @@ impl Discoveries {
             Place { alternate: place.alternate ^ change_address, second_port: place.second_port ^ change_port };
         match family.discovery.socket(wanted) {
             Some(socket) => {
-                if wanted != place && !proven && !self.changed.take(now, source.ip()) {
+                let affordable = proven
+                    || if wanted == place {
+                        self.unproven_in_all.take(now, MOST_UNPROVEN)
+                    } else {
+                        self.changed.take(now, source.ip()) && self.changed_in_all.take(now, MOST_CHANGED)
+                    };
+                if !affordable {
                     return None;
                 }
                 let family = &self.families[at];

@@ -72,9 +72,7 @@ pub(super) struct AnswerBudget {
 #[derive(Clone, Copy, Default)]
 struct Place {
     owner: u64,
-    /// Micro-answers left.
-    left: u64,
-    filled_at: Timestamp,
+    bucket: Bucket,
 }
 
 /// 4096 places of 24 bytes.
@@ -87,23 +85,42 @@ impl AnswerBudget {
 
     /// Takes one answer out of the source's budget; false when there is none left.
     pub(super) fn take(&mut self, now: Timestamp, source: IpAddr) -> bool {
-        const ONE: u64 = 1_000_000;
         let hash = keyed_hash(&self.key, |hash| match source {
             IpAddr::V4(ip) => hash.update(ip.octets()),
             IpAddr::V6(ip) => hash.update(&ip.octets()[..8]),
         });
         let owner = u64::from_be_bytes(std::array::from_fn(|at| hash[at]));
         let place = &mut self.places[usize::from(u16::from_be_bytes([hash[8], hash[9]])) % PLACES];
-        let full = u64::from(self.per_second) * ONE;
-        if place.owner == owner {
-            let micros = now.since(place.filled_at).as_micros().min(1_000_000) as u64;
-            place.left = full.min(place.left + micros * u64::from(self.per_second));
-        } else {
-            *place = Place { owner, left: full, filled_at: now };
+        if place.owner != owner {
+            *place = Place { owner, bucket: Bucket::full(now, self.per_second) };
         }
-        place.filled_at = now;
-        let taken = place.left.checked_sub(ONE);
-        place.left = taken.unwrap_or(place.left);
+        place.bucket.take(now, self.per_second)
+    }
+}
+
+/// Answers that may be given: it fills at so many a second and holds one second's worth.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Bucket {
+    /// Micro-answers left.
+    left: u64,
+    filled_at: Timestamp,
+}
+
+impl Bucket {
+    const ONE: u64 = 1_000_000;
+
+    fn full(now: Timestamp, per_second: u32) -> Self {
+        Self { left: u64::from(per_second) * Self::ONE, filled_at: now }
+    }
+
+    /// Takes one; false when there is none left. A new bucket is full a second after the epoch.
+    pub(super) fn take(&mut self, now: Timestamp, per_second: u32) -> bool {
+        let full = u64::from(per_second) * Self::ONE;
+        let micros = now.since(self.filled_at).as_micros().min(1_000_000) as u64;
+        self.left = full.min(self.left + micros * u64::from(per_second));
+        self.filled_at = now;
+        let taken = self.left.checked_sub(Self::ONE);
+        self.left = taken.unwrap_or(self.left);
         taken.is_some()
     }
 }

@@ -117,6 +117,27 @@ fn security_6_a_spoofed_source_gets_five_changed_answers_a_second_and_thirty_in_
 }
 
 #[test]
+fn security_6_a_flood_of_forged_sources_gets_fifty_changed_answers_a_second_and_the_proven_are_served() {
+    let mut fixture = here();
+    let nonce = proof(&mut fixture);
+    let from = |source: u32| format!("{}:7", std::net::Ipv4Addr::from(0x1700_0000 + source));
+    let mut answers = [0, 0];
+    for source in 0..20_000 {
+        for (count, request) in answers.iter_mut().zip([changing(0x06), binding()]) {
+            *count += usize::from(one(fixture.raw(at(1, &from(source)), &request.build())).is_some());
+        }
+        fixture.now += std::time::Duration::from_micros(100);
+    }
+    assert!((100..=150).contains(&answers[0]), "{} changed in two seconds", answers[0]);
+    assert!((400..=600).contains(&answers[1]), "{} others in two seconds", answers[1]);
+    let proven = changing(0x06).text(AttributeType::NONCE, &nonce).build();
+    assert!(one(fixture.raw(at(1, CLIENT), &proven)).is_some(), "who has proven itself");
+    let (_, asked) =
+        one(fixture.raw(at(1, "198.18.0.3:9"), &binding().text(AttributeType::NONCE, "").build())).unwrap();
+    assert_eq!(asked.code(), 438, "and who wants to");
+}
+
+#[test]
 fn security_6_a_proven_source_has_a_budget_of_its_own_and_a_stolen_nonce_is_worth_nothing() {
     let mut fixture = here();
     let nonce = proof(&mut fixture);
