@@ -15,6 +15,7 @@
 //! Not offered: TCP relaying (RFC 6062; REQUESTED-TRANSPORT TCP gets 442), port pairs (EVEN-PORT with the R bit and
 //! RESERVATION-TOKEN get 508), mobility, ICMP errors as indications.
 
+mod allocating;
 mod allocation;
 mod config;
 mod counters;
