@@ -31,6 +31,7 @@ pub(super) struct Arena {
     received: Vec<Received>,
     /// How many messages are asked for next time.
     next: usize,
+    full: bool,
 }
 
 /// One message: a datagram, or several of one size from one source.
@@ -50,6 +51,7 @@ impl Arena {
             controls: vec![Control([0; 32]); BATCH],
             received: Vec::with_capacity(BATCH),
             next: FEWEST,
+            full: false,
         }
     }
 
@@ -78,9 +80,20 @@ impl Arena {
                 self.received.push(Received { place, source, length, segment });
             }
         }
+        self.full = count == self.next;
         // Every place costs a little to make ready, and at ordinary rates one is enough.
         self.next = if count == self.next { BATCH.min(self.next * 2) } else { FEWEST.max(count) };
         Ok(())
+    }
+
+    /// How many messages were read last.
+    pub(super) fn messages(&self) -> usize {
+        self.received.len()
+    }
+
+    /// Whether more may be there than was read.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
     }
 
     /// What was read last, datagram by datagram.
@@ -183,5 +196,58 @@ pub(super) fn coalesce(socket: BorrowedFd<'_>) {
     // SAFETY: the pointer is to a live c_int, and the length is its size; the kernel only reads it.
     unsafe {
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, ptr::from_ref(&on).cast(), length);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn read(arena: &mut Arena, socket: &UdpSocket) -> Vec<(SocketAddr, usize, u8)> {
+        arena.fill(socket.as_fd()).unwrap();
+        let first = |bytes: &[u8]| bytes.first().copied().unwrap_or_default();
+        arena.datagrams().map(|(source, bytes)| (source, bytes.len(), first(bytes))).collect()
+    }
+
+    #[test]
+    fn what_leaves_together_arrives_together_or_apart_but_the_same() {
+        let mut arena = Arena::new();
+        for (ip, coalesced) in [("127.0.0.1", true), ("::1", true), ("127.0.0.1", false), ("::1", false)] {
+            let (from, to) = (UdpSocket::bind((ip, 0)).unwrap(), UdpSocket::bind((ip, 0)).unwrap());
+            if coalesced {
+                coalesce(to.as_fd());
+            }
+            let source = from.local_addr().unwrap();
+            let destination = to.local_addr().unwrap().into();
+            let parts = [[1; 100], [2; 100], [3; 100]];
+            let parts = [IoSlice::new(&parts[0]), IoSlice::new(&parts[1]), IoSlice::new(&parts[2][..40])];
+            send(from.as_fd(), &parts, Some(100), &destination).unwrap();
+            assert_eq!(read(&mut arena, &to), [(source, 100, 1), (source, 100, 2), (source, 40, 3)], "{ip}");
+            send(from.as_fd(), &[], None, &destination).unwrap();
+            assert_eq!(read(&mut arena, &to), [(source, 0, 0)], "an empty one");
+            send(from.as_fd(), &[IoSlice::new(&[9; 60_000])], None, &destination).unwrap();
+            assert_eq!(read(&mut arena, &to), [(source, 60_000, 9)], "a large one");
+            assert_eq!(arena.fill(to.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn a_batch_is_read_in_order_and_the_rest_stays() {
+        let (from, to) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let sent: Vec<u8> = (0..100).collect();
+        for number in &sent {
+            from.send_to(&[*number], to.local_addr().unwrap()).unwrap();
+        }
+        let mut arena = Arena::new();
+        let mut found = Vec::new();
+        while found.len() < sent.len() {
+            let batch = read(&mut arena, &to);
+            assert!(!batch.is_empty() && batch.len() <= BATCH);
+            found.extend(batch.into_iter().map(|(_, _, first)| first));
+        }
+        assert_eq!(found, sent);
     }
 }

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -24,6 +24,13 @@ const MOST: usize = 16;
 
 /// How many sockets are served before the kernel is asked again.
 const EVENTS: usize = 64;
+
+/// How long a thread with much to do lets datagrams gather before it looks again. A wakeup costs as much as relaying
+/// one; a quarter of a millisecond is what network cards wait for the same reason.
+const GATHERING: Duration = Duration::from_micros(250);
+
+/// Much to do: datagrams come closer together than this, on average.
+const BUSY_GAP: Duration = Duration::from_micros(150);
 
 /// What stands in an event: the number of a relay, or one of these.
 const LISTENER: u64 = 1 << 63;
@@ -109,12 +116,14 @@ impl Drop for Workers {
 fn serve(engine: &Arc<Engine>, at: usize, arena: &mut Arena) {
     let Some(poll) = engine.pollers().polls.get(at) else { return };
     let mut events = [EpollEvent::empty(); EVENTS];
+    let mut pace = Pace::new(Instant::now());
     loop {
         let ready = match poll.wait(&mut events, EpollTimeout::NONE) {
             Ok(ready) => ready,
             Err(Errno::EINTR) => continue,
             Err(error) => return error!("waiting for datagrams: {error}"),
         };
+        let (mut served, mut more) = (0, ready == EVENTS);
         for event in &events[..ready] {
             let read = match event.data() {
                 STOP => return,
@@ -135,6 +144,8 @@ fn serve(engine: &Arc<Engine>, at: usize, arena: &mut Arena) {
                 // Closed since.
                 None => continue,
             }
+            served += arena.messages();
+            more |= arena.is_full();
             let data = event.data();
             if data & LISTENER != 0 {
                 let transport = ClientTransport::Udp(ListenerId(data as u16));
@@ -145,5 +156,53 @@ fn serve(engine: &Arc<Engine>, at: usize, arena: &mut Arena) {
                 engine.feed(at, arena.datagrams().map(|(peer, bytes)| Input::FromPeer { relay, peer, bytes }));
             }
         }
+        if pace.is_busy(Instant::now(), served) && !more {
+            std::thread::sleep(GATHERING);
+        }
+    }
+}
+
+/// How fast datagrams come.
+struct Pace {
+    last: Instant,
+    /// Between two datagrams, the last eight or so counting most.
+    gap: Duration,
+}
+
+impl Pace {
+    /// After such a pause the past does not matter.
+    const LONGEST_GAP: Duration = Duration::from_millis(10);
+
+    const fn new(now: Instant) -> Self {
+        Self { last: now, gap: Self::LONGEST_GAP }
+    }
+
+    /// Whether it is worth while to wait for more, after so many have come at once.
+    fn is_busy(&mut self, now: Instant, served: usize) -> bool {
+        let gap = now.duration_since(self.last).min(Self::LONGEST_GAP) / u32::try_from(served.max(1)).unwrap_or(1);
+        self.gap = (self.gap * 7 + gap) / 8;
+        self.last = now;
+        self.gap < BUSY_GAP
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_thread_with_much_to_do_lets_datagrams_gather() {
+        let start = Instant::now();
+        let run = |gap: u64, served| {
+            let mut pace = Pace::new(start);
+            (1..200).map(|step| pace.is_busy(start + Duration::from_micros(step * gap), served)).next_back()
+        };
+        assert_eq!(run(20_000, 1), Some(false), "a call's 50 a second");
+        assert_eq!(run(200, 1), Some(false), "5,000 a second");
+        assert_eq!(run(300, 3), Some(true), "10,000 a second, three at a time");
+        assert_eq!(run(50, 1), Some(true), "20,000 a second");
+        let mut pace = Pace::new(start);
+        let busy = (1..100).all(|step| pace.is_busy(start + Duration::from_micros(step * 50), 1) || step < 50);
+        assert!(busy && !pace.is_busy(start + Duration::from_secs(1), 1), "after a pause the next one goes at once");
     }
 }
