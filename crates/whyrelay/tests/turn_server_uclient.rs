@@ -18,7 +18,7 @@ use whyrelay::server::turn::{StunTurnConfig, StunTurnServer, TlsFiles};
 use whyrelay_core::engine::turn_server::{Credentials, PeerPolicy, SharedSecret};
 
 /// A name and the arguments that make uclient do it; each also gets a peer to talk to.
-const RUNS: [(&str, &[&str]); 15] = [
+const RUNS: [(&str, &[&str]); 16] = [
     ("udp_with_channels", &["-c"]),
     ("udp_with_indications", &["-c", "-s"]),
     ("udp_client_to_client", &["-c", "-y", "-m", "2"]),
@@ -34,6 +34,7 @@ const RUNS: [(&str, &[&str]); 15] = [
     ("tcp_with_odd_sizes", &["-c", "-t", "-l", "173"]),
     ("tls_with_channels", &["-c", "-t", "-S"]),
     ("tls_with_indications", &["-c", "-t", "-S", "-s"]),
+    ("tls_client_to_client", &["-c", "-t", "-S", "-y", "-m", "2"]),
 ];
 
 /// One run, still to be done.
@@ -53,7 +54,12 @@ fn main() -> ExitCode {
     let secret = program.clone();
     let run = move || uclient(&secret, &["-u", "carol", "-W", "north"], &["-c"], "127.0.0.1");
     tests.push(("udp_with_time_limited_credentials".to_owned(), Box::new(run)));
-    for (name, transport) in [("udp_over_ipv6", &["-c", "-x"][..]), ("tcp_over_ipv6", &["-c", "-x", "-t"])] {
+    for (name, transport) in [
+        ("udp_over_ipv6", &["-c", "-x"][..]),
+        ("udp_over_ipv6_with_indications", &["-c", "-x", "-s"]),
+        ("tcp_over_ipv6", &["-c", "-x", "-t"]),
+        ("tls_over_ipv6", &["-c", "-x", "-t", "-S"]),
+    ] {
         let program = program.clone();
         let run = move || uclient(&program, &["-u", "alice", "-w", "wonderland"], transport, "::1");
         tests.push((name.to_owned(), Box::new(run)));

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod client;
+mod flood;
 mod operator;
 mod transports;
 

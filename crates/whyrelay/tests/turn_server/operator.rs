@@ -241,3 +241,53 @@ async fn two_addresses_give_behavior_discovery_from_four_sockets() -> Result<()>
     }
     Ok(())
 }
+
+/// Each with one address and the other's secret: a changed address is answered by the other one, to who has a proof.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_are_each_others_alternate() -> Result<()> {
+    use whyrelay_core::wire::stun::{Class, Message, MessageBuilder};
+    let port = two_free_ports()?.to_string();
+    let start = async |own: &str, other: &str| {
+        let stun = format!("{own}:0");
+        let flags = ["--stun-listen", &stun, "--alternate-server", other, "--alternate-secret-file", "secret"];
+        Serve::start(&[&flags[..], &["--discovery-port", &port]].concat()).await
+    };
+    let (first, _second) = (start("127.0.0.1", "127.0.0.2").await?, start("127.0.0.2", "127.0.0.1").await?);
+    let asked = *first.discovery.first().context("no discovery")?;
+    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    let mut random = whyrelay_core::random::Random::from_number(5);
+    let mut nonce = String::new();
+    for (flags, from) in [(0x06, None), (0x04, Some(0)), (0x06, Some(1))] {
+        let request = MessageBuilder::new(Class::Request, Method::BINDING, random.transaction_id())
+            .u32(AttributeType::CHANGE_REQUEST, flags)
+            .text(AttributeType::NONCE, &nonce);
+        socket.send_to(&request.build(), asked).await?;
+        let mut buffer = [0; 200];
+        let (length, source) = timeout(PATIENCE, socket.recv_from(&mut buffer)).await.context("no answer")??;
+        let answer = Message::decode(&buffer[..length])?;
+        match from {
+            None => {
+                assert_eq!((source, answer.error_code().map(|error| error.code)), (asked, Some(438)));
+                nonce = answer.text(AttributeType::NONCE).context("no nonce")?.to_owned();
+            }
+            Some(next) => {
+                assert_eq!(source, SocketAddr::from(([127, 0, 0, 2], asked.port() + next)));
+                assert_eq!(answer.xor_address(AttributeType::XOR_MAPPED_ADDRESS), Some(socket.local_addr()?));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Two ports in a row that are free on both addresses now.
+fn two_free_ports() -> Result<u16> {
+    for _ in 0..50 {
+        let port = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+        let free = |ip: &str, port| std::net::UdpSocket::bind((ip, port)).is_ok();
+        let places = [("127.0.0.1", 0), ("127.0.0.1", 1), ("127.0.0.2", 0), ("127.0.0.2", 1)];
+        if port < u16::MAX && places.iter().all(|(ip, step)| free(ip, port + step)) {
+            return Ok(port);
+        }
+    }
+    anyhow::bail!("no two ports in a row are free")
+}

@@ -249,3 +249,56 @@ async fn an_even_port_is_even() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_allocation_relays_in_both_families() -> Result<()> {
+    let server = Server::with(|config| {
+        config.relay_addresses = vec![[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()]
+    })?;
+    let mut client = TurnClient::udp(server.address, "alice", "wonderland").await?;
+    let request = client
+        .start(Method::ALLOCATE)
+        .attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+        .attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0]);
+    assert_eq!(client.request(request).await?.code(), 0);
+    let mut buffer = [0; 64];
+    for (channel, address) in [(0x4000, "127.0.0.1:0"), (0x4001, "[::1]:0")] {
+        let peer = UdpSocket::bind(address).await?;
+        assert_eq!(client.bind(channel, peer.local_addr()?).await?, 0);
+        let number = ChannelNumber::new(channel).context("a channel number")?;
+        client.send(&ChannelData::encode(number, b"out")).await?;
+        let (length, relayed) = timeout(PATIENCE, peer.recv_from(&mut buffer)).await??;
+        assert_eq!((&buffer[..length], relayed.is_ipv4()), (&b"out"[..], address.starts_with("127")));
+        peer.send_to(b"back", relayed).await?;
+        let received = client.receive().await?;
+        assert_eq!(
+            ChannelData::decode(&received.0).context("ChannelData")?,
+            ChannelData { number: channel, data: b"back" }
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alternate_server_is_named_and_followed() -> Result<()> {
+    let second = Server::start()?;
+    let first = Server::with(|config| config.alternate_server = Some(second.address))?;
+    let mut client = TurnClient::udp(first.address, "alice", "wonderland").await?;
+    let request = client.start(Method::ALLOCATE).attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+    let refused = client.request(request).await?;
+    assert_eq!(refused.code(), 300);
+    let named = refused.message().address(AttributeType::ALTERNATE_SERVER).context("no server is named")?;
+    assert_eq!(named, second.address);
+    TurnClient::udp(named, "alice", "wonderland").await?.allocate().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_cannot_have_one_port() -> Result<()> {
+    let server = Server::start()?;
+    // Sharing it out among threads must not let in another server, which would get half of the clients.
+    let second = Server::with(|config| config.listen = vec![server.address]);
+    assert!(second.is_err_and(|error| format!("{error:#}").contains("in use")));
+    assert!(std::net::UdpSocket::bind(server.address).is_err());
+    Ok(())
+}
