@@ -19,17 +19,15 @@ const PASSWORD: &str = "wonderland";
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
     use Tool::{Chromium, NetworkNamespaces, Pion, Python};
-    for (transport, over) in [("udp", "over_udp"), ("tcp", "over_tcp")] {
-        let aiortc = [NetworkNamespaces, Python];
-        suite
-            .test(&format!("our_turn::relays_aiortc_{over}"), &aiortc, move || relayed(peers::aiortc, "--", transport));
-        let chromium = [NetworkNamespaces, Chromium];
-        suite.test(&format!("our_turn::relays_chromium_{over}"), &chromium, move || {
-            relayed(peers::chromium, "--", transport)
-        });
-        let pion = [NetworkNamespaces, Pion];
-        suite.test(&format!("our_turn::relays_pion_{over}"), &pion, move || relayed(peers::pion, "-", transport));
-    }
+    let aiortc = [NetworkNamespaces, Python];
+    suite.test("our_turn::relays_aiortc_over_udp", &aiortc, || relayed(peers::aiortc, "--", "udp"));
+    suite.test("our_turn::relays_aiortc_over_tcp", &aiortc, || relayed(peers::aiortc, "--", "tcp"));
+    let chromium = [NetworkNamespaces, Chromium];
+    suite.test("our_turn::relays_chromium_over_udp", &chromium, || relayed(peers::chromium, "--", "udp"));
+    suite.test("our_turn::relays_chromium_over_tcp", &chromium, || relayed(peers::chromium, "--", "tcp"));
+    let pion = [NetworkNamespaces, Pion];
+    suite.test("our_turn::relays_pion_over_udp", &pion, || relayed(peers::pion, "-", "udp"));
+    suite.test("our_turn::relays_pion_over_tcp", &pion, || relayed(peers::pion, "-", "tcp"));
 }
 
 /// `dash` is how the peer's flags begin.
@@ -45,13 +43,19 @@ fn relayed(foreign: Peer, dash: &str, transport: &str) -> Result<()> {
     command.args(flags.iter().flat_map(|[name, value]| [format!("{dash}{name}"), (*value).to_owned()]));
     command.arg(format!("{dash}relay-only")).env("TURN_PASSWORD", PASSWORD);
     let theirs = Process::start("the foreign peer", &mut command)?;
-    // Ours has credentials that signaling announces, and a relay of its own on the same server.
-    let mine = Process::start("whyrelay", &mut ours::peer(&left, Role::Offerer, server.url()))?;
+    // Ours has credentials that signaling announces, and a relay of its own on the same server. Its other candidates are
+    // that server's own addresses, which it refuses: Chromium, told of nothing else yet, gives up.
+    let mut command = ours::peer(&left, Role::Offerer, server.url());
+    let mine = Process::start("whyrelay", command.arg("--relay-only"))?;
 
     let account = Account::of(mine).with_context(|| server.account())?;
     let result = peers::success(theirs).with_context(|| format!("{}\n{}", account.printed, server.account()))?;
     account.must_be_relayed()?;
-    ensure!(result["selected"]["local"]["type"] == "relay", "it was not relayed: {result}");
+    // aiortc forgets its pair when we end first; ours remembers.
+    let ours = &account.json["selected_pair"]["remote"];
+    ensure!(ours["type"] == "relay", "its candidate was not a relayed one: {}", account.printed);
+    let theirs = &result["selected"]["local"]["type"];
+    ensure!(theirs.is_null() || theirs == "relay", "it was not relayed: {result}");
     ensure!(!result["received"].as_str().unwrap_or_default().is_empty(), "it received nothing from us: {result}");
     Ok(())
 }

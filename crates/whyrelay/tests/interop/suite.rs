@@ -77,7 +77,7 @@ pub(crate) struct Suite {
 
 impl Suite {
     /// Adds a test that runs when all it `needs` is there.
-    pub(crate) fn test(&mut self, name: &str, needs: &[Tool], test: impl FnOnce() -> Result<()> + Send + 'static) {
+    pub(crate) fn test(&mut self, name: &str, needs: &[Tool], test: fn() -> Result<()>) {
         let Some(reason) = needs.iter().find_map(|tool| tool.missing()) else {
             let trial = Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:?}"))));
             self.trials.push(trial);
