@@ -195,7 +195,7 @@ impl Lab {
                 true => Some((Device::create(INSIDE, Kind::Tun)?, Device::create(OUTSIDE, Kind::Tun)?)),
                 false => None,
             };
-            let tunnels = sinks.iter().map(|name| Device::create(name, Kind::Sink)).collect::<Result<Vec<_>, _>>()?;
+            let tunnels = sinks.iter().map(|name| sink(name)).collect::<Result<Vec<_>, _>>()?;
             usual_sysctls()?;
             for (name, value) in &node.sysctls {
                 // Those of connection tracking are there once a rule needs it.
@@ -218,12 +218,21 @@ impl Lab {
             }
             Ok((devices, tunnels))
         })?;
-        self.sinks.extend(tunnels);
+        self.sinks.extend(tunnels.into_iter().flatten());
         if let (Some(translator), Some((inside, outside))) = (node.translator, devices) {
             let router = Router::start(translator, inside, outside).map_err(LabError::system("starting a thread"))?;
             self.routers.push(router);
         }
         Ok(())
+    }
+}
+
+/// A tunnel that leads nowhere; where this user may not have a TUN device, one that only looks less like a tunnel.
+fn sink(name: &str) -> Result<Option<Device>, LabError> {
+    match Device::create(name, Kind::Sink) {
+        Ok(device) => Ok(Some(device)),
+        Err(LabError::NotAllowed { .. }) => ip_batch(&[format!("link add {name} type dummy")]).map(|()| None),
+        Err(error) => Err(error),
     }
 }
 

@@ -123,6 +123,13 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The routers that translate in user space; the others translate by nftables.
+    pub fn in_user_space(&self) -> Vec<&str> {
+        self.nodes.iter().filter(|node| node.translator.is_some()).map(|node| &*node.name).collect()
+    }
+}
+
 /// A link without any fault.
 const fn plain_link() -> Link {
     Link {

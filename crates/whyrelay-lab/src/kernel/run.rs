@@ -51,6 +51,8 @@ pub struct Ran {
     pub observed: Observed,
     /// From nothing until the network was there and the server served.
     pub up_after: Duration,
+    /// Whether the relay was cut off while both had a direct path.
+    pub relay_cut: bool,
 }
 
 /// Why the namespace world cannot run a scenario; `None` when it can.
@@ -106,7 +108,7 @@ pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ra
     let paths = [sides[0].path()?, sides[1].path()?];
     drop(services);
     let observed = observe(recordings, paths, relayed_data, cut)?;
-    Ok(Ran { observed, up_after })
+    Ok(Ran { observed, up_after, relay_cut: cut })
 }
 
 /// The files of one side.

@@ -89,7 +89,7 @@ impl Services {
             command.arg(flag).arg(file);
         }
         // The lab's Internet is made of documentation addresses, which a relay rightly refuses.
-        for network in ["203.0.113.0/24", "198.51.100.0/24", "2001:db8::/32"] {
+        for network in ["203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32"] {
             command.args(["--allow-peer", network]);
         }
         if !faults.turn {
@@ -134,7 +134,7 @@ impl Services {
 pub(super) fn cut_off(lab: &Lab) -> Result<(), LabError> {
     let rules = format!(
         "table inet cut {{ chain in {{ type filter hook input priority -20;\n\
-         meta l4proto udp drop\ntcp dport {STUN_PORT} drop\n}} }}\n"
+         meta l4proto udp drop\ntcp dport {STUN_PORT} drop\n}}\n}}\n"
     );
     lab.nft(SERVER, &rules).map(drop)
 }

@@ -126,12 +126,8 @@ fn in_namespaces(tales: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Res
     };
     let interrupted = super::lab::watch_interrupts()?;
     let program = std::env::current_exe().context("finding this program's own file")?;
-    let conditions = Conditions {
-        program: &program,
-        routers: RouterChoice::AsDescribed,
-        interrupted: &interrupted,
-        cut_relay: false,
-    };
+    let conditions =
+        Conditions { program: &program, routers: RouterChoice::Kernel, interrupted: &interrupted, cut_relay: false };
     let how = match privilege {
         privilege::Privilege::Root => "as root",
         privilege::Privilege::UserNamespace => "without root, in a user namespace",
@@ -214,6 +210,8 @@ fn text(runs: &Runs, world: &str, color: bool) -> String {
 fn account(observed: &Observed, color: bool) -> String {
     let mut report = observed.report.clone();
     report.findings.retain(|finding| finding.severity != Severity::Info);
+    // The first is the root cause; what follows from it is for the whole account.
+    report.findings.truncate(1);
     let whole = render_text(&report, &TextOptions { color, ..TextOptions::default() });
     whole.split_once("\nSides\n").map_or(whole.as_str(), |(head, _)| head).to_owned()
 }

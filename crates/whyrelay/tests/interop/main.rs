@@ -23,6 +23,7 @@ mod golab;
 mod harness;
 mod host;
 mod interrupted;
+mod lab;
 mod natdiscovery;
 mod our_relay;
 mod page;
@@ -52,5 +53,6 @@ fn main() -> ExitCode {
     host::register(&mut suite);
     stay::register(&mut suite);
     interrupted::register(&mut suite);
+    lab::register(&mut suite);
     suite.run()
 }

@@ -49,6 +49,11 @@ pub(crate) struct Finished {
 }
 
 impl Process {
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Starts `command`; `name` is what errors call it.
     pub(crate) fn start(name: &str, command: &mut Command) -> Result<Self> {
         let mut child = command

@@ -92,6 +92,9 @@ fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Tol
             && (*icmp_type, *code) == (3, 3)
             && error.offender.is_none_or(|offender| offender == remote.ip())
     });
+    // Behind one NAT the other side's packet came from inside: its router has no port of the outside to give away.
+    let same_nat = crate::diagnosis::network::told(other).iter().any(|theirs| theirs.mapped.ip() == first.mapped.ip());
+    let refused = refused.filter(|_| !same_nat);
     let several = told.iter().any(|told| told.server.ip() != first.server.ip());
     let lost = || {
         let both_ways = |pair: &JoinedPair| {

@@ -39,10 +39,10 @@ fn examine(session: &Session<'_>) -> Examination {
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let candidates: Vec<_> = reachable_candidates(side, peer).collect();
-    let refused = side.send_failures.iter().filter(|((_, remote, errno), _)| {
-        let neighbor_failed =
-            side.icmp_errors.keys().any(|(_, to, icmp_type, code)| to == remote && (*icmp_type, *code) == (3, 1));
-        let of_route = matches!(*errno, EACCES | EINVAL | ENETUNREACH) || *errno == EHOSTUNREACH && !neighbor_failed;
+    let refused = side.send_failures.iter().filter(|((local, remote, errno), _)| {
+        // An ICMP error waits at the socket until the next send, wherever that goes, which then fails with it.
+        let told = side.icmp_errors.keys().any(|(own, _, icmp_type, _)| own == local && matches!(icmp_type, 1 | 3));
+        let of_route = matches!(*errno, EACCES | EINVAL) || matches!(*errno, ENETUNREACH | EHOSTUNREACH) && !told;
         // Without any IPv6 route there is a rule of its own.
         of_route && candidates.contains(&remote.ip()) && !(remote.is_ipv6() && *errno == ENETUNREACH)
     });

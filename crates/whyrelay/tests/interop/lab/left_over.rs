@@ -1,0 +1,155 @@
+//! Nothing of a lab is left, whatever ends it, and nothing else is touched.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+use crate::namespace::Namespace;
+use crate::process::{Finished, Process};
+use crate::suite::{Suite, Tool};
+
+const WHYRELAY: &str = env!("CARGO_BIN_EXE_whyrelay");
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The tests of this module.
+pub(super) fn register(suite: &mut Suite) {
+    let tools = [Tool::NetworkNamespaces, Tool::Nft];
+    suite.test("lab::clean_removes_what_a_killed_lab_left_and_only_that", &tools, killed);
+    suite.test("lab::nothing_is_left_after_ctrl_c", &tools, interrupted);
+    suite.test("lab::works_without_root_or_says_what_to_do", &tools, without_root);
+}
+
+/// whyrelay in a namespace that stands for a machine, without the file systems of its own that `ip netns exec` gives.
+fn on(machine: &Namespace) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{}", machine.name())).arg(WHYRELAY);
+    command
+}
+
+/// A lab that is up: its process says so from inside.
+struct Up {
+    process: Process,
+    id: String,
+}
+
+impl Up {
+    fn start(machine: &Namespace) -> Result<Self> {
+        let mut command = on(machine);
+        // The name of the inner shell tells whose it is.
+        let inside = "echo in $WHYRELAY_LAB; exec sh -c 'sleep 60; :' /run/whyrelay-lab/$WHYRELAY_LAB/inside >&- 2>&-";
+        command.args(["lab", "exec", "two-homes", "a", "--", "sh", "-c", inside]);
+        let process = Process::start("whyrelay lab exec", &mut command)?;
+        let line = process.line(LIMIT, |line| line.contains("in wrl"))?;
+        let id = line.split_whitespace().last().context("no id")?.to_owned();
+        Ok(Self { process, id })
+    }
+}
+
+/// The named namespaces of a lab, and processes with its id in their environment or arguments.
+fn namespaces(id: &str) -> Result<BTreeSet<String>> {
+    let list = std::fs::read_dir("/run/netns").context("reading /run/netns")?;
+    let names = list.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.filter(|name| name.starts_with(&format!("{id}-")) || name.starts_with(&format!("{id}+"))).collect())
+}
+
+/// What a machine's own network is made of.
+fn network_of(machine: &Namespace) -> Result<String> {
+    let mut state = String::new();
+    for command in ["ip -d link", "ip address", "ip rule", "ip route show table all", "ip -6 rule", "nft list ruleset"]
+    {
+        let output = machine.command("sh").args(["-c", command]).output()?;
+        ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        state.push_str(&format!("{command}\n{}", String::from_utf8_lossy(&output.stdout)));
+    }
+    Ok(state)
+}
+
+fn clean(machine: &Namespace) -> Result<Finished> {
+    Process::start("whyrelay lab clean", on(machine).args(["lab", "clean"]))?.finish(LIMIT)
+}
+
+fn killed() -> Result<()> {
+    // A namespace stands for the machine, because others may work on the real one meanwhile.
+    let machine = Namespace::new()?;
+    let before = network_of(&machine)?;
+    let (killed, alive) = (Up::start(&machine)?, Up::start(&machine)?);
+    ensure!(killed.id != alive.id, "two labs have one name");
+    ensure!(network_of(&machine)? == before, "the machine's own network is touched: {}", network_of(&machine)?);
+    ensure!(!namespaces(&killed.id)?.is_empty(), "there is nothing to remove");
+    let mine = namespaces(&alive.id)?;
+
+    killed.process.signal(Signal::SIGKILL)?;
+    killed.process.finish(LIMIT)?;
+    ensure!(!namespaces(&killed.id)?.is_empty(), "a killed lab removed its own namespaces: the test tests nothing");
+    let said = clean(&machine)?;
+    ensure!(said.stdout.contains(&format!("removed {}", killed.id)), "{}", said.account);
+    ensure!(said.stdout.contains(&format!("kept {}", alive.id)), "{}", said.account);
+    ensure!(namespaces(&killed.id)?.is_empty(), "left: {:?}", namespaces(&killed.id)?);
+    gone(&killed.id)?;
+    ensure!(namespaces(&alive.id)? == mine, "the other lab was touched");
+    ensure!(network_of(&machine)? == before, "the machine's own network is touched");
+
+    alive.process.signal(Signal::SIGTERM)?;
+    alive.process.finish(LIMIT)?;
+    ensure!(namespaces(&alive.id)?.is_empty(), "left: {:?}", namespaces(&alive.id)?);
+    gone(&alive.id)?;
+    ensure!(network_of(&machine)? == before, "the machine's own network is touched");
+    Ok(())
+}
+
+/// No process of a lab runs on.
+fn gone(id: &str) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let left = Command::new("pgrep").args(["-f", &format!("/run/whyrelay-lab/{id}/")]).output()?;
+        if left.stdout.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > LIMIT {
+            bail!("processes are left: {}", String::from_utf8_lossy(&left.stdout));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn interrupted() -> Result<()> {
+    let machine = Namespace::new()?;
+    // Where it is when the signal comes is left to chance: while it builds, runs or takes down.
+    for (after, signal) in [(150, Signal::SIGINT), (600, Signal::SIGTERM), (1500, Signal::SIGINT)] {
+        let mut command = on(&machine);
+        command.args(["lab", "run", "--kernel", "--jobs", "3", "no-udp-on-both-sides", "two-homes", "server-silent"]);
+        let process = Process::start("whyrelay lab run", &mut command)?;
+        let id = format!("wrl{}", process.id());
+        std::thread::sleep(Duration::from_millis(after));
+        process.signal(signal)?;
+        let finished = process.finish(LIMIT)?;
+        ensure!(finished.status.code() == Some(2), "{}", finished.account);
+        ensure!(finished.account.contains("interrupted"), "{}", finished.account);
+        ensure!(namespaces(&id)?.is_empty(), "left after {after} ms: {:?}", namespaces(&id)?);
+        for number in 0..3 {
+            gone(&format!("{id}-{number}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn without_root() -> Result<()> {
+    // Where another user finds it.
+    let directory = tempfile::tempdir()?;
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let program = directory.path().join("whyrelay");
+    std::fs::copy(WHYRELAY, &program)?;
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+    command.arg(&program).args(["lab", "exec", "public-hosts", "a", "--", "ip", "-brief", "address"]);
+    let finished = Process::start("whyrelay lab exec as nobody", &mut command)?.finish(LIMIT)?;
+    if finished.status.success() {
+        ensure!(finished.stdout.contains("203.0.113.10"), "{}", finished.account);
+    } else {
+        ensure!(finished.account.contains("hint: run it with sudo"), "{}", finished.account);
+    }
+    Ok(())
+}

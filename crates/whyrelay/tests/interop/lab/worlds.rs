@@ -1,0 +1,203 @@
+//! The laboratory's two worlds agree, and in the real one direct means direct.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Result, anyhow, ensure};
+use whyrelay_core::diagnosis::finding::Severity;
+use whyrelay_lab::kernel::{Conditions, Ran, RouterChoice, cannot, run_kernel};
+use whyrelay_lab::run::{Observed, judge, path_name, run_virtual};
+use whyrelay_lab::scenario::Scenario;
+use whyrelay_lab::scenario::file::{Path as Outcome, WorldKind};
+
+use crate::suite::{Suite, Tool};
+
+/// A session mostly waits.
+pub(super) const AT_ONCE: usize = 4;
+
+/// What runs each time; all of them when `WHYRELAY_LAB_ALL` is set, as `whyrelay lab run --kernel` does.
+const REPRESENTATIVE: &[&str] = &[
+    "addresses-vary",
+    "bridge-shadows-peer",
+    "bursty-loss",
+    "candidates-lost",
+    "cloud-against-home",
+    "double-nat",
+    "dual-stack-homes",
+    "early-packet-a-first",
+    "early-packet-b-first",
+    "forgetful-router",
+    "input-drop",
+    "input-reject",
+    "ipv6-saves-symmetric",
+    "ipv6-without-route",
+    "isolated-clients",
+    "kubernetes-pod-in-cloud",
+    "late-candidates",
+    "lossy",
+    "loose-rp-filter",
+    "mark-rewritten-on-output",
+    "mark-rule-blackhole",
+    "marked-socket-stays-out",
+    "mobile-symmetric-against-home",
+    "mtu-1280",
+    "mtu-black-hole",
+    "nat-ad-ei-against-home",
+    "nat-apd-apd-against-home",
+    "nat-ei-ad-against-home",
+    "nat-ei-ei-against-home",
+    "next-hop-silent",
+    "no-udp",
+    "output-drop",
+    "output-reject",
+    "peer-by-other-uplink",
+    "policy-rule-by-port",
+    "policy-rule-by-user",
+    "policy-rule-diverts-peer",
+    "port-forward-helps",
+    "public-hosts",
+    "relay-only",
+    "route-blackhole",
+    "route-prohibit",
+    "same-network",
+    "server-silent",
+    "split-tunnel",
+    "stateful-firewalls",
+    "stateless-firewall",
+    "strict-rp-filter",
+    "symmetric-against-home",
+    "turn-expired-credentials",
+    "turn-over-tcp-only",
+    "turn-relay-ports-closed",
+    "turn-wrong-password",
+    "turn-wrong-relay-address",
+    "two-homes",
+    "two-uplinks-without-source-rules",
+    "udp-rejected-by-office",
+    "udp-to-stun-only",
+    "unmarked-socket",
+    "vpn-marked-socket",
+    "vpn-plain-socket",
+    "vpn-takes-everything",
+    "web-only",
+];
+
+/// Findings that one world has and the other rightly has not, in any scenario, and why.
+const ONE_WORLD_ONLY: &[(&str, WorldKind, &str)] = &[(
+    "WR402",
+    WorldKind::Virtual,
+    "a simulated session lasts until gathering has ended, a real one ends when all is measured",
+)];
+
+/// The tests of this module.
+pub(super) fn register(suite: &mut Suite) {
+    let tools = [Tool::NetworkNamespaces, Tool::Nft];
+    suite.test("lab::both_worlds_agree_on_paths_and_findings", &tools, both_agree);
+    suite.test("lab::direct_paths_carry_data_with_the_relay_cut", &tools, relay_cut);
+}
+
+/// Runs a scenario with this build's own program.
+pub(super) fn run(scenario: &Scenario, routers: RouterChoice, cut_relay: bool) -> Result<Ran> {
+    let interrupted = AtomicBool::new(false);
+    let program = Path::new(env!("CARGO_BIN_EXE_whyrelay"));
+    let conditions = Conditions { program, routers, interrupted: &interrupted, cut_relay };
+    Ok(run_kernel(&scenario.topology, &conditions)?)
+}
+
+/// Does something with each of them, several at a time; what goes wrong is one error.
+pub(super) fn each<T: Sync>(items: &[T], at_once: usize, doing: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = doing(item) {
+                        failures.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{error:#}"));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
+    ensure!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), items.len(), failures.join("\n"));
+    Ok(())
+}
+
+fn both_agree() -> Result<()> {
+    let all = std::env::var_os("WHYRELAY_LAB_ALL").is_some();
+    let mut scenarios = Vec::new();
+    for (name, text) in Scenario::embedded() {
+        if all || REPRESENTATIVE.contains(name) {
+            scenarios.push(Scenario::parse(name, text)?);
+        }
+    }
+    ensure!(all || scenarios.len() == REPRESENTATIVE.len(), "a representative is no scenario any more");
+    scenarios.retain(|scenario| {
+        let both = scenario.topology.worlds.contains(&WorldKind::Virtual);
+        let unable = cannot(&scenario.topology, RouterChoice::AsDescribed);
+        if let Some(reason) = &unable {
+            eprintln!("skipped {}: {reason}", scenario.name);
+        }
+        (both || scenario.topology.worlds.contains(&WorldKind::Kernel)) && unable.is_none()
+    });
+    each(&scenarios, AT_ONCE, |scenario| {
+        // On a machine that stands still for half a second ICE rightly prefers what answers: a second run must agree.
+        agrees(scenario).or_else(|first| agrees(scenario).map_err(|second| anyhow!("{second:#}\n  before: {first:#}")))
+    })
+}
+
+fn agrees(scenario: &Scenario) -> Result<()> {
+    let name = &scenario.name;
+    let real = run(scenario, RouterChoice::AsDescribed, false).map_err(|error| anyhow!("{name}: {error:#}"))?.observed;
+    let verdict = judge(&scenario.topology, &real);
+    ensure!(verdict.passed(), "{name}: real kernels: {}", verdict.problems.join("; "));
+    if !scenario.topology.worlds.contains(&WorldKind::Virtual) {
+        return Ok(());
+    }
+    let simulated = run_virtual(&scenario.topology);
+    ensure!(
+        real.path == simulated.path,
+        "{name}: {} between real kernels, {} in virtual time",
+        path_name(real.path),
+        path_name(simulated.path)
+    );
+    let (in_real, in_virtual) = (found(&real), found(&simulated));
+    for (more, fewer) in [(&in_real, &in_virtual), (&in_virtual, &in_real)] {
+        let world = if std::ptr::eq(more, &raw const in_real) { WorldKind::Kernel } else { WorldKind::Virtual };
+        let only: Vec<_> = more
+            .difference(fewer)
+            .filter(|(code, _)| !ONE_WORLD_ONLY.iter().any(|(known, of, _)| known == code && *of == world))
+            .collect();
+        ensure!(only.is_empty(), "{name}: only in the {world:?} world: {only:?}");
+    }
+    Ok(())
+}
+
+/// Codes of findings that matter, and whom they blame.
+fn found(observed: &Observed) -> BTreeSet<(String, String)> {
+    let findings = observed.report.findings.iter().filter(|finding| finding.severity != Severity::Info);
+    findings.map(|finding| (finding.code.to_owned(), finding.blame.name().to_owned())).collect()
+}
+
+/// As soon as both sides tell of a direct path, the server gets and sends nothing any more: data passes all the same.
+fn relay_cut() -> Result<()> {
+    let names = [
+        "two-homes",
+        "public-hosts",
+        "same-network",
+        "nat-ei-ad-against-home",
+        "symmetric-against-full-cone",
+        "stateful-firewalls",
+    ];
+    each(&names, AT_ONCE, |name| {
+        let scenario = Scenario::find(name)?;
+        let ran = run(&scenario, RouterChoice::AsDescribed, true).map_err(|error| anyhow!("{name}: {error:#}"))?;
+        let observed = ran.observed;
+        ensure!(observed.path == Some(Outcome::Direct), "{name}: {}", path_name(observed.path));
+        ensure!(ran.relay_cut, "{name}: the relay was not cut");
+        ensure!(observed.contradictions.is_empty(), "{name}: {:?}", observed.contradictions);
+        Ok(())
+    })
+}
