@@ -103,14 +103,14 @@ fn the_demo_tells_two_stories_in_either_world() {
 
 #[test]
 fn the_demo_gives_one_account_to_programs() {
-    for (arguments, code) in [(&[][..], "WR106"), (&["--story", "homes"], "WR5")] {
+    for (arguments, name) in [(&[][..], "mark-rule-collision"), (&["--story", "homes"], "endpoint-dependent-mapping")] {
         let arguments = [&["demo", "--virtual", "--format", "json"], arguments].concat();
         let demo = crate::support::Process::start(&arguments, &[]).finish();
         assert_eq!(demo.code(), 0, "{}", demo.stderr);
         let account: serde_json::Value = serde_json::from_str(&demo.stdout).expect("one JSON object");
         assert_eq!(account["path"], "relayed", "{}", demo.stdout);
-        let first = account["findings"][0]["code"].as_str().unwrap_or_default();
-        assert!(first.starts_with(code), "{first}: {}", demo.stdout);
+        let first = account["findings"][0]["name"].as_str().unwrap_or_default();
+        assert_eq!(first, name, "{}", demo.stdout);
     }
 }
 
