@@ -21,6 +21,7 @@ const { values: flags, positionals } = parseArgs({
     side: { type: "string", default: "auto" },
     "relay-only": { type: "boolean", default: false },
     shot: { type: "string" },
+    recording: { type: "boolean", default: false },
     timeout: { type: "string", default: "45" },
   },
 });
@@ -54,11 +55,18 @@ async function peer(browser) {
   await start(opened);
   const result = await outcome(opened, timeout);
   await shoot(opened, "end");
-  const [download] = await Promise.all([opened.page.waitForEvent("download"), opened.page.click("#save-report")]);
-  const stream = await download.createReadStream();
-  let report = "";
-  for await (const piece of stream) report += piece;
-  return { ...result, reportBytes: report.length, reportIsHtml: report.startsWith("<!") };
+  const report = await saved(opened, "#save-report");
+  const body = await opened.page.textContent("body");
+  const recording = flags.recording ? await saved(opened, "#save-recording") : "";
+  return { ...result, reportBytes: report.length, reportIsHtml: report.startsWith("<!"), ...(flags.recording ? { report, recording, body } : {}) };
+}
+
+// What a button saves.
+async function saved({ page }, button) {
+  const [download] = await Promise.all([page.waitForEvent("download"), page.click(button)]);
+  let text = "";
+  for await (const piece of await download.createReadStream()) text += piece;
+  return text;
 }
 
 async function pair(browser) {
@@ -113,10 +121,7 @@ async function against(browser) {
   const result = await outcome(opened, timeout);
   await shoot(opened, "hostile");
   const after = await opened.page.$$eval("img, script, iframe, svg:not(#plot svg)", (all) => all.length);
-  const [download] = await Promise.all([opened.page.waitForEvent("download"), opened.page.click("#save-report")]);
-  const stream = await download.createReadStream();
-  let report = "";
-  for await (const piece of stream) report += piece;
+  const report = await saved(opened, "#save-report");
   const shown = await opened.page.textContent("body");
   return { ...result, before, after, planted, shownAsText: shown.includes(planted), report };
 }

@@ -9,6 +9,7 @@ mod check;
 mod connect;
 mod fail;
 mod peers;
+mod screen;
 mod signaling;
 mod turn;
 
@@ -45,6 +46,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "signaling", what: "the signaling server under load", run: signaling::run },
     Bench { name: "stun", what: "a STUN server's CPU time and amplification", run: turn::stun },
     Bench { name: "turn", what: "a TURN server's CPU time and memory", run: turn::turn },
+    Bench { name: "screen", what: "the terminal screen over a live session of the largest size", run: screen::run },
     Bench { name: "channel", what: "throughput of the open data channel", run: channel::run },
 ];
 
@@ -142,7 +144,16 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
 /// missed by the bench that needs it.
 fn build() -> Result<Vec<(String, String)>> {
     let mut release = cargo(&["build", "--release", "--package", "whyrelay", "--bin", "whyrelay"]);
-    release.args(["--example", "signaling_server", "--example", "signaling_load", "--example", "turn_load"]);
+    release.args([
+        "--example",
+        "signaling_server",
+        "--example",
+        "signaling_load",
+        "--example",
+        "turn_load",
+        "--example",
+        "screen_load",
+    ]);
     step::run("release build", release, BUILD_LIMIT)?;
     let directory = std::env::current_dir()?.join("target/bench-peers");
     let mut built = Vec::new();

@@ -19,8 +19,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 use whyrelay_core::report::{Report, render_html, render_json};
+use whyrelay_core::trace::event::EventKind;
 use whyrelay_core::trace::packing::MAX_UNPACKED;
-use whyrelay_core::trace::recording::Recording;
+use whyrelay_core::trace::recording::{Recording, encode};
+use whyrelay_core::trace::redact::redact;
 
 use limit::Limiter;
 
@@ -32,6 +34,9 @@ const UPLOAD_WITHIN: Duration = Duration::from_secs(20);
 
 /// Longest text that a QR code is made of: a link to a room has about a hundred bytes.
 const MAX_LINK: usize = 1024;
+
+/// Two ICE passwords of 22 characters (RFC 8839 §5.4), in bytes.
+const LEAST_SECRET: usize = 44;
 
 /// The files of the page: name, type, content.
 const FILES: &[(&str, &str, &str)] = &[
@@ -59,6 +64,7 @@ pub fn routes() -> Router {
         .route("/", get(index))
         .route("/page/{file}", get(file))
         .route("/account", post(account))
+        .route("/redact", post(redact_own))
         .route("/qr", post(qr))
         .with_state(shared)
 }
@@ -103,6 +109,41 @@ fn render(recording: &[u8], wants_html: bool) -> Result<String, String> {
     let recording = Recording::read(recording).map_err(|error| error.to_string())?;
     let report = Report::from_events(&recording.events);
     Ok(if wants_html { render_html(&report) } else { render_json(&report) })
+}
+
+/// A recording with pseudonyms instead of addresses and names, where the other side asks for that: the page's own
+/// recording, behind a line with the secret that both sides have. That the server could hear it in signaling anyway.
+async fn redact_own(
+    State(shared): State<Shared>,
+    ConnectInfo(remote): ConnectInfo<SocketAddr>,
+    request: Request<Body>,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let (_permit, bytes) = match admitted(&shared, remote, &head.headers, body, MAX_UNPACKED).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refusal,
+    };
+    match tokio::task::spawn_blocking(move || with_pseudonyms(&bytes)).await {
+        Ok(Ok(text)) => with_headers((StatusCode::OK, text).into_response(), "application/jsonl", &head.headers),
+        Ok(Err(reason)) => refuse(StatusCode::BAD_REQUEST, &reason),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the recording could not be redacted"),
+    }
+}
+
+fn with_pseudonyms(body: &[u8]) -> Result<String, String> {
+    let end = body.iter().position(|byte| *byte == b'\n').ok_or("a line with the secret comes first")?;
+    let (secret, recording) = (&body[..end], &body[end + 1..]);
+    if secret.len() < LEAST_SECRET {
+        return Err("the secret is too short".into());
+    }
+    let recording = Recording::read(recording).map_err(|error| error.to_string())?;
+    let mut events = redact(&recording.events, secret);
+    for event in &mut events {
+        if let EventKind::RecordingStarted { options, .. } = &mut event.kind {
+            options.redacted = true;
+        }
+    }
+    Ok(events.iter().map(encode).collect())
 }
 
 /// The QR code of a link, as SVG.
@@ -219,6 +260,18 @@ mod tests {
         let response = with_headers(StatusCode::OK.into_response(), "text/html", &headers);
         let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
         assert!(!policy.contains('*'), "{policy}");
+    }
+
+    #[test]
+    fn a_recording_is_redacted_with_the_secret_of_both_sides() {
+        let started = r#"{"seq":0,"at":1,"vantage":"a","kind":"recording-started","version":1,"program":"p","id":"alice","options":{}}"#;
+        let address = r#"{"seq":2,"at":2,"vantage":"a","kind":"name-resolved","name":"x.local","addresses":["203.0.113.9"],"took_us":1,"error":null}"#;
+        let secret = "s".repeat(LEAST_SECRET);
+        let text = with_pseudonyms(format!("{secret}\n{started}\n{address}\n").as_bytes()).unwrap();
+        assert!(!text.contains("203.0.113.9") && !text.contains("alice") && !text.contains(&secret), "{text}");
+        assert!(text.contains(r#""redacted":true"#), "{text}");
+        assert!(with_pseudonyms(format!("short\n{started}\n").as_bytes()).is_err());
+        assert!(with_pseudonyms(b"no line feed").is_err());
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("page::in_firefox_offers_and_we_answer", &firefox, || with_ours(Role::Offerer, false, FIREFOX));
     suite.test("page::in_firefox_answers_our_offer", &firefox, || with_ours(Role::Answerer, false, FIREFOX));
     suite.test("page::in_firefox_meets_the_page_in_chromium", &[NetworkNamespaces, Chromium, Firefox], two_browsers);
+    suite.test("page::uses_pseudonyms_when_we_ask", &tools, with_pseudonyms);
     suite.test("page::meets_another_page", &tools, two_pages);
     suite.test("page::tells_why_it_fails", &[NetworkNamespaces, Chromium, Nft], failing);
     suite.test("page::needs_no_pointer_and_keeps_nobody_out", &tools, keyboard);
@@ -47,6 +48,9 @@ fn script(namespace: &Namespace, script: &[&str], server: &Server) -> Result<Com
 }
 
 const ROOM: &str = "page-test";
+
+/// The two hosts of [`Namespace::pair`].
+const ADDRESSES: [&str; 2] = ["203.0.113.1:", "203.0.113.2:"];
 
 fn with_ours(page_role: Role, relayed: bool, which: Browser) -> Result<()> {
     let (left, right) = Namespace::pair()?;
@@ -76,6 +80,39 @@ fn with_ours(page_role: Role, relayed: bool, which: Browser) -> Result<()> {
     }
     ensure!(result["reason"] == account.json["reason"], "{result}\n{}", account.printed);
     ensure!(which == FIREFOX || result["reportIsHtml"] == true, "no report: {result}");
+    Ok(())
+}
+
+/// `--redact` on our side: neither account, recording nor what the page shows at the end has an address of either side.
+fn with_pseudonyms() -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&left, &["--allow-private-peers"])?;
+    let mut command = ours::peer(&left, Role::Offerer, server.url());
+    command.args(["--room", ROOM, "--redact"]);
+    let mine = Process::start("whyrelay", &mut command)?;
+    let mut command = script(&right, CHROMIUM, &server)?;
+    let page = Process::start("the page", command.args(["--side", "b", "--recording"]))?;
+    let account = Account::of(mine).with_context(|| server.account())?;
+    let result = peers::success(page).with_context(|| account.printed.clone())?;
+    must_be(&result, "direct")?;
+    ensure!(result["reason"] == account.json["reason"], "{result}\n{}", account.printed);
+    let text = |field: &str| result[field].as_str().unwrap_or_default().to_owned();
+    for (what, text) in [
+        ("our account", account.json.to_string()),
+        ("the recording", text("recording")),
+        ("the report", text("report")),
+    ] {
+        ensure!(text.len() > 500, "{what} is empty: {result}");
+        for address in ADDRESSES {
+            ensure!(!text.contains(address), "{address} stands in {what}:\n{text}");
+        }
+    }
+    for rows in [&result["pairs"], &result["candidates"], &result["reason"]] {
+        ensure!(
+            ADDRESSES.iter().all(|address| !rows.to_string().contains(address)),
+            "the page shows an address: {rows}"
+        );
+    }
     Ok(())
 }
 

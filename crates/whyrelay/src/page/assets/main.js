@@ -112,6 +112,8 @@ function showEnd() {
   }
   document.body.dataset.phase = "done";
   showAccount(session.account);
+  // Their addresses are not pseudonyms.
+  if (session.peerRedacts) byId("server-errors").replaceChildren();
   byId("details").hidden = false;
   byId("account").hidden = false;
   byId("account").focus();

@@ -289,6 +289,7 @@ export class Session extends EventTarget {
     await this.connection.setLocalDescription(offer);
     this.recordDescription("local", "offer", offer.sdp);
     this.described0 = { type: "offer", sdp: offer.sdp };
+    this.local0 ??= offer.sdp;
     this.sent = [];
     this.hello();
     this.say("offer", offer.sdp);
@@ -350,6 +351,7 @@ export class Session extends EventTarget {
       return;
     }
     this.remoteDescribed = true;
+    this.remote0 ??= sdp;
     if (this.phase === "waiting") {
       this.phase = "connecting";
       this.status("Looking for a path…");
@@ -363,6 +365,7 @@ export class Session extends EventTarget {
       await this.connection.setLocalDescription(answer);
       this.recordDescription("local", "answer", answer.sdp);
       this.described0 = { type: "answer", sdp: answer.sdp };
+      this.local0 ??= answer.sdp;
       this.sent = [];
       this.hello();
       this.say("answer", answer.sdp);
@@ -606,7 +609,8 @@ export class Session extends EventTarget {
     if (!this.remoteDescribed) missing = "the two sides never met over signaling";
     else if (!this.peerRecords) missing = "the other side keeps no recording";
     else {
-      for (const piece of await pack(this.recorder.text())) this.say("recording", piece);
+      await this.redactOwn();
+      for (const piece of await pack(this.own())) this.say("recording", piece);
       await this.peerRecordingCame();
       if (this.peerRecording === undefined) {
         missing = this.recordingError ?? (this.peerLeft ? "the other side left without sending it" : "it did not come in time");
@@ -623,9 +627,31 @@ export class Session extends EventTarget {
       .filter((line) => parse(line)?.vantage === other)
       .map((line) => `${line}\n`)
       .join("");
-    this.recording = this.recorder.text() + theirs;
+    this.recording = this.own() + this.recorder.lastWords() + theirs;
     this.phase = "done";
     await this.explain();
+  }
+
+  // The other side wants pseudonyms (--redact): then this recording uses them too, and the same ones, before it goes
+  // anywhere. Both sides know both ICE passwords, and no recording holds them.
+  async redactOwn() {
+    if (!this.peerRedacts) return;
+    const password = (sdp) => /^a=ice-pwd:(\S+)/m.exec(sdp ?? "")?.[1] ?? "";
+    const secret = [password(this.local0), password(this.remote0)].toSorted().join("");
+    try {
+      const response = await fetch("/redact", { method: "POST", body: `${secret}\n${this.recorder.text()}` });
+      if (!response.ok) throw new Error((await response.text()).trim());
+      this.redacted = await response.text();
+    } catch (error) {
+      // A gap is better than a leak.
+      this.redacted = "";
+      this.recordingError = `this side's recording could not be redacted: ${words(error)}`;
+    }
+  }
+
+  // This side's recording, as it may leave this page.
+  own() {
+    return this.redacted ?? this.recorder.text();
   }
 
   async peerRecordingCame() {

@@ -23,7 +23,10 @@ export class Recorder {
     }
     if (kind === "recording-ended" && this.dropped > 0) this.write("events-dropped", { count: this.dropped });
     this.write(kind, fields);
-    if (kind === "recording-ended") this.ended = true;
+    if (kind === "recording-ended") {
+      this.ended = true;
+      this.count = this.lines.length;
+    }
   }
 
   write(kind, fields) {
@@ -37,8 +40,14 @@ export class Recorder {
     this.write("peer-recording", { missing });
   }
 
+  // Everything up to the end of the recording.
   text() {
-    return this.lines.map((line) => `${line}\n`).join("");
+    return this.lines.slice(0, this.ended ? this.count : undefined).map((line) => `${line}\n`).join("");
+  }
+
+  // What was added after that.
+  lastWords() {
+    return this.lines.slice(this.count).map((line) => `${line}\n`).join("");
   }
 }
 

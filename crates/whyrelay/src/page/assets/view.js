@@ -93,7 +93,7 @@ export function liveFacts(session) {
   const facts = [["This side", session.side === "a" ? "A, the offerer" : "B, the answerer"]];
   if (session.peerProgram) facts.push(["Other side", session.peerProgram]);
   if (session.iceState) facts.push(["ICE", session.iceState]);
-  if (session.selected) {
+  if (session.selected && !(session.peerRedacts && session.account)) {
     const { pair, localType, remoteType } = session.selected;
     const relayed = localType === "relay" || remoteType === "relay";
     facts.push(["Path", `${relayed ? "relayed" : "direct"}: ${localType} ${shown(pair.local)} to ${remoteType} ${shown(pair.remote)}`]);
