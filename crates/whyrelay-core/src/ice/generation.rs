@@ -15,6 +15,9 @@ use super::inbound::EarlyCheck;
 use super::io::LocalCandidate;
 use super::pair::{CandidatePair, bare, is_direct, is_usable};
 
+/// Peer-reflexive candidates beyond their limit that a nomination may add.
+const NOMINATED_BEYOND: usize = 8;
+
 /// A local candidate as the agent keeps it.
 #[derive(Clone, Debug)]
 pub(super) struct Local {
@@ -339,10 +342,14 @@ impl Agent {
         transport: CandidateTransport,
         address: SocketAddr,
         priority: u32,
+        nominates: bool,
     ) -> Option<usize> {
         let discovered = self.generation.remotes.iter();
         let count = discovered.filter(|remote| remote.candidate.kind == CandidateType::PeerReflexive).count();
-        if count >= self.config.limits.peer_reflexive {
+        // Between two NATs that map by destination and filter nobody, every check comes from a new address. What the
+        // peer nominates must be found room for all the same.
+        let limit = self.config.limits.peer_reflexive + if nominates { NOMINATED_BEYOND } else { 0 };
+        if count >= limit {
             return None;
         }
         let candidate = Candidate {
@@ -365,6 +372,11 @@ impl Agent {
         let mapped = bare(mapped);
         let own = &self.generation.locals[local];
         let (transport, base, scope) = (own.candidate.transport, own.base, own.scope);
+        // A server that announces a wrong relayed address: what the peer sees is still the relay, and must not be taken
+        // for a direct path.
+        if own.candidate.kind == CandidateType::Relayed {
+            return local;
+        }
         // The connection's own address is no discovery: a TCP active candidate has no port of its own.
         if mapped == wire.local && transport == CandidateTransport::TcpActive {
             return local;

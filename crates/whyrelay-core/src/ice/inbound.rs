@@ -244,7 +244,8 @@ impl Agent {
                 if !use_candidate && !self.may_improve(direct) {
                     return true;
                 }
-                let remote = known.or_else(|| self.discover_remote(transport, wire.remote, check.priority));
+                let remote =
+                    known.or_else(|| self.discover_remote(transport, wire.remote, check.priority, use_candidate));
                 let Some(remote) = remote else { return true };
                 match self.form_pair(now, local, remote, wire, true) {
                     Some(id) => id,
