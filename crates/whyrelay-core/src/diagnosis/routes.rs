@@ -68,7 +68,16 @@ pub fn diversions<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversion<
             && question.out_device.is_none()
             && candidates.contains(&question.destination)
     });
-    about_peer.filter_map(|answer| diversion(&side.host, answer)).collect()
+    let found: Vec<_> = about_peer.filter_map(|answer| diversion(&side.host, answer)).collect();
+    if !found.is_empty() {
+        return found;
+    }
+    // A mark that is refused everywhere shows with the servers, too, where the peer has no address to ask about.
+    let refused = side.host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none());
+    let refused = refused.filter(|answer| is_refused(&answer.fact) && mark_matters(&side.host, answer));
+    refused
+        .map(|answer| Diversion { answer, server: None, by: By::MarkRule(deciding(&side.host, &answer.fact)) })
+        .collect()
 }
 
 fn diversion<'a>(host: &'a HostEvidence, answer: &'a Taken<RouteAnswer>) -> Option<Diversion<'a>> {

@@ -544,6 +544,24 @@ impl SideEvidence {
             || self.local_candidates.iter().any(told)
     }
 
+    /// Packets that reached this host's interfaces for one of its sockets, from addresses that no socket heard anything
+    /// from: source, packets and event. `None`: arrivals were not looked at.
+    pub fn unheard(&self) -> Option<Vec<(SocketAddr, u64, u64)>> {
+        let arrivals: Vec<_> = self.host.own_packets.iter().filter(|packet| packet.fact.arrived).collect();
+        if arrivals.is_empty() {
+            return None;
+        }
+        let heard = |address: SocketAddr| {
+            // What came by a relay did not come to one of these sockets.
+            let here = |check: &Check| check.pair.remote == address && !self.is_relayed(check.pair.local);
+            self.received.values().any(here)
+                || self.sent.values().any(|check| here(check) && check.answer.is_some())
+                || self.servers.iter().any(|((_, _, server), path)| *server == address && path.has_answered())
+        };
+        let unheard = arrivals.into_iter().map(|packet| (packet.fact.source, packet.fact.packets, packet.seq));
+        Some(unheard.filter(|(source, ..)| !heard(*source)).collect())
+    }
+
     /// Whether this side's agent shows no packets, only counts: a browser's. What did not arrive cannot be read from
     /// its datagrams then.
     pub fn is_counted(&self) -> bool {

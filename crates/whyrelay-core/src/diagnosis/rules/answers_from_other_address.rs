@@ -2,6 +2,7 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::Blame;
+use crate::diagnosis::network::Network;
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::event::Vantage;
 
@@ -30,7 +31,13 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
         return Examination::Clear;
     }
-    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+    let faults: Vec<_> = session.recorded().filter_map(|vantage| fault(session, vantage)).collect();
+    // A NAT that maps by destination answers from another address, too; only its own side's servers tell.
+    match session.recorded().count() {
+        2 => Examination::of(faults),
+        _ if faults.is_empty() => Examination::Clear,
+        _ => Examination::Inconclusive { missing: "how the NAT of the answering side maps".to_owned() },
+    }
 }
 
 fn fault(session: &Session<'_>, asker: Vantage) -> Option<Fault> {
@@ -42,6 +49,10 @@ fn fault(session: &Session<'_>, asker: Vantage) -> Option<Fault> {
         Some((answer.seq, check.pair.remote))
     });
     let (seq, asked) = astray.min()?;
+    // A NAT that maps by destination answers from another address by nature; that has a rule of its own.
+    if Network::of(session, asker.other(), asked.is_ipv6()).is_dependent() == Some(true) {
+        return None;
+    }
     Some(Fault {
         blame: Blame::side(asker.other()),
         severity: session.harm(),

@@ -40,8 +40,10 @@ fn examine(session: &Session<'_>) -> Examination {
         });
         let refused: Vec<_> = refused.collect();
         let Some((_, remote, offender, icmp_type, code)) = refused.iter().min() else { continue };
+        // The peer's own address: its host or the router in front of it.
+        let blame = if *offender == remote.ip() { Blame::side(vantage.other()) } else { Blame::Path };
         faults.push(Fault {
-            blame: Blame::Path,
+            blame,
             severity: session.harm(),
             summary: format!(
                 "{offender} refuses the checks of {} to {remote} (ICMP {icmp_type}/{code}: {})",

@@ -2,7 +2,7 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
-use crate::diagnosis::session::Session;
+use crate::diagnosis::session::{Break, Session};
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -10,7 +10,7 @@ pub(super) const RULE: Rule = Rule {
     name: "conntrack-table-full",
     title: "the connection tracking table is full",
     meaning: "This host tracks connections and its table is full, so the kernel drops every packet that would begin a new entry: sends fail with EPERM, as if a firewall rule dropped them, and STUN fails, too.",
-    detection: "The table's entries reached its limit, or its drop counter moved.",
+    detection: "The table's entries reached its limit, or its drop counter moved; it harms the session where sends fail with EPERM or the peer's checks are lost.",
     proof: "dmesg says \"nf_conntrack: table full, dropping packet\".",
     doubt: "A table that is not full while sends are refused.",
     fixes: &[Fix::safe(
@@ -25,8 +25,12 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
 }
 
+/// What a full table makes of a send.
+const EPERM: i32 = 1;
+
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
-    let host = &session.evidence.side(vantage).host;
+    let side = session.evidence.side(vantage);
+    let host = &side.host;
     let dropped =
         host.counters.iter().find(|(name, (_, by))| name.contains("conntrack") && name.ends_with("drop") && *by > 0);
     let usage = host.conntrack_use.iter().max_by_key(|usage| usage.fact.0);
@@ -34,12 +38,21 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     if dropped.is_none() && full.is_none() {
         return None;
     }
+    // Connections of others that are dropped do this session no harm.
+    let sends = side.send_failures.keys().any(|(.., errno)| *errno == EPERM);
+    let unheard = side.unheard().is_none_or(|unheard| !unheard.is_empty());
+    let lost = || {
+        session.pairs.iter().any(|pair| {
+            session.could_arrive(pair, vantage.other()) && pair.from(vantage.other()).broken == Some(Break::OnTheWay)
+        })
+    };
+    let harms = sends || unheard && lost();
     let of = usage.map(|usage| format!(": {} of {} entries", usage.fact.0, usage.fact.1)).unwrap_or_default();
     let drops = dropped.map(|(_, (_, by))| format!(", {by} packets dropped")).unwrap_or_default();
     let more = usage.map_or(524_288, |usage| usage.fact.1.saturating_mul(2));
     Some(Fault {
         blame: Blame::side(vantage),
-        severity: session.harm().min(Severity::Warning),
+        severity: if harms { session.harm().min(Severity::Warning) } else { Severity::Info },
         summary: format!("The connection tracking table of {} is full{of}{drops}", vantage.name()),
         evidence: dropped.map(|(_, (seq, _))| *seq).into_iter().chain(full.map(|full| full.seq)).collect(),
         advice: vec![

@@ -1,9 +1,10 @@
 //! This host's own firewall drops what arrives.
 
 use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::evidence::Taken;
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::session::{Break, Path, Session};
-use crate::host::SoftwareName;
+use crate::host::{FirewallRule, SoftwareName};
 use crate::trace::event::Vantage;
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
@@ -14,7 +15,7 @@ pub(super) const RULE: Rule = Rule {
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them, because nobody on this host asked for them yet.",
-    detection: "The counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -26,7 +27,7 @@ pub(super) const RULE: Rule = Rule {
         "tailscale/tailscale#10375",
         "tailscale/tailscale#1872",
     ],
-    depends_on: &["WR801", "WR110"],
+    depends_on: &["WR801", "WR110", "WR112"],
     examine,
 };
 
@@ -36,6 +37,9 @@ fn examine(session: &Session<'_>) -> Examination {
     }
     Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(|vantage| fault(session, vantage)).collect())
 }
+
+/// What the packet filter makes of a send that it drops.
+const EPERM: i32 = 1;
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
@@ -49,11 +53,23 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         .filter_map(|chain| chain.sent)
         .map(|sent| sent.transmissions)
         .sum();
-    let rule = host.firewall_rules.iter().find(|rule| {
+    // What was dropped must have been the session's: an interface saw packets from where no socket heard anything.
+    let unheard = side.unheard();
+    if unheard.as_ref().is_some_and(Vec::is_empty) {
+        return None;
+    }
+    let took = |rule: &&Taken<FirewallRule>| {
         let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
         let inbound = matches!(rule.fact.hook.as_deref(), Some("input" | "prerouting" | "ingress"));
         drops && inbound && rule.fact.packets_since.is_some_and(|packets| packets > 0)
-    });
+    };
+    // A host that may not send has no connection to which an arrival could belong: that is what the rule sees then.
+    let cannot_send = side.send_failures.keys().any(|(.., errno)| *errno == EPERM);
+    let is_effect = |rule: &&Taken<FirewallRule>| cannot_send && rule.fact.rule.contains("ct state");
+    let rule = host.firewall_rules.iter().filter(took).find(|rule| !is_effect(rule));
+    if rule.is_none() && host.firewall_rules.iter().filter(took).any(|rule| is_effect(&rule)) {
+        return None;
+    }
     let port = side.local_candidates.first().map(|local| local.base.port());
     let rejected = peer.icmp_errors.iter().find(|((_, _, icmp_type, code), error)| {
         let prohibited = matches!((*icmp_type, *code), (3, 9 | 10 | 13) | (1, 1));
@@ -62,7 +78,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     });
     let undelivered = undelivered(session, vantage).filter(|(_, count)| lost > 0 && *count >= i64::from(lost.min(3)));
     let here = vantage.name();
-    let (summary, evidence) = if let Some(rule) = rule.filter(|_| lost > 0 || rejected.is_some()) {
+    let arrived = unheard.into_iter().flatten().map(|(.., seq)| seq).take(2);
+    let (summary, mut evidence) = if let Some(rule) = rule.filter(|_| lost > 0 || rejected.is_some()) {
         let packets = rule.fact.packets_since.unwrap_or_default();
         (
             format!("The firewall of {here} took {packets} packets on arrival: {}", quoted_firewall(&rule.fact)),
@@ -82,6 +99,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     } else {
         return None;
     };
+    evidence.extend(arrived);
     let mut advice = rule.map(|rule| against(&rule.fact, host, port, true)).unwrap_or_default();
     if advice.is_empty() {
         let port = port.map_or_else(|| "PORT".to_owned(), |port| port.to_string());

@@ -23,7 +23,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::owner("Ask whoever runs the network to announce a default route with the prefix."),
     ],
     threads: &["tailscale/tailscale#17803", "firezone/firezone#9691", "libp2p/go-libp2p#2068"],
-    depends_on: &["WR801"],
+    depends_on: &["WR801", "WR106"],
     examine,
 };
 
@@ -65,7 +65,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
                 .address
                 .is_some_and(|address| address.is_ipv6() && AddressClass::of(address.ip()) == AddressClass::Public)
     });
-    let harmful = peer_has && session.path != Path::Direct;
+    let only_family = side.local_candidates.iter().all(|local| local.base.is_ipv6());
+    let harmful = (peer_has || only_family) && session.path != Path::Direct;
     let toward = to.map(|to| format!(" (to {to})")).unwrap_or_default();
     Some(Fault {
         blame: Blame::side(vantage),

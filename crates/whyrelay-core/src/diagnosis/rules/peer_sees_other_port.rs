@@ -6,7 +6,7 @@ use crate::diagnosis::session::Session;
 use std::net::SocketAddr;
 
 use crate::ice::candidate::CandidateTransport;
-use crate::trace::event::Vantage;
+use crate::trace::event::{Pair, Vantage};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR504",
@@ -52,7 +52,19 @@ pub(super) fn unadvertised(session: &Session<'_>, vantage: Vantage) -> Option<(S
     let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     // A TCP connection has a port of its own by nature; only UDP's is the advertised one.
     let udp = side.sent.iter().filter(|(_, check)| check.pair.transport == CandidateTransport::Udp);
-    let direct = udp.filter(|(_, check)| !side.is_relayed(check.pair.local) && !other.is_relayed(check.pair.remote));
+    // A socket whose packets leave by another interface than its address is on says nothing of the NAT.
+    let astray = |pair: &Pair| {
+        let home = side.host.addresses.iter().find(|address| address.fact.address == pair.local.ip());
+        let mut answers = side.host.routes_to(pair.remote.ip()).filter(|answer| {
+            answer.fact.question.source == Some(pair.local.ip()) && answer.fact.question.out_device.is_none()
+        });
+        home.is_some_and(|home| {
+            answers.any(|answer| answer.fact.device().is_some_and(|device| device != home.fact.device))
+        })
+    };
+    let direct = udp.filter(|(_, check)| {
+        !astray(&check.pair) && !side.is_relayed(check.pair.local) && !other.is_relayed(check.pair.remote)
+    });
     let seen = direct.filter_map(|(id, check)| {
         let by_peer = other.received.get(id).map(|received| (received.pair.remote, received.seq, check.pair.local));
         by_peer.or_else(|| Some((check.mapped()?, check.answer.as_ref()?.seq, check.pair.local)))

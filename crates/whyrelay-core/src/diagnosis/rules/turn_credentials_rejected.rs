@@ -25,7 +25,7 @@ pub(super) const RULE: Rule = Rule {
         "coturn/coturn#297",
         "netbirdio/netbird#2051",
     ],
-    depends_on: &["WR410"],
+    depends_on: &["WR406", "WR410"],
     examine,
 };
 

@@ -32,9 +32,9 @@ fn examine(session: &Session<'_>) -> Examination {
             let public = refused.iter().any(|(peer, ..)| AddressClass::of(*peer) == AddressClass::Public);
             let Some((peer, code, _)) = refused.first() else { continue };
             let more = if refused.len() > 1 { format!(" and {} more", refused.len() - 1) } else { String::new() };
-            // Refusing what only a neighbor could reach is what a good server does, and harms nobody where it relays to
-            // other addresses of the peer.
-            let harms = public || session.path == Path::Failed && allocation.permissions.is_empty();
+            // Refusing what only its neighbors could reach is what a server on the Internet should do.
+            let neighbor = AddressClass::of(server.ip()) != AddressClass::Public;
+            let harms = public || neighbor && session.path == Path::Failed && allocation.permissions.is_empty();
             faults.push(Fault {
                 blame: Blame::Relay,
                 severity: if harms { Severity::Warning } else { Severity::Info },

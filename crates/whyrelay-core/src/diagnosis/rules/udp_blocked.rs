@@ -9,7 +9,7 @@ pub(super) const RULE: Rule = Rule {
     code: "WR302",
     name: "udp-blocked",
     title: "UDP is blocked",
-    meaning: "Nothing that a side sends over UDP is answered, while TCP works: its network lets no UDP out. No direct path is possible, and only a relay over TCP or TLS works.",
+    meaning: "Nothing that a side sends over UDP is answered, while TCP works: its network lets no UDP out, or none back in. No direct path is possible, and only a relay over TCP or TLS works.",
     detection: "Every STUN and TURN server that was asked over UDP stayed silent, without an ICMP error from its host, and one that was asked over TCP or TLS answered.",
     proof: "UDP to three servers at different addresses and ports unanswered, TCP to one of them answered, from the same host.",
     doubt: "One answer over UDP from anywhere.",

@@ -5,6 +5,7 @@ use crate::diagnosis::finding::Blame;
 use crate::diagnosis::network::told;
 use crate::diagnosis::session::JoinedPair;
 use crate::diagnosis::session::{Path, Session};
+use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 use crate::trace::measurement::Measurement;
 
@@ -73,7 +74,8 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
 /// The side's checks to the peer's relayed address are lost, while it reaches the same server's STUN port.
 fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>, bool)> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-    if !session.evidence.is_complete(vantage.other()) {
+    // Without any relayed path it may as well be the relay whose ports are closed.
+    if !session.evidence.is_complete(vantage.other()) || session.path != Path::Relayed {
         return None;
     }
     let told = told(side);
@@ -100,7 +102,9 @@ fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
         {
             return None;
         }
-        if chain.sent.is_some_and(|sent| sent.transmissions >= 3 && sent.refused == 0) && permitted(own.pair.remote) {
+        let public = AddressClass::of(own.pair.remote.ip()) == AddressClass::Public;
+        let left = chain.sent.is_some_and(|sent| sent.transmissions >= 3 && sent.refused == 0);
+        if public && left && permitted(own.pair.remote) {
             lost.push((own.pair, chain.evidence.clone()));
         }
     }

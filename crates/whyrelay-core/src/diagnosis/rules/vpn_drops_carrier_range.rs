@@ -1,8 +1,11 @@
 //! A VPN's firewall rule drops the carrier-grade range.
 
+use std::net::IpAddr;
+
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::session::{Path, Session};
+use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 
 use super::wording::{against, quoted_firewall};
@@ -12,7 +15,7 @@ pub(super) const RULE: Rule = Rule {
     name: "vpn-drops-carrier-range",
     title: "a VPN's firewall rule drops the carrier-grade range",
     meaning: "A VPN on this host drops packets from 100.64.0.0/10 that do not come by its own interface, to protect its overlay. A peer, gateway or provider that uses that range (carrier-grade NAT) is cut off.",
-    detection: "A firewall rule that names 100.64.0.0/10 and drops counted packets during the checks.",
+    detection: "A firewall rule that names 100.64.0.0/10 and drops counted packets during the checks, in a session of which an address of that range is part: the peer's, the host's own, or one from which packets arrived that no socket got.",
     proof: "The counter of that rule before and after a check.",
     doubt: "The counter standing still.",
     fixes: &[Fix::firewall(
@@ -42,6 +45,15 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             && matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"))
             && rule.fact.packets_since.is_some_and(|packets| packets > 0)
     })?;
+    // Of the session it is only where the peer, or a router on its way, has such an address.
+    let is_carrier = |address: IpAddr| AddressClass::of(address) == AddressClass::CarrierGrade;
+    let arrived = side.unheard().map(|unheard| unheard.iter().any(|(source, ..)| is_carrier(source.ip())));
+    let told =
+        || side.remote_candidates.iter().filter_map(|remote| remote.address).any(|address| is_carrier(address.ip()));
+    let own = || side.local_candidates.iter().any(|local| is_carrier(local.base.ip()));
+    if !arrived.unwrap_or_else(|| told() || own()) {
+        return None;
+    }
     let port = side.local_candidates.first().map(|local| local.base.port());
     Some(Fault {
         blame: Blame::side(vantage),

@@ -99,6 +99,13 @@ impl Session {
         self.fact(Vantage::A, HostFact::Neighbor(Neighbor { device, address, mac: None, neighbor_state }));
     }
 
+    /// A packet that an interface of A saw arrive.
+    pub(crate) fn arrived_packet(&mut self, device: &str, source: &str, destination: &str) {
+        let (source, destination) = (address(source), address(destination));
+        let packet = OwnPacket { device: device.into(), source, destination, packets: 3, arrived: true };
+        self.fact(Vantage::A, HostFact::OwnPacket(packet));
+    }
+
     pub(crate) fn own_packet(&mut self, device: &str, source: &str, destination: &str) {
         let (source, destination) = (address(source), address(destination));
         self.fact(

@@ -112,6 +112,7 @@ fn dropping() -> Vec<Case> {
     let checksum = lost(|session| session.counters(Vantage::B, &[("Udp.InCsumErrors", 5)]));
     let carrier = lost(|session| {
         session.firewall("forward", "ip saddr 100.64.0.0/10 iifname != \"tailscale0\" drop", Some("drop"), 3);
+        session.arrived_packet("tailscale0", "100.64.7.7:41641", A);
     });
     let no_route = failing(Fate::LostOnTheWay, Fate::LostOnTheWay, |session| {
         let (own, peer) = ("[2001:db8:a::1]:40000", "[2001:db8:b::1]:40000");
