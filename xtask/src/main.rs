@@ -5,9 +5,11 @@
 //! | `test` | installs what the tests need, then formatting, lints, documentation, licenses, every test; interop last |
 //! | `interop [FILTER]` | the interop tests alone |
 //! | `fuzz [TARGET] --seconds N` | each fuzz target for N seconds |
+//! | `accuracy` | measures the diagnosis on virtual worlds and writes docs/accuracy.md |
 //! | `findings` | writes docs/findings.md from the rules |
 //! | `bench [NAME…] [--runs N]` | our figures beside the peers' |
 
+mod accuracy;
 mod bench;
 mod fuzz;
 mod interop;
@@ -23,6 +25,7 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "usage: cargo xtask test
        cargo xtask interop [FILTER]
        cargo xtask fuzz [TARGET] [--seconds N]
+       cargo xtask accuracy
        cargo xtask findings
        cargo xtask bench [NAME...] [--runs N]";
 
@@ -46,6 +49,7 @@ fn run() -> Result<()> {
         ["interop"] => test::interop_only(None),
         ["interop", filter] => test::interop_only(Some(filter)),
         ["fuzz", rest @ ..] => fuzz::run(rest),
+        ["accuracy"] => accuracy::run(&root),
         ["findings"] => {
             let path = root.join("docs/findings.md");
             std::fs::write(&path, whyrelay_core::diagnosis::rules::markdown())

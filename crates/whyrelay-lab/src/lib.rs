@@ -6,13 +6,15 @@
 //! | [`scenario`] | scenario files, presets, and the topology that both worlds build from |
 //! | [`predict`] | what a pair of networks should reach, by theory |
 //! | [`matrix`] | the NAT × NAT table |
-//! | [`fuzz`] | random worlds, and making a wrong one small |
+//! | [`fuzz`] | random worlds, faults planted in them, and making a wrong one small |
+//! | [`accuracy`] | how right the diagnosis is on them |
 //! | [`draw`] | pictures of a scenario |
 //! | [`run`] | running a scenario and judging what came out, the same for both worlds |
 //! | [`world`] | hosts, NATs, links and servers in virtual time: two peers running the core's own machines |
 //!
 //! Outside of `kernel` nothing sleeps or looks at a clock: the same setup and seed give the same events, byte for byte.
 
+pub mod accuracy;
 pub mod draw;
 pub mod fuzz;
 #[cfg(target_os = "linux")]

@@ -62,11 +62,19 @@ impl Layout {
         let mut addresses = Vec::new();
         if ipv4 {
             let inside = self.take(segment, side);
-            let router = self.routers.iter().position(|router| router.inside == segment);
+            // Routers that translate nothing leave it to the one behind them.
+            let router_of = |segment| self.routers.iter().position(|router| router.inside == segment);
+            let mut router = router_of(segment);
+            while let Some(plain) =
+                router.filter(|router| matches!(self.routers[*router].translation, Translation::Nothing { .. }))
+            {
+                router = router_of(self.routers[plain].outside);
+            }
             let one_to_one =
                 router.filter(|router| matches!(self.routers[*router].translation, Translation::OneToOne { .. }));
             if let Some(router) = one_to_one {
-                let outside = self.take(self.routers[router].outside, side).address;
+                let outside = self.addresses(self.routers[router].outside, side, true, false);
+                let Some(outside) = outside.first().map(|cidr| cidr.address) else { return Vec::new() };
                 if let Translation::OneToOne { pairs, .. } = &mut self.routers[router].translation {
                     pairs.push((inside.address, outside));
                 }

@@ -55,10 +55,12 @@ pub(super) fn after(kernel: &Kernel) -> Vec<HostFact> {
     let read = ["Ip", "Ip6", "Icmp", "Udp", "TcpExt", "nf_conntrack"].map(str::to_owned).to_vec();
     let mut facts = vec![HostFact::Counters { moved: kernel.counters.clone(), read }];
     facts.extend(firewall(kernel, true));
-    for ((interface, source, destination), packets) in &kernel.left {
-        let device = kernel.host.interfaces[*interface].name.clone();
-        let (source, destination, packets) = (*source, *destination, *packets);
-        facts.push(HostFact::OwnPacket(OwnPacket { device, source, destination, packets, arrived: false }));
+    for (arrived, seen) in [(false, &kernel.left), (true, &kernel.arrived)] {
+        for ((interface, source, destination), packets) in seen {
+            let device = kernel.host.interfaces[*interface].name.clone();
+            let (source, destination, packets) = (*source, *destination, *packets);
+            facts.push(HostFact::OwnPacket(OwnPacket { device, source, destination, packets, arrived }));
+        }
     }
     let failed: BTreeSet<_> = kernel.failed_neighbors.iter().collect();
     facts.extend(failed.into_iter().map(|(interface, address)| {

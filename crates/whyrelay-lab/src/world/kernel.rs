@@ -73,6 +73,8 @@ pub(super) struct Kernel {
     pub(super) matched: Vec<u64>,
     /// Packets by interface, source and destination as they left.
     pub(super) left: BTreeMap<(usize, SocketAddr, SocketAddr), u64>,
+    /// Packets by interface, source and destination as they arrived, ahead of every filter.
+    pub(super) arrived: BTreeMap<(usize, SocketAddr, SocketAddr), u64>,
     /// Neighbors that did not answer, by interface.
     pub(super) failed_neighbors: BTreeSet<(usize, IpAddr)>,
     /// Own and other end of what this host sent.
@@ -114,6 +116,7 @@ impl Kernel {
             counters: BTreeMap::new(),
             matched,
             left: BTreeMap::new(),
+            arrived: BTreeMap::new(),
             failed_neighbors: BTreeSet::new(),
             connections: BTreeSet::new(),
         }
@@ -222,6 +225,7 @@ impl Kernel {
     /// A datagram from outside.
     pub(super) fn receive(&mut self, interface: usize, source: SocketAddr, to: SocketAddr) -> Arrived {
         let ipv4 = to.is_ipv4();
+        *self.arrived.entry((interface, source, to)).or_default() += 1;
         self.count(if ipv4 { "Ip.InReceives" } else { "Ip6.InReceives" });
         let device = self.host.interfaces[interface].name.clone();
         let mut mark = 0;

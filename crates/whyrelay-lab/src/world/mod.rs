@@ -545,7 +545,8 @@ impl World {
         let peer = &self.peers[index];
         let selected = peer.selected();
         let relayed = |pair: &SelectedPair| {
-            pair.local.kind == CandidateType::Relayed || pair.remote.kind == CandidateType::Relayed
+            let ends = [pair.local.kind, pair.remote.kind];
+            ends.contains(&CandidateType::Relayed) || self.server.is_relay(pair.pair.remote)
         };
         let path = match &selected {
             Some(_) if peer.state() == IceState::Failed => Path::Failed,

@@ -111,6 +111,11 @@ impl Server {
         self.faults.refuses_udp && packet.destination.port() == PORT
     }
 
+    /// Whether an address is one of its relayed sockets, whatever it announces.
+    pub(super) fn is_relay(&self, address: SocketAddr) -> bool {
+        self.by_address.contains_key(&address)
+    }
+
     /// Whether it takes connections.
     pub(super) const fn accepts(&self) -> bool {
         !self.faults.no_tcp

@@ -145,7 +145,7 @@ pub struct FuzzArgs {
     /// The first world's seed; the others follow
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,
-    /// Plant one fault in each world's host a
-    #[arg(long)]
-    pub faults: bool,
+    /// Plant so many faults in each world, and judge the account; 0: decoys only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub faults: Option<u8>,
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use whyrelay_lab::fuzz::{generate, problems, shrink};
+use whyrelay_lab::fuzz::{Kind, generate, problems, shrink};
 use whyrelay_lab::scenario::Scenario;
 
 use super::super::{FINDING, HEALTHY, answer};
@@ -15,12 +15,17 @@ use super::work;
 const SHOWN: usize = 3;
 
 pub(super) fn run(args: &FuzzArgs) -> anyhow::Result<u8> {
+    let kind = match args.faults {
+        None => Kind::Theory,
+        Some(0) => Kind::Healthy,
+        Some(faults) => Kind::Faults(faults.into()),
+    };
     let seeds: Vec<u64> = (0..args.worlds).map(|number| args.seed.wrapping_add(number)).collect();
     let (begun, count) = (Instant::now(), AtomicUsize::new(0));
     let results = work::each(
         &seeds,
         work::cores(),
-        |seed| problems(&generate(*seed, args.faults)).map(|problems| (*seed, problems)),
+        |seed| problems(&generate(*seed, kind)).map(|problems| (*seed, problems)),
         |_| {
             let number = count.fetch_add(1, Ordering::Relaxed) + 1;
             if number.is_multiple_of(1000) {
@@ -41,7 +46,7 @@ pub(super) fn run(args: &FuzzArgs) -> anyhow::Result<u8> {
         let _ = writeln!(text, "  seed {seed}: {}", problem.join("; "));
     }
     for (seed, _) in wrong.iter().take(SHOWN) {
-        let small = shrink(&generate(*seed, args.faults));
+        let small = shrink(&generate(*seed, kind));
         let said = problems(&small)?.join("; ");
         let scenario = Scenario::of("fuzz", small.file)?;
         let _ = writeln!(text, "\n# seed {seed}, made small: {said}\n{}", scenario.to_toml());

@@ -1,0 +1,250 @@
+//! How right the diagnosis is: what was planted against what was found.
+
+mod page;
+pub mod scenarios;
+
+use std::collections::BTreeMap;
+
+use whyrelay_core::diagnosis::evidence::Evidence;
+use whyrelay_core::diagnosis::finding::{Blame, Finding, Severity};
+use whyrelay_core::diagnosis::rules::{RULES, diagnose};
+use whyrelay_core::diagnosis::session::Session;
+use whyrelay_core::report::Report;
+use whyrelay_core::trace::event::Vantage;
+
+pub use page::{Accuracy, FULL, SAMPLE, SEED, Size, tally};
+
+use crate::fuzz::{Culprit, Planted, World};
+use crate::run::Observed;
+use crate::scenario::file::Path;
+
+/// Findings that say what was seen of a fault and not what it is; beside the fault's own they are no mistake.
+const SYMPTOMS: &[&str] = &[
+    "checks-not-arriving",
+    "checks-unanswered",
+    "checks-not-answered",
+    "answers-lost",
+    "no-reachable-candidates",
+    "no-relay-available",
+    "turn-server-unreachable",
+];
+
+/// What came of one world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Score {
+    /// It is direct all the same: what was planted does no harm there.
+    pub harmless: bool,
+    /// For each planted fault, whether it was found with the right blame.
+    pub found: Vec<bool>,
+    /// The first finding of severity error or warning names a planted fault, with the right blame.
+    pub first_is_right: bool,
+    /// Findings of severity error or warning, as `name (blame)`.
+    pub findings: Vec<String>,
+    /// Those that name something that is not there.
+    pub wrong: Vec<String>,
+    /// What the account of one side alone says wrongly: `A: name (blame)`.
+    pub wrong_alone: Vec<String>,
+}
+
+impl Score {
+    /// Whether everything is right.
+    pub fn is_right(&self) -> bool {
+        self.problems().is_empty()
+    }
+
+    /// What is not.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems: Vec<String> = self.wrong.iter().map(|name| format!("{name} is wrong")).collect();
+        let found = if self.findings.is_empty() { "nothing".to_owned() } else { self.findings.join(", ") };
+        if !self.harmless && !self.found.is_empty() {
+            if !self.first_is_right {
+                problems.push(format!("the first finding is not what was planted: {found}"));
+            } else if self.found.contains(&false) {
+                problems.push(format!("not all that was planted was found: {found}"));
+            }
+        }
+        problems
+    }
+}
+
+/// Compares what was planted in a world with the account of it.
+pub fn score(world: &World, observed: &Observed) -> Score {
+    let report = &observed.report;
+    let severe = severe(report);
+    let names = |finding: &Finding| world.planted.iter().any(|planted| is_named(planted, finding));
+    let wrong = severe.iter().filter(|finding| !names(finding) && !is_symptom(world, finding));
+    let mut wrong_alone = Vec::new();
+    for vantage in [Vantage::A, Vantage::B] {
+        let own = observed.events.iter().filter(|event| event.vantage == vantage);
+        let evidence = Evidence::of(own);
+        let findings = diagnose(&Session::of(&evidence)).findings;
+        let also = |finding: &Finding| {
+            let side = |planted: &Planted| if planted.side == 0 { Blame::A } else { Blame::B };
+            let known = |planted: &&Planted| planted.fault.alone.contains(&finding.name);
+            world
+                .planted
+                .iter()
+                .filter(known)
+                .any(|planted| finding.blame == side(planted) || finding.blame == Blame::Path)
+        };
+        let severe = findings.iter().filter(|finding| finding.severity != Severity::Info);
+        let alone = severe.filter(|finding| !names(finding) && !also(finding) && !is_symptom(world, finding));
+        wrong_alone.extend(alone.map(|finding| format!("{}: {}", vantage.name(), shown(finding))));
+    }
+    Score {
+        harmless: observed.path == Some(Path::Direct),
+        found: world.planted.iter().map(|planted| severe.iter().any(|finding| is_named(planted, finding))).collect(),
+        first_is_right: severe.first().is_some_and(|finding| names(finding)),
+        wrong: wrong.map(|finding| shown(finding)).collect(),
+        findings: severe.iter().map(|finding| shown(finding)).collect(),
+        wrong_alone,
+    }
+}
+
+fn severe(report: &Report) -> Vec<&Finding> {
+    report.findings.iter().filter(|finding| finding.severity != Severity::Info).collect()
+}
+
+fn shown(finding: &Finding) -> String {
+    format!("{} ({})", finding.name, finding.blame.name())
+}
+
+/// Whether a finding names a planted fault, on its side.
+fn is_named(planted: &Planted, finding: &Finding) -> bool {
+    let side = if planted.side == 0 { Blame::A } else { Blame::B };
+    let blamed = match planted.fault.culprit {
+        Culprit::Own => finding.blame == side,
+        Culprit::Server => finding.blame == Blame::Relay,
+        Culprit::Signaling => finding.blame == Blame::Signaling,
+        Culprit::Anybody => true,
+    };
+    blamed && planted.fault.findings.contains(&finding.name)
+}
+
+/// Whether a finding only says what was seen of a planted fault, and blames no side that has none.
+fn is_symptom(world: &World, finding: &Finding) -> bool {
+    !world.planted.is_empty()
+        && SYMPTOMS.contains(&finding.name)
+        && match finding.blame {
+            Blame::A => world.planted.iter().any(|planted| planted.side == 0),
+            Blame::B => world.planted.iter().any(|planted| planted.side == 1),
+            _ => true,
+        }
+}
+
+/// How often a rule fired, and should have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Worlds in which it was looked at.
+    pub worlds: u64,
+    /// Worlds in which it should fire.
+    pub should: u64,
+    /// Those of them in which it did.
+    pub fired: u64,
+    /// Worlds in which it fired and should not have.
+    pub wrong: u64,
+}
+
+impl Counts {
+    /// Counts one world.
+    pub fn count(&mut self, should: bool, fired: bool, wrong: bool) {
+        self.worlds += 1;
+        self.should += u64::from(should);
+        self.fired += u64::from(should && fired);
+        self.wrong += u64::from(wrong);
+    }
+
+    /// Adds counts of other worlds.
+    pub const fn add(&mut self, other: Self) {
+        self.worlds += other.worlds;
+        self.should += other.should;
+        self.fired += other.fired;
+        self.wrong += other.wrong;
+    }
+}
+
+/// Counts of many worlds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Worlds.
+    pub worlds: u64,
+    /// Worlds that were direct although faults were planted.
+    pub harmless: u64,
+    /// Worlds that were not direct and whose first finding is a planted fault.
+    pub first_right: u64,
+    /// Worlds that were not direct and in which all planted faults were found.
+    pub all_found: u64,
+    /// Findings of severity error or warning.
+    pub findings: u64,
+    /// Those that name what is not there.
+    pub wrong: u64,
+    /// Worlds of which one side's account alone says something wrong.
+    pub wrong_alone: u64,
+    /// For each fault: planted and harmful, found.
+    pub by_fault: BTreeMap<&'static str, (u64, u64)>,
+    /// For each rule, by its name.
+    pub by_rule: BTreeMap<&'static str, Counts>,
+    /// Seeds that came out wrong, with what was said.
+    pub misses: Vec<(u64, String)>,
+}
+
+impl Tally {
+    /// Counts one world.
+    pub fn add(&mut self, seed: u64, world: &World, score: &Score) {
+        self.worlds += 1;
+        self.findings += score.findings.len() as u64;
+        self.wrong += score.wrong.len() as u64;
+        self.wrong_alone += u64::from(!score.wrong_alone.is_empty());
+        if score.harmless {
+            self.harmless += 1;
+        } else {
+            self.first_right += u64::from(score.first_is_right);
+            self.all_found += u64::from(!score.found.contains(&false));
+            for (planted, found) in world.planted.iter().zip(&score.found) {
+                let counts = self.by_fault.entry(planted.fault.name).or_default();
+                *counts = (counts.0 + 1, counts.1 + u64::from(*found));
+            }
+        }
+        for rule in RULES {
+            let is = |shown: &String| shown.split_once(" (").is_some_and(|(name, _)| name == rule.name);
+            let fired = score.findings.iter().any(is);
+            let wrong = score.wrong.iter().any(is);
+            // Where any of several findings is right, a fault asks for the one that came.
+            let asked = world.planted.iter().any(|planted| {
+                let findings = planted.fault.findings;
+                findings.contains(&rule.name) && (findings.len() == 1 || fired)
+            });
+            self.by_rule.entry(rule.name).or_default().count(asked && !score.harmless, fired, wrong);
+        }
+        let planted: Vec<_> = world.planted.iter().map(|planted| planted.fault.name).collect();
+        let mut problems = score.problems();
+        problems.extend(score.wrong_alone.iter().map(|name| format!("alone, {name} is wrong")));
+        if !problems.is_empty() {
+            self.misses.push((seed, format!("{}: {}", planted.join(" + "), problems.join("; "))));
+        }
+    }
+
+    /// Adds the counts of other worlds, which come after these.
+    pub fn merge(&mut self, other: Self) {
+        self.worlds += other.worlds;
+        self.harmless += other.harmless;
+        self.first_right += other.first_right;
+        self.all_found += other.all_found;
+        self.findings += other.findings;
+        self.wrong += other.wrong;
+        self.wrong_alone += other.wrong_alone;
+        for (name, (planted, found)) in other.by_fault {
+            let counts = self.by_fault.entry(name).or_default();
+            *counts = (counts.0 + planted, counts.1 + found);
+        }
+        for (name, counts) in other.by_rule {
+            self.by_rule.entry(name).or_default().add(counts);
+        }
+        self.misses.extend(other.misses);
+    }
+
+    /// Worlds that were not direct.
+    pub fn harmful(&self) -> u64 {
+        self.worlds - self.harmless
+    }
+}

@@ -1,0 +1,272 @@
+//! Random worlds: two random places, faults planted in them or harmless decoys, what theory says, and a way to make a
+//! world that comes out wrong small.
+
+mod faults;
+mod shrink;
+
+use std::time::Duration;
+
+use whyrelay_core::diagnosis::finding::Severity;
+use whyrelay_core::nat::behavior::{FilteringBehavior, MappingBehavior, PortAllocation, Refresh};
+use whyrelay_core::random::Random;
+
+use crate::accuracy::score;
+use crate::predict::{First, Place, predict};
+use crate::run::{Observed, path_name, run_virtual};
+use crate::scenario::file::{File, Host, Link, OneOrMany, Path, Router, WorldKind};
+use crate::scenario::value::Span;
+use crate::scenario::{Scenario, ScenarioError};
+
+pub use faults::{Culprit, DECOYS, FAULTS, Fault, Hides, Shows};
+pub use shrink::shrink;
+
+/// Presets that random places are made of: no faults of the network beside translation and filtering.
+const PLACES: &[&str] = &[
+    "home-router",
+    "home-router-open",
+    "home-router-address-restricted",
+    "linux-input-accept",
+    "pfsense",
+    "symmetric-sequential",
+    "address-dependent",
+    "mobile-carrier",
+    "mobile-carrier-symmetric",
+    "corporate-no-udp",
+    "corporate-stun-only",
+    "cloud",
+    "cloud-security-group",
+    "stateful-firewall",
+    "router",
+    "kubernetes-node",
+    "docker-bridge",
+];
+
+/// Those from where everybody connects with everybody.
+const GOOD_PLACES: &[&str] = &[
+    "home-router",
+    "home-router-hairpin",
+    "home-router-open",
+    "home-router-address-restricted",
+    "mobile-carrier",
+    "cloud",
+    "cloud-security-group",
+    "stateful-firewall",
+    "router",
+    "docker-bridge",
+    "satellite",
+];
+
+/// A fault that was planted.
+#[derive(Clone, Copy, Debug)]
+pub struct Planted {
+    /// It.
+    pub fault: &'static Fault,
+    /// Where: 0 is a, 1 is b.
+    pub side: usize,
+}
+
+/// A random world and what was planted in it.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// It.
+    pub file: File,
+    /// Who speaks first.
+    pub first: First,
+    /// The faults.
+    pub planted: Vec<Planted>,
+    /// Strange things that do no harm, by name.
+    pub decoys: Vec<&'static str>,
+    /// Whether everybody connects with everybody as long as nothing is planted; else theory says who does.
+    pub is_good: bool,
+}
+
+/// What random worlds are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any two places: does the path come out as theory says?
+    Theory,
+    /// Two good places, and up to three decoys.
+    Healthy,
+    /// Two good places with so many faults, and perhaps a decoy.
+    Faults(usize),
+}
+
+/// Makes the world of a seed.
+pub fn generate(seed: u64, kind: Kind) -> World {
+    let mut random = Random::from_number(seed);
+    let mut file = File { title: format!("World of seed {seed}"), seed, ..File::default() };
+    file.worlds = vec![WorldKind::Virtual];
+    file.server.ipv6 = false;
+    let places = if kind == Kind::Theory { PLACES } else { GOOD_PLACES };
+    for name in ["a", "b"] {
+        let behind = place(&mut random, &mut file, name, places, kind == Kind::Theory);
+        let link = Link {
+            delay: Some(Span(Duration::from_micros(500 + random.below(20_000)))),
+            jitter: Span(Duration::from_micros(random.below(3000))),
+            ..Link::default()
+        };
+        file.host
+            .insert(name.to_owned(), Host { behind: OneOrMany::Many(behind), ipv4: true, link, ..Host::default() });
+    }
+    let first = if random.below(2) == 0 { First::A } else { First::B };
+    let head_start = Span(Duration::from_millis(400));
+    match first {
+        First::A => file.signaling.a.candidates_delay = head_start,
+        First::B => file.signaling.b.candidates_delay = head_start,
+    }
+    let mut world = World { file, first, planted: Vec::new(), decoys: Vec::new(), is_good: kind != Kind::Theory };
+    match kind {
+        Kind::Theory => {}
+        Kind::Healthy => {
+            for slot in 1..=random.below(4) {
+                let (name, piece) = DECOYS[random.below(DECOYS.len() as u64) as usize];
+                decoy(&mut world, name, piece, random.below(2) as usize, slot);
+            }
+        }
+        Kind::Faults(count) => {
+            for slot in 0..count {
+                plant_one(&mut world, &mut random, slot);
+            }
+            if random.below(2) == 0 {
+                let (name, piece) = DECOYS[random.below(DECOYS.len() as u64) as usize];
+                // Only what leaves places, servers and marks alone is without effect beside a fault.
+                if !["[server]", "behind", "session", "signaling", "\"tcp\""].iter().any(|word| piece.contains(word)) {
+                    decoy(&mut world, name, piece, random.below(2) as usize, 9);
+                }
+            }
+        }
+    }
+    world
+}
+
+/// Plants one more fault that fits to those already there.
+fn plant_one(world: &mut World, random: &mut Random, slot: usize) {
+    // A world of random faults would seldom have one that needs another; so the first never does.
+    let fits = |world: &World, fault: &Fault| {
+        let fits_to = |other: &Fault| {
+            let apart = !other.hides(fault) && !fault.hides(other);
+            apart && !(other.moves && fault.moves) && other.findings != fault.findings
+        };
+        (slot > 0 || fault.shows != Shows::AtRelay) && world.planted.iter().all(|planted| fits_to(planted.fault))
+    };
+    for _ in 0..100 {
+        let fault = &FAULTS[random.below(FAULTS.len() as u64) as usize];
+        let mut side = random.below(2) as usize;
+        if !fits(world, fault) {
+            continue;
+        }
+        // Beside another fault on a host of its own: one that hides everything would hide both.
+        if let Some(other) = world.planted.first() {
+            side = 1 - other.side;
+        }
+        let mut changed = world.clone();
+        if apply(&mut changed, fault.piece, side, slot as u64) {
+            changed.planted.push(Planted { fault, side });
+            *world = changed;
+            return;
+        }
+    }
+}
+
+fn decoy(world: &mut World, name: &'static str, piece: &str, side: usize, slot: u64) {
+    let mut changed = world.clone();
+    if apply(&mut changed, piece, side, slot) {
+        changed.decoys.push(name);
+        *world = changed;
+    }
+}
+
+/// Lays a piece of a scenario file over a world; false where the two do not make a scenario.
+fn apply(world: &mut World, piece: &str, side: usize, slot: u64) -> bool {
+    let names = ["a", "b"];
+    let text = piece.replace("SELF", names[side]).replace("OTHER", names[1 - side]).replace('%', &slot.to_string());
+    let merged = toml::Table::try_from(&world.file).ok().zip(text.parse::<toml::Table>().ok());
+    let Some((mut table, piece)) = merged else { return false };
+    lay_over(&mut table, piece);
+    let Ok(mut file) = table.try_into::<File>() else { return false };
+    let used: Vec<String> = file.host.values().flat_map(behinds).collect();
+    file.router.retain(|name, _| used.contains(name));
+    if Scenario::of("fuzz", file.clone()).is_err() {
+        return false;
+    }
+    world.file = file;
+    true
+}
+
+fn behinds(host: &Host) -> Vec<String> {
+    let all = std::iter::once(&host.behind).chain(host.interface.iter().map(|interface| &interface.behind));
+    all.flat_map(|behind| behind.names().to_vec()).collect()
+}
+
+/// Lists of tables grow, other values are replaced.
+fn lay_over(base: &mut toml::Table, piece: toml::Table) {
+    for (key, value) in piece {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(known)), toml::Value::Table(more)) => lay_over(known, more),
+            (Some(toml::Value::Array(known)), toml::Value::Array(more))
+                if more.first().is_some_and(toml::Value::is_table) =>
+            {
+                known.extend(more);
+            }
+            (_, value) => _ = base.insert(key, value),
+        }
+    }
+}
+
+/// A place: public, one preset, two, or a router with random behavior.
+fn place(random: &mut Random, file: &mut File, name: &str, places: &[&str], any_mapping: bool) -> Vec<String> {
+    let mut preset = || places[random.below(places.len() as u64) as usize].to_owned();
+    let (one, two) = (preset(), preset());
+    match random.below(8) {
+        0 => Vec::new(),
+        1..=3 => vec![one],
+        4 => vec![one, two],
+        _ => {
+            let mapping = MappingBehavior::ALL[if any_mapping { random.below(3) as usize } else { 0 }];
+            let ports = [
+                PortAllocation::Preserving,
+                PortAllocation::Random,
+                PortAllocation::Sequential,
+                PortAllocation::Hash,
+                PortAllocation::Contiguous { block: 256 },
+            ];
+            let router = Router {
+                mapping: Some(mapping),
+                filtering: Some(FilteringBehavior::ALL[random.below(3) as usize]),
+                ports: Some(ports[random.below(5) as usize]),
+                // Overloading would make a mapping depend on others' destinations.
+                overloading: Some(false),
+                addresses: Some(1 + random.below(3) as u8),
+                refresh: Some(if random.below(2) == 0 { Refresh::Outbound } else { Refresh::Both }),
+                ..Router::default()
+            };
+            file.router.insert(format!("at-{name}"), router);
+            vec![format!("at-{name}")]
+        }
+    }
+}
+
+/// Why a world is wrong; nothing: it is as theory says, and its account says what was planted and nothing else.
+pub fn problems(world: &World) -> Result<Vec<String>, ScenarioError> {
+    let Scenario { topology, .. } = Scenario::of("fuzz", world.file.clone())?;
+    let observed = run_virtual(&topology);
+    let mut problems = observed.contradictions.clone();
+    if world.is_good {
+        let score = score(world, &observed);
+        problems.extend(score.problems());
+    } else {
+        let expected = predict(Place::of(&topology, 0), Place::of(&topology, 1), world.first);
+        if observed.path != Some(expected) {
+            let (got, expected) = (path_name(observed.path), path_name(Some(expected)));
+            problems.push(format!("the path is {got}, theory says {expected}"));
+        }
+        problems.extend(blamed_for_nothing(&observed, expected));
+    }
+    Ok(problems)
+}
+
+/// A healthy direct path has no finding.
+fn blamed_for_nothing(observed: &Observed, expected: Path) -> Option<String> {
+    let first = observed.report.findings.iter().find(|finding| finding.severity != Severity::Info)?;
+    (expected == Path::Direct).then(|| format!("a healthy direct path has the finding {}", first.name))
+}

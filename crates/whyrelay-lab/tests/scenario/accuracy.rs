@@ -1,0 +1,48 @@
+//! The diagnosis is as accurate as docs/accuracy.md says: the first worlds of each kind again.
+
+use std::path::Path;
+
+use whyrelay_lab::accuracy::{Accuracy, SAMPLE};
+use whyrelay_lab::fuzz::{DECOYS, FAULTS, Kind, generate};
+
+#[test]
+fn the_first_worlds_reach_the_goals_and_every_miss_is_listed() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/accuracy.md");
+    let page = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{error}"));
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    let accuracy = Accuracy::measure(SAMPLE, threads).unwrap_or_else(|error| panic!("{error}"));
+    let new: Vec<_> = accuracy.misses().into_iter().filter(|miss| !page.contains(miss)).collect();
+    assert!(new.is_empty(), "these are not in docs/accuracy.md:\n{}", new.join("\n"));
+    assert!(accuracy.first_right() >= 0.99, "first finding: {}", accuracy.first_right());
+    assert!(accuracy.both_found() >= 0.95, "both found: {}", accuracy.both_found());
+    assert!(accuracy.false_findings() < 0.005, "false findings: {}", accuracy.false_findings());
+    // The numbers mean something only as long as most faults keep the path from being direct.
+    assert!(accuracy.one.harmless * 10 < accuracy.one.worlds, "{} worlds are direct", accuracy.one.harmless);
+}
+
+#[test]
+fn every_fault_is_named_by_a_rule_that_exists() {
+    for fault in FAULTS {
+        assert!(!fault.findings.is_empty());
+        for name in fault.findings.iter().chain(fault.alone) {
+            assert!(whyrelay_core::diagnosis::rules::find(name).is_some(), "{}: {name}", fault.name);
+        }
+    }
+}
+
+#[test]
+fn every_fault_and_every_decoy_is_planted_sooner_or_later() {
+    let mut faults: Vec<&str> = FAULTS.iter().map(|fault| fault.name).collect();
+    let mut decoys: Vec<&str> = DECOYS.iter().map(|(name, _)| *name).collect();
+    for seed in 0..3000 {
+        let worlds = [generate(seed, Kind::Faults(2)), generate(seed, Kind::Healthy)];
+        for world in worlds {
+            faults.retain(|name| world.planted.iter().all(|planted| planted.fault.name != *name));
+            decoys.retain(|name| !world.decoys.contains(name));
+        }
+        if faults.is_empty() && decoys.is_empty() {
+            return;
+        }
+    }
+    panic!("never planted: {faults:?} {decoys:?}");
+}
