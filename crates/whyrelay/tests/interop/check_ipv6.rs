@@ -82,7 +82,7 @@ fn works() -> Result<()> {
                 .router
                 .nft(&format!("table ip6 f {{ chain f {{ type filter hook forward priority 0; {rules}; }}\n}}\n"))?;
         }
-        let (json, ours, _) = check(&world.host, &["--signal", &url])?;
+        let (json, ours) = check(&world.host, &["--signal", &url])?;
         let context = || format!("{}\n{}", ours.account, server.account());
         ensure!(
             measured(&json, "ipv6").is_some_and(|fact| fact["state"] == "works" && fact["address"] == HOST),
@@ -104,7 +104,7 @@ fn other_answers() -> Result<()> {
     let world = World::new()?;
     let (_server, url) = world.serve()?;
     let state = |arguments: &[&str]| -> Result<String> {
-        let (json, ours, _) = check(&world.host, arguments)?;
+        let (json, ours) = check(&world.host, arguments)?;
         let state = measured(&json, "ipv6").and_then(|fact| fact["state"].as_str()).map(str::to_owned);
         Ok(state.unwrap_or(ours.account))
     };

@@ -15,6 +15,7 @@ pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver];
     suite.test("check_servers::a_certificate_is_judged_by_name_chain_and_end", &tools, certificate);
     suite.test("check_servers::a_wrong_password_is_told", &tools, wrong_password);
+    suite.test("check_servers::a_foreign_turn_server_is_third_party_enough", &tools, third_party);
 }
 
 fn password_file(password: &str) -> Result<tempfile::NamedTempFile> {
@@ -31,7 +32,7 @@ fn certificate() -> Result<()> {
     let (url, authority) = (coturn.url(Transport::Tls), coturn.authority());
     let (secret, authority) = (password.path().display().to_string(), authority.display().to_string());
     let arguments = ["--turn", &url, "--turn-user", USER, "--turn-password-file", &secret];
-    let (json, ours, _) = check(&site.host, &[&arguments[..], &["--tls-ca", &authority]].concat())?;
+    let (json, ours) = check(&site.host, &[&arguments[..], &["--tls-ca", &authority]].concat())?;
     let fact = measured(&json, "certificate").cloned().unwrap_or_default();
     let host = internet.server.address().to_string();
     ensure!(fact["refused"].is_null() && fact["name"] == host.as_str(), "{fact}: {}", ours.account);
@@ -41,7 +42,7 @@ fn certificate() -> Result<()> {
         ensure!(measured(&json, kind).is_some(), "{kind} is missing: {}\n{}", ours.account, coturn.log());
     }
     // Without the authority.
-    let (json, ours, _) = check(&site.host, &arguments)?;
+    let (json, ours) = check(&site.host, &arguments)?;
     let fact = measured(&json, "certificate").cloned().unwrap_or_default();
     ensure!(fact["refused"].as_str().is_some_and(|why| why.contains("UnknownIssuer")), "{fact}: {}", ours.account);
     let found = json["findings"].as_array().into_iter().flatten().any(|found| found["name"] == "turn-tls-failed");
@@ -59,7 +60,7 @@ fn wrong_password() -> Result<()> {
     let path = recording.path().display().to_string();
     let url = coturn.url(Transport::Udp);
     let arguments = ["--turn", &url, "--turn-user", USER, "--turn-password-file", &secret, "--record", &path];
-    let (json, ours, _) = check(&site.host, &arguments)?;
+    let (json, ours) = check(&site.host, &arguments)?;
     let names: Vec<_> = json["findings"].as_array().into_iter().flatten().map(|found| &found["name"]).collect();
     ensure!(names.first().is_some_and(|name| **name == "turn-credentials-rejected"), "{names:?}: {}", ours.account);
     ensure!(!std::fs::read_to_string(&path)?.contains("a-guess"), "the password is in the recording");
@@ -67,5 +68,26 @@ fn wrong_password() -> Result<()> {
     let again =
         Process::start("whyrelay report", command.args(["report", "--format", "json", &path]))?.finish(LIMIT)?;
     ensure!(again.stdout == ours.stdout, "the recording's account differs: {}\n{}", ours.account, again.account);
+    Ok(())
+}
+
+/// coturn knows no probes of ours: its relays send, and see what arrives.
+fn third_party() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let coturn = Coturn::start(&internet.server)?;
+    let password = password_file(PASSWORD)?;
+    let secret = password.path().display().to_string();
+    let url = coturn.url(Transport::Udp);
+    for (nat, stolen) in [(Nat::OpenInput, true), (Nat::Home, false)] {
+        let site = internet.site(nat)?;
+        let (json, ours) = check(&site.host, &["--turn", &url, "--turn-user", USER, "--turn-password-file", &secret])?;
+        let context = || format!("{nat:?}: {}\n{}", ours.account, coturn.log());
+        let Some(early) = measured(&json, "early-arrival") else { anyhow::bail!("not measured: {}", context()) };
+        let lost = early["observed"] != early["mapped"] && early["control"] == early["mapped"];
+        ensure!(lost == stolen, "{early}: {}", context());
+        for kind in ["third-party", "relay-echo"] {
+            ensure!(measured(&json, kind).is_some(), "{kind} is missing: {}", context());
+        }
+    }
     Ok(())
 }

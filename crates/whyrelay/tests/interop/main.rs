@@ -17,6 +17,7 @@ mod beside;
 mod blocked;
 mod check;
 mod check_ipv6;
+mod check_lab;
 mod check_servers;
 mod foreign;
 mod golab;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     page::register(&mut suite);
     check::register(&mut suite);
     check_ipv6::register(&mut suite);
+    check_lab::register(&mut suite);
     check_servers::register(&mut suite);
     port_mapping::register(&mut suite);
     natdiscovery::register(&mut suite);

@@ -69,7 +69,7 @@ fn compare(internet: &mut Internet, port: u16, arguments: &[&str], misjudged: Op
         sites.push(site);
     }
     for (((nat, configured, _), site), stranger) in KINDS.into_iter().zip(&sites).zip(running) {
-        let (json, ours, _) = check(&site.host, arguments)?;
+        let (json, ours) = check(&site.host, arguments)?;
         let theirs = stranger.finish(LIMIT)?;
         let context = || format!("{nat:?}\n{}\n{}", ours.account, theirs.account);
         let said = (told(&theirs.stdout, "Mapping"), told(&theirs.stdout, "Filtering"));

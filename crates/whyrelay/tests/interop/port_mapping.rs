@@ -93,7 +93,7 @@ fn mapped(json: &Value, protocol: &str, account: &str) -> Result<()> {
 fn all_three() -> Result<()> {
     let (_internet, server, site) = world()?;
     let daemon = Daemon::start(&site.router, true, true)?;
-    let (json, ours, _) = check(&site.host, &["--signal", server.url(), "--map"])?;
+    let (json, ours) = check(&site.host, &["--signal", server.url(), "--map"])?;
     let account = format!("{}\n{}", ours.account, daemon.process.account());
     ensure!(offered(&json) == ["nat-pmp", "pcp", "upnp"], "{account}");
     mapped(&json, "pcp", &account)?;
@@ -105,7 +105,7 @@ fn all_three() -> Result<()> {
 fn upnp_alone() -> Result<()> {
     let (_internet, server, site) = world()?;
     let daemon = Daemon::start(&site.router, true, false)?;
-    let (json, ours, _) = check(&site.host, &["--signal", server.url(), "--map"])?;
+    let (json, ours) = check(&site.host, &["--signal", server.url(), "--map"])?;
     let account = format!("{}\n{}", ours.account, daemon.process.account());
     ensure!(offered(&json) == ["upnp"], "{account}");
     mapped(&json, "upnp", &account)?;
@@ -142,7 +142,7 @@ fn interrupted() -> Result<()> {
 fn without_consent() -> Result<()> {
     let (_internet, server, site) = world()?;
     let daemon = Daemon::start(&site.router, true, true)?;
-    let (json, ours, _) = check(&site.host, &["--signal", server.url()])?;
+    let (json, ours) = check(&site.host, &["--signal", server.url()])?;
     let log = daemon.process.account();
     ensure!(measured(&json, "port-mapped").is_none(), "{}", ours.account);
     ensure!(!log.contains("added mapping") && !log.contains("AddPortMapping"), "{log}");
@@ -156,7 +156,7 @@ fn without_consent() -> Result<()> {
 
 fn none() -> Result<()> {
     let (_internet, server, site) = world()?;
-    let (json, ours, _) = check(&site.host, &["--signal", server.url(), "--map"])?;
+    let (json, ours) = check(&site.host, &["--signal", server.url(), "--map"])?;
     ensure!(offered(&json).is_empty(), "{}", ours.account);
     let facts = json["measurements"].as_array().into_iter().flatten();
     ensure!(facts.filter(|fact| fact["measurement"] == "port-mapper").count() == 3, "{}", ours.account);

@@ -23,6 +23,9 @@ use crate::io::udp::UdpOptions;
 /// Giving allocations back takes at most this long.
 const CLOSE_LIMIT: Duration = Duration::from_millis(1200);
 
+/// Where nothing was allocated, an answer may be on its way still.
+const NOTHING_TO_CLOSE: Duration = Duration::from_millis(100);
+
 /// Something that a check waits for.
 #[derive(Debug)]
 pub(super) enum Happening {
@@ -141,7 +144,7 @@ impl Client {
 
     /// Gives the allocations back.
     pub(super) async fn close(mut self) {
-        let until = Instant::now() + CLOSE_LIMIT;
+        let until = Instant::now() + if self.mapped.is_empty() { NOTHING_TO_CLOSE } else { CLOSE_LIMIT };
         self.feed(Input::Close);
         while !matches!(self.next(until).await, Some(Happening::Closed) | None) {}
     }
