@@ -54,8 +54,8 @@ const LIMIT: Duration = Duration::from_millis(2600);
 /// What was changed elsewhere is taken back within this time when the check is stopped.
 const CLEAN_UP_LIMIT: Duration = Duration::from_millis(2500);
 
-/// Asking a server what it offers delays the look at the NAT by this at most.
-const DESCRIBE_LIMIT: Duration = Duration::from_millis(250);
+/// Asking a named server what it offers delays everything else by this at most: two round trips of 300 ms each.
+const DESCRIBE_LIMIT: Duration = Duration::from_millis(600);
 
 /// Where HTTP/3 and disguised VPNs go: networks that block other UDP often let it through.
 const HTTPS_PORT: u16 = 443;
@@ -149,7 +149,7 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
     let ipv6 = local::ipv6_state(&found);
 
     let asking = stop.clone().unless(servers::known(config, &journal, &tls, until)).await;
-    let Some(Servers { list: known, mut discovery }) = asking else { return Ok(()) };
+    let Some(Servers { list: known, mut discovery, announced_by_whyrelay }) = asking else { return Ok(()) };
     if known.is_empty() {
         let why = "no server was named or announced: give --signal, --stun or --turn";
         journal.missing("the NAT's behavior, servers and what gets through", why);
@@ -160,28 +160,32 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
     let mut careful: Vec<Part<'_>> = Vec::new();
     servers::look_at_credentials(config, &journal, &known);
     let asked = probe_servers(&known, &found, config.mark);
-    // A server that was named instead of announced says itself where it offers behavior discovery.
-    let limit = (Instant::now() + DESCRIBE_LIMIT).min(until);
-    let describing = asked.iter().map(|asked| probes::describe(&journal, random.fork(), asked.clone(), options, limit));
-    let describing = join_all(describing.collect::<Vec<_>>());
-    let Some(described) = stop.clone().unless(describing).await else { return Ok(()) };
-    if discovery.is_empty() {
-        discovery.extend(described.iter().flatten().filter_map(|described| described.discovery));
+    // A server that was named instead of announced says itself where it offers behavior discovery; an announced one is
+    // not waited for.
+    let mut described: Vec<bool> = asked.iter().map(|_| announced_by_whyrelay).collect();
+    if !announced_by_whyrelay {
+        let limit = (Instant::now() + DESCRIBE_LIMIT).min(until);
+        let describe =
+            |asked: &(Origin, SocketAddr)| probes::describe(&journal, random.fork(), asked.clone(), options, limit);
+        let describing = join_all(asked.iter().map(describe).collect::<Vec<_>>());
+        let Some(answers) = stop.clone().unless(describing).await else { return Ok(()) };
+        discovery.extend(answers.iter().flatten().filter_map(|described| described.discovery));
+        described = answers.iter().map(Option::is_some).collect();
     }
-    let is_ours = described.iter().any(Option::is_some);
-    let ours = asked.iter().zip(&described).filter(|((_, server), described)| server.is_ipv4() && described.is_some());
+    let is_ours = described.contains(&true);
+    let ours = asked.iter().zip(&described).filter(|((_, server), described)| server.is_ipv4() && **described);
     let outside = ours.map(|(asked, _)| asked.clone()).next();
     careful.extend(port_map_part(config, &journal, &mut random, &routes, outside, &found, options, until, &stop));
     for asked in &asked {
         parts.push(Box::pin(hops::look(journal.clone(), random.fork(), asked.clone(), options, until)));
     }
     for (asked, described) in asked.into_iter().zip(&described) {
-        match described {
-            Some(_) => parts.push(Box::pin(probes::look(journal.clone(), random.fork(), asked, options, until))),
-            None => {
-                let why = format!("{} is no whyrelay server, or silent: give --signal", asked.1);
-                journal.missing("largest packets, WireGuard's shape, the server's clock", why);
-            }
+        if *described {
+            let (journal, random) = (journal.clone(), random.fork());
+            parts.push(Box::pin(probes::look(journal, random, asked, options, until, !announced_by_whyrelay)));
+        } else {
+            let why = format!("{} is no whyrelay server, or silent: give --signal", asked.1);
+            journal.missing("largest packets, WireGuard's shape, the server's clock", why);
         }
     }
     parts.extend(nat_parts(config, &journal, &mut random, (&known, &discovery), &found, options, until));

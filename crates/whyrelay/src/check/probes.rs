@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use whyrelay_core::random::Random;
+use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::Direction;
 use whyrelay_core::trace::measurement::Measurement;
 use whyrelay_core::wire::attribute::AttributeType;
@@ -47,6 +48,8 @@ struct Session {
     until: Instant,
     /// What arrived that is no answer to the request under way.
     others: Vec<(SocketAddr, Vec<u8>)>,
+    /// When the last request that was answered was first sent, and how long its answer took.
+    round: Option<(Timestamp, Duration)>,
 }
 
 /// A port of the server that is ours for a while.
@@ -80,8 +83,8 @@ impl Session {
     ) -> Option<Self> {
         let mut sockets = Sockets::new(journal.clone());
         let local = sockets.open(origin.address, origin.interface.as_deref(), options).ok()?;
-        let (journal, nonce, others) = (journal.clone(), Vec::new(), Vec::new());
-        Some(Self { journal, random, sockets, local, server, nonce, until, others })
+        let (journal, nonce, others, round) = (journal.clone(), Vec::new(), Vec::new(), None);
+        Some(Self { journal, random, sockets, local, server, nonce, until, others, round })
     }
 
     /// Sends a request until it is answered. The nonce is taken from a 438 and the request repeated, once.
@@ -110,6 +113,7 @@ impl Session {
     }
 
     async fn transact(&mut self, remote: SocketAddr, id: TransactionId, bytes: &[u8]) -> Option<Vec<u8>> {
+        let (at, started) = (self.journal.now(), Instant::now());
         for sent in 1..=SENDS {
             // The system's refusal is an event of its own.
             let _ = self.sockets.send(self.local, remote, bytes);
@@ -121,6 +125,7 @@ impl Session {
                         && matches!(message.class, Class::Success | Class::Error)
                 });
                 if is_answer && bare(from) == bare(remote) {
+                    self.round = Some((at, started.elapsed()));
                     return Some(bytes);
                 }
                 self.keep(from, bytes);
@@ -155,13 +160,8 @@ impl Session {
     }
 
     async fn describe(&mut self) -> Option<Described> {
-        // The first round brings the nonce; the second one's time is the clock's precision.
-        let build = |id| Operation::Describe.request(id);
-        self.request(self.server, build, true).await?;
-        let started = Instant::now();
-        let sent = self.journal.now();
-        let answer = self.request(self.server, build, true).await?;
-        let took = started.elapsed();
+        let answer = self.request(self.server, |id| Operation::Describe.request(id), true).await?;
+        let (sent, took) = self.round?;
         let message = Message::decode(&answer).ok()?;
         if let Some(theirs) = message.u64(AttributeType::PROBE_TIME) {
             let ours = sent.as_micros().saturating_add(u64::try_from(took.as_micros()).unwrap_or(0) / 2);
@@ -247,15 +247,23 @@ fn is_knock(bytes: &[u8], token: ProbeToken) -> bool {
     })
 }
 
-/// Everything that a whyrelay server can measure for us, from one socket.
+/// Everything that a whyrelay server can measure for us, from one socket. `described`: it was asked already what it offers.
 pub(crate) async fn look(
     journal: Journal,
-    random: Random,
+    mut random: Random,
     (origin, server): (Origin, SocketAddr),
     options: UdpOptions,
     until: Instant,
+    described: bool,
 ) {
     let what = "largest packets and WireGuard's shape";
+    if !described {
+        let asked = (origin.clone(), server);
+        if describe(&journal, random.fork(), asked, options, until).await.is_none() {
+            let why = format!("{server} does not answer what it offers");
+            return journal.missing("largest packets, WireGuard's shape, the server's clock", why);
+        }
+    }
     let unfragmented = UdpOptions { dont_fragment: true, ..options };
     let Some(mut session) = Session::open(&journal, random, &origin, server, unfragmented, until) else {
         return journal.missing(what, "no socket could be opened");

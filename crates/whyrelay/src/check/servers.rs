@@ -52,11 +52,13 @@ pub(crate) struct Servers {
     pub(crate) list: Vec<Known>,
     /// Where a whyrelay server offers behavior discovery, by its announcement.
     pub(crate) discovery: Vec<SocketAddr>,
+    /// All of them were announced by a whyrelay server, so they are its own.
+    pub(crate) announced_by_whyrelay: bool,
 }
 
 /// The servers to ask, resolved.
 pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientTls, until: Instant) -> Servers {
-    let mut discovery = Vec::new();
+    let (mut discovery, mut announced_by_whyrelay) = (Vec::new(), false);
     let mut known: Vec<(Known, bool)> = config
         .urls
         .iter()
@@ -64,9 +66,10 @@ pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientT
         .collect();
     if let Some(signal) = &config.signal {
         let limit = (Instant::now() + SIGNALING_LIMIT).min(until);
-        let (announced, offered) = announced(signal, config, journal, tls, limit).await;
+        let (announced, offered, is_whyrelay) = announced(signal, config, journal, tls, limit).await;
         if known.is_empty() {
             discovery = offered;
+            announced_by_whyrelay = is_whyrelay && !announced.is_empty();
             known.extend(announced.into_iter().map(|known| (known, true)));
         }
     }
@@ -85,7 +88,7 @@ pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientT
         };
         resolved.extend(addresses.into_iter().map(|ip| SocketAddr::new(ip, url.port())));
     }
-    Servers { list, discovery: resolved }
+    Servers { list, discovery: resolved, announced_by_whyrelay }
 }
 
 /// What the signaling server announces.
@@ -95,13 +98,13 @@ async fn announced(
     journal: &Journal,
     tls: &ClientTls,
     until: Instant,
-) -> (Vec<Known>, Vec<ServerUrl>) {
+) -> (Vec<Known>, Vec<ServerUrl>, bool) {
     // Shown without what a URL may hide.
     let server = signal.split(['?', '#']).next().unwrap_or_default().to_owned();
     let fail = |detail: String| {
         let server = server.clone();
         journal.fact(EventKind::Signaling { server, state: SignalingState::Failed { detail } });
-        (Vec::new(), Vec::new())
+        (Vec::new(), Vec::new(), false)
     };
     let mut name = [0; 16];
     if getrandom::fill(&mut name).is_err() {
@@ -164,8 +167,9 @@ async fn announced(
         }
         _ => journal.missing("servers of the signaling server", "it announces none, or is no whyrelay server"),
     }
+    let is_whyrelay = client.server().whyrelay.is_some();
     client.close(Duration::from_millis(50)).await;
-    (known, discovery)
+    (known, discovery, is_whyrelay)
 }
 
 /// Looks all names up at once.

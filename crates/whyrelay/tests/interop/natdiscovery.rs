@@ -71,7 +71,7 @@ fn compare(internet: &mut Internet, port: u16, arguments: &[&str], misjudged: Op
     for (((nat, configured, _), site), stranger) in KINDS.into_iter().zip(&sites).zip(running) {
         let (json, ours) = check(&site.host, arguments)?;
         let theirs = stranger.finish(LIMIT)?;
-        let context = || format!("{nat:?}\n{}\n{}", ours.account, theirs.account);
+        let context = || format!("{nat:?}\n{}\n{}", ours.stdout, theirs.account);
         let said = (told(&theirs.stdout, "Mapping"), told(&theirs.stdout, "Filtering"));
         let (Some(mapping), Some(filtering)) = said else { bail!("natdiscovery says nothing: {}", context()) };
         let known = (behavior(&json, "mapping"), behavior(&json, "filtering"));
