@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use whyrelay_core::random::Random;
+use whyrelay_core::sdp::{Fingerprint, SessionDescription};
 
 use super::*;
 
