@@ -76,10 +76,6 @@ impl Collector for Linux {
             Err(error) => not_measured(Subject::Nftables, &error, emit),
         }
         legacy_iptables(emit);
-        let names = self.firewall.iter().flat_map(Firewall::names);
-        for fact in software::programs(self.links.values(), names) {
-            emit(fact);
-        }
     }
 
     fn socket(&mut self, scope: &Scope, emit: &mut Emit<'_>) {
@@ -108,6 +104,14 @@ impl Collector for Linux {
         let answer = questions::ask(netlink, question, &self.links, &self.rules);
         emit(HostFact::RouteAnswer(answer.clone()));
         self.answers.push(answer);
+    }
+
+    /// Every process of the host is looked at: milliseconds where there are hundreds.
+    fn later(&mut self, emit: &mut Emit<'_>) {
+        let names = self.firewall.iter().flat_map(Firewall::names);
+        for fact in software::programs(self.links.values(), names) {
+            emit(fact);
+        }
     }
 
     fn after(&mut self, scope: &Scope, emit: &mut Emit<'_>) {

@@ -30,7 +30,8 @@ mod tap;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
 use whyrelay_core::host::{HostFact, MAX_FACTS, Moment, RoutePurpose};
@@ -41,6 +42,9 @@ use crate::io::disguise::DeviceName;
 
 /// Facts that wait for the session's loop; more wait in the collecting thread.
 const QUEUE: usize = 1024;
+
+/// A healthy session has its path by then: what takes long does not compete with it for the processor.
+const HEAD_START: Duration = Duration::from_millis(300);
 
 /// A socket of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,6 +140,8 @@ pub(crate) trait Collector: Send {
     fn socket(&mut self, scope: &Scope, emit: &mut Emit<'_>);
     /// A socket sends to an address for the first time.
     fn flow(&mut self, flow: &Flow, emit: &mut Emit<'_>);
+    /// What takes long and does not change meanwhile, once: when the session has had its start, or at its end.
+    fn later(&mut self, emit: &mut Emit<'_>);
     /// After the checks.
     fn after(&mut self, scope: &Scope, emit: &mut Emit<'_>);
 }
@@ -163,7 +169,22 @@ fn collect(collector: &mut dyn Collector, inputs: &Receiver<Input>, output: &Sen
         }
     };
     collector.before(&scope, &mut |fact| send(Moment::Before, fact));
-    while let Ok(input) = inputs.recv() {
+    let mut until = Some(Instant::now() + HEAD_START);
+    loop {
+        let waited = match until {
+            Some(until) => inputs.recv_timeout(until.saturating_duration_since(Instant::now())),
+            None => inputs.recv().map_err(RecvTimeoutError::from),
+        };
+        let is_late = until.is_some_and(|until| Instant::now() >= until);
+        if is_late || matches!(waited, Ok(Input::Finish) if until.is_some()) {
+            until = None;
+            collector.later(&mut |fact| send(Moment::During, fact));
+        }
+        let input = match waited {
+            Ok(input) => input,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         scope.take(input);
         match input {
             Input::Socket(_) => collector.socket(&scope, &mut |fact| send(Moment::Before, fact)),
@@ -204,5 +225,6 @@ impl Collector for Unmeasured {
 
     fn socket(&mut self, _: &Scope, _: &mut Emit<'_>) {}
     fn flow(&mut self, _: &Flow, _: &mut Emit<'_>) {}
+    fn later(&mut self, _: &mut Emit<'_>) {}
     fn after(&mut self, _: &Scope, _: &mut Emit<'_>) {}
 }
