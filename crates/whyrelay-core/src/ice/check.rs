@@ -20,7 +20,7 @@ const LONG_PATH_TRANSMISSIONS: usize = 10;
 const LONG_PATH_RTO_MS: u64 = 301;
 
 /// When the shorter schedule sends, after the first transmission, in milliseconds. docs/decisions.md has the reasoning.
-const OFFSETS_MS: [u64; LONG_PATH_TRANSMISSIONS] = [0, 100, 300, 600, 1000, 1400, 1800, 2200, 2600, 3000];
+const OFFSETS_MS: [u64; LONG_PATH_TRANSMISSIONS] = [0, 100, 250, 500, 850, 1200, 1550, 1900, 2250, 2600];
 
 /// The shortest first retransmission interval of the shorter schedule, in milliseconds.
 const SHORTEST_RTO_MS: u64 = 100;
@@ -233,11 +233,11 @@ mod tests {
 
     #[test]
     fn the_usual_schedule_gives_up_within_three_seconds() {
-        for round_trip in [1, 50, 200, 300] {
+        for (round_trip, gives_up) in [(1, 2550), (50, 2550), (250, 2550), (300, 2800)] {
             let schedule = Schedule::new(Conditions { round_trip: Some(Duration::from_millis(round_trip)), ..USUAL });
-            assert_eq!(schedule.give_up(), Duration::from_millis(2800), "{round_trip} ms");
+            assert_eq!(schedule.give_up(), Duration::from_millis(gives_up), "{round_trip} ms");
         }
-        assert_eq!(millis(&Schedule::new(USUAL)), [100, 300, 600, 1000, 1400, 1800, 2800]);
+        assert_eq!(millis(&Schedule::new(USUAL)), [100, 250, 500, 850, 1200, 1550, 2550]);
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
     fn a_measured_round_trip_only_lengthens() {
         let at =
             |round_trip| Schedule::new(Conditions { round_trip: Some(Duration::from_millis(round_trip)), ..USUAL });
-        assert_eq!(millis(&at(250)), [250, 500, 750, 1000, 1400, 1800, 2800]);
+        assert_eq!(millis(&at(250)), [250, 500, 750, 1000, 1250, 1550, 2550]);
         assert_eq!(millis(&at(1000)), [400, 800, 1200, 1600, 2000, 2400, 2800, 3200, 3600, 5600]);
     }
 

@@ -106,7 +106,7 @@ fn state_changes(network: &Network, side: usize) -> Vec<(IceState, IceStateReaso
 
 #[test]
 fn a_check_is_repeated_with_the_same_transaction_id_until_its_schedule_ends() {
-    for (patient, count, ends) in [(false, 7, Duration::from_millis(2800)), (true, 7, Duration::from_millis(39_500))] {
+    for (patient, count, ends) in [(false, 7, Duration::from_millis(2550)), (true, 7, Duration::from_millis(39_500))] {
         let mut lone = Lone::with(|config| config.patient = patient).meet();
         lone.network.input(A, Input::RoundTripHint(Duration::from_millis(20)));
         lone.candidate("192.0.2.2:2000");
@@ -501,7 +501,7 @@ fn without_any_pair_the_peers_checks_get_one_schedule_to_arrive() {
     lone.network.input(A, Input::LocalEndOfCandidates);
     lone.network.input(A, Input::RemoteEndOfCandidates);
     assert!(lone.network.run_until(SECOND * 10, |n| n.agents[A].state() == IceState::Failed));
-    assert_eq!(lone.network.now - START, Duration::from_millis(2800));
+    assert_eq!(lone.network.now - START, Duration::from_millis(2550));
     assert_eq!(state_changes(&lone.network, A).pop(), Some((IceState::Failed, IceStateReason::NoPairs)));
 }
 
