@@ -172,7 +172,8 @@ pub(super) fn measure(arguments: &[&str]) -> Result<()> {
             // Held, so that what it does next does not count. It may have ended before this was scheduled: then
             // there is nothing to read, and the run counts for its time alone.
             kill(pid, Signal::SIGSTOP)?;
-            let (cpu, memory) = (cpu_ms(pid).ok(), memory_kib(pid).ok());
+            let memory = |field| memory_kib(pid, field).ok();
+            let (cpu, memory) = (cpu_ms(pid).ok(), memory("VmHWM:").zip(memory("RssAnon:")));
             kill(pid, Signal::SIGCONT)?;
             let used = cpu.zip(memory).unzip();
             found = Some((after, used.0, used.1, vec![shown.trim().to_owned()]));
@@ -191,7 +192,8 @@ pub(super) fn measure(arguments: &[&str]) -> Result<()> {
         json!({
             "marker_ms": after.as_secs_f64() * 1000.0,
             "cpu_ms": cpu,
-            "memory_kib": memory,
+            "memory_kib": memory.map(|(peak, _)| peak),
+            "own_memory_kib": memory.map(|(_, own)| own),
             "whole_cpu_ms": whole.num_microseconds() as f64 / 1000.0,
             "whole_memory_kib": usage.max_rss(),
             "line": lines[..lines.len().min(2)].join(" "),
@@ -206,11 +208,11 @@ fn cpu_ms(pid: Pid) -> Result<f64> {
     Ok(Duration::from(clock_gettime(clock)?).as_secs_f64() * 1000.0)
 }
 
-/// The most memory that a process has held so far.
-fn memory_kib(pid: Pid) -> Result<f64> {
+/// A field of a process's status: the most memory that it has held so far, or what it shares with no file.
+fn memory_kib(pid: Pid, field: &str) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("VmHWM")?;
-    Ok(line.split_whitespace().nth(1).context("VmHWM")?.parse()?)
+    let line = status.lines().find(|line| line.starts_with(field)).with_context(|| field.to_owned())?;
+    Ok(line.split_whitespace().nth(1).with_context(|| field.to_owned())?.parse()?)
 }
 
 /// Sends messages that receivers ignore until one is delivered.

@@ -5,6 +5,7 @@ mod ends;
 mod formats;
 mod hostile;
 mod inputs;
+mod options;
 mod pty;
 mod screen;
 mod support;

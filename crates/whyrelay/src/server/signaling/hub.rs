@@ -11,7 +11,7 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use tracing::debug;
-use whyrelay_core::signal::{LARGE_MESSAGE, Message, MessageType, Refusal, RefusalCode};
+use whyrelay_core::signal::{LARGE_MESSAGE, MAX_NAME, Message, MessageType, Refusal, RefusalCode};
 
 use super::Gauges;
 use super::SignalingConfig;
