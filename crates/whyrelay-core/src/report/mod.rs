@@ -15,6 +15,8 @@ mod html;
 mod json;
 mod markup;
 mod network;
+mod probes;
+mod proof;
 mod reason;
 pub mod svg;
 mod text;
@@ -37,6 +39,8 @@ pub use flows::{Flow, Route};
 pub use html::render_html;
 pub use json::render_json;
 pub use network::{HostAddress, Nat, Network, NetworkServer, NetworkSide, Reach};
+pub use probes::{ComparisonRow, Fared, ProbeRow};
+pub use proof::{Compared, Proof};
 pub use text::{TextOptions, render_text};
 pub use timeline::{Moment, Phase, PhaseKind, Timeline};
 
@@ -91,6 +95,14 @@ pub struct Report {
     pub pairs_left_out: usize,
     /// How far the sides' clocks are apart; `null` unless both sides were recorded.
     pub clock: Option<ClockOffset>,
+    /// What standing in for a program (`--as`) came to, beside a plain program's sockets; one for each side that did.
+    pub comparisons: Vec<ComparisonRow>,
+    /// The probes of both sides.
+    pub probes: Vec<ProbeRow>,
+    /// What is tried for this one session (`--try`), in words.
+    pub tried: Vec<String>,
+    /// An earlier session beside this one (`--prove`); `null` where none was given.
+    pub proof: Option<Proof>,
     /// The two networks and what went between them.
     pub network: Network,
     /// What each side was doing when.
@@ -246,6 +258,10 @@ impl Report {
             not_measured,
             a: summary(Vantage::A),
             b: summary(Vantage::B),
+            comparisons: probes::comparisons(&session),
+            probes: probes::probes(&session),
+            tried: probes::tried(&session),
+            proof: None,
             network: network::network(&session),
             timeline: timeline::timeline(events, &scale),
             events: events::rows(events, &diagnosis.findings, &pairs, &candidates, &scale),

@@ -3,6 +3,7 @@
 pub(super) mod findings;
 mod paint;
 mod pairs;
+mod probes;
 mod tables;
 
 use std::fmt::Write as _;
@@ -28,6 +29,7 @@ pub fn render_text(report: &Report, options: &TextOptions) -> String {
     let mut out = String::new();
     verdict(&mut out, report, paint);
     findings::render(&mut out, report, paint);
+    probes::render(&mut out, report, paint);
     sides(&mut out, report, paint);
     tables::candidates(&mut out, report, paint);
     pairs::render(&mut out, report, options, paint);

@@ -9,7 +9,9 @@ mod findings;
 mod growing;
 mod html;
 mod pcapng;
+mod proof;
 mod recordings;
+
 mod redact;
 mod report;
 mod rules;

@@ -105,12 +105,18 @@ fn every_account_matches_the_schema() {
         through_a_relay.events,
         lost.of(Vantage::A),
         lost.of(Vantage::B),
-        lost.events,
+        lost.events.clone(),
         failed(Fate::Ignored, Fate::AnswerLost).events,
         failed(Fate::SendRefused(1), Fate::AnswerLost).events,
         vec![],
-    ] {
-        let text = render_json(&Report::from_events(&events));
+    ]
+    .into_iter()
+    .chain(crate::cases::all().into_iter().map(|case| case.session.events))
+    {
+        let mut report = Report::from_events(&events);
+        matches(&render_json(&report)).unwrap_or_else(|error| panic!("{error}"));
+        report.prove(&lost.events, &events);
+        let text = render_json(&report);
         matches(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     }
 }

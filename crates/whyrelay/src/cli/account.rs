@@ -23,6 +23,8 @@ pub(super) struct Wanted {
     pub(super) output: Option<PathBuf>,
     /// Besides, as HTML.
     pub(super) html: Option<PathBuf>,
+    /// The events of an earlier session to compare with.
+    pub(super) before: Option<Vec<Event>>,
 }
 
 impl Wanted {
@@ -40,14 +42,20 @@ impl Wanted {
         if CheckReport::is_check(events) {
             return self.print_check(events);
         }
-        let report = Report::from_events(events);
+        let mut report = Report::from_events(events);
+        if let Some(before) = &self.before {
+            report.prove(before, events);
+        }
         self.render(&report)?;
         Ok(status(&report))
     }
 
     /// Writes the account to the file that is wanted, if any, and nothing to stdout.
     pub(super) fn write_only(&self, events: &[Event]) -> anyhow::Result<Report> {
-        let report = Report::from_events(events);
+        let mut report = Report::from_events(events);
+        if let Some(before) = &self.before {
+            report.prove(before, events);
+        }
         if self.output.is_some() {
             self.render(&report)?;
         }

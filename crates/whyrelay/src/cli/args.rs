@@ -268,6 +268,12 @@ pub struct PeerArgs {
     /// Keep the connection open and report consent loss, path changes and restarts until Ctrl-C
     #[arg(long, help_heading = "Session")]
     pub stay: bool,
+    /// Apply something harmless for this one session and tell whether the path is direct with it: port (another one),
+    /// device (bind each socket to its interface), exclude (leave tunnels and virtual bridges out, or exclude=NAME),
+    /// opener (a packet of low TTL ahead of the checks), mapping (a port mapping by the router, removed at the end).
+    /// May be repeated
+    #[arg(long = "try", value_name = "WHAT", value_parser = crate::session::parse_trial, help_heading = "Session")]
+    pub trials: Vec<crate::session::Trial>,
     /// Measure the throughput for this time, each way
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Session")]
     pub throughput: Option<Duration>,
@@ -275,6 +281,9 @@ pub struct PeerArgs {
     /// Watch it on a terminal screen: path, pairs, checks, events, findings. The account is printed when it is left
     #[arg(long, help_heading = "Output")]
     pub tui: bool,
+    /// Compare with the recording of an earlier session, after a fix: what is gone, what is new, what changed
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub prove: Option<PathBuf>,
     /// Write the recording (JSON lines) to this file, as it happens; at the end it holds both sides
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub record: Option<PathBuf>,
@@ -450,11 +459,12 @@ mod tests {
             "whyrelay offer --signal http://h --room r --id a --peer b --stun stun:s --stun stun:t --turn turn:t \
              --turn-user u --turn-password-file f --tls-ca ca.pem --interface eth0 --exclude-interface wt0 \
              --address 192.0.2.1 --no-tcp --as netbird --port 51820 --mark 0x1bd00 --dtls 1.2 --timeout 1500ms --wait 1m \
-             --patient --stay --throughput 5s --record r.jsonl --pcap p.pcapng --redact --format json -o out.json --html out.html -vv",
+             --patient --stay --try opener --try exclude=docker0 --prove before.jsonl --throughput 5s --record r.jsonl --pcap p.pcapng --redact --format json -o out.json --html out.html -vv",
         );
         assert_eq!((args.stun.len(), args.port, args.mark), (2, Some(51820), Some(0x1bd00)));
         assert_eq!((args.timeout, args.wait), (Duration::from_millis(1500), Duration::from_secs(60)));
         assert_eq!((args.throughput, args.format), (Some(Duration::from_secs(5)), Format::Json));
+        assert_eq!((args.trials.len(), args.prove), (2, Some("before.jsonl".into())));
         assert_eq!(args.as_program.as_deref(), Some("netbird"));
         assert_eq!((args.dtls, args.address.len()), (Some(DtlsVersion::V12), 1));
         assert_eq!((args.output, args.html), (Some("out.json".into()), Some("out.html".into())));
@@ -466,6 +476,7 @@ mod tests {
     fn a_wrong_value_is_explained() {
         for (line, words) in [
             ("whyrelay offer --mark red", "is no firewall mark"),
+            ("whyrelay offer --try reboot", "cannot be tried; give port, device"),
             ("whyrelay offer --timeout soon", "write 500ms, 5s or 2m"),
             ("whyrelay serve --relay-ports 9", "is no port range"),
             ("whyrelay offer --relay-only --no-turn", "cannot be used with"),

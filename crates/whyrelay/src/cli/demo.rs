@@ -73,7 +73,7 @@ pub(super) fn run(args: DemoArgs, color: bool) -> anyhow::Result<u8> {
             None => answer(&text)?,
         }
     } else if let Some((_, observed)) = runs.first().and_then(|(_, runs)| runs.last()) {
-        let wanted = Wanted { format: args.format, color, output: args.output, html: None };
+        let wanted = Wanted { format: args.format, color, output: args.output, ..Wanted::default() };
         wanted.print(&observed.events)?;
     }
     for verdict in verdicts.iter().filter(|verdict| !verdict.passed()) {

@@ -1,10 +1,14 @@
 //! `whyrelay offer` and `whyrelay answer`.
 
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use whyrelay_core::trace::event::Vantage;
+use whyrelay_core::report::CheckReport;
+use whyrelay_core::trace::event::{Event, Vantage};
+use whyrelay_core::trace::recording::Recording;
 
 use super::account::Wanted;
 use super::args::PeerArgs;
@@ -16,7 +20,8 @@ use crate::tui::{self, Live};
 const FORCED_EXIT: i32 = 130;
 
 pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<u8> {
-    let wanted = Wanted { format: args.format, color, output: args.output.clone(), html: args.html.clone() };
+    let before = args.prove.as_deref().map(read_before).transpose()?;
+    let wanted = Wanted { format: args.format, color, output: args.output.clone(), html: args.html.clone(), before };
     wanted.check()?;
     let on_screen = args.tui;
     let mut config = SessionConfig::resolve(side, args)?;
@@ -38,6 +43,19 @@ pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<
     // Name look-ups that hang in the system's resolver must not hold the process.
     runtime.shutdown_timeout(Duration::from_millis(10));
     wanted.print(&outcome?.events)
+}
+
+/// The recording to compare with: read before the session starts, whose own recording may take its place.
+fn read_before(file: &Path) -> anyhow::Result<Vec<Event>> {
+    let bytes = std::fs::read(file).with_context(|| format!("--prove: reading the recording {}", file.display()))?;
+    let recording =
+        Recording::read(&bytes).with_context(|| format!("--prove: reading the recording {}", file.display()))?;
+    anyhow::ensure!(
+        !CheckReport::is_check(&recording.events),
+        "--prove {}: that is the recording of a check; it takes one of a session",
+        file.display()
+    );
+    Ok(recording.events)
 }
 
 /// Counts Ctrl-C, SIGTERM and SIGHUP: the first closes the session properly, the second ends the process at once.

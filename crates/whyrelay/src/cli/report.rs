@@ -37,7 +37,7 @@ pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
     if let Some(file) = &args.pcap {
         std::fs::write(file, capture(&events)).with_context(|| format!("writing the capture {}", file.display()))?;
     }
-    let wanted = Wanted { format: args.format, color, output: args.output, html: None };
+    let wanted = Wanted { format: args.format, color, output: args.output, ..Wanted::default() };
     if !args.tui {
         return wanted.print(&events);
     }

@@ -9,6 +9,7 @@ use whyrelay_core::engine::server_url::{ServerProtocol, ServerUrl};
 use whyrelay_core::signal::{DEFAULT_ANSWERER, DEFAULT_OFFERER, MAX_NAME};
 use whyrelay_core::trace::event::{SessionOptions, Vantage};
 
+use super::Trial;
 use crate::application::Suspect;
 use crate::cli::args::{DtlsVersion, PeerArgs};
 use crate::io::interfaces::InterfaceFilter;
@@ -49,6 +50,8 @@ pub struct SessionConfig {
     pub mark: Option<u32>,
     /// The program that this session stands in for.
     pub application: Option<Suspect>,
+    /// What is tried for this session.
+    pub trials: Vec<Trial>,
     /// DTLS 1.2 only.
     pub dtls12: bool,
     /// From both descriptions to a connection, at most.
@@ -100,7 +103,7 @@ impl SessionConfig {
         let application = args.as_program.as_deref().map(Suspect::resolve).transpose()?.map(|mut suspect| {
             // What is given beside it stands against what is known of it.
             suspect.mark = args.mark.or(suspect.mark);
-            suspect.port = args.port.or(suspect.port);
+            suspect.port = args.port.or(suspect.port).filter(|_| !args.trials.contains(&Trial::Port));
             suspect
         });
         let left_out = application.iter().flat_map(|suspect| &suspect.left_out);
@@ -121,12 +124,16 @@ impl SessionConfig {
             no_tcp: args.no_tcp,
             interfaces: InterfaceFilter {
                 include: args.interface,
-                exclude: [args.exclude_interface, left_out].concat(),
+                exclude: [args.exclude_interface, left_out, super::trial::excluded(&args.trials)].concat(),
                 addresses: args.address,
             },
-            port: args.port.or(application.as_ref().and_then(|suspect| suspect.port)),
+            port: args
+                .port
+                .or(application.as_ref().and_then(|suspect| suspect.port))
+                .filter(|_| !args.trials.contains(&Trial::Port)),
             mark: args.mark,
             application,
+            trials: args.trials,
             dtls12: args.dtls == Some(DtlsVersion::V12),
             timeout: args.timeout,
             wait: args.wait,
@@ -164,6 +171,7 @@ impl SessionConfig {
             port: None,
             mark: None,
             application: None,
+            trials: Vec::new(),
             dtls12: false,
             timeout: Duration::from_secs(30),
             wait: Duration::from_secs(30),
@@ -200,6 +208,7 @@ impl SessionConfig {
             mark: self.mark,
             patient: self.patient,
             redacted: self.redact,
+            tried: self.trials.iter().map(ToString::to_string).collect(),
         }
     }
 }

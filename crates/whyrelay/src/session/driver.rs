@@ -10,6 +10,7 @@ use whyrelay_core::engine::gather::{GatherConfig, Server};
 use whyrelay_core::engine::peer::{self, Peer, PeerConfig};
 use whyrelay_core::engine::server_url::ServerUrl;
 use whyrelay_core::host::{HostFact, Moment};
+use whyrelay_core::ice::candidate::Candidate;
 use whyrelay_core::ice::{self, Credentials};
 use whyrelay_core::random::Random;
 use whyrelay_core::sdp::SessionDescription;
@@ -97,6 +98,8 @@ pub(super) struct Session {
     pub(super) imitation: Imitation,
     pub(super) probing: Probing,
     pub(super) beside: Beside,
+    /// Candidates of the peer, and the word that there are no more (`None`), that wait for the openers ahead of them.
+    pub(super) held_back: VecDeque<(Instant, Option<Candidate>)>,
 }
 
 /// What has to be fed to the peer machine once it is drained.
@@ -136,6 +139,7 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     let mut session = Session::start(config, clock, beside, streams, resolver, probing)?;
     session.sink.tap(tap);
     session.imitate();
+    session.announce_trials();
     session.open_sockets(&udp_sender)?;
     session.use_named_servers();
     session.drain();
@@ -241,6 +245,7 @@ impl Session {
             imitation: Imitation::default(),
             probing,
             beside,
+            held_back: VecDeque::new(),
         })
     }
 
@@ -401,6 +406,7 @@ impl Session {
             self.measuring.deadline(),
             self.announcement_deadline(),
             self.probing_deadline(),
+            self.held_back.front().map(|(at, _)| *at),
         ];
         for at in others.into_iter().flatten() {
             deadline = deadline.min(at);
@@ -430,6 +436,7 @@ impl Session {
             _ => {}
         }
         self.check_announcement();
+        self.release_candidates();
         self.advance_probes();
         if self.restart_at.is_some_and(|at| now >= at) {
             self.restart_at = None;

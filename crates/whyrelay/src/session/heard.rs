@@ -134,7 +134,7 @@ impl Session {
                 self.record(EventKind::SignalRefused { message: kind.name().into(), detail: detail.into() });
             }
             MessageType::Candidate => self.remote_candidate(&message.content),
-            MessageType::EndOfCandidates => self.feed(peer::Input::RemoteEndOfCandidates),
+            MessageType::EndOfCandidates => self.take_end_of_candidates(),
             MessageType::Hello => self.greeted(&message.content),
             MessageType::Restart if self.config.side == Vantage::A && self.phase == Phase::Open => {
                 // Both sides find a path lost at about the same time, and one restart is enough.
@@ -223,14 +223,14 @@ impl Session {
             self.send_description(SdpType::Answer);
         }
         for candidate in candidates {
-            self.feed(peer::Input::RemoteCandidate(candidate));
+            self.take_candidate(candidate);
         }
         for bad in refused {
             let reason = RefuseReason::Malformed { detail: bad.to_string() };
             self.record(EventKind::RemoteCandidateRefused { line: String::new(), reason });
         }
         if ended {
-            self.feed(peer::Input::RemoteEndOfCandidates);
+            self.take_end_of_candidates();
         }
         self.start_channel();
     }
@@ -238,11 +238,11 @@ impl Session {
     fn remote_candidate(&mut self, line: &str) {
         // Browsers signal the end as an empty candidate (RFC 8838 §8.2 leaves the form to the signaling protocol).
         if line.trim().is_empty() {
-            self.feed(peer::Input::RemoteEndOfCandidates);
+            self.take_end_of_candidates();
             return;
         }
         match line.parse::<Candidate>() {
-            Ok(candidate) => self.feed(peer::Input::RemoteCandidate(candidate)),
+            Ok(candidate) => self.take_candidate(candidate),
             Err(error) => {
                 // Anything else in its place could be a description, with a password.
                 let is_candidate = line.starts_with("candidate:") || line.starts_with("a=candidate:");

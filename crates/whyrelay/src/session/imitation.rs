@@ -38,8 +38,13 @@ impl Session {
 
     /// Opens one of the session's own sockets: on the application's port, or beside it when that is taken. The program
     /// that has it is never disturbed.
-    pub(super) fn open_door(&mut self, wanted: SocketAddr, inputs: &mpsc::Sender<UdpInput>) -> io::Result<UdpDoor> {
-        let options = self.imitation.options;
+    pub(super) fn open_door(
+        &mut self,
+        wanted: SocketAddr,
+        interface: Option<&str>,
+        inputs: &mpsc::Sender<UdpInput>,
+    ) -> io::Result<UdpDoor> {
+        let options = self.options_on(interface);
         match UdpDoor::open(wanted, options, inputs.clone()) {
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && self.config.application.is_some() => {
                 let door = UdpDoor::open(SocketAddr::new(wanted.ip(), 0), options, inputs.clone())?;

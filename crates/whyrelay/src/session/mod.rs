@@ -15,11 +15,13 @@ mod progress;
 mod signals;
 mod sink;
 mod sockets;
+mod trial;
 
 pub use config::SessionConfig;
 pub(crate) use config::{parse_urls, read_turn_password};
 pub use driver::run;
 pub(crate) use sink::Sink;
+pub use trial::{Trial, parse_trial};
 
 use whyrelay_core::trace::event::Event;
 

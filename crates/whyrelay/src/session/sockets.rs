@@ -35,7 +35,7 @@ impl Session {
         let mut first_error = None;
         for (address, interface) in usable {
             let wanted = with_port(address, self.config.port.unwrap_or(0));
-            match self.open_door(wanted, inputs) {
+            match self.open_door(wanted, interface.as_deref(), inputs) {
                 Ok(door) => self.opened(door, interface.clone()),
                 Err(error) => {
                     let errno = error.raw_os_error().unwrap_or(0);
@@ -70,7 +70,7 @@ impl Session {
 
     pub(super) fn opened(&mut self, door: UdpDoor, interface: Option<String>) {
         let local = door.local();
-        self.record_profile(bare(local), self.imitation.options, true);
+        self.record_profile(bare(local), self.options_on(interface.as_deref()), true);
         self.record(EventKind::SocketOpened {
             transport: Transport::Udp,
             local: bare(local),

@@ -56,7 +56,13 @@ const CASES: &[Case] = &[
         arguments: &["--as", "netbird"],
         path: "failed",
         first: Some("WR106"),
-        words: &["ip rule 100", "fwmark 0x1bd00", "dev wg0 table 200"],
+        words: &[
+            "ip rule 100",
+            "fwmark 0x1bd00",
+            "dev wg0 table 200",
+            "bound to eth0 a check of the peer is answered",
+            "from a plain program's socket one is answered",
+        ],
         plain: Some(true),
     },
     Case {
@@ -139,6 +145,8 @@ const CASES: &[Case] = &[
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("application::faults_that_only_its_packets_meet_are_named", &tools, each_case);
+    suite.test("application::a_fix_is_proven", &tools, proven);
+    suite.test("application::what_is_tried_makes_it_direct_and_leaves_nothing_behind", &tools, tried);
     suite.test("application::a_running_one_is_read_and_not_disturbed", &tools, running);
     suite.test("application::without_privileges_it_says_what_it_could_not_be", &tools, unprivileged);
 }
@@ -216,6 +224,67 @@ fn session(
     let bytes = std::fs::read(&recording).with_context(|| format!("no recording: {}", account.printed))?;
     let recording = Recording::read(&bytes[..]).map_err(|error| anyhow!("{error}"))?;
     Ok((account, Evidence::of(&recording.events)))
+}
+
+/// The fault, its fix, and the comparison of the two.
+fn proven() -> Result<()> {
+    let world = Routed::new()?;
+    world.a.shell(TUNNEL)?;
+    world.a.shell(BY_MARK)?;
+    let directory = tempfile::tempdir()?;
+    let before = directory.path().join("before.jsonl").display().to_string();
+    let again = |more: &[&str]| {
+        let server = Server::start(&world.router, &["--no-turn"])?;
+        let start = |namespace: &Namespace, role: Role, more: &[&str]| {
+            let mut command = ours::peer(namespace, role, server.url());
+            Process::start(
+                role.name(),
+                command.args(["--no-turn", "--no-tcp", "--exclude-interface", "wg0"]).args(more),
+            )
+        };
+        let answerer = start(&world.b, Role::Answerer, &[])?;
+        let account = Account::of(start(&world.a, Role::Offerer, &[&["--as", "netbird"], more].concat())?)?;
+        Account::of(answerer)?;
+        anyhow::Ok(account)
+    };
+    let account = again(&["--record", &before])?;
+    ensure!(account.json["path"] == "failed", "{}", account.printed);
+    world.a.shell("ip rule del pref 100")?;
+    let account = again(&["--prove", &before])?;
+    let proof = &account.json["proof"];
+    ensure!(account.json["path"] == "direct" && proof["fixed"] == true, "{}", account.printed);
+    ensure!(proof["path_before"] == "failed" && proof["path_now"] == "direct", "{proof}");
+    let has = |list: &str, words: &str| proof[list].to_string().contains(words);
+    ensure!(has("gone", "WR106") && has("changes", "A: gone: ip rule 100"), "{proof}");
+    ensure!(
+        proof["new"].as_array().is_some_and(|new| new.iter().all(|finding| finding["severity"] == "info")),
+        "{proof}"
+    );
+    Ok(())
+}
+
+/// Faults that something harmless gets past, for one session.
+fn tried() -> Result<()> {
+    const STATE: &str = "{ ip rule; ip route show table all; ip address; nft list ruleset; ip neigh flush all; } | grep -v 'valid_lft\\|counter' | md5sum";
+    let by_port = "ip rule add pref 101 ipproto udp sport 51820 to 198.51.100.0/26 lookup 200";
+    let to_peer = "ip rule add pref 100 to 198.51.100.0/26 lookup 200";
+    for (fault, given, trial) in [(by_port, &["--port", "51820"][..], "port"), (to_peer, &[], "device")] {
+        let world = Routed::new()?;
+        world.a.shell(TUNNEL)?;
+        world.a.shell(fault)?;
+        let state = || {
+            let output = world.a.command("sh").args(["-c", STATE]).output()?;
+            anyhow::Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let before = state()?;
+        let (without, _) = session(&world, given, |command| command)?;
+        ensure!(without.json["path"] == "failed", "{trial}: {}", without.printed);
+        let (with, _) = session(&world, &[given, &["--try", trial]].concat(), |command| command)?;
+        ensure!(with.json["path"] == "direct", "{trial}: {}", with.printed);
+        ensure!(with.json["tried"].as_array().is_some_and(|tried| tried.len() == 1), "{trial}: {}", with.printed);
+        ensure!(state()? == before, "{trial} left something behind");
+    }
+    Ok(())
 }
 
 /// A program called netbird that has the port, with settings in its environment: both are read, it keeps its port, and

@@ -1,5 +1,8 @@
 //! checks get lost on the way.
 
+use std::fmt::Write as _;
+
+use super::counterfactual::last_hop;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
@@ -54,6 +57,13 @@ fn examine(session: &Session<'_>) -> Examination {
             format!("{}; nor did any that {} sent to {back} {other}", one(*from, *remote, *sent), from.other().name())
         }
     };
+    let mut summary = summary;
+    for (from, ..) in &lost {
+        if let Some((ttl, router, seq)) = last_hop(session.evidence.side(*from)) {
+            let _ = write!(summary, "; of {} the last hop that answers is number {ttl}, {router}", from.name());
+            evidence.push(seq);
+        }
+    }
     let severity = if session.path == Path::Failed { Severity::Error } else { Severity::Warning };
     Examination::Found(vec![Fault { blame: Blame::Path, severity, summary, evidence, ..Fault::default() }])
 }

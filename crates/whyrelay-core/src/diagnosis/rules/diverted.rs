@@ -1,5 +1,6 @@
 //! What the rules about diverted packets have in common.
 
+use super::counterfactual::counterfactual;
 use super::wording::NO_FACTS;
 use super::{Examination, Fault};
 use crate::diagnosis::finding::{Blame, Remedy};
@@ -25,14 +26,15 @@ pub(super) fn examine(
             diversions(session, vantage).into_iter().filter(|diversion| is_mine(&diversion.by)).collect();
         let Some(first) = mine.first() else { continue };
         let (summary, more, advice) = say(session, vantage, first);
+        let (proven, probes) = counterfactual(session.evidence.side(vantage));
         let answers = mine.iter().flat_map(|diversion| {
             [Some(diversion.answer.seq), diversion.server.map(|server| server.seq)].into_iter().flatten()
         });
         faults.push(Fault {
             blame: Blame::side(vantage),
             severity: session.harm(),
-            summary,
-            evidence: answers.take(4).chain(more).collect(),
+            summary: summary + &proven,
+            evidence: answers.take(4).chain(more).chain(probes).collect(),
             advice,
             ..Fault::default()
         });

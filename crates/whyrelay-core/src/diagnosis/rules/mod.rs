@@ -27,6 +27,7 @@ mod conntrack_table_full;
 mod consent_lost;
 mod container_nat_randomizes_ports;
 mod container_network_in_front;
+mod counterfactual;
 mod default_route_only_in_policy_table;
 mod diverted;
 mod document;
@@ -56,6 +57,7 @@ mod peer_message_refused;
 mod peer_never_came;
 mod peer_sees_other_port;
 mod peer_vanished;
+mod plain_program_diverted;
 mod policy_rule_diverts_peer;
 mod port_shared_behind_nat;
 mod port_taken;
@@ -89,6 +91,7 @@ mod vpn_route_covers_peer;
 mod wording;
 
 pub use document::markdown;
+pub(crate) use wording::{quoted, quoted_firewall};
 
 /// A rule: what it looks for and how.
 #[derive(Clone, Copy, Debug)]
@@ -239,6 +242,7 @@ pub const RULES: &[Rule] = &[
     default_route_only_in_policy_table::RULE,
     container_network_in_front::RULE,
     application_stuck_on_relay::RULE,
+    plain_program_diverted::RULE,
     send_refused_by_system::RULE,
     server_name_unresolved::RULE,
     answers_rewritten::RULE,

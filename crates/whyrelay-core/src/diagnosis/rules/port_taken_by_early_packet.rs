@@ -1,12 +1,15 @@
 //! An early packet took the port in the NAT.
 
-use super::{Examination, Fault, Fix, Rule};
 use std::net::SocketAddr;
+
+use super::counterfactual::is_server;
+use super::{Examination, Fault, Fix, Rule};
 
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::{Network, Told, told};
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
+use crate::host::{ProbeAim, ProbeOutcome};
 use crate::ice::candidate::{CandidateTransport, CandidateType};
 use crate::trace::event::Vantage;
 use crate::trace::measurement::Measurement;
@@ -42,7 +45,9 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(
         session
             .recorded()
-            .filter_map(|vantage| measured(session, vantage).or_else(|| seen(session, vantage)))
+            .filter_map(|vantage| {
+                measured(session, vantage).or_else(|| probed(session, vantage)).or_else(|| seen(session, vantage))
+            })
             .collect(),
     )
 }
@@ -65,6 +70,50 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             })
         }
         _ => None,
+    })
+}
+
+/// A check that waited for the peer's packets is not answered, or is seen from another port than servers see; one after
+/// an opener of low TTL, which the peer's packets could not precede, is answered.
+fn probed(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let mapped_of = |outcome: &ProbeOutcome| match outcome {
+        ProbeOutcome::Answered { mapped, .. } => *mapped,
+        _ => None,
+    };
+    let early = |aim: &ProbeAim| *aim == ProbeAim::EarlyArrival;
+    side.host.probes_with(early).filter(|probe| !is_server(side, probe.fact.remote)).find_map(|probe| {
+        let told = side.host.probes_with(early).find_map(|told| {
+            let mapped = mapped_of(&told.fact.result).filter(|_| told.fact.local == probe.fact.local)?;
+            is_server(side, told.fact.remote).then_some(mapped)
+        })?;
+        if told == probe.fact.local {
+            // No NAT: nothing to give up.
+            return None;
+        }
+        let opened = side.host.probes_with(|aim| matches!(aim, ProbeAim::AfterOpener { .. })).find(|opened| {
+            opened.fact.remote == probe.fact.remote && matches!(opened.fact.result, ProbeOutcome::Answered { .. })
+        });
+        let (how, more) = match (mapped_of(&probe.fact.result), opened) {
+            (Some(seen), _) if seen.ip() == told.ip() && seen.port() != told.port() => {
+                (format!("it then sends from port {}", seen.port()), None)
+            }
+            (None, Some(opened)) => {
+                ("a check is then not answered, and one after an opener of low TTL is".to_owned(), Some(opened.seq))
+            }
+            _ => return None,
+        };
+        let (here, there) = (vantage.name(), vantage.other().name());
+        Some(Fault {
+            blame: Blame::side(vantage),
+            severity: session.harm(),
+            summary: format!(
+                "The router of {here} gives up port {} towards {there} when {there}'s packets come first: {how}",
+                told.port()
+            ),
+            evidence: [probe.seq].into_iter().chain(more).collect(),
+            ..Fault::default()
+        })
     })
 }
 

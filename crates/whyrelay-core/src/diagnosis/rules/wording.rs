@@ -62,7 +62,7 @@ pub(super) fn selectors(rule: &PolicyRule) -> String {
 }
 
 /// The rule as a reader quotes it: priority and selectors.
-pub(super) fn quoted(rule: &PolicyRule) -> String {
+pub(crate) fn quoted(rule: &PolicyRule) -> String {
     format!("ip rule {}: {}", rule.priority, selectors(rule))
 }
 
@@ -168,7 +168,7 @@ pub(super) fn against(rule: &FirewallRule, host: &HostEvidence, port: Option<u16
 }
 
 /// A firewall rule as a reader finds it.
-pub(super) fn quoted_firewall(rule: &FirewallRule) -> String {
+pub(crate) fn quoted_firewall(rule: &FirewallRule) -> String {
     let place = format!("{} {} {}", rule.table_family, rule.table, rule.chain);
     match rule.handle {
         Some(handle) => format!("nft rule \"{}\" in {place}, handle {handle}", rule.rule),

@@ -29,6 +29,9 @@ pub struct SessionOptions {
     /// Addresses and names are pseudonyms.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub redacted: bool,
+    /// What is tried for this one session (`--try`), in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<String>,
 }
 
 /// Why a recording ended.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use whyrelay_core::host::{
     Address, AnsweredRoute, Application, Family, FirewallFramework, FirewallRule, HostFact, Link, Moment, Neighbor,
-    NeighborState, OwnPacket, PolicyRule, Prefix, ProfileTally, Route, RouteAnswer, RouteFailure, RouteKind,
-    RoutePurpose, RouteQuestion, RuleAction, Software, SoftwareName,
+    NeighborState, OwnPacket, PolicyRule, Prefix, Probe, ProbeAim, ProbeOutcome, ProfileTally, Route, RouteAnswer,
+    RouteFailure, RouteKind, RoutePurpose, RouteQuestion, RuleAction, Software, SoftwareName,
 };
 use whyrelay_core::trace::event::{EventKind, Vantage};
 
@@ -37,6 +37,15 @@ impl Session {
 
     /// What the kernel answers for a packet of A to an address: where it leads, or errno.
     pub(crate) fn route(&mut self, purpose: RoutePurpose, to: &str, mark: u32, way: Result<Way<'_>, i32>) {
+        self.route_of(false, purpose, to, mark, way);
+    }
+
+    /// The same for a probe's socket.
+    pub(crate) fn probe_route(&mut self, purpose: RoutePurpose, to: &str, mark: u32, way: Result<Way<'_>, i32>) {
+        self.route_of(true, purpose, to, mark, way);
+    }
+
+    fn route_of(&mut self, probe: bool, purpose: RoutePurpose, to: &str, mark: u32, way: Result<Way<'_>, i32>) {
         let destination = address(to);
         let question = RouteQuestion {
             purpose,
@@ -48,7 +57,7 @@ impl Session {
             mark,
             user: 0,
             out_device: None,
-            probe: false,
+            probe,
         };
         let rule = way.as_ref().ok().and_then(|way| way.rule);
         let failure = way.as_ref().err().map(|errno| RouteFailure { errno: *errno, detail: format!("errno {errno}") });
@@ -150,6 +159,16 @@ impl Session {
                 sends_refused: 0,
             }),
         );
+    }
+
+    /// A probe of A: answered and seen from an address, or silent.
+    pub(crate) fn probe(&mut self, aim: ProbeAim, local: &str, remote: &str, seen: Option<&str>) {
+        let result = match seen {
+            Some(seen) => ProbeOutcome::Answered { mapped: Some(address(seen)), round_trip_us: 20_000 },
+            None => ProbeOutcome::Silent,
+        };
+        let (local, remote, transmissions) = (address(local), address(remote), 1);
+        self.fact(Vantage::A, HostFact::Probe(Probe { aim, local, remote, transmissions, result }));
     }
 
     pub(crate) fn capabilities(&mut self, effective: &[&str], container: Option<&str>) {

@@ -169,6 +169,13 @@ fn configuration() -> Vec<Case> {
     own.link(Vantage::A, "docker0", Some("bridge"), "172.17.0.1");
     let mut stuck = direct();
     stuck.application(Some(0x1BD00), false);
+    let mut spared = direct();
+    spared.application(Some(0x1BD00), true);
+    spared.tally(true, 2);
+    spared.tally(false, 0);
+    spared.rule(whyrelay_core::host::PolicyRule { mark: Some(0x1BD00), invert: true, ..policy_rule(110) });
+    spared.route(PEER, B_MAPPED, 0x1BD00, Ok(UPLINK));
+    spared.probe_route(PEER, B_MAPPED, 0, Ok(Way { device: "wg0", gateway: None, table: 200, rule: Some(110) }));
     let mut crowd = direct();
     for index in 0..7 {
         let at = format!("172.{}.0.1:40000", 20 + index);
@@ -190,6 +197,7 @@ fn configuration() -> Vec<Case> {
         Case { also: &["WR501"], ..case("WR124", "A", taken) },
         Case { also: &["WR501"], ..case("WR126", "A", apart) },
         case("WR127", "B", own),
+        case("WR128", "A", spared),
         Case {
             also: &["WR501"],
             ..case("WR803", "A", lost(|session| session.software(SoftwareName::Netbird, &[("NB_FORCE_RELAY", "true")])))

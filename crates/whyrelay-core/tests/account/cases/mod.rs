@@ -1,6 +1,6 @@
 //! A case for each rule: a session in which its fault is, and whose it is.
 
-mod facts;
+pub(crate) mod facts;
 mod host;
 mod network;
 

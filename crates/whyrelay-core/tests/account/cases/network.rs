@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use whyrelay_core::host::ProbeAim;
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::trace::event::{
     Direction, DtlsState, EndReason, EventKind, IceState, IceStateReason, RefuseReason, ServerFailure, Side,
@@ -128,6 +129,13 @@ fn nat() -> Vec<Case> {
             Measurement::PortMapper { protocol, gateway, found: true, external, detail: None },
         );
     });
+    let probed = lost(|session| {
+        let (waiting, opened) = ("192.168.1.2:41000", "192.168.1.2:42000");
+        session.probe(ProbeAim::EarlyArrival, waiting, STUN, Some("203.0.113.1:41000"));
+        session.probe(ProbeAim::EarlyArrival, waiting, B_MAPPED, None);
+        session.probe(ProbeAim::AfterOpener { ttl: 2 }, opened, STUN, Some("203.0.113.1:42000"));
+        session.probe(ProbeAim::AfterOpener { ttl: 2 }, opened, B_MAPPED, Some("203.0.113.1:42000"));
+    });
     let random = {
         let mut session = one_dependent("203.0.113.1:61234");
         session.firewall("postrouting", "masquerade fully-random", None, 5);
@@ -136,6 +144,7 @@ fn nat() -> Vec<Case> {
     vec![
         case("WR201", "A", super::over_relay(one_dependent("203.0.113.1:61234"))),
         case("WR202", "A", early),
+        Case { also: &["WR501"], ..case("WR202", "A", probed) },
         Case { also: &["WR501"], ..case("WR203", "A", inner) },
         Case { also: &["WR802"], ..case("WR204", "the path", one_nat) },
         Case { also: &["WR501"], ..case("WR205", "A", lost_and(Vantage::A, lifetime)) },

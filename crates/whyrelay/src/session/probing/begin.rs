@@ -11,6 +11,7 @@ use whyrelay_core::trace::event::{IceState, PairState};
 
 use super::super::driver::Session;
 use super::super::sockets::bare;
+use super::super::trial::OPENER_TTL;
 use crate::host::{Flow, OwnSocket};
 use crate::io::disguise::DeviceName;
 use crate::io::udp::{UdpDoor, UdpOptions};
@@ -20,9 +21,6 @@ const MAX_LOCALS: usize = 4;
 
 /// TTLs that find the hop where checks die: most paths are not longer.
 const TTLS: std::ops::RangeInclusive<u8> = 1..=12;
-
-/// The TTL of an opener: past this side's own NATs, not as far as the peer's.
-const OPENER_TTL: u8 = 3;
 
 impl Session {
     pub(super) fn may_compare(&self) -> bool {

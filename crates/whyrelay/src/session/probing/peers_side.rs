@@ -68,7 +68,7 @@ impl Session {
         }
     }
 
-    fn both_credentials(&self) -> Option<(Credentials, Credentials)> {
+    pub(in super::super) fn both_credentials(&self) -> Option<(Credentials, Credentials)> {
         let remote = self.remote.as_ref()?;
         Some((
             Credentials::new(self.local.ufrag.clone(), self.local.password.expose()),

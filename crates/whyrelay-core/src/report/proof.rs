@@ -1,0 +1,165 @@
+//! An earlier session beside this one (`--prove`): what is gone, what is new, what the host has that it had not.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::Report;
+use crate::diagnosis::evidence::{Evidence, HostEvidence};
+use crate::diagnosis::finding::{Blame, Finding, Severity};
+use crate::diagnosis::rules::{quoted, quoted_firewall};
+use crate::diagnosis::session::Path;
+use crate::trace::event::{Event, Vantage};
+
+/// Most changes of a host that are listed.
+const MAX_CHANGES: usize = 50;
+
+/// What became of an earlier session's findings.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Proof {
+    /// Whether the fault is proven to be gone: the path is direct now and was not, or no finding of it is left.
+    pub fixed: bool,
+    /// In one sentence.
+    pub summary: String,
+    /// The path of the earlier session.
+    pub path_before: Path,
+    /// The path now.
+    pub path_now: Path,
+    /// Findings of the earlier session that are gone.
+    pub gone: Vec<Compared>,
+    /// Findings that both have.
+    pub left: Vec<Compared>,
+    /// Findings that only this session has.
+    pub new: Vec<Compared>,
+    /// What changed on the hosts, in words: rules, routes, settings.
+    pub changes: Vec<String>,
+}
+
+/// A finding, as far as two sessions can have the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Compared {
+    /// Its code.
+    pub code: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Whose fault it is.
+    pub blame: Blame,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Its sentence.
+    pub summary: String,
+}
+
+impl Report {
+    /// Compares with the events of an earlier session.
+    pub fn prove(&mut self, before: &[Event], now: &[Event]) {
+        let earlier = Self::from_events(before);
+        self.proof = Some(proof(&earlier, self, changes(before, now)));
+    }
+}
+
+fn proof(before: &Report, now: &Report, changes: Vec<String>) -> Proof {
+    let key = |finding: &Finding| (finding.code, finding.blame);
+    let has = |report: &Report, finding: &Finding| report.findings.iter().any(|other| key(other) == key(finding));
+    let list = |findings: &[Finding], wanted: &dyn Fn(&Finding) -> bool| -> Vec<Compared> {
+        let of = |finding: &Finding| Compared {
+            code: finding.code,
+            name: finding.name,
+            blame: finding.blame,
+            severity: finding.severity,
+            summary: finding.summary.clone(),
+        };
+        findings.iter().filter(|finding| wanted(finding)).map(of).collect()
+    };
+    let gone = list(&before.findings, &|finding| !has(now, finding));
+    let left = list(&now.findings, &|finding| has(before, finding));
+    let new = list(&now.findings, &|finding| !has(before, finding));
+    let is_wrong = |finding: &&Compared| finding.severity != Severity::Info;
+    let was_wrong = before.path != Path::Direct || before.findings.iter().any(|f| f.severity != Severity::Info);
+    let better = now.path == Path::Direct && before.path != Path::Direct;
+    let healthy = now.path == Path::Direct && !left.iter().chain(&new).any(|finding| is_wrong(&finding));
+    let fixed = was_wrong && now.decided && (better || healthy);
+    let summary = sentence(before, now, fixed, was_wrong, &gone, &left);
+    Proof { fixed, summary, path_before: before.path, path_now: now.path, gone, left, new, changes }
+}
+
+fn sentence(
+    before: &Report,
+    now: &Report,
+    fixed: bool,
+    was_wrong: bool,
+    gone: &[Compared],
+    left: &[Compared],
+) -> String {
+    let path = |path: Path| match path {
+        Path::Direct => "direct",
+        Path::Relayed => "relayed",
+        Path::Failed => "failed",
+    };
+    let codes = |list: &[Compared]| {
+        let codes: Vec<&str> = list.iter().filter(|f| f.severity != Severity::Info).map(|f| f.code).collect();
+        codes.join(", ")
+    };
+    let mut text = match (fixed, was_wrong) {
+        (true, _) if before.path == now.path => "Fixed: the path is direct, as before".to_owned(),
+        (true, _) => format!("Fixed: the path was {} and is direct now", path(before.path)),
+        (false, false) => format!("The earlier session had nothing to fix; the path is {}", path(now.path)),
+        (false, true) => format!("Not fixed: the path was {} and is {} now", path(before.path), path(now.path)),
+    };
+    for (words, list) in [("gone", gone), ("left", left)] {
+        let codes = codes(list);
+        if !codes.is_empty() {
+            let _ = write!(text, "; {words}: {codes}");
+        }
+    }
+    text
+}
+
+/// What the hosts had before and not now, and the other way round.
+fn changes(before: &[Event], now: &[Event]) -> Vec<String> {
+    let (before, now) = (Evidence::of(before), Evidence::of(now));
+    let mut changes = Vec::new();
+    for vantage in [Vantage::A, Vantage::B] {
+        let (old, new) = (&before.side(vantage).host, &now.side(vantage).host);
+        if !old.is_told() || !new.is_told() {
+            continue;
+        }
+        let (had, has) = (traits(old), traits(new));
+        changes.extend(had.difference(&has).map(|what| format!("{}: gone: {what}", vantage.name())));
+        changes.extend(has.difference(&had).map(|what| format!("{}: new: {what}", vantage.name())));
+    }
+    changes.truncate(MAX_CHANGES);
+    changes
+}
+
+/// What a host is configured to, in words that can be compared.
+fn traits(host: &HostEvidence) -> BTreeSet<String> {
+    let mut traits = BTreeSet::new();
+    traits.extend(host.policy_rules.iter().map(|rule| quoted(&rule.fact)));
+    traits.extend(host.firewall_rules.iter().map(|rule| quoted_firewall(&rule.fact)));
+    traits.extend(host.links.iter().filter(|link| link.fact.up).map(|link| format!("interface {}", link.fact.device)));
+    for route in &host.routes {
+        let route = &route.fact;
+        let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+        let device = route.device.as_ref().map(|device| format!(" dev {device}")).unwrap_or_default();
+        traits.insert(format!("route {}{via}{device} table {}", route.destination, route.table));
+    }
+    for ((name, interface), (_, value)) in &host.sysctls {
+        let of = interface.as_ref().map(|interface| format!(" of {interface}")).unwrap_or_default();
+        traits.insert(format!("{name}{of} = {value}"));
+    }
+    for software in &host.software {
+        let name = format!("{:?}", software.fact.software).to_lowercase();
+        traits.insert(name.clone());
+        for (setting, value) in software.fact.environment.iter().flatten() {
+            traits.insert(format!("{name} with {setting}={value}"));
+        }
+    }
+    if let Some((_, application)) = &host.application {
+        let mark = application.mark.map(|mark| format!(", mark {mark:#x}")).unwrap_or_default();
+        let port = application.port.map(|port| format!(", port {port}")).unwrap_or_default();
+        traits.insert(format!("tested as {}{mark}{port}", application.asked));
+    }
+    traits
+}

@@ -1,0 +1,90 @@
+//! An earlier session beside a later one.
+
+use whyrelay_core::diagnosis::session::Path;
+use whyrelay_core::host::{PolicyRule, RoutePurpose};
+use whyrelay_core::report::{Proof, Report, TextOptions, render_json, render_text};
+use whyrelay_core::trace::event::{Event, Vantage};
+
+use crate::builder::{Fate, Session};
+use crate::cases::facts::{UPLINK, Way, policy_rule};
+use crate::cases::lost;
+use crate::report::{B_MAPPED, STUN, direct, failed};
+
+/// A session whose packets a rule takes away.
+fn diverted() -> Session {
+    lost(|session| {
+        session.application(Some(0x1BD00), true);
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.rule(PolicyRule { mark: Some(0x1BD00), ..policy_rule(100) });
+        session.route(RoutePurpose::Server, STUN, 0x1BD00, Ok(UPLINK));
+        let wrong = Way { device: "wg0", gateway: None, table: 200, rule: Some(100) };
+        session.route(RoutePurpose::Peer, B_MAPPED, 0x1BD00, Ok(wrong));
+        session.probe_route(RoutePurpose::Peer, B_MAPPED, 0, Ok(UPLINK));
+        session.tally(true, 0);
+        session.tally(false, 2);
+    })
+}
+
+/// The same after the rule is gone.
+fn mended() -> Session {
+    let mut session = direct();
+    session.application(Some(0x1BD00), true);
+    session.link(Vantage::A, "eth0", None, "192.168.1.2");
+    session.route(RoutePurpose::Peer, B_MAPPED, 0x1BD00, Ok(UPLINK));
+    session
+}
+
+fn prove(before: &[Event], now: &[Event]) -> (Report, Proof) {
+    let mut report = Report::from_events(now);
+    report.prove(before, now);
+    let proof = report.proof.clone().expect("a proof");
+    (report, proof)
+}
+
+#[test]
+fn a_fix_is_proven_by_what_is_gone_and_what_changed() {
+    let (report, proof) = prove(&diverted().events, &mended().events);
+    assert!(proof.fixed, "{proof:?}");
+    assert_eq!((proof.path_before, proof.path_now), (Path::Relayed, Path::Direct));
+    assert!(proof.gone.iter().any(|finding| finding.code == "WR106"), "{proof:?}");
+    assert!(proof.left.is_empty(), "{proof:?}");
+    let gone: Vec<_> = proof.changes.iter().filter(|change| change.contains("ip rule 100")).collect();
+    assert!(gone.len() == 1 && gone[0].starts_with("A: gone: "), "{:?}", proof.changes);
+    let text = render_text(&report, &TextOptions::default());
+    assert!(text.contains("Fixed: the path was relayed and is direct now; gone: WR106"), "{text}");
+    assert!(render_json(&report).contains("\"fixed\": true"));
+}
+
+#[test]
+fn what_is_as_before_is_not_fixed() {
+    let (_, proof) = prove(&diverted().events, &diverted().events);
+    assert!(!proof.fixed && proof.changes.is_empty() && proof.gone.is_empty() && proof.new.is_empty(), "{proof:?}");
+    assert!(proof.left.iter().any(|finding| finding.code == "WR106"), "{proof:?}");
+    assert!(proof.summary.starts_with("Not fixed: the path was relayed and is relayed now"), "{proof:?}");
+}
+
+#[test]
+fn what_was_well_and_what_broke_since_are_told_apart() {
+    let (_, proof) = prove(&direct().events, &direct().events);
+    assert!(!proof.fixed && proof.summary.starts_with("The earlier session had nothing to fix"), "{proof:?}");
+    let worse = failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+    let (_, proof) = prove(&direct().events, &worse.events);
+    assert!(!proof.fixed && !proof.new.is_empty() && proof.path_now == Path::Failed, "{proof:?}");
+    let (_, proof) = prove(&[], &direct().events);
+    assert!(proof.changes.is_empty(), "nothing is known of the hosts before: {proof:?}");
+}
+
+#[test]
+fn a_comparison_names_both_and_says_what_differs() {
+    let report = Report::from_events(&diverted().events);
+    let row = report.comparisons.first().expect("a comparison");
+    assert_eq!(row.differs, Some(true));
+    assert_eq!(
+        row.summary,
+        "On A as netbird: 0 of 2 addresses of the peer answered; as a plain program: 2 of 2 addresses of the peer answered"
+    );
+    let untried = lost(|session| session.application(Some(0x1BD00), true));
+    let row = Report::from_events(&untried.events).comparisons.remove(0);
+    assert_eq!((row.differs, row.plain), (None, None), "not measured is not no");
+    assert!(Report::from_events(&direct().events).comparisons.is_empty());
+}
