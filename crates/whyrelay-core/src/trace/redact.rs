@@ -118,6 +118,8 @@ impl Redactor {
 
     fn field(&mut self, kind: &str, key: &str, text: &str) -> String {
         match key {
+            // Sentences of ours, with whom they are about.
+            "what" | "why" if kind == "not-measured" => self.text(text),
             _ if is_word_of_ours(key) => text.to_owned(),
             "device" | "in_device" | "out_device" | "bound_device" | "master" => self.interface(text),
             "mac" => self.name("mac", text),

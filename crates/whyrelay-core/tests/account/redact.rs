@@ -9,6 +9,7 @@ use whyrelay_core::trace::address::{AddressClass, same_subnet};
 use whyrelay_core::trace::event::{
     Direction, Event, EventKind, RefuseReason, ServerFailure, SignalingState, Transport, Vantage,
 };
+use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
 use whyrelay_core::trace::recording::encode;
 use whyrelay_core::trace::redact::{Redactor, redact};
 use whyrelay_core::wire::attribute::AttributeType;
@@ -50,6 +51,16 @@ fn session() -> Session {
     let server = "http://user:secret@carol.example:8080/rooms/alice?room=alice".to_owned();
     let state = SignalingState::Lost { detail: "bob at 172.16.3.4:1 is gone, 100.64.1.2 too".into() };
     session.push(Vantage::B, EventKind::Signaling { server, state });
+    let (what, why) = ("mapping of 172.16.3.4", "198.51.100.77:3478 is silent, relay.example.net too");
+    session.push(Vantage::B, EventKind::NotMeasured { what: what.to_owned(), why: why.to_owned() });
+    let fact = Measurement::PortMapper {
+        protocol: PortMapperProtocol::Upnp,
+        gateway: Some(address("172.16.3.1:1").ip()),
+        found: false,
+        external: Some(address("198.51.100.79:1").ip()),
+        detail: Some("it names another place than itself (http://carol.example:5000/x): not followed".to_owned()),
+    };
+    session.push(Vantage::B, EventKind::Measured(fact));
     for fact in host_facts() {
         session.push(Vantage::A, EventKind::HostFact { moment: Moment::Before, fact: Box::new(fact) });
     }

@@ -310,8 +310,11 @@ impl Requests<'_> {
             ));
         };
         let accept = derive_accept_key(key.as_bytes());
+        // A client that compares clocks reads it.
+        let date = httpdate::fmt_http_date(std::time::SystemTime::now());
         let upgrade = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+            "HTTP/1.1 101 Switching Protocols\r\nDate: {date}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
         );
         let join = match &head.join {
             Some(encoded) => Some(decode_join(encoded)?),
