@@ -20,9 +20,10 @@ use crate::io::stream::{ConnectOptions, StreamInput, Streams};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
 
-/// For a port where perhaps nobody listens.
-const OTHER_PORT_SENDS: u32 = 3;
-const OTHER_PORT_INTERVAL: Duration = Duration::from_millis(150);
+/// For a port where perhaps nobody listens. Twice: three requests without an answer are what makes a server a silent one
+/// for the diagnosis, and here none is known to be.
+const OTHER_PORT_SENDS: u32 = 2;
+const OTHER_PORT_INTERVAL: Duration = Duration::from_millis(200);
 const OTHER_PORT_WAIT: Duration = Duration::from_millis(500);
 
 /// A server to reach.

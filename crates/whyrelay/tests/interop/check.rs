@@ -35,6 +35,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check::names_blocked_udp", &tools, blocked_udp);
     suite.test("check::finds_a_port_that_an_early_packet_takes", &tools, early_packet);
     suite.test("check::tells_a_second_nat_from_a_carriers", &tools, second_nat);
+    suite.test("check::silence_of_a_port_that_nobody_announced_is_no_finding", &tools, silent_port);
     suite.test("check::asks_nobody_who_was_not_named", &tools, nobody_named);
 }
 
@@ -139,5 +140,19 @@ fn second_nat() -> Result<()> {
         let found = json["findings"].as_array().into_iter().flatten().any(|found| found["name"] == "nat-behind-nat");
         ensure!(found, "no finding: {}", ours.account);
     }
+    Ok(())
+}
+
+/// Most servers' firewalls drop what comes to port 443 over UDP.
+fn silent_port() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    internet.server.nft("table inet f { chain f { type filter hook input priority 0; udp dport 443 drop; }\n}\n")?;
+    let site = internet.site(Nat::Home)?;
+    let (json, ours) = check(&site.host, &["--signal", server.url()])?;
+    ensure!(json["healthy"] == true && ours.status.success(), "{}", ours.account);
+    let missing = json["not_measured"].as_array().into_iter().flatten();
+    let said = missing.filter_map(|missing| missing["what"].as_str()).any(|what| what.contains("port 443"));
+    ensure!(said, "{}", ours.account);
     Ok(())
 }
