@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 pub use messages::{Input, Output, Transmit};
 
 use crate::engine::gather::{self, GatherConfig, Gatherer, StreamId};
-use crate::ice::candidate::{Candidate, CandidateAddress, CandidateTransport};
+use crate::ice::candidate::{Candidate, CandidateAddress, CandidateTransport, CandidateType};
 use crate::ice::{self, Agent, Credentials};
 use crate::random::Random;
 use crate::time::Timestamp;
@@ -125,6 +125,7 @@ impl Peer {
                 }
             }
             Input::Restart { credentials, side } => self.restart(now, credentials, side),
+            Input::External { base, external } => self.external(now, base, external),
             Input::TimeLimit => self.ice(now, ice::Input::TimeLimit),
             Input::Timeout => {
                 self.gather(now, gather::Input::Timeout);
@@ -184,6 +185,33 @@ impl Peer {
         self.agent.handle_input(now, input);
     }
 
+    /// A mapped address is a server-reflexive candidate, whoever told it (RFC 8445 §5.1.1.2 leaves that open).
+    fn external(&mut self, now: Timestamp, base: SocketAddr, external: SocketAddr) {
+        let kind = CandidateType::ServerReflexive;
+        let candidate = Candidate {
+            foundation: "mapped".into(),
+            component: 1,
+            transport: CandidateTransport::Udp,
+            // Ahead of what STUN servers tell: this address lets everybody in.
+            priority: Candidate::compute_priority(kind, u16::MAX),
+            address: CandidateAddress::Ip(external),
+            kind,
+            related: Some(base),
+            extensions: Vec::new(),
+        };
+        let event = EventKind::LocalCandidate {
+            candidate: candidate.clone(),
+            base,
+            interface: None,
+            server: Some("the router's port mapping".into()),
+        };
+        self.outputs.push_back(Output::Event(event));
+        self.outputs.push_back(Output::LocalCandidate(candidate.clone()));
+        let local = ice::LocalCandidate::new(candidate, base);
+        self.gathered.push(local.clone());
+        self.ice(now, ice::Input::LocalCandidate(local));
+    }
+
     /// Carries outputs of one machine to the other until both are at rest.
     fn settle(&mut self, now: Timestamp) {
         loop {
@@ -221,7 +249,7 @@ impl Peer {
             gather::Output::CloseStream { id } => self.outputs.push_back(Output::Disconnect { id }),
             gather::Output::Resolve { name } => self.outputs.push_back(Output::Resolve { name, multicast: false }),
             gather::Output::Candidate(found) => {
-                if found.candidate.kind == crate::ice::candidate::CandidateType::Relayed {
+                if found.candidate.kind == CandidateType::Relayed {
                     self.relayed.insert(found.base);
                 }
                 let interface_index = match found.base {

@@ -38,6 +38,7 @@ pub(crate) use journal::{Entry, Journal, Passed};
 use local::DefaultRoute;
 pub(crate) use local::origin_toward;
 pub(crate) use nat::{Origin, discover};
+pub(crate) use port_map::{HeldMapping, hold as hold_mapping};
 use servers::{Known, Servers};
 use stop::Stop;
 use table::Table;
@@ -65,6 +66,14 @@ const MAX_ORIGINS: usize = 4;
 
 /// Interfaces that connect only this host's own guests and tunnels; they are looked from when they are named.
 const VIRTUAL: [&str; 9] = ["docker", "br-", "veth", "virbr", "cni", "cilium", "lxd", "podman", "vnet"];
+
+/// The IPv4 router of the default route over an interface.
+pub(crate) fn default_gateway(interface: &str) -> Option<std::net::Ipv4Addr> {
+    local::default_routes().into_iter().find_map(|route| match route.gateway {
+        Some(std::net::IpAddr::V4(gateway)) if route.interface == interface => Some(gateway),
+        _ => None,
+    })
+}
 
 /// Looks, and answers what was seen.
 ///

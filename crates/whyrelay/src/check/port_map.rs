@@ -161,6 +161,68 @@ async fn try_from_outside(
     }
 }
 
+/// How long making a mapping for a session may take.
+const HOLD_LIMIT: Duration = Duration::from_secs(5);
+
+/// A mapping that stands until it is released.
+pub(crate) struct HeldMapping {
+    driver: Driver,
+    protocol: PortMapperProtocol,
+    local: SocketAddr,
+    /// Where it is reached from outside.
+    pub(crate) external: SocketAddr,
+}
+
+/// Maps the port of a socket of ours by the router.
+///
+/// # Errors
+/// Why there is none; then none is left either.
+pub(crate) async fn hold(
+    journal: Journal,
+    mut random: Random,
+    (local, interface): (SocketAddr, String),
+    gateway: Ipv4Addr,
+    options: UdpOptions,
+) -> Result<HeldMapping, String> {
+    let IpAddr::V4(own) = local.ip() else { return Err("IPv6 needs none".into()) };
+    let mut sockets = Sockets::new(journal.clone());
+    let origin = SocketAddr::new(local.ip(), 0);
+    let asking = sockets.open(origin, Some(&interface), options).map_err(|error| error.to_string())?;
+    let machine = PortMapper::new(journal.now(), own, gateway, random.fork());
+    let (mark, exchanges, wake) = (options.mark, FuturesUnordered::new(), Instant::now());
+    let mut driver = Driver { journal, machine, sockets, local: asking, mark, exchanges, wake };
+    let until = Instant::now() + HOLD_LIMIT;
+    if !matches!(driver.run(until).await, Some(Said::Discovered)) {
+        return Err("the router did not answer in time".into());
+    }
+    driver.feed(Input::Map { internal_port: local.port() });
+    let failed = match driver.run(until).await {
+        Some(Said::Mapped { protocol, external: Some(external), external_port }) => {
+            let external = SocketAddr::new(external, external_port);
+            return Ok(HeldMapping { driver, protocol, local, external });
+        }
+        Some(Said::MapFailed { detail }) => return Err(detail),
+        Some(Said::Mapped { .. }) => "the router told no external address",
+        _ => "it took too long",
+    };
+    // The router may have it by now.
+    driver.feed(Input::Unmap);
+    let _ = driver.run(Instant::now() + HOLD_LIMIT).await;
+    Err(failed.into())
+}
+
+impl HeldMapping {
+    /// Removes it; whether the router said so.
+    pub(crate) async fn release(mut self) -> bool {
+        self.driver.feed(Input::Unmap);
+        let said = self.driver.run(Instant::now() + HOLD_LIMIT).await;
+        let removed = matches!(said, Some(Said::Unmapped { confirmed: true }));
+        let (protocol, local, external) = (self.protocol, self.local, self.external);
+        self.driver.journal.measured(Measurement::PortMapped { protocol, local, external, reached: None, removed });
+        removed
+    }
+}
+
 impl Driver {
     fn feed(&mut self, input: Input<'_>) {
         self.machine.handle_input(self.journal.now(), input);

@@ -19,6 +19,7 @@ use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, EventKind, IceState,
 
 use super::beside::Beside;
 use super::imitation::Imitation;
+use super::mapping::Mapping;
 use super::measuring::Measuring;
 use super::probing::Probing;
 use super::progress::Progress;
@@ -97,6 +98,7 @@ pub(super) struct Session {
     pub(super) named: bool,
     pub(super) imitation: Imitation,
     pub(super) probing: Probing,
+    pub(super) mapping: Option<Mapping>,
     pub(super) beside: Beside,
     /// Candidates of the peer, and the word that there are no more (`None`), that wait for the openers ahead of them.
     pub(super) held_back: VecDeque<(Instant, Option<Candidate>)>,
@@ -144,6 +146,8 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     session.use_named_servers();
     session.drain();
 
+    session.map_port().await;
+
     let connecting = session.signals.connect(&session.config, tls);
     tokio::pin!(connecting);
     let end = session.live(&mut inputs, connecting).await;
@@ -152,6 +156,7 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
         Err(_) => EndReason::Error,
     };
     session.close(&mut inputs).await;
+    session.release_mapping().await;
     if session.remote.is_none() {
         // Nobody to agree with: any secret will do, and nobody else has it.
         let secret: [u8; 32] = session.random.bytes();
@@ -244,6 +249,7 @@ impl Session {
             named: false,
             imitation: Imitation::default(),
             probing,
+            mapping: None,
             beside,
             held_back: VecDeque::new(),
         })

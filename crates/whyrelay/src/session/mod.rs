@@ -8,6 +8,7 @@ mod driver;
 mod exchange;
 mod heard;
 mod imitation;
+mod mapping;
 mod measuring;
 mod path;
 mod probing;

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::check::{LIMIT, check, measured, our_server};
 use crate::namespace::Namespace;
-use crate::ours::Server;
+use crate::ours::{self, Account, Server};
+use crate::peers::Role;
 use crate::process::Process;
 use crate::router::{Internet, Nat, Site};
 use crate::suite::{self, Suite, Tool};
@@ -19,6 +20,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("port_mapping::all_three_are_found_and_a_mapping_is_tried_and_removed", &tools, all_three);
     suite.test("port_mapping::upnp_alone_maps_and_removes", &tools, upnp_alone);
     suite.test("port_mapping::ctrl_c_removes_the_mapping", &tools, interrupted);
+    suite.test("port_mapping::a_session_tries_a_mapping_and_leaves_none_behind", &tools, tried);
     suite.test("port_mapping::nothing_is_mapped_without_consent", &tools, without_consent);
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("port_mapping::a_router_without_any_is_told_as_such", &tools, none);
@@ -110,6 +112,31 @@ fn upnp_alone() -> Result<()> {
     ensure!(offered(&json) == ["upnp"], "{account}");
     mapped(&json, "upnp", &account)?;
     ensure!(mappings(&site)?.is_empty(), "{}\n{account}", mappings(&site)?);
+    Ok(())
+}
+
+/// A NAT with a random port for each flow and a home NAT never meet, but by a mapping.
+fn tried() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    let (random, home) = (internet.site(Nat::Random)?, internet.site(Nat::Home)?);
+    let daemon = Daemon::start(&random.router, false, true)?;
+    let session = |more: &[&str]| {
+        let start = |site: &Site, role: Role, more: &[&str]| {
+            let mut command = ours::peer(&site.host, role, server.url());
+            Process::start(role.name(), command.args(["--no-turn", "--no-tcp"]).args(more))
+        };
+        let answerer = start(&home, Role::Answerer, &[])?;
+        let account = Account::of(start(&random, Role::Offerer, more)?)?;
+        Account::of(answerer)?;
+        anyhow::Ok(account)
+    };
+    let without = session(&[])?;
+    ensure!(without.json["path"] == "failed", "it takes no mapping: {}", without.printed);
+    let with = session(&["--try", "mapping"])?;
+    ensure!(with.json["path"] == "direct", "{}\n{}", with.printed, daemon.process.account());
+    ensure!(with.json["tried"][0].as_str().is_some_and(|tried| tried.contains("port mapping")), "{}", with.printed);
+    ensure!(mappings(&random)?.is_empty(), "it is still mapped: {}", mappings(&random)?);
     Ok(())
 }
 

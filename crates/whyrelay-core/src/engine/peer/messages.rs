@@ -91,6 +91,13 @@ pub enum Input<'a> {
         /// Who asked for it.
         side: Side,
     },
+    /// A socket of ours is reached from outside at an address that no server told: a router maps it.
+    External {
+        /// The socket.
+        base: SocketAddr,
+        /// The address.
+        external: SocketAddr,
+    },
     /// The session's time limit is over.
     TimeLimit,
     /// The time of [`Output::Timeout`] has come.

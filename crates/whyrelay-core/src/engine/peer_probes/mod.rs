@@ -369,8 +369,14 @@ impl PeerProbes {
             )
         });
         if let Some((index, number)) = position {
+            // What died of a low TTL was the opener: that is what it is for.
+            let died = matches!(
+                outcome,
+                ProbeOutcome::Icmp { icmp_type: 11, .. } | ProbeOutcome::Icmp { icmp_type: 3, icmp_code: 0, .. }
+            );
+            let of_opener = died && matches!(self.attempts[index].attempt.aim, ProbeAim::AfterOpener { .. });
             let request = &mut self.attempts[index].requests[number];
-            if !matches!(request.outcome, Some(ProbeOutcome::Answered { .. })) {
+            if !of_opener && !matches!(request.outcome, Some(ProbeOutcome::Answered { .. })) {
                 request.outcome = Some(outcome.clone());
             }
         }

@@ -117,7 +117,16 @@ fn what_is_lost_is_silent_within_the_time_that_users_wait() {
 fn an_early_arrival_waits_for_the_openers_and_an_opener_goes_out_ahead_of_the_announcement() {
     let early = run(vec![attempt(ProbeAim::EarlyArrival)], |remote, bytes, _| reachable(remote, bytes));
     assert!(early.took >= OPENED_WITHIN, "{:?}", early.took);
-    let opener = run(vec![attempt(ProbeAim::AfterOpener { ttl: 3 })], |remote, bytes, _| reachable(remote, bytes));
+    let died = ProbeOutcome::Icmp { offender: Some([10, 0, 0, 3].into()), icmp_type: 11, icmp_code: 0, mtu: None };
+    let opener = run(vec![attempt(ProbeAim::AfterOpener { ttl: 3 })], |remote, bytes, ttl| match ttl {
+        Some(_) => Fate::Icmp(died.clone()),
+        None => reachable(remote, bytes),
+    });
+    let of_peer = opener.probes.iter().find(|probe| probe.remote == address(PEER)).unwrap();
+    assert!(
+        matches!(of_peer.result, ProbeOutcome::Answered { .. }),
+        "the opener's end is not the probe's: {of_peer:?}"
+    );
     let to_peer: Vec<_> = opener.sent.iter().filter(|(remote, ..)| *remote == address(PEER)).collect();
     assert_eq!(to_peer.iter().map(|(_, ttl, _)| *ttl).collect::<Vec<_>>(), [Some(3), None]);
 }

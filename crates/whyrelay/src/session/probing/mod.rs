@@ -97,6 +97,11 @@ impl Probing {
         }
     }
 
+    /// The interface of one of the session's sockets.
+    pub(super) fn interface_of(&self, local: SocketAddr) -> Option<&str> {
+        self.interfaces.get(&local).map(String::as_str)
+    }
+
     /// A server that was asked for a mapped address.
     pub(super) fn server(&mut self, remote: SocketAddr) {
         if self.servers.len() < MAX_SERVERS {
