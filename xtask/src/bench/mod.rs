@@ -8,6 +8,7 @@ mod channel;
 mod check;
 mod connect;
 mod fail;
+mod lab;
 mod peers;
 mod screen;
 mod signaling;
@@ -47,6 +48,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "stun", what: "a STUN server's CPU time and amplification", run: turn::stun },
     Bench { name: "turn", what: "a TURN server's CPU time and memory", run: turn::turn },
     Bench { name: "screen", what: "the terminal screen over a live session of the largest size", run: screen::run },
+    Bench { name: "lab", what: "the laboratory's router in user space", run: lab::run },
     Bench { name: "channel", what: "throughput of the open data channel", run: channel::run },
 ];
 
@@ -84,6 +86,8 @@ pub(crate) enum Goal {
     RatioAtLeast(f64),
     /// Our own figure is at most this, whatever theirs is.
     AtMost(f64),
+    /// Our own figure is at least this, whatever theirs is.
+    AtLeast(f64),
     /// For information: the two do not do the same.
     None,
 }
@@ -95,6 +99,7 @@ impl Goal {
             Self::RatioAtMost(limit) => ratio <= limit,
             Self::RatioAtLeast(limit) => ratio >= limit,
             Self::AtMost(limit) => ours <= limit,
+            Self::AtLeast(limit) => ours >= limit,
             Self::None => return "-",
         };
         if met { "met" } else { "MISSED" }
@@ -105,6 +110,7 @@ impl Goal {
             Self::RatioAtMost(limit) => format!("<= {limit} x"),
             Self::RatioAtLeast(limit) => format!(">= {limit} x"),
             Self::AtMost(limit) => format!("<= {limit}"),
+            Self::AtLeast(limit) => format!(">= {limit}"),
             Self::None => "-".into(),
         }
     }
@@ -155,6 +161,8 @@ fn build() -> Result<Vec<(String, String)>> {
         "screen_load",
     ]);
     step::run("release build", release, BUILD_LIMIT)?;
+    let router = cargo(&["build", "--release", "--package", "whyrelay-lab", "--example", "router_load"]);
+    step::run("release build of the laboratory's load", router, BUILD_LIMIT)?;
     let directory = std::env::current_dir()?.join("target/bench-peers");
     let mut built = Vec::new();
     for (variable, name) in [("MATCHBOX", "matchbox"), ("STR0M", "str0m")] {

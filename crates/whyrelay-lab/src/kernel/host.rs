@@ -9,7 +9,7 @@ use crate::scenario::value::{Mark, Span32};
 
 use super::plan::{Node, Port};
 
-/// The port of signaling, whose connections a full table of connections must not stop: they are not tracked.
+/// The port of signaling.
 pub(crate) const SIGNALING_PORT: u16 = 8080;
 
 /// What a host needs.
@@ -68,7 +68,6 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
     }
     node.sysctls.extend(host.sysctls.iter().map(|(name, value)| (name.clone(), *value)));
     node.nft = firewall(host);
-    node.fills_conntrack = host.conntrack_full;
     node
 }
 
@@ -188,15 +187,6 @@ fn firewall(host: &Host) -> String {
             _ = writeln!(text, "icmpv6 type nd-neighbor-advert icmpv6 taddr {address} drop");
         });
         text.push_str("} }\n");
-    }
-    if host.conntrack_full {
-        let _ = writeln!(
-            text,
-            "table inet full {{\n\
-             chain raw {{ type filter hook prerouting priority -300; iifname lo notrack; }}\n\
-             chain rawout {{ type filter hook output priority -300; oifname lo tcp sport {SIGNALING_PORT} notrack; oifname lo tcp dport {SIGNALING_PORT} notrack; }}\n\
-             chain track {{ type filter hook output priority 0; ct state new accept; }}\n}}"
-        );
     }
     text
 }

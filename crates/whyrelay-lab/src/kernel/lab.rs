@@ -213,9 +213,6 @@ impl Lab {
             for (name, value) in node.sysctls.iter().filter(|(name, _)| name.starts_with("net.netfilter.")) {
                 write_sysctl(name, *value)?;
             }
-            if node.fills_conntrack {
-                fill_conntrack()?;
-            }
             Ok((devices, tunnels))
         })?;
         self.sinks.extend(tunnels.into_iter().flatten());
@@ -278,30 +275,4 @@ fn write_sysctl(name: &str, value: i64) -> Result<(), LabError> {
 fn write_file(below: &str, value: i64) -> Result<(), LabError> {
     let path = PathBuf::from("/proc/sys/net").join(below);
     fs::write(&path, value.to_string()).map_err(LabError::system(format!("writing {value} to {}", path.display())))
-}
-
-/// Fills this namespace's table of connections: a flow to each of many ports of many loopback addresses.
-fn fill_conntrack() -> Result<(), LabError> {
-    let limit = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or_default();
-    let limit: u64 = limit.trim().parse().unwrap_or(262_144);
-    for name in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
-        write_sysctl(&format!("net.netfilter.{name}"), 3600)?;
-    }
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").map_err(LabError::system("opening a socket"))?;
-    let mut refused = 0;
-    for number in 0..limit * 2 {
-        let port = 1024 + (number % 60_000) as u16;
-        let host = 2 + (number / 60_000) as u8;
-        let to = std::net::SocketAddr::from(([127, 0, 0, host], port));
-        match socket.send_to(&[0], to) {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                refused += 1;
-                if refused > 8 {
-                    return Ok(());
-                }
-            }
-            _ => {}
-        }
-    }
-    Err(LabError::Unsupported(format!("a full table of connections: it takes more than {limit}")))
 }

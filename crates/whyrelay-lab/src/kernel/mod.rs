@@ -36,5 +36,5 @@ mod wire;
 pub use error::LabError;
 pub use lab::Lab;
 pub use plan::{Plan, RouterChoice};
-pub use run::{Conditions, Ran, cannot, run_kernel};
+pub use run::{Certified, Certify, Conditions, Ran, cannot, run_kernel};
 pub use services::{Services, signal_url};

@@ -59,7 +59,6 @@ pub(super) struct Node {
     pub(super) sysctls: Vec<(String, i64)>,
     pub(super) nft: String,
     pub(super) translator: Option<Translator>,
-    pub(super) fills_conntrack: bool,
 }
 
 /// One interface that is plugged into a segment, or into nothing.
@@ -85,7 +84,6 @@ impl Node {
             sysctls: Vec::new(),
             nft: String::new(),
             translator: None,
-            fills_conntrack: false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Running a scenario for real: `whyrelay serve`, `answer` and `offer` in the namespaces, and what came out of it.
 
 use std::fs::{self, File};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,10 +20,10 @@ use super::error::LabError;
 use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
-use super::services::{PASSWORD, Running, SECRET, STUN_PORT, Services, USER, signal_beside};
+use super::services::{AUTHORITY, PASSWORD, Running, SECRET, STUN_PORT, Services, TLS_PORT, USER, signal_beside};
 use crate::run::Observed;
 use crate::scenario::Topology;
-use crate::scenario::file::{Credentials, Path, WorldKind};
+use crate::scenario::file::{Certificate, Credentials, Path, WorldKind};
 
 /// How long a session may take in all. One that reaches it is broken: its own limits are far shorter.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -37,11 +37,27 @@ pub struct Conditions<'a> {
     pub program: &'a FilePath,
     /// Who translates.
     pub routers: RouterChoice,
+    /// Makes the certificates of TURN over TLS; scenarios that need one are skipped without.
+    pub certify: Option<Certify>,
     /// Set when everything is to end.
     pub interrupted: &'a AtomicBool,
     /// Cut the server off for UDP and TCP but signaling as soon as both sides have a direct path: data must pass all
     /// the same.
     pub cut_relay: bool,
+}
+
+/// Makes a certificate for an address, as it should be or with a fault.
+pub type Certify = fn(Certificate, IpAddr) -> std::io::Result<Certified>;
+
+/// A certificate in PEM.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// The certificate.
+    pub certificate: String,
+    /// Its private key.
+    pub key: String,
+    /// The authority that the peers trust.
+    pub authority: String,
 }
 
 /// What came out, and how long the network took to build.
@@ -56,15 +72,20 @@ pub struct Ran {
 }
 
 /// Why the namespace world cannot run a scenario; `None` when it can.
-pub fn cannot(topology: &Topology, routers: RouterChoice) -> Option<String> {
+pub fn cannot(topology: &Topology, conditions: &Conditions<'_>) -> Option<String> {
     if !topology.worlds.contains(&WorldKind::Kernel) {
         return Some("the scenario is for virtual time only".to_owned());
     }
-    if let Err(LabError::Unsupported(what)) = Plan::of(topology, routers) {
+    if let Err(LabError::Unsupported(what)) = Plan::of(topology, conditions.routers) {
         return Some(what);
     }
+    if topology.hosts.iter().any(|host| host.conntrack_full) {
+        return Some(
+            "a full table of connections: its size is the whole machine's, and filling it takes too long".into(),
+        );
+    }
     let faults = &topology.server.faults;
-    if faults.certificate.is_some() {
+    if faults.certificate.is_some() && conditions.certify.is_none() {
         return Some("TURN over TLS with a certificate".to_owned());
     }
     if faults.credentials == Credentials::Missing {
@@ -93,12 +114,16 @@ fn maps_every_user() -> bool {
 /// # Errors
 /// When the network cannot be built, or a program does not do its work. What a session finds wrong is no error.
 pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ran, LabError> {
-    if let Some(what) = cannot(topology, conditions.routers) {
+    if let Some(what) = cannot(topology, conditions) {
         return Err(LabError::Unsupported(what));
     }
     let began = Instant::now();
     let lab = Lab::up(Plan::of(topology, conditions.routers)?)?;
-    let services = Services::start(&lab, topology, conditions.program)?;
+    let mut services = Services::start(&lab, topology, conditions.program)?;
+    if let (Some(kind), Some(certify)) = (topology.server.faults.certificate, conditions.certify) {
+        let made = certify(kind, topology.server_address()).map_err(LabError::system("making a certificate"))?;
+        services.serve_tls(&lab, topology, conditions.program, &made)?;
+    }
     let up_after = began.elapsed();
     let sides = [Side::new(&lab, topology, 0)?, Side::new(&lab, topology, 1)?];
     let sessions = start(&lab, topology, conditions, &sides)?;
@@ -193,7 +218,7 @@ fn start(
             check(conditions)?;
             std::thread::sleep(LOOK);
         }
-        let mut command = session(topology, conditions, &sides[index], index)?;
+        let mut command = session(lab, topology, conditions, &sides[index], index)?;
         let child = lab.enter(&sides[index].name, || {
             command.spawn().map_err(LabError::system(format!("starting whyrelay {}", sides[index].verb)))
         })?;
@@ -206,7 +231,20 @@ fn start(
     }
 }
 
-fn session(topology: &Topology, conditions: &Conditions<'_>, side: &Side, index: usize) -> Result<Command, LabError> {
+/// TURN over TLS, and nothing else.
+fn tls_server(lab: &Lab, topology: &Topology, command: &mut Command) {
+    let host = SocketAddr::new(topology.server_address(), TLS_PORT);
+    command.args(["--turn", &format!("turns:{host}?transport=tcp"), "--turn-user", USER]);
+    command.arg("--tls-ca").arg(lab.directory().join(AUTHORITY)).env("TURN_PASSWORD", PASSWORD);
+}
+
+fn session(
+    lab: &Lab,
+    topology: &Topology,
+    conditions: &Conditions<'_>,
+    side: &Side,
+    index: usize,
+) -> Result<Command, LabError> {
     let wanted = &topology.sessions[index];
     let mut command = Command::new(conditions.program);
     command.arg(side.verb).args(["--signal", &signal_beside(), "--room", "lab", "--format", "json"]);
@@ -226,7 +264,10 @@ fn session(topology: &Topology, conditions: &Conditions<'_>, side: &Side, index:
     if conditions.cut_relay {
         command.args(["--throughput", "1s"]);
     }
-    servers(topology, wanted.no_turn, &mut command);
+    match topology.server.faults.certificate {
+        Some(_) => tls_server(lab, topology, &mut command),
+        None => servers(topology, wanted.no_turn, &mut command),
+    }
     if wanted.uid != 0 {
         command.uid(wanted.uid);
     }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,15 @@ use super::error::LabError;
 use super::host::SIGNALING_PORT;
 use super::lab::Lab;
 use super::plan::SERVER;
+use super::run::Certified;
 use super::signaling::Proxy;
 
 /// The port of STUN and TURN.
 pub(crate) const STUN_PORT: u16 = 3478;
+/// The port of TURN over TLS.
+pub(super) const TLS_PORT: u16 = 5349;
+/// The file of the authority that peers trust.
+pub(super) const AUTHORITY: &str = "authority.pem";
 /// Relayed ports: few, so that a rule can close them all.
 const RELAY_PORTS: &str = "50000-59999";
 
@@ -50,6 +55,7 @@ pub(super) fn signal_beside() -> String {
 #[derive(Debug)]
 pub struct Services {
     _server: Running,
+    _tls: Option<Running>,
     /// They end with it.
     _proxies: Vec<Proxy>,
 }
@@ -73,51 +79,46 @@ impl Services {
     pub fn start(lab: &Lab, topology: &Topology, program: &Path) -> Result<Self, LabError> {
         let faults = &topology.server.faults;
         close_ports(lab, topology)?;
-        // It must not outlive a lab that is killed: this shell's standard input ends with the lab, however that ends.
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", r#""$@" </dev/null & served=$!; read -r _; kill -9 $served; wait"#, "sh"]).arg(program);
-        command.args(["serve", "--listen", &format!("[::]:{SIGNALING_PORT}"), "--relay-ports", RELAY_PORTS]);
+        let mut command = serve(program);
+        command.args(["--listen", &format!("[::]:{SIGNALING_PORT}"), "--relay-ports", RELAY_PORTS]);
         for cidr in &topology.server.addresses {
             command.args(["--stun-listen", &SocketAddr::new(cidr.address, STUN_PORT).to_string()]);
         }
-        for (flag, name, text) in [
-            ("--turn-users-file", "users", format!("{USER}:{PASSWORD}\n")),
-            ("--turn-secret-file", "secret", format!("{SECRET}\n")),
-        ] {
-            let file = lab.directory().join(name);
-            fs::write(&file, text).map_err(LabError::system(format!("writing {}", file.display())))?;
-            command.arg(flag).arg(file);
-        }
-        // The lab's Internet is made of documentation addresses, which a relay rightly refuses.
-        for network in ["203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32"] {
-            command.args(["--allow-peer", network]);
-        }
+        credentials(lab, &mut command)?;
         if !faults.turn {
             command.arg("--no-turn");
         }
         if let Some(address) = faults.relay_address {
             command.args(["--external-address", &address.to_string()]);
         }
-        let log = lab.directory().join("serve.log");
-        let failed = |doing: &str| LabError::system(format!("{doing} {}", log.display()));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&log).map_err(failed("making"))?);
-        let child = lab.enter(SERVER, || command.spawn().map_err(LabError::system("starting whyrelay serve")))?;
-        let mut server = Running(child);
-        let begun = Instant::now();
-        let mut first = String::new();
-        if let Some(stdout) = server.0.stdout.take() {
-            let mut lines = BufReader::new(stdout);
-            while begun.elapsed() < READY && lines.read_line(&mut first).is_ok_and(|length| length > 0) {
-                if first.contains("serves signaling") {
-                    // What it says later must not stop it.
-                    std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
-                    let _proxies = proxies(lab, topology)?;
-                    return Ok(Self { _server: server, _proxies });
-                }
+        let server = start(lab, command, "serve.log")?;
+        Ok(Self { _server: server, _tls: None, _proxies: proxies(lab, topology)? })
+    }
+
+    /// Starts another one for TURN over TLS: signaling stays plain.
+    pub(super) fn serve_tls(
+        &mut self,
+        lab: &Lab,
+        topology: &Topology,
+        program: &Path,
+        made: &Certified,
+    ) -> Result<(), LabError> {
+        let mut command = serve(program);
+        let listen = SocketAddr::new(topology.server_address(), TLS_PORT);
+        command.args(["--listen", "127.0.0.1:0", "--relay-ports", RELAY_PORTS, "--stun-listen", &listen.to_string()]);
+        credentials(lab, &mut command)?;
+        for (flag, name, text) in [
+            ("--tls-cert", "server.pem", &made.certificate),
+            ("--tls-key", "server.key", &made.key),
+            ("", AUTHORITY, &made.authority),
+        ] {
+            let file = write(lab, name, text)?;
+            if !flag.is_empty() {
+                command.arg(flag).arg(file);
             }
         }
-        let said = fs::read_to_string(&log).unwrap_or_default();
-        Err(LabError::Command { command: "whyrelay serve".to_owned(), said: format!("{first}{said}") })
+        self._tls = Some(start(lab, command, "serve-tls.log")?);
+        Ok(())
     }
 
     /// Datagrams of the peers' data that the relay has sent: those that begin as DTLS does (RFC 7983 §7), plain or in
@@ -128,6 +129,55 @@ impl Services {
         let number = listed.split_once("packets ").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
         number.ok_or_else(|| LabError::Command { command: "nft list counter".to_owned(), said: listed })
     }
+}
+
+/// `whyrelay serve`, which must not outlive a lab that is killed: the standard input of this shell ends with the lab,
+/// however that ends.
+fn serve(program: &Path) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", r#""$@" </dev/null & served=$!; read -r _; kill -9 $served; wait"#, "sh"]).arg(program);
+    command.arg("serve");
+    // The lab's Internet is made of documentation addresses, which a relay rightly refuses.
+    for network in ["203.0.113.0/24", "198.51.100.0/24", "192.0.2.0/24", "2001:db8::/32"] {
+        command.args(["--allow-peer", network]);
+    }
+    command
+}
+
+/// The one user and the secret, by files as an operator gives them.
+fn credentials(lab: &Lab, command: &mut Command) -> Result<(), LabError> {
+    command.arg("--turn-users-file").arg(write(lab, "users", &format!("{USER}:{PASSWORD}\n"))?);
+    command.arg("--turn-secret-file").arg(write(lab, "secret", &format!("{SECRET}\n"))?);
+    Ok(())
+}
+
+fn write(lab: &Lab, name: &str, text: &str) -> Result<PathBuf, LabError> {
+    let file = lab.directory().join(name);
+    fs::write(&file, text).map_err(LabError::system(format!("writing {}", file.display())))?;
+    Ok(file)
+}
+
+/// Starts it on the server and waits until it serves.
+fn start(lab: &Lab, mut command: Command, log: &str) -> Result<Running, LabError> {
+    let log = lab.directory().join(log);
+    let file = File::create(&log).map_err(LabError::system(format!("making {}", log.display())))?;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file);
+    let child = lab.enter(SERVER, || command.spawn().map_err(LabError::system("starting whyrelay serve")))?;
+    let mut server = Running(child);
+    let begun = Instant::now();
+    let mut first = String::new();
+    if let Some(stdout) = server.0.stdout.take() {
+        let mut lines = BufReader::new(stdout);
+        while begun.elapsed() < READY && lines.read_line(&mut first).is_ok_and(|length| length > 0) {
+            if first.contains("serves signaling") {
+                // What it says later must not stop it.
+                std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+                return Ok(server);
+            }
+        }
+    }
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    Err(LabError::Command { command: "whyrelay serve".to_owned(), said: format!("{first}{said}") })
 }
 
 /// Drops from now on whatever the server would serve but signaling.

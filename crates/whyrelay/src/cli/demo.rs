@@ -126,8 +126,13 @@ fn in_namespaces(tales: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Res
     };
     let interrupted = super::lab::watch_interrupts()?;
     let program = std::env::current_exe().context("finding this program's own file")?;
-    let conditions =
-        Conditions { program: &program, routers: RouterChoice::Kernel, interrupted: &interrupted, cut_relay: false };
+    let conditions = Conditions {
+        program: &program,
+        routers: RouterChoice::Kernel,
+        certify: None,
+        interrupted: &interrupted,
+        cut_relay: false,
+    };
     let how = match privilege {
         privilege::Privilege::Root => "as root",
         privilege::Privilege::UserNamespace => "without root, in a user namespace",

@@ -10,6 +10,7 @@ use whyrelay_lab::run::judge;
 use whyrelay_lab::scenario::Scenario;
 
 use super::args::RunArgs;
+use super::certify::certify;
 use super::run::{Done, Skipped, each};
 use super::work;
 use crate::cli::runtime;
@@ -22,8 +23,13 @@ pub(super) fn run(args: &RunArgs, scenarios: &[Scenario]) -> anyhow::Result<Vec<
     privilege::acquire()?;
     let interrupted = watch_interrupts()?;
     let program = std::env::current_exe().context("finding this program's own file")?;
-    let conditions =
-        Conditions { program: &program, routers: args.routers.into(), interrupted: &interrupted, cut_relay: false };
+    let conditions = Conditions {
+        program: &program,
+        routers: args.routers.into(),
+        certify: Some(certify),
+        interrupted: &interrupted,
+        cut_relay: false,
+    };
     let jobs = args.jobs.map_or_else(|| work::cores() * JOBS_PER_CORE, usize::from);
     let done = each(scenarios, jobs, |scenario| one(scenario, &conditions));
     if interrupted.load(Ordering::Relaxed) {
@@ -34,7 +40,7 @@ pub(super) fn run(args: &RunArgs, scenarios: &[Scenario]) -> anyhow::Result<Vec<
 
 fn one(scenario: &Scenario, conditions: &Conditions<'_>) -> Done {
     let because = |reason: String| Skipped { scenario: scenario.name.clone(), reason };
-    if let Some(reason) = cannot(&scenario.topology, conditions.routers) {
+    if let Some(reason) = cannot(&scenario.topology, conditions) {
         return Done::Skipped(because(reason));
     }
     match run_kernel(&scenario.topology, conditions) {

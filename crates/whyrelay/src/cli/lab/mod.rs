@@ -1,6 +1,8 @@
 //! `whyrelay lab`: the NAT laboratory.
 
 pub(super) mod args;
+#[cfg(target_os = "linux")]
+mod certify;
 mod draw;
 mod fuzz;
 #[cfg(target_os = "linux")]

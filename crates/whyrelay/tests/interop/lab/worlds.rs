@@ -102,7 +102,7 @@ pub(super) fn register(suite: &mut Suite) {
 pub(super) fn run(scenario: &Scenario, routers: RouterChoice, cut_relay: bool) -> Result<Ran> {
     let interrupted = AtomicBool::new(false);
     let program = Path::new(env!("CARGO_BIN_EXE_whyrelay"));
-    let conditions = Conditions { program, routers, interrupted: &interrupted, cut_relay };
+    let conditions = Conditions { program, routers, certify: None, interrupted: &interrupted, cut_relay };
     Ok(run_kernel(&scenario.topology, &conditions)?)
 }
 
@@ -134,9 +134,12 @@ fn both_agree() -> Result<()> {
         }
     }
     ensure!(all || scenarios.len() == REPRESENTATIVE.len(), "a representative is no scenario any more");
+    let (interrupted, program) = (AtomicBool::new(false), Path::new(env!("CARGO_BIN_EXE_whyrelay")));
+    let routers = RouterChoice::AsDescribed;
+    let conditions = Conditions { program, routers, certify: None, interrupted: &interrupted, cut_relay: false };
     scenarios.retain(|scenario| {
         let both = scenario.topology.worlds.contains(&WorldKind::Virtual);
-        let unable = cannot(&scenario.topology, RouterChoice::AsDescribed);
+        let unable = cannot(&scenario.topology, &conditions);
         if let Some(reason) = &unable {
             eprintln!("skipped {}: {reason}", scenario.name);
         }
