@@ -17,13 +17,15 @@ const MAX_SEGMENTS: usize = 64;
 /// Datagrams that wait in the kernel while the thread is busy; granted up to the system's limit.
 pub(super) const BUFFER: usize = 4 * 1024 * 1024;
 
+/// Flows of one batch that are kept apart; with more, those that are there leave.
+const MAX_RUNS: usize = 16;
+
 /// Sends datagrams, runs of one size from one socket to one destination together (UDP_SEGMENT), from where they are.
-/// What the system does not take is lost, as on any path, and counted.
+/// Those of different flows may come in any order, and keep theirs within each. What the system does not take is lost,
+/// as on any path, and counted.
 pub(super) struct GroupedSender<'a> {
     unsent: &'a AtomicU64,
-    run: Option<Run<'a>>,
-    /// Of the run: two for each datagram, header and data.
-    parts: Vec<IoSlice<'a>>,
+    runs: Vec<Run<'a>>,
 }
 
 /// The socket that a datagram leaves from.
@@ -40,39 +42,37 @@ struct Run<'a> {
     /// Of all its datagrams.
     total: usize,
     datagrams: usize,
+    /// Two for each datagram, header and data.
+    parts: Vec<IoSlice<'a>>,
 }
 
 impl<'a> GroupedSender<'a> {
     pub(super) const fn new(unsent: &'a AtomicU64) -> Self {
-        Self { unsent, run: None, parts: Vec::new() }
+        Self { unsent, runs: Vec::new() }
     }
 
     /// Takes a datagram; it leaves at the latest with [`Self::flush`].
     pub(super) fn send(&mut self, origin: Origin<'a>, destination: SocketAddr, header: &'a [u8], data: &'a [u8]) {
         let size = header.len() + data.len();
-        match &mut self.run {
-            Some(run) if run.takes(origin, destination, size) => {
-                run.total += size;
-                run.datagrams += 1;
+        let same = |run: &&mut Run<'a>| run.destination == destination && run.origin.is(&origin);
+        if let Some(run) = self.runs.iter_mut().find(same) {
+            if !run.takes(size) {
+                run.leave(self.unsent);
             }
-            _ => {
-                self.flush();
-                self.run = Some(Run { origin, destination, size, total: size, datagrams: 1 });
-            }
+            return run.push(header, data);
         }
-        self.parts.extend([IoSlice::new(header), IoSlice::new(data)]);
+        if self.runs.len() == MAX_RUNS {
+            self.flush();
+        }
+        let mut run = Run { origin, destination, size, total: 0, datagrams: 0, parts: Vec::new() };
+        run.push(header, data);
+        self.runs.push(run);
     }
 
     /// Sends what was taken.
     pub(super) fn flush(&mut self) {
-        let Some(run) = self.run.take() else { return };
-        let lost = match run.origin {
-            Origin::Listener(socket) => run.leave(socket.as_fd(), &self.parts),
-            Origin::Relay(relay) => relay.send(false, |socket| run.leave(socket, &self.parts)).unwrap_or(run.datagrams),
-        };
-        self.parts.clear();
-        if lost > 0 {
-            self.unsent.fetch_add(lost as u64, Ordering::Relaxed);
+        for mut run in self.runs.drain(..) {
+            run.leave(self.unsent);
         }
     }
 
@@ -95,25 +95,101 @@ impl Origin<'_> {
     }
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     /// Only the last segment may be shorter, and none may be empty.
-    fn takes(&self, origin: Origin<'_>, destination: SocketAddr, size: usize) -> bool {
+    fn takes(&self, size: usize) -> bool {
         self.total == self.size * self.datagrams
             && (1..=self.size).contains(&size)
             && self.total + size <= MAX_GROUP
             && self.datagrams < MAX_SEGMENTS
-            && self.destination == destination
-            && self.origin.is(&origin)
     }
 
-    /// Sends all datagrams; how many were lost.
-    fn leave(&self, socket: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> usize {
+    fn push(&mut self, header: &'a [u8], data: &'a [u8]) {
+        let size = header.len() + data.len();
+        if self.datagrams == 0 {
+            self.size = size;
+        }
+        self.total += size;
+        self.datagrams += 1;
+        self.parts.extend([IoSlice::new(header), IoSlice::new(data)]);
+    }
+
+    /// Sends all its datagrams, and is empty.
+    fn leave(&mut self, unsent: &AtomicU64) {
+        let lost = match self.origin {
+            Origin::Listener(socket) => self.leave_by(socket.as_fd()),
+            Origin::Relay(relay) => relay.send(false, |socket| self.leave_by(socket)).unwrap_or(self.datagrams),
+        };
+        if lost > 0 {
+            unsent.fetch_add(lost as u64, Ordering::Relaxed);
+        }
+        self.parts.clear();
+        (self.total, self.datagrams) = (0, 0);
+    }
+
+    /// How many datagrams were lost.
+    fn leave_by(&self, socket: BorrowedFd<'_>) -> usize {
         let destination = SockAddr::from(self.destination);
         let size = u16::try_from(self.size).ok().filter(|_| self.datagrams > 1);
-        if size.is_some() && mmsg::send(socket, parts, size, &destination).is_ok() {
+        if size.is_some() && mmsg::send(socket, &self.parts, size, &destination).is_ok() {
             return 0;
         }
         // One alone; or a device without segmentation, or datagrams over its MTU: one by one.
-        parts.chunks(2).filter(|parts| mmsg::send(socket, parts, None, &destination).is_err()).count()
+        self.parts.chunks(2).filter(|parts| mmsg::send(socket, parts, None, &destination).is_err()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::mmsg::Arena;
+    use super::*;
+
+    #[test]
+    fn flows_that_alternate_leave_together_each_in_its_order() {
+        let from = Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let receivers = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let unsent = AtomicU64::new(0);
+        let data: Vec<Vec<u8>> = [50, 50, 50, 20, 60, 60].iter().zip(0..).map(|(size, at)| vec![at; *size]).collect();
+        let mut sender = GroupedSender::new(&unsent);
+        for data in &data {
+            for receiver in &receivers {
+                sender.send(Origin::Listener(&from), receiver.local_addr().unwrap(), b"head", data);
+            }
+        }
+        for receiver in &receivers {
+            mmsg::coalesce(receiver.as_fd());
+        }
+        sender.flush();
+        for receiver in &receivers {
+            let (mut arena, mut calls, mut found) = (Arena::new(), 0, Vec::new());
+            while found.len() < data.len() {
+                arena.fill(receiver.as_fd()).unwrap();
+                calls += arena.messages();
+                found.extend(arena.datagrams().map(|(_, bytes)| bytes.to_vec()));
+            }
+            let sent: Vec<Vec<u8>> = data.iter().map(|data| [b"head", &data[..]].concat()).collect();
+            assert_eq!(found, sent);
+            assert_eq!(calls, 2, "50 50 50 20 and 60 60");
+        }
+        assert_eq!(unsent.into_inner(), 0);
+    }
+
+    #[test]
+    fn more_flows_than_are_kept_apart_all_leave() {
+        let from = Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let receivers: Vec<UdpSocket> = (0..40).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let unsent = AtomicU64::new(0);
+        let mut sender = GroupedSender::new(&unsent);
+        for receiver in receivers.iter().chain(&receivers) {
+            sender.send(Origin::Listener(&from), receiver.local_addr().unwrap(), b"", b"x");
+        }
+        sender.flush();
+        for receiver in receivers {
+            let mut arena = Arena::new();
+            arena.fill(receiver.as_fd()).unwrap();
+            assert_eq!(arena.datagrams().count(), 2);
+        }
     }
 }
