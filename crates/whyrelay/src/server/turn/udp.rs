@@ -150,6 +150,9 @@ mod tests {
     fn flows_that_alternate_leave_together_each_in_its_order() {
         let from = Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
         let receivers = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        for receiver in &receivers {
+            mmsg::coalesce(receiver.as_fd());
+        }
         let unsent = AtomicU64::new(0);
         let data: Vec<Vec<u8>> = [50, 50, 50, 20, 60, 60].iter().zip(0..).map(|(size, at)| vec![at; *size]).collect();
         let mut sender = GroupedSender::new(&unsent);
@@ -157,9 +160,6 @@ mod tests {
             for receiver in &receivers {
                 sender.send(Origin::Listener(&from), receiver.local_addr().unwrap(), b"head", data);
             }
-        }
-        for receiver in &receivers {
-            mmsg::coalesce(receiver.as_fd());
         }
         sender.flush();
         for receiver in &receivers {
