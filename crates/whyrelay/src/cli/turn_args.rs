@@ -30,6 +30,9 @@ pub struct TurnArgs {
     /// Bytes that one allocation may relay per second, both ways together; default: no limit
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1000..))]
     pub max_rate: Option<u64>,
+    /// Datagrams that one allocation may relay per second, both ways together; default: no limit
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
+    pub max_datagram_rate: Option<u32>,
     /// End an allocation when the credentials that it was made with expire
     #[arg(long)]
     pub strict_expiry: bool,
@@ -79,6 +82,7 @@ impl TurnArgs {
             allocations: self.total_quota,
             allocations_per_user: self.user_quota,
             bytes_per_second: self.max_rate,
+            datagrams_per_second: self.max_datagram_rate,
             ..Limits::default()
         }
     }

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::RelayId;
+use super::{Limits, RelayId};
 use crate::time::Timestamp;
 use crate::wire::integrity::Key;
 use crate::wire::stun::TransactionId;
@@ -68,8 +68,10 @@ pub(super) struct Allocation {
     pub(super) due: Timestamp,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
-    /// Until when what was relayed would have taken at the permitted rate.
-    busy_until: Timestamp,
+    /// Until when the bytes that were relayed would have taken at the permitted rate.
+    bytes_until: Timestamp,
+    /// The same of the datagrams.
+    datagrams_until: Timestamp,
 }
 
 /// How the pending Allocate request wants its answer.
@@ -125,7 +127,8 @@ impl Allocation {
             due: Timestamp::default(),
             permissions: Vec::new(),
             channels: Vec::new(),
-            busy_until: Timestamp::default(),
+            bytes_until: Timestamp::default(),
+            datagrams_until: Timestamp::default(),
         }
     }
 
@@ -188,13 +191,18 @@ impl Allocation {
         Some(channel.peer)
     }
 
-    /// Takes bytes out of a rate in bytes per second; half a second's worth may come at once.
-    pub(super) fn spend(&mut self, now: Timestamp, rate: u64, length: usize) -> bool {
-        let cost = Duration::from_micros(length as u64 * 1_000_000 / rate.max(1));
-        let done = self.busy_until.max(now) + cost;
-        let within = done <= now + Duration::from_millis(500);
+    /// Takes a datagram out of the rates that there are; half a second's worth may come at once. What one of them has no
+    /// room for costs nothing.
+    pub(super) fn spend(&mut self, now: Timestamp, limits: &Limits, length: usize) -> bool {
+        let later = |until: Timestamp, amount: u64, rate: u64| {
+            until.max(now) + Duration::from_micros(amount * 1_000_000 / rate.max(1))
+        };
+        let bytes = limits.bytes_per_second.map(|rate| later(self.bytes_until, length as u64, rate));
+        let datagrams = limits.datagrams_per_second.map(|rate| later(self.datagrams_until, 1, rate.into()));
+        let within = [bytes, datagrams].into_iter().flatten().all(|until| until <= now + Duration::from_millis(500));
         if within {
-            self.busy_until = done;
+            self.bytes_until = bytes.unwrap_or_default();
+            self.datagrams_until = datagrams.unwrap_or_default();
         }
         within
     }

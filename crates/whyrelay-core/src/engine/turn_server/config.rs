@@ -71,6 +71,9 @@ pub struct Limits {
     /// Application bytes that one allocation may relay per second, both ways together; what is over is dropped. A
     /// datagram larger than half a second's worth never passes. `None`: no limit.
     pub bytes_per_second: Option<u64>,
+    /// Application datagrams that one allocation may relay per second, both ways together; half a second's worth may
+    /// come at once, what is over is dropped. `None`: no limit.
+    pub datagrams_per_second: Option<u32>,
     /// Unauthenticated error answers to one source address, per second.
     pub unauthenticated_per_second: u32,
     /// The lifetime of an allocation when the client names none or a shorter one (RFC 8656 §7.2: 10 minutes).
@@ -89,6 +92,7 @@ impl Default for Limits {
             permissions: 64,
             channels: 64,
             bytes_per_second: None,
+            datagrams_per_second: None,
             unauthenticated_per_second: 10,
             default_lifetime: Duration::from_secs(600),
             maximum_lifetime: Duration::from_secs(3600),

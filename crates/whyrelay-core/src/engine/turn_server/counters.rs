@@ -34,7 +34,7 @@ pub struct Counters {
     pub bytes_to_clients: u64,
     /// Application datagrams dropped: no allocation, no permission, no channel, too large, or expired.
     pub datagrams_dropped: u64,
-    /// Of those, the ones that [`super::Limits::bytes_per_second`] cost.
+    /// Of those, the ones that [`super::Limits::bytes_per_second`] or [`super::Limits::datagrams_per_second`] cost.
     pub datagrams_limited: u64,
     /// Requests of behavior discovery (RFC 5780) answered, for another server as well.
     pub discoveries: u64,

@@ -132,10 +132,13 @@ impl TurnServer {
         }
     }
 
-    /// Takes bytes out of what an allocation may relay now, both ways together; false when there is too little left.
+    /// Takes a datagram out of what an allocation may relay now, both ways together; false when there is too little left.
     fn within_rate(&mut self, now: Timestamp, client: &Client, length: usize) -> bool {
-        let Some(rate) = self.config.limits.bytes_per_second else { return true };
-        let taken = self.allocations.get_mut(client).is_some_and(|allocation| allocation.spend(now, rate, length));
+        let limits = &self.config.limits;
+        if limits.bytes_per_second.is_none() && limits.datagrams_per_second.is_none() {
+            return true;
+        }
+        let taken = self.allocations.get_mut(client).is_some_and(|allocation| allocation.spend(now, limits, length));
         if !taken {
             self.counters.datagrams_dropped += 1;
             self.counters.datagrams_limited += 1;

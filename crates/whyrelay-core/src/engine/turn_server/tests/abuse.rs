@@ -120,6 +120,21 @@ fn security_3_a_rate_limit_holds_for_one_allocation_in_both_directions_together(
 }
 
 #[test]
+fn security_3_datagrams_are_limited_as_bytes_are() {
+    let mut fixture = Fixture::with(|config| config.limits.datagrams_per_second = Some(100));
+    let mut alice = Caller::alice();
+    assert_eq!(alice.allocate(&mut fixture).code(), 0);
+    assert_eq!(alice.permit(&mut fixture, &[PEER]), 0);
+    let mut relayed = 0;
+    for _ in 0..4000 {
+        relayed += alice.send(&mut fixture, PEER, &[0; 1]).len();
+        fixture.now += Duration::from_millis(1);
+    }
+    // 400 in four seconds; half a second's worth may come at once.
+    assert!((400..=451).contains(&relayed), "{relayed}");
+}
+
+#[test]
 fn security_3_a_permission_flood_ends_at_the_limit() {
     let mut fixture = Fixture::new();
     let mut alice = Caller::alice();
