@@ -1,9 +1,9 @@
 //! Loads a STUN and TURN server and says what it cost: `turn_load ADDR PID WHAT [--size N] [--rate N] [--seconds N]
-//! [--count N]`, as JSON. The server must know the user `alice` with the password `wonderland` and relay to loopback.
+//! [--count N] [--sources N]`, as JSON. The server must know the user `alice` with the password `wonderland` and relay to loopback.
 //!
 //! | what | what it does |
 //! |---|---|
-//! | `binding` | Binding requests, 64 under way |
+//! | `binding` | Binding requests, 64 under way, from one source or from so many |
 //! | `relay` | four clients, each with an allocation and a channel to a peer of its own, client to peer |
 //! | `relays` | four pairs of clients, each to the other's relayed address |
 //! | `memory` | `--count` allocations with one channel each |
@@ -24,6 +24,8 @@ use whyrelay_core::wire::turn::{ChannelData, ChannelNumber};
 /// Packets under way for each client, when not paced.
 const WINDOW: u64 = 128;
 const CLIENTS: usize = 4;
+/// Binding requests under way, from all sources together.
+const UNDER_WAY: u64 = 64;
 
 struct Options {
     server: SocketAddr,
@@ -32,6 +34,7 @@ struct Options {
     rate: u64,
     seconds: u64,
     count: usize,
+    sources: u64,
 }
 
 fn main() -> Result<()> {
@@ -50,6 +53,7 @@ fn main() -> Result<()> {
         rate: option("--rate", 0)?,
         seconds: option("--seconds", 3)?,
         count: option("--count", 2000)? as usize,
+        sources: option("--sources", 1)?.clamp(1, UNDER_WAY),
     };
     match what.as_str() {
         "binding" => binding(&options),
@@ -62,8 +66,11 @@ fn main() -> Result<()> {
 }
 
 fn binding(options: &Options) -> Result<()> {
-    let socket = connect(options.server)?;
-    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let sockets = (0..options.sources).map(|_| connect(options.server)).collect::<Result<Vec<_>>>()?;
+    for socket in &sockets {
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    }
+    let each = UNDER_WAY / options.sources;
     let mut random = seeded();
     let mut buffer = [0; 1500];
     let request =
@@ -73,22 +80,26 @@ fn binding(options: &Options) -> Result<()> {
     let mut answered = 0_u64;
     let before = cpu(options.process)?;
     let start = Instant::now();
-    let mut under_way = 0_u64;
+    let mut under_way = vec![0_u64; sockets.len()];
     let mut number = 0_u64;
     while start.elapsed() < Duration::from_secs(options.seconds) {
-        while under_way < 64 {
-            number += 1;
-            bytes[8..16].copy_from_slice(&number.to_be_bytes());
-            socket.send(&bytes)?;
-            under_way += 1;
-        }
-        match socket.recv(&mut buffer) {
-            Ok(_) => {
-                answered += 1;
-                under_way -= 1;
+        for (socket, under_way) in sockets.iter().zip(&mut under_way) {
+            while *under_way < each {
+                number += 1;
+                bytes[8..16].copy_from_slice(&number.to_be_bytes());
+                socket.send(&bytes)?;
+                *under_way += 1;
             }
-            // Lost.
-            Err(_) => under_way = 0,
+        }
+        for (socket, under_way) in sockets.iter().zip(&mut under_way) {
+            match socket.recv(&mut buffer) {
+                Ok(_) => {
+                    answered += 1;
+                    *under_way -= 1;
+                }
+                // Lost.
+                Err(_) => *under_way = 0,
+            }
         }
     }
     report(options, before, start, answered)

@@ -37,6 +37,14 @@ const STUN: &[Row] = &[
         // 0.85 of 4.17.1's 6.3 us is 0.70 of 4.6.1's 7.6 us.
         goal: Goal::RatioAtMost(0.70),
     },
+    // From one source, answers leave together; from as many as there are requests under way, none do.
+    Row {
+        what: "Binding from 64 sources, CPU of the server",
+        load: "binding --sources 64",
+        figure: "cpu_us",
+        unit: "us",
+        goal: Goal::RatioAtMost(0.70),
+    },
     Row {
         what: "amplification of a bare Binding request",
         load: "amplification",
