@@ -23,6 +23,7 @@ mod credentials;
 mod discovery;
 mod nonce;
 mod policy;
+mod prefix;
 mod probes;
 mod relaying;
 mod reply;
@@ -40,7 +41,8 @@ pub use config::{Limits, TurnConfig};
 pub use counters::Counters;
 pub use credentials::{Credentials, LONGEST_VALIDITY, SharedSecret, TimeLimited};
 pub use discovery::{Alternate, Discovery, DiscoverySocket};
-pub use policy::{NotAPrefix, PeerPolicy, Prefix, Refusal};
+pub use policy::{PeerPolicy, Refusal};
+pub use prefix::{NotAPrefix, Prefix};
 pub use relaying::Forward;
 
 use allocation::Allocation;
