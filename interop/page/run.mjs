@@ -4,6 +4,7 @@
 //   run.mjs peer --url URL [--side a|b] [--relay-only] [--shot DIRECTORY]
 //   run.mjs pair --url URL            two pages in one room
 //   run.mjs keyboard --url URL        without a pointer, and with axe looking for what keeps people out
+//   run.mjs report --url URL          a saved report: how it opens, and on a phone
 //   run.mjs hostile --url URL         against a peer that sends markup in every field it controls
 //
 // Environment: WHYRELAY_INTEROP_NODE_DIR (a directory with node_modules), WHYRELAY_INTEROP_CHROMIUM.
@@ -26,10 +27,10 @@ const { values: flags, positionals } = parseArgs({
   },
 });
 const timeout = Number(flags.timeout) * 1000;
-const scenarios = { peer, pair, keyboard, hostile: against };
+const scenarios = { peer, pair, keyboard, report: openReport, hostile: against };
 const scenario = scenarios[positionals[0]];
 if (!scenario || !flags.url) {
-  console.error("usage: run.mjs peer|pair|keyboard|hostile --url URL");
+  console.error("usage: run.mjs peer|pair|keyboard|report|hostile --url URL");
   process.exit(2);
 }
 // Whatever hangs, this process ends.
@@ -110,6 +111,36 @@ async function keyboard(browser) {
   await look("end");
   const [download] = await Promise.all([first.page.waitForEvent("download"), press("save-recording")]);
   return { ...result, faults: [...result.faults, ...faults], saved: download.suggestedFilename() };
+}
+
+async function openReport(browser) {
+  const sizes = {};
+  for (const [name, options] of Object.entries({
+    desktop: { viewport: { width: 1280, height: 900 } },
+    phone: { viewport: { width: 390, height: 800 }, colorScheme: "dark" },
+  })) {
+    const opened = await open(browser, flags.url, options);
+    const { page } = opened;
+    const timing = await page.evaluate(() => {
+      const [{ domContentLoadedEventEnd, loadEventEnd }] = performance.getEntriesByType("navigation");
+      const paint = performance.getEntriesByName("first-contentful-paint")[0]?.startTime;
+      return { parsedMs: domContentLoadedEventEnd, loadedMs: loadEventEnd, paintedMs: paint };
+    });
+    await shoot(opened, `report-${name}`);
+    // As a reader would: open what is folded, and follow a link to evidence.
+    const began = performance.now();
+    for (const summary of await page.$$("main > details.more > summary, main > .pairs > details:nth-child(-n+3) > summary")) {
+      await summary.click();
+    }
+    const unfoldedMs = performance.now() - began;
+    const state = await page.evaluate(() => ({
+      nodes: document.querySelectorAll("*").length,
+      open: document.querySelectorAll("details[open]").length,
+      wide: document.documentElement.scrollWidth > document.documentElement.clientWidth,
+    }));
+    sizes[name] = { ...timing, unfoldedMs, ...state, faults: opened.faults };
+  }
+  return sizes;
 }
 
 async function against(browser) {

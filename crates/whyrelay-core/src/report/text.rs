@@ -1,6 +1,7 @@
 //! The account for a terminal: about 100 columns, readable without color.
 
 pub(super) mod findings;
+pub(super) mod fold;
 mod paint;
 mod pairs;
 mod probes;
@@ -21,11 +22,21 @@ pub struct TextOptions {
     pub color: bool,
     /// Show every pair, also those that were never checked.
     pub all_pairs: bool,
+    /// Columns of the terminal that it is for: longer lines go on below. `None`: a file or a pipe, where each row of a
+    /// table and each chain is one line.
+    pub columns: Option<usize>,
+}
+
+impl TextOptions {
+    /// Columns of a sentence, at most.
+    pub(super) fn width(&self) -> usize {
+        self.columns.map_or(WIDTH, |columns| columns.min(WIDTH))
+    }
 }
 
 /// The account as text.
 pub fn render_text(report: &Report, options: &TextOptions) -> String {
-    let paint = Paint::new(options.color);
+    let paint = Paint::new(options.color, options.width());
     let mut out = String::new();
     verdict(&mut out, report, paint);
     findings::render(&mut out, report, paint);
@@ -34,7 +45,7 @@ pub fn render_text(report: &Report, options: &TextOptions) -> String {
     tables::candidates(&mut out, report, paint);
     pairs::render(&mut out, report, options, paint);
     not_measured(&mut out, report, paint);
-    harmless(&out, options.color)
+    harmless(&fold::fold(&out, options.columns), options.color)
 }
 
 /// Text without control characters but line feeds and, where there is color, our own color sequences: ids, reasons and
@@ -75,9 +86,9 @@ fn verdict(out: &mut String, report: &Report, paint: Paint) {
         note => format!(", {note}"),
     };
     let _ = writeln!(out, "{}{note}", paint.apply(style, words::path(report.path)));
-    wrap(out, "  ", &report.reason);
+    wrap(out, paint, "  ", &report.reason);
     for way in words::ways(report) {
-        wrap(out, "  ", &way);
+        wrap(out, paint, "  ", &way);
     }
     if let Some(selected) = &report.selected_pair {
         let rtt =
@@ -107,7 +118,7 @@ fn sides(out: &mut String, report: &Report, paint: Paint) {
         measurements(out, side);
     }
     if let Some(clock) = &report.clock {
-        wrap(out, "  ", &clock.summary);
+        wrap(out, paint, "  ", &clock.summary);
     }
 }
 
@@ -134,7 +145,7 @@ fn not_measured(out: &mut String, report: &Report, paint: Paint) {
     }
     heading(out, "Not measured", paint);
     for missing in &report.not_measured {
-        wrap(out, "  ", &format!("- {}: {}", missing.what, missing.why));
+        wrap(out, paint, "  ", &format!("- {}: {}", missing.what, missing.why));
     }
 }
 
@@ -142,16 +153,16 @@ pub(super) fn heading(out: &mut String, text: &str, paint: Paint) {
     let _ = writeln!(out, "\n{}", paint.apply(Style::Heading, text));
 }
 
-/// Columns that a line takes, at most; addresses and names are never broken.
-const WIDTH: usize = 100;
+/// Columns that a sentence takes, at most; addresses and names are never broken.
+pub(super) const WIDTH: usize = 100;
 
 /// Writes text broken at spaces, each line with an indent; a list item's lines hang behind its dash.
-pub(super) fn wrap(out: &mut String, indent: &str, text: &str) {
+pub(super) fn wrap(out: &mut String, paint: Paint, indent: &str, text: &str) {
     let hang = if text.starts_with("- ") { "  " } else { "" };
     let mut line = String::from(indent);
     for word in text.split_whitespace() {
         let is_empty = line.trim().is_empty();
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > paint.width() {
             let _ = writeln!(out, "{line}");
             line = format!("{indent}{hang}");
         }

@@ -154,7 +154,7 @@ fn live_events_and_recordings_in_any_order_give_the_same_bytes() {
     {
         let replayed = Report::from_events(&Recording::merge(recordings).unwrap().events);
         assert_eq!(render_json(&replayed), render_json(&live));
-        let options = TextOptions { color: true, all_pairs: true };
+        let options = TextOptions { color: true, all_pairs: true, ..TextOptions::default() };
         assert_eq!(render_text(&replayed, &options), render_text(&live, &options));
     }
 }

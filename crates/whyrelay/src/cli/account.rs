@@ -1,5 +1,6 @@
 //! Printing the account and what it says for the exit status.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -62,10 +63,22 @@ impl Wanted {
         Ok(report)
     }
 
+    /// As wide as the terminal.
+    fn text(&self) -> TextOptions {
+        let own = TextOptions { color: self.color && self.output.is_none(), ..TextOptions::default() };
+        if self.output.is_some() || !std::io::stdout().is_terminal() {
+            return own;
+        }
+        match ratatui::crossterm::terminal::size() {
+            // A terminal that tells no size says 0.
+            Ok((columns @ 20.., _)) => TextOptions { columns: Some(columns.into()), ..own },
+            _ => own,
+        }
+    }
+
     fn render(&self, report: &Report) -> anyhow::Result<()> {
-        let color = self.color && self.output.is_none();
         let text = match self.format {
-            Format::Text => render_text(report, &TextOptions { color, ..TextOptions::default() }),
+            Format::Text => render_text(report, &self.text()),
             Format::Json => render_json(report),
             Format::Html => render_html(report),
         };
@@ -83,7 +96,7 @@ impl Wanted {
     fn print_check(&self, events: &[Event]) -> anyhow::Result<u8> {
         let report = CheckReport::from_events(events);
         let text = match self.format {
-            Format::Text => render_check_text(&report, self.color && self.output.is_none()),
+            Format::Text => render_check_text(&report, &self.text()),
             Format::Json => render_check_json(&report),
             Format::Html => anyhow::bail!("the account of one host alone has no HTML form: use --format text or json"),
         };

@@ -30,8 +30,13 @@ mod our_relay;
 mod page;
 mod port_mapping;
 mod relayed;
+mod report;
 mod router;
 mod stay;
+
+#[path = "../../../whyrelay-core/tests/account/builder.rs"]
+#[expect(dead_code, reason = "the tests of the account use the rest")]
+mod builder;
 
 use std::process::ExitCode;
 
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
     application::register(&mut suite);
     blocked::register(&mut suite);
     page::register(&mut suite);
+    report::register(&mut suite);
     check::register(&mut suite);
     check_ipv6::register(&mut suite);
     check_lab::register(&mut suite);

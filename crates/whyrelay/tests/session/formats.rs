@@ -49,13 +49,15 @@ fn every_recording_in_every_format() {
         let events = events(name);
         let report = Report::from_events(&events);
         insta::assert_snapshot!(format!("{name}-text"), render_text(&report, &TextOptions::default()));
+        let narrow = render_text(&report, &TextOptions { columns: Some(60), ..TextOptions::default() });
+        assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{name}: {narrow}");
         insta::assert_snapshot!(format!("{name}-json"), render_json(&report));
         insta::assert_snapshot!(format!("{name}-html"), readable(&render_html(&report)));
         insta::assert_snapshot!(format!("{name}-screen"), screen(&events, (110, 44)));
     }
     // The account of one host alone has no HTML and no screen.
     let report = CheckReport::from_events(&events("check"));
-    insta::assert_snapshot!("check-text", render_check_text(&report, false));
+    insta::assert_snapshot!("check-text", render_check_text(&report, &TextOptions::default()));
     insta::assert_snapshot!("check-json", render_check_json(&report));
 }
 

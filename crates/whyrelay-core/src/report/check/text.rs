@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::super::text::{Paint, Style, findings, harmless, heading, wrap};
+use super::super::text::fold::fold;
+use super::super::text::{Paint, Style, TextOptions, WIDTH, findings, harmless, heading, wrap};
 use super::{CheckReport, Row, Section, State};
 
 /// The account as text.
-pub fn render_check_text(report: &CheckReport, color: bool) -> String {
-    let paint = Paint::new(color);
+pub fn render_check_text(report: &CheckReport, options: &TextOptions) -> String {
+    let paint = Paint::new(options.color, options.width());
     let mut out = String::new();
     let (word, style) = match (report.healthy, report.known) {
         (true, true) => ("HEALTHY", Style::Good),
@@ -15,7 +16,7 @@ pub fn render_check_text(report: &CheckReport, color: bool) -> String {
         (false, _) => ("FINDINGS", Style::Bad),
     };
     let _ = writeln!(out, "{}", paint.apply(style, word));
-    wrap(&mut out, "  ", &report.summary);
+    wrap(&mut out, paint, "  ", &report.summary);
     if !report.findings.is_empty() {
         findings::of(&mut out, &report.findings, paint);
         let _ = writeln!(out, "    (A is this host)");
@@ -24,16 +25,16 @@ pub fn render_check_text(report: &CheckReport, color: bool) -> String {
     if !report.not_measured.is_empty() {
         heading(&mut out, "Not measured", paint);
         for missing in &report.not_measured {
-            wrap(&mut out, "  ", &format!("- {}: not measured: {}", missing.what, missing.why));
+            wrap(&mut out, paint, "  ", &format!("- {}: not measured: {}", missing.what, missing.why));
         }
     }
-    harmless(&out, color)
+    harmless(&fold(&out, options.columns), options.color)
 }
 
 /// The rows alone, for a table that is drawn again while they come.
 pub fn render_check_rows(report: &CheckReport, color: bool) -> String {
     let mut out = String::new();
-    rows(&mut out, &report.rows, Paint::new(color));
+    rows(&mut out, &report.rows, Paint::new(color, WIDTH));
     harmless(&out, color)
 }
 

@@ -25,11 +25,11 @@ pub(in crate::report) fn of(out: &mut String, list: &[Finding], paint: Paint) {
         };
         let label = format!("{}[{}]", finding.severity.name(), finding.code);
         let _ = writeln!(out, "  {} {} (at {})", paint.apply(style, &label), finding.name, finding.blame.name());
-        wrap(out, "    ", &finding.summary);
+        wrap(out, paint, "    ", &finding.summary);
         // What did no harm needs no cure; `explain` has it all the same.
         let remedies = finding.remedies.iter().filter(|_| finding.severity != Severity::Info);
         for remedy in remedies {
-            wrap(out, "    ", &format!("- {} ({})", remedy.text.trim_end_matches('.'), remedy.effect.name()));
+            wrap(out, paint, "    ", &format!("- {} ({})", remedy.text.trim_end_matches('.'), remedy.effect.name()));
             // A command is never broken: it is there to be copied.
             remedy.commands.iter().for_each(|command| {
                 let _ = writeln!(out, "        $ {command}");

@@ -10,15 +10,21 @@ pub(in crate::report) enum Style {
     Faint,
 }
 
-/// Paints or does not.
+/// Paints or does not, in so many columns.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::report) struct Paint {
     color: bool,
+    width: usize,
 }
 
 impl Paint {
-    pub(in crate::report) const fn new(color: bool) -> Self {
-        Self { color }
+    pub(in crate::report) const fn new(color: bool, width: usize) -> Self {
+        Self { color, width }
+    }
+
+    /// Columns of a line, at most.
+    pub(in crate::report) const fn width(self) -> usize {
+        self.width
     }
 
     pub(in crate::report) fn apply(self, style: Style, text: &str) -> String {
