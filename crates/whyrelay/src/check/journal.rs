@@ -1,8 +1,8 @@
 //! What the parts of a check see, on its way to the one sink: each part notes before it acts, and none waits.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 use whyrelay_core::time::Timestamp;
@@ -43,13 +43,14 @@ pub(crate) struct Journal {
     entries: mpsc::Sender<Entry>,
     lost: Arc<AtomicU64>,
     ipv6_answered: Arc<AtomicBool>,
+    status: Arc<Mutex<Option<String>>>,
 }
 
 impl Journal {
     /// A journal and where its entries come out.
     pub(crate) fn new(clock: Clock) -> (Self, mpsc::Receiver<Entry>) {
         let (entries, written) = mpsc::channel(QUEUE);
-        (Self { clock, entries, lost: Arc::default(), ipv6_answered: Arc::default() }, written)
+        (Self { clock, entries, lost: Arc::default(), ipv6_answered: Arc::default(), status: Arc::default() }, written)
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -86,6 +87,16 @@ impl Journal {
     /// Whether a server answered over IPv6.
     pub(crate) fn ipv6_answered(&self) -> bool {
         self.ipv6_answered.load(Ordering::Relaxed)
+    }
+
+    /// Says to who watches what takes so long, or that nothing does. It is no fact.
+    pub(crate) fn say(&self, status: Option<String>) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    /// What was last said.
+    pub(crate) fn status(&self) -> Option<String> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Entries that found no room.

@@ -52,6 +52,9 @@ use crate::session::Sink;
 /// Everything that was not asked for on top ends by then; giving allocations back comes after it, in some round trips.
 const LIMIT: Duration = Duration::from_millis(2600);
 
+/// How often the table is drawn while nothing happens.
+const TABLE_INTERVAL: Duration = Duration::from_millis(250);
+
 /// What was changed elsewhere is taken back within this time when the check is stopped.
 const CLEAN_UP_LIMIT: Duration = Duration::from_millis(2500);
 
@@ -121,8 +124,9 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
                 looked?;
                 break;
             }
+            () = tokio::time::sleep(TABLE_INTERVAL) => {}
         }
-        table.draw(sink.events());
+        table.draw(sink.events(), journal.status());
     }
     drain(&mut sink, &mut entries);
     table.clear();

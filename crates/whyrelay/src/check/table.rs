@@ -9,6 +9,9 @@ use whyrelay_core::trace::event::Event;
 /// Between two drawings.
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// What takes longer says so.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Lines that are drawn: what scrolls away cannot be drawn again.
 const MAX_LINES: usize = 40;
 
@@ -20,17 +23,30 @@ pub(crate) struct Table {
     lines: usize,
     drawn: Option<Instant>,
     events: usize,
+    started: Instant,
+    /// What is going on, as it was last said.
+    said: String,
 }
 
 impl Table {
     pub(crate) fn new(color: bool) -> Self {
-        Self { terminal: io::stderr().is_terminal(), color, lines: 0, drawn: None, events: 0 }
+        let terminal = io::stderr().is_terminal();
+        Self { terminal, color, lines: 0, drawn: None, events: 0, started: Instant::now(), said: String::new() }
     }
 
-    /// Draws, if it is time to.
-    pub(crate) fn draw(&mut self, events: &[Event]) {
+    /// Draws, if it is time to. `status`: what takes so long, in words; what is no terminal gets it as a line, once.
+    pub(crate) fn draw(&mut self, events: &[Event], status: Option<String>) {
         let soon = self.drawn.is_some_and(|drawn| drawn.elapsed() < INTERVAL);
-        if !self.terminal || soon || events.len() == self.events {
+        let is_news = status.as_ref().is_some_and(|status| *status != self.said);
+        if !self.terminal {
+            if let (Some(status), true) = (status, is_news) {
+                let _ = writeln!(io::stderr(), "{status}");
+                self.said = status;
+            }
+            return;
+        }
+        let waits = self.started.elapsed() > PATIENCE;
+        if soon || events.len() == self.events && !is_news && !waits {
             return;
         }
         self.clear();
@@ -42,6 +58,12 @@ impl Table {
             // A closed stderr is no reason to stop.
             let _ = writeln!(stderr, "{line}");
             self.lines += 1;
+        }
+        if waits || status.is_some() {
+            let status = status.unwrap_or_else(|| "still looking".to_owned());
+            let _ = writeln!(stderr, "… {status}, {} s so far", self.started.elapsed().as_secs());
+            self.lines += 1;
+            self.said = status;
         }
     }
 

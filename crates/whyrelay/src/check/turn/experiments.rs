@@ -171,7 +171,8 @@ pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: Sock
     let mut silence = FIRST_SILENCE_S.min(limit_s.max(1));
     let what = "the lifetime of an idle mapping";
     while left.as_secs() >= u64::from(silence) && silence > 0 {
-        eprintln!("lifetime: silent for {silence} s (known so far: lives {lives} s)");
+        let dead = dies.map_or_else(String::new, |dies| format!(", not {dies} s"));
+        journal.say(Some(format!("a mapping lives {lives} s{dead} so far: silent for {silence} s to see")));
         let started = Instant::now();
         let Ok(local) = client.open() else { return journal.missing(what, "no socket could be opened") };
         let (Some(peer), _) = seen_from(client, local, relay, started + Duration::from_secs(1)).await else {
@@ -206,6 +207,7 @@ pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: Sock
             None => silence.saturating_mul(2),
         };
     }
+    journal.say(None);
     if lives == 0 && dies.is_none() {
         return journal.missing(what, format!("{} s are too few to wait for it", limit.as_secs()));
     }
