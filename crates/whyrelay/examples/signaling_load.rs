@@ -29,6 +29,10 @@ use whyrelay_core::signal::{Join, Message, MessageType};
 const CONTENT: usize = 200;
 /// Before measuring, so that pools are filled and code is warm.
 const WARM_UP: Duration = Duration::from_millis(500);
+/// Bytes of a message to a reader that does not read: what the kernel holds is full within the warm-up.
+const SLOW_CONTENT: usize = 40_000;
+/// A refused sender tries again after this.
+const SLOW_AGAIN: Duration = Duration::from_millis(100);
 /// A real client acknowledges at least this often.
 const ACK_EVERY: u64 = 16;
 
@@ -351,12 +355,12 @@ async fn peerjs(address: SocketAddr, id: &str) -> anyhow::Result<Socket> {
     Ok(socket)
 }
 
-/// Sends to a receiver that never reads, as fast as the server takes it: its mailbox is full soon, and refusals count
-/// as taken. Ends with the first error.
+/// Sends to a receiver that never reads, as fast as the server takes it: the kernel's buffers and its mailbox are full
+/// soon, and then again and again. Ends with the first error.
 async fn send_to_slow_reader(address: SocketAddr, number: usize, running: Rc<Cell<bool>>) -> anyhow::Result<()> {
     let id = format!("slow-{number}");
     let _receiver = long_poll(address, &id).await?;
-    let body = Message::new(MessageType::Candidate, "load", &*id, "x".repeat(16 * CONTENT)).to_json();
+    let body = Message::new(MessageType::Candidate, "load", &*id, "x".repeat(SLOW_CONTENT)).to_json();
     let head = "POST /send HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length:";
     let request = format!("{head} {}\r\n\r\n{body}", body.len());
     while running.get() {
@@ -364,7 +368,9 @@ async fn send_to_slow_reader(address: SocketAddr, number: usize, running: Rc<Cel
         sender.write_all(request.as_bytes()).await?;
         let mut response = Vec::new();
         sender.read_to_end(&mut response).await?;
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        if !response.starts_with(b"HTTP/1.1 200") {
+            tokio::time::sleep(SLOW_AGAIN).await;
+        }
     }
     Ok(())
 }
