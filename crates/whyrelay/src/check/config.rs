@@ -8,6 +8,7 @@ use whyrelay_core::engine::server_url::{ServerProtocol, ServerUrl};
 use whyrelay_core::engine::turn_server::SharedSecret;
 use whyrelay_core::time::Timestamp;
 
+use crate::application::Suspect;
 use crate::cli::args::CheckArgs;
 use crate::io::clock::Clock;
 use crate::io::interfaces::InterfaceFilter;
@@ -65,6 +66,7 @@ pub struct CheckConfig {
     pub(crate) tls_roots: Vec<PathBuf>,
     pub(crate) interfaces: InterfaceFilter,
     pub(crate) mark: Option<u32>,
+    pub(crate) application: Option<Suspect>,
     pub(crate) hairpin: bool,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) map: bool,
@@ -117,6 +119,7 @@ impl CheckConfig {
                 addresses: args.address,
             },
             mark: args.mark,
+            application: args.as_program.as_deref().map(Suspect::resolve).transpose()?,
             hairpin: args.hairpin,
             lifetime: args.lifetime,
             map: args.map,

@@ -4,6 +4,7 @@
 //! it; one loop takes the entries into the recording, and the account is made from the recording alone.
 
 mod certificate;
+mod compare;
 mod config;
 mod hops;
 mod journal;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 use whyrelay_core::engine::gather::Server;
 use whyrelay_core::engine::nat_discovery::DiscoveryConfig;
 use whyrelay_core::engine::server_url::{ServerHost, ServerProtocol};
+use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, Event, EventKind, SessionOptions, Transport, Vantage};
 use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
@@ -102,6 +104,12 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     sink.record(clock.now(), EventKind::RecordingStarted { version: EVENT_VERSION, program, id, options });
     sink.record(clock.now(), EventKind::CheckStarted { consents: config.consents() });
 
+    // What the kernel says of these packets matters where two kinds of sockets are compared.
+    let mut facts = config.application.as_ref().map(|_| {
+        let (tap, facts) = crate::host::start();
+        sink.tap(tap);
+        facts
+    });
     let (journal, mut entries) = Journal::new(clock);
     let mut table = Table::new(color);
     let (stopping, stop) = Stop::new();
@@ -120,6 +128,9 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
             () = async { tokio::time::sleep_until(patience.unwrap_or_else(tokio::time::Instant::now)).await },
                 if patience.is_some() => break,
             Some(entry) = entries.recv() => sink.note(entry),
+            Some((moment, fact)) = next_fact(&mut facts) => {
+                sink.record(clock.now(), EventKind::HostFact { moment, fact: Box::new(fact) });
+            }
             looked = &mut look => {
                 looked?;
                 break;
@@ -129,6 +140,12 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
         table.draw(sink.events(), journal.status());
     }
     drain(&mut sink, &mut entries);
+    if sink.finish_tap() {
+        let until = tokio::time::Instant::now() + FACTS_LIMIT;
+        while let Ok(Some((moment, fact))) = tokio::time::timeout_at(until, next_fact(&mut facts)).await {
+            sink.record(clock.now(), EventKind::HostFact { moment, fact: Box::new(fact) });
+        }
+    }
     table.clear();
     if journal.lost() > 0 {
         sink.record(clock.now(), EventKind::EventsDropped { count: journal.lost() });
@@ -138,6 +155,17 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
         eprintln!("warning: the recording could not be written: {error}");
     }
     Ok(sink.events().to_vec())
+}
+
+/// The last facts of the host come within this.
+const FACTS_LIMIT: Duration = Duration::from_secs(2);
+
+/// The next fact of the host; never, where none are collected.
+async fn next_fact(facts: &mut Option<mpsc::Receiver<(Moment, HostFact)>>) -> Option<(Moment, HostFact)> {
+    match facts {
+        Some(facts) => facts.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn drain(sink: &mut Sink, entries: &mut mpsc::Receiver<Entry>) {
@@ -189,6 +217,10 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
     let ours = asked.iter().zip(&described).filter(|((_, server), described)| server.is_ipv4() && **described);
     let outside = ours.map(|(asked, _)| asked.clone()).next();
     careful.extend(port_map_part(config, &journal, &mut random, &routes, outside, &found, options, until, &stop));
+    if let Some(application) = &config.application {
+        let (journal, random) = (journal.clone(), random.fork());
+        parts.push(Box::pin(compare::look(journal, random, application.clone(), asked.clone(), until)));
+    }
     for asked in &asked {
         parts.push(Box::pin(hops::look(journal.clone(), random.fork(), asked.clone(), options, until)));
     }

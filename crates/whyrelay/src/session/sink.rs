@@ -132,7 +132,7 @@ impl Sink {
     }
 
     /// From now on the collector of host facts hears of what is recorded.
-    pub(super) fn tap(&mut self, tap: Tap) {
+    pub(crate) fn tap(&mut self, tap: Tap) {
         self.tap = Some(tap);
     }
 
@@ -157,7 +157,7 @@ impl Sink {
     }
 
     /// Tells the collector of host facts that the checks are over; `false`: it was told before, or there is none.
-    pub(super) fn finish_tap(&mut self) -> bool {
+    pub(crate) fn finish_tap(&mut self) -> bool {
         self.tap.take().is_some_and(|mut tap| {
             tap.finish();
             true

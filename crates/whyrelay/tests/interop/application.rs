@@ -147,6 +147,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("application::faults_that_only_its_packets_meet_are_named", &tools, each_case);
     suite.test("application::a_fix_is_proven", &tools, proven);
     suite.test("application::what_is_tried_makes_it_direct_and_leaves_nothing_behind", &tools, tried);
+    suite.test("application::an_opener_gets_past_routers_that_give_ports_up", &tools, early);
+    suite.test("application::a_check_compares_too", &tools, check_as);
     suite.test("application::a_running_one_is_read_and_not_disturbed", &tools, running);
     suite.test("application::without_privileges_it_says_what_it_could_not_be", &tools, unprivileged);
 }
@@ -284,6 +286,91 @@ fn tried() -> Result<()> {
         ensure!(with.json["tried"].as_array().is_some_and(|tried| tried.len() == 1), "{trial}: {}", with.printed);
         ensure!(state()? == before, "{trial} left something behind");
     }
+    Ok(())
+}
+
+/// Two home networks whose routers take unsolicited packets for their own (CAUSES.md L1): A, its router, what lies
+/// between with the server, B's router, B.
+struct Homes {
+    a: Namespace,
+    b: Namespace,
+    between: Namespace,
+    _routers: [Namespace; 2],
+}
+
+impl Homes {
+    fn new() -> Result<Self> {
+        let bare = |address: [u8; 4]| Namespace::bare(address.into());
+        let between = bare([192, 0, 2, 1])?;
+        between.shell(
+            "ip address add 192.0.2.1/32 dev lo; sysctl -qw net.ipv4.ip_forward=1; ip route add blackhole 192.168.0.0/16",
+        )?;
+        let home = |number: u8| -> Result<(Namespace, Namespace)> {
+            let (host, router) = (bare([192, 168, number, 2])?, bare([203, 0, 113, number])?);
+            router.shell(&format!("ip link add lan type veth peer name eth0 netns {}", host.name()))?;
+            between.shell(&format!("ip link add r{number} type veth peer name wan netns {}", router.name()))?;
+            between.shell(&format!(
+                "ip link set r{number} up; ip address add 10.9.{number}.1/24 dev r{number};
+                 ip route add 203.0.113.{number}/32 via 10.9.{number}.2 src 192.0.2.1"
+            ))?;
+            router.shell(&format!(
+                "ip link set lan up; ip link set wan up; ip address add 192.168.{number}.1/24 dev lan;
+                 ip address add 10.9.{number}.2/24 dev wan; ip address add 203.0.113.{number}/32 dev lo;
+                 ip route add default via 10.9.{number}.1; sysctl -qw net.ipv4.ip_forward=1;
+                 nft 'table ip n {{ chain p {{ type nat hook postrouting priority 100; oifname wan snat to 203.0.113.{number}; }};
+                   chain f {{ type filter hook forward priority 0; iifname wan ct state new drop; }}; }}'"
+            ))?;
+            host.shell(&format!(
+                "ip address add 192.168.{number}.2/24 dev eth0; ip link set eth0 up; ip route add default via 192.168.{number}.1
+                 for i in $(seq 300); do ip link show eth0 | grep -q 'state UP' && exit 0; sleep 0.01; done; exit 1"
+            ))?;
+            Ok((host, router))
+        };
+        let ((a, first), (b, second)) = (home(1)?, home(2)?);
+        Ok(Self { a, b, between, _routers: [first, second] })
+    }
+
+    fn session(&self, more: &[&str]) -> Result<Account> {
+        let server = Server::start(&self.between, &["--no-turn"])?;
+        let start = |namespace: &Namespace, role: Role| {
+            let mut command = ours::peer(namespace, role, server.url());
+            Process::start(role.name(), command.args(["--no-turn", "--no-tcp"]).args(more))
+        };
+        let answerer = start(&self.b, Role::Answerer)?;
+        let account = Account::of(start(&self.a, Role::Offerer)?)?;
+        Account::of(answerer)?;
+        Ok(account)
+    }
+}
+
+fn early() -> Result<()> {
+    let homes = Homes::new()?;
+    let account = homes.session(&[])?;
+    ensure!(account.json["path"] == "failed", "{}", account.printed);
+    let account = homes.session(&["--try", "opener"])?;
+    ensure!(account.json["path"] == "direct", "{}", account.printed);
+    Ok(())
+}
+
+/// `check --as`: the server is asked both ways, and the rule that makes the difference is named.
+fn check_as() -> Result<()> {
+    let world = Routed::new()?;
+    world.a.shell(TUNNEL)?;
+    world.a.shell("ip rule add pref 100 fwmark 0x1bd00 to 192.0.2.1 lookup 200")?;
+    world.router.shell("nft 'table ip u { chain i { type filter hook input priority 0; iifname rw drop; }; }'")?;
+    let server = Server::start(&world.router, &["--no-turn"])?;
+    let mut command = world.a.command(env!("CARGO_BIN_EXE_whyrelay"));
+    let host = world.router.address();
+    command.args(["check", "--format", "json", "--as", "netbird", "--stun", &format!("stun:{host}:3478")]);
+    let finished = Process::start("whyrelay check", &mut command)?.finish(crate::peers::LIMIT)?;
+    let json: Value = serde_json::from_str(&finished.stdout).with_context(|| finished.account.clone())?;
+    let findings = json["findings"].as_array().into_iter().flatten();
+    let found = findings.filter(|finding| finding["code"] == "WR126").find_map(|finding| finding["summary"].as_str());
+    let summary = found.with_context(|| format!("the two do not differ: {}", finished.account))?;
+    for words in ["requests to servers", "netbird", "ip rule 100", "fwmark 0x1bd00"] {
+        ensure!(summary.contains(words), "{summary:?} does not say {words:?}");
+    }
+    drop(server);
     Ok(())
 }
 

@@ -1,8 +1,12 @@
 //! The application's packets fare worse than a plain program's.
 
+use super::wording::{quoted, way};
 use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::evidence::{HostEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::routes::{deciding, is_refused};
 use crate::diagnosis::session::{Path, Session};
+use crate::host::RouteAnswer;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -33,16 +37,45 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (second, application) = host.tallies.get(&true)?;
     let direct = plain.pairs_answered > 0 && application.pairs_checked > 0 && application.pairs_answered == 0;
     let servers = plain.server_answers > 0 && application.server_requests > 0 && application.server_answers == 0;
+    let named = difference(host).map_or_else(String::new, |(own, plain)| {
+        let by = deciding(host, &own.fact).map_or_else(String::new, |rule| format!(" by \"{}\"", quoted(&rule.fact)));
+        format!(
+            "; to {} the kernel sends them to {}{by}, a plain program's to {}",
+            own.fact.question.destination,
+            way(&own.fact),
+            way(&plain.fact)
+        )
+    });
     (direct || servers).then(|| Fault {
         blame: Blame::side(vantage),
         severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
         summary: format!(
-            "On {} {} of a plain program are answered, and those of {} are not",
+            "On {} {} of a plain program are answered, and those of {} are not{named}",
             vantage.name(),
             if direct { "checks" } else { "requests to servers" },
             host.application.as_ref().map_or("the application", |(_, application)| application.asked.as_str())
         ),
         evidence: vec![*first, *second],
         ..Fault::default()
+    })
+}
+
+/// The kernel's answers for the application's packets and a plain program's that lead elsewhere for one address.
+fn difference(host: &HostEvidence) -> Option<(&Taken<RouteAnswer>, &Taken<RouteAnswer>)> {
+    let profile = host.profiles.values().find(|(_, profile)| profile.as_application)?;
+    let is_own = |answer: &&Taken<RouteAnswer>| {
+        let question = &answer.fact.question;
+        !question.probe
+            && question.source.is_some()
+            && (question.mark, question.user) == (profile.1.mark, profile.1.user)
+    };
+    host.route_answers.iter().filter(is_own).find_map(|own| {
+        let others = host.route_answers.iter().chain(&host.probe_answers).filter(|other| !is_own(other));
+        let plain = others.into_iter().find(|other| {
+            let (asked, question) = (&other.fact.question, &own.fact.question);
+            (asked.destination, asked.source) == (question.destination, question.source) && asked.out_device.is_none()
+        })?;
+        let differs = own.fact.device() != plain.fact.device() || is_refused(&own.fact) != is_refused(&plain.fact);
+        differs.then_some((own, plain))
     })
 }

@@ -169,7 +169,7 @@ struct Request {
 enum Stage {
     /// The server is asked until this moment. Left with its answer.
     Mapping(Timestamp),
-    /// Only of an early arrival: the peer's openers are waited for, until this moment.
+    /// Where it matters who comes first: the peer's openers are waited for, until this moment.
     Opening(Timestamp),
     /// The peer is asked. Left when every address is settled.
     Asking,
@@ -339,7 +339,8 @@ impl PeerProbes {
             }
         }
         running.stage = match running.attempt.aim {
-            ProbeAim::EarlyArrival => Stage::Opening(now + OPENED_WITHIN),
+            // What comes first matters in both: the peer's packets, without and with a flow of ours to match.
+            ProbeAim::EarlyArrival | ProbeAim::AfterOpener { .. } => Stage::Opening(now + OPENED_WITHIN),
             _ => Stage::Asking,
         };
         for request in &mut running.requests {

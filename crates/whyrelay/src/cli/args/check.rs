@@ -50,6 +50,10 @@ pub struct CheckArgs {
     /// Look from this local address only; may be repeated
     #[arg(long, value_name = "IP", help_heading = "Sockets")]
     pub address: Vec<IpAddr>,
+    /// Ask the servers like another program, too, and compare with a plain one: netbird, tailscale, wireguard, a
+    /// process id, or a list like mark=0x1bd00,port=51820,interface=eth0,uid=1000,raw
+    #[arg(long = "as", value_name = "PROGRAM", help_heading = "Sockets")]
+    pub as_program: Option<String>,
     /// Firewall mark of every socket (SO_MARK, needs CAP_NET_ADMIN), like 0x1bd00
     #[arg(long, value_name = "MARK", value_parser = parse_mark, help_heading = "Sockets")]
     pub mark: Option<u32>,

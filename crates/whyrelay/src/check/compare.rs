@@ -1,0 +1,113 @@
+//! The servers asked from sockets like the application's (`--as`) and from a plain program's, side by side.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use whyrelay_core::host::{HostFact, Moment, ProfileTally, SocketProfile};
+use whyrelay_core::random::Random;
+use whyrelay_core::trace::event::EventKind;
+use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
+
+use super::journal::Journal;
+use super::nat::Origin;
+use super::sockets::{Arrived, Sockets};
+use crate::application::Suspect;
+use crate::io::udp::UdpOptions;
+
+/// Sends of one request, and the time between two.
+const SENDS: u32 = 5;
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Servers that are asked.
+const MAX_SERVERS: usize = 4;
+
+/// Asks each server both ways, and tells how the sockets were made and how they fared.
+pub(crate) async fn look(
+    journal: Journal,
+    mut random: Random,
+    suspect: Suspect,
+    servers: Vec<(Origin, SocketAddr)>,
+    until: Instant,
+) {
+    let (options, missing) = suspect.permitted();
+    let port = suspect.port.unwrap_or(0);
+    let (mut own, mut plain) = (tally(true), tally(false));
+    let mut port_used = true;
+    for (origin, server) in servers.into_iter().take(MAX_SERVERS) {
+        let wanted = SocketAddr::new(origin.address.ip(), port);
+        let any = SocketAddr::new(wanted.ip(), 0);
+        // The program that has the port is not disturbed: its mark and user stand on another.
+        let free = std::net::UdpSocket::bind(wanted).is_ok();
+        port_used &= free;
+        let from = if free { wanted } else { any };
+        count(&mut own, ask(&journal, &mut random, &origin, from, server, options, until, true).await);
+        let asked = ask(&journal, &mut random, &origin, any, server, UdpOptions::default(), until, false).await;
+        count(&mut plain, asked);
+    }
+    fact(&journal, HostFact::Application(suspect.fact(port_used, &missing)));
+    fact(&journal, HostFact::ProfileTally(own));
+    fact(&journal, HostFact::ProfileTally(plain));
+}
+
+fn tally(as_application: bool) -> ProfileTally {
+    ProfileTally { as_application, ..ProfileTally::default() }
+}
+
+fn count(tally: &mut ProfileTally, answered: Option<bool>) {
+    tally.server_requests += 1;
+    tally.server_answers += u32::from(answered == Some(true));
+}
+
+fn fact(journal: &Journal, fact: HostFact) {
+    journal.fact(EventKind::HostFact { moment: Moment::During, fact: Box::new(fact) });
+}
+
+/// One Binding request until it is answered; `None`: the socket could not be opened.
+#[expect(clippy::too_many_arguments, reason = "one request and everything that it is made of")]
+async fn ask(
+    journal: &Journal,
+    random: &mut Random,
+    origin: &Origin,
+    wanted: SocketAddr,
+    server: SocketAddr,
+    options: UdpOptions,
+    until: Instant,
+    as_application: bool,
+) -> Option<bool> {
+    let mut sockets = Sockets::new(journal.clone());
+    // Told ahead of the opening, so that routes are asked about as this socket's.
+    let profile = SocketProfile {
+        local: wanted,
+        as_application,
+        mark: options.mark.unwrap_or(0),
+        user: options.user.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
+        bound_device: options.device.map(|device| device.name()),
+        raw: options.raw,
+    };
+    fact(journal, HostFact::SocketProfile(profile));
+    let local = sockets.open(wanted, origin.interface.as_deref(), options).ok()?;
+    let id = random.transaction_id();
+    let bytes = MessageBuilder::new(Class::Request, Method::BINDING, id).fingerprint().build();
+    for _ in 0..SENDS {
+        // The system's refusal is an event of its own.
+        let _ = sockets.send(local, server, &bytes);
+        let wake = (Instant::now() + INTERVAL).min(until);
+        loop {
+            tokio::select! {
+                arrived = sockets.recv(|_, _, _| None) => {
+                    if let Arrived::Datagram { remote, bytes, .. } = arrived
+                        && remote == server
+                        && Message::decode(&bytes).is_ok_and(|message| message.transaction == id)
+                    {
+                        return Some(true);
+                    }
+                }
+                () = tokio::time::sleep_until(wake.into()) => break,
+            }
+        }
+        if Instant::now() >= until {
+            break;
+        }
+    }
+    Some(false)
+}
