@@ -228,7 +228,16 @@ impl Lab {
 fn sink(name: &str) -> Result<Option<Device>, LabError> {
     match Device::create(name, Kind::Sink) {
         Ok(device) => Ok(Some(device)),
-        Err(LabError::NotAllowed { .. }) => ip_batch(&[format!("link add {name} type dummy")]).map(|()| None),
+        Err(LabError::NotAllowed { .. }) => {
+            let end = format!("{name}.0");
+            // Without ARP whatever is routed there goes, as into a tunnel.
+            let lines = [
+                format!("link add {name} type veth peer name {end}"),
+                format!("link set {name} arp off"),
+                format!("link set {end} up"),
+            ];
+            ip_batch(&lines).map(|()| None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -218,7 +218,10 @@ fn account(observed: &Observed, color: bool) -> String {
     // The first is the root cause; what follows from it is for the whole account.
     report.findings.truncate(1);
     let whole = render_text(&report, &TextOptions { color, ..TextOptions::default() });
-    whole.split_once("\nSides\n").map_or(whole.as_str(), |(head, _)| head).to_owned()
+    // Sections end with an empty line.
+    let findings = whole.find("\nFindings\n").map_or(0, |at| at + 1);
+    let end = whole[findings..].find("\n\n").map_or(whole.len(), |length| findings + length);
+    format!("{}\n", &whole[..end])
 }
 
 /// Lines of at most this many letters.
