@@ -3,6 +3,7 @@
 //! The goals were set beside coturn 4.17.1, which is faster than Debian's 4.6.1: a Binding takes 4.6.1 1.2 times the
 //! CPU. Where that is known the goal here is stricter by as much.
 
+use std::net::UdpSocket;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -181,11 +182,16 @@ fn coturn() -> Result<Ended> {
     Ended::start(&mut command)
 }
 
-/// Both listen on TCP as well, on the same port.
+/// Until it answers a Binding request: coturn listens on TCP a while before it reads UDP.
 fn wait_until_listening() -> Result<()> {
+    const BINDING: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1];
     let deadline = Instant::now() + Duration::from_secs(10);
-    while std::net::TcpStream::connect(format!("127.0.0.1:{PORT}")).is_err() {
-        ensure!(Instant::now() < deadline, "the server does not listen");
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(format!("127.0.0.1:{PORT}"))?;
+    socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+    while socket.send(&BINDING).and_then(|_| socket.recv(&mut [0; 200])).is_err() {
+        ensure!(Instant::now() < deadline, "the server does not answer");
+        // A refusal comes at once.
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
