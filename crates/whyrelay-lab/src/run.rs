@@ -33,6 +33,28 @@ pub struct Observed {
     pub contradictions: Vec<String>,
 }
 
+/// Why the virtual world cannot run a scenario; `None` when it can. What it does not honor it must not run.
+pub fn cannot_virtually(topology: &Topology) -> Option<String> {
+    if !topology.worlds.contains(&WorldKind::Virtual) {
+        return Some("the scenario is for the namespace world only".to_owned());
+    }
+    if topology.server.faults.certificate.is_some() {
+        return Some("TURN over TLS with a certificate: there is no TLS in virtual time".to_owned());
+    }
+    if let Some(router) = topology.routers.iter().find(|router| !router.port_mapping.is_empty()) {
+        return Some(format!("port mapping by {}: a simulated session asks for none", router.name));
+    }
+    let hosts = topology.hosts.iter().flat_map(|host| host.interfaces.iter().map(|interface| &interface.link));
+    let mut links = hosts.chain(topology.routers.iter().map(|router| &router.link)).chain([&topology.server.link]);
+    let of_route = topology.hosts.iter().flat_map(|host| &host.routes).any(|route| route.mtu.is_some());
+    if of_route || links.any(|link| link.mtu.is_some()) {
+        return Some("an MTU: nothing that a simulated session sends is larger than a check".to_owned());
+    }
+    let known = |name: &String| name.ends_with(".rp_filter") || name.ends_with(".src_valid_mark");
+    let sysctl = topology.hosts.iter().flat_map(|host| host.sysctls.keys()).find(|name| !known(name));
+    sysctl.map(|name| format!("the kernel parameter {name}"))
+}
+
 /// Runs a scenario in virtual time.
 pub fn run_virtual(topology: &Topology) -> Observed {
     let outcome = world::run_topology(topology);

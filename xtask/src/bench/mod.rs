@@ -9,6 +9,7 @@ mod check;
 mod connect;
 mod fail;
 mod lab;
+mod lab_virtual;
 mod peers;
 mod screen;
 mod signaling;
@@ -50,6 +51,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "screen", what: "the terminal screen over a live session of the largest size", run: screen::run },
     Bench { name: "lab", what: "the laboratory's router in user space", run: lab::run },
     Bench { name: "channel", what: "throughput of the open data channel", run: channel::run },
+    Bench { name: "lab-virtual", what: "virtual worlds, and the diagnosis's computing", run: lab_virtual::run },
 ];
 
 /// What `cargo xtask bench NAME` runs.

@@ -64,7 +64,7 @@ fn family(session: &Session<'_>, is_ipv6: bool) -> Option<bool> {
     }
 }
 
-fn behind_one_nat(session: &Session<'_>, networks: &[Network; 2]) -> bool {
+fn behind_one_nat(session: &Session<'_>, networks: &[&Network; 2]) -> bool {
     let [a, b] = networks;
     let translated = a.translates == Some(true) && b.translates == Some(true);
     translated && a.public.iter().any(|address| b.public.contains(address)) && session.recorded().count() == 2

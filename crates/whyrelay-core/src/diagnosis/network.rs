@@ -53,8 +53,12 @@ pub fn told(side: &SideEvidence) -> Vec<Told> {
 }
 
 impl Network {
-    /// The network in front of a side.
-    pub fn of(session: &Session<'_>, vantage: Vantage, is_ipv6: bool) -> Self {
+    /// The network in front of a side; the session keeps it.
+    pub fn of<'a>(session: &'a Session<'_>, vantage: Vantage, is_ipv6: bool) -> &'a Self {
+        session.network(vantage, is_ipv6)
+    }
+
+    pub(super) fn work_out(session: &Session<'_>, vantage: Vantage, is_ipv6: bool) -> Self {
         let side = session.evidence.side(vantage);
         let mut network = Self::default();
         network.hear_servers(&told(side), is_ipv6);

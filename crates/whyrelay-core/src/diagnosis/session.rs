@@ -4,6 +4,7 @@ mod chain;
 mod join;
 mod outcome;
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -15,6 +16,7 @@ pub use outcome::{Path, SideOutcome};
 
 use super::evidence::Evidence;
 use super::finding::Severity;
+use super::network::Network;
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::{AddressClass, same_subnet};
 use crate::trace::event::{Pair, Vantage};
@@ -32,6 +34,8 @@ pub struct Session<'a> {
     pub path: Path,
     /// Which of `pairs` is the selected one.
     pub selected: Option<usize>,
+    /// The networks in front of both sides, for IPv4 and IPv6: worked out when a rule first asks.
+    networks: [OnceCell<Network>; 4],
 }
 
 /// One end of a pair, as the other end knows it.
@@ -64,7 +68,7 @@ impl<'a> Session<'a> {
         let outcomes = [Vantage::A, Vantage::B].map(|vantage| outcome::of_side(evidence.side(vantage)));
         let selected = mark_selected(evidence, &mut pairs);
         let path = outcome::path(evidence, &outcomes, &pairs);
-        Self { evidence, pairs, outcomes, path, selected }
+        Self { evidence, pairs, outcomes, path, selected, networks: Default::default() }
     }
 
     /// How a side ended.
@@ -79,6 +83,12 @@ impl<'a> Session<'a> {
     pub fn is_decided(&self) -> bool {
         let open = |outcome: &SideOutcome| matches!(outcome, SideOutcome::Undecided | SideOutcome::NotRecorded);
         self.path != Path::Failed || !self.outcomes.iter().all(open)
+    }
+
+    /// The network in front of a side.
+    pub fn network(&self, vantage: Vantage, is_ipv6: bool) -> &Network {
+        let index = 2 * usize::from(vantage == Vantage::B) + usize::from(is_ipv6);
+        self.networks[index].get_or_init(|| Network::work_out(self, vantage, is_ipv6))
     }
 
     /// How bad it is when something keeps the session from being direct: an error when there is no path at all.

@@ -253,7 +253,7 @@ fn signaling_faults_come_before_everything_else() {
     let state = SignalingState::Connected { by: "websocket".into() };
     session.push(Vantage::B, EventKind::Signaling { server: "http://192.0.2.1:8080".into(), state });
     session.end(Vantage::B, EndReason::TimeLimit);
-    assert_eq!(findings(&session), ["WR702 A"]);
+    assert_eq!(findings(&session), ["WR702 signaling"]);
 
     let mut session = Session::new();
     session.local_candidate(Vantage::B, CandidateType::Host, B, B, None);

@@ -9,8 +9,7 @@ use whyrelay_core::diagnosis::session::Session;
 use whyrelay_core::trace::event::Vantage;
 
 use super::{Counts, SYMPTOMS};
-use crate::run::{judge, run_virtual};
-use crate::scenario::file::WorldKind;
+use crate::run::{cannot_virtually, judge, run_virtual};
 use crate::scenario::{Scenario, ScenarioError};
 
 /// What came of all scenarios that a virtual world can express.
@@ -32,7 +31,7 @@ impl Scenarios {
         let mut scenarios = Self::default();
         for (name, text) in Scenario::embedded() {
             let scenario = Scenario::parse(name, text)?;
-            if scenario.topology.worlds.contains(&WorldKind::Virtual) {
+            if cannot_virtually(&scenario.topology).is_none() {
                 scenarios.add(&scenario);
             }
         }

@@ -42,6 +42,7 @@ pub(super) fn build(topology: &Topology) -> World {
         no_tcp: !faults.answers || !faults.tcp,
         relay_address: faults.relay_address,
         relay_ports_closed: faults.relay_ports_closed,
+        answers_after: faults.answers_after.0,
     };
     let server = Server::new(server_host, server_addresses.clone(), server_faults, random.fork());
 
@@ -131,14 +132,9 @@ fn link(link: &topology::Link) -> Link {
 }
 
 fn egress(egress: &topology::Egress) -> Egress {
-    let ports = |ranges: &[crate::scenario::value::Span32]| {
-        ranges.iter().flat_map(|range| range.0.clone()).filter_map(|port| u16::try_from(port).ok()).collect()
-    };
     match (&egress.udp, &egress.tcp) {
-        (Some(udp), Some(tcp)) if udp.is_empty() => Egress::TcpTo(ports(tcp)),
-        (Some(udp), None) if udp.is_empty() => Egress::NoUdp,
-        (Some(udp), _) => Egress::UdpTo(ports(udp)),
-        (None, _) => Egress::Everything,
+        (None, None) => Egress::Everything,
+        (udp, tcp) => Egress::Ports { udp: udp.clone(), tcp: tcp.clone() },
     }
 }
 

@@ -474,11 +474,13 @@ impl World {
             match action {
                 server::Action::Send(packet) => {
                     let from = Place::From(self.server.host);
-                    self.queue.push(self.now, Happening::Packet(from, packet));
+                    let at = self.now + self.server.answers_after();
+                    self.queue.push(at, Happening::Packet(from, packet));
                 }
                 server::Action::SendOnStream(stream, bytes) => {
                     if let Some(connection) = self.connections.get(&stream) {
-                        self.queue.push(self.now + connection.delay, Happening::FromServer(stream, bytes));
+                        let at = self.now + connection.delay + self.server.answers_after();
+                        self.queue.push(at, Happening::FromServer(stream, bytes));
                     }
                 }
                 server::Action::Wake(at) => {

@@ -124,6 +124,13 @@ pub enum Egress {
     UdpTo(Vec<u16>),
     /// UDP is dropped, and TCP passes to these ports only.
     TcpTo(Vec<u16>),
+    /// UDP and TCP to these ports only, as a scenario says; what it does not say passes.
+    Ports {
+        /// UDP.
+        udp: Option<Vec<Span32>>,
+        /// TCP.
+        tcp: Option<Vec<Span32>>,
+    },
 }
 
 impl Egress {
@@ -132,15 +139,21 @@ impl Egress {
             Self::Everything => true,
             Self::NoUdp | Self::TcpTo(_) => false,
             Self::UdpTo(ports) => ports.contains(&to.port()),
+            Self::Ports { udp, .. } => lets(udp.as_ref(), to),
         }
     }
 
     fn lets_tcp(&self, to: SocketAddr) -> bool {
         match self {
             Self::TcpTo(ports) => ports.contains(&to.port()),
+            Self::Ports { tcp, .. } => lets(tcp.as_ref(), to),
             _ => true,
         }
     }
+}
+
+fn lets(ports: Option<&Vec<Span32>>, to: SocketAddr) -> bool {
+    ports.is_none_or(|ports| ports.iter().any(|span| span.contains(to.port().into())))
 }
 
 #[derive(Debug)]

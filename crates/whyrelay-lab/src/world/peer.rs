@@ -14,7 +14,7 @@ use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::datagram::{Classify, Passage};
 use whyrelay_core::trace::event::{
     Datagram, Direction, EVENT_VERSION, EndReason, Event, EventKind, IceState, InterfaceUse, RefuseReason, Role,
-    SessionOptions, Side, Transport, Vantage,
+    SessionOptions, Side, SignalingState, Transport, Vantage,
 };
 use whyrelay_core::trace::recording::{Recorder, encode};
 use whyrelay_core::wire::framing::{Deframer, Framing};
@@ -101,6 +101,8 @@ pub(super) struct Peer {
     held: Vec<Signal>,
     may_signal: bool,
     gathered: bool,
+    /// Whether a description of the other side came.
+    described: bool,
     /// The generation for which the other side last said end-of-candidates.
     remote_ended: Option<u32>,
     wake_at: Timestamp,
@@ -138,6 +140,7 @@ impl Peer {
             held: Vec::new(),
             may_signal: vantage == Vantage::A,
             gathered: false,
+            described: false,
             remote_ended: None,
             wake_at: NEVER,
             actions: Vec::new(),
@@ -156,6 +159,10 @@ impl Peer {
         let program = "whyrelay lab".to_owned();
         self.record(now, EventKind::RecordingStarted { version: EVENT_VERSION, program, id, options });
 
+        if self.kernel.is_some() {
+            let (server, state) = ("lab".to_owned(), SignalingState::Connected { by: "lab".to_owned() });
+            self.record(now, EventKind::Signaling { server, state });
+        }
         let credentials = Credentials::generate(&mut self.random);
         let tie_breaker = self.setup.tie_breaker;
         let usual = ice::Config::new(self.setup.role, credentials.clone());
@@ -299,7 +306,12 @@ impl Peer {
 
     /// Gives every allocation back and writes the last event.
     pub(super) fn close(&mut self, now: Timestamp) -> Vec<Action> {
-        let reason = if self.state() == IceState::Failed { EndReason::Failed } else { EndReason::Finished };
+        let reason = match self.state() {
+            // Nobody came: the session's time limit ends it.
+            IceState::New if !self.described => EndReason::TimeLimit,
+            IceState::Failed => EndReason::Failed,
+            _ => EndReason::Finished,
+        };
         self.feed(now, Input::Close);
         for ((direction, local, remote), (transport, datagrams, bytes)) in std::mem::take(&mut self.traffic) {
             self.record(now, EventKind::Traffic { direction, transport, local, remote, datagrams, bytes });
@@ -425,6 +437,7 @@ impl Peer {
     fn take_signal(&mut self, now: Timestamp, signal: Signal) {
         match signal {
             Signal::Description { offer, credentials, generation } => {
+                self.described = true;
                 self.describe(now, Side::Remote, offer, &credentials, generation);
                 if offer {
                     self.answer(now, generation);

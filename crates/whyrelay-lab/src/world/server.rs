@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use whyrelay_core::engine::turn_server::{
     Client, ClientTransport, Credentials, Family, Input, ListenerId, Output, PeerPolicy, RelayId, SharedSecret,
@@ -49,6 +50,8 @@ pub(super) struct ServerFaults {
     pub(super) relay_address: Option<IpAddr>,
     /// Nothing from outside reaches its relayed ports.
     pub(super) relay_ports_closed: bool,
+    /// How long it takes to answer.
+    pub(super) answers_after: Duration,
 }
 
 pub(super) struct Server {
@@ -114,6 +117,11 @@ impl Server {
     /// Whether an address is one of its relayed sockets, whatever it announces.
     pub(super) fn is_relay(&self, address: SocketAddr) -> bool {
         self.by_address.contains_key(&address)
+    }
+
+    /// How long it takes to answer.
+    pub(super) const fn answers_after(&self) -> Duration {
+        self.faults.answers_after
     }
 
     /// Whether it takes connections.

@@ -1,8 +1,7 @@
 //! Every scenario in virtual time comes out as it says.
 
-use whyrelay_lab::run::{judge, path_name, run_virtual};
+use whyrelay_lab::run::{cannot_virtually, judge, path_name, run_virtual};
 use whyrelay_lab::scenario::Scenario;
-use whyrelay_lab::scenario::file::WorldKind;
 
 fn all() -> Vec<Scenario> {
     let scenarios = Scenario::embedded().iter().map(|(name, text)| Scenario::parse(name, text));
@@ -12,7 +11,7 @@ fn all() -> Vec<Scenario> {
 #[test]
 fn every_scenario_comes_out_in_virtual_time_as_it_says() {
     let mut wrong = Vec::new();
-    for Scenario { topology, .. } in all().iter().filter(|s| s.topology.worlds.contains(&WorldKind::Virtual)) {
+    for Scenario { topology, .. } in all().iter().filter(|s| cannot_virtually(&s.topology).is_none()) {
         let verdict = judge(topology, &run_virtual(topology));
         if !verdict.passed() {
             let findings: Vec<_> = verdict.findings.iter().map(ToString::to_string).collect();
@@ -28,4 +27,23 @@ fn the_same_seed_gives_the_same_recordings() {
     for Scenario { topology, .. } in all().iter().take(12) {
         assert_eq!(run_virtual(topology).recordings, run_virtual(topology).recordings, "{}", topology.name);
     }
+}
+
+/// What a world does not honor it refuses, with the reason.
+#[test]
+fn what_virtual_time_does_not_honor_is_refused() {
+    for (piece, reason) in [
+        ("[server]\ncertificate = \"expired\"", "TLS"),
+        ("[router.r]\nport-mapping = [\"pcp\"]", "port mapping by r"),
+        ("[router.r]\nlink = { mtu = 1280 }", "MTU"),
+        ("[host.a.sysctl]\n\"net.ipv4.ip_forward\" = 1", "net.ipv4.ip_forward"),
+    ] {
+        let behind = if piece.contains("router.r") { "behind = \"r\"" } else { "" };
+        let text = format!("title = \"t\"\n[host.a]\n{behind}\n[host.b]\n{piece}\n[expect]\npath = \"direct\"\n");
+        let scenario = Scenario::parse("test", &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let said = cannot_virtually(&scenario.topology).unwrap_or_default();
+        assert!(said.contains(reason), "{reason:?} is not in {said:?}");
+    }
+    let unfit: Vec<_> = all().into_iter().filter(|s| cannot_virtually(&s.topology).is_some()).map(|s| s.name).collect();
+    assert!(unfit.len() <= 6, "virtual time runs too few of the scenarios: {unfit:?}");
 }

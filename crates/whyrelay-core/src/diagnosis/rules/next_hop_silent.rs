@@ -102,7 +102,7 @@ fn waiting<'a>(session: &'a Session<'_>, vantage: Vantage, candidates: &[IpAddr]
 
 /// Whether both sides have the same public address: then private addresses of one network are on one network.
 fn shares_network(session: &Session<'_>) -> bool {
-    let [a, b] =
-        [Vantage::A, Vantage::B].map(|vantage| crate::diagnosis::network::Network::of(session, vantage, false).public);
+    let [a, b] = [Vantage::A, Vantage::B]
+        .map(|vantage| crate::diagnosis::network::Network::of(session, vantage, false).public.clone());
     a.is_empty() && b.is_empty() || a.iter().any(|address| b.contains(address))
 }

@@ -31,10 +31,26 @@ fn examine(session: &Session<'_>) -> Examination {
         let given_up = matches!(side.ended, Some((_, EndReason::Failed | EndReason::TimeLimit | EndReason::PeerLeft)));
         let Some((seq, server, _)) = connected.filter(|_| !met && given_up) else { continue };
         let (here, there) = (vantage.name(), vantage.other().name());
+        let other = session.evidence.side(vantage.other());
+        let sent = other.descriptions.iter().any(|description| description.side == Side::Local);
+        // An answerer that has no offer has nothing to say: what it waits for is the fault.
+        if other.events > 0 && !sent {
+            continue;
+        }
+        let (blame, what) = match sent {
+            true => (
+                Blame::Signaling,
+                format!("{there} sent its description, and it never reached {here}, which waited at {server}"),
+            ),
+            false => (
+                Blame::side(vantage.other()),
+                format!("{there} never sent its description to {here}, which waited at {server}"),
+            ),
+        };
         faults.push(Fault {
-            blame: Blame::side(vantage.other()),
+            blame,
             severity: Severity::Error,
-            summary: format!("{there} never sent its description to {here}, which waited at {server}"),
+            summary: what,
             evidence: vec![*seq],
             ..Fault::default()
         });

@@ -378,7 +378,7 @@ fn channel_and_signaling() -> Vec<Case> {
         case("WR604", "the path", reduced),
         Case { also: &["WR501"], ..case("WR605", "the path", lost_and(Vantage::A, shape)) },
         case("WR701", "signaling", down),
-        case("WR702", "A", alone),
+        case("WR702", "signaling", alone),
         Case { also: &["WR508", "WR802"], ..case("WR703", "signaling", dropped) },
         Case { also: LOST_TOO, ..case("WR704", "B", garbled) },
         Case { also: LOST_TOO, ..case("WR705", "B", gone) },

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use whyrelay_core::report::{TextOptions, render_text};
-use whyrelay_lab::run::{Observed, Verdict, judge, path_name, run_virtual};
+use whyrelay_lab::run::{Observed, Verdict, cannot_virtually, judge, path_name, run_virtual};
 use whyrelay_lab::scenario::Scenario;
-use whyrelay_lab::scenario::file::WorldKind;
 
 use super::super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer};
 use super::args::{RunArgs, TableFormat};
@@ -97,11 +96,8 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
 fn in_virtual_time(args: &RunArgs, scenarios: &[Scenario]) -> Vec<Done> {
     let jobs = args.jobs.map_or_else(work::cores, usize::from);
     each(scenarios, jobs, |scenario| {
-        if !scenario.topology.worlds.contains(&WorldKind::Virtual) {
-            return Done::Skipped(Skipped {
-                scenario: scenario.name.clone(),
-                reason: "virtual time cannot express it".to_owned(),
-            });
+        if let Some(reason) = cannot_virtually(&scenario.topology) {
+            return Done::Skipped(Skipped { scenario: scenario.name.clone(), reason });
         }
         let observed = run_virtual(&scenario.topology);
         Done::Ran(Box::new((judge(&scenario.topology, &observed), observed)), None)
