@@ -5,15 +5,8 @@ use whyrelay_core::report::{Report, TextOptions, render_html, render_text, svg};
 use whyrelay_core::trace::event::{EventKind, RefuseReason, SessionOptions, SignalingState, Vantage};
 
 use crate::builder::{Check, Fate, Session, address};
+use crate::readable::readable;
 use crate::report::{A, STUN, a_checks, b_checks, behind_nats, direct, failed, finish_relayed, relayed};
-
-/// The body without the style, one element a line.
-fn readable(html: &str) -> String {
-    let style = html.find("<style>").expect("a style")..html.find("</style>").expect("its end");
-    let mut text = html.to_owned();
-    text.replace_range(style, "<style>");
-    text.replace("><", ">\n<")
-}
 
 #[test]
 fn a_relayed_session_as_html() {

@@ -10,6 +10,7 @@ mod growing;
 mod html;
 mod pcapng;
 mod proof;
+mod readable;
 mod recordings;
 
 mod redact;

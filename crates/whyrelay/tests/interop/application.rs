@@ -1,20 +1,16 @@
 //! Sessions that stand in for a VPN (`--as`), beside a plain program's sockets: faults that only the VPN's packets meet.
 //! Hosts A and B behind one router, which also has the server.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use whyrelay_core::diagnosis::evidence::Evidence;
 use whyrelay_core::trace::event::Vantage;
-use whyrelay_core::trace::recording::Recording;
 
 use crate::namespace::{Namespace, Routed};
 use crate::ours::{self, Account, Server};
 use crate::peers::Role;
 use crate::process::Process;
-use crate::suite::{Suite, Tool};
+use crate::suite::{self, Suite, Tool};
 
 /// Sessions at a time: each waits most of its time.
 const AT_ONCE: usize = 4;
@@ -154,23 +150,7 @@ pub(crate) fn register(suite: &mut Suite) {
 }
 
 fn each_case() -> Result<()> {
-    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some(case) = CASES.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = check(case)
-                        && let Ok(mut failures) = failures.lock()
-                    {
-                        failures.push(format!("{}: {error:#}", case.name));
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().map_err(|_| anyhow!("a case panicked"))?;
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    Ok(())
+    suite::each(CASES, AT_ONCE, |case| check(case).context(case.name))
 }
 
 fn check(case: &Case) -> Result<()> {
@@ -205,27 +185,9 @@ fn session(
     arguments: &[&str],
     wrap: impl Fn(std::process::Command) -> std::process::Command,
 ) -> Result<(Account, Evidence)> {
-    let directory = tempfile::tempdir()?;
-    let recording = directory.path().join("a.jsonl");
-    // The session may run as somebody else.
-    std::fs::File::create(&recording)?;
-    for (path, mode) in [(directory.path(), 0o755), (recording.as_path(), 0o666)] {
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-    }
-    let server = Server::start(&world.router, &["--no-turn"])?;
-    let start = |namespace: &Namespace, role: Role, more: &[&str]| {
-        let mut command = ours::peer(namespace, role, server.url());
-        command.args(["--no-turn", "--no-tcp", "--exclude-interface", "wg0", "--timeout", "10s"]).args(more);
-        Process::start(role.name(), &mut wrap(command))
-    };
-    let answerer = start(&world.b, Role::Answerer, &[])?;
-    let path = recording.display().to_string();
-    let offerer = start(&world.a, Role::Offerer, &[&["--record", &path], arguments].concat())?;
-    let account = Account::of(offerer)?;
-    Account::of(answerer)?;
-    let bytes = std::fs::read(&recording).with_context(|| format!("no recording: {}", account.printed))?;
-    let recording = Recording::read(&bytes[..]).map_err(|error| anyhow!("{error}"))?;
-    Ok((account, Evidence::of(&recording.events)))
+    let (offerer, answerer, recording) = ours::recorded(world, &["--no-turn"], arguments, wrap)?;
+    Account::read(answerer)?;
+    Ok((Account::read(offerer)?, Evidence::of(&recording.events)))
 }
 
 /// The fault, its fix, and the comparison of the two.

@@ -2,21 +2,15 @@
 //! says of the host. Sessions of the real binary; hosts A and B behind one router, which also has the server.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use whyrelay_core::diagnosis::evidence::{Evidence, HostEvidence, SideEvidence};
 use whyrelay_core::host::{Moment, NeighborState, RoutePurpose, Subject};
 use whyrelay_core::trace::event::Vantage;
-use whyrelay_core::trace::recording::Recording;
 
-use crate::namespace::{Namespace, Routed};
-use crate::ours::{self, Server};
-use crate::peers::{LIMIT, Role};
-use crate::process::Process;
-use crate::suite::{Suite, Tool};
+use crate::namespace::Routed;
+use crate::ours;
+use crate::suite::{self, Suite, Tool};
 
 /// Sessions at a time: each waits most of its time.
 const AT_ONCE: usize = 4;
@@ -272,24 +266,9 @@ fn silent_neighbor(side: &SideEvidence, address: IpAddr) -> Result<()> {
 }
 
 fn each_mechanism() -> Result<()> {
-    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some(case) = CASES.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = run(case).and_then(|evidence| (case.check)(evidence.side(Vantage::A)));
-                    if let Err(error) = outcome
-                        && let Ok(mut failures) = failures.lock()
-                    {
-                        failures.push(format!("{}: {error:#}", case.name));
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().map_err(|_| anyhow!("a case panicked"))?;
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    Ok(())
+    suite::each(CASES, AT_ONCE, |case| {
+        run(case).and_then(|evidence| (case.check)(evidence.side(Vantage::A))).context(case.name)
+    })
 }
 
 fn run(case: &Case) -> Result<Evidence> {
@@ -307,23 +286,8 @@ fn session(
     arguments: &[&str],
     wrap: impl Fn(std::process::Command) -> std::process::Command,
 ) -> Result<Evidence> {
-    let directory = tempfile::tempdir()?;
-    // The session may run as somebody else.
-    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777))?;
-    let recording = directory.path().join("a.jsonl");
-    let server = Server::start(&world.router, &[])?;
-    let start = |namespace: &Namespace, role: Role, more: &[&str]| {
-        let mut command = ours::peer(namespace, role, server.url());
-        command.args(["--no-turn", "--no-tcp", "--exclude-interface", "wg0", "--timeout", "10s"]).args(more);
-        Process::start(role.name(), &mut wrap(command))
-    };
-    let answerer = start(&world.b, Role::Answerer, &[])?;
-    let path = recording.display().to_string();
-    let offerer = start(&world.a, Role::Offerer, &[&["--record", &path], arguments].concat())?;
-    let printed = offerer.finish(LIMIT)?.account;
-    answerer.finish(LIMIT)?;
-    let bytes = std::fs::read(&recording).with_context(|| format!("no recording: {printed}"))?;
-    let recording = Recording::read(&bytes[..]).map_err(|error| anyhow!("{error}"))?;
+    let (offerer, _, recording) = ours::recorded(world, &[], arguments, wrap)?;
+    let printed = offerer.account;
     let evidence = Evidence::of(&recording.events);
     ensure!(evidence.side(Vantage::A).host.is_told(), "no host facts: {printed}");
     Ok(evidence)

@@ -1,14 +1,17 @@
 //! Commands for whyrelay itself, and what its JSON account must say.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
+use whyrelay_core::trace::recording::Recording;
 
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, Routed};
 use crate::peers::{LIMIT, Role};
-use crate::process::Process;
+use crate::process::{Finished, Process};
 
 /// Where `whyrelay serve` listens in its namespace.
 const PORT: u16 = 8080;
@@ -76,6 +79,32 @@ pub(crate) fn peer(namespace: &Namespace, role: Role, signal: &str) -> Command {
     command
 }
 
+/// One session between the two hosts of a world without TCP and relays: what the offerer and the answerer left, and the
+/// offerer's recording. `wrap` may have a peer run as somebody else.
+pub(crate) fn recorded(
+    world: &Routed,
+    server: &[&str],
+    arguments: &[&str],
+    wrap: impl Fn(Command) -> Command,
+) -> Result<(Finished, Finished, Recording)> {
+    let directory = tempfile::tempdir()?;
+    std::fs::set_permissions(directory.path(), Permissions::from_mode(0o777))?;
+    let path = directory.path().join("a.jsonl");
+    let server = Server::start(&world.router, server)?;
+    let start = |namespace: &Namespace, role: Role, more: &[&str]| {
+        let mut command = peer(namespace, role, server.url());
+        command.args(["--no-turn", "--no-tcp", "--exclude-interface", "wg0", "--timeout", "10s"]).args(more);
+        Process::start(role.name(), &mut wrap(command))
+    };
+    let answerer = start(&world.b, Role::Answerer, &[])?;
+    let record = path.display().to_string();
+    let offerer = start(&world.a, Role::Offerer, &[&["--record", &record], arguments].concat())?;
+    let (offerer, answerer) = (offerer.finish(LIMIT)?, answerer.finish(LIMIT)?);
+    let bytes = std::fs::read(&path).with_context(|| format!("no recording: {}", offerer.account))?;
+    let recording = Recording::read(&bytes[..]).map_err(|error| anyhow!("{error}"))?;
+    Ok((offerer, answerer, recording))
+}
+
 /// What a peer of ours has concluded.
 pub(crate) struct Account {
     /// The object on stdout.
@@ -90,7 +119,11 @@ impl Account {
     /// # Errors
     /// When it prints no account, or its exit status does not follow from it.
     pub(crate) fn of(peer: Process) -> Result<Self> {
-        let finished = peer.finish(LIMIT)?;
+        Self::read(peer.finish(LIMIT)?)
+    }
+
+    /// What a peer that has ended printed; errors as [`Self::of`].
+    pub(crate) fn read(finished: Finished) -> Result<Self> {
         let printed = finished.account;
         let json: Value = serde_json::from_str(&finished.stdout)
             .with_context(|| format!("stdout is not one JSON object: {printed}"))?;

@@ -13,6 +13,11 @@ use whyrelay_core::report::{
 use whyrelay_core::trace::event::Event;
 use whyrelay_core::trace::recording::Recording;
 
+#[path = "../../../whyrelay-core/tests/account/readable.rs"]
+mod readable;
+
+use readable::readable;
+
 const SESSIONS: [&str; 5] = ["direct", "relayed", "failed", "one-sided", "two-browsers"];
 
 fn events(name: &str) -> Vec<Event> {
@@ -33,14 +38,6 @@ fn screen(events: &[Event], (width, height): (u16, u16)) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
     terminal.draw(|frame| draw(frame, &screen, Look { color: false })).expect("a frame");
     terminal.backend().to_string()
-}
-
-/// The body without the style, one element a line.
-fn readable(html: &str) -> String {
-    let style = html.find("<style>").expect("a style")..html.find("</style>").expect("its end");
-    let mut text = html.to_owned();
-    text.replace_range(style, "<style>");
-    text.replace("><", ">\n<")
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use whyrelay_core::engine::peer_probes::{self, Attempt, PeerProbes};
 use whyrelay_core::host::{HostFact, Moment, Probe, ProbeAim, ProbeOutcome, ProfileTally, RoutePurpose};
-use whyrelay_core::ice::Credentials;
 use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
 use whyrelay_core::signal::PeerProbing;
 use whyrelay_core::trace::event::{IceState, PairState};
@@ -173,9 +172,7 @@ impl Session {
         if self.probing.probes.is_some() {
             return;
         }
-        let Some(remote) = &self.remote else { return };
-        let ours = Credentials::new(self.local.ufrag.clone(), self.local.password.expose());
-        let theirs = Credentials::new(remote.ufrag.clone(), remote.password.expose());
+        let Some((ours, theirs)) = self.both_credentials() else { return };
         let round_trip = self.peer.agent().send_pair().and_then(|pair| pair.rtt);
         self.probing.probes = Some(PeerProbes::new(ours, theirs, round_trip, self.random.fork()));
         self.say_about_probes(&PeerProbing { under_way: Some(true), ..PeerProbing::default() });

@@ -13,9 +13,9 @@ use whyrelay_lab::run::path_name;
 use whyrelay_lab::scenario::Scenario;
 use whyrelay_lab::scenario::file::Path as Outcome;
 
-use super::worlds::{AT_ONCE, each, run};
+use super::worlds::{AT_ONCE, run};
 use crate::process::Process;
-use crate::suite::{self, Suite, Tool};
+use crate::suite::{self, Suite, Tool, each};
 
 /// A test of filtering waits for answers that never come.
 const LIMIT: Duration = Duration::from_secs(60);

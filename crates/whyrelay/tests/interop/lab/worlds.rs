@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, anyhow, ensure};
 use whyrelay_core::diagnosis::finding::Severity;
@@ -12,7 +11,7 @@ use whyrelay_lab::run::{Observed, judge, path_name, run_virtual};
 use whyrelay_lab::scenario::Scenario;
 use whyrelay_lab::scenario::file::{Path as Outcome, WorldKind};
 
-use crate::suite::{Suite, Tool};
+use crate::suite::{Suite, Tool, each};
 
 /// A session mostly waits.
 pub(super) const AT_ONCE: usize = 4;
@@ -104,25 +103,6 @@ pub(super) fn run(scenario: &Scenario, routers: RouterChoice, cut_relay: bool) -
     let program = Path::new(env!("CARGO_BIN_EXE_whyrelay"));
     let conditions = Conditions { program, routers, certify: None, interrupted: &interrupted, cut_relay };
     Ok(run_kernel(&scenario.topology, &conditions)?)
-}
-
-/// Does something with each of them, several at a time; what goes wrong is one error.
-pub(super) fn each<T: Sync>(items: &[T], at_once: usize, doing: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
-    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..at_once {
-            scope.spawn(|| {
-                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = doing(item) {
-                        failures.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{error:#}"));
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
-    ensure!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), items.len(), failures.join("\n"));
-    Ok(())
 }
 
 fn both_agree() -> Result<()> {
