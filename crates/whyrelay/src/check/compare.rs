@@ -53,9 +53,11 @@ fn tally(as_application: bool) -> ProfileTally {
     ProfileTally { as_application, ..ProfileTally::default() }
 }
 
+/// `None`: nothing was sent.
 fn count(tally: &mut ProfileTally, answered: Option<bool>) {
+    let Some(answered) = answered else { return };
     tally.server_requests += 1;
-    tally.server_answers += u32::from(answered == Some(true));
+    tally.server_answers += u32::from(answered);
 }
 
 fn fact(journal: &Journal, fact: HostFact) {

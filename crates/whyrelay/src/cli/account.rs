@@ -14,6 +14,9 @@ use whyrelay_core::trace::event::Event;
 use super::args::Format;
 use super::{FINDING, HEALTHY, answer};
 
+/// What is said when the account of one host alone is asked for as HTML.
+pub(super) const NO_HTML: &str = "the account of one host alone has no HTML form: use --format text or json";
+
 /// In which form the account is wanted, and where.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted {
@@ -98,7 +101,7 @@ impl Wanted {
         let text = match self.format {
             Format::Text => render_check_text(&report, &self.text()),
             Format::Json => render_check_json(&report),
-            Format::Html => anyhow::bail!("the account of one host alone has no HTML form: use --format text or json"),
+            Format::Html => anyhow::bail!(NO_HTML),
         };
         match &self.output {
             Some(file) => write(file, &text)?,

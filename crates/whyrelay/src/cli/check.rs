@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::account::Wanted;
-use super::args::CheckArgs;
+use super::account::{NO_HTML, Wanted};
+use super::args::{CheckArgs, Format};
 use super::{peer, runtime};
 use crate::check::{self, CheckConfig};
 
 pub(super) fn run(args: CheckArgs, color: bool) -> anyhow::Result<u8> {
     let format = args.format;
+    anyhow::ensure!(format != Format::Html, NO_HTML);
     let config = CheckConfig::resolve(args)?;
     let runtime = runtime()?;
     let events = runtime.block_on(async {

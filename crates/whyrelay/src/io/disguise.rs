@@ -82,6 +82,11 @@ impl RawSender {
         Ok(Self { socket, local })
     }
 
+    /// The socket, for its options.
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     /// Sends a datagram with a header of our own.
     pub(super) fn send(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         let packet = with_header(self.local, remote, bytes)?;
@@ -151,11 +156,15 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn the_user_is_changed_for_the_socket_alone() {
+    #[test]
+    fn the_user_is_changed_for_the_socket_alone() {
         let before = setfsuid(Uid::from_raw(u32::MAX));
-        let made = as_user(Some(before.as_raw()), || Ok(7));
-        assert_eq!(made.unwrap(), 7);
+        let other = before.as_raw() ^ 1;
+        match as_user(Some(other), || Ok(setfsuid(Uid::from_raw(u32::MAX)).as_raw())) {
+            Ok(inside) => assert_eq!(inside, other),
+            // Only a privileged process may.
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EPERM)),
+        }
         assert_eq!(setfsuid(Uid::from_raw(u32::MAX)), before);
     }
 }

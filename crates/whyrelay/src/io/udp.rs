@@ -163,7 +163,11 @@ impl UdpDoor {
     /// # Errors
     /// As [`Self::send`], and when the TTL cannot be set.
     pub fn send_with_ttl(&self, remote: SocketAddr, bytes: &[u8], ttl: u8) -> io::Result<()> {
-        let socket = SockRef::from(&*self.socket);
+        // The datagram leaves by the raw socket where there is one.
+        let socket = match &self.raw {
+            Some(raw) => SockRef::from(raw.socket()),
+            None => SockRef::from(&*self.socket),
+        };
         let set = |ttl: u32| match self.local {
             SocketAddr::V4(_) => socket.set_ttl_v4(ttl),
             SocketAddr::V6(_) => socket.set_unicast_hops_v6(ttl),

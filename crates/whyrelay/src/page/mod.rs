@@ -88,20 +88,35 @@ async fn account(
     Query(query): Query<Vec<(String, String)>>,
     request: Request<Body>,
 ) -> Response {
+    let wants_html = query.iter().any(|(name, value)| name == "format" && value == "html");
+    let kind = if wants_html { "text/html; charset=utf-8" } else { "application/json" };
+    let failed = "the account could not be made of this recording";
+    made(&shared, remote, request, (kind, failed), move |bytes| render(bytes, wants_html)).await
+}
+
+/// What is made of a body, as `kind`, or what is said when `make` panics. The permit is held until the work is over,
+/// also when the client has gone meanwhile.
+async fn made(
+    shared: &Shared,
+    remote: SocketAddr,
+    request: Request<Body>,
+    (kind, failed): (&str, &str),
+    make: impl FnOnce(&[u8]) -> Result<String, String> + Send + 'static,
+) -> Response {
     let (head, body) = request.into_parts();
-    let (_permit, bytes) = match admitted(&shared, remote, &head.headers, body, MAX_UNPACKED).await {
+    let (permit, bytes) = match admitted(shared, remote, &head.headers, body, MAX_UNPACKED).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal,
     };
-    let wants_html = query.iter().any(|(name, value)| name == "format" && value == "html");
-    let made = tokio::task::spawn_blocking(move || render(&bytes, wants_html)).await;
-    match made {
-        Ok(Ok(text)) => {
-            let kind = if wants_html { "text/html; charset=utf-8" } else { "application/json" };
-            with_headers((StatusCode::OK, text).into_response(), kind, &head.headers)
-        }
+    let work = move || {
+        let made = make(&bytes);
+        drop(permit);
+        made
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(text)) => with_headers((StatusCode::OK, text).into_response(), kind, &head.headers),
         Ok(Err(reason)) => refuse(StatusCode::BAD_REQUEST, &reason),
-        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the account could not be made of this recording"),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, failed),
     }
 }
 
@@ -118,16 +133,8 @@ async fn redact_own(
     ConnectInfo(remote): ConnectInfo<SocketAddr>,
     request: Request<Body>,
 ) -> Response {
-    let (head, body) = request.into_parts();
-    let (_permit, bytes) = match admitted(&shared, remote, &head.headers, body, MAX_UNPACKED).await {
-        Ok(admitted) => admitted,
-        Err(refusal) => return refusal,
-    };
-    match tokio::task::spawn_blocking(move || with_pseudonyms(&bytes)).await {
-        Ok(Ok(text)) => with_headers((StatusCode::OK, text).into_response(), "application/jsonl", &head.headers),
-        Ok(Err(reason)) => refuse(StatusCode::BAD_REQUEST, &reason),
-        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the recording could not be redacted"),
-    }
+    let kind = ("application/jsonl", "the recording could not be redacted");
+    made(&shared, remote, request, kind, with_pseudonyms).await
 }
 
 fn with_pseudonyms(body: &[u8]) -> Result<String, String> {

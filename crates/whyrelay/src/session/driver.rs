@@ -143,10 +143,10 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     session.imitate();
     session.announce_trials();
     session.open_sockets(&udp_sender)?;
+    // Nothing is under way yet that would have to be served meanwhile.
+    session.map_port().await;
     session.use_named_servers();
     session.drain();
-
-    session.map_port().await;
 
     let connecting = session.signals.connect(&session.config, tls);
     tokio::pin!(connecting);
@@ -319,6 +319,10 @@ impl Session {
                 changed = inputs.interrupt.changed() => {
                     if changed.is_ok() {
                         self.progress.step("interrupted: closing");
+                    }
+                    // An end that is decided already stands.
+                    if let Phase::Ending(reason) = self.phase {
+                        return Ok(reason);
                     }
                     return Ok(EndReason::Interrupted);
                 }

@@ -1,5 +1,6 @@
 //! `whyrelay lab run`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -34,7 +35,8 @@ pub(super) struct Skipped {
 
 pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
     let mut scenarios = scenarios(&args.scenarios)?;
-    scenarios.dedup_by(|one, other| one.name == other.name);
+    let mut names = BTreeSet::new();
+    scenarios.retain(|scenario| names.insert(scenario.name.clone()));
     let done = match args.kernel {
         true => in_namespaces(args, &scenarios)?,
         false => in_virtual_time(args, &scenarios),
