@@ -103,12 +103,15 @@ async fn map(driver: &mut Driver, random: Random, target: &Target, options: UdpO
     let said = stop.clone().unless(driver.run(until)).await.flatten();
     let (protocol, external, external_port) = match said {
         Some(Said::Mapped { protocol, external, external_port }) => (protocol, external, external_port),
-        Some(Said::MapFailed { detail }) => return journal.missing(WHAT, detail),
-        // Stopped in the making: the router may have it by now.
-        _ => {
+        said => {
+            // The router may have made what it did not answer.
             driver.feed(Input::Unmap);
             let _ = driver.run(Instant::now() + MAP_LIMIT).await;
-            return journal.missing(WHAT, "the check was stopped before it was made");
+            let why = match said {
+                Some(Said::MapFailed { detail }) => detail,
+                _ => "the check was stopped before it was made".to_owned(),
+            };
+            return journal.missing(WHAT, why);
         }
     };
     let tried = stop.unless(try_from_outside(&journal, random, target, options, &mut silent, external_port)).await;
@@ -201,14 +204,14 @@ pub(crate) async fn hold(
             let external = SocketAddr::new(external, external_port);
             return Ok(HeldMapping { driver, protocol, local, external });
         }
-        Some(Said::MapFailed { detail }) => return Err(detail),
-        Some(Said::Mapped { .. }) => "the router told no external address",
-        _ => "it took too long",
+        Some(Said::MapFailed { detail }) => detail,
+        Some(Said::Mapped { .. }) => "the router told no external address".to_owned(),
+        _ => "it took too long".to_owned(),
     };
-    // The router may have it by now.
+    // The router may have it, also what it did not answer.
     driver.feed(Input::Unmap);
     let _ = driver.run(Instant::now() + HOLD_LIMIT).await;
-    Err(failed.into())
+    Err(failed)
 }
 
 impl HeldMapping {

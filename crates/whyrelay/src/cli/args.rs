@@ -270,7 +270,7 @@ pub struct PeerArgs {
     pub stay: bool,
     /// Apply something harmless for this one session and tell whether the path is direct with it: port (another one),
     /// device (bind each socket to its interface), exclude (leave tunnels and virtual bridges out, or exclude=NAME),
-    /// opener (a packet of low TTL ahead of the checks), mapping (a port mapping by the router for two minutes, removed at the end).
+    /// opener (a packet of low TTL ahead of the checks), mapping (a port mapping by the router, removed at the end).
     /// May be repeated
     #[arg(long = "try", value_name = "WHAT", value_parser = crate::session::parse_trial, help_heading = "Session")]
     pub trials: Vec<crate::session::Trial>,

@@ -49,13 +49,26 @@ enum By {
     Upnp { exchange: ExchangeId, until: Timestamp },
 }
 
-/// A mapping that exists.
+/// A mapping that exists, or may.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Made {
     protocol: PortMapperProtocol,
     internal_port: u16,
     external_port: u16,
     nonce: [u8; 12],
+}
+
+impl Attempt {
+    /// What is there if the router has done as it was asked.
+    const fn asked_for(&self) -> Made {
+        let protocol = match self.by {
+            By::Pcp(_) => PortMapperProtocol::Pcp,
+            By::NatPmp(_) => PortMapperProtocol::NatPmp,
+            By::Upnp { .. } => PortMapperProtocol::Upnp,
+        };
+        let Self { internal_port, external_port, nonce, .. } = *self;
+        Made { protocol, internal_port, external_port, nonce }
+    }
 }
 
 impl State {
@@ -84,17 +97,12 @@ impl PortMapper {
         match std::mem::replace(&mut self.mapping, State::Over) {
             State::Made(made) => self.remove(made),
             // It may have been made although its answer was lost: ask for its end by the same protocol.
-            State::Making { attempt, .. } => {
-                let protocol = match attempt.by {
-                    By::Pcp(_) => PortMapperProtocol::Pcp,
-                    By::NatPmp(_) => PortMapperProtocol::NatPmp,
-                    By::Upnp { .. } => PortMapperProtocol::Upnp,
-                };
-                let Attempt { internal_port, external_port, nonce, .. } = attempt;
-                self.remove(Made { protocol, internal_port, external_port, nonce });
-            }
+            State::Making { attempt, .. } => self.remove(attempt.asked_for()),
             removing @ State::Removing { .. } => self.mapping = removing,
-            State::Idle | State::Over => self.outputs.push_back(Output::Unmapped { confirmed: true }),
+            State::Idle | State::Over => match self.unanswered.take() {
+                Some(made) => self.remove(made),
+                None => self.outputs.push_back(Output::Unmapped { confirmed: true }),
+            },
         }
     }
 
@@ -141,6 +149,14 @@ impl PortMapper {
         }
         self.mapping = State::Over;
         self.outputs.push_back(Output::MapFailed { detail: refusals.join("; ") });
+    }
+
+    /// Nothing came that tells whether the router has done it: the next protocol is asked, and the end takes this back.
+    fn give_up(&mut self, protocol: PortMapperProtocol, why: &str) {
+        if let State::Making { attempt, .. } = &self.mapping {
+            self.unanswered = Some(attempt.asked_for());
+        }
+        self.refuse(protocol, why);
     }
 
     fn refuse(&mut self, protocol: PortMapperProtocol, why: &str) {
@@ -209,7 +225,7 @@ impl PortMapper {
             (true, _) => {}
             (false, true) => self.removed(false),
             (false, false) => {
-                self.refuse(protocol, "no answer");
+                self.give_up(protocol, "no answer");
                 // What was asked of the next one leaves at once.
                 self.advance_mapping();
             }
@@ -292,7 +308,7 @@ impl PortMapper {
                 self.again(&control, internal_port, drawn, lease_s, ports_tried + 1);
             }
             Ok(Outcome::Fault(fault)) => self.refuse(PortMapperProtocol::Upnp, &fault.to_string()),
-            Err(why) => self.refuse(PortMapperProtocol::Upnp, &why),
+            Err(why) => self.give_up(PortMapperProtocol::Upnp, &why),
         }
     }
 

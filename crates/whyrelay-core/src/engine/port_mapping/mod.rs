@@ -8,7 +8,9 @@
 //! ```
 //!
 //! Discovery asks NAT-PMP, PCP and UPnP side by side and changes nothing on the router. Only [`Input::Map`] does, and
-//! only [`Input::Unmap`] takes it back; a mapping ends by itself after [`LEASE`] all the same.
+//! only [`Input::Unmap`] takes it back, also after [`Output::MapFailed`]: a request that was not answered in time may
+//! have been carried out. A mapping ends by itself after [`LEASE`] all the same, except on a router that knows only
+//! permanent ones (UPnP's error 725): there it stays until it is removed.
 
 mod discovery;
 mod mapping;
@@ -26,7 +28,8 @@ use crate::trace::event::EventKind;
 use crate::trace::measurement::PortMapperProtocol;
 use crate::wire::portmap::{self, ssdp};
 
-/// How long a mapping lives if nobody removes it: a killed program leaves nothing behind for long.
+/// How long a mapping lives if nobody removes it: a killed program leaves nothing behind for long. A router that knows
+/// only permanent mappings keeps it all the same.
 pub const LEASE: Duration = Duration::from_secs(120);
 
 /// When a request is repeated after its first transmission. RFC 6886 §3.1 has 250 ms and doubles it for over a minute;
@@ -115,7 +118,7 @@ pub enum Output {
         /// Its port there.
         external_port: u16,
     },
-    /// No protocol made it.
+    /// No protocol made it, as far as the router answered: [`Input::Unmap`] takes back what it did not answer.
     MapFailed {
         /// What each said.
         detail: String,
@@ -148,6 +151,9 @@ pub struct PortMapper {
     exchanges: u32,
     discovery: discovery::Discovery,
     mapping: mapping::State,
+    /// What the router was asked to map and did not answer; UPnP's, which is asked last and whose mapping may be
+    /// permanent, takes the place of others.
+    unanswered: Option<mapping::Made>,
 }
 
 impl PortMapper {
@@ -162,6 +168,7 @@ impl PortMapper {
             exchanges: 0,
             discovery: discovery::Discovery::new(now, local, gateway),
             mapping: mapping::State::Idle,
+            unanswered: None,
         };
         machine.start_discovery();
         machine

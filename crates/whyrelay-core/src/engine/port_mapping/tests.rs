@@ -3,11 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::router::{MappingRouter, RouterConfig};
-use super::{Input, Output, PortMapper, REPEATS};
+use super::{ExchangeId, Input, Output, PortMapper, REPEATS};
 use crate::random::Random;
 use crate::time::Timestamp;
 use crate::trace::event::EventKind;
 use crate::trace::measurement::{Measurement, PortMapperProtocol};
+use crate::wire::portmap::igd::Fault;
 use crate::wire::portmap::{self, pcp, ssdp};
 
 const START: Timestamp = Timestamp::from_micros(1_000_000_000);
@@ -75,6 +76,14 @@ impl World {
         panic!("it does not end");
     }
 
+    /// The exchange that the client wants next.
+    fn exchange(&mut self) -> (ExchangeId, Vec<u8>) {
+        match self.client.poll_output() {
+            Output::Exchange { exchange, request, .. } => (exchange, request),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Which protocols were told as there, with the external address that they told.
     fn found(&self) -> Vec<(PortMapperProtocol, Option<IpAddr>)> {
         let mut found: Vec<_> = self
@@ -98,6 +107,10 @@ impl World {
         });
         details.collect::<Vec<_>>().join("; ")
     }
+}
+
+fn text(request: &[u8]) -> String {
+    String::from_utf8_lossy(request).into_owned()
 }
 
 #[test]
@@ -209,6 +222,37 @@ fn a_port_that_is_taken_or_a_lease_that_is_refused_is_asked_for_otherwise() {
     world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
     let Output::Mapped { external_port, .. } = world.run() else { panic!("not mapped") };
     assert_ne!(external_port, 4000);
+}
+
+#[test]
+fn what_the_router_makes_after_patience_is_taken_back_also_where_it_is_permanent() {
+    // With a word of the router that comes too late, with none at all, and with a connection that ends before it.
+    for late in [Some(true), Some(false), None] {
+        let mut world = World::new(routers()[2]);
+        world.run();
+        world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+        let (exchange, request) = world.exchange();
+        assert!(text(&request).contains("<NewLeaseDuration>120<"), "{}", text(&request));
+        let body = Fault::body(Fault::ONLY_PERMANENT, "OnlyPermanentLeasesSupported");
+        let length = body.len();
+        let only_permanent = format!("HTTP/1.1 500 Internal Server Error\r\nContent-Length: {length}\r\n\r\n{body}");
+        world.client.handle_input(world.now, Input::Exchanged { exchange, bytes: only_permanent.as_bytes() });
+        let (exchange, request) = world.exchange();
+        assert!(text(&request).contains("<NewLeaseDuration>0<"), "{}", text(&request));
+        let answer = world.router.http(world.now, IpAddr::V4(HOST), &request).unwrap();
+        assert_eq!(world.router.deadline(), None, "it is permanent");
+        if late.is_none() {
+            world.client.handle_input(world.now, Input::ExchangeFailed { exchange, detail: "the connection ended" });
+        }
+        assert!(matches!(world.run(), Output::MapFailed { .. }));
+        if late == Some(true) {
+            world.client.handle_input(world.now, Input::Exchanged { exchange, bytes: &answer });
+        }
+        assert_eq!(world.router.forwards(world.now).count(), 1);
+        world.client.handle_input(world.now, Input::Unmap);
+        assert_eq!(world.run(), Output::Unmapped { confirmed: true });
+        assert_eq!(world.router.forwards(world.now).count(), 0, "{late:?}");
+    }
 }
 
 #[test]
