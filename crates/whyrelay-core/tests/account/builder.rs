@@ -323,6 +323,12 @@ impl Session {
         self.end(vantage, EndReason::Failed);
     }
 
+    /// The agent closes; the socket is still read.
+    pub(crate) fn close(&mut self, vantage: Vantage) {
+        let (from, to, reason) = (IceState::Checking, IceState::Closed, IceStateReason::Closed);
+        self.push(vantage, EventKind::IceStateChanged { from, to, reason });
+    }
+
     pub(crate) fn end(&mut self, vantage: Vantage, reason: EndReason) {
         self.push(vantage, EventKind::RecordingEnded { reason });
     }

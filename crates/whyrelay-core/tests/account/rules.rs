@@ -1,5 +1,7 @@
 //! Each rule fires on what it is about, and stays quiet where its cause is explained or absent.
 
+use whyrelay_core::diagnosis::evidence::Evidence;
+use whyrelay_core::host::{HostFact, Probe, ProbeAim, ProbeOutcome, RoutePurpose};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::{Expected, Report};
 use whyrelay_core::trace::event::{
@@ -7,11 +9,13 @@ use whyrelay_core::trace::event::{
     SessionOptions, Side, SignalingState, Transport, Vantage,
 };
 use whyrelay_core::wire::attribute::AttributeType;
+use whyrelay_core::wire::integrity::Integrity;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use whyrelay_core::trace::event::Direction;
 
 use crate::builder::{Check, Fate, Session, address};
+use crate::cases::facts::{UPLINK, Way};
 use crate::report::{
     A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats, direct, failed, finish_relayed, relayed,
 };
@@ -74,6 +78,91 @@ fn a_chain_that_breaks_says_where_and_on_which_side() {
         assert_eq!(found.first().map(String::as_str), Some(expected), "{a:?} {b:?}: {found:?}");
         assert_eq!(found.last().map(String::as_str), Some(NO_RELAY), "{a:?} {b:?}: {found:?}");
     }
+}
+
+#[test]
+fn checks_that_come_when_the_agent_has_closed_are_not_held_against_it() {
+    // How many checks of A come before B closes.
+    for (before, expected) in [(0, &[NO_RELAY] as &[&str]), (1, &["WR502 B", NO_RELAY])] {
+        let mut session = behind_nats();
+        for number in 0..3 {
+            if number == before {
+                session.close(Vantage::B);
+            }
+            session.check(a_checks(Fate::Ignored));
+        }
+        session.fail(Vantage::A);
+        session.end(Vantage::B, EndReason::Failed);
+        let found = findings(&session);
+        assert_eq!(found, expected, "{before} came before");
+        let seen = Report::from_events(&session.events).pairs[0].a_to_b.seen.as_ref().map(|seen| seen.checks);
+        assert_eq!(seen, Some(3), "they arrived all the same");
+        // The same from B's recording alone.
+        session.events = session.of(Vantage::B);
+        assert_eq!(findings(&session).contains(&"WR502 B".to_owned()), before > 0);
+    }
+}
+
+#[test]
+fn the_last_hop_is_one_at_which_the_ttl_ran_out() {
+    let icmp = |offender: &str, icmp_type| ProbeOutcome::Icmp {
+        offender: Some(offender.parse().expect("an address")),
+        icmp_type,
+        icmp_code: 0,
+        mtu: None,
+    };
+    for (hops, last) in [
+        ([("10.0.0.2", 11), ("10.0.0.5", 3)], "10.0.0.2"),
+        ([("2001:db8::2", 3), ("2001:db8::5", 1)], "2001:db8::2"),
+        ([("2001:db8::2", 3), ("2001:db8::5", 11)], "2001:db8::2"),
+    ] {
+        let mut session = failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+        for (ttl, (offender, icmp_type)) in (2..).zip(hops) {
+            let (local, remote, result) = (address(A), address(B_MAPPED), icmp(offender, icmp_type));
+            let probe = Probe { aim: ProbeAim::TimeToLive { ttl }, local, remote, transmissions: 1, result };
+            session.fact(Vantage::A, HostFact::Probe(probe));
+        }
+        let said = summary(&session, "WR501");
+        assert!(said.ends_with(&format!("the last hop that answers is number 2, {last}")), "{said}");
+    }
+}
+
+#[test]
+fn a_probe_that_is_no_plain_programs_is_not_named_as_one() {
+    let by_tunnel = Way { device: "wg0", gateway: None, table: 200, rule: Some(110) };
+    // The mark of the plain program's sockets, and that of the probe's which goes elsewhere.
+    for (plain, probe, is_found) in [(0, 0, true), (0, 7, false), (7, 0, false)] {
+        let mut session = direct();
+        session.application(Some(0x1BD00), true);
+        session.profile(true, 0x1BD00);
+        session.profile(false, plain);
+        session.tally(true, 2);
+        session.tally(false, 0);
+        session.route(RoutePurpose::Peer, B_MAPPED, 0x1BD00, Ok(UPLINK));
+        session.probe_route(RoutePurpose::Peer, B_MAPPED, probe, Ok(by_tunnel));
+        let found = Report::from_events(&session.events).findings;
+        assert_eq!(found.iter().any(|finding| finding.code == "WR128"), is_found, "{plain} {probe}");
+    }
+}
+
+#[test]
+fn damaged_answers_are_counted_on_when_their_list_is_full() {
+    let mut session = Session::new();
+    let id = session.id();
+    let request = MessageBuilder::new(Class::Request, Method::BINDING, id).build();
+    session.datagram(Vantage::A, Direction::Out, A, STUN, &request, None);
+    let answer = MessageBuilder::new(Class::Success, Method::BINDING, id)
+        .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(A))
+        .build();
+    let server = |port: u32| format!("192.0.2.10:{port}");
+    // One server more than fits, and the first one again.
+    for port in (3478..13_479).chain([3478]) {
+        session.datagram(Vantage::A, Direction::In, A, &server(port), &answer, Some(Integrity::Invalid));
+    }
+    let mut evidence = Evidence::default();
+    session.events.iter().for_each(|event| evidence.apply(event));
+    let damaged = &evidence.side(Vantage::A).damaged;
+    assert_eq!((damaged.len(), damaged[&(address(A), address(STUN))].count), (10_000, 2));
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub struct Check {
     pub controlling: Option<bool>,
     /// PRIORITY (RFC 8445 §7.1.1).
     pub priority: Option<u32>,
+    /// Whether it first arrived when this side's agent had closed: nobody was there to answer it.
+    pub after_close: bool,
     /// Whether its integrity was right when it was received.
     pub integrity: Option<Integrity>,
     /// The first answer that counts.

@@ -208,6 +208,8 @@ pub struct SideEvidence {
     pub nominated: Vec<(u64, Pair)>,
     pub selected: Vec<(u64, Pair)>,
     pub ice_states: Vec<(u64, IceState, IceStateReason)>,
+    /// Whether the agent has closed: what comes then is still read, and not answered.
+    pub closed: bool,
 
     pub dtls: Vec<(u64, DtlsState)>,
     pub channel_opened: Option<(u64, Timestamp)>,
@@ -288,6 +290,7 @@ impl SideEvidence {
             nominated: Vec::new(),
             selected: Vec::new(),
             ice_states: Vec::new(),
+            closed: false,
             dtls: Vec::new(),
             channel_opened: None,
             channel_closed: None,
@@ -486,7 +489,10 @@ impl SideEvidence {
                 self.role = Some(*role);
                 self.role_conflicts += 1;
             }
-            EventKind::IceStateChanged { to, reason, .. } => push(&mut self.ice_states, (seq, *to, *reason), overflow),
+            EventKind::IceStateChanged { to, reason, .. } => {
+                self.closed |= *to == IceState::Closed;
+                push(&mut self.ice_states, (seq, *to, *reason), overflow);
+            }
             EventKind::IceRestarted { generation, .. } => self.generation = *generation,
             EventKind::Dtls { state } => push(&mut self.dtls, (seq, state.clone()), overflow),
             EventKind::ChannelOpened { .. } => self.channel_opened = Some((seq, at)),

@@ -120,6 +120,7 @@ impl SideEvidence {
             use_candidate: message.has(AttributeType::USE_CANDIDATE),
             controlling,
             priority: message.u32(AttributeType::PRIORITY),
+            after_close: seen.direction == Direction::In && self.closed,
             integrity: seen.integrity,
             answer: None,
             answers: 0,
@@ -200,17 +201,20 @@ impl SideEvidence {
     fn apply_damaged(&mut self, seen: Seen<'_>, message: &Message<'_>) {
         let answers = matches!(message.class, Class::Success | Class::Error) && seen.direction == Direction::In;
         let ours = self.requests.contains_key(&message.transaction);
-        if !answers || !ours || seen.transport != Transport::Udp || seen.relayed || self.damaged.len() >= MAX_LIST {
+        let key = (seen.local, seen.remote);
+        let fits = self.damaged.len() < MAX_LIST || self.damaged.contains_key(&key);
+        if !answers || !ours || seen.transport != Transport::Udp || seen.relayed || !fits {
             return;
         }
         let told = message.xor_address(AttributeType::XOR_MAPPED_ADDRESS);
         let damaged = Damaged { count: 0, seq: seen.seq, told };
-        self.damaged.entry((seen.local, seen.remote)).or_insert(damaged).count += 1;
+        self.damaged.entry(key).or_insert(damaged).count += 1;
     }
 
     fn apply_server_answer(&mut self, seen: Seen<'_>, message: &Message<'_>) {
+        // As with a wrong fingerprint, nothing of it is believed: neither the client nor this fold learns what it tells.
         if seen.integrity == Some(Integrity::Invalid) {
-            self.apply_damaged(seen, message);
+            return self.apply_damaged(seen, message);
         }
         let Some(request) = self.requests.get_mut(&message.transaction) else { return };
         let key = (seen.transport, seen.local, seen.remote);

@@ -11,7 +11,7 @@ pub(super) const RULE: Rule = Rule {
     name: "checks-not-answered",
     title: "checks arrive and are not answered",
     meaning: "Checks reach the other side's socket and it does not answer them: it does not know the session, has another password, or is stuck.",
-    detection: "Checks that the receiver recorded as received have no answer in its own recording.",
+    detection: "Checks that the receiver recorded as received have no answer in its own recording. Those that came when its agent had closed do not count.",
     proof: "The receiver's log around the cited events.",
     doubt: "A gap in the receiver's recording: the answers may have been sent and not recorded.",
     fixes: &[Fix::safe("Look at the receiver's own log and events around the cited ones.")],

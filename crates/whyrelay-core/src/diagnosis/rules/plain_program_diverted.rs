@@ -57,14 +57,19 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     })
 }
 
-/// The kernel's answers for a plain socket and for the application's that lead elsewhere for the same address.
+/// The kernel's answers for a plain socket and for the application's that lead elsewhere for the same address. Probes
+/// without the mark only, or bound to an interface, are no plain program's.
 fn difference(host: &HostEvidence) -> Option<(&Taken<RouteAnswer>, &Taken<RouteAnswer>)> {
+    let (_, profile) = host.profiles.values().find(|(_, profile)| !profile.as_application)?;
     let about_peer = |answer: &&Taken<RouteAnswer>| {
         let question = &answer.fact.question;
         question.purpose == RoutePurpose::Peer && question.source.is_some()
     };
-    let plain = host.probe_answers.iter().filter(about_peer).filter(|answer| answer.fact.question.out_device.is_none());
-    plain.into_iter().find_map(|plain| {
+    let is_plain = |answer: &&Taken<RouteAnswer>| {
+        let question = &answer.fact.question;
+        (question.mark, question.user) == (profile.mark, profile.user) && question.out_device.is_none()
+    };
+    host.probe_answers.iter().filter(about_peer).filter(is_plain).find_map(|plain| {
         let own = host.route_answers.iter().filter(about_peer).find(|own| {
             let (asked, other) = (&own.fact.question, &plain.fact.question);
             (asked.destination, asked.source) == (other.destination, other.source)

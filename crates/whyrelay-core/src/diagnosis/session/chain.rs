@@ -102,6 +102,7 @@ pub(super) fn build(
 ) -> Chain {
     let (sender, receiver) = (evidence.side(from), evidence.side(from.other()));
     let mut chain = Chain::default();
+    let mut late = false;
     if sender.is_counted() || receiver.is_counted() {
         return counted::build(evidence, from, pairs, sent, received);
     }
@@ -110,11 +111,13 @@ pub(super) fn build(
         let seen: Checks<'_> = sent.iter().filter_map(|(id, _)| Some((*id, receiver.received.get(id)?))).collect();
         if !seen.is_empty() || evidence.is_complete(from.other()) {
             fill_seen(&mut chain, &seen);
+            late = all_after_close(&seen);
         }
     } else {
         fill_seen(&mut chain, received);
+        late = all_after_close(received);
     }
-    chain.broken = broken(&chain);
+    chain.broken = broken(&chain, late);
     chain.evidence.sort_unstable();
     chain.evidence.dedup();
     chain
@@ -169,7 +172,13 @@ fn cite(chain: &mut Chain, checks: &Checks<'_>) {
     chain.evidence.extend(answered.map(|answer| answer.seq));
 }
 
-fn broken(chain: &Chain) -> Option<Break> {
+/// Whether there are checks and each arrived when the receiver's agent had closed.
+fn all_after_close(checks: &Checks<'_>) -> bool {
+    !checks.is_empty() && checks.iter().all(|(_, check)| check.after_close)
+}
+
+/// Where a chain broke. `late`: what was seen came when nobody was there any more to answer it, and that is no fault.
+fn broken(chain: &Chain, late: bool) -> Option<Break> {
     let all_errors = |answers: u32| chain.errors.values().sum::<u32>() >= answers;
     match (chain.sent, &chain.seen, chain.answered, chain.answer_seen) {
         (Some(sent), ..) if sent.checks == 0 => None,
@@ -180,7 +189,7 @@ fn broken(chain: &Chain) -> Option<Break> {
             Some(Break::AtSending)
         }
         (_, Some(seen), ..) if seen.checks == 0 => chain.sent.map(|_| Break::OnTheWay),
-        (_, Some(_), Some(0), _) => Some(Break::AtAnswering),
+        (_, Some(_), Some(0), _) => (!late).then_some(Break::AtAnswering),
         (Some(_), Some(_), ..) => Some(Break::OnTheWayBack),
         (Some(_), None, ..) => Some(Break::Somewhere),
         // Only the receiver was recorded: what became of its answers is not known.

@@ -370,11 +370,13 @@ impl PeerProbes {
             )
         });
         if let Some((index, number)) = position {
-            // What died of a low TTL was the opener: that is what it is for.
-            let died = matches!(
-                outcome,
-                ProbeOutcome::Icmp { icmp_type: 11, .. } | ProbeOutcome::Icmp { icmp_type: 3, icmp_code: 0, .. }
-            );
+            // What died of a low TTL was the opener: that is what it is for. Time exceeded is type 11 (RFC 792), in
+            // ICMPv6 3 with code 0 (RFC 4443 §3.3), which in ICMP means that a network is unreachable.
+            let died = match outcome {
+                ProbeOutcome::Icmp { icmp_type: 11, .. } => remote.is_ipv4(),
+                ProbeOutcome::Icmp { icmp_type: 3, icmp_code: 0, .. } => remote.is_ipv6(),
+                _ => false,
+            };
             let of_opener = died && matches!(self.attempts[index].attempt.aim, ProbeAim::AfterOpener { .. });
             let request = &mut self.attempts[index].requests[number];
             if !of_opener && !matches!(request.outcome, Some(ProbeOutcome::Answered { .. })) {

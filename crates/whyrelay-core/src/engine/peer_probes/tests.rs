@@ -132,6 +132,25 @@ fn an_early_arrival_waits_for_the_openers_and_an_opener_goes_out_ahead_of_the_an
 }
 
 #[test]
+fn only_what_ran_out_of_ttl_is_the_opener() {
+    // By family, type and code: whether it is taken for the opener's end, so that the probe itself stays silent.
+    let (v4, v6) = ([LOCAL, SERVER, PEER], ["[2001:db8:1::2]:5000", "[2001:db8:2::1]:3478", "[2001:db8:3::7]:4000"]);
+    for ([local, server, peer], icmp_type, icmp_code, is_openers) in
+        [(v4, 11, 0, true), (v4, 3, 0, false), (v6, 3, 0, true), (v6, 3, 1, false), (v6, 11, 0, false)]
+    {
+        let outcome = ProbeOutcome::Icmp { offender: None, icmp_type, icmp_code, mtu: None };
+        let (local, server, targets) = (address(local), Some(address(server)), vec![address(peer)]);
+        let attempt = Attempt { aim: ProbeAim::AfterOpener { ttl: 3 }, local, server, targets };
+        let run = run(vec![attempt], |remote, _, ttl| {
+            let is_probe = remote == address(peer) && ttl.is_none();
+            if is_probe { Fate::Icmp(outcome.clone()) } else { Fate::Lost }
+        });
+        let expected = if is_openers { ProbeOutcome::Silent } else { outcome };
+        assert_eq!(run.probes.last().map(|probe| &probe.result), Some(&expected), "{local} {icmp_type}/{icmp_code}");
+    }
+}
+
+#[test]
 fn each_ttl_has_its_own_hop_even_on_the_same_addresses() {
     let attempts = (1..=4).map(|ttl| Attempt { server: None, ..attempt(ProbeAim::TimeToLive { ttl }) });
     let run = run(attempts.collect(), |_, _, ttl| match ttl {

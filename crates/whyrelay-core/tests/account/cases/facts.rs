@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use whyrelay_core::host::{
     Address, AnsweredRoute, Application, Family, FirewallFramework, FirewallRule, HostFact, Link, Moment, Neighbor,
     NeighborState, OwnPacket, PolicyRule, Prefix, Probe, ProbeAim, ProbeOutcome, ProfileTally, Route, RouteAnswer,
-    RouteFailure, RouteKind, RoutePurpose, RouteQuestion, RuleAction, Software, SoftwareName,
+    RouteFailure, RouteKind, RoutePurpose, RouteQuestion, RuleAction, SocketProfile, Software, SoftwareName,
 };
 use whyrelay_core::trace::event::{EventKind, Vantage};
 
@@ -145,6 +145,13 @@ impl Session {
             not_imitated: vec![],
         };
         self.fact(Vantage::A, HostFact::Application(application));
+    }
+
+    /// How a socket of A was made, as the application's or a plain program's; its user is 0.
+    pub(crate) fn profile(&mut self, as_application: bool, mark: u32) {
+        let local = address(if as_application { crate::report::A } else { "192.168.1.2:40001" });
+        let profile = SocketProfile { local, as_application, mark, user: 0, bound_device: None, raw: false };
+        self.fact(Vantage::A, HostFact::SocketProfile(profile));
     }
 
     pub(crate) fn tally(&mut self, as_application: bool, answered: u32) {

@@ -171,6 +171,8 @@ fn configuration() -> Vec<Case> {
     stuck.application(Some(0x1BD00), false);
     let mut spared = direct();
     spared.application(Some(0x1BD00), true);
+    spared.profile(true, 0x1BD00);
+    spared.profile(false, 0);
     spared.tally(true, 2);
     spared.tally(false, 0);
     spared.rule(whyrelay_core::host::PolicyRule { mark: Some(0x1BD00), invert: true, ..policy_rule(110) });

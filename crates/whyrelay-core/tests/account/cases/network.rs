@@ -209,6 +209,23 @@ fn servers() -> Vec<Case> {
             session.datagram(Vantage::A, Direction::In, A, server, &answer, None);
         }
     });
+    // The same where only MESSAGE-INTEGRITY covers the answer, which has no FINGERPRINT.
+    let forged = failing(LOST, LOST, |session| {
+        for server in ["192.0.2.12:3478", "192.0.2.13:3478"] {
+            let (id, key) = (session.id(), Key::short_term("password"));
+            let request = MessageBuilder::new(Class::Request, Method::ALLOCATE, id)
+                .text(AttributeType::USERNAME, "alice")
+                .integrity(&key)
+                .build();
+            session.datagram(Vantage::A, Direction::Out, A, server, &request, None);
+            let answer = MessageBuilder::new(Class::Success, Method::ALLOCATE, id)
+                .xor_address(AttributeType::XOR_RELAYED_ADDRESS, address(RELAYED))
+                .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(A))
+                .integrity(&key)
+                .build();
+            session.datagram(Vantage::A, Direction::In, A, server, &answer, Some(Integrity::Invalid));
+        }
+    });
     // In these sessions the checks are lost, too, or were never made: both are told, the cause first.
     const LOST_TOO: &[&str] = &["WR501", "WR802"];
     const NO_RELAY: &[&str] = &["WR802"];
@@ -218,6 +235,7 @@ fn servers() -> Vec<Case> {
         Case { also: LOST_TOO, ..case("WR303", "A", server_failed("turn:relay.example", unresolved)) },
         case("WR304", "A", lost_and(Vantage::A, third)),
         Case { also: NO_RELAY, ..case("WR305", "A", rewritten) },
+        Case { also: NO_RELAY, ..case("WR305", "A", forged) },
         Case { also: NO_RELAY, ..case("WR401", "A", refused_with(Method::ALLOCATE, "alice", 401)) },
         Case { also: LOST_TOO, ..case("WR402", "the relay", server_failed("turn:relay.example", timeout)) },
         Case { also: NO_RELAY, ..case("WR403", "the relay", refused_with(Method::CREATE_PERMISSION, "alice", 403)) },

@@ -3,7 +3,7 @@
 //! There are no transaction ids to join by, so each step is what the one side or the other says of its own pair, and
 //! a number that it does not tell was not measured.
 
-use super::{Break, Chain, Checks, Seen, Sent, broken, fill_seen, fill_sent};
+use super::{Break, Chain, Checks, Seen, Sent, all_after_close, broken, fill_seen, fill_sent};
 use crate::diagnosis::evidence::Evidence;
 use crate::trace::event::{Pair, Vantage};
 
@@ -19,6 +19,7 @@ pub(super) fn build(
         pair.and_then(|pair| side.counts.get(&pair).copied())
     };
     let mut chain = Chain::default();
+    let mut late = false;
     if sender.is_counted() {
         if let Some((seq, counts)) = counts_of(sender, pairs[0]) {
             chain.sent = counts.requests_sent.map(|checks| Sent { checks, transmissions: checks, ..Sent::default() });
@@ -38,8 +39,9 @@ pub(super) fn build(
         }
     } else if !received.is_empty() || evidence.is_complete(from.other()) {
         fill_seen(&mut chain, received);
+        late = all_after_close(received);
     }
-    chain.broken = match (chain.answer_seen, broken(&chain)) {
+    chain.broken = match (chain.answer_seen, broken(&chain, late)) {
         // Whether an answer came back was not told: only what is known to be lost before that is broken.
         (None, Some(Break::Somewhere | Break::OnTheWayBack)) => None,
         (_, broken) => broken,
