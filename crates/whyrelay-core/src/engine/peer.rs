@@ -238,10 +238,7 @@ impl Peer {
 
     fn take_from_gatherer(&mut self, now: Timestamp, output: gather::Output) {
         match output {
-            gather::Output::Transmit(transmit) => {
-                let gather::Transmit { transport, stream, local, remote, bytes } = transmit;
-                self.outputs.push_back(Output::Transmit(Transmit { transport, stream, local, remote, bytes }));
-            }
+            gather::Output::Transmit(transmit) => self.outputs.push_back(Output::Transmit(transmit)),
             gather::Output::ConnectStream { id, local, remote, tls } => {
                 let local = SocketAddr::new(local, 0);
                 self.outputs.push_back(Output::Connect { id, local, remote, tls, framing: Framing::Stun });

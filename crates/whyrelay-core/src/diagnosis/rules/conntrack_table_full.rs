@@ -1,5 +1,6 @@
 //! The connection tracking table is full.
 
+use super::errno::EPERM;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Break, Session};
@@ -24,9 +25,6 @@ pub(super) const RULE: Rule = Rule {
 fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
 }
-
-/// What a full table makes of a send.
-const EPERM: i32 = 1;
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);

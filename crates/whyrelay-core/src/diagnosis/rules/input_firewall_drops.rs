@@ -8,6 +8,7 @@ use crate::host::{FirewallRule, SoftwareName};
 use crate::trace::event::Vantage;
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
+use super::errno::EPERM;
 use super::wording::{against, quoted_firewall};
 
 pub(super) const RULE: Rule = Rule {
@@ -37,9 +38,6 @@ fn examine(session: &Session<'_>) -> Examination {
     }
     Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(|vantage| fault(session, vantage)).collect())
 }
-
-/// What the packet filter makes of a send that it drops.
-const EPERM: i32 = 1;
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));

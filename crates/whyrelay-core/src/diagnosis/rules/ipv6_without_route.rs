@@ -1,5 +1,6 @@
 //! A side has an IPv6 address and no IPv6 path.
 
+use super::errno::ENETUNREACH;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Path, Session};
@@ -26,8 +27,6 @@ pub(super) const RULE: Rule = Rule {
     depends_on: &["WR801", "WR106"],
     examine,
 };
-
-const ENETUNREACH: i32 = 101;
 
 fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())

@@ -33,6 +33,7 @@ mod diverted;
 mod document;
 mod dtls_failed;
 mod endpoint_dependent_mapping;
+mod errno;
 mod fingerprint_mismatch;
 mod input_firewall_drops;
 mod interface_left_out;

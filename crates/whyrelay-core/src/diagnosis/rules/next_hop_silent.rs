@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
-use crate::diagnosis::network::told;
+use crate::diagnosis::network::{Network, told};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::NeighborState;
 use crate::trace::event::Vantage;
@@ -102,7 +102,6 @@ fn waiting<'a>(session: &'a Session<'_>, vantage: Vantage, candidates: &[IpAddr]
 
 /// Whether both sides have the same public address: then private addresses of one network are on one network.
 fn shares_network(session: &Session<'_>) -> bool {
-    let [a, b] = [Vantage::A, Vantage::B]
-        .map(|vantage| crate::diagnosis::network::Network::of(session, vantage, false).public.clone());
+    let [a, b] = [Vantage::A, Vantage::B].map(|vantage| &Network::of(session, vantage, false).public);
     a.is_empty() && b.is_empty() || a.iter().any(|address| b.contains(address))
 }

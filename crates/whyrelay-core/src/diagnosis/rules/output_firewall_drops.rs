@@ -7,6 +7,7 @@ use crate::diagnosis::session::{Path, Session};
 use crate::host::Subject;
 use crate::trace::event::Vantage;
 
+use super::errno::EPERM;
 use super::wording::{against, quoted_firewall};
 
 pub(super) const RULE: Rule = Rule {
@@ -22,8 +23,6 @@ pub(super) const RULE: Rule = Rule {
     depends_on: &["WR801", "WR112"],
     examine,
 };
-
-const EPERM: i32 = 1;
 
 fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())

@@ -1,5 +1,6 @@
 //! The path takes smaller packets than the interface.
 
+use super::errno::EMSGSIZE;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
@@ -17,9 +18,6 @@ pub(super) const RULE: Rule = Rule {
     depends_on: &["WR603"],
     examine,
 };
-
-/// EMSGSIZE of Linux.
-const EMSGSIZE: i32 = 90;
 
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();

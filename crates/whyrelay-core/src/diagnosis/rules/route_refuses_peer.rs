@@ -1,5 +1,6 @@
 //! The kernel refuses to route packets to the peer.
 
+use super::errno::{EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH};
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::{By, diversions, reachable_candidates};
@@ -23,11 +24,6 @@ pub(super) const RULE: Rule = Rule {
     depends_on: &["WR801", "WR106", "WR117"],
     examine,
 };
-
-const EACCES: i32 = 13;
-const EINVAL: i32 = 22;
-const ENETUNREACH: i32 = 101;
-const EHOSTUNREACH: i32 = 113;
 
 fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {

@@ -1,5 +1,6 @@
 //! the system refuses to send.
 
+use super::errno::{EACCES, ECONNREFUSED, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETUNREACH, EPERM};
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
@@ -23,15 +24,6 @@ pub(super) const RULE: Rule = Rule {
     depends_on: &["WR103", "WR104", "WR106", "WR112", "WR113", "WR117"],
     examine,
 };
-
-// Error numbers of Linux, where they differ from other systems' the names in the event still say it.
-const EPERM: i32 = 1;
-const EACCES: i32 = 13;
-const EINVAL: i32 = 22;
-const EMSGSIZE: i32 = 90;
-const ECONNREFUSED: i32 = 111;
-const ENETUNREACH: i32 = 101;
-const EHOSTUNREACH: i32 = 113;
 
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();

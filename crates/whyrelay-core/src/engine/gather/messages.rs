@@ -252,18 +252,18 @@ pub enum Output {
     Timeout(Timestamp),
 }
 
-/// Something to send to a server.
+/// Something to send from a real socket: to a server or, when a peer wants it, to the other peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// UDP, TCP or TLS.
     pub transport: Transport,
     /// For TCP and TLS: on which connection.
     pub stream: Option<StreamId>,
-    /// Our end.
+    /// The socket's address.
     pub local: SocketAddr,
-    /// The server.
+    /// Where to.
     pub remote: SocketAddr,
-    /// One whole message, padded where a stream wants it.
+    /// One whole message without stream framing; ChannelData is padded where a stream wants it.
     pub bytes: Vec<u8>,
 }
 

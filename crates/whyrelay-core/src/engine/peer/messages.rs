@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use crate::engine::gather::Transmit;
 use crate::engine::gather::{LocalSocket, Server, StreamId};
 use crate::ice::candidate::Candidate;
 use crate::ice::{Credentials, SelectedPair};
 use crate::time::Timestamp;
-use crate::trace::event::{EventKind, IceState, Side, Transport};
+use crate::trace::event::{EventKind, IceState, Side};
 use crate::wire::framing::Framing;
 
 /// What a peer is told.
@@ -152,19 +153,4 @@ pub enum Output {
     Closed,
     /// Nothing more until this time.
     Timeout(Timestamp),
-}
-
-/// Something to send from a real socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// UDP, TCP or TLS.
-    pub transport: Transport,
-    /// For TCP and TLS: the connection.
-    pub stream: Option<StreamId>,
-    /// The socket's address.
-    pub local: SocketAddr,
-    /// Where to.
-    pub remote: SocketAddr,
-    /// One whole message, without stream framing.
-    pub bytes: Vec<u8>,
 }

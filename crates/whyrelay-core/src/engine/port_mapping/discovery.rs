@@ -170,7 +170,8 @@ impl PortMapper {
     }
 
     fn answered(&mut self, bytes: &[u8]) {
-        if let (Some(response), false) = (nat_pmp::Response::decode(bytes), self.discovery.nat_pmp.is_settled()) {
+        let nat_pmp = nat_pmp::Response::decode(bytes);
+        if let (Some(response), false) = (nat_pmp, self.discovery.nat_pmp.is_settled()) {
             match response {
                 nat_pmp::Response::ExternalAddress { address, .. } => {
                     let external = (!address.is_unspecified()).then_some(IpAddr::V4(address));
@@ -207,7 +208,7 @@ impl PortMapper {
                 result => self.settle_pcp(false, Some(format!("it refuses: {}", result.name()))),
             }
         } else if let Some(nat_pmp::Response::Refused { result: nat_pmp::ResultCode::UNSUPPORTED_VERSION, .. }) =
-            nat_pmp::Response::decode(bytes)
+            nat_pmp
         {
             self.settle_pcp(false, Some("it speaks NAT-PMP only".to_owned()));
         }
