@@ -144,7 +144,10 @@ pub(crate) fn text(rule: &topology::FirewallRule) -> String {
     };
     words.extend(rule.sport.as_ref().map(|ports| format!("{protocol} sport {ports}")));
     words.extend(rule.dport.as_ref().map(|ports| format!("{protocol} dport {ports}")));
-    words.extend(rule.fwmark.map(|mark| format!("meta mark {mark}")));
+    words.extend(rule.fwmark.map(|mark| match mark.mask {
+        u32::MAX => format!("meta mark {:#010x}", mark.value),
+        mask => format!("meta mark & {mask:#010x} == {:#010x}", mark.value),
+    }));
     if rule.unsolicited {
         words.push("ct state new".to_owned());
     }
@@ -154,7 +157,7 @@ pub(crate) fn text(rule: &topology::FirewallRule) -> String {
         (Verdict::Drop, ..) => "drop".to_owned(),
         (Verdict::Reject, _, Hook::Output) => "reject".to_owned(),
         (Verdict::Reject, ..) => "reject with icmpx admin-prohibited".to_owned(),
-        (Verdict::SetMark, mark, _) => format!("meta mark set {:#x}", mark.map_or(0, |mark| mark.value)),
+        (Verdict::SetMark, mark, _) => format!("meta mark set {:#010x}", mark.map_or(0, |mark| mark.value)),
     });
     words.join(" ")
 }

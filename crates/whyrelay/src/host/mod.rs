@@ -15,6 +15,8 @@ pub(crate) mod netlink;
 #[cfg(target_os = "linux")]
 mod nft;
 #[cfg(target_os = "linux")]
+mod nft_condition;
+#[cfg(target_os = "linux")]
 mod nft_rule;
 #[cfg(target_os = "linux")]
 mod packets;

@@ -8,7 +8,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use whyrelay_core::host::{FirewallFramework, FirewallRule, HostFact, Subject, bounded};
 
 use super::netlink::{Netlink, attributes, big_endian, text};
-use super::nft_rule::{Packet, Rule};
+use super::nft_condition::Packet;
+use super::nft_rule::Rule;
 use super::{Emit, OwnSocket, Scope};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;

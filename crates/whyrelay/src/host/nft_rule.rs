@@ -1,20 +1,12 @@
 //! One nftables rule: its expressions read into words, and whether it can touch a packet of the session.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 
 use super::netlink::{attributes, big_endian, text};
+use super::nft_condition::{Comparison, Condition, Field, MARK, Order, Packet, ct, meta, payload};
 
 /// Most expressions of a rule that are read.
 const MAX_EXPRESSIONS: usize = 64;
-
-/// A packet of the session as a rule would see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Packet {
-    pub(super) protocol: u8,
-    pub(super) source: SocketAddr,
-    pub(super) destination: SocketAddr,
-}
 
 /// What a rule says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,42 +21,18 @@ pub(super) struct Rule {
     pub(super) conditions: Vec<Condition>,
 }
 
-/// A comparison of a field that is known of our packets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Condition {
-    field: Field,
-    mask: Option<Vec<u8>>,
-    comparison: Comparison,
-    value: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Comparison {
-    Equal,
-    Unequal,
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Field {
-    Source(u32),
-    Destination(u32),
-    Protocol,
-    SourcePort,
-    DestinationPort,
-    Family,
-    /// Nothing that is known of our packets, with its words.
-    Other(String),
-}
-
 /// What is in a register.
 #[derive(Clone, Debug)]
 struct Loaded {
     field: Field,
     mask: Option<Vec<u8>>,
+    order: Order,
+}
+
+impl Loaded {
+    fn new(field: Field) -> Self {
+        Self { order: field.order(), field, mask: None }
+    }
 }
 
 impl Rule {
@@ -97,7 +65,7 @@ impl Rule {
         match name {
             "meta" => match (number(1), number(2), number(3)) {
                 (Some(to), Some(key), None) => {
-                    registers.insert(to, Loaded { field: meta(key), mask: None });
+                    registers.insert(to, Loaded::new(meta(key)));
                 }
                 (None, Some(MARK), Some(_)) => {
                     self.sets_mark = true;
@@ -110,16 +78,16 @@ impl Rule {
                 let (Some(base), Some(offset), Some(length)) = (number(2), number(3), number(4)) else { return };
                 match number(1) {
                     Some(to) => {
-                        registers.insert(to, Loaded { field: payload(base, offset, length), mask: None });
+                        registers.insert(to, Loaded::new(payload(base, offset, length)));
                     }
                     None => self.words.push(format!("@{base},{offset},{length} set")),
                 }
             }
             "ct" => {
-                let words = number(2).map_or_else(|| "ct".into(), |key| format!("ct {}", ct_key(key)));
+                let words = number(2).map_or_else(|| "ct".into(), |key| format!("ct {}", ct(key)));
                 match number(1) {
                     Some(to) => {
-                        registers.insert(to, Loaded { field: Field::Other(words), mask: None });
+                        registers.insert(to, Loaded::new(Field::Other(words)));
                     }
                     None => self.words.push(format!("{words} set")),
                 }
@@ -130,6 +98,15 @@ impl Rule {
                     && let Some(loaded) = registers.get(&from).cloned()
                 {
                     registers.insert(to, Loaded { mask, ..loaded });
+                }
+            }
+            "byteorder" => {
+                if let (Some(from), Some(to)) = (number(1), number(2))
+                    && let Some(loaded) = registers.get(&from).cloned()
+                {
+                    // `NFT_BYTEORDER_NTOH` or `NFT_BYTEORDER_HTON`.
+                    let order = if number(3) == Some(0) { Order::Host } else { Order::Network };
+                    registers.insert(to, Loaded { order, ..loaded });
                 }
             }
             "cmp" => {
@@ -144,7 +121,8 @@ impl Rule {
                     Some(5) => Comparison::GreaterOrEqual,
                     _ => Comparison::Equal,
                 };
-                let condition = Condition { field: loaded.field, mask: loaded.mask, comparison, value: value.to_vec() };
+                let Loaded { field, mask, order } = loaded;
+                let condition = Condition { field, mask, order, comparison, value: value.to_vec() };
                 self.words.push(condition.words());
                 self.conditions.push(condition);
             }
@@ -182,7 +160,18 @@ impl Rule {
                 let name = fields.get(&1).map(|value| text(value)).unwrap_or_default();
                 self.words.push(format!("xt {name}"));
             }
-            other => self.words.push(other.into()),
+            other => {
+                // What was in its register is there no more.
+                let to = match other {
+                    "fib" | "rt" | "numgen" | "exthdr" | "osf" | "xfrm" => number(1),
+                    "hash" | "socket" | "tunnel" => number(2),
+                    _ => None,
+                };
+                match to {
+                    Some(to) => _ = registers.insert(to, Loaded::new(Field::Other(other.into()))),
+                    None => self.words.push(other.into()),
+                }
+            }
         }
     }
 
@@ -224,160 +213,103 @@ impl Rule {
     }
 }
 
-impl Condition {
-    /// Whether it holds for a packet; `None`: that cannot be known here.
-    fn holds(&self, packet: &Packet) -> Option<bool> {
-        let mut value = self.field.of(packet)?;
-        // An address of the other family makes nft's own family check fail, which comes before.
-        if value.len() != self.value.len() {
-            return Some(false);
-        }
-        if let Some(mask) = &self.mask {
-            value.iter_mut().zip(mask).for_each(|(byte, mask)| *byte &= mask);
-        }
-        Some(match self.comparison {
-            Comparison::Equal => value == self.value,
-            Comparison::Unequal => value != self.value,
-            Comparison::Less => value < self.value,
-            Comparison::LessOrEqual => value <= self.value,
-            Comparison::Greater => value > self.value,
-            Comparison::GreaterOrEqual => value >= self.value,
-        })
-    }
-
-    fn words(&self) -> String {
-        let comparison = match self.comparison {
-            Comparison::Equal => "",
-            Comparison::Unequal => "!= ",
-            Comparison::Less => "< ",
-            Comparison::LessOrEqual => "<= ",
-            Comparison::Greater => "> ",
-            Comparison::GreaterOrEqual => ">= ",
-        };
-        let mask = self.mask.as_ref().map(|mask| match &self.field {
-            Field::Source(_) | Field::Destination(_) => {
-                format!("/{}", mask.iter().map(|byte| byte.count_ones()).sum::<u32>())
-            }
-            _ => format!(" & 0x{}", hexadecimal(mask)),
-        });
-        format!("{} {comparison}{}{}", self.field.words(), self.value_words(), mask.unwrap_or_default())
-    }
-
-    fn value_words(&self) -> String {
-        let value = &self.value;
-        match &self.field {
-            Field::Source(_) | Field::Destination(_) => {
-                let mut bytes = value.clone();
-                let whole = if bytes.len() <= 4 { 4 } else { 16 };
-                bytes.resize(whole, 0);
-                match (bytes.first_chunk::<4>(), bytes.first_chunk::<16>()) {
-                    (_, Some(v6)) => IpAddr::from(*v6).to_string(),
-                    (Some(v4), _) => IpAddr::from(*v4).to_string(),
-                    _ => hexadecimal(value),
-                }
-            }
-            Field::Protocol | Field::SourcePort | Field::DestinationPort | Field::Family => {
-                big_endian(value).map_or_else(|| hexadecimal(value), |number| number.to_string())
-            }
-            Field::Other(words) if words.ends_with("name") => text(value),
-            Field::Other(words) if words == "meta mark" || words == "meta skuid" => {
-                // The kernel's own order.
-                value.first_chunk().map_or_else(
-                    || hexadecimal(value),
-                    |bytes| {
-                        let number = u32::from_ne_bytes(*bytes);
-                        if words == "meta mark" { format!("{number:#x}") } else { number.to_string() }
-                    },
-                )
-            }
-            Field::Other(_) => format!("0x{}", hexadecimal(value)),
-        }
-    }
-}
-
-impl Field {
-    /// Its value in a packet, in network order; `None`: not known.
-    fn of(&self, packet: &Packet) -> Option<Vec<u8>> {
-        let address = |ip: IpAddr, length: u32| {
-            let bytes = match ip {
-                IpAddr::V4(ip) => ip.octets().to_vec(),
-                IpAddr::V6(ip) => ip.octets().to_vec(),
-            };
-            bytes.get(..length as usize).map(<[u8]>::to_vec).or(Some(bytes))
-        };
-        match self {
-            Self::Source(length) => address(packet.source.ip(), *length),
-            Self::Destination(length) => address(packet.destination.ip(), *length),
-            Self::Protocol => Some(vec![packet.protocol]),
-            Self::SourcePort => Some(packet.source.port().to_be_bytes().to_vec()),
-            Self::DestinationPort => Some(packet.destination.port().to_be_bytes().to_vec()),
-            // NFPROTO_IPV4 and NFPROTO_IPV6.
-            Self::Family => Some(vec![if packet.source.is_ipv4() { 2 } else { 10 }]),
-            Self::Other(_) => None,
-        }
-    }
-
-    fn words(&self) -> String {
-        match self {
-            Self::Source(16) => "ip6 saddr".into(),
-            Self::Destination(16) => "ip6 daddr".into(),
-            Self::Source(_) => "ip saddr".into(),
-            Self::Destination(_) => "ip daddr".into(),
-            Self::Protocol => "meta l4proto".into(),
-            Self::SourcePort => "th sport".into(),
-            Self::DestinationPort => "th dport".into(),
-            Self::Family => "meta nfproto".into(),
-            Self::Other(words) => words.clone(),
-        }
-    }
-}
-
-/// `NFT_META_MARK`.
-const MARK: u64 = 3;
-
-fn meta(key: u64) -> Field {
-    match key {
-        15 => Field::Family,
-        16 => Field::Protocol,
-        MARK => Field::Other("meta mark".into()),
-        6 => Field::Other("iifname".into()),
-        7 => Field::Other("oifname".into()),
-        4 => Field::Other("iif".into()),
-        5 => Field::Other("oif".into()),
-        10 => Field::Other("meta skuid".into()),
-        key => Field::Other(format!("meta {key}")),
-    }
-}
-
-fn payload(base: u64, offset: u64, length: u64) -> Field {
-    let bytes = u32::try_from(length).unwrap_or(0);
-    match (base, offset, length) {
-        (1, 12, 1..=4) => Field::Source(bytes),
-        (1, 16, 1..=4) => Field::Destination(bytes),
-        (1, 8, 5..=16) => Field::Source(bytes),
-        (1, 24, 5..=16) => Field::Destination(bytes),
-        (1, 9, 1) => Field::Protocol,
-        (2, 0, 2) => Field::SourcePort,
-        (2, 2, 2) => Field::DestinationPort,
-        _ => Field::Other(format!("@{base},{offset},{length}")),
-    }
-}
-
-fn ct_key(key: u64) -> &'static str {
-    match key {
-        0 => "state",
-        1 => "direction",
-        2 => "status",
-        3 => "mark",
-        _ => "key",
-    }
-}
-
 /// `NFTA_DATA_VALUE` inside of nested data.
 fn data_value(data: &[u8]) -> Option<&[u8]> {
     attributes(data).find(|(kind, _)| *kind == 1).map(|(_, value)| value)
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+#[cfg(test)]
+mod tests {
+    use super::super::netlink::push_attribute;
+    use super::*;
+
+    fn nested(fields: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        fields.iter().for_each(|(kind, value)| push_attribute(&mut bytes, *kind, value));
+        bytes
+    }
+
+    /// One expression of a rule, as the kernel sends it.
+    fn expression(name: &str, fields: &[(u16, &[u8])]) -> Vec<u8> {
+        nested(&[(1, format!("{name}\0").as_bytes()), (2, &nested(fields))])
+    }
+
+    fn words(expressions: &[Vec<u8>]) -> String {
+        let list: Vec<(u16, &[u8])> = expressions.iter().map(|expression| (1, expression.as_slice())).collect();
+        Rule::read(&nested(&list)).words.join(" ")
+    }
+
+    fn number(number: u32) -> [u8; 4] {
+        number.to_be_bytes()
+    }
+
+    fn load(kind: &str, key: u32) -> Vec<u8> {
+        match kind {
+            "meta" => expression("meta", &[(1, &number(1)), (2, &number(key))]),
+            _ => expression("ct", &[(1, &number(1)), (2, &number(key))]),
+        }
+    }
+
+    fn mask(mask: &[u8]) -> Vec<u8> {
+        expression("bitwise", &[(1, &number(1)), (2, &number(1)), (4, &nested(&[(1, mask)]))])
+    }
+
+    fn compare(operation: u32, value: &[u8]) -> Vec<u8> {
+        expression("cmp", &[(1, &number(1)), (2, &number(operation)), (3, &nested(&[(1, value)]))])
+    }
+
+    #[test]
+    fn what_the_host_keeps_reads_as_nft_lists_it() {
+        let host = u32::to_ne_bytes;
+        let cases = [
+            ("meta mark 0x0001bd00", vec![load("meta", 3), compare(0, &host(0x1bd00))]),
+            (
+                "meta mark & 0x00008000 == 0x00008000",
+                vec![load("meta", 3), mask(&host(0x8000)), compare(0, &host(0x8000))],
+            ),
+            (
+                "meta mark & 0x0000ff00 != 0x00000100",
+                vec![load("meta", 3), mask(&host(0xff00)), compare(1, &host(0x100))],
+            ),
+            ("ct mark & 0x000000ff == 0x00000010", vec![load("ct", 3), mask(&host(0xff)), compare(0, &host(0x10))]),
+            ("ct state established,related", vec![load("ct", 0), mask(&host(6)), compare(1, &host(0))]),
+            ("meta skuid 1000", vec![load("meta", 10), compare(0, &host(1000))]),
+            (
+                "meta mark > 0x00000005",
+                vec![
+                    load("meta", 3),
+                    expression("byteorder", &[(1, &number(1)), (2, &number(1)), (3, &number(1))]),
+                    compare(4, &number(5)),
+                ],
+            ),
+        ];
+        for (wanted, expressions) in cases {
+            assert_eq!(words(&expressions), wanted);
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_packet_is_in_network_order() {
+        let payload = |base, offset, length| {
+            let fields = [(1, number(1)), (2, number(base)), (3, number(offset)), (4, number(length))];
+            expression("payload", &fields.each_ref().map(|(kind, value)| (*kind, value.as_slice())))
+        };
+        let network = [payload(1, 12, 4), mask(&[255, 240, 0, 0]), compare(0, &[10, 16, 0, 0])];
+        assert_eq!(words(&network), "ip saddr 10.16.0.0/12");
+        assert_eq!(words(&[payload(2, 2, 2), compare(0, &3478_u16.to_be_bytes())]), "th dport 3478");
+        let fragment = [payload(1, 6, 2), mask(&[0x1f, 0xff]), compare(1, &[0, 0])];
+        assert_eq!(words(&fragment), "@1,6,2 & 0x1fff != 0x0000");
+    }
+
+    #[test]
+    fn a_register_that_was_overwritten_says_nothing_of_an_address() {
+        let payload = [(1, number(1)), (2, number(1)), (3, number(12)), (4, number(4))];
+        let rule = [
+            expression("payload", &payload.each_ref().map(|(kind, value)| (*kind, value.as_slice()))),
+            compare(0, &[192, 0, 2, 1]),
+            expression("fib", &[(1, &number(1)), (2, &number(3))]),
+            compare(0, &2_u32.to_ne_bytes()),
+        ];
+        assert_eq!(words(&rule), "ip saddr 192.0.2.1 fib 0x00000002");
+    }
 }

@@ -113,7 +113,7 @@ const CASES: &[Case] = &[
         arguments: &["--as", "netbird"],
         path: "failed",
         first: Some("WR103"),
-        words: &["meta mark 0x1bd00"],
+        words: &["meta mark 0x0001bd00"],
         plain: Some(true),
     },
     Case {

@@ -127,6 +127,16 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        name: "output-drop-by-masked-mark",
+        fault: "nft 'table ip filter { chain KUBE { type filter hook output priority 0; meta mark & 0x8000 == 0x8000 counter drop; }; }'",
+        arguments: &["--mark", "0x1bd00"],
+        check: |side| {
+            let rule = counted(&side.host, "output")?;
+            ensure!(rule.rule == "meta mark & 0x00008000 == 0x00008000 drop", "not as nft lists it: {rule:?}");
+            Ok(())
+        },
+    },
+    Case {
         name: "input-drop",
         fault: "nft 'table inet fw { chain i { type filter hook input priority 0; ip saddr 198.51.100.0/26 meta l4proto udp counter drop; }; }'",
         arguments: &[],
