@@ -31,7 +31,7 @@ pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<
         if !on_screen {
             return session::run(config, interrupt).await;
         }
-        let screen = Live::open(color)?;
+        let screen = Live::open(color, config.other_command())?;
         config.watch = screen.feed();
         let outcome = session::run(config, interrupt.clone()).await;
         // An error is to be read, not to be looked at on an empty screen.

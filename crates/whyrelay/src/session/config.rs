@@ -197,6 +197,26 @@ impl SessionConfig {
         }
     }
 
+    /// The whole command for the other side, as it can be pasted there. The URL as it was given, but for a password.
+    pub fn other_command(&self) -> String {
+        let (verb, own, other) = match self.side {
+            Vantage::A => ("answer", DEFAULT_OFFERER, DEFAULT_ANSWERER),
+            Vantage::B => ("offer", DEFAULT_ANSWERER, DEFAULT_OFFERER),
+        };
+        let has_secret =
+            url::Url::parse(&self.signal).is_ok_and(|url| url.password().is_some() || url.query().is_some());
+        let signal = if has_secret { super::signals::public_url(&self.signal) } else { self.signal.clone() };
+        let mut command = format!("whyrelay {verb} --signal {}", quoted(&signal));
+        // The ids are of this side: there they are the other way round.
+        let named = [("--room", &self.room, ""), ("--id", &self.peer, other), ("--peer", &self.id, own)];
+        for (flag, value, usual) in named {
+            if value != usual {
+                command.push_str(&format!(" {flag} {}", quoted(value)));
+            }
+        }
+        command
+    }
+
     /// What the recording says of the command line.
     pub fn options(&self) -> SessionOptions {
         SessionOptions {
@@ -210,6 +230,16 @@ impl SessionConfig {
             redacted: self.redact,
             tried: self.trials.iter().map(ToString::to_string).collect(),
         }
+    }
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:[]@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }
 

@@ -44,8 +44,8 @@ pub(super) struct Signals {
     pub(super) assembler: RecordingAssembler,
     pub(super) peer_recording: Option<Vec<u8>>,
     pub(super) waiting_since: Instant,
-    room: String,
-    is_offerer: bool,
+    /// What to run on the other side.
+    other_command: String,
 }
 
 impl Signals {
@@ -62,8 +62,7 @@ impl Signals {
             assembler: RecordingAssembler::new(),
             peer_recording: None,
             waiting_since: Instant::now(),
-            room: config.room.clone(),
-            is_offerer: config.side == Vantage::A,
+            other_command: config.other_command(),
         }
     }
 
@@ -115,13 +114,12 @@ impl Signals {
         if waited < Duration::from_millis(900) {
             return None;
         }
-        let verb = if self.is_offerer { "answer" } else { "offer" };
-        let room = if self.room.is_empty() { String::new() } else { format!(" --room {}", self.room) };
         let server = client.server().address;
         Some(format!(
-            "waiting {:.0} s for {} at {server}; run `whyrelay {verb}{room}` on the other machine",
+            "waiting {:.0} s for {} at {server}; run `{}` on the other machine",
             waited.as_secs_f64(),
-            self.peer
+            self.peer,
+            self.other_command
         ))
     }
 

@@ -11,10 +11,12 @@
 //! | [`screen`] | the state of the screen |
 //! | [`draw`] | the panes |
 //! | [`worker`] | from events to snapshots |
+//! | `keyboard` | waiting for keys, and noticing that the terminal is gone |
 //! | [`terminal`] | raw mode and back again, whatever happens |
 //! | [`run`] | the loop around it all |
 
 pub mod draw;
+mod keyboard;
 pub mod keys;
 mod list;
 mod rows;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use whyrelay_core::trace::event::Event;
 
 use super::draw::{Look, draw};
+use super::keyboard::Keyboard;
 use super::screen::{Action, Input, Screen};
 use super::terminal::{self, Guard};
 use super::worker::{self, Feed, Slot};
@@ -29,6 +30,12 @@ const IDLE: Duration = Duration::from_millis(60);
 /// stopped, so this passes only where nothing stopped it.
 const RESUME: Duration = Duration::from_secs(1);
 
+/// A screen that is to end does within this, unless its terminal takes and gives nothing any more.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// A terminal that goes away says so by SIGHUP, too; where none comes by then, there is nobody to send one.
+const HANGUP: Duration = Duration::from_millis(200);
+
 /// What signals ask of the screen's thread.
 #[derive(Debug, Default)]
 struct Flags {
@@ -40,6 +47,8 @@ struct Flags {
     suspend: AtomicBool,
     /// SIGCONT came.
     resume: AtomicBool,
+    /// SIGINT, SIGTERM or SIGHUP came: the program is ending already.
+    ending: AtomicBool,
 }
 
 /// The screen of a session that runs.
@@ -52,12 +61,12 @@ pub struct Live {
 }
 
 impl Live {
-    /// Takes the terminal. Inside a runtime, which hears the signals.
+    /// Takes the terminal. Inside a runtime, which hears the signals. `other_command`: what to run on the other side.
     ///
     /// # Errors
     /// When stdout is no terminal, or it refuses.
-    pub fn open(color: bool) -> anyhow::Result<Self> {
-        Self::start(Screen::new(true), Look { color })
+    pub fn open(color: bool, other_command: String) -> anyhow::Result<Self> {
+        Self::start(Screen::of_session(other_command), Look { color })
     }
 
     fn start(screen: Screen, look: Look) -> anyhow::Result<Self> {
@@ -105,7 +114,11 @@ impl Live {
             _ = &mut self.done => {}
             () = interrupted(&mut interrupt) => {
                 self.flags.close.store(true, Ordering::SeqCst);
-                let _ = (&mut self.done).await;
+                if tokio::time::timeout(CLOSING, &mut self.done).await.is_err() {
+                    // Its thread is stuck in a terminal that is stalled or gone, and goes with the process.
+                    terminal::restore();
+                    return Ok(());
+                }
             }
         }
         match self.screen.take().map(JoinHandle::join) {
@@ -142,10 +155,16 @@ async fn interrupted(interrupt: &mut watch::Receiver<u32>) {
 fn hear_signals(flags: &Arc<Flags>) -> anyhow::Result<()> {
     let mut stop = signal(SignalKind::from_raw(nix::libc::SIGTSTP)).context("listening for SIGTSTP")?;
     let mut go_on = signal(SignalKind::from_raw(nix::libc::SIGCONT)).context("listening for SIGCONT")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     let flags = Arc::clone(flags);
     tokio::spawn(async move {
         loop {
             tokio::select! {
+                _ = interrupt.recv() => flags.ending.store(true, Ordering::SeqCst),
+                _ = terminate.recv() => flags.ending.store(true, Ordering::SeqCst),
+                _ = hangup.recv() => flags.ending.store(true, Ordering::SeqCst),
                 _ = stop.recv() => flags.suspend.store(true, Ordering::SeqCst),
                 _ = go_on.recv() => flags.resume.store(true, Ordering::SeqCst),
             }
@@ -165,8 +184,11 @@ fn show(
 ) -> anyhow::Result<()> {
     let result = show_until_left(&mut guard, &mut screen, look, flags, slot, feed);
     if result.is_err() && !screen.over {
-        // The session must not go on unseen.
-        let _ = raise(Signal::SIGINT);
+        // The session must not go on unseen. A second signal would end it at once.
+        std::thread::sleep(HANGUP);
+        if !flags.ending.load(Ordering::SeqCst) {
+            let _ = raise(Signal::SIGINT);
+        }
     }
     result
 }
@@ -179,6 +201,7 @@ fn show_until_left(
     slot: &Slot,
     feed: &Sender<Feed>,
 ) -> anyhow::Result<()> {
+    let keyboard = Keyboard::open();
     let mut changed = true;
     let mut expecting = true;
     loop {
@@ -208,7 +231,7 @@ fn show_until_left(
             guard.draw(|frame| draw(frame, screen, look))?;
         }
         let busy = expecting || screen.live && !screen.over;
-        let mut waiting = event::poll(if busy { BUSY } else { IDLE }).context("waiting for a key")?;
+        let mut waiting = keyboard.wait(if busy { BUSY } else { IDLE }).context("waiting for a key")?;
         while waiting {
             changed = true;
             let action = match event::read().context("reading a key")? {
@@ -227,7 +250,7 @@ fn show_until_left(
                     let _ = feed.send(Feed::Seek(to));
                 }
             }
-            waiting = event::poll(Duration::ZERO).context("waiting for a key")?;
+            waiting = keyboard.wait(Duration::ZERO).context("waiting for a key")?;
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub log: Vec<LogLine>,
     /// How many events are known, those after this moment included.
     pub total: usize,
+    /// Whether the other side's description has come.
+    pub met: bool,
 }
 
 /// What goes into the machine.
@@ -84,6 +86,8 @@ pub struct Screen {
     pub(super) live: bool,
     /// The session has ended.
     pub(super) over: bool,
+    /// What to run on the other side as long as nobody is there.
+    pub(super) invitation: String,
     /// The user wants to leave as soon as the session has ended.
     pub(super) leaving: bool,
     pub(super) snapshot: Option<Arc<Snapshot>>,
@@ -109,6 +113,7 @@ impl Screen {
         Self {
             live,
             over: !live,
+            invitation: String::new(),
             leaving: false,
             snapshot: None,
             position: None,
@@ -123,6 +128,17 @@ impl Screen {
             rows: Rows::default(),
             evidence_shown: None,
         }
+    }
+
+    /// A screen of a session; `command`: what to run on the other side.
+    pub fn of_session(command: String) -> Self {
+        Self { invitation: command, ..Self::new(true) }
+    }
+
+    /// Whether the session waits for the other side, as far as is known.
+    pub(super) fn is_waiting(&self) -> bool {
+        let met = self.snapshot.as_ref().is_none_or(|snapshot| snapshot.met);
+        self.live && !self.over && self.position.is_none() && !met
     }
 
     /// Takes one input.

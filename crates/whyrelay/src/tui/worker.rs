@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use whyrelay_core::report::Account;
-use whyrelay_core::trace::event::Event;
+use whyrelay_core::trace::event::{Event, EventKind, Side};
 
 use super::screen::Snapshot;
 
@@ -74,12 +74,18 @@ pub fn run(feed: &Receiver<Feed>, slot: &Slot) {
     }
 }
 
+fn is_meeting(event: &Event) -> bool {
+    matches!(event.kind, EventKind::Description { side: Side::Remote, .. })
+}
+
 #[derive(Debug, Default)]
 struct Worker {
     all: Account,
     /// The account of the first so many events, where not all are shown.
     past: Option<Account>,
     position: Option<usize>,
+    /// The other side's description has come.
+    met: bool,
     /// When the last snapshot was ready, and how long it took.
     last: Option<(Instant, Duration)>,
 }
@@ -88,9 +94,13 @@ impl Worker {
     /// Answers whether what is shown may have changed.
     fn apply(&mut self, feed: Feed) -> bool {
         match feed {
-            Feed::Event(event) => self.all.apply(*event),
+            Feed::Event(event) => {
+                self.met |= is_meeting(&event);
+                self.all.apply(*event);
+            }
             Feed::Anew(events) => {
                 self.all = Account::new();
+                self.met |= events.iter().any(is_meeting);
                 events.into_iter().for_each(|event| self.all.apply(event));
                 self.past = None;
             }
@@ -109,7 +119,7 @@ impl Worker {
             Some(position) if position < total => self.first(position),
             _ => &self.all,
         };
-        Snapshot { report: account.report(), log: account.log(), total }
+        Snapshot { report: account.report(), log: account.log(), total, met: self.met }
     }
 
     /// The account of the first events in the order of time.

@@ -32,7 +32,7 @@ fn events(name: &str) -> Vec<Event> {
 fn screen(events: &[Event], (width, height): (u16, u16)) -> String {
     let mut account = Account::new();
     events.iter().for_each(|event| account.apply(event.clone()));
-    let snapshot = Snapshot { report: account.report(), log: account.log(), total: account.len() };
+    let snapshot = Snapshot { report: account.report(), log: account.log(), total: account.len(), met: true };
     let mut screen = Screen::new(false);
     screen.handle(Input::Snapshot(Arc::new(snapshot)));
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");

@@ -6,9 +6,12 @@ use std::num::NonZero;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, ttyname};
@@ -24,6 +27,8 @@ pub(crate) struct Pty {
     /// Everything that was written to it.
     written: Arc<Mutex<Vec<u8>>>,
     slave: Option<OwnedFd>,
+    /// The reader is to give its handle back.
+    closed: Arc<AtomicBool>,
     path: PathBuf,
     settings: String,
 }
@@ -40,6 +45,8 @@ impl Pty {
     pub(crate) fn run(command: &[&str], (rows, columns): (u16, u16), environment: &[(&str, &str)]) -> Self {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).expect("a pseudo-terminal");
+        // Else the program itself holds its terminal's other end.
+        fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a flag of our own handle");
         let path = ttyname(pty.slave.as_fd()).expect("its name");
         let settings = stty(&path, &["-g"]);
         let end = || Stdio::from(pty.slave.try_clone().expect("another handle"));
@@ -52,17 +59,32 @@ impl Pty {
         let written = Arc::new(Mutex::new(Vec::new()));
         let mut reader = File::from(pty.master.try_clone().expect("another handle"));
         let (shown, raw) = (Arc::clone(&terminal), Arc::clone(&written));
+        let closed = Arc::new(AtomicBool::new(false));
+        let close = Arc::clone(&closed);
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // EIO: nobody has the terminal open any more.
-            while let Ok(length) = reader.read(&mut bytes)
-                && length > 0
-            {
+            while !close.load(Ordering::SeqCst) {
+                let mut waiting = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut waiting, PollTimeout::from(20_u8)) == Ok(0) {
+                    continue;
+                }
+                // EIO: nobody has the terminal open any more.
+                let Ok(length @ 1..) = reader.read(&mut bytes) else { break };
+
                 shown.lock().expect("nobody panics with it").process(&bytes[..length]);
                 raw.lock().expect("nobody panics with it").extend_from_slice(&bytes[..length]);
             }
         });
-        Self { child, keyboard: File::from(pty.master), terminal, written, slave: Some(pty.slave), path, settings }
+        Self {
+            child,
+            keyboard: File::from(pty.master),
+            terminal,
+            written,
+            slave: Some(pty.slave),
+            closed,
+            path,
+            settings,
+        }
     }
 
     /// Types.
@@ -154,13 +176,19 @@ impl Pty {
         status
     }
 
-    /// Hangs up: nobody has the terminal any more.
+    /// Hangs up: the terminal is gone, as when its window is closed, and the kernel says so.
     pub(crate) fn hang_up(mut self) -> ExitStatus {
         self.slave = None;
-        // The reader's handle goes when its read fails; ours is the last but that one.
+        self.closed.store(true, Ordering::SeqCst);
         drop(std::mem::replace(&mut self.keyboard, File::open("/dev/null").expect("there is a /dev/null")));
-        self.signal(Signal::SIGHUP);
-        self.child.wait().expect("our own child can be waited for")
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our own child can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < until, "the program lives on without its terminal");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

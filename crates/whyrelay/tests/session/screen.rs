@@ -194,6 +194,20 @@ fn a_terminal_that_hangs_up_ends_it() {
     assert!(screen.hang_up().code().is_some());
 }
 
+#[test]
+fn a_session_whose_terminal_hangs_up_ends_in_order() {
+    let server = Server::start();
+    let directory = directory();
+    let (path, text) = file(&directory, "hung-up.jsonl");
+    let arguments =
+        ["offer", "--tui", "--signal", &server.url, "--room", "gone", "--address", "127.0.0.2", "--record", &text];
+    let offer = Pty::start(&arguments, ROOMY, &[]);
+    offer.shows("WAITING");
+    assert!(offer.hang_up().code().is_some());
+    let recorded = std::fs::read_to_string(path).expect("a recording");
+    assert!(recorded.contains("\"kind\":\"recording-ended\""), "{recorded}");
+}
+
 /// The pid of the only child of a process.
 fn child_of(parent: Pid) -> Pid {
     let children =
@@ -279,8 +293,10 @@ fn a_live_session_is_watched_to_its_end_and_its_account_printed() {
     let server = Server::start();
     let arguments = ["offer", "--tui", "--signal", &server.url, "--room", "live", "--address", "127.0.0.2"];
     let mut offer = Pty::start(&arguments, ROOMY, &[]);
-    let shown = offer.shows("CONNECTING");
-    assert!(!shown.contains("FAILED"), "{shown}");
+    let shown = offer.shows("WAITING");
+    assert!(!shown.contains("FAILED") && !shown.contains("CONNECTING"), "{shown}");
+    let flat: String = shown.chars().filter(|c| !c.is_whitespace() && *c != '\u{2502}').collect();
+    assert!(flat.contains(&format!("whyrelayanswer--signal{}--roomlive", server.url)), "{shown}");
     let answer = server.peer("answer", "live", &[]);
     let shown = offer.wait_for("the end", |shown| shown.contains("DIRECT") && shown.contains("session over"));
     assert!(shown.contains("+ host 127.0.0.2"), "{shown}");
@@ -296,12 +312,12 @@ fn ctrl_c_ends_a_live_session_as_it_does_without_a_screen() {
     let server = Server::start();
     let arguments = ["offer", "--tui", "--signal", &server.url, "--room", "stop", "--address", "127.0.0.2"];
     let mut once = Pty::start(&arguments, ROOMY, &[]);
-    once.shows("CONNECTING");
+    once.shows("WAITING");
     once.press("\u{3}");
     assert_eq!(once.finish().code(), Some(1));
     // SIGTERM does the same, and a second one ends it at once.
     let mut twice = Pty::start(&arguments, ROOMY, &[]);
-    twice.shows("CONNECTING");
+    twice.shows("WAITING");
     twice.signal(Signal::SIGTERM);
     twice.signal(Signal::SIGTERM);
     assert!(matches!(twice.finish().code(), Some(1 | 130)));

@@ -16,6 +16,7 @@ use crate::tui::screen::{Pane, Screen};
 fn word(screen: &Screen, report: &Report) -> &'static str {
     match (report.decided, screen.live && !screen.over && screen.position.is_none()) {
         (true, _) => words::path(report.path),
+        (false, true) if screen.is_waiting() => "WAITING",
         (false, true) => "CONNECTING",
         (false, false) => "NOT DECIDED",
     }
@@ -62,6 +63,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rec
 /// What the pane says below the verdict, one paragraph each, most telling first.
 pub(in crate::tui) fn lines(screen: &Screen, report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
+    if screen.is_waiting() {
+        lines.push(format!("Nobody is on the other side yet. Run there: {}", screen.invitation));
+    }
     if report.decided || !screen.live {
         lines.push(report.reason.clone());
     }
