@@ -14,6 +14,16 @@
 //! | [`signaling`] | a peer's connection to a signaling server |
 //! | [`tui`] | the terminal screen |
 
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout, reason = "a closed pipe must not panic"))]
+
+/// Writes a line to stderr. A closed stderr is no reason to stop, and `eprintln` panics there.
+macro_rules! tell {
+    ($($argument:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr().lock(), format_args!("{}\n", format_args!($($argument)*)));
+    }};
+}
+pub(crate) use tell;
+
 pub mod application;
 pub mod channel;
 pub mod check;

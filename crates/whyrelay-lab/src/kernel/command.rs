@@ -1,6 +1,7 @@
 //! Running `ip` and `nft` with checked results.
 
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -36,6 +37,8 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str) -> Result<Str
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        // Ctrl-C is for the lab, which ends in order.
+        .process_group(0)
         .spawn()
         .map_err(LabError::system(format!("starting {}", shown())))?;
     if let Some(mut stdin) = child.stdin.take() {

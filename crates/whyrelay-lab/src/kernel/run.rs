@@ -117,8 +117,10 @@ pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ra
     if let Some(what) = cannot(topology, conditions) {
         return Err(LabError::Unsupported(what));
     }
+    check(conditions)?;
     let began = Instant::now();
     let lab = Lab::up(Plan::of(topology, conditions.routers)?)?;
+    check(conditions)?;
     let mut services = Services::start(&lab, topology, conditions.program)?;
     if let (Some(kind), Some(certify)) = (topology.server.faults.certificate, conditions.certify) {
         let made = certify(kind, topology.server_address()).map_err(LabError::system("making a certificate"))?;
@@ -276,7 +278,7 @@ fn session(
         File::create(&file).map_err(LabError::system(format!("making {}", file.display())))
     };
     command.env("WHYRELAY_LAB", &topology.name);
-    command.stdin(Stdio::null()).stdout(open("account.json")?).stderr(open("progress.log")?);
+    command.stdin(Stdio::null()).stdout(open("account.json")?).stderr(open("progress.log")?).process_group(0);
     Ok(command)
 }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -161,7 +162,7 @@ fn write(lab: &Lab, name: &str, text: &str) -> Result<PathBuf, LabError> {
 fn start(lab: &Lab, mut command: Command, log: &str) -> Result<Running, LabError> {
     let log = lab.directory().join(log);
     let file = File::create(&log).map_err(LabError::system(format!("making {}", log.display())))?;
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file).process_group(0);
     let child = lab.enter(SERVER, || command.spawn().map_err(LabError::system("starting whyrelay serve")))?;
     let mut server = Running(child);
     let begun = Instant::now();

@@ -152,7 +152,7 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     }
     sink.end(clock.now(), EventKind::RecordingEnded { reason });
     if let Some(error) = sink.take_file_error() {
-        eprintln!("warning: the recording could not be written: {error}");
+        crate::tell!("warning: the recording could not be written: {error}");
     }
     Ok(sink.events().to_vec())
 }

@@ -2,6 +2,8 @@
 //! real kernels where the system lets us, else in virtual time.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -61,7 +63,7 @@ pub(super) fn run(args: DemoArgs, color: bool) -> anyhow::Result<u8> {
     };
     let tales: Vec<&Tale> = TALES.iter().filter(told).collect();
     let (runs, world) = tell(&args, &tales)?;
-    eprintln!("done after {:.1} s\n", began.elapsed().as_secs_f64());
+    crate::tell!("done after {:.1} s\n", began.elapsed().as_secs_f64());
     let mut verdicts: Vec<Verdict> = Vec::new();
     for (scenario, observed) in runs.iter().flat_map(|(_, runs)| runs) {
         verdicts.push(judge(&scenario.topology, observed));
@@ -77,7 +79,7 @@ pub(super) fn run(args: DemoArgs, color: bool) -> anyhow::Result<u8> {
         wanted.print(&observed.events)?;
     }
     for verdict in verdicts.iter().filter(|verdict| !verdict.passed()) {
-        eprintln!("note: {} did not come out as told: {}", verdict.scenario, verdict.problems.join("; "));
+        crate::tell!("note: {} did not come out as told: {}", verdict.scenario, verdict.problems.join("; "));
     }
     // What the stories find is found on purpose: the demo itself went well when they came out as told.
     Ok(if verdicts.iter().all(Verdict::passed) { HEALTHY } else { FINDING })
@@ -91,32 +93,40 @@ fn tell(args: &DemoArgs, tales: &[&'static Tale]) -> anyhow::Result<(Runs, Strin
         let scenarios = names.map(|name| Scenario::find(name).with_context(|| format!("the scenario {name}")));
         runs.push((*tale, scenarios.collect::<anyhow::Result<Vec<Scenario>>>()?));
     }
+    // Set by signals once they are watched; until then they end the process.
+    let mut interrupted = Arc::default();
     let why_not = match args.virtual_time {
         true => "as asked for".to_owned(),
-        false => match in_namespaces(&runs)? {
+        false => match in_namespaces(&runs, &mut interrupted)? {
             Ok(done) => {
                 return Ok((done, "Everything below happened in network namespaces, between real kernels.".to_owned()));
             }
             Err(reason) => {
-                eprintln!("network namespaces cannot be used here: {reason}");
+                crate::tell!("network namespaces cannot be used here: {reason}");
                 "because network namespaces cannot be used here (see above)".to_owned()
             }
         },
     };
-    eprintln!("in virtual time, {why_not}");
-    let done = runs.into_iter().map(|(tale, scenarios)| {
-        let runs = scenarios.into_iter().map(|scenario| {
+    crate::tell!("in virtual time, {why_not}");
+    let mut done = Vec::new();
+    for (tale, scenarios) in runs {
+        let mut runs = Vec::new();
+        for scenario in scenarios {
+            stop_if(&interrupted)?;
             let observed = run_virtual(&scenario.topology);
-            (scenario, observed)
-        });
-        (tale, runs.collect())
-    });
-    Ok((done.collect(), format!("Everything below happened in virtual time, {why_not}.")))
+            runs.push((scenario, observed));
+        }
+        done.push((tale, runs));
+    }
+    Ok((done, format!("Everything below happened in virtual time, {why_not}.")))
 }
 
 /// All of them at the same time; the inner error says why it cannot be done here.
 #[cfg(target_os = "linux")]
-fn in_namespaces(tales: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Result<Runs, String>> {
+fn in_namespaces(
+    tales: &[(&'static Tale, Vec<Scenario>)],
+    interrupted: &mut Arc<AtomicBool>,
+) -> anyhow::Result<Result<Runs, String>> {
     use whyrelay_lab::kernel::{Conditions, LabError, RouterChoice, privilege, run_kernel};
 
     // Before the first thread: the kernel wants it so.
@@ -124,20 +134,15 @@ fn in_namespaces(tales: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Res
         Ok(privilege) => privilege,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    let interrupted = super::lab::watch_interrupts()?;
+    *interrupted = super::lab::watch_interrupts()?;
     let program = std::env::current_exe().context("finding this program's own file")?;
-    let conditions = Conditions {
-        program: &program,
-        routers: RouterChoice::Kernel,
-        certify: None,
-        interrupted: &interrupted,
-        cut_relay: false,
-    };
+    let conditions =
+        Conditions { program: &program, routers: RouterChoice::Kernel, certify: None, interrupted, cut_relay: false };
     let how = match privilege {
         privilege::Privilege::Root => "as root",
         privilege::Privilege::UserNamespace => "without root, in a user namespace",
     };
-    eprintln!("building networks from network namespaces, {how}; this machine's own network is not touched");
+    crate::tell!("building networks from network namespaces, {how}; this machine's own network is not touched");
     let all: Vec<&Scenario> = tales.iter().flat_map(|(_, scenarios)| scenarios).collect();
     let outcomes: Vec<Result<Observed, LabError>> = std::thread::scope(|scope| {
         let threads: Vec<_> = all
@@ -147,7 +152,7 @@ fn in_namespaces(tales: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Res
                     let ran = run_kernel(&scenario.topology, &conditions)?;
                     let path = path_name(ran.observed.path);
                     let up = ran.up_after.as_secs_f64();
-                    eprintln!("  {}: {path} (the network was up in {up:.2} s)", scenario.topology.title);
+                    crate::tell!("  {}: {path} (the network was up in {up:.2} s)", scenario.topology.title);
                     Ok(ran.observed)
                 })
             })
@@ -157,6 +162,7 @@ fn in_namespaces(tales: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Res
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
+    stop_if(interrupted)?;
     let mut outcomes = outcomes.into_iter();
     let mut done = Vec::new();
     for (tale, scenarios) in tales {
@@ -164,7 +170,6 @@ fn in_namespaces(tales: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Res
         for scenario in scenarios {
             match outcomes.next() {
                 Some(Ok(observed)) => runs.push((scenario.clone(), observed)),
-                Some(Err(LabError::Interrupted)) => anyhow::bail!("interrupted; every network is removed"),
                 Some(Err(error)) => return Ok(Err(format!("{:#}", anyhow::Error::new(error)))),
                 None => return Ok(Err("a run is missing".to_owned())),
             }
@@ -175,8 +180,17 @@ fn in_namespaces(tales: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Res
 }
 
 #[cfg(not(target_os = "linux"))]
-fn in_namespaces(_: &[(&'static Tale, Vec<Scenario>)]) -> anyhow::Result<Result<Runs, String>> {
+fn in_namespaces(
+    _: &[(&'static Tale, Vec<Scenario>)],
+    _: &mut Arc<AtomicBool>,
+) -> anyhow::Result<Result<Runs, String>> {
     Ok(Err("they are Linux's own".to_owned()))
+}
+
+/// An interrupt ends the demo, whatever else it has made fail.
+fn stop_if(interrupted: &AtomicBool) -> anyhow::Result<()> {
+    anyhow::ensure!(!interrupted.load(Ordering::Relaxed), "interrupted; every network is removed");
+    Ok(())
 }
 
 fn text(runs: &Runs, world: &str, color: bool) -> String {

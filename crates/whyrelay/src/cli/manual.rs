@@ -35,7 +35,7 @@ pub(super) fn man(args: &ManArgs) -> anyhow::Result<u8> {
     match &args.directory {
         Some(directory) => {
             write_pages(directory, &pages)?;
-            eprintln!(
+            crate::tell!(
                 "{} pages in {}; read one with: man -l {}/whyrelay.1",
                 pages.len(),
                 directory.display(),

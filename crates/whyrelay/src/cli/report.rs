@@ -18,11 +18,11 @@ pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
         let bytes = std::fs::read(file).with_context(|| format!("reading the recording {}", file.display()))?;
         let recording = Recording::read(&bytes).with_context(|| format!("reading the recording {}", file.display()))?;
         if recording.cut_off {
-            eprintln!("note: {} stops in the middle of a line: its writer did not end it", file.display());
+            crate::tell!("note: {} stops in the middle of a line: its writer did not end it", file.display());
         }
         if recording.unknown + recording.unreadable > 0 {
             let (unknown, unreadable) = (recording.unknown, recording.unreadable);
-            eprintln!("note: {}: {unknown} events unknown, {unreadable} lines unreadable", file.display());
+            crate::tell!("note: {}: {unknown} events unknown, {unreadable} lines unreadable", file.display());
         }
         recordings.push(recording);
     }

@@ -70,7 +70,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         let served = signaling
             .run(async move {
                 let _ = interrupt.changed().await;
-                eprintln!("closing");
+                crate::tell!("closing");
             })
             .await;
         // Whoever waits for it may have ended already.
@@ -141,10 +141,10 @@ async fn reload_on_hangup(
             }
         }
         for error in &failed {
-            eprintln!("not reloaded: {error:#}");
+            crate::tell!("not reloaded: {error:#}");
         }
         if failed.is_empty() {
-            eprintln!("reloaded");
+            crate::tell!("reloaded");
         }
     }
 }

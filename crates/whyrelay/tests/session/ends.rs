@@ -1,9 +1,12 @@
 //! Sessions that end in the middle: Ctrl-C, a peer that vanishes, a server that dies.
 
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::pty::Pty;
 use crate::support::{Process, Server, directory, file, report};
 
 #[test]
@@ -89,7 +92,9 @@ fn waiting_for_a_peer_that_never_comes_ends() {
     let a = server.peer("offer", "w", &["--wait", "1500ms"]).finish();
     assert_eq!(a.code(), 1, "{}", a.stderr);
     assert!(a.stderr.contains("did not come"), "{}", a.stderr);
-    assert!(a.stderr.contains("whyrelay answer --room w"), "{}", a.stderr);
+    // The whole command, as it can be pasted on the other machine.
+    let command = format!("`whyrelay answer --signal {} --room w`", server.url);
+    assert!(a.stderr.contains(&command), "{}", a.stderr);
 }
 
 #[test]
@@ -97,6 +102,30 @@ fn an_interrupted_demo_ends_by_itself() {
     let demo = Process::start(&["demo"], &[]);
     demo.signal(Signal::SIGTERM);
     demo.finish();
+}
+
+#[test]
+fn ctrl_c_ends_a_demo_at_any_moment() {
+    for after in [20, 60, 100, 200, 400] {
+        let mut demo = Pty::start(&["demo"], (40, 130), &[]);
+        std::thread::sleep(Duration::from_millis(after));
+        demo.press("\u{3}");
+        let status = demo.finish();
+        // Before there is anything to remove, the signal itself ends it.
+        let ended = status.code() == Some(2) || status.signal() == Some(Signal::SIGINT as i32);
+        assert!(ended, "after {after} ms: {status}\n{}", demo.contents());
+    }
+}
+
+#[test]
+fn a_closed_stderr_is_no_reason_to_stop() {
+    for arguments in [&["demo", "--virtual"][..], &["lab", "run", "two-homes"], &["lab", "matrix"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_whyrelay"));
+        let status = command.args(arguments).stdout(Stdio::null()).stderr(writer).status().expect("the program starts");
+        assert_eq!(status.code(), Some(0), "{arguments:?}");
+    }
 }
 
 #[test]

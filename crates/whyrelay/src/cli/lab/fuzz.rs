@@ -29,7 +29,7 @@ pub(super) fn run(args: &FuzzArgs) -> anyhow::Result<u8> {
         |_| {
             let number = count.fetch_add(1, Ordering::Relaxed) + 1;
             if number.is_multiple_of(1000) {
-                eprintln!("{number} worlds, {:.1} s", begun.elapsed().as_secs_f64());
+                crate::tell!("{number} worlds, {:.1} s", begun.elapsed().as_secs_f64());
             }
         },
     );
@@ -40,7 +40,7 @@ pub(super) fn run(args: &FuzzArgs) -> anyhow::Result<u8> {
             wrong.push((seed, problems));
         }
     }
-    eprintln!("{} worlds in {:.1} s", args.worlds, begun.elapsed().as_secs_f64());
+    crate::tell!("{} worlds in {:.1} s", args.worlds, begun.elapsed().as_secs_f64());
     let mut text = format!("{} worlds from seed {}, {} wrong\n", args.worlds, args.seed, wrong.len());
     for (seed, problem) in &wrong {
         let _ = writeln!(text, "  seed {seed}: {}", problem.join("; "));

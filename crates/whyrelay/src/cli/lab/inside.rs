@@ -60,7 +60,7 @@ fn run_inside(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
         inside.args(rest).env("WHYRELAY_SIGNAL", kernel::signal_url(&scenario.topology, &place.host));
         inside.env("WHYRELAY_LAB", lab.id());
         if is_shell(first, command) {
-            eprintln!("{}", greeting(&scenario, &lab, &place.host));
+            crate::tell!("{}", greeting(&scenario, &lab, &place.host));
             inside.env("PS1", format!("{}:{}$ ", scenario.name, place.host));
         }
         let mut child = tokio::process::Command::from(inside).kill_on_drop(true).spawn().context("starting it")?;

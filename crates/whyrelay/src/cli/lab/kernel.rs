@@ -32,9 +32,6 @@ pub(super) fn run(args: &RunArgs, scenarios: &[Scenario]) -> anyhow::Result<Vec<
     };
     let jobs = args.jobs.map_or_else(|| work::cores() * JOBS_PER_CORE, usize::from);
     let done = each(scenarios, jobs, |scenario| one(scenario, &conditions));
-    if interrupted.load(Ordering::Relaxed) {
-        anyhow::bail!("interrupted; every network is removed");
-    }
     Ok(done)
 }
 
@@ -48,6 +45,9 @@ fn one(scenario: &Scenario, conditions: &Conditions<'_>) -> Done {
             let verdict = judge(&scenario.topology, &ran.observed);
             Done::Ran(Box::new((verdict, ran.observed)), Some(ran.up_after))
         }
+        Err(LabError::Interrupted) => Done::NotRun(scenario.name.clone()),
+        // What a signal to all of them ended has not failed.
+        Err(_) if conditions.interrupted.load(Ordering::Relaxed) => Done::NotRun(scenario.name.clone()),
         Err(LabError::Unsupported(reason)) => Done::Skipped(because(reason)),
         Err(error) => Done::Broken(because(format!("{:#}", anyhow::Error::new(error)))),
     }
@@ -57,11 +57,14 @@ fn one(scenario: &Scenario, conditions: &Conditions<'_>) -> Done {
 pub(in crate::cli) fn watch_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let set = flag.clone();
+    let (watches, watched) = std::sync::mpsc::channel();
     let watch = move || -> anyhow::Result<()> {
         runtime()?.block_on(async {
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
             let mut hangup = signal(SignalKind::hangup())?;
+            // Whoever started this waits for it.
+            let _ = watches.send(());
             loop {
                 tokio::select! {
                     _ = interrupt.recv() => {}
@@ -80,5 +83,7 @@ pub(in crate::cli) fn watch_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
             }
         })
         .context("starting a thread")?;
+    // Fails when signals cannot be watched, which was said.
+    let _ = watched.recv();
     Ok(flag)
 }

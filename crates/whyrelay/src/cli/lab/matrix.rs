@@ -16,11 +16,11 @@ use super::work;
 
 pub(super) fn run(args: &MatrixArgs, color: bool) -> anyhow::Result<u8> {
     let wanted: Vec<_> = cells().collect();
-    eprintln!("{} worlds: {} kinds against each other, each side speaking first", wanted.len(), KINDS.len());
+    crate::tell!("{} worlds: {} kinds against each other, each side speaking first", wanted.len(), KINDS.len());
     let begun = Instant::now();
     let results = work::each(&wanted, work::cores(), |(a, b, first)| run_cell(a, b, *first, args.seed), |_| ());
     let cells = results.into_iter().collect::<Result<Vec<Cell>, ScenarioError>>()?;
-    eprintln!("{:.1} s", begun.elapsed().as_secs_f64());
+    crate::tell!("{:.1} s", begun.elapsed().as_secs_f64());
     let text = match args.format {
         PictureFormat::Text => text(&cells, color),
         PictureFormat::Json => {

@@ -24,6 +24,8 @@ pub(super) enum Done {
     Skipped(Skipped),
     /// It could not be run.
     Broken(Skipped),
+    /// It was interrupted, or did not begin because of that.
+    NotRun(String),
 }
 
 /// A scenario that did not run, and why.
@@ -42,6 +44,7 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
         false => in_virtual_time(args, &scenarios),
     };
     let (mut results, mut skipped, mut broken, mut up) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut not_run = Vec::new();
     for done in done {
         match done {
             Done::Ran(result, up_after) => {
@@ -50,9 +53,10 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
             }
             Done::Skipped(scenario) => skipped.push(scenario),
             Done::Broken(scenario) => broken.push(scenario),
+            Done::NotRun(scenario) => not_run.push(scenario),
         }
     }
-    if results.is_empty() && broken.is_empty() {
+    if results.is_empty() && broken.is_empty() && not_run.is_empty() {
         anyhow::bail!("there is nothing to run\nhint: `whyrelay lab list` names the scenarios");
     }
     if let Some(directory) = &args.record {
@@ -75,6 +79,9 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
         TableFormat::Text => {
             text.push_str(&table(&verdicts, color));
             text.push_str(&beside(&skipped, &broken, &up));
+            if !not_run.is_empty() {
+                let _ = writeln!(text, "interrupted: {} not run; every network is removed", counted(not_run.len()));
+            }
         }
         TableFormat::Json => {
             let object = serde_json::json!({
@@ -82,13 +89,14 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
                 "results": verdicts,
                 "skipped": skipped,
                 "broken": broken,
+                "not_run": not_run,
             });
             text = serde_json::to_string_pretty(&object).context("writing JSON")? + "\n";
         }
         TableFormat::Junit => text = junit::render(&verdicts, &skipped, &broken),
     }
     answer(&text)?;
-    Ok(match (broken.is_empty(), verdicts.iter().all(|verdict| verdict.passed())) {
+    Ok(match (broken.is_empty() && not_run.is_empty(), verdicts.iter().all(|verdict| verdict.passed())) {
         (false, _) => COULD_NOT_LOOK,
         (true, true) => HEALTHY,
         (true, false) => FINDING,
@@ -125,12 +133,13 @@ pub(super) fn each(scenarios: &[Scenario], jobs: usize, run: impl Fn(&Scenario) 
             Done::Ran(result, up_after) => {
                 let outcome = if result.0.passed() { "ok" } else { "WRONG" };
                 let up = up_after.map_or_else(String::new, |up| format!(" (up in {:.2} s)", up.as_secs_f64()));
-                eprintln!("[{number}/{total}] {outcome} {}{up}", result.0.scenario);
+                crate::tell!("[{number}/{total}] {outcome} {}{up}", result.0.scenario);
             }
             Done::Skipped(skipped) => {
-                eprintln!("[{number}/{total}] skipped {}: {}", skipped.scenario, skipped.reason);
+                crate::tell!("[{number}/{total}] skipped {}: {}", skipped.scenario, skipped.reason);
             }
-            Done::Broken(broken) => eprintln!("[{number}/{total}] BROKEN {}: {}", broken.scenario, broken.reason),
+            Done::NotRun(_) => {}
+            Done::Broken(broken) => crate::tell!("[{number}/{total}] BROKEN {}: {}", broken.scenario, broken.reason),
         }
     })
 }
@@ -186,10 +195,15 @@ fn table(verdicts: &[&Verdict], color: bool) -> String {
     }
     let wrong = verdicts.iter().filter(|verdict| !verdict.passed()).count();
     let _ = match wrong {
-        0 => writeln!(text, "\n{} scenarios, all as expected", verdicts.len()),
-        wrong => writeln!(text, "\n{} scenarios, {wrong} not as expected", verdicts.len()),
+        _ if verdicts.is_empty() => Ok(()),
+        0 => writeln!(text, "\n{}, all as expected", counted(verdicts.len())),
+        wrong => writeln!(text, "\n{}, {wrong} not as expected", counted(verdicts.len())),
     };
     text
+}
+
+fn counted(scenarios: usize) -> String {
+    format!("{scenarios} scenario{}", if scenarios == 1 { "" } else { "s" })
 }
 
 /// What did not run, and how long networks took to build.
