@@ -61,7 +61,7 @@ pub enum Color {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Tell two stories of relayed peers on this machine, in networks of its own: no network, no root
+    /// Tell two stories of relayed peers, on this machine alone: no Internet and no root needed
     ///
     /// The networks are made of Linux network namespaces where the system allows it, else they are simulated; this
     /// machine's own network is not touched. Exit status: 0 when the stories came out as told, though both have a finding.

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,7 +12,18 @@ use whyrelay_lab::scenario::Scenario;
 use super::args::inside::{ExecArgs, PlaceArgs, ShellArgs};
 use crate::cli::{HEALTHY, answer, runtime};
 
+/// As a shell answers it.
+const NO_SUCH_PROGRAM: u8 = 127;
+
 pub(super) fn exec(args: &ExecArgs) -> anyhow::Result<u8> {
+    if let Some(program) = args.command.first().filter(|program| !is_there(Path::new(program))) {
+        crate::tell!(
+            "error: there is no program {}\n\
+             hint: the hosts of a lab have this machine's own programs: install it, or run another, like ip",
+            program.display()
+        );
+        return Ok(NO_SUCH_PROGRAM);
+    }
     run_inside(&args.place, &args.command)
 }
 
@@ -76,6 +88,15 @@ fn run_inside(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
         Ok(u8::try_from(code).unwrap_or(1))
     })
+}
+
+/// Whether a program can be found as `execvp` finds it.
+fn is_there(program: &Path) -> bool {
+    if program.components().count() > 1 || program.is_absolute() {
+        return program.exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 fn is_shell(first: &OsStr, command: &[OsString]) -> bool {
