@@ -143,7 +143,7 @@ fn failed(failure: &ServerFailure) -> String {
         | ServerFailure::Unresolved { detail } => detail.clone(),
         ServerFailure::NoCredentials => "there is no user name or password for it".to_owned(),
         ServerFailure::SendFailed { errno } => format!("the system refused to send (errno {errno})"),
-        ServerFailure::NoLocalAddress => "no socket of its address family".to_owned(),
+        ServerFailure::NoLocalAddress => super::words::NO_LOCAL_ADDRESS.to_owned(),
     }
 }
 

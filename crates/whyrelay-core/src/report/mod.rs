@@ -81,6 +81,8 @@ pub struct Report {
     pub selected_pair: Option<SelectedPair>,
     /// Root causes first.
     pub findings: Vec<Finding>,
+    /// Whether addresses and names, those in remedies' commands too, are pseudonyms (`--redact`).
+    pub pseudonyms: bool,
     /// What could not be looked at.
     pub not_measured: Vec<NotMeasured>,
     /// Side A, the offerer; `null` when it was not recorded.
@@ -226,6 +228,14 @@ impl Report {
         Self::build(&evidence, &ordered)
     }
 
+    /// Says that so many of all events could not be read: the account lacks what they showed.
+    pub fn lacks(&mut self, unread: u64, total: u64) {
+        if let Some((missing, sentence)) = unread_events(unread, total) {
+            self.not_measured.insert(0, missing);
+            self.reason.push_str(&sentence);
+        }
+    }
+
     fn build(evidence: &Evidence, events: &[&Event]) -> Self {
         let session = Session::of(evidence);
         let diagnosis = rules::diagnose(&session);
@@ -255,6 +265,7 @@ impl Report {
             would_allow_direct: would_allow_direct(&session, expected),
             reason: reason::reason(&session, &diagnosis.findings),
             selected_pair: session.selected.and_then(|index| selected_pair(&session, &session.pairs[index])),
+            pseudonyms: has_pseudonyms(evidence),
             not_measured,
             a: summary(Vantage::A),
             b: summary(Vantage::B),
@@ -272,6 +283,22 @@ impl Report {
             clock,
         }
     }
+}
+
+fn has_pseudonyms(evidence: &Evidence) -> bool {
+    [Vantage::A, Vantage::B].into_iter().any(|vantage| evidence.side(vantage).options.redacted)
+}
+
+/// What is missing where events could not be read, and what the verdict's sentence says of it.
+fn unread_events(unread: u64, total: u64) -> Option<(NotMeasured, String)> {
+    let what = format!("what {unread} of {total} events of the recording show");
+    let why = "they could not be read: damaged, or of a kind that this version does not know".to_owned();
+    let sentence = match unread * 10 > total {
+        true => format!(" {unread} of {total} events of the recording could not be read: this account is incomplete."),
+        // A newer version's few kinds.
+        false => String::new(),
+    };
+    (unread > 0).then_some((NotMeasured { what, why }, sentence))
 }
 
 fn selected_pair(session: &Session<'_>, pair: &JoinedPair) -> Option<SelectedPair> {

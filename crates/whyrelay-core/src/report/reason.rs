@@ -3,7 +3,7 @@
 use crate::diagnosis::finding::{Finding, Severity};
 use crate::diagnosis::session::{Path, Session, SideOutcome};
 use crate::ice::candidate::CandidateType;
-use crate::trace::event::Vantage;
+use crate::trace::event::{EndReason, Side, Vantage};
 
 pub(super) fn reason(session: &Session<'_>, findings: &[Finding]) -> String {
     let cause = findings.iter().find(|finding| finding.severity != Severity::Info);
@@ -35,6 +35,9 @@ fn failed(session: &Session<'_>, cause: Option<&Finding>) -> String {
     let broke =
         session.outcomes.iter().any(|outcome| matches!(outcome, SideOutcome::Failed { was_connected: true, .. }));
     let undecided = !session.is_decided();
+    if let (Some(here), None) = (interrupted_alone(session), cause) {
+        return format!("{} was interrupted before {} came.", here.name(), here.other().name());
+    }
     let what = match (broke, undecided) {
         (true, _) => "A and B were connected, then the connection broke",
         (false, true) => "The recording stops before A and B were connected",
@@ -45,6 +48,15 @@ fn failed(session: &Session<'_>, cause: Option<&Finding>) -> String {
         None if undecided => format!("{what}."),
         None => format!("{what}, and what was measured does not say why."),
     }
+}
+
+/// The side that was told to end while the other had not come.
+fn interrupted_alone(session: &Session<'_>) -> Option<Vantage> {
+    session.recorded().find(|&vantage| {
+        let side = session.evidence.side(vantage);
+        let met = side.descriptions.iter().any(|description| description.side == Side::Remote);
+        matches!(side.ended, Some((_, EndReason::Interrupted))) && !met
+    })
 }
 
 /// A summary as part of a sentence: without its full stop, and its first word small unless it is a name.

@@ -6,6 +6,10 @@ use crate::diagnosis::session::{Break, Chain, End, Path};
 use crate::ice::candidate::CandidateTransport;
 use crate::trace::event::Vantage;
 
+/// Why a server is not asked from any address of a host: another family, or loopback on one end alone.
+pub const NO_LOCAL_ADDRESS: &str =
+    "no address in use here reaches it: none of its family, or it is a loopback address and --address names none here";
+
 /// One step of a chain, like `seen by B 2 from 192.0.2.1:4000`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {

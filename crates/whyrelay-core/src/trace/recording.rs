@@ -83,13 +83,13 @@ pub enum RecordingError {
     #[error("the recording has {0} bytes, at most {MAX_RECORDING} are read")]
     TooLarge(usize),
     /// Two recordings have different events of the same number.
-    #[error("the recordings are of different sessions: both have an event {seq}, and they differ")]
+    #[error("they are not of one session: each has another event {seq}")]
     Conflict {
         /// The number.
         seq: u64,
     },
     /// The two sides did not talk to each other.
-    #[error("the recordings are of different sessions: neither side's description is known to the other")]
+    #[error("they are not of one session: neither side's description is known to the other")]
     Strangers,
 }
 
@@ -134,6 +134,12 @@ impl Recording {
         }
         recording.events = put_in_order(recording.events)?;
         Ok(recording)
+    }
+
+    /// Lines that should be events and could not be read, and all of them.
+    pub const fn unread(&self) -> (u64, u64) {
+        let unread = self.unknown + self.unreadable;
+        (unread, unread + self.events.len() as u64)
     }
 
     /// Puts the recordings of one session together; events that several of them have are kept once.

@@ -64,6 +64,10 @@ impl Redactor {
         });
         // What cannot be redacted is left out: a gap is better than a leak.
         let mut kind = redacted.unwrap_or(EventKind::EventsDropped { count: 1 });
+        if let EventKind::RecordingStarted { options, .. } = &mut kind {
+            // So says the recording itself, whoever asked for it.
+            options.redacted = true;
+        }
         if let EventKind::Datagram(datagram) = &mut kind {
             let data = self.bytes(&datagram.data, 0);
             let length = i64::from(datagram.length) + data.len() as i64 - datagram.data.len() as i64;

@@ -74,6 +74,11 @@ pub struct Suspect {
 }
 
 impl Suspect {
+    /// As it was asked for.
+    pub fn name(&self) -> &str {
+        &self.asked
+    }
+
     fn new(asked: &str, origin: Origin) -> Self {
         Self {
             asked: asked.to_owned(),

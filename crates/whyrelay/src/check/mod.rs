@@ -104,12 +104,10 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     sink.record(clock.now(), EventKind::RecordingStarted { version: EVENT_VERSION, program, id, options });
     sink.record(clock.now(), EventKind::CheckStarted { consents: config.consents() });
 
-    // What the kernel says of these packets matters where two kinds of sockets are compared.
-    let mut facts = config.application.as_ref().map(|_| {
-        let (tap, facts) = crate::host::start();
-        sink.tap(tap);
-        facts
-    });
+    // Routes, rules and firewall, and what they say of the packets to servers.
+    let (tap, facts) = crate::host::start();
+    sink.tap(tap);
+    let mut facts = Some(facts);
     let (journal, mut entries) = Journal::new(clock);
     let mut table = Table::new(color);
     let (stopping, stop) = Stop::new();
@@ -218,6 +216,12 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
     let outside = ours.map(|(asked, _)| asked.clone()).next();
     careful.extend(port_map_part(config, &journal, &mut random, &routes, outside, &found, options, until, &stop));
     if let Some(application) = &config.application {
+        let what = if asked.is_empty() {
+            "no server was asked over UDP: give --signal or --stun"
+        } else {
+            "rules can look at the address: `whyrelay offer --as` asks a peer"
+        };
+        journal.missing(format!("how packets to a peer fare as {}", application.name()), what);
         let (journal, random) = (journal.clone(), random.fork());
         parts.push(Box::pin(compare::look(journal, random, application.clone(), asked.clone(), until)));
     }

@@ -29,6 +29,8 @@ pub(super) struct Wanted {
     pub(super) html: Option<PathBuf>,
     /// The events of an earlier session to compare with.
     pub(super) before: Option<Vec<Event>>,
+    /// Events of a recording that could not be read, and all of them.
+    pub(super) unread: (u64, u64),
 }
 
 impl Wanted {
@@ -46,24 +48,27 @@ impl Wanted {
         if CheckReport::is_check(events) {
             return self.print_check(events);
         }
-        let mut report = Report::from_events(events);
-        if let Some(before) = &self.before {
-            report.prove(before, events);
-        }
+        let report = self.report(events);
         self.render(&report)?;
         Ok(status(&report))
     }
 
     /// Writes the account to the file that is wanted, if any, and nothing to stdout.
     pub(super) fn write_only(&self, events: &[Event]) -> anyhow::Result<Report> {
-        let mut report = Report::from_events(events);
-        if let Some(before) = &self.before {
-            report.prove(before, events);
-        }
+        let report = self.report(events);
         if self.output.is_some() {
             self.render(&report)?;
         }
         Ok(report)
+    }
+
+    fn report(&self, events: &[Event]) -> Report {
+        let mut report = Report::from_events(events);
+        report.lacks(self.unread.0, self.unread.1);
+        if let Some(before) = &self.before {
+            report.prove(before, events);
+        }
+        report
     }
 
     /// As wide as the terminal.
@@ -97,7 +102,8 @@ impl Wanted {
 
     /// The account of one host alone.
     fn print_check(&self, events: &[Event]) -> anyhow::Result<u8> {
-        let report = CheckReport::from_events(events);
+        let mut report = CheckReport::from_events(events);
+        report.lacks(self.unread.0, self.unread.1);
         let text = match self.format {
             Format::Text => render_check_text(&report, &self.text()),
             Format::Json => render_check_json(&report),

@@ -21,7 +21,8 @@ const FORCED_EXIT: i32 = 130;
 
 pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<u8> {
     let before = args.prove.as_deref().map(read_before).transpose()?;
-    let wanted = Wanted { format: args.format, color, output: args.output.clone(), html: args.html.clone(), before };
+    let (format, output, html) = (args.format, args.output.clone(), args.html.clone());
+    let wanted = Wanted { format, color, output, html, before, ..Wanted::default() };
     wanted.check()?;
     let on_screen = args.tui;
     let mut config = SessionConfig::resolve(side, args)?;

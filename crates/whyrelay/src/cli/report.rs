@@ -24,9 +24,20 @@ pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
             let (unknown, unreadable) = (recording.unknown, recording.unreadable);
             crate::tell!("note: {}: {unknown} events unknown, {unreadable} lines unreadable", file.display());
         }
+        let (unread, total) = recording.unread();
+        anyhow::ensure!(total > 0, "{} is empty: it holds no event", file.display());
+        anyhow::ensure!(
+            unread < total,
+            "none of the {total} events of {} can be read: they are damaged, or of a newer whyrelay",
+            file.display()
+        );
         recordings.push(recording);
     }
-    let recording = Recording::merge(recordings).context("putting the recordings together")?;
+    let recording = Recording::merge(recordings).with_context(|| {
+        let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
+        format!("putting {} together", names.join(" and "))
+    })?;
+    let unread = recording.unread();
     let mut events = recording.events;
     if args.redact {
         let mut secret = [0; 32];
@@ -37,7 +48,7 @@ pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
     if let Some(file) = &args.pcap {
         std::fs::write(file, capture(&events)).with_context(|| format!("writing the capture {}", file.display()))?;
     }
-    let wanted = Wanted { format: args.format, color, output: args.output, ..Wanted::default() };
+    let wanted = Wanted { format: args.format, color, output: args.output, unread, ..Wanted::default() };
     if !args.tui {
         return wanted.print(&events);
     }

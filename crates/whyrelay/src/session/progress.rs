@@ -104,7 +104,7 @@ pub(super) fn line_for(event: &EventKind) -> Option<String> {
                 | ServerFailure::BadResponse { detail }
                 | ServerFailure::Unresolved { detail } => detail.clone(),
                 ServerFailure::SendFailed { errno, .. } => std::io::Error::from_raw_os_error(*errno).to_string(),
-                ServerFailure::NoLocalAddress => "this host has no address of its family".into(),
+                ServerFailure::NoLocalAddress => whyrelay_core::report::words::NO_LOCAL_ADDRESS.into(),
                 ServerFailure::NoCredentials => "it asks for a user name and password".into(),
             };
             format!("{server}: {method}: {what}")

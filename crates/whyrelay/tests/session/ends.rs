@@ -105,6 +105,16 @@ fn an_interrupted_demo_ends_by_itself() {
 }
 
 #[test]
+fn interrupted_before_anybody_came_is_what_the_account_says() {
+    let server = Server::start();
+    let a = server.peer("offer", "nobody", &[]);
+    a.wait_for("signaling: connected");
+    a.signal(Signal::SIGINT);
+    let a = a.finish();
+    assert!(a.stdout.contains("A was interrupted before B came."), "{}", a.stdout);
+}
+
+#[test]
 fn ctrl_c_ends_a_demo_at_any_moment() {
     for after in [20, 60, 100, 200, 400] {
         let mut demo = Pty::start(&["demo"], (40, 130), &[]);

@@ -70,6 +70,79 @@ fn a_recording_that_is_none_is_refused_by_name() {
 }
 
 #[test]
+fn a_recording_without_a_readable_event_is_an_error_and_no_account() {
+    let directory = directory();
+    let unknown = "{\"seq\":0,\"at\":1,\"vantage\":\"a\",\"kind\":\"moon-phase\"}\n";
+    for (content, words) in [("", "is empty"), ("\n\n", "is empty"), (unknown, "none of the 1 events")] {
+        let (path, name) = file(&directory, "recording");
+        std::fs::write(path, content).unwrap();
+        let ended = Process::start(&["report", &name], &[]).finish();
+        assert_eq!((ended.code(), ended.stdout.as_str()), (2, ""), "{content:?}");
+        assert!(ended.stderr.contains(words) && ended.stderr.contains(&name), "{content:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn what_could_not_be_read_is_said_in_the_account_itself() {
+    let directory = directory();
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../whyrelay-core/tests/recordings/failed.jsonl");
+    let text = std::fs::read_to_string(kept).unwrap();
+    let garbled = text.replace("\"10.", "\"10..");
+    assert_ne!(text, garbled);
+    let (path, name) = file(&directory, "garbled");
+    std::fs::write(path, garbled).unwrap();
+    let ended = Process::start(&["report", &name], &[]).finish();
+    assert_eq!(ended.code(), 1, "{}", ended.stderr);
+    let flat = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("events of the recording could not be read: this account is incomplete."), "{flat}");
+    assert!(flat.contains("events of the recording show: they could not be read"), "{flat}");
+}
+
+#[test]
+fn recordings_of_two_sessions_are_not_put_together() {
+    let directory = directory();
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../whyrelay-core/tests/recordings/");
+    let (path, other) = file(&directory, "other.jsonl");
+    let text = std::fs::read_to_string(format!("{kept}failed.jsonl")).unwrap();
+    std::fs::write(path, text.replace("\"at\":1", "\"at\":2")).unwrap();
+    let ended = Process::start(&["report", &format!("{kept}failed.jsonl"), &other], &[]).finish();
+    assert_eq!(ended.code(), 2, "{}", ended.stderr);
+    assert!(ended.stderr.contains("they are not of one session"), "{}", ended.stderr);
+}
+
+#[test]
+fn commands_of_a_redacted_account_are_said_to_hold_pseudonyms() {
+    let directory = directory();
+    let into = directory.path().display().to_string();
+    let ended = Process::start(&["lab", "run", "vpn-marked-socket", "--record", &into], &[]).finish();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    let files = ["a", "b"].map(|side| directory.path().join(format!("vpn-marked-socket-{side}.jsonl")));
+    let files: Vec<&std::path::Path> = files.iter().map(AsRef::as_ref).collect();
+    let plain = crate::support::report(&files, &[]).stdout;
+    assert!(plain.contains("$ ip route get") && !plain.contains("pseudonyms"), "{plain}");
+    let redacted = crate::support::report(&files, &["--redact"]).stdout;
+    assert_eq!(redacted.matches("in these commands are pseudonyms").count(), 1, "{redacted}");
+}
+
+#[test]
+fn a_check_without_a_server_is_not_called_healthy_and_says_what_became_of_as() {
+    let ended = Process::start(&["check", "--as", "mark=0x5,port=45123", "--interface", "lo"], &[]).finish();
+    assert!(!ended.stdout.contains("HEALTHY"), "{}", ended.stdout);
+    assert!(ended.stdout.starts_with("NOT MEASURED\n"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("As another program (--as)"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("not measured: no server was asked over UDP"), "{}", ended.stdout);
+    assert!(!ended.stdout.contains("nothing is recorded about routes"), "{}", ended.stdout);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_program_that_is_not_there_is_named_and_answers_127() {
+    let ended = Process::start(&["lab", "exec", "two-homes", "a", "--", "nonesuch"], &[]).finish();
+    assert_eq!(ended.code(), 127, "{}", ended.stderr);
+    assert!(ended.stderr.contains("no program nonesuch") && ended.stderr.contains("hint:"), "{}", ended.stderr);
+}
+
+#[test]
 fn a_wrong_turn_password_is_said_and_no_password_is_shown() {
     const PASSWORD: &str = "correct-horse-battery-staple";
     let server = Server::start();

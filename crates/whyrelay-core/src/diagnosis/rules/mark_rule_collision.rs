@@ -8,7 +8,7 @@ use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
 use super::wording::{ask, ip, is_about, quoted, way};
-use crate::host::SoftwareName;
+use crate::host::{RoutePurpose, SoftwareName};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR106",
@@ -89,11 +89,15 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
         );
     }
     let summary = format!(
-        "On {} {by} takes packets with the mark {:#x}: to the peer ({}) they go to {}, and without the mark they would not",
+        "On {} {by} takes packets with the mark {:#x}: to the {} ({}) {}, and without the mark they would not",
         vantage.name(),
         question.mark,
+        if question.purpose == RoutePurpose::Server { "server" } else { "peer" },
         question.destination,
-        way(&diversion.answer.fact)
+        match &diversion.answer.fact.failure {
+            Some(failure) => format!("the system refuses them ({})", failure.detail),
+            None => format!("they go to {}", way(&diversion.answer.fact)),
+        }
     );
     (summary, rule.map(|rule| rule.seq).into_iter().collect(), advice)
 }

@@ -1,5 +1,8 @@
 //! the TURN server refuses a peer.
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Path;
@@ -22,24 +25,45 @@ pub(super) const RULE: Rule = Rule {
     examine,
 };
 
+/// What a server refuses one side.
+#[derive(Default)]
+struct Refused {
+    /// Addresses of the peer, with the error's code.
+    peers: BTreeMap<IpAddr, u16>,
+    evidence: Vec<u64>,
+}
+
 fn examine(session: &Session<'_>) -> Examination {
-    let mut faults = Vec::new();
+    let mut faults: Vec<Fault> = Vec::new();
     for vantage in session.recorded() {
+        // One finding for each server and severity: a side may have several allocations on it.
+        let mut groups: BTreeMap<(SocketAddr, Severity), Refused> = BTreeMap::new();
         for ((_, _, server), path) in &session.evidence.side(vantage).servers {
             let Some(allocation) = &path.allocation else { continue };
             let refused = allocation.refused.iter().filter(|(peer, _)| !allocation.permissions.contains(*peer));
             let refused: Vec<_> = refused.map(|(peer, (code, seq))| (*peer, *code, *seq)).collect();
             let public = refused.iter().any(|(peer, ..)| AddressClass::of(*peer) == AddressClass::Public);
-            let Some((peer, code, _)) = refused.first() else { continue };
-            let more = if refused.len() > 1 { format!(" and {} more", refused.len() - 1) } else { String::new() };
+            if refused.is_empty() {
+                continue;
+            }
             // Refusing what only its neighbors could reach is what a server on the Internet should do.
             let neighbor = AddressClass::of(server.ip()) != AddressClass::Public;
             let harms = public || neighbor && session.path == Path::Failed && allocation.permissions.is_empty();
+            let severity = if harms { Severity::Warning } else { Severity::Info };
+            let group = groups.entry((*server, severity)).or_default();
+            for (peer, code, seq) in refused {
+                group.peers.entry(peer).or_insert(code);
+                group.evidence.push(seq);
+            }
+        }
+        for ((server, severity), Refused { peers, evidence }) in groups {
+            let Some((peer, code)) = peers.first_key_value() else { continue };
+            let more = if peers.len() > 1 { format!(" and {} more", peers.len() - 1) } else { String::new() };
             faults.push(Fault {
                 blame: Blame::Relay,
-                severity: if harms { Severity::Warning } else { Severity::Info },
+                severity,
                 summary: format!("{server} refuses {} to relay to {peer}{more} ({code})", vantage.name()),
-                evidence: refused.iter().map(|(_, _, seq)| *seq).collect(),
+                evidence,
                 ..Fault::default()
             });
         }

@@ -1,5 +1,6 @@
 //! The account of one host that looked at its own network: `whyrelay check`.
 
+mod as_program;
 mod nats;
 mod rows;
 mod servers;
@@ -38,6 +39,8 @@ pub struct CheckReport {
     pub rows: Vec<Row>,
     /// Root causes first.
     pub findings: Vec<Finding>,
+    /// Whether addresses and names, those in remedies' commands too, are pseudonyms (`--redact`).
+    pub pseudonyms: bool,
     /// What was not looked at, and what it would take.
     pub not_measured: Vec<NotMeasured>,
     /// Every measurement with the number of its event, for programs.
@@ -64,6 +67,8 @@ pub enum Section {
     Udp,
     /// STUN and TURN servers.
     Servers,
+    /// What the servers answer another program (`--as`), and a plain one.
+    AsProgram,
     /// IPv6.
     Ipv6,
     /// Gateway, further NATs, port mapping, resolvers.
@@ -112,11 +117,20 @@ impl CheckReport {
         Self::from_evidence(&Evidence::of(events))
     }
 
+    /// Says that so many of all events could not be read: the account lacks what they showed.
+    pub fn lacks(&mut self, unread: u64, total: u64) {
+        if let Some((missing, sentence)) = super::unread_events(unread, total) {
+            self.not_measured.insert(0, missing);
+            self.summary.push_str(&sentence);
+        }
+    }
+
     /// The account of evidence that was folded already.
     pub fn from_evidence(evidence: &Evidence) -> Self {
         let side = evidence.side(Vantage::A);
         let mut rows = rows::of(side);
         rows.extend(servers::of(side));
+        rows.extend(as_program::of(side));
         rows.extend(way_out::of(side));
         // In an order of its own, not in that of arrival: subjects as they first came, and each one's rows together.
         let subjects: Vec<(Section, String)> = rows.iter().map(|row| (row.section, row.subject.clone())).collect();
@@ -132,13 +146,16 @@ impl CheckReport {
             .map(|(_, what, why)| NotMeasured { what: what.clone(), why: why.clone() })
             .collect();
         not_measured.extend(diagnosis.not_measured);
+        for missing in &mut not_measured {
+            missing.why = missing.why.replace("the host of A", "this host");
+        }
         not_measured.dedup();
         let measurements =
             side.measured.facts.iter().map(|(seq, fact)| Numbered { seq: *seq, fact: fact.clone() }).collect();
         let healthy = diagnosis.findings.iter().all(|finding| finding.severity == Severity::Info);
         let summary = rows::summary(side, diagnosis.findings.first());
         let findings = diagnosis.findings;
-        let known = side.measured.nats().iter().any(|nat| nat.mapped.is_some());
+        let known = side.measured.nats().iter().any(|nat| nat.mapping.is_some());
         let nats_in_front = nats::of(side);
         Self {
             schema: CHECK_SCHEMA,
@@ -148,6 +165,7 @@ impl CheckReport {
             nats_in_front,
             rows,
             findings,
+            pseudonyms: super::has_pseudonyms(evidence),
             not_measured,
             measurements,
         }

@@ -170,7 +170,16 @@ pub(super) fn summary(side: &SideEvidence, first: Option<&Finding>) -> String {
         Some((nat, mapping, exact, nat.filtering))
     });
     let Some((nat, mapping, exact, filtering)) = behavior else {
-        return "What this network does to UDP is not known: see what was not measured.".to_owned();
+        let seen = side.measured.nats().into_iter().find_map(|nat| nat.mapped);
+        return match seen {
+            Some((_, mapped)) => format!(
+                "This host is seen at {mapped} by a server, and nothing was found wrong; how the network treats other destinations is not known: that takes servers at two addresses."
+            ),
+            None => {
+                "Nothing was found wrong, but what this network does to UDP is not known: see what was not measured."
+                    .to_owned()
+            }
+        };
     };
     let what = if nat.translates() == Some(false) { "There is no NAT" } else { "The NAT" };
     let home = (MappingBehavior::EndpointIndependent, FilteringBehavior::AddressAndPortDependent);

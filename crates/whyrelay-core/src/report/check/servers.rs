@@ -104,7 +104,7 @@ fn words(failure: &ServerFailure) -> Option<String> {
         | ServerFailure::Unresolved { detail } => detail.clone(),
         ServerFailure::NoCredentials => "no user name or password to answer with".to_owned(),
         ServerFailure::SendFailed { errno } => format!("the system refused to send (errno {errno})"),
-        ServerFailure::NoLocalAddress => "this host has no address of its family".to_owned(),
+        ServerFailure::NoLocalAddress => super::super::words::NO_LOCAL_ADDRESS.to_owned(),
     })
 }
 

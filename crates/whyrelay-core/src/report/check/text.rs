@@ -12,21 +12,24 @@ pub fn render_check_text(report: &CheckReport, options: &TextOptions) -> String 
     let mut out = String::new();
     let (word, style) = match (report.healthy, report.known) {
         (true, true) => ("HEALTHY", Style::Good),
-        (true, false) => ("NOTHING FOUND", Style::Warn),
+        (true, false) if report.rows.iter().any(|row| row.section == Section::Nat) => ("NOTHING FOUND", Style::Warn),
+        (true, false) => ("NOT MEASURED", Style::Warn),
         (false, _) => ("FINDINGS", Style::Bad),
     };
     let _ = writeln!(out, "{}", paint.apply(style, word));
     wrap(&mut out, paint, "  ", &report.summary);
     if !report.findings.is_empty() {
-        findings::of(&mut out, &report.findings, paint);
-        let _ = writeln!(out, "    (A is this host)");
+        findings::of(&mut out, &report.findings, report.pseudonyms, paint);
     }
     rows(&mut out, &report.rows, paint);
     if !report.not_measured.is_empty() {
         heading(&mut out, "Not measured", paint);
         for missing in &report.not_measured {
-            wrap(&mut out, paint, "  ", &format!("- {}: not measured: {}", missing.what, missing.why));
+            wrap(&mut out, paint, "  ", &format!("- {}: {}", missing.what, missing.why));
         }
+    }
+    if out.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == "A") {
+        let _ = writeln!(out, "\n(A is this host.)");
     }
     harmless(&fold(&out, options.columns), options.color)
 }
@@ -70,6 +73,7 @@ const fn title(section: Section) -> &'static str {
         Section::Nat => "NAT and firewall, for each address of this host",
         Section::Udp => "What gets through, for each destination",
         Section::Servers => "Servers",
+        Section::AsProgram => "As another program (--as), beside a plain one",
         Section::Ipv6 => "IPv6",
         Section::WayOut => "The way out",
     }

@@ -4,6 +4,7 @@ use super::heading;
 use crate::diagnosis::finding::{Effect, Finding, Remedy, Severity};
 use crate::report::describe::duration;
 use crate::report::markup::Markup;
+use crate::report::text::findings::{PSEUDONYMS, has_commands};
 use crate::report::{EventRow, Report};
 
 /// Events that a finding shows itself; the others are linked.
@@ -32,6 +33,9 @@ fn list(
     heading(out, id, words, small);
     out.raw("<div class=\"findings\">\n");
     findings.iter().for_each(|finding| one(out, finding, report));
+    if report.pseudonyms && findings.iter().any(|finding| has_commands(finding)) {
+        out.element("p", &[("class", "doubt")], PSEUDONYMS);
+    }
     out.raw("</div>\n");
 }
 

@@ -7,12 +7,21 @@ use super::{heading, wrap};
 use crate::diagnosis::finding::{Finding, Severity};
 use crate::report::Report;
 
-pub(super) fn render(out: &mut String, report: &Report, paint: Paint) {
-    of(out, &report.findings, paint);
+/// What is said once where commands cannot be copied as they stand.
+pub(in crate::report) const PSEUDONYMS: &str =
+    "Addresses and names in these commands are pseudonyms (--redact): put the real ones in their place.";
+
+/// Whether commands of it are shown.
+pub(in crate::report) fn has_commands(finding: &Finding) -> bool {
+    finding.severity != Severity::Info && finding.remedies.iter().any(|remedy| !remedy.commands.is_empty())
 }
 
-/// A list of findings under its heading; nothing when there are none.
-pub(in crate::report) fn of(out: &mut String, list: &[Finding], paint: Paint) {
+pub(super) fn render(out: &mut String, report: &Report, paint: Paint) {
+    of(out, &report.findings, report.pseudonyms, paint);
+}
+
+/// A list of findings under its heading; nothing when there are none. `pseudonyms`: their addresses are no real ones.
+pub(in crate::report) fn of(out: &mut String, list: &[Finding], pseudonyms: bool, paint: Paint) {
     if list.is_empty() {
         return;
     }
@@ -40,5 +49,8 @@ pub(in crate::report) fn of(out: &mut String, list: &[Finding], paint: Paint) {
             let more = format!("events {} · whyrelay explain {}", seqs.join(" "), finding.code);
             let _ = writeln!(out, "    {}", paint.apply(Style::Faint, &more));
         }
+    }
+    if pseudonyms && list.iter().any(has_commands) {
+        wrap(out, paint, "  ", PSEUDONYMS);
     }
 }
