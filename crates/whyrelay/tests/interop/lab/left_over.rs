@@ -19,6 +19,7 @@ pub(super) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("lab::clean_removes_what_a_killed_lab_left_and_only_that", &tools, killed);
     suite.test("lab::nothing_is_left_after_ctrl_c", &tools, interrupted);
+    suite.test("lab::ctrl_c_leaves_the_table_of_what_finished", &tools, interrupted_in_the_middle);
     suite.test("lab::works_without_root_or_says_what_to_do", &tools, without_root);
 }
 
@@ -133,6 +134,24 @@ fn interrupted() -> Result<()> {
             gone(&format!("{id}-{number}"))?;
         }
     }
+    Ok(())
+}
+
+fn interrupted_in_the_middle() -> Result<()> {
+    let machine = Namespace::new()?;
+    let mut command = on(&machine);
+    command.args(["lab", "run", "--kernel", "--jobs", "1", "public-hosts", "no-udp-on-both-sides", "two-homes"]);
+    let process = Process::start("whyrelay lab run", &mut command)?;
+    process.line(LIMIT, |line| line.contains("[1/3] ok public-hosts"))?;
+    process.signal(Signal::SIGINT)?;
+    let begun = Instant::now();
+    let finished = process.finish(LIMIT)?;
+    ensure!(begun.elapsed() < Duration::from_secs(5), "it took {:?}: {}", begun.elapsed(), finished.account);
+    ensure!(finished.status.code() == Some(2), "{}", finished.account);
+    for words in ["1 scenario, all as expected", "interrupted: 2 scenarios not run"] {
+        ensure!(finished.stdout.contains(words), "not {words:?}: {}", finished.account);
+    }
+    ensure!(!finished.account.contains("BROKEN"), "{}", finished.account);
     Ok(())
 }
 
