@@ -74,9 +74,7 @@ impl Server {
 
     /// One request of an ordinary HTTP client.
     pub(crate) async fn request(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(self.connect().await)).await.unwrap();
-        tokio::spawn(connection);
+        let (mut sender, _) = connection_to(self.address).await;
         sender.send_request(request).await.unwrap()
     }
 
@@ -106,6 +104,20 @@ pub(crate) fn candidate(from: &str, to: &str, content: &str) -> Message {
     Message::new(MessageType::Candidate, from, to, content)
 }
 
+/// A connection of an ordinary HTTP client, and the task that drives it.
+async fn connection_to<B>(address: SocketAddr) -> (hyper::client::conn::http1::SendRequest<B>, JoinHandle<()>)
+where
+    B: hyper::body::Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static,
+{
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let driving = tokio::spawn(async {
+        // Its end, however it comes, is seen by whoever reads or sends.
+        let _ = connection.await;
+    });
+    (sender, driving)
+}
+
 /// Reads whatever comes until the connection ends.
 pub(crate) async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut all = Vec::new();
@@ -118,6 +130,7 @@ pub(crate) async fn read_to_end(stream: &mut TcpStream) -> String {
 /// anything but 200 is the end.
 pub(crate) struct LabClient {
     pub(crate) id: String,
+    connections: [JoinHandle<()>; 2],
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     body: Incoming,
     read: Vec<u8>,
@@ -129,23 +142,25 @@ impl LabClient {
     }
 
     pub(crate) async fn start_in(address: SocketAddr, id: &str, more_query: &str) -> Self {
-        let (mut receiving, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(TcpStream::connect(address).await.unwrap()))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
+        let (mut receiving, receiving_connection) = connection_to(address).await;
         let request = Request::get(format!("/receive?id={id}{more_query}"))
             .header("host", address.to_string())
             .body(Empty::<Bytes>::new())
             .unwrap();
         let response = receiving.send_request(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK, "the origin's client exits");
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(TcpStream::connect(address).await.unwrap()))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
-        Self { id: id.to_owned(), sender, body: response.into_body(), read: Vec::new() }
+        let (sender, sending_connection) = connection_to(address).await;
+        let connections = [receiving_connection, sending_connection];
+        Self { id: id.to_owned(), connections, sender, body: response.into_body(), read: Vec::new() }
+    }
+
+    /// Closes both connections: when it returns, the kernel has sent their ends, which a mere `drop` leaves to tasks
+    /// that run some time later.
+    pub(crate) async fn leave(self) {
+        for connection in self.connections {
+            connection.abort();
+            let _ = connection.await;
+        }
     }
 
     /// Sends as the origin does.

@@ -67,8 +67,7 @@ async fn a_response_stays_open_with_heartbeats() {
 #[tokio::test]
 async fn messages_survive_the_gap_between_two_polls_in_order() {
     let server = Server::start(SignalingConfig::default());
-    let first = LabClient::start(server.address, "b").await;
-    drop(first);
+    LabClient::start(server.address, "b").await.leave().await;
     for content in ["1", "2", "3"] {
         assert_eq!(server.send("a", "b", content).await, StatusCode::OK);
     }
@@ -81,7 +80,7 @@ async fn messages_survive_the_gap_between_two_polls_in_order() {
 #[tokio::test]
 async fn a_peer_that_stays_away_is_forgotten_with_its_messages() {
     let server = Server::start(SignalingConfig { mailbox_age: Duration::from_millis(200), ..quick() });
-    drop(LabClient::start(server.address, "b").await);
+    LabClient::start(server.address, "b").await.leave().await;
     assert_eq!(server.send("a", "b", "old").await, StatusCode::OK);
     tokio::time::sleep(Duration::from_millis(800)).await;
     assert_eq!(server.send("a", "b", "older").await, StatusCode::NOT_FOUND);
@@ -95,9 +94,9 @@ async fn what_a_departed_session_left_behind_does_not_meet_the_next_one() {
     let server = Server::start(quick());
     let answerer = LabClient::start(server.address, "answer-peer-1").await;
     let mut offerer = LabClient::start(server.address, "offer-peer-1").await;
-    drop(answerer);
+    answerer.leave().await;
     offerer.send(MessageType::Candidate, "answer-peer-1", "stale").await;
-    drop(offerer);
+    offerer.leave().await;
     tokio::time::sleep(Duration::from_millis(700)).await;
     let mut answerer = LabClient::start(server.address, "answer-peer-1").await;
     let mut offerer = LabClient::start(server.address, "offer-peer-1").await;
