@@ -8,6 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message as Frame, http};
 use whyrelay_core::signal::{HEARTBEAT_INTERVAL, Joined, MAX_MESSAGE, Message, MessageType, Refusal, RefusalCode};
@@ -61,6 +62,10 @@ impl WebSocket {
             },
             Err(Error::Io(source)) => {
                 return Err(SignalingError::Lost { reason: source.to_string() });
+            }
+            // The path broke, or the server ended, before the answer was whole.
+            Err(Error::Protocol(ProtocolError::HandshakeIncomplete) | Error::ConnectionClosed) => {
+                return Err(SignalingError::Lost { reason: "it was closed before the answer".into() });
             }
             Err(error) => return Err(not_signaling(error.to_string())),
         };

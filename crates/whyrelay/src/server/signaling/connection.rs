@@ -153,6 +153,16 @@ impl Connection {
         }
     }
 
+    /// Whether the client has ended the connection, even if the connection's own task was not told yet: what is
+    /// written now would be lost.
+    pub(super) fn has_ended(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        match self.writer.socket().peek(&mut byte) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
     pub(super) async fn writable(&self) -> io::Result<()> {
         self.writer.writable().await
     }

@@ -108,7 +108,12 @@ impl Receiver {
     }
 
     /// Writes a message of the mailbox. Nothing may be waiting.
+    ///
+    /// Who does not acknowledge gets a message once, so it is not written to a connection that has ended already.
     pub(super) fn write_message(&self, scratch: &mut Vec<u8>, body: &[u8], number: u64, now: Duration) -> Written {
+        if !self.framing.is_numbered() && self.connection.has_ended() {
+            return Written::Broken;
+        }
         scratch.clear();
         self.framing.write_body(scratch, body, number);
         let written = self.write(scratch, now);
