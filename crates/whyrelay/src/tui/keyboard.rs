@@ -46,6 +46,7 @@ impl Keyboard {
         if waiting[0].revents().is_some_and(|events| events.intersects(gone)) {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the terminal is gone"));
         }
-        event::poll(Duration::ZERO)
+        // Not zero: crossterm would not even look.
+        event::poll(Duration::from_millis(1))
     }
 }

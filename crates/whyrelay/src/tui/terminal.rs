@@ -9,10 +9,11 @@ use anyhow::Context as _;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::{Hide, Show};
-use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{
-    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+    BeginSynchronizedUpdate, Clear, ClearType, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
+    disable_raw_mode, enable_raw_mode,
 };
+use ratatui::crossterm::{event, execute, queue};
 
 /// Whether the screen has the terminal.
 static ACTIVE: AtomicBool = AtomicBool::new(false);
@@ -49,6 +50,8 @@ impl Guard {
                 hook(panic);
             }));
         });
+        // From here on the terminal's changes of size are heard; one between its first size and this would be missed.
+        event::poll(Duration::ZERO).context("listening to the terminal")?;
         let mut guard = Self { terminal: blank()? };
         guard.take_again()?;
         Ok(guard)
@@ -71,14 +74,16 @@ impl Guard {
         Ok(())
     }
 
-    /// Draws, unless the terminal was given back meanwhile.
+    /// Draws, unless the terminal was given back meanwhile. A terminal that can shows the frame at once, not in parts.
     ///
     /// # Errors
     /// When the terminal cannot be written to.
     pub fn draw(&mut self, draw: impl FnOnce(&mut ratatui::Frame<'_>)) -> anyhow::Result<()> {
         let _writing = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if ACTIVE.load(Ordering::SeqCst) {
+            queue!(self.terminal.backend_mut(), BeginSynchronizedUpdate).context("drawing the screen")?;
             self.terminal.draw(draw).context("drawing the screen")?;
+            execute!(self.terminal.backend_mut(), EndSynchronizedUpdate).context("drawing the screen")?;
         }
         Ok(())
     }
@@ -117,7 +122,7 @@ pub fn restore() {
     }
     let _writing = wait_for_writer();
     // Best effort: where a terminal is gone, there is nothing to restore.
-    let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
+    let _ = execute!(io::stdout(), EndSynchronizedUpdate, LeaveAlternateScreen, Show);
     let _ = disable_raw_mode();
 }
 

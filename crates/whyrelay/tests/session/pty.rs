@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, ttyname};
+use nix::unistd::{Pid, tcgetpgrp, ttyname};
 
 /// Nothing here takes longer, even on a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -55,6 +55,12 @@ impl Pty {
         child.env("TERM", "xterm-256color").env_remove("NO_COLOR").env_remove("WHYRELAY_SIGNAL");
         child.envs(environment.iter().copied());
         let child = child.spawn().expect("setsid starts");
+        // Until it is its terminal, Ctrl-C reaches nobody.
+        let until = Instant::now() + LIMIT;
+        while tcgetpgrp(&pty.master).is_ok_and(|group| i64::from(group.as_raw()) != i64::from(child.id())) {
+            assert!(Instant::now() < until, "setsid takes no terminal");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let terminal = Arc::new(Mutex::new(vt100::Parser::new(size_of(rows), size_of(columns), 500)));
         let written = Arc::new(Mutex::new(Vec::new()));
         let mut reader = File::from(pty.master.try_clone().expect("another handle"));
@@ -62,7 +68,7 @@ impl Pty {
         let closed = Arc::new(AtomicBool::new(false));
         let close = Arc::clone(&closed);
         std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
+            let (mut bytes, mut held) = ([0; 4096], Vec::new());
             while !close.load(Ordering::SeqCst) {
                 let mut waiting = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
                 if poll(&mut waiting, PollTimeout::from(20_u8)) == Ok(0) {
@@ -71,7 +77,9 @@ impl Pty {
                 // EIO: nobody has the terminal open any more.
                 let Ok(length @ 1..) = reader.read(&mut bytes) else { break };
 
-                shown.lock().expect("nobody panics with it").process(&bytes[..length]);
+                held.extend_from_slice(&bytes[..length]);
+                let whole: Vec<u8> = held.drain(..whole_frames(&held)).collect();
+                shown.lock().expect("nobody panics with it").process(&whole);
                 raw.lock().expect("nobody panics with it").extend_from_slice(&bytes[..length]);
             }
         });
@@ -173,7 +181,21 @@ impl Pty {
             std::thread::sleep(Duration::from_millis(5));
         };
         self.wait_restored();
+        self.wait_read(until);
         status
+    }
+
+    /// Waits until everything that was written to the terminal so far is known here: ours comes behind it, as a
+    /// command that terminals do not know and do not show.
+    fn wait_read(&self, until: Instant) {
+        const LAST: &[u8] = b"\x1b]whyrelay-test\x07";
+        let Some(slave) = &self.slave else { return };
+        let mut slave = File::from(slave.try_clone().expect("another handle"));
+        slave.write_all(LAST).expect("the terminal takes what a program writes");
+        while !self.written().ends_with(LAST) {
+            assert!(Instant::now() < until, "the terminal shows no more; the screen was:\n{}", self.contents());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Hangs up: the terminal is gone, as when its window is closed, and the kernel says so.
@@ -196,6 +218,21 @@ impl Drop for Pty {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// How much of this a terminal shows at once: it waits for the end of a frame that has begun (mode 2026).
+fn whole_frames(bytes: &[u8]) -> usize {
+    const BEGIN: &[u8] = b"\x1b[?2026h";
+    const END: &[u8] = b"\x1b[?2026l";
+    let last = |wanted: &[u8]| bytes.windows(wanted.len()).rposition(|window| window == wanted);
+    match (last(BEGIN), last(END)) {
+        (Some(begin), end) if end.is_none_or(|end| end < begin) => begin,
+        // What is cut off may be a beginning.
+        _ => (1..BEGIN.len())
+            .rev()
+            .find(|cut| bytes.ends_with(&BEGIN[..*cut]))
+            .map_or(bytes.len(), |cut| bytes.len() - cut),
     }
 }
 
