@@ -59,7 +59,8 @@ fn read_before(file: &Path) -> anyhow::Result<Vec<Event>> {
     Ok(recording.events)
 }
 
-/// Counts Ctrl-C, SIGTERM and SIGHUP: the first closes the session properly, the second ends the process at once.
+/// Counts Ctrl-C, SIGTERM and SIGHUP: the first closes the session properly, the second ends the process at once,
+/// unless it is a SIGHUP: that comes from a terminal, not from somebody who waits.
 pub(super) fn watch_signals() -> anyhow::Result<watch::Receiver<u32>> {
     watch_ending_signals(true)
 }
@@ -75,7 +76,7 @@ pub(super) fn watch_ending_signals(hangup_ends: bool) -> anyhow::Result<watch::R
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
-                _ = hangup.recv() => if !hangup_ends { continue },
+                _ = hangup.recv() => if !hangup_ends || *sender.borrow() >= 1 { continue },
             }
             if *sender.borrow() >= 1 {
                 tui::restore();

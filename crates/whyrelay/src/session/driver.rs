@@ -433,8 +433,9 @@ impl Session {
         }
         match self.phase {
             Phase::Waiting if now >= started + self.config.wait => {
-                let wait = self.config.wait.as_secs();
-                self.progress.step(&format!("the other side did not come within {wait} s"));
+                let (wait, command) = (self.config.wait.as_secs_f64(), self.config.other_command());
+                let step = format!("the other side did not come within {wait} s; there, run `{command}` meanwhile");
+                self.progress.step(&step);
                 self.end(EndReason::TimeLimit);
             }
             Phase::Waiting => self.progress_of_waiting(),

@@ -33,9 +33,6 @@ const RESUME: Duration = Duration::from_secs(1);
 /// A screen that is to end does within this, unless its terminal takes and gives nothing any more.
 const CLOSING: Duration = Duration::from_secs(1);
 
-/// A terminal that goes away says so by SIGHUP, too; where none comes by then, there is nobody to send one.
-const HANGUP: Duration = Duration::from_millis(200);
-
 /// What signals ask of the screen's thread.
 #[derive(Debug, Default)]
 struct Flags {
@@ -47,8 +44,6 @@ struct Flags {
     suspend: AtomicBool,
     /// SIGCONT came.
     resume: AtomicBool,
-    /// SIGINT, SIGTERM or SIGHUP came: the program is ending already.
-    ending: AtomicBool,
 }
 
 /// The screen of a session that runs.
@@ -155,16 +150,10 @@ async fn interrupted(interrupt: &mut watch::Receiver<u32>) {
 fn hear_signals(flags: &Arc<Flags>) -> anyhow::Result<()> {
     let mut stop = signal(SignalKind::from_raw(nix::libc::SIGTSTP)).context("listening for SIGTSTP")?;
     let mut go_on = signal(SignalKind::from_raw(nix::libc::SIGCONT)).context("listening for SIGCONT")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     let flags = Arc::clone(flags);
     tokio::spawn(async move {
         loop {
             tokio::select! {
-                _ = interrupt.recv() => flags.ending.store(true, Ordering::SeqCst),
-                _ = terminate.recv() => flags.ending.store(true, Ordering::SeqCst),
-                _ = hangup.recv() => flags.ending.store(true, Ordering::SeqCst),
                 _ = stop.recv() => flags.suspend.store(true, Ordering::SeqCst),
                 _ = go_on.recv() => flags.resume.store(true, Ordering::SeqCst),
             }
@@ -184,11 +173,9 @@ fn show(
 ) -> anyhow::Result<()> {
     let result = show_until_left(&mut guard, &mut screen, look, flags, slot, feed);
     if result.is_err() && !screen.over {
-        // The session must not go on unseen. A second signal would end it at once.
-        std::thread::sleep(HANGUP);
-        if !flags.ending.load(Ordering::SeqCst) {
-            let _ = raise(Signal::SIGINT);
-        }
+        // The session must not go on unseen. A terminal that is gone may have sent the same signal, and two of them are
+        // no impatience.
+        let _ = raise(Signal::SIGHUP);
     }
     result
 }
