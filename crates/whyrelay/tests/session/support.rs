@@ -146,6 +146,18 @@ impl Server {
 
     pub(crate) fn peer_with(&self, verb: &str, room: &str, more: &[&str], environment: &[(&str, &str)]) -> Process {
         let address = if verb == "offer" { "127.0.0.2" } else { "127.0.0.3" };
+        self.peer_at(address, verb, room, more, environment)
+    }
+
+    /// One whose address is chosen.
+    pub(crate) fn peer_at(
+        &self,
+        address: &str,
+        verb: &str,
+        room: &str,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Process {
         let mut arguments = vec![verb, "--signal", &self.url, "--room", room, "--address", address];
         arguments.extend_from_slice(more);
         Process::start(&arguments, environment)
