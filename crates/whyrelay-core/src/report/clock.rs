@@ -3,7 +3,8 @@
 //! What is sent on one side and received on the other was received later. So every message that both sides recorded
 //! bounds the offset from one direction, and the two directions together enclose it: no symmetry of the path is
 //! assumed, as NTP (RFC 5905) has to. Checks and their answers are such messages, over the very path of the data
-//! channel; so are descriptions, candidates and pings over signaling, which also come through when no path does.
+//! channel; so are the first pings over the channel itself, and descriptions, candidates and pings over signaling, which
+//! also come through when no path does.
 
 use std::collections::BTreeMap;
 
@@ -44,6 +45,8 @@ pub struct ClockOffset {
 pub enum Witness {
     /// Connectivity checks and their answers, which go the way of the data channel.
     Checks,
+    /// Pings over the data channel and their answers.
+    Channel,
     /// Messages over signaling.
     Signaling,
 }
@@ -95,7 +98,7 @@ pub(super) fn estimate(evidence: &Evidence, events: &[&Event]) -> Option<ClockOf
         return None;
     }
     let mut messages = checks(evidence);
-    messages.extend(signaling(events));
+    messages.extend(told(events));
     // The window starts where both directions are there, so that an offer that waited for B is no reason to stop early.
     let first = |from| messages.iter().filter(|message| message.from == from).map(Message::on_a).min();
     let start = first(Vantage::A).max(first(Vantage::B)).unwrap_or_default();
@@ -164,17 +167,31 @@ fn checks(evidence: &Evidence) -> Vec<Message> {
     messages
 }
 
-/// What identifies something that went over signaling.
+/// What identifies something that went over signaling or the channel.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Content {
     Description(String),
     Candidate(String),
     /// The n-th ping or pong.
     Ping(String, u32),
+    /// A ping over the channel, or the answer to it.
+    ChannelPing {
+        answer: bool,
+        id: u32,
+    },
 }
 
-/// Messages over signaling, joined by what they say: when one side had it, and when the other got it.
-fn signaling(events: &[&Event]) -> Vec<Message> {
+impl Content {
+    const fn witness(&self) -> Witness {
+        match self {
+            Self::ChannelPing { .. } => Witness::Channel,
+            Self::Description(_) | Self::Candidate(_) | Self::Ping(..) => Witness::Signaling,
+        }
+    }
+}
+
+/// Messages over signaling and the channel, joined by what they say: when one side had it, and when the other got it.
+fn told(events: &[&Event]) -> Vec<Message> {
     let mut had: BTreeMap<(Vantage, Content), Timestamp> = BTreeMap::new();
     let mut got: BTreeMap<(Vantage, Content), Timestamp> = BTreeMap::new();
     let mut pings: BTreeMap<(Vantage, Direction, &str), u32> = BTreeMap::new();
@@ -192,6 +209,10 @@ fn signaling(events: &[&Event]) -> Vec<Message> {
                 let side = if *direction == Direction::Out { Side::Local } else { Side::Remote };
                 (side, Content::Ping(message.clone(), *number))
             }
+            EventKind::ChannelPing { direction, answer, id } => {
+                let side = if *direction == Direction::Out { Side::Local } else { Side::Remote };
+                (side, Content::ChannelPing { answer: *answer, id: *id })
+            }
             _ => continue,
         };
         let (map, from) = match side {
@@ -202,7 +223,7 @@ fn signaling(events: &[&Event]) -> Vec<Message> {
     }
     let message = |(key, sent): (&(Vantage, Content), &Timestamp)| {
         let received = *got.get(key)?;
-        Some(Message { from: key.0, sent: *sent, received, witness: Witness::Signaling })
+        Some(Message { from: key.0, sent: *sent, received, witness: key.1.witness() })
     };
     had.iter().filter_map(message).collect()
 }

@@ -1,8 +1,8 @@
 //! The account as HTML: a snapshot, hostile text, and a session of the largest size.
 
 use whyrelay_core::ice::candidate::{CandidateAddress, CandidateType};
-use whyrelay_core::report::{Report, TextOptions, render_html, render_text, svg};
-use whyrelay_core::trace::event::{EventKind, RefuseReason, SessionOptions, SignalingState, Vantage};
+use whyrelay_core::report::{Report, TextOptions, Witness, render_html, render_text, svg};
+use whyrelay_core::trace::event::{Direction, EventKind, RefuseReason, SessionOptions, SignalingState, Vantage};
 
 use crate::builder::{Check, Fate, Session, address};
 use crate::readable::readable;
@@ -38,6 +38,28 @@ fn the_clock_offset_is_found_within_its_uncertainty() {
     assert!(uncertainty <= 5_000, "{uncertainty}");
     // One side alone has nothing to compare with, and does not say "no offset".
     assert_eq!(Report::from_events(&direct().of(Vantage::A)).clock, None);
+}
+
+#[test]
+fn pings_over_the_channel_compare_the_clocks_more_closely_than_signaling() {
+    let mut session = Session::new();
+    let before = Report::from_events(&session.events).clock.expect("both sides were recorded");
+    for (asks, id) in [(Vantage::A, 0), (Vantage::B, 0), (Vantage::A, 1)] {
+        for (vantage, direction, answer) in [
+            (asks, Direction::Out, false),
+            (asks.other(), Direction::In, false),
+            (asks.other(), Direction::Out, true),
+            (asks, Direction::In, true),
+        ] {
+            session.push(vantage, EventKind::ChannelPing { direction, answer, id });
+        }
+    }
+    let clock = Report::from_events(&session.events).clock.expect("both sides were recorded");
+    assert_eq!(clock.measured_by, [Witness::Channel]);
+    assert_eq!((clock.a_to_b, clock.b_to_a), (before.a_to_b + 3, before.b_to_a + 3));
+    // Each takes 1.5 ms in this session, both ways.
+    assert_eq!(clock.offset_us, Some(1_600_000_000_000_000 - 1_700_000_000_000_000));
+    assert_eq!(clock.uncertainty_us, Some(1500));
 }
 
 /// Markup in every place that a remote peer, a server or a recording from elsewhere can fill with text.

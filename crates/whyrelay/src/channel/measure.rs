@@ -22,7 +22,7 @@
 //! After each input to the [`super::Channel`] and each timeout: hand messages to [`Measurement::handle_message`], then
 //! poll [`Measurement::poll_output`] with the channel's buffered amount until it answers `Timeout`, sending what it asks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,6 +33,8 @@ const HEADER: usize = 5;
 
 /// Round trips that are measured.
 const PINGS: u32 = 20;
+/// Pings, and answers, that are events each way: the recordings compare the sides' clocks by them.
+const RECORDED_PINGS: u32 = 8;
 /// The longest gap between two pings: on a short path the next follows the answer at once.
 const PING_GAP: Duration = Duration::from_millis(20);
 /// An unanswered ping counts as lost after this long.
@@ -142,6 +144,8 @@ pub struct Measurement {
     said_hello: bool,
     peer_ready: bool,
     stream: Duration,
+    /// Pings and answers that have been events, so that a peer which repeats itself fills no recording.
+    recorded: BTreeSet<(Direction, bool, u32)>,
     /// Pings on their way, by id.
     pending: BTreeMap<u32, Instant>,
     sent: u32,
@@ -172,6 +176,7 @@ impl Measurement {
             said_hello: false,
             peer_ready: false,
             stream: plan.throughput.unwrap_or_default().min(MAX_STREAM),
+            recorded: BTreeSet::new(),
             pending: BTreeMap::new(),
             sent: 0,
             round_trips: Vec::new(),
@@ -210,7 +215,7 @@ impl Measurement {
         self.start(now);
         match *kind {
             HELLO_TYPE => self.take_hello(now, body),
-            PING_TYPE => self.send(PONG_TYPE, body.get(..4).unwrap_or_default()),
+            PING_TYPE => self.take_ping(body),
             PONG_TYPE => self.take_pong(now, body),
             READY_TYPE => {
                 self.peer_ready = true;
@@ -255,9 +260,23 @@ impl Measurement {
         self.phase = Phase::Pinging { next: now };
     }
 
+    fn take_ping(&mut self, body: &[u8]) {
+        let Some(id) = body.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes)) else { return };
+        self.record_ping(Direction::In, false, id);
+        self.record_ping(Direction::Out, true, id);
+        self.send(PONG_TYPE, &id.to_be_bytes());
+    }
+
+    fn record_ping(&mut self, direction: Direction, answer: bool, id: u32) {
+        if id < RECORDED_PINGS && self.recorded.insert((direction, answer, id)) {
+            self.outputs.push_back(Output::Event(EventKind::ChannelPing { direction, answer, id }));
+        }
+    }
+
     fn take_pong(&mut self, now: Instant, body: &[u8]) {
         let Some(id) = body.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes)) else { return };
         let Some(sent_at) = self.pending.remove(&id) else { return };
+        self.record_ping(Direction::In, true, id);
         let latest = now.saturating_duration_since(sent_at);
         self.round_trips.push(latest);
         let answered = self.round_trips.len() as u32;
@@ -327,6 +346,7 @@ impl Measurement {
         self.pending.retain(|_, sent_at| now.saturating_duration_since(*sent_at) < PING_WAIT);
         if self.sent < PINGS && now >= next {
             self.pending.insert(self.sent, now);
+            self.record_ping(Direction::Out, false, self.sent);
             self.send(PING_TYPE, &self.sent.to_be_bytes());
             self.sent += 1;
             self.phase = Phase::Pinging { next: now + PING_GAP };

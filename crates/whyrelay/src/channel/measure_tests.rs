@@ -88,7 +88,13 @@ fn round_trips_are_those_of_the_path() {
     assert_eq!(pair.run(Duration::from_secs(10)), [Some(Outcome::Measured); 2]);
     for events in &pair.events {
         let expected = EventKind::RoundTrips { count: 20, lost: 0, median_us: 60_000, p99_us: 60_000 };
-        assert_eq!(events[..], [expected]);
+        let pings = [(Direction::Out, false), (Direction::In, false), (Direction::Out, true), (Direction::In, true)];
+        for (way, is_answer) in pings {
+            let of_these = |event: &&EventKind| matches!(event, EventKind::ChannelPing { direction, answer, .. } if (*direction, *answer) == (way, is_answer));
+            assert_eq!(events.iter().filter(of_these).count(), 8, "{way:?} {is_answer}");
+        }
+        assert_eq!(events.last(), Some(&expected));
+        assert_eq!(events.len(), 4 * 8 + 1);
     }
     // Twenty in a pipeline, not one after the other.
     assert!(pair.world.now - start < Duration::from_millis(700), "{:?}", pair.world.now - start);
@@ -140,6 +146,26 @@ fn a_peer_that_is_not_whyrelay_is_sent_nothing_and_told_apart() {
     let MeasureOutput::Timeout(until) = measurement.poll_output(now, 0) else { panic!("something is sent") };
     let MeasureOutput::Timeout(_) = measurement.poll_output(until, 0) else { panic!("something is sent") };
     assert_eq!(measurement.outcome(), Some(Outcome::NotWhyrelay));
+}
+
+#[test]
+fn a_peer_that_repeats_its_pings_fills_no_recording() {
+    let now = Instant::now();
+    let mut measurement = Measurement::new(Plan { offerer: true, peer_is_whyrelay: true, throughput: None });
+    let mut events = 0;
+    for number in 0..1000_u32 {
+        let mut ping = b"WRM1\x01".to_vec();
+        ping.extend_from_slice(&(number % 10).to_be_bytes());
+        measurement.handle_message(now, true, &ping);
+        loop {
+            match measurement.poll_output(now, 0) {
+                MeasureOutput::Timeout(_) => break,
+                MeasureOutput::Event(_) => events += 1,
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(events, 16);
 }
 
 #[test]

@@ -421,6 +421,16 @@ pub enum EventKind {
         /// Why.
         detail: String,
     },
+    /// One of the first pings over the channel, or the answer to it: both sides record them, so that their clocks can
+    /// be compared.
+    ChannelPing {
+        /// Direction as seen from here.
+        direction: Direction,
+        /// Whether it is the answer.
+        answer: bool,
+        /// Its number, counted by who asks.
+        id: u32,
+    },
     /// Round trips of messages over the channel.
     RoundTrips {
         /// How many were measured.

@@ -4,6 +4,8 @@
 const MAGIC = [0x57, 0x52, 0x4d, 0x31];
 const TYPE = { hello: 0, ping: 1, pong: 2, ready: 3, start: 4, data: 5, stop: 6, report: 7 };
 const PINGS = 20;
+// Pings, and answers, that are events each way.
+const RECORDED_PINGS = 8;
 const PING_WAIT_MS = 3000;
 const SILENCE_MS = 10_000;
 const MAX_STREAM_MS = 60_000;
@@ -19,6 +21,7 @@ export class Measurement {
     this.offerer = offerer;
     this.on = on;
     this.pending = new Map();
+    this.recorded = new Set();
     this.trips = [];
     this.sent = 0;
     this.streamMs = 0;
@@ -51,6 +54,8 @@ export class Measurement {
         }
         break;
       case TYPE.ping:
+        this.record("in", false, number(0));
+        this.record("out", true, number(0));
         this.send(TYPE.pong, u32(number(0)));
         break;
       case TYPE.pong:
@@ -117,6 +122,7 @@ export class Measurement {
   sendPing() {
     this.pending.set(this.sent, performance.now());
     this.lastPing = performance.now();
+    this.record("out", false, this.sent);
     this.send(TYPE.ping, u32(this.sent));
     this.sent += 1;
   }
@@ -125,6 +131,7 @@ export class Measurement {
     const at = this.pending.get(id);
     if (at === undefined) return;
     this.pending.delete(id);
+    this.record("in", true, id);
     this.spoke = true;
     const trip = performance.now() - at;
     this.on.roundTrip(trip);
@@ -132,6 +139,14 @@ export class Measurement {
       this.trips.push(trip);
       this.ping();
     }
+  }
+
+  // A ping or an answer becomes an event, so that the recordings tell how far the two clocks are apart.
+  record(direction, answer, id) {
+    const key = `${direction} ${answer} ${id}`;
+    if (id >= RECORDED_PINGS || this.recorded.has(key)) return;
+    this.recorded.add(key);
+    this.on.event("channel-ping", { direction, answer, id });
   }
 
   turns() {
