@@ -4,6 +4,7 @@
 //! events come, and whether they come from a live session or from recordings.
 
 mod account;
+mod asides;
 mod candidates;
 mod check;
 mod checks;
@@ -26,6 +27,7 @@ pub mod words;
 use serde::Serialize;
 
 pub use account::{Account, LogLine};
+pub use asides::{Aside, Point, asides};
 pub use candidates::CandidateRow;
 pub use check::{
     CHECK_SCHEMA, CheckReport, NatsInFront, Numbered, Row, Section, State, render_check_json, render_check_rows,

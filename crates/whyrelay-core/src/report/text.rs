@@ -4,7 +4,6 @@ pub(super) mod findings;
 pub(super) mod fold;
 mod paint;
 mod pairs;
-mod probes;
 mod tables;
 
 use std::fmt::Write as _;
@@ -40,7 +39,7 @@ pub fn render_text(report: &Report, options: &TextOptions) -> String {
     let mut out = String::new();
     verdict(&mut out, report, paint);
     findings::render(&mut out, report, paint);
-    probes::render(&mut out, report, paint);
+    asides(&mut out, report, paint);
     sides(&mut out, report, paint);
     tables::candidates(&mut out, report, paint);
     pairs::render(&mut out, report, options, paint);
@@ -94,6 +93,23 @@ fn verdict(out: &mut String, report: &Report, paint: Paint) {
         let rtt =
             selected.rtt_ms.map_or_else(|| "round trip not measured".to_owned(), |ms| format!("round trip {ms:.1} ms"));
         let _ = writeln!(out, "  {rtt}");
+    }
+}
+
+fn asides(out: &mut String, report: &Report, paint: Paint) {
+    for aside in super::asides(report) {
+        heading(out, &aside.heading, paint);
+        if let Some(lead) = &aside.lead {
+            wrap(out, paint, "  ", lead);
+        }
+        for point in &aside.points {
+            // What is an event stands in a row with its like.
+            let bullet = if point.seq.is_some() { "" } else { "- " };
+            wrap(out, paint, "  ", &format!("{bullet}{}", point.words));
+        }
+        if let Some(conclusion) = aside.conclusion {
+            wrap(out, paint, "  ", conclusion);
+        }
     }
 }
 

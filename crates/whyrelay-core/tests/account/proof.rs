@@ -1,9 +1,9 @@
 //! An earlier session beside a later one.
 
 use whyrelay_core::diagnosis::session::Path;
-use whyrelay_core::host::{PolicyRule, RoutePurpose};
+use whyrelay_core::host::{PolicyRule, ProbeAim, RoutePurpose};
 use whyrelay_core::report::{Proof, Report, TextOptions, render_json, render_text};
-use whyrelay_core::trace::event::{Event, Vantage};
+use whyrelay_core::trace::event::{Event, EventKind, Vantage};
 
 use crate::builder::{Fate, Session};
 use crate::cases::facts::{UPLINK, Way, policy_rule};
@@ -11,7 +11,7 @@ use crate::cases::lost;
 use crate::report::{B_MAPPED, STUN, direct, failed};
 
 /// A session whose packets a rule takes away.
-fn diverted() -> Session {
+pub(crate) fn diverted() -> Session {
     lost(|session| {
         session.application(Some(0x1BD00), true);
         session.link(Vantage::A, "eth0", None, "192.168.1.2");
@@ -25,8 +25,23 @@ fn diverted() -> Session {
     })
 }
 
+/// The same with probes, and with something tried for this session.
+pub(crate) fn diverted_and_probed() -> Session {
+    let mut session = diverted();
+    for event in &mut session.events {
+        if let (Vantage::A, EventKind::RecordingStarted { options, .. }) = (event.vantage, &mut event.kind) {
+            options.tried = vec!["port".into()];
+        }
+    }
+    let device = ProbeAim::Device { device: "eth0".into() };
+    session.probe(device, "192.168.1.2:40002", B_MAPPED, Some("203.0.113.1:40002"));
+    session.probe(ProbeAim::WithoutMark, "192.168.1.2:40003", B_MAPPED, Some("203.0.113.1:40003"));
+    session.probe(ProbeAim::TimeToLive { ttl: 2 }, "192.168.1.2:40000", B_MAPPED, None);
+    session
+}
+
 /// The same after the rule is gone.
-fn mended() -> Session {
+pub(crate) fn mended() -> Session {
     let mut session = direct();
     session.application(Some(0x1BD00), true);
     session.link(Vantage::A, "eth0", None, "192.168.1.2");

@@ -7,6 +7,7 @@ use whyrelay_core::trace::event::{Event, Vantage};
 use whyrelay_core::trace::recording::encode;
 
 use crate::builder::Fate;
+use crate::proof::{diverted_and_probed, mended};
 use crate::report::{direct, failed, finish_relayed, relayed};
 
 #[test]
@@ -15,11 +16,13 @@ fn recordings_made_by_hand_are_what_the_builder_makes() {
     let mut through_relay = relayed();
     finish_relayed(&mut through_relay);
     let broken = failed(Fate::LostOnTheWay, Fate::AnswerLost);
-    let recordings: [(&str, Vec<Event>); 4] = [
+    let recordings: [(&str, Vec<Event>); 6] = [
         ("direct", direct().events),
         ("relayed", through_relay.events),
         ("failed", broken.events.clone()),
         ("one-sided", broken.of(Vantage::A)),
+        ("as-program", diverted_and_probed().events),
+        ("mended", mended().events),
     ];
     for (name, events) in recordings {
         let made: String = events.iter().map(encode).collect();

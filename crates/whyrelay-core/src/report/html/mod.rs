@@ -32,6 +32,7 @@ pub fn render_html(report: &Report) -> String {
     out.raw("</style>\n</head>\n<body>\n<main>\n");
     verdict(&mut out, report);
     findings::causes(&mut out, report);
+    asides(&mut out, report);
     network(&mut out, report);
     not_measured(&mut out, report);
     findings::notes(&mut out, report);
@@ -107,6 +108,37 @@ fn heading(out: &mut Markup, id: &'static str, words: &'static str, small: &str)
     }
     out.close("h2");
     out.line();
+}
+
+fn asides(out: &mut Markup, report: &Report) {
+    let mut last = "";
+    for aside in super::asides(report) {
+        out.line();
+        // Two sides may stand in for a program each.
+        let id: &[(&str, &str)] = if aside.id == last { &[] } else { &[("id", aside.id)] };
+        out.element("h2", id, &aside.heading);
+        last = aside.id;
+        out.raw("\n<div class=\"panel\">\n");
+        if let Some(lead) = &aside.lead {
+            out.element("p", &[("class", "lead")], lead);
+        }
+        if !aside.points.is_empty() {
+            out.raw("<ul class=\"plain\">\n");
+            for point in &aside.points {
+                out.open("li", &[]);
+                out.text(&point.words);
+                if let Some(seq) = point.seq {
+                    out.element("span", &[("class", "faint")], &format!(" #{seq}"));
+                }
+                out.raw("</li>\n");
+            }
+            out.raw("</ul>");
+        }
+        if let Some(conclusion) = aside.conclusion {
+            out.element("p", &[], conclusion);
+        }
+        out.raw("</div>\n");
+    }
 }
 
 fn network(out: &mut Markup, report: &Report) {

@@ -6,7 +6,7 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use whyrelay_core::diagnosis::session::Path;
-use whyrelay_core::report::{Report, SideSummary, words};
+use whyrelay_core::report::{Report, SideSummary, asides, words};
 
 use super::Look;
 use super::pieces::{cut, frame as pane_frame, wrap};
@@ -76,6 +76,15 @@ pub(in crate::tui) fn lines(screen: &Screen, report: &Report) -> Vec<String> {
     lines.extend(words::ways(report));
     for (name, part, side) in [("A", "offerer", &report.a), ("B", "answerer", &report.b)] {
         lines.push(format!("{name} {part}: {}", side.as_ref().map_or_else(|| "not recorded".to_owned(), self::side)));
+    }
+    for aside in asides(report) {
+        let lead = aside.lead.map_or_else(String::new, |lead| format!(" {lead}"));
+        lines.push(format!("{}:{lead}", aside.heading));
+        lines.extend(aside.points.iter().map(|point| {
+            let event = point.seq.map_or_else(String::new, |seq| format!(" (#{seq})"));
+            format!("- {}{event}", point.words)
+        }));
+        lines.extend(aside.conclusion.map(str::to_owned));
     }
     lines.extend(report.clock.as_ref().map(|clock| clock.summary.clone()));
     for missing in &report.not_measured {
