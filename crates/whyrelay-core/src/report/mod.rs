@@ -67,6 +67,8 @@ pub struct Report {
     pub schema: &'static str,
     /// The path.
     pub path: Path,
+    /// The path as a heading.
+    pub heading: &'static str,
     /// Whether the events tell how it came out; when they do not, a path that was not seen is called failed.
     pub decided: bool,
     /// The path that these two networks allow, where that is evident.
@@ -152,6 +154,8 @@ pub struct SideSummary {
 /// A pair with the chains of its checks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PairRow {
+    /// All of it in words.
+    pub words: words::PairWords,
     /// A's end.
     pub a: Option<End>,
     /// B's end.
@@ -260,6 +264,7 @@ impl Report {
         Self {
             schema: SCHEMA,
             path: session.path,
+            heading: words::path(session.path),
             decided: session.is_decided(),
             expected,
             verdict,
@@ -320,7 +325,8 @@ fn pair_row(session: &Session<'_>, pair: &JoinedPair, checks: &checks::Checks<'_
         let (pruned, no_connection) = (side.pruned.clone(), side.no_connection.clone());
         Some(PairOfSide { pair: side.pair, state: side.state, pruned, no_connection })
     };
-    PairRow {
+    let mut row = PairRow {
+        words: words::PairWords::default(),
         a: session.end(pair, Vantage::A),
         b: session.end(pair, Vantage::B),
         a_pair: of_side(Vantage::A),
@@ -334,7 +340,9 @@ fn pair_row(session: &Session<'_>, pair: &JoinedPair, checks: &checks::Checks<'_
         outcome: PairOutcome::of(pair),
         checks: rows,
         checks_left_out,
-    }
+    };
+    row.words = words::pair(&row);
+    row
 }
 
 fn side_summary(side: &SideEvidence) -> SideSummary {

@@ -1,5 +1,7 @@
 //! The words that text, HTML and screen share.
 
+use serde::Serialize;
+
 use super::{CandidateRow, PairOfSide, PairRow, Report};
 use crate::diagnosis::expected::{Expected, Verdict};
 use crate::diagnosis::session::{Break, Chain, End, Path};
@@ -17,6 +19,61 @@ pub struct Step {
     pub words: String,
     /// How many checks came so far; `None`: not measured.
     pub count: Option<u32>,
+}
+
+/// A pair as every rendering says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PairWords {
+    /// A's end.
+    pub a: String,
+    /// B's end.
+    pub b: String,
+    /// What the pair is: selected, relayed, its states.
+    pub marks: Vec<String>,
+    /// How far A's checks came.
+    pub a_to_b: ChainWords,
+    /// How far B's checks came.
+    pub b_to_a: ChainWords,
+}
+
+/// A chain in words, like `sent 7 > seen by B 0 > answered 0 > answer seen 0`, `never reached B`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ChainWords {
+    /// Its steps; `null`: nothing was sent because there was no connection to send on.
+    pub steps: Option<String>,
+    /// Where it broke; `null`: nowhere, or it is not known.
+    pub broken: Option<String>,
+}
+
+/// The steps of a chain on which nothing was sent.
+pub const NOT_CHECKED: &str = "not checked";
+
+pub(super) fn pair(pair: &PairRow) -> PairWords {
+    PairWords {
+        a: end(pair.a.as_ref()),
+        b: end(pair.b.as_ref()),
+        marks: marks(pair),
+        a_to_b: chain(&pair.a_to_b, Vantage::A, pair.a_pair.as_ref()),
+        b_to_a: chain(&pair.b_to_a, Vantage::B, pair.b_pair.as_ref()),
+    }
+}
+
+fn chain(chain: &Chain, from: Vantage, side: Option<&PairOfSide>) -> ChainWords {
+    if let Some(why) = no_connection(chain, side) {
+        return ChainWords { steps: None, broken: Some(why) };
+    }
+    let steps = steps(chain, from).map_or_else(
+        || NOT_CHECKED.to_owned(),
+        |steps| {
+            let mut line = steps.map(|step| step.words).join(" > ");
+            for error in errors(chain) {
+                line.push_str(", ");
+                line.push_str(&error);
+            }
+            line
+        },
+    );
+    ChainWords { steps: Some(steps), broken: broken(chain, from) }
 }
 
 /// The path as a heading.

@@ -5,9 +5,7 @@ use std::fmt::Write as _;
 use super::TextOptions;
 use super::heading;
 use super::paint::{Paint, Style};
-use crate::diagnosis::session::Chain;
 use crate::report::{PairOfSide, PairRow, Report, words};
-use crate::trace::event::Vantage;
 
 /// Most pairs that are shown unless all are asked for.
 const MAX_SHOWN: usize = 24;
@@ -39,31 +37,18 @@ fn is_telling(pair: &PairRow) -> bool {
 }
 
 fn render_pair(out: &mut String, pair: &PairRow, paint: Paint) {
-    let paint_mark = |mark: String| if mark == "selected" { paint.apply(Style::Good, &mark) } else { mark };
-    let marks: Vec<String> = words::marks(pair).into_iter().map(paint_mark).collect();
+    let words = &pair.words;
+    let paint_mark = |mark: &String| if mark == "selected" { paint.apply(Style::Good, mark) } else { mark.clone() };
+    let marks: Vec<String> = words.marks.iter().map(paint_mark).collect();
     let marks = if marks.is_empty() { String::new() } else { format!("  [{}]", marks.join(", ")) };
-    let (a, b) = (words::end(pair.a.as_ref()), words::end(pair.b.as_ref()));
-    let _ = writeln!(out, "  A {a} <-> B {b}{marks}");
-    for (direction, chain, from, side) in
-        [("A->B", &pair.a_to_b, Vantage::A, &pair.a_pair), ("B->A", &pair.b_to_a, Vantage::B, &pair.b_pair)]
-    {
-        let words = match words::no_connection(chain, side.as_ref()) {
-            Some(words) => paint.apply(Style::Bad, &format!("X {words}")),
-            None => render_chain(chain, from, paint),
-        };
-        let _ = writeln!(out, "    {direction}  {words}");
-    }
-}
-
-/// One chain: `sent 7 > seen by B 0 > …  X never reached B`.
-fn render_chain(chain: &Chain, from: Vantage, paint: Paint) -> String {
-    let Some(steps) = words::steps(chain, from) else { return paint.apply(Style::Faint, "not checked") };
-    let mut line = steps.map(|step| step.words).join(" > ");
-    for error in words::errors(chain) {
-        let _ = write!(line, ", {error}");
-    }
-    match words::broken(chain, from) {
-        Some(broken) => format!("{line}  {}", paint.apply(Style::Bad, &format!("X {broken}"))),
-        None => line,
+    let _ = writeln!(out, "  A {} <-> B {}{marks}", words.a, words.b);
+    for (direction, chain) in [("A->B", &words.a_to_b), ("B->A", &words.b_to_a)] {
+        let steps = chain.steps.as_ref().map(|steps| match steps.as_str() {
+            words::NOT_CHECKED => paint.apply(Style::Faint, steps),
+            _ => steps.clone(),
+        });
+        let broken = chain.broken.as_ref().map(|broken| paint.apply(Style::Bad, &format!("X {broken}")));
+        let line: Vec<String> = [steps, broken].into_iter().flatten().collect();
+        let _ = writeln!(out, "    {direction}  {}", line.join("  "));
     }
 }

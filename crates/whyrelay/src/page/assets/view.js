@@ -105,11 +105,9 @@ export function liveFacts(session) {
 
 // ---- the account --------------------------------------------------------------------------------------------------
 
-const VERDICTS = { direct: "DIRECT", relayed: "RELAYED", failed: "NOT CONNECTED" };
-
 export function showAccount(account) {
   const verdict = byId("verdict");
-  verdict.textContent = VERDICTS[account.path] ?? String(account.path);
+  verdict.textContent = account.heading;
   verdict.dataset.path = account.path;
   if (account.note) verdict.append(element("small", {}, ` ${account.note}`));
   byId("reason").textContent = account.reason ?? "";
@@ -146,40 +144,17 @@ function addressText(address) {
   return typeof address === "object" ? `${address.name}:${address.port}` : shown(address);
 }
 
-const BREAKS = {
-  "at-sending": () => "the system refused to send",
-  "on-the-way": (receiver) => `never reached ${receiver}`,
-  "at-answering": (receiver) => `${receiver} did not answer`,
-  "on-the-way-back": () => "the answers were lost",
-  refused: (receiver) => `${receiver} answered with errors`,
-  somewhere: () => "not answered",
-};
-
-function accountPair(pair) {
-  const end = (side) => (side ? `${side.type} ${addressText(side.address)}` : "unknown");
-  const states = [pair.a_pair?.state, pair.b_pair?.state].filter(Boolean);
-  const state = new Set(states).size === 2 ? `A ${states[0]}, B ${states[1]}` : states[0] ?? "";
-  const marks = [pair.selected ? "selected" : null, pair.relayed ? "relayed" : null, state].filter(Boolean);
+// The words are the account's own.
+function accountPair({ words, selected }) {
+  const chain = ({ steps, broken }) => ({ text: steps ?? "", broken });
   return {
-    a: end(pair.a),
-    b: end(pair.b),
-    state: marks.join(", "),
-    selected: pair.selected,
-    aToB: accountChain(pair.a_to_b, "B"),
-    bToA: accountChain(pair.b_to_a, "A"),
+    a: words.a,
+    b: words.b,
+    state: words.marks.join(", "),
+    selected,
+    aToB: chain(words.a_to_b),
+    bToA: chain(words.b_to_a),
   };
-}
-
-function accountChain(chain, receiver) {
-  if (!chain || chain.sent?.checks === 0) return { text: "not checked" };
-  const from = (chain.seen?.from ?? []).join(", ");
-  const text = [
-    `sent ${known(chain.sent?.checks)}`,
-    `seen by ${receiver} ${known(chain.seen?.checks)}${from ? ` from ${from}` : ""}`,
-    `answered ${known(chain.answered)}`,
-    `answer seen ${known(chain.answer_seen)}`,
-  ].join(" > ");
-  return { text, broken: chain.broken ? BREAKS[chain.broken]?.(receiver) ?? String(chain.broken) : null };
 }
 
 // ---- the plot -----------------------------------------------------------------------------------------------------
