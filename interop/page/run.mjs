@@ -5,7 +5,8 @@
 //   run.mjs pair --url URL            two pages in one room
 //   run.mjs keyboard --url URL        without a pointer, and with axe looking for what keeps people out
 //   run.mjs report --url URL          a saved report: how it opens, and on a phone
-//   run.mjs hostile --url URL         against a peer that sends markup in every field it controls
+//   run.mjs hostile --url URL --events FILE
+//                                     against a peer that sends markup in every field it controls, and this recording
 //
 // Environment: WHYRELAY_INTEROP_NODE_DIR (a directory with node_modules), WHYRELAY_INTEROP_CHROMIUM.
 
@@ -13,7 +14,7 @@ import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 
 import { axe, launch, open, outcome } from "./browser.mjs";
-import { hostile } from "./hostile.mjs";
+import { hostile, MARKUP } from "./hostile.mjs";
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
@@ -22,6 +23,7 @@ const { values: flags, positionals } = parseArgs({
     side: { type: "string", default: "auto" },
     "relay-only": { type: "boolean", default: false },
     shot: { type: "string" },
+    events: { type: "string" },
     recording: { type: "boolean", default: false },
     timeout: { type: "string", default: "45" },
   },
@@ -144,17 +146,19 @@ async function openReport(browser) {
 }
 
 async function against(browser) {
-  const opened = await open(browser, flags.url);
+  // Whoever sends a link names the room.
+  const url = `${new URL(flags.url).origin}/#room=${encodeURIComponent(MARKUP)}`;
+  const opened = await open(browser, url);
   await start(opened, "b");
   await opened.page.waitForFunction(() => document.querySelector("#status").textContent.startsWith("Waiting"));
   const before = await opened.page.$$eval("img, script, iframe, svg:not(#plot svg)", (all) => all.length);
-  const planted = await hostile(browser, flags.url);
+  await hostile(browser, url, flags.events);
   const result = await outcome(opened, timeout);
   await shoot(opened, "hostile");
   const after = await opened.page.$$eval("img, script, iframe, svg:not(#plot svg)", (all) => all.length);
   const report = await saved(opened, "#save-report");
   const shown = await opened.page.textContent("body");
-  return { ...result, before, after, planted, shownAsText: shown.includes(planted), report };
+  return { ...result, before, after, planted: MARKUP, shownAsText: shown.includes(MARKUP), report };
 }
 
 const browser = await launch();

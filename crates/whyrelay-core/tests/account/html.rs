@@ -3,8 +3,10 @@
 use whyrelay_core::ice::candidate::{CandidateAddress, CandidateType};
 use whyrelay_core::report::{Report, TextOptions, Witness, render_html, render_text, svg};
 use whyrelay_core::trace::event::{Direction, EventKind, RefuseReason, SessionOptions, SignalingState, Vantage};
+use whyrelay_core::trace::recording::Recording;
 
 use crate::builder::{Check, Fate, Session, address};
+use crate::hostile;
 use crate::readable::readable;
 use crate::report::{A, STUN, a_checks, b_checks, behind_nats, direct, failed, finish_relayed, relayed};
 
@@ -63,7 +65,7 @@ fn pings_over_the_channel_compare_the_clocks_more_closely_than_signaling() {
 }
 
 /// Markup in every place that a remote peer, a server or a recording from elsewhere can fill with text.
-fn hostile(evil: &str) -> Session {
+fn hostile_session(evil: &str) -> Session {
     let mut session = Session::with_options(SessionOptions { interfaces: vec![evil.into()], ..Default::default() });
     let text = || evil.to_owned();
     for vantage in [Vantage::A, Vantage::B] {
@@ -121,9 +123,13 @@ fn markup_of_a_peer_stays_text_in_every_format() {
         "javascript:alert(1)",
         "&lt;b&gt;\u{202e}\u{1b}[2J",
     ] {
-        let session = hostile(evil);
-        for events in [session.events.clone(), session.of(Vantage::A), session.of(Vantage::B)] {
-            let report = Report::from_events(&events);
+        let session = hostile_session(evil);
+        let (lines, fields) = hostile::recording(evil);
+        assert!(fields > 160, "{evil}: in {fields} fields");
+        let everything = Recording::read(lines.as_bytes()).expect("a recording").events;
+        for events in [session.events.clone(), session.of(Vantage::A), session.of(Vantage::B), everything.clone()] {
+            let mut report = Report::from_events(&events);
+            report.prove(&everything, &events);
             let html = render_html(&report);
             let pictures =
                 [svg::network_svg(&report), svg::network_tall_svg(&report), svg::timeline_svg(&report, 360)].concat();
