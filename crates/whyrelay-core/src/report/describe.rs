@@ -49,7 +49,7 @@ fn line(kind: &EventKind) -> String {
         EventKind::SocketFailed { transport, local, detail, .. } => {
             format!("could not open a {} socket on {local}: {detail}", transport.name())
         }
-        EventKind::Datagram(datagram) => describe_datagram(datagram),
+        EventKind::Datagram(datagram) | EventKind::ProbeDatagram(datagram) => describe_datagram(datagram),
         EventKind::SendFailed { transport, local, remote, detail, .. } => {
             format!("the system refused to send {} {local} > {remote}: {detail}", transport.name())
         }

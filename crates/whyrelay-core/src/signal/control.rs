@@ -72,6 +72,12 @@ pub struct PeerProbing {
     /// The openers that were asked for are out.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub opened: bool,
+    /// Knock at these addresses after a silence.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub knock: Vec<SocketAddr>,
+    /// How long that silence is, in milliseconds from now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_ms: Option<u32>,
     /// Whether the sender's probes are under way: do not close your sockets meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub under_way: Option<bool>,

@@ -89,7 +89,7 @@ impl PcapngWriter {
                 self.sockets.entry((event.vantage, *base)).or_insert_with(|| interface.clone());
                 Vec::new()
             }
-            EventKind::Datagram(datagram) => {
+            EventKind::Datagram(datagram) | EventKind::ProbeDatagram(datagram) => {
                 let mut bytes = if self.has_header { Vec::new() } else { self.header() };
                 self.packet(&mut bytes, event, datagram);
                 bytes

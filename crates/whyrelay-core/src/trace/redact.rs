@@ -68,7 +68,7 @@ impl Redactor {
             // So says the recording itself, whoever asked for it.
             options.redacted = true;
         }
-        if let EventKind::Datagram(datagram) = &mut kind {
+        if let EventKind::Datagram(datagram) | EventKind::ProbeDatagram(datagram) = &mut kind {
             let data = self.bytes(&datagram.data, 0);
             let length = i64::from(datagram.length) + data.len() as i64 - datagram.data.len() as i64;
             datagram.length = u32::try_from(length).unwrap_or_default();

@@ -277,6 +277,10 @@ pub struct PeerArgs {
     /// Measure the throughput for this time, each way
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Session")]
     pub throughput: Option<Duration>,
+    /// Find out how long this side's NAT remembers an idle mapping, up to this time: the session then takes that much
+    /// longer, and the other side waits for it
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Session")]
+    pub lifetime: Option<Duration>,
 
     /// Watch it on a terminal screen: path, pairs, checks, events, findings. The account is printed when it is left
     #[arg(long, help_heading = "Output")]

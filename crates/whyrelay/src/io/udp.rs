@@ -82,6 +82,8 @@ pub struct IcmpError {
     pub icmp_code: u8,
     /// errno.
     pub errno: i32,
+    /// The MTU that a "too big" names, in bytes.
+    pub mtu: Option<u32>,
     /// The first bytes of the datagram, as far as the error quotes it.
     pub quoted: Option<[u8; QUOTED]>,
 }
@@ -182,6 +184,22 @@ impl UdpDoor {
         sent
     }
 
+    /// Sends one datagram that nobody may fragment, whatever the system has learned of the path.
+    ///
+    /// # Errors
+    /// As [`Self::send`], and EMSGSIZE where the interface takes no such packet.
+    pub fn send_whole(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        let socket = match &self.raw {
+            Some(raw) => SockRef::from(raw.socket()),
+            None => SockRef::from(&*self.socket),
+        };
+        let usual = discovery(&socket, self.local, None)?;
+        dont_fragment(&socket, self.local)?;
+        let sent = self.send(remote, bytes);
+        discovery(&socket, self.local, Some(usual))?;
+        sent
+    }
+
     /// Our address.
     pub fn local(&self) -> SocketAddr {
         self.local
@@ -242,6 +260,25 @@ fn dont_fragment(socket: &Socket, address: SocketAddr) -> io::Result<()> {
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
     };
     set_int(socket, level, option, value)
+}
+
+/// How a socket finds out the path's MTU: what is set, or was set before something else is.
+#[expect(unsafe_code, reason = "one getsockopt with pointers to a live integer and its size")]
+fn discovery(socket: &Socket, address: SocketAddr, to: Option<libc::c_int>) -> io::Result<libc::c_int> {
+    let (level, option) = match address {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+    };
+    if let Some(to) = to {
+        return set_int(socket, level, option, to).map(|()| to);
+    }
+    let mut value: libc::c_int = 0;
+    let mut length = std::mem::size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed; the pointers are to `value` and its length.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, std::ptr::from_mut(&mut value).cast(), &mut length)
+    };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
 /// An integer option that no crate of ours has a name for.
@@ -377,6 +414,7 @@ fn receive_error_into(socket: &UdpSocket, local: SocketAddr, buffer: &mut [u8]) 
             icmp_type: error.ee_type,
             icmp_code: error.ee_code,
             errno: i32::try_from(error.ee_errno).unwrap_or(0),
+            mtu: Some(error.ee_info).filter(|mtu| *mtu != 0),
             quoted: None,
         };
         return Some((error, message.bytes));

@@ -64,6 +64,8 @@ pub struct SessionConfig {
     pub stay: bool,
     /// Throughput, for this long each way.
     pub throughput: Option<Duration>,
+    /// The longest silence to try a mapping with.
+    pub lifetime: Option<Duration>,
     /// The recording's file.
     pub record: Option<PathBuf>,
     /// The capture's file.
@@ -140,6 +142,7 @@ impl SessionConfig {
             patient: args.patient,
             stay: args.stay,
             throughput: args.throughput,
+            lifetime: args.lifetime,
             record: args.record,
             pcap: args.pcap,
             redact: args.redact,
@@ -178,6 +181,7 @@ impl SessionConfig {
             patient: false,
             stay: false,
             throughput: None,
+            lifetime: None,
             record: None,
             pcap: None,
             redact: false,

@@ -109,7 +109,7 @@ impl Sink {
         }
         let last_words = matches!(kind, EventKind::EventsDropped { .. } | EventKind::RecordingEnded { .. });
         let withheld = if let Redaction::Withheld(events) = &self.redaction { events.len() } else { 0 };
-        if let EventKind::Datagram(datagram) = &kind {
+        if let EventKind::Datagram(datagram) | EventKind::ProbeDatagram(datagram) = &kind {
             self.data += datagram.data.len();
         }
         if (self.events.len() + withheld >= MAX_EVENTS || self.data > MAX_DATA) && !last_words {
@@ -284,6 +284,20 @@ impl Sink {
         let passage = Passage { direction, transport, local, remote, interface, bytes, integrity };
         let datagram = Datagram::sanitised(passage);
         self.record(at, EventKind::Datagram(datagram));
+    }
+
+    /// Records a probe, or what it was answered with.
+    pub(super) fn pass_probe(
+        &mut self,
+        at: Timestamp,
+        direction: Direction,
+        (local, remote): (SocketAddr, SocketAddr),
+        bytes: &[u8],
+    ) {
+        let interface = self.interfaces.get(&local).map(String::as_str);
+        let transport = Transport::Udp;
+        let passage = Passage { direction, transport, local, remote, interface, bytes, integrity: None };
+        self.record(at, EventKind::ProbeDatagram(Datagram::sanitised(passage)));
     }
 
     /// Records what was only counted since the last call.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use whyrelay_core::engine::peer;
 use whyrelay_core::engine::peer_probes;
 use whyrelay_core::ice::candidate::Candidate;
+use whyrelay_core::trace::event::Direction;
 
 use super::driver::Session;
 use crate::io::disguise::DeviceName;
@@ -145,8 +146,10 @@ impl Session {
 
     fn send_trial_openers(&mut self, remote: SocketAddr) {
         let Some((ours, theirs)) = self.both_credentials() else { return };
-        for door in self.doors.values().filter(|door| door.local().is_ipv4() == remote.is_ipv4()) {
+        let now = self.clock.now();
+        for (local, door) in self.doors.iter().filter(|(local, _)| local.is_ipv4() == remote.is_ipv4()) {
             let bytes = peer_probes::opener(self.random.transaction_id(), &ours, &theirs);
+            self.sink.pass_probe(now, Direction::Out, (*local, remote), &bytes);
             // What is refused here is refused to the checks, too, and told there.
             let _ = door.send_with_ttl(remote, &bytes, OPENER_TTL);
         }

@@ -9,6 +9,7 @@ mod coturn;
 mod namespace;
 mod ours;
 mod peers;
+mod probes;
 mod process;
 mod suite;
 
@@ -22,6 +23,7 @@ mod check_servers;
 mod foreign;
 mod golab;
 mod harness;
+mod homes;
 mod host;
 mod interrupted;
 mod lab;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
     our_relay::register(&mut suite);
     golab::register(&mut suite);
     application::register(&mut suite);
+    probes::register(&mut suite);
     blocked::register(&mut suite);
     page::register(&mut suite);
     report::register(&mut suite);

@@ -1,6 +1,7 @@
 //! The NAT forgets an idle mapping too soon.
 
 use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::host::{ProbeAim, ProbeOutcome};
@@ -41,21 +42,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         }
         _ => None,
     });
-    let probed = || {
-        let silent =
-            |probe: &&crate::diagnosis::evidence::Taken<crate::host::Probe>| probe.fact.result == ProbeOutcome::Silent;
-        let probes = side.host.probes_with(|aim| matches!(aim, ProbeAim::Silence { .. }));
-        let seconds = |aim: &ProbeAim| if let ProbeAim::Silence { seconds } = aim { *seconds } else { 0 };
-        let shortest = probes.filter(silent).min_by_key(|probe| seconds(&probe.fact.aim))?;
-        let answered = side.host.probes_with(|aim| matches!(aim, ProbeAim::Silence { .. }));
-        let at_least = answered
-            .filter(|probe| matches!(probe.fact.result, ProbeOutcome::Answered { .. }))
-            .map(|probe| seconds(&probe.fact.aim))
-            .max()?;
-        let at_most = seconds(&shortest.fact.aim);
-        (at_most <= KEEP_ALIVE_S).then_some((shortest.seq, at_least, at_most))
-    };
-    let (seq, at_least, at_most) = measured.or_else(probed)?;
+    let (seq, at_least, at_most) = measured.or_else(|| probed(side))?;
     Some(Fault {
         blame: Blame::side(vantage),
         severity: Severity::Warning,
@@ -66,4 +53,19 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         evidence: vec![seq],
         ..Fault::default()
     })
+}
+
+/// The shortest silence after which the peer's knock did not arrive, with the longest after which one did: between the two
+/// the mapping went. A knock that arrived after a longer silence says that the other one was lost otherwise.
+fn probed(side: &SideEvidence) -> Option<(u64, u32, u32)> {
+    let after = |arrived: bool| {
+        side.host.probes.iter().filter_map(move |probe| match (&probe.fact.aim, &probe.fact.result) {
+            (ProbeAim::Silence { seconds }, ProbeOutcome::Answered { .. }) if arrived => Some((*seconds, probe.seq)),
+            (ProbeAim::Silence { seconds }, ProbeOutcome::Silent) if !arrived => Some((*seconds, probe.seq)),
+            _ => None,
+        })
+    };
+    let (at_least, _) = after(true).max()?;
+    let (at_most, seq) = after(false).min()?;
+    (at_least < at_most && at_most <= KEEP_ALIVE_S).then_some((seq, at_least, at_most))
 }

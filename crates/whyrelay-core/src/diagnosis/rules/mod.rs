@@ -145,6 +145,11 @@ impl Fix {
 }
 
 impl Rule {
+    /// Whether a path that is direct suffers from it all the same: it breaks when idle, or large packets get lost on it.
+    fn harms_a_direct_path(&self) -> bool {
+        matches!(self.code, "WR205" | "WR603")
+    }
+
     /// Whether it can judge a host that looks at its own network (`whyrelay check`): rules of the host, its NAT, STUN
     /// and TURN, and of reaching signaling. The others need a peer.
     fn judges_one_host(&self) -> bool {
@@ -305,7 +310,7 @@ pub struct Diagnosis {
     pub findings: Vec<Finding>,
     /// What could not be looked at.
     pub not_measured: Vec<NotMeasured>,
-    /// Whether something did no harm only because the session is direct all the same.
+    /// Whether something is wrong, or could be, although the session is direct.
     pub has_harmless: bool,
 }
 
@@ -386,7 +391,8 @@ fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
     let advice = remedies.iter().map(Remedy::line).collect();
     let doubt = doubt.unwrap_or_else(|| rule.doubt.to_owned());
     // What did no harm is no warning: the session is direct all the same.
-    let severity = if session.path == Path::Direct { Severity::Info } else { severity };
+    let did_no_harm = session.path == Path::Direct && !rule.harms_a_direct_path();
+    let severity = if did_no_harm { Severity::Info } else { severity };
     Finding { code: rule.code, name: rule.name, blame, severity, summary, evidence, advice, remedies, doubt }
 }
 

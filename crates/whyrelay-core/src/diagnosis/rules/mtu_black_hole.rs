@@ -1,7 +1,7 @@
 //! Large packets get lost on the path.
 
 use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::evidence::Sizes;
+use crate::diagnosis::evidence::{SideEvidence, Sizes};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
@@ -58,7 +58,12 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     if let Some((summary, seq)) = sweep {
         return Some(fault(session, format!("Large packets vanish: {summary}"), vec![seq]));
     }
-    let padded = |answered: bool| {
+    padded(side).map(|(summary, evidence)| fault(session, summary(vantage), evidence))
+}
+
+/// Probes of some sizes were answered, and of all larger ones that left none was: two at least, as one may be lost.
+fn padded(side: &SideEvidence) -> Option<(impl Fn(Vantage) -> String, Vec<u64>)> {
+    let of = |answered: bool| {
         side.host.probes.iter().filter_map(move |probe| match (&probe.fact.aim, &probe.fact.result) {
             (ProbeAim::Padded { length }, ProbeOutcome::Answered { .. }) if answered => {
                 Some((*length, probe.seq, probe.fact.remote))
@@ -69,13 +74,21 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             _ => None,
         })
     };
-    let (passes, first, remote) = padded(true).max()?;
-    let (lost, second, _) = padded(false).filter(|(length, _, to)| *length > passes && *to == remote).min()?;
-    let summary = format!(
-        "Packets of {passes} bytes from {} to {remote} are answered and packets of {lost} bytes are not",
-        vantage.name()
-    );
-    Some(fault(session, summary, vec![first, second]))
+    let (passes, seq, remote) = of(true).max()?;
+    let mut lost: Vec<(u16, u64)> = of(false)
+        .filter(|(length, _, to)| *length > passes && *to == remote)
+        .map(|(length, seq, _)| (length, seq))
+        .collect();
+    lost.sort_unstable();
+    let (smallest, _) = *lost.first().filter(|_| lost.len() >= 2)?;
+    let summary = move |vantage: Vantage| {
+        let from = vantage.name();
+        format!(
+            "Packets of {passes} bytes from {from} to {remote} are answered and packets of {smallest} bytes are not"
+        )
+    };
+    let evidence = std::iter::once(seq).chain(lost.into_iter().map(|(_, seq)| seq)).collect();
+    Some((summary, evidence))
 }
 
 /// Large datagrams of the handshake were sent on a pair and never arrived, while checks on it did.

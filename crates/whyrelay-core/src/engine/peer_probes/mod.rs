@@ -5,13 +5,14 @@
 //! the peer, which sends openers there so that its own NAT lets the probe in, and asks each address of the peer. What
 //! came of it is one [`Probe`] for each address, when all are answered or the time is over.
 
+mod silence;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use wire::{Seen, is_between_peers, opener, receive};
+pub use wire::{Seen, is_between_peers, knock, opener, receive};
 
 use crate::host::{Probe, ProbeAim, ProbeOutcome};
 use crate::ice::Credentials;
@@ -49,7 +50,7 @@ const OPENERS_ARRIVE: Duration = Duration::from_millis(60);
 pub const MAX_TARGETS: usize = 8;
 
 /// Most attempts of one session.
-pub const MAX_ATTEMPTS: usize = 32;
+pub const MAX_ATTEMPTS: usize = 64;
 
 /// A socket that probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub struct Attempt {
 impl Attempt {
     /// Whether it is about every address of the peer; else about one path.
     fn asks_everywhere(&self) -> bool {
-        !matches!(self.aim, ProbeAim::TimeToLive { .. } | ProbeAim::Padded { .. })
+        !matches!(self.aim, ProbeAim::TimeToLive { .. } | ProbeAim::Padded { .. } | ProbeAim::Silence { .. })
     }
 
     /// The name of its aim on the wire.
@@ -143,9 +144,18 @@ pub enum Output {
         bytes: Vec<u8>,
         /// The TTL or hop limit; `None`: the system's.
         ttl: Option<u8>,
+        /// Nobody may fragment it.
+        whole: bool,
     },
     /// Tell the peer to send openers to these addresses.
     Announce(Vec<SocketAddr>),
+    /// Tell the peer to knock at these addresses after a silence.
+    Silence {
+        /// The mapped address of the socket, and its own.
+        at: Vec<SocketAddr>,
+        /// After this time.
+        after: Duration,
+    },
     /// Record this.
     Probe(Probe),
     /// Come back at this moment; `None`: everything is done.
@@ -162,6 +172,8 @@ struct Request {
     first: Option<Timestamp>,
     transmissions: u32,
     outcome: Option<ProbeOutcome>,
+    /// Its fact is out.
+    told: bool,
 }
 
 /// How far an attempt is.
@@ -173,6 +185,8 @@ enum Stage {
     Opening(Timestamp),
     /// The peer is asked. Left when every address is settled.
     Asking,
+    /// Nothing is sent, and the peer's knock is waited for until this moment.
+    Silent(Timestamp),
     /// Everything is told.
     Done,
 }
@@ -184,6 +198,8 @@ struct Running {
     started: Timestamp,
     mapping: TransactionId,
     mapping_sent: u32,
+    /// What the server told, and the socket's own address.
+    mapped: Vec<SocketAddr>,
     requests: Vec<Request>,
 }
 
@@ -197,6 +213,8 @@ pub struct PeerProbes {
     attempts: Vec<Running>,
     answers: BTreeMap<TransactionId, (usize, usize)>,
     outputs: VecDeque<Output>,
+    /// No more is begun.
+    stopping: bool,
 }
 
 impl PeerProbes {
@@ -211,6 +229,7 @@ impl PeerProbes {
             attempts: Vec::new(),
             answers: BTreeMap::new(),
             outputs: VecDeque::new(),
+            stopping: false,
         }
     }
 
@@ -239,12 +258,17 @@ impl PeerProbes {
             Input::Icmp { local, remote, outcome, quoted } => self.settle(local, remote, quoted, &outcome),
             Input::Timeout => {}
             Input::Stop => {
+                self.stopping = true;
                 for running in &mut self.attempts {
                     for request in &mut running.requests {
                         request.outcome.get_or_insert(ProbeOutcome::Silent);
                     }
-                    if running.stage != Stage::Done {
-                        running.stage = Stage::Asking;
+                    match running.stage {
+                        // Cut short: that no knock came says nothing.
+                        Stage::Silent(_) => running.stage = Stage::Done,
+                        Stage::Done => {}
+                        _ if matches!(running.attempt.aim, ProbeAim::Silence { .. }) => running.stage = Stage::Done,
+                        _ => running.stage = Stage::Asking,
                     }
                 }
             }
@@ -272,7 +296,15 @@ impl PeerProbes {
         };
         let mapping = self.random.transaction_id();
         let targets = attempt.targets.clone();
-        self.attempts.push(Running { attempt, stage, started: now, mapping, mapping_sent: 0, requests: Vec::new() });
+        self.attempts.push(Running {
+            attempt,
+            stage,
+            started: now,
+            mapping,
+            mapping_sent: 0,
+            mapped: Vec::new(),
+            requests: Vec::new(),
+        });
         let index = self.attempts.len() - 1;
         for remote in targets {
             self.aim_at(now, index, remote);
@@ -287,7 +319,15 @@ impl PeerProbes {
             return;
         }
         self.answers.insert(id, (index, running.requests.len()));
-        running.requests.push(Request { remote, id, next_at: now, first: None, transmissions: 0, outcome: None });
+        running.requests.push(Request {
+            remote,
+            id,
+            next_at: now,
+            first: None,
+            transmissions: 0,
+            outcome: None,
+            told: false,
+        });
     }
 
     fn arrived(&mut self, now: Timestamp, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
@@ -302,6 +342,9 @@ impl PeerProbes {
             }
             return;
         }
+        if wire::is_knock(bytes, remote, &self.ours) {
+            return self.knocked(local, remote);
+        }
         let Ok(message) = Message::decode(bytes) else { return };
         let is_mapping = |running: &&mut Running| {
             running.attempt.local == local
@@ -314,13 +357,15 @@ impl PeerProbes {
             return;
         };
         let round_trip_us = u64::try_from((now - running.started).as_micros()).unwrap_or(u64::MAX);
-        self.outputs.push_back(Output::Probe(Probe {
-            aim: running.attempt.aim.clone(),
-            local,
-            remote,
-            transmissions: running.mapping_sent,
-            result: ProbeOutcome::Answered { mapped: Some(mapped), round_trip_us },
-        }));
+        if !matches!(running.attempt.aim, ProbeAim::Silence { .. }) {
+            self.outputs.push_back(Output::Probe(Probe {
+                aim: running.attempt.aim.clone(),
+                local,
+                remote,
+                transmissions: running.mapping_sent,
+                result: ProbeOutcome::Answered { mapped: Some(mapped), round_trip_us },
+            }));
+        }
         self.mapped(now, local, &[mapped]);
     }
 
@@ -335,7 +380,8 @@ impl PeerProbes {
                 let id = self.random.transaction_id();
                 let bytes =
                     wire::message(Class::Indication, id, running.attempt.name(), &self.ours, &self.theirs, None);
-                self.outputs.push_back(Output::Transmit { local, remote: request.remote, bytes, ttl: Some(ttl) });
+                let ttl = Some(ttl);
+                self.outputs.push_back(Output::Transmit { local, remote: request.remote, bytes, ttl, whole: false });
             }
         }
         running.stage = match running.attempt.aim {
@@ -351,6 +397,7 @@ impl PeerProbes {
         if !addresses.contains(&local) {
             addresses.push(local);
         }
+        running.mapped.clone_from(&addresses);
         self.outputs.push_back(Output::Announce(addresses));
     }
 
@@ -397,7 +444,7 @@ impl PeerProbes {
                         running.mapping_sent += 1;
                         let request = MessageBuilder::new(Class::Request, Method::BINDING, running.mapping);
                         let bytes = request.fingerprint().build();
-                        self.outputs.push_back(Output::Transmit { local, remote, bytes, ttl: None });
+                        self.outputs.push_back(Output::Transmit { local, remote, bytes, ttl: None, whole: false });
                     }
                 }
                 Stage::Opening(until) if now >= until => {
@@ -406,7 +453,8 @@ impl PeerProbes {
                         request.next_at = now;
                     }
                 }
-                Stage::Opening(_) | Stage::Asking | Stage::Done => {}
+                Stage::Silent(until) if now >= until => self.end_of_silence(index),
+                Stage::Opening(_) | Stage::Asking | Stage::Silent(_) | Stage::Done => {}
             }
             self.ask(now, index);
         }
@@ -441,9 +489,15 @@ impl PeerProbes {
             };
             let remote = request.remote;
             let bytes = wire::message(Class::Request, request.id, name, &self.ours, &self.theirs, length);
-            self.outputs.push_back(Output::Transmit { local, remote, bytes, ttl });
+            let whole = length.is_some();
+            self.outputs.push_back(Output::Transmit { local, remote, bytes, ttl, whole });
         }
         if running.requests.iter().all(|request| request.outcome.is_some()) {
+            if let ProbeAim::Silence { seconds } = running.attempt.aim
+                && !self.stopping
+            {
+                return self.be_silent(now, index, seconds);
+            }
             running.stage = Stage::Done;
             for request in &running.requests {
                 self.outputs.push_back(Output::Probe(Probe {
@@ -463,7 +517,7 @@ impl PeerProbes {
                 let next = SENDS.get(running.mapping_sent as usize).map(|after| running.started + *after);
                 Some(next.map_or(until, |next| next.min(until)))
             }
-            Stage::Opening(until) => Some(until),
+            Stage::Opening(until) | Stage::Silent(until) => Some(until),
             Stage::Asking => {
                 let open = running.requests.iter().filter(|request| request.outcome.is_none());
                 open.map(|request| request.next_at).min()

@@ -29,6 +29,8 @@ struct Run {
     announced: Vec<Vec<SocketAddr>>,
     sent: Vec<(SocketAddr, Option<u8>, usize)>,
     took: Duration,
+    /// Knocks after a longer silence do not arrive.
+    remembers: Duration,
 }
 
 /// Runs attempts to their end over a network of 20 ms.
@@ -37,15 +39,22 @@ fn run(attempts: Vec<Attempt>, mut network: impl FnMut(SocketAddr, &[u8], Option
     let mut prober = PeerProbes::new(ours, theirs, None, Random::from_seed([1; 32]));
     let start = Timestamp::from_micros(1_000_000);
     let (mut now, mut inbox) = (start, VecDeque::new());
-    let mut run = Run { probes: Vec::new(), announced: Vec::new(), sent: Vec::new(), took: Duration::ZERO };
+    let mut run = Run {
+        probes: Vec::new(),
+        announced: Vec::new(),
+        sent: Vec::new(),
+        took: Duration::ZERO,
+        remembers: Duration::from_secs(20),
+    };
     for attempt in attempts {
         prober.handle_input(now, Input::Attempt(attempt));
     }
     loop {
         let deadline = loop {
             match prober.poll_output() {
-                Output::Transmit { local, remote, bytes, ttl } => {
+                Output::Transmit { local, remote, bytes, ttl, whole } => {
                     run.sent.push((remote, ttl, bytes.len()));
+                    assert_eq!(whole, bytes.len() > 1000, "what is padded is sent whole, and nothing else");
                     match network(remote, &bytes, ttl) {
                         Fate::Answer(answer) => {
                             inbox.push_back((now + Duration::from_millis(20), local, remote, answer))
@@ -58,6 +67,14 @@ fn run(attempts: Vec<Attempt>, mut network: impl FnMut(SocketAddr, &[u8], Option
                     }
                 }
                 Output::Announce(addresses) => run.announced.push(addresses),
+                Output::Silence { at, after } => {
+                    assert_eq!(at, [address(MAPPED), address(LOCAL)]);
+                    if after <= run.remembers {
+                        let (ours, theirs) = credentials();
+                        let knock = knock(TransactionId([9; 12]), &theirs, &ours);
+                        inbox.push_back((now + after, address(LOCAL), address(PEER), knock));
+                    }
+                }
                 Output::Probe(probe) => run.probes.push(probe),
                 Output::Timeout(deadline) => break deadline,
             }
@@ -212,4 +229,23 @@ fn candidates_that_come_late_are_asked_too_and_attempts_are_bounded() {
     assert!(prober.attempts.iter().all(|running| running.requests.len() == MAX_TARGETS));
     prober.handle_input(now, Input::Stop);
     assert!(prober.is_done());
+}
+
+#[test]
+fn a_knock_after_silence_tells_what_the_nat_remembers_and_nothing_is_sent_meanwhile() {
+    for (seconds, remembered) in [(20, true), (21, false)] {
+        let run = run(vec![attempt(ProbeAim::Silence { seconds })], |remote, bytes, _| reachable(remote, bytes));
+        assert_eq!(run.sent.len(), 2, "to the server and to the peer, once each");
+        let [probe] = &run.probes[..] else { panic!("{:?}", run.probes) };
+        assert_eq!(matches!(probe.result, ProbeOutcome::Answered { .. }), remembered, "{probe:?}");
+        assert!(remembered || probe.result == ProbeOutcome::Silent, "{probe:?}");
+        assert!(run.took >= Duration::from_secs(seconds.into()), "{:?}", run.took);
+    }
+}
+
+#[test]
+fn silence_on_a_path_that_was_never_open_is_not_measured() {
+    let run = run(vec![attempt(ProbeAim::Silence { seconds: 5 })], |_, _, _| Fate::Lost);
+    assert!(matches!(run.probes[0].result, ProbeOutcome::NotMade { .. }), "{:?}", run.probes);
+    assert!(run.took < Duration::from_secs(3), "{:?}", run.took);
 }

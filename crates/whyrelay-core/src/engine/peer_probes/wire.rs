@@ -15,8 +15,20 @@ const BETWEEN_PEERS: u8 = 0x50;
 const ATTRIBUTE_HEADER: usize = 4;
 
 /// The names of aims on the wire: the order is the number.
-const AIMS: [&str; 8] =
-    ["plain", "device", "other-port", "without-mark", "time-to-live", "padded", "early-arrival", "after-opener"];
+const AIMS: [&str; 9] = [
+    "plain",
+    "device",
+    "other-port",
+    "without-mark",
+    "time-to-live",
+    "padded",
+    "early-arrival",
+    "after-opener",
+    SILENCE,
+];
+
+/// The aim of a socket that is silent for a while.
+const SILENCE: &str = "silence";
 
 /// A request or an opener.
 pub(super) fn message(
@@ -47,6 +59,16 @@ pub(super) fn message(
 /// An opener for the peer's probes: it asks for nothing and only opens what is in front of us.
 pub fn opener(id: TransactionId, ours: &Credentials, theirs: &Credentials) -> Vec<u8> {
     message(Class::Indication, id, "opener", ours, theirs, None)
+}
+
+/// What ends the silence of a peer's socket, unasked: it arrives where the mapping still stands.
+pub fn knock(id: TransactionId, ours: &Credentials, theirs: &Credentials) -> Vec<u8> {
+    message(Class::Indication, id, SILENCE, ours, theirs, None)
+}
+
+/// Whether it is a [`knock`] of the peer.
+pub(super) fn is_knock(bytes: &[u8], from: SocketAddr, ours: &Credentials) -> bool {
+    receive(bytes, from, ours).is_some_and(|seen| seen.aim == SILENCE && seen.answer.is_none())
 }
 
 /// A probe of the peer, its integrity proven.

@@ -153,6 +153,9 @@ pub enum EventKind {
     },
     /// Something passed the door.
     Datagram(Datagram),
+    /// A probe or what it was answered with, beside the session: what came of it is a fact of the host. Its parts are those
+    /// of `datagram`.
+    ProbeDatagram(Datagram),
     /// Data of the established channel, counted instead of recorded one by one.
     Traffic {
         /// In or out.

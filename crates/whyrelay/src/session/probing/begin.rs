@@ -120,14 +120,18 @@ impl Session {
     }
 
     /// Opens a socket for a probe beside one of the session's.
-    fn attempt(&mut self, own: SocketAddr, aim: ProbeAim, options: UdpOptions) {
+    pub(super) fn attempt(&mut self, own: SocketAddr, aim: ProbeAim, options: UdpOptions) {
         self.prepare_probes();
         let wanted = SocketAddr::new(own.ip(), 0);
         match UdpDoor::open(wanted, options, self.probing.sender.clone()) {
             Ok(door) => {
                 let local = bare(door.local());
                 self.probing.doors.insert(local, door);
-                let targets: Vec<SocketAddr> = self.targets().into_iter().map(|(_, remote)| remote).collect();
+                let mut targets: Vec<SocketAddr> = self.targets().into_iter().map(|(_, remote)| remote).collect();
+                // Knocks come from the peer's sockets, and only where it was heard before.
+                if let (ProbeAim::Silence { .. }, Some(pair)) = (&aim, self.peer.agent().selected_pair()) {
+                    targets = vec![pair.pair.remote];
+                }
                 let server = self.server_for(local);
                 // Only these are routed otherwise than the session's own sockets or one of the others.
                 if matches!(aim, ProbeAim::Plain | ProbeAim::WithoutMark | ProbeAim::Device { .. }) {
@@ -168,7 +172,7 @@ impl Session {
     }
 
     /// The machine, as soon as both sides' credentials are there.
-    fn prepare_probes(&mut self) {
+    pub(super) fn prepare_probes(&mut self) {
         if self.probing.probes.is_some() {
             return;
         }
@@ -178,7 +182,7 @@ impl Session {
         self.say_about_probes(&PeerProbing { under_way: Some(true), ..PeerProbing::default() });
     }
 
-    fn begin_probes(&mut self) {
+    pub(super) fn begin_probes(&mut self) {
         if self.probing.under_way() {
             // Again, when these are the second: the peer has heard that the first were over.
             self.say_about_probes(&PeerProbing { under_way: Some(true), ..PeerProbing::default() });

@@ -3,6 +3,8 @@
 
 mod begin;
 mod peers_side;
+mod silence;
+mod sizes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -13,7 +15,7 @@ use whyrelay_core::engine::peer_probes::{self, PeerProbes};
 use whyrelay_core::host::{HostFact, Moment, ProbeAim, ProbeOutcome};
 use whyrelay_core::signal::{MessageType, PeerProbing};
 use whyrelay_core::time::Timestamp;
-use whyrelay_core::trace::event::EndReason;
+use whyrelay_core::trace::event::{Direction, EndReason};
 
 use super::driver::{Phase, Session};
 use super::sockets::bare;
@@ -61,8 +63,15 @@ pub(super) struct Probing {
     /// Openers to send for the peer: when, and where to.
     openers: VecDeque<(Instant, SocketAddr)>,
     opened: BTreeSet<SocketAddr>,
-    /// Probes of the peer that were recorded: aim, where, from where.
-    seen: BTreeSet<(String, SocketAddr, SocketAddr)>,
+    /// Knocks to send for the peer, after its sockets were silent.
+    knocks: VecDeque<(Instant, SocketAddr)>,
+    /// Until when a session that is over waits for knocks, our own or the peer's.
+    silent_until: Option<Instant>,
+    /// The silence that was asked for has begun.
+    silence_begun: bool,
+    sizes: sizes::Sizes,
+    /// Probes of the peer that were recorded: aim, where, from where, and how long.
+    seen: BTreeSet<(String, SocketAddr, SocketAddr, usize)>,
 }
 
 impl Probing {
@@ -85,6 +94,10 @@ impl Probing {
             linger_until: None,
             openers: VecDeque::new(),
             opened: BTreeSet::new(),
+            knocks: VecDeque::new(),
+            silent_until: None,
+            silence_begun: false,
+            sizes: sizes::Sizes::default(),
             seen: BTreeSet::new(),
         };
         (probing, inputs)
@@ -118,6 +131,9 @@ impl Session {
     /// Begins what is due. To be called after every input.
     pub(super) fn advance_probes(&mut self) {
         self.send_openers();
+        self.send_knocks();
+        self.probe_sizes();
+        self.begin_silence();
         if self.may_compare() {
             self.compare();
         }
@@ -142,7 +158,9 @@ impl Session {
             }
             _ => None,
         };
-        [own, openers, suspicious, self.probing.linger_until].into_iter().flatten().min()
+        let knocks = self.probing.knocks.front().map(|(at, _)| *at);
+        let sizes = self.probing.sizes.deadline();
+        [own, openers, knocks, sizes, suspicious, self.linger_deadline()].into_iter().flatten().min()
     }
 
     /// Whether a session that is over goes on for the sake of probes.
@@ -153,14 +171,22 @@ impl Session {
         if self.probing.linger_until.is_none() {
             self.probing.linger_until = Some(Instant::now() + LINGER);
             self.separate();
+            self.probe_sizes();
+            self.begin_silence();
         }
-        let over = self.probing.linger_until.is_some_and(|until| Instant::now() >= until);
+        let over = self.linger_deadline().is_some_and(|until| Instant::now() >= until);
         let wanted = self.probing.under_way() || self.probing.peer_probes && !self.signals.peer_left;
         if over || self.signals.peer_left {
             self.feed_probes(peer_probes::Input::Stop);
             return false;
         }
         wanted
+    }
+
+    /// The last moment of a session that is over.
+    fn linger_deadline(&self) -> Option<Instant> {
+        let until = self.probing.linger_until?;
+        Some(self.probing.silent_until.map_or(until, |silent| silent.max(until)))
     }
 
     /// Feeds the probes and does what they want.
@@ -176,10 +202,12 @@ impl Session {
         loop {
             let Some(probes) = &mut self.probing.probes else { return };
             match probes.poll_output() {
-                peer_probes::Output::Transmit { local, remote, bytes, ttl } => {
+                peer_probes::Output::Transmit { local, remote, bytes, ttl, whole } => {
+                    self.sink.pass_probe(now, Direction::Out, (local, remote), &bytes);
                     let door = self.probing.doors.get(&local).or_else(|| self.doors.get(&local));
                     let sent = match (door, ttl) {
                         (Some(door), Some(ttl)) => door.send_with_ttl(remote, &bytes, ttl),
+                        (Some(door), None) if whole => door.send_whole(remote, &bytes),
                         (Some(door), None) => door.send(remote, &bytes),
                         (None, _) => Err(std::io::Error::from_raw_os_error(libc::ENOTCONN)),
                     };
@@ -194,6 +222,7 @@ impl Session {
                 peer_probes::Output::Announce(open) => {
                     self.say_about_probes(&PeerProbing { open, ..PeerProbing::default() });
                 }
+                peer_probes::Output::Silence { at, after } => self.ask_for_knocks(at, after),
                 peer_probes::Output::Probe(probe) => {
                     let is_silent_hop =
                         matches!((&probe.aim, &probe.result), (ProbeAim::TimeToLive { .. }, ProbeOutcome::Silent));
@@ -201,6 +230,7 @@ impl Session {
                     if is_silent_hop && std::mem::replace(&mut self.probing.silent_hop, true) {
                         continue;
                     }
+                    self.probing.sizes.told(&probe);
                     self.host_input(Moment::During, HostFact::Probe(probe));
                 }
                 peer_probes::Output::Timeout(deadline) => {
@@ -220,6 +250,7 @@ impl Session {
         match input {
             UdpInput::Datagram { local, remote, bytes, .. } => {
                 let local = bare(local);
+                self.sink.pass_probe(self.clock.now(), Direction::In, (local, remote), &bytes);
                 self.feed_probes(peer_probes::Input::Datagram { local, remote, bytes: &bytes });
             }
             UdpInput::Icmp(error) => {
@@ -236,12 +267,19 @@ impl Session {
             SocketAddr::V4(_) => error.icmp_type == 11,
             SocketAddr::V6(_) => error.icmp_type == 3,
         };
-        let of_a_probe = self.probing.doors.contains_key(&local) || self.probing.tracing && time_exceeded;
+        let too_big = match error.remote {
+            SocketAddr::V4(_) => (error.icmp_type, error.icmp_code) == (3, 4),
+            SocketAddr::V6(_) => error.icmp_type == 2,
+        };
+        let of_a_probe = self.probing.doors.contains_key(&local)
+            || self.probing.tracing && time_exceeded
+            || self.probing.sizes.under_way() && too_big;
         if !of_a_probe {
             return false;
         }
         let (offender, icmp_type, icmp_code) = (error.offender, error.icmp_type, error.icmp_code);
-        let outcome = ProbeOutcome::Icmp { offender, icmp_type, icmp_code, mtu: None };
+        let mtu = error.mtu.filter(|_| too_big);
+        let outcome = ProbeOutcome::Icmp { offender, icmp_type, icmp_code, mtu };
         let quoted: &[u8] = error.quoted.as_ref().map_or(&[], |quoted| &quoted[..]);
         self.feed_probes(peer_probes::Input::Icmp { local, remote: error.remote, outcome, quoted });
         true

@@ -37,6 +37,7 @@ impl Session {
         if probing.opened {
             self.feed_probes(peer_probes::Input::Opened);
         }
+        self.take_knocks(probing.knock, probing.after_ms);
         let asked = !probing.open.is_empty();
         for remote in probing.open {
             let usable = remote.port() != 0 && !remote.ip().is_unspecified() && !remote.ip().is_multicast();
@@ -88,7 +89,7 @@ impl Session {
             let (transport, stream) = (Transport::Udp, None);
             self.transmit(self.clock.now(), &Transmit { transport, stream, local, remote, bytes });
         }
-        let key = (seen.aim.clone(), local, remote);
+        let key = (seen.aim.clone(), local, remote, bytes.len());
         if self.probing.seen.len() < MAX_SEEN && self.probing.seen.insert(key) {
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             self.host_input(Moment::During, HostFact::ProbeSeen { aim: seen.aim, local, remote, length });

@@ -1,0 +1,119 @@
+//! Silence, to see for how long the NAT remembers a mapping (`--lifetime`, opt-in as it takes that long): one socket for
+//! each length, all silent at the same time, and the peer knocks at each.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use whyrelay_core::engine::peer::Transmit;
+use whyrelay_core::engine::peer_probes;
+use whyrelay_core::host::ProbeAim;
+use whyrelay_core::signal::PeerProbing;
+use whyrelay_core::trace::event::Transport;
+
+use super::super::driver::Session;
+
+/// The longest silence that is measured, or asked of us.
+pub(in super::super) const LONGEST: Duration = Duration::from_secs(300);
+
+/// Knocks that a peer can have us send in one session.
+const MAX_KNOCKS: usize = 64;
+
+/// Signaling, the openers and the last knock take this beside the silence.
+const BESIDE: Duration = Duration::from_secs(4);
+
+/// Shares of the longest silence, beside one second, which every mapping should outlive.
+const SHARES: [(u32, u32); 7] = [(1, 12), (1, 6), (1, 4), (1, 3), (1, 2), (3, 4), (1, 1)];
+
+/// The silences up to a longest one, in seconds.
+fn steps(longest: Duration) -> Vec<u32> {
+    let longest = u32::try_from(longest.min(LONGEST).as_secs()).unwrap_or(0);
+    let mut steps: Vec<u32> = SHARES.iter().map(|(part, of)| longest * part / of).collect();
+    steps.push(1);
+    steps.retain(|step| *step > 0);
+    steps.sort_unstable();
+    steps.dedup();
+    steps
+}
+
+impl Session {
+    /// Begins, once there is a direct path, with the socket of the selected pair for a model.
+    pub(super) fn begin_silence(&mut self) {
+        let Some(longest) = self.config.lifetime.filter(|_| !self.probing.silence_begun) else { return };
+        if !self.peer_answers_probes() || !self.is_direct() {
+            return;
+        }
+        let Some(pair) = self.peer.agent().selected_pair().map(|pair| pair.pair) else { return };
+        let local = super::super::sockets::bare(pair.local);
+        if !self.doors.contains_key(&local) {
+            return;
+        }
+        self.probing.silence_begun = true;
+        let steps = steps(longest);
+        let last = steps.last().copied().unwrap_or(1);
+        self.progress.step(&format!("probing for how long the NAT remembers a silent mapping: this takes {last} s"));
+        self.probing.silent_until = Some(Instant::now() + Duration::from_secs(u64::from(last)) + BESIDE);
+        let own = self.imitation.options;
+        for seconds in steps {
+            self.attempt(local, ProbeAim::Silence { seconds }, own);
+        }
+        self.begin_probes();
+    }
+
+    /// Our socket is silent from now on: the peer is to end that.
+    pub(super) fn ask_for_knocks(&mut self, at: Vec<SocketAddr>, after: Duration) {
+        let after_ms = u32::try_from(after.as_millis()).ok();
+        self.say_about_probes(&PeerProbing { knock: at, after_ms, ..PeerProbing::default() });
+    }
+
+    /// The peer's socket is silent from now on.
+    pub(super) fn take_knocks(&mut self, at: Vec<SocketAddr>, after_ms: Option<u32>) {
+        let Some(after) = after_ms.map(|ms| Duration::from_millis(ms.into())).filter(|after| *after <= LONGEST) else {
+            return;
+        };
+        let due = Instant::now() + after;
+        for remote in at {
+            let usable = remote.port() != 0 && !remote.ip().is_unspecified() && !remote.ip().is_multicast();
+            if usable && self.probing.knocks.len() < MAX_KNOCKS {
+                self.probing.knocks.push_back((due, remote));
+            }
+        }
+        self.probing.knocks.make_contiguous().sort_by_key(|(at, _)| *at);
+        let until = due + BESIDE;
+        if self.probing.silent_until.is_none_or(|silent| silent < until) {
+            if self.probing.silent_until.is_none() {
+                let step =
+                    "the other side finds out for how long its NAT remembers a silent mapping, and needs this one";
+                self.progress.step(step);
+            }
+            self.probing.silent_until = Some(until);
+        }
+    }
+
+    /// Sends the knocks that are due, from each of our sockets.
+    pub(super) fn send_knocks(&mut self) {
+        let now = Instant::now();
+        while let Some((_, remote)) = self.probing.knocks.pop_front_if(|(at, _)| *at <= now) {
+            let Some((ours, theirs)) = self.both_credentials() else { return };
+            let locals: Vec<SocketAddr> =
+                self.doors.keys().filter(|local| local.is_ipv4() == remote.is_ipv4()).copied().collect();
+            for local in locals {
+                let bytes = peer_probes::knock(self.random.transaction_id(), &ours, &theirs);
+                let (transport, stream) = (Transport::Udp, None);
+                self.transmit(self.clock.now(), &Transmit { transport, stream, local, remote, bytes });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silences_go_from_a_second_to_what_was_asked_for() {
+        assert_eq!(steps(Duration::from_secs(60)), [1, 5, 10, 15, 20, 30, 45, 60]);
+        assert_eq!(steps(Duration::from_secs(6)), [1, 2, 3, 4, 6]);
+        assert_eq!(steps(Duration::ZERO), [1]);
+        assert_eq!(steps(Duration::from_secs(100_000)).last(), Some(&300));
+    }
+}
