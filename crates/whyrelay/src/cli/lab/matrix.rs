@@ -99,10 +99,14 @@ fn text(cells: &[Cell], color: bool) -> String {
 
 /// Width and height of a cell, and of the labels, in pixels.
 const CELL: (usize, usize) = (58, 34);
-const LABELS: (usize, usize) = (150, 130);
+const LABELS: (usize, usize) = (150, 150);
+/// Width of a letter, at most on average.
+const LETTER: usize = 8;
 
 fn svg(cells: &[Cell]) -> String {
-    let (width, height) = (LABELS.0 + KINDS.len() * CELL.0 + 10, LABELS.1 + KINDS.len() * CELL.1 + 50);
+    // A slanting label reaches beyond its column: by the cosine of 40 degrees of its length.
+    let beyond = KINDS.iter().map(|kind| kind.label.len()).max().unwrap_or(0) * LETTER * 77 / 100;
+    let (width, height) = (LABELS.0 + KINDS.len() * CELL.0 + beyond, LABELS.1 + KINDS.len() * CELL.1 + 50);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"system-ui,sans-serif\" font-size=\"12\">\n\
