@@ -137,7 +137,7 @@ impl Screen {
 
     /// Whether the session waits for the other side, as far as is known.
     pub(super) fn is_waiting(&self) -> bool {
-        let met = self.snapshot.as_ref().is_none_or(|snapshot| snapshot.met);
+        let met = self.snapshot.as_ref().is_some_and(|snapshot| snapshot.met);
         self.live && !self.over && self.position.is_none() && !met
     }
 

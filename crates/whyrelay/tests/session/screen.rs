@@ -291,6 +291,54 @@ fn a_session_that_cannot_start_says_why_on_the_terminal() {
 }
 
 #[test]
+fn a_live_session_is_frozen_and_stepped_through() {
+    let server = Server::start();
+    let arguments = ["offer", "--tui", "--stay", "--signal", &server.url, "--room", "step", "--address", "127.0.0.2"];
+    let mut offer = Pty::start(&arguments, ROOMY, &[]);
+    offer.shows("WAITING");
+    let answer = server.peer("answer", "step", &["--stay"]);
+    offer.shows("DIRECT");
+    offer.press(" ");
+    offer.shows("FROZEN at event");
+    offer.press(&"{".repeat(60));
+    offer.shows("FROZEN at event 1 of");
+    offer.wait_for("no verdict at the first event", |shown| !shown.contains("DIRECT"));
+    offer.press("]]");
+    offer.shows("FROZEN at event 3 of");
+    // And on it goes.
+    offer.press(" ");
+    offer.wait_for("the present", |shown| shown.contains("DIRECT") && !shown.contains("FROZEN"));
+    offer.press("\u{3}");
+    assert_eq!(offer.finish().code(), Some(0));
+    assert_eq!(answer.finish().code(), 0);
+}
+
+#[test]
+fn with_pseudonyms_no_address_is_left_on_the_screen_at_the_end() {
+    let server = Server::start();
+    let own = "127.83.91.202";
+    let arguments = ["offer", "--tui", "--redact", "--signal", &server.url, "--room", "hidden", "--address", own];
+    let mut offer = Pty::start(&arguments, (60, 160), &[]);
+    offer.shows("WAITING");
+    let answer = server.peer_at("127.83.91.203", "answer", "hidden", &[], &[]);
+    offer.wait_for("the end", |shown| shown.contains("DIRECT") && shown.contains("session over"));
+    let shown = offer.wait_for("pseudonyms", |shown| !shown.contains("127.83.91."));
+    assert!(shown.contains("+ host "), "{shown}");
+    offer.press("5");
+    offer.press("g");
+    let shown = offer.shows("[5 Events");
+    assert!(!shown.contains("127.83.91."), "{shown}");
+    offer.press("q");
+    assert_eq!(offer.finish().code(), Some(0));
+    let shown = offer.contents();
+    assert!(shown.contains("DIRECT") || shown.contains("Pairs"), "{shown}");
+    assert!(!shown.contains("127.83.91."), "{shown}");
+    let answer = answer.finish();
+    assert_eq!(answer.code(), 0, "{}", answer.stderr);
+    assert!(!answer.stdout.contains("127.83.91."), "{}", answer.stdout);
+}
+
+#[test]
 fn a_live_session_is_watched_to_its_end_and_its_account_printed() {
     let server = Server::start();
     let arguments = ["offer", "--tui", "--signal", &server.url, "--room", "live", "--address", "127.0.0.2"];

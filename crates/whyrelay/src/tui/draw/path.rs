@@ -44,7 +44,15 @@ pub(super) fn verdict_line(screen: &Screen, look: Look, width: u16, aside: &str)
 pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rect) {
     let inner = pane_frame(frame, screen, Pane::Path, "Path", area);
     let Some(report) = screen.report() else {
-        super::pieces::nothing(frame, "no event yet", inner);
+        // With --redact nothing is shown before both sides share their pseudonyms.
+        if screen.is_waiting() {
+            let lines = wrap(&invitation(screen), inner.width.saturating_sub(2), "  ");
+            let mut text = vec![Line::styled("WAITING", Look::strong())];
+            text.extend(lines.into_iter().map(|line| Line::raw(format!("  {line}"))));
+            frame.render_widget(Paragraph::new(text), inner);
+        } else {
+            super::pieces::nothing(frame, "no event yet", inner);
+        }
         return;
     };
     let mut text = vec![Line::from(vec![
@@ -60,11 +68,15 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rec
     frame.render_widget(Paragraph::new(text), inner);
 }
 
+fn invitation(screen: &Screen) -> String {
+    format!("Nobody is on the other side yet. Run there: {}", screen.invitation)
+}
+
 /// What the pane says below the verdict, one paragraph each, most telling first.
 pub(in crate::tui) fn lines(screen: &Screen, report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     if screen.is_waiting() {
-        lines.push(format!("Nobody is on the other side yet. Run there: {}", screen.invitation));
+        lines.push(invitation(screen));
     }
     if report.decided || !screen.live {
         lines.push(report.reason.clone());
