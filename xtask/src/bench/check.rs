@@ -24,7 +24,7 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     let site = Site::new()?;
     let mut serve = Command::new(&whyrelay);
     serve.args(["serve", "--listen", &format!("{FIRST}:8080"), "--stun-listen", &format!("{FIRST}:3478")]);
-    let _server = Ended::start(serve.args(["--alternate-address", SECOND]))?;
+    let _server = Ended::start(serve.args(["--alternate-address", SECOND, "--rfc5780-clients"]))?;
     site.wait_for_server()?;
     let signal = format!("http://{FIRST}:8080");
     let recording = std::env::temp_dir().join(format!("whyrelay-bench-{}.jsonl", std::process::id()));

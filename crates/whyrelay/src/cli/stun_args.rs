@@ -27,6 +27,10 @@ pub struct DiscoveryArgs {
     /// First of the two UDP ports; default: the two after the one of --stun-listen
     #[arg(long, value_name = "PORT")]
     pub discovery_port: Option<u16>,
+    /// Serve clients that prove no address, too, like turnutils_natdiscovery and stunclient: 5 answers a second from
+    /// another address for each source, 50 for all. Whoever forges a source can have them sent to it
+    #[arg(long)]
+    pub rfc5780_clients: bool,
 }
 
 impl DiscoveryArgs {
@@ -36,6 +40,9 @@ impl DiscoveryArgs {
             ([], [], _) if self.discovery_port.is_some() => {
                 bail!("--discovery-port needs --alternate-address or --alternate-server")
             }
+            ([], [], _) if self.rfc5780_clients => {
+                bail!("--rfc5780-clients needs --alternate-address: only from a second address there is more to send")
+            }
             ([], [], _) => return Ok(None),
             (addresses @ [_, ..], _, _) => AlternateConfig::Here(addresses.to_vec()),
             ([], addresses, Some(file)) => {
@@ -43,7 +50,7 @@ impl DiscoveryArgs {
             }
             ([], _, None) => bail!("--alternate-server needs --alternate-secret-file"),
         };
-        Ok(Some(DiscoveryConfig { port: self.discovery_port, alternate }))
+        Ok(Some(DiscoveryConfig { port: self.discovery_port, alternate, serves_unproven: self.rfc5780_clients }))
     }
 }
 

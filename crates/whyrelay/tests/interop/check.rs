@@ -65,7 +65,13 @@ pub(crate) fn behavior<'a>(json: &'a Value, kind: &str) -> &'a str {
 
 /// Our server with its two addresses; signaling announces it.
 pub(crate) fn our_server(internet: &Internet) -> Result<Server> {
-    Server::start(&internet.server, &["--alternate-address", &SERVER[1].to_string()])
+    our_server_with(internet, &[])
+}
+
+/// The same with more options.
+pub(crate) fn our_server_with(internet: &Internet, more: &[&str]) -> Result<Server> {
+    let second = SERVER[1].to_string();
+    Server::start(&internet.server, &[&["--alternate-address", &second][..], more].concat())
 }
 
 fn by_our_own_server() -> Result<()> {

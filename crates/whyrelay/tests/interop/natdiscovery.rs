@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::check::{KINDS, behavior, check, our_server};
+use crate::check::{KINDS, behavior, check, our_server_with};
 use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::router::{Internet, Nat, SERVER, Site};
@@ -28,7 +28,7 @@ pub(crate) fn register(suite: &mut Suite) {
 
 fn by_our_server() -> Result<()> {
     let mut internet = Internet::new()?;
-    let server = our_server(&internet)?;
+    let server = our_server_with(&internet, &["--rfc5780-clients"])?;
     // It sends its third question to the OTHER-ADDRESS of the second answer, and takes that for the second server's other
     // port, as coturn has it. By RFC 5780 §7.4 it is the other address of what was asked: the first server's. So it
     // compares that one's two ports with the second's.

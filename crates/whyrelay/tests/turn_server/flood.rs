@@ -81,7 +81,7 @@ async fn security_6_spoofed_sources_asking_for_behavior_tests_get_little_and_the
     let alternate: IpAddr = Ipv4Addr::new(127, 0, 0, 2).into();
     let server = Server::with(|config| {
         let here = AlternateConfig::Here(vec![AlternateAddress { local: alternate, public: alternate }]);
-        config.discovery = Some(DiscoveryConfig { port: None, alternate: here });
+        config.discovery = Some(DiscoveryConfig { port: None, alternate: here, serves_unproven: true });
     })?;
     let asked = server.handle.discovery_addresses()[0];
     let request = MessageBuilder::new(Class::Request, Method::BINDING, TransactionId([1; 12]))

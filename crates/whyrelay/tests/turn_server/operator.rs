@@ -223,7 +223,7 @@ async fn nothing_that_serve_logs_holds_a_secret_or_a_clients_address() -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_addresses_give_behavior_discovery_from_four_sockets() -> Result<()> {
-    let serve = Serve::start(&["--alternate-address", "127.0.0.2"]).await?;
+    let serve = Serve::start(&["--alternate-address", "127.0.0.2", "--rfc5780-clients"]).await?;
     let [first, second, third, fourth] = serve.discovery[..] else { anyhow::bail!("{:?}", serve.discovery) };
     let socket = UdpSocket::bind("127.0.0.1:0").await?;
     let mut random = whyrelay_core::random::Random::from_number(4);

@@ -1,10 +1,10 @@
 //! Behavior discovery (RFC 5780) on listeners of its own: Binding with CHANGE-REQUEST, OTHER-ADDRESS,
 //! RESPONSE-ORIGIN and PADDING. docs/probes.md says what clients may rely on.
 //!
-//! An answer that leaves from another address than was asked is what a reflector wants, so it costs a budget of its
-//! own, or a proof of the source; where the other address is another server's, always a proof. RFC 5780 knows no proof
-//! and its clients bring none, so what is sent to sources without one is bounded for all of them together as well: a
-//! flood of forged sources can make no more of it than a few kilobytes a second, and those with proof are not touched.
+//! An answer that leaves from another address than was asked is what a reflector wants, so it needs a proof of the
+//! source. RFC 5780 knows no proof and its clients bring none: where the operator serves them all the same, and the other
+//! address is this server's own, it costs a budget, for each source and for all of them together, so that a flood of
+//! forged sources can make no more of it than a few kilobytes a second, and those with proof are not touched.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +27,8 @@ pub struct Discovery {
     pub primary: [DiscoverySocket; 2],
     /// Who answers for the other address.
     pub alternate: Alternate,
+    /// Whether CHANGE-REQUEST is obeyed, within bounds, for sources that have not proven their address.
+    pub serves_unproven: bool,
 }
 
 /// One of the sockets of behavior discovery.
@@ -259,6 +261,10 @@ impl Discoveries {
         let wanted =
             Place { alternate: place.alternate ^ change_address, second_port: place.second_port ^ change_port };
         match family.discovery.socket(wanted) {
+            Some(_) if !proven && wanted != place && !family.discovery.serves_unproven => {
+                // What any Binding request gets: an answer from where it was asked.
+                self.unproven_in_all.take(now, MOST_UNPROVEN).then(|| back(challenge()))?
+            }
             Some(socket) => {
                 let affordable = proven
                     || if wanted == place {

@@ -17,6 +17,8 @@ pub struct DiscoveryConfig {
     pub port: Option<u16>,
     /// Where the second address is.
     pub alternate: AlternateConfig,
+    /// Whether CHANGE-REQUEST is obeyed, within bounds, for sources that have not proven their address.
+    pub serves_unproven: bool,
 }
 
 /// Where the second address of behavior discovery is.
@@ -92,7 +94,7 @@ pub(super) fn open(config: &DiscoveryConfig, listeners: &mut Listeners, external
             AlternateConfig::Here(_) => Alternate::Here(pair(alternate.public, &mut other_addresses)?),
             AlternateConfig::Server { secret, .. } => Alternate::Server { ip, secret: secret.clone() },
         };
-        families.push(Discovery { primary, alternate });
+        families.push(Discovery { primary, alternate, serves_unproven: config.serves_unproven });
     }
     primary_addresses.extend(other_addresses);
     Ok(Opened { families, addresses: primary_addresses })

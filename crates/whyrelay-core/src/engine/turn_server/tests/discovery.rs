@@ -14,10 +14,14 @@ fn socket(listener: u16, address: &str) -> DiscoverySocket {
 }
 
 fn here() -> Fixture {
+    serving_unproven(true)
+}
+
+fn serving_unproven(serves_unproven: bool) -> Fixture {
     Fixture::with(|config| {
         let primary = [socket(1, "192.0.2.1:3479"), socket(2, "192.0.2.1:3480")];
         let alternate = Alternate::Here([socket(3, "192.0.2.2:3479"), socket(4, "192.0.2.2:3480")]);
-        config.discovery = vec![Discovery { primary, alternate }];
+        config.discovery = vec![Discovery { primary, alternate, serves_unproven }];
     })
 }
 
@@ -26,8 +30,11 @@ fn one_of_two(own: &str, other: &str, secret: &str) -> Fixture {
     let mut fixture = Fixture::with(|config| {
         let primary = [socket(1, &format!("{own}:3479")), socket(2, &format!("{own}:3480"))];
         let secret = SharedSecret::new(secret).unwrap();
-        config.discovery =
-            vec![Discovery { primary, alternate: Alternate::Server { ip: other.parse().unwrap(), secret } }];
+        config.discovery = vec![Discovery {
+            primary,
+            alternate: Alternate::Server { ip: other.parse().unwrap(), secret },
+            serves_unproven: true,
+        }];
     });
     fixture.now = START;
     fixture
@@ -101,6 +108,29 @@ fn the_stun_port_itself_knows_nothing_of_it() {
     assert_eq!(refused.code(), 420);
     let (_, refused) = one(here().raw(at(1, CLIENT), &binding().u32(AttributeType::RESPONSE_PORT, 7).build())).unwrap();
     assert_eq!(refused.code(), 420, "RESPONSE-PORT");
+}
+
+#[test]
+fn security_6_nothing_leaves_from_another_address_without_proof() {
+    let mut fixture = serving_unproven(false);
+    for asked in 1..=4 {
+        for flags in [0x02, 0x04, 0x06] {
+            let request = changing(flags).build();
+            let (client, answer) = one(fixture.raw(at(asked, CLIENT), &request)).unwrap();
+            assert_eq!((listener(&client), answer.code()), (asked, 438), "{flags}");
+            assert!(answer.0.len() <= 56, "{} bytes", answer.0.len());
+        }
+        let (client, answer) = one(fixture.raw(at(asked, CLIENT), &binding().build())).unwrap();
+        assert_eq!((listener(&client), answer.code()), (asked, 0), "a plain request is answered");
+    }
+    let nonce = proof(&mut fixture);
+    let (client, answer) =
+        one(fixture.raw(at(1, CLIENT), &changing(0x06).text(AttributeType::NONCE, &nonce).build())).unwrap();
+    assert_eq!((listener(&client), answer.code()), (4, 0), "to who has proven itself, from the other address");
+    // Another's proof is none.
+    let (client, answer) =
+        one(fixture.raw(at(1, "198.18.0.9:1"), &changing(0x06).text(AttributeType::NONCE, &nonce).build())).unwrap();
+    assert_eq!((listener(&client), answer.code()), (1, 438));
 }
 
 #[test]
