@@ -34,6 +34,8 @@ const PACKAGES: &[(Probe, &str)] = &[
     (Probe::Program("nft"), "nftables"),
     (Probe::Program("tshark"), "tshark"),
     (Probe::Program("miniupnpd"), "miniupnpd-nftables"),
+    (Probe::Program("wireguard-go"), "wireguard-go"),
+    (Probe::Program("wg"), "wireguard-tools"),
 ];
 
 enum Probe {
@@ -114,6 +116,8 @@ pub(crate) fn prepare() -> Result<Tools> {
             ("NFT", "nft"),
             ("NATDISCOVERY", "turnutils_natdiscovery"),
             ("MINIUPNPD", "miniupnpd"),
+            ("WIREGUARD_GO", "wireguard-go"),
+            ("WG", "wg"),
         ] {
             tools.add(name, program_or_package(program));
         }

@@ -16,6 +16,9 @@ const NETBIRD_CONFIGURATION: [&str; 2] = ["/var/lib/netbird/default.json", "/etc
 /// Longest configuration that is read, in bytes.
 const MAX_CONFIGURATION: u64 = 1 << 20;
 
+/// Open files of a process that are looked at.
+const MAX_OPEN_FILES: usize = 4096;
+
 /// The first port of the range that the system gives out by itself: a program's own port lies outside of it or is the
 /// only one.
 const FIRST_EPHEMERAL: u16 = 32_768;
@@ -36,6 +39,9 @@ pub(super) fn of(known: Known) -> Suspect {
         take_sockets(&mut suspect, process, &links);
     }
     suspect.left_out = left_out(known, &links);
+    suspect.left_out.extend(process.iter().flat_map(|process| tunnels_of(*process)));
+    suspect.left_out.sort();
+    suspect.left_out.dedup();
     match known {
         Known::Netbird => netbird(&mut suspect, process, &links),
         Known::Wireguard => {
@@ -85,11 +91,19 @@ pub(super) fn of_process(process: u32) -> anyhow::Result<Suspect> {
     }
     let mut suspect = Suspect::new(&name, Origin::Running);
     suspect.user = user_of(process);
+    suspect.left_out = tunnels_of(process);
     let links = tables::links().unwrap_or_default();
     if !take_sockets(&mut suspect, process, &links) {
         anyhow::bail!("--as {process}: {name} has no UDP socket in this network namespace");
     }
     Ok(suspect)
+}
+
+/// The TUN interfaces that a process has made: what goes over them is inside of its own tunnel.
+fn tunnels_of(process: u32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{process}/fdinfo")).into_iter().flatten().flatten();
+    let open = entries.take(MAX_OPEN_FILES).filter_map(|entry| fs::read_to_string(entry.path()).ok());
+    open.filter_map(|text| text.lines().find_map(|line| Some(line.strip_prefix("iff:")?.trim().to_owned()))).collect()
 }
 
 fn user_of(process: u32) -> Option<u32> {

@@ -34,6 +34,7 @@ mod port_mapping;
 mod relayed;
 mod report;
 mod router;
+mod running;
 mod stay;
 
 #[path = "../../../whyrelay-core/tests/account/builder.rs"]
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     golab::register(&mut suite);
     application::register(&mut suite);
     probes::register(&mut suite);
+    running::register(&mut suite);
     blocked::register(&mut suite);
     page::register(&mut suite);
     report::register(&mut suite);

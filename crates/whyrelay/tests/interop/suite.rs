@@ -29,6 +29,8 @@ pub(crate) enum Tool {
     NatDiscovery,
     /// A router's daemon for UPnP, NAT-PMP and PCP.
     Miniupnpd,
+    /// WireGuard in user space, with `wg` to set it up.
+    Wireguard,
     /// `ip`, and the right to make namespaces.
     NetworkNamespaces,
 }
@@ -46,6 +48,7 @@ impl Tool {
             Self::Nft => &["NFT"],
             Self::NatDiscovery => &["NATDISCOVERY"],
             Self::Miniupnpd => &["MINIUPNPD"],
+            Self::Wireguard => &["WIREGUARD_GO", "WG"],
             Self::NetworkNamespaces => &["NETNS"],
         }
     }

@@ -29,7 +29,9 @@ fn examine(session: &Session<'_>) -> Examination {
         let left_out = side
             .interfaces
             .iter()
-            .filter(|(.., used)| matches!(used, InterfaceUse::Excluded | InterfaceUse::NotIncluded));
+            .filter(|(.., used)| matches!(used, InterfaceUse::Excluded | InterfaceUse::NotIncluded))
+            // What goes through a tunnel is not the direct path, least of all the tunnel's own packets.
+            .filter(|(_, name, ..)| !side.host.link(name).is_some_and(|link| link.fact.is_tunnel()));
         let reaching = left_out.filter_map(|(seq, name, addresses, _)| {
             let peers = side.remote_candidates.iter().filter_map(|remote| remote.address);
             let near = peers
