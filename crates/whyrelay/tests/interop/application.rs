@@ -144,6 +144,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("application::faults_that_only_its_packets_meet_are_named", &tools, each_case);
     suite.test("application::a_fix_is_proven", &tools, proven);
     suite.test("application::what_is_tried_makes_it_direct_and_leaves_nothing_behind", &tools, tried);
+    suite.test("application::bridges_are_left_out_and_left_alone", &tools, excluded);
     suite.test("application::an_opener_gets_past_routers_that_give_ports_up", &tools, early);
     suite.test("application::a_check_compares_too", &tools, check_as);
     suite.test("application::a_running_one_is_read_and_not_disturbed", &tools, running);
@@ -230,25 +231,59 @@ fn proven() -> Result<()> {
 
 /// Faults that something harmless gets past, for one session.
 fn tried() -> Result<()> {
-    const STATE: &str = "{ ip rule; ip route show table all; ip address; nft list ruleset; ip neigh flush all; } | grep -v 'valid_lft\\|counter' | md5sum";
     let by_port = "ip rule add pref 101 ipproto udp sport 51820 to 198.51.100.0/26 lookup 200";
     let to_peer = "ip rule add pref 100 to 198.51.100.0/26 lookup 200";
     for (fault, given, trial) in [(by_port, &["--port", "51820"][..], "port"), (to_peer, &[], "device")] {
         let world = Routed::new()?;
         world.a.shell(TUNNEL)?;
         world.a.shell(fault)?;
-        let state = || {
-            let output = world.a.command("sh").args(["-c", STATE]).output()?;
-            anyhow::Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        };
-        let before = state()?;
+        let before = state(&world.a)?;
         let (without, _) = session(&world, given, |command| command)?;
         ensure!(without.json["path"] == "failed", "{trial}: {}", without.printed);
         let (with, _) = session(&world, &[given, &["--try", trial]].concat(), |command| command)?;
         ensure!(with.json["path"] == "direct", "{trial}: {}", with.printed);
         ensure!(with.json["tried"].as_array().is_some_and(|tried| tried.len() == 1), "{trial}: {}", with.printed);
-        ensure!(state()? == before, "{trial} left something behind");
+        ensure!(state(&world.a)? == before, "{trial} left something behind");
     }
+    Ok(())
+}
+
+/// Everything of a host that something which is tried could leave behind.
+fn state(host: &Namespace) -> Result<String> {
+    const STATE: &str = "{ ip rule; ip -6 rule; ip route show table all; ip address; nft list ruleset; ss -Huln; } | grep -v 'valid_lft\\|counter' | sort";
+    let output = host.command("sh").args(["-c", STATE]).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Bridges of containers are left out, all of them or one by name, and are there as before.
+fn excluded() -> Result<()> {
+    let world = Routed::new()?;
+    world.a.shell(
+        "n=17; for i in docker0 br-5af3; do ip link add $i type bridge; ip link add v$n type veth peer name w$n; ip link set v$n master $i;
+         for up in $i v$n w$n; do ip link set $up up; done; ip address add 172.$n.0.1/16 dev $i; n=18; done
+         for i in $(seq 300); do ip link show br-5af3 | grep -q 'state UP' && exit 0; sleep 0.01; done; exit 1",
+    )?;
+    let before = state(&world.a)?;
+    let docker = |evidence: &Evidence| {
+        let candidates = evidence.side(Vantage::A).local_candidates.iter();
+        let mut ips: Vec<String> =
+            candidates.map(|local| local.base.ip().to_string()).filter(|ip| ip.starts_with("172.")).collect();
+        ips.sort();
+        ips.dedup();
+        ips
+    };
+    for (arguments, left) in [
+        (&[][..], &["172.17.0.1", "172.18.0.1"][..]),
+        (&["--try", "exclude=docker0"], &["172.18.0.1"]),
+        (&["--try", "exclude"], &[]),
+    ] {
+        let (account, evidence) = session(&world, arguments, |command| command)?;
+        account.must_be_direct()?;
+        ensure!(docker(&evidence) == left, "{arguments:?}: {:?}", docker(&evidence));
+        let tried = account.json["tried"].as_array().map(Vec::len);
+        ensure!(tried == Some(arguments.len() / 2), "{}", account.printed);
+    }
+    ensure!(state(&world.a)? == before, "something was left behind");
     Ok(())
 }
 
@@ -256,8 +291,10 @@ fn early() -> Result<()> {
     let homes = Homes::new()?;
     let account = homes.session(&[])?;
     ensure!(account.json["path"] == "failed", "{}", account.printed);
+    let before = state(&homes.a)?;
     let account = homes.session(&["--try", "opener"])?;
     ensure!(account.json["path"] == "direct", "{}", account.printed);
+    ensure!(state(&homes.a)? == before, "something was left behind");
     Ok(())
 }
 
