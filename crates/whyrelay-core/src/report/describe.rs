@@ -83,6 +83,14 @@ fn line(kind: &EventKind) -> String {
         EventKind::Dtls { state } => format!("DTLS: {}", dtls_state(state)),
         EventKind::ChannelOpened { label } => format!("data channel {label} opened"),
         EventKind::ChannelClosed { detail } => format!("data channel closed: {detail}"),
+        EventKind::HostFact { moment, fact } => {
+            super::facts::describe(*moment, fact).unwrap_or_else(|| generic(kind).replacen("host fact: fact ", "", 1))
+        }
+        EventKind::ChannelPing { direction, answer, id } => {
+            let verb = if *direction == Direction::Out { "sent" } else { "received" };
+            let what = if *answer { "the answer to ping" } else { "ping" };
+            format!("{verb} {what} {id} over the data channel")
+        }
         other => generic(other),
     }
 }
@@ -190,7 +198,7 @@ pub(super) const fn ice_state(state: IceState) -> &'static str {
 }
 
 /// The word of an enumeration of words, without hyphens.
-fn word(value: &impl serde::Serialize) -> String {
+pub(super) fn word(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word.replace('-', " "),
         _ => "unknown".to_owned(),

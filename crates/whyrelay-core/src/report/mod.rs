@@ -11,6 +11,7 @@ mod checks;
 mod clock;
 mod describe;
 mod events;
+mod facts;
 mod flows;
 mod html;
 mod json;

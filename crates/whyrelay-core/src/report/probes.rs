@@ -139,7 +139,7 @@ pub(super) fn probes(session: &Session<'_>) -> Vec<ProbeRow> {
 }
 
 /// What a probe changes, in words.
-fn aim(aim: &ProbeAim) -> String {
+pub(super) fn aim(aim: &ProbeAim) -> String {
     match aim {
         ProbeAim::Plain => "as a plain program".into(),
         ProbeAim::Device { device } => format!("bound to {device}"),
@@ -153,7 +153,7 @@ fn aim(aim: &ProbeAim) -> String {
     }
 }
 
-fn result(outcome: &ProbeOutcome) -> (Option<bool>, String) {
+pub(super) fn result(outcome: &ProbeOutcome) -> (Option<bool>, String) {
     match outcome {
         ProbeOutcome::Answered { mapped, round_trip_us } => {
             let seen = mapped.map_or(String::new(), |mapped| format!(", seen from {mapped}"));

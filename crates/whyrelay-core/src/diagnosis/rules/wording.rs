@@ -83,7 +83,7 @@ pub(super) const fn ip(family: Family) -> &'static str {
 }
 
 /// The command that asks the kernel the same question.
-pub(super) fn ask(question: &RouteQuestion) -> String {
+pub(crate) fn ask(question: &RouteQuestion) -> String {
     let family = Family::of(question.destination);
     let mut text = format!("{} route get {}", ip(family), question.destination);
     if let Some(source) = question.source {
@@ -102,7 +102,7 @@ pub(super) fn ask(question: &RouteQuestion) -> String {
 }
 
 /// Where an answer leads: `dev wg0 table 200`, or what the kernel refuses with.
-pub(super) fn way(answer: &RouteAnswer) -> String {
+pub(crate) fn way(answer: &RouteAnswer) -> String {
     if let Some(failure) = &answer.failure {
         return failure.detail.clone();
     }

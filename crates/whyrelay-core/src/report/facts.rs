@@ -1,0 +1,118 @@
+//! One line for a reader about a fact of a host, in the words of the commands that show it.
+
+use super::probes;
+use crate::diagnosis::rules::{ask, quoted, quoted_firewall, way};
+use crate::host::{ConntrackEntry, HostFact, HostSocket, Link, Moment, ProfileTally, Route, SocketProfile};
+
+/// What a fact says and when it was taken; `None`: its fields say it as well as a sentence would.
+pub(super) fn describe(moment: Moment, fact: &HostFact) -> Option<String> {
+    let text = match fact {
+        HostFact::Link(fact) => link(fact),
+        HostFact::Address(fact) => format!("address {}/{} on {}", fact.address, fact.prefix_length, fact.device),
+        HostFact::Route(fact) => route(fact),
+        HostFact::PolicyRule(rule) => format!("\"{}\"", quoted(rule)),
+        HostFact::Neighbor(fact) => {
+            let mac = fact.mac.as_ref().map_or_else(String::new, |mac| format!(" at {mac}"));
+            let state = super::describe::word(&fact.neighbor_state);
+            format!("neighbor {} on {}{mac}: {state}", fact.address, fact.device)
+        }
+        HostFact::Sysctl { sysctl, interface, value } => {
+            let of = interface.as_ref().map_or_else(String::new, |interface| format!(" of {interface}"));
+            format!("{sysctl}{of} = {value}")
+        }
+        HostFact::FirewallRule(rule) => {
+            let counted = rule.packets_since.or(rule.packets).map_or_else(String::new, |packets| {
+                let during = if rule.packets_since.is_some() { " during the session" } else { "" };
+                format!(", {packets} packets{during}")
+            });
+            format!("{}{counted}", quoted_firewall(rule))
+        }
+        HostFact::ConntrackUse { entries, max } => format!("connection tracking: {entries} of {max} entries in use"),
+        HostFact::ConntrackEntry(entry) => tracked(entry),
+        HostFact::Socket(fact) => socket(fact),
+        HostFact::SocketProfile(fact) => profile(fact),
+        HostFact::RouteAnswer(fact) => format!("\"{}\" leads to {}", ask(&fact.question), way(fact)),
+        HostFact::OwnPacket(fact) => {
+            let verb = if fact.arrived { "arrived at" } else { "left by" };
+            format!("{} packets {} > {} {verb} {}", fact.packets, fact.source, fact.destination, fact.device)
+        }
+        HostFact::Probe(fact) => {
+            let result = probes::result(&fact.result).1;
+            format!("probe {}, {} > {}: {result}", probes::aim(&fact.aim), fact.local, fact.remote)
+        }
+        HostFact::ProfileTally(fact) => tally(fact),
+        HostFact::Counted { subject, total, recorded } => {
+            format!("{recorded} of {total} {} are recorded", super::describe::word(subject))
+        }
+        HostFact::NotMeasured { subject, why, needs } => {
+            let needs = needs.as_ref().map_or_else(String::new, |needs| format!(" (needs {needs})"));
+            format!("not measured: {}: {why}{needs}", super::describe::word(subject))
+        }
+        HostFact::Resolver { .. }
+        | HostFact::Software(_)
+        | HostFact::Capabilities { .. }
+        | HostFact::Counters { .. }
+        | HostFact::ProbeSeen { .. }
+        | HostFact::Application(_) => return None,
+    };
+    let when = match moment {
+        Moment::Before => "before the checks",
+        Moment::During => "during the checks",
+        Moment::After => "after the checks",
+    };
+    Some(format!("{text} ({when})"))
+}
+
+fn link(link: &Link) -> String {
+    let kind = link.link_kind.as_ref().map_or_else(String::new, |kind| format!(", {kind}"));
+    let master = link.master.as_ref().map_or_else(String::new, |master| format!(", part of {master}"));
+    let state = match (link.up, link.running) {
+        (true, true) => "up",
+        (true, false) => "up, without carrier",
+        (false, _) => "down",
+    };
+    format!("interface {}: {state}, MTU {}{kind}{master}", link.device, link.mtu)
+}
+
+fn route(route: &Route) -> String {
+    let kind = super::describe::word(&route.route_kind);
+    let kind = if kind == "unicast" { String::new() } else { format!("{kind} ") };
+    let via = route.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+    let device = route.device.as_ref().map_or_else(String::new, |device| format!(" dev {device}"));
+    let metric = route.metric.map_or_else(String::new, |metric| format!(" metric {metric}"));
+    format!("route {kind}{}{via}{device} table {}{metric}", route.destination, route.table)
+}
+
+fn tracked(entry: &ConntrackEntry) -> String {
+    let state = if entry.replied { "replied" } else { "not replied" };
+    let mark = if entry.mark == 0 { String::new() } else { format!(", mark {:#x}", entry.mark) };
+    format!(
+        "tracked: {} > {}, back {} > {}, {state}{mark}",
+        entry.original_source, entry.original_destination, entry.reply_source, entry.reply_destination
+    )
+}
+
+fn socket(socket: &HostSocket) -> String {
+    let owner = socket.process.as_ref().map_or_else(|| format!("user {}", socket.user), Clone::clone);
+    let mark = match socket.mark {
+        Some(mark) => format!("mark {mark:#x}"),
+        None => "mark not measured".to_owned(),
+    };
+    let device = socket.bound_device.as_ref().map_or_else(String::new, |device| format!(", bound to {device}"));
+    let transport = super::describe::word(&socket.socket_transport);
+    format!("{transport} socket {} of {owner}, {mark}{device}", socket.local)
+}
+
+fn profile(profile: &SocketProfile) -> String {
+    let like = if profile.as_application { "the application's" } else { "a plain program's" };
+    let device = profile.bound_device.as_ref().map_or_else(String::new, |device| format!(", bound to {device}"));
+    format!("own socket {} like {like}: mark {:#x}, user {}{device}", profile.local, profile.mark, profile.user)
+}
+
+fn tally(tally: &ProfileTally) -> String {
+    let like = if tally.as_application { "the application's" } else { "a plain program's" };
+    format!(
+        "sockets like {like}: {} of {} addresses of the peer answered, {} of {} requests to servers",
+        tally.pairs_answered, tally.pairs_checked, tally.server_answers, tally.server_requests
+    )
+}
