@@ -29,10 +29,10 @@ const { values: flags, positionals } = parseArgs({
   },
 });
 const timeout = Number(flags.timeout) * 1000;
-const scenarios = { peer, pair, keyboard, report: openReport, hostile: against };
+const scenarios = { peer, pair, live, keyboard, report: openReport, hostile: against };
 const scenario = scenarios[positionals[0]];
 if (!scenario || !flags.url) {
-  console.error("usage: run.mjs peer|pair|keyboard|report|hostile --url URL");
+  console.error("usage: run.mjs peer|pair|live|keyboard|report|hostile --url URL");
   process.exit(2);
 }
 // Whatever hangs, this process ends.
@@ -82,6 +82,53 @@ async function pair(browser) {
   const [b, a] = await Promise.all([outcome(first, timeout), outcome(second, timeout)]);
   await shoot(first, "pair");
   return { a, b };
+}
+
+// Two pages that stay connected until one of them is told to finish: what they show meanwhile.
+async function live(browser) {
+  const looks = [{ viewport: { width: 1280, height: 900 } }, { viewport: { width: 390, height: 800 }, colorScheme: "dark" }];
+  const first = await open(browser, flags.url, looks[0]);
+  await stay(first);
+  await first.page.waitForFunction(() => document.querySelector("#status").textContent.startsWith("Waiting"));
+  const second = await open(browser, await first.page.textContent("#link"), looks[1]);
+  await stay(second);
+  const both = [first, second];
+  const seen = await Promise.all(both.map(watch));
+  for (const [index, opened] of both.entries()) await shoot(opened, `live-${index}`);
+  await first.page.click("#finish");
+  const ended = await Promise.all(both.map((opened) => outcome(opened, timeout)));
+  for (const [index, opened] of both.entries()) await shoot(opened, `account-${index}`);
+  return { seen, ended };
+}
+
+async function stay({ page }) {
+  await page.click("#setup summary");
+  await page.check("#stay");
+  await page.click("#start");
+}
+
+// What a page shows of a session that goes on, and that its plot moves.
+async function watch({ page }) {
+  const look = () =>
+    page.evaluate(() => ({
+      finished: !document.querySelector("#account").hidden,
+      selected: document.querySelectorAll("#pairs tbody tr.selected").length,
+      pairs: document.querySelectorAll("#pairs tbody tr").length,
+      candidates: [...document.querySelectorAll("#candidates tbody tr")].map((row) => row.cells[0].textContent),
+      facts: document.querySelector("#facts").textContent,
+      caption: document.querySelector("#plot-caption").textContent,
+      points: (document.querySelector("#plot polyline")?.getAttribute("points") ?? "").split(" ").filter(Boolean).length,
+      wide: document.documentElement.scrollWidth > document.documentElement.clientWidth,
+    }));
+  await page.waitForFunction(() => document.querySelectorAll("#plot polyline").length > 0
+    && document.querySelectorAll("#pairs tbody tr.selected").length > 0, undefined, { timeout });
+  const before = await look();
+  await page.waitForFunction(
+    (points) => (document.querySelector("#plot polyline")?.getAttribute("points") ?? "").split(" ").length > points + 1,
+    before.points,
+    { timeout },
+  );
+  return { before, after: await look() };
 }
 
 async function keyboard(browser) {

@@ -29,6 +29,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("page::meets_another_page", &tools, two_pages);
     suite.test("page::tells_why_it_fails", &[NetworkNamespaces, Chromium, Nft], failing);
     suite.test("page::needs_no_pointer_and_keeps_nobody_out", &tools, keyboard);
+    suite.test("page::shows_a_session_while_it_lasts", &tools, live);
     suite.test("page::shows_hostile_text_as_text", &tools, hostile);
 }
 
@@ -47,6 +48,9 @@ fn script(namespace: &Namespace, script: &[&str], server: &Server) -> Result<Com
     let mut command = namespace.command(suite::path("NODE")?);
     command.arg(peers::source(script[0])).args(&script[1..]);
     command.args(["--url", &format!("{}/#room={ROOM}", server.url())]);
+    if let Some(shots) = std::env::var_os("WHYRELAY_INTEROP_SHOTS") {
+        command.arg("--shot").arg(shots);
+    }
     Ok(command)
 }
 
@@ -151,6 +155,30 @@ fn two_pages() -> Result<()> {
         ensure!(!chains.contains('?'), "a browser knows its counts: {result}");
     }
     ensure!(result["a"]["reason"] == result["b"]["reason"], "{result}");
+    Ok(())
+}
+
+/// What two pages show while they are connected.
+fn live() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let server = Server::start(&namespace, &[])?;
+    let mut command = browser(&namespace, "live", &server)?;
+    let result = peers::success(Process::start("two pages", &mut command)?).with_context(|| server.account())?;
+    for (side, seen) in result["seen"].as_array().context("nothing was seen")?.iter().enumerate() {
+        let number = |when: &str, field: &str| seen[when][field].as_u64().unwrap_or_default();
+        for when in ["before", "after"] {
+            ensure!(seen[when]["finished"] == false && seen[when]["wide"] == false, "{side}: {seen}");
+            ensure!(number(when, "selected") == 1 && number(when, "pairs") >= 1, "{side}: {seen}");
+            let candidates = seen[when]["candidates"].to_string();
+            ensure!(candidates.contains("\"A\"") && candidates.contains("\"B\""), "{side}: {seen}");
+            ensure!(seen[when]["facts"].to_string().contains("direct: "), "{side}: {seen}");
+        }
+        ensure!(number("after", "points") > number("before", "points"), "the plot does not move: {seen}");
+        ensure!(seen["before"]["caption"] != seen["after"]["caption"], "{side}: {seen}");
+    }
+    for ended in result["ended"].as_array().context("no account")? {
+        must_be(ended, "direct")?;
+    }
     Ok(())
 }
 
