@@ -1,6 +1,8 @@
 //! Sessions that stand in for a program which runs (`--as`): a real WireGuard, and processes with the sockets and rules of
 //! Tailscale. What runs goes on as if nobody had looked.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use whyrelay_core::diagnosis::evidence::Evidence;
@@ -102,6 +104,28 @@ fn must_have_lost_nothing(asking: Process) -> Result<()> {
     Ok(())
 }
 
+/// The socket by which `wg` speaks with wireguard-go, which leaves it behind when it is ended.
+struct ControlSocket(PathBuf);
+
+impl ControlSocket {
+    fn of(device: &str) -> Self {
+        let socket = Self(format!("/run/wireguard/{device}.sock").into());
+        socket.remove();
+        socket
+    }
+
+    fn remove(&self) {
+        // There may be none.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 /// A full tunnel as `wg-quick` makes it: WireGuard's own packets carry a mark and leave by the cable, everything else goes
 /// into the tunnel, but signaling.
 fn wireguard() -> Result<()> {
@@ -109,6 +133,7 @@ fn wireguard() -> Result<()> {
     let number = std::process::id() % 1_000_000;
     // Their sockets for `wg` stand in one directory for all namespaces.
     let (of_a, of_b) = (format!("wga{number}"), format!("wgb{number}"));
+    let _sockets = [&of_a, &of_b].map(|device| ControlSocket::of(device));
     let start = |namespace: &Namespace, device: &str| -> Result<Process> {
         let mut command = namespace.command(suite::path("WIREGUARD_GO")?);
         let process = Process::start("wireguard-go", command.args(["-f", device]).env("LOG_LEVEL", "error"))?;
