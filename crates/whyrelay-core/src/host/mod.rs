@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 
 pub use firewall::{ConntrackEntry, FirewallFramework, FirewallRule};
 pub use lookup::{look_up, look_up_from};
-pub use network::{Address, Family, Link, Neighbor, NeighborState, PolicyRule, Prefix, Route, RouteKind, RuleAction};
+pub use network::{
+    Address, Family, Link, Neighbor, NeighborState, PolicyRule, Prefix, Route, RouteKind, RuleAction, leads_to_guests,
+};
 pub use probe::{Probe, ProbeAim, ProbeOutcome};
 pub use program::{Application, HostSocket, ProfileTally, SocketProfile, SocketTransport, Software, SoftwareName};
 pub use routing::{AnsweredRoute, RouteAnswer, RouteFailure, RoutePurpose, RouteQuestion};

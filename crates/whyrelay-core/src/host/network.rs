@@ -55,6 +55,15 @@ impl std::fmt::Display for Prefix {
     }
 }
 
+/// The first letters of names of interfaces that lead to a host's own guests: containers and virtual machines.
+const GUESTS: [&str; 12] =
+    ["docker", "br-", "veth", "virbr", "cni", "cilium", "cali", "flannel", "lxc", "lxd", "podman", "vnet"];
+
+/// Whether an interface leads to the host's own guests, as far as its name tells.
+pub fn leads_to_guests(interface: &str) -> bool {
+    GUESTS.iter().any(|prefix| interface.starts_with(prefix))
+}
+
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {

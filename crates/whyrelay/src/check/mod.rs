@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use whyrelay_core::engine::gather::Server;
 use whyrelay_core::engine::nat_discovery::DiscoveryConfig;
 use whyrelay_core::engine::server_url::{ServerHost, ServerProtocol};
-use whyrelay_core::host::{HostFact, Moment};
+use whyrelay_core::host::{HostFact, Moment, leads_to_guests};
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, Event, EventKind, SessionOptions, Transport, Vantage};
 use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
@@ -68,9 +68,6 @@ const HTTPS_PORT: u16 = 443;
 
 /// Local addresses that are looked from, of each family.
 const MAX_ORIGINS: usize = 4;
-
-/// Interfaces that connect only this host's own guests and tunnels; they are looked from when they are named.
-const VIRTUAL: [&str; 9] = ["docker", "br-", "veth", "virbr", "cni", "cilium", "lxd", "podman", "vnet"];
 
 /// The IPv4 router of the default route over an interface.
 pub(crate) fn default_gateway(interface: &str) -> Option<std::net::Ipv4Addr> {
@@ -282,7 +279,7 @@ fn origins(journal: &Journal, config: &CheckConfig, found: &[Interface], remote:
         let link_local = matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
         let name = interface.clone().unwrap_or_default();
         let what = format!("the NAT's behavior for {} ({name})", address.ip());
-        if VIRTUAL.iter().any(|prefix| name.starts_with(prefix)) && !restricted {
+        if leads_to_guests(&name) && !restricted {
             journal
                 .missing(what, "the interface serves this host's own guests: name it with --interface to look from it");
         } else if !link_local && origins.len() < MAX_ORIGINS {

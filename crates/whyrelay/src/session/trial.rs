@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use whyrelay_core::engine::peer;
 use whyrelay_core::engine::peer_probes;
+use whyrelay_core::host::leads_to_guests;
 use whyrelay_core::ice::candidate::Candidate;
 use whyrelay_core::trace::event::Direction;
 
@@ -22,27 +23,8 @@ const OPENER_AHEAD: Duration = Duration::from_millis(250);
 /// Candidates that are held back; a peer has not more.
 const MAX_HELD: usize = 128;
 
-/// Interfaces that lead into tunnels and to this host's own guests, by the first letters of their names.
-const VIRTUAL: [&str; 18] = [
-    "docker",
-    "br-",
-    "veth",
-    "virbr",
-    "cni",
-    "cilium",
-    "cali",
-    "flannel",
-    "lxc",
-    "lxd",
-    "podman",
-    "vnet",
-    "wt",
-    "wg",
-    "tun",
-    "tap",
-    "tailscale",
-    "zt",
-];
+/// Interfaces that lead into tunnels, by the first letters of their names.
+const TUNNELS: [&str; 6] = ["wt", "wg", "tun", "tap", "tailscale", "zt"];
 
 /// One thing to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +82,7 @@ pub(super) fn excluded(trials: &[Trial]) -> Vec<String> {
         Trial::Exclude(None) => names()
             .into_iter()
             .map(|interface| interface.name)
-            .filter(|name| VIRTUAL.iter().any(|prefix| name.starts_with(prefix)))
+            .filter(|name| leads_to_guests(name) || TUNNELS.iter().any(|prefix| name.starts_with(prefix)))
             .collect(),
         _ => Vec::new(),
     });

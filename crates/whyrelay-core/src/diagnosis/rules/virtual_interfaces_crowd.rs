@@ -3,13 +3,12 @@
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
+use crate::host::leads_to_guests;
 use crate::ice::candidate::CandidateType;
 use crate::trace::event::{PruneReason, RefuseReason};
 
 /// Fewer candidates of this kind harm nobody.
 const MANY: usize = 6;
-
-const VIRTUAL: [&str; 9] = ["docker", "br-", "veth", "virbr", "cni", "cilium", "lxd", "podman", "flannel"];
 
 pub(super) const RULE: Rule = Rule {
     code: "WR122",
@@ -33,7 +32,7 @@ fn examine(session: &Session<'_>) -> Examination {
         let side = session.evidence.side(vantage);
         let hosts = side.local_candidates.iter().filter(|local| local.candidate.kind == CandidateType::Host);
         let is_virtual = |local: &&crate::diagnosis::evidence::LocalCandidate| {
-            local.interface.as_ref().is_some_and(|name| VIRTUAL.iter().any(|prefix| name.starts_with(prefix)))
+            local.interface.as_deref().is_some_and(leads_to_guests)
         };
         let (crowd, others): (Vec<_>, Vec<_>) = hosts.partition(is_virtual);
         let full = side.pairs.values().find(|pair| matches!(pair.pruned, Some(PruneReason::ChecklistFull { .. })));
