@@ -116,6 +116,32 @@ async fn two_clients_over_different_transports_meet_relay_to_relay() -> Result<(
     Ok(())
 }
 
+/// `turnutils_uclient` does not read all that comes over TLS, and so proves nothing here.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tls_clients_lose_nothing_between_them() -> Result<()> {
+    let (_directory, files, trusting) = certificate()?;
+    let server = Server::with(|config| {
+        config.policy = Default::default();
+        config.tls = Some(files);
+    })?;
+    let mut alice = TurnClient::tls(server.address, trusting.clone(), "alice", "wonderland").await?;
+    let mut bob = TurnClient::tls(server.address, trusting, "bob", "builder").await?;
+    let (a, b) = (alice.allocate().await?, bob.allocate().await?);
+    assert_eq!((alice.bind(0x4000, b).await?, bob.bind(0x4001, a).await?), (0, 0));
+    for burst in 0..20_u8 {
+        for at in 0..50 {
+            alice.send(&[0x40, 0, 0, 4, burst, at, 1, 2]).await?;
+            bob.send(&[0x40, 1, 0, 4, burst, at, 3, 4]).await?;
+        }
+        for at in 0..50 {
+            assert_eq!(bob.receive().await?.0, [0x40, 1, 0, 4, burst, at, 1, 2]);
+            assert_eq!(alice.receive().await?.0, [0x40, 0, 0, 4, burst, at, 3, 4]);
+        }
+    }
+    assert_eq!(server.handle.metrics().unsent_stream_messages, 0);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_many_sizes_arrives_whole_and_in_order() -> Result<()> {
     let server = Server::start()?;
