@@ -40,10 +40,20 @@ pub(crate) struct Coturn {
 impl Coturn {
     /// Starts the server on the address of `namespace` and waits until it listens.
     pub(crate) fn start(namespace: &Namespace) -> Result<Self> {
+        Self::start_until(namespace, None)
+    }
+
+    /// The same with a certificate that ended with the year 2019.
+    pub(crate) fn start_expired(namespace: &Namespace) -> Result<Self> {
+        Self::start_until(namespace, Some(2020))
+    }
+
+    /// With a certificate that ends as `year` begins.
+    fn start_until(namespace: &Namespace, year: Option<i32>) -> Result<Self> {
         let directory = tempfile::tempdir().context("making a directory for coturn")?;
         let host = namespace.address().to_string();
         let file = |name: &str| directory.path().join(name);
-        write_certificates(&host, directory.path())?;
+        write_certificates_until(&host, directory.path(), year)?;
         let configuration = format!(
             "listening-ip={host}\nrelay-ip={host}\nlistening-port={PORT}\ntls-listening-port={TLS_PORT}\n\
              lt-cred-mech\nrealm=whyrelay.test\nuser={USER}:{PASSWORD}\n\
@@ -104,12 +114,20 @@ impl Coturn {
 
 /// An authority and a certificate for `host`, as PEM files.
 pub(crate) fn write_certificates(host: &str, directory: &Path) -> Result<()> {
+    write_certificates_until(host, directory, None)
+}
+
+/// The same, and the certificate ends as `year` begins.
+fn write_certificates_until(host: &str, directory: &Path, year: Option<i32>) -> Result<()> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
     let key = KeyPair::generate()?;
     let mut server = CertificateParams::new(vec![host.to_owned()])?;
     server.is_ca = IsCa::ExplicitNoCa;
+    if let Some(year) = year {
+        server.not_after = rcgen::date_time_ymd(year, 1, 1);
+    }
     let server = server.signed_by(&key, &authority)?;
     let write = |name: &str, text: String| std::fs::write(directory.join(name), text);
     write("authority.pem", authority.pem())?;

@@ -19,6 +19,7 @@ mod blocked;
 mod check;
 mod check_ipv6;
 mod check_lab;
+mod check_obstacles;
 mod check_servers;
 mod foreign;
 mod golab;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
     check_ipv6::register(&mut suite);
     check_lab::register(&mut suite);
     check_servers::register(&mut suite);
+    check_obstacles::register(&mut suite);
     port_mapping::register(&mut suite);
     natdiscovery::register(&mut suite);
     beside::register(&mut suite);
