@@ -18,8 +18,8 @@ use whyrelay::server::turn::{StunTurnConfig, StunTurnServer, TlsFiles};
 use whyrelay_core::engine::turn_server::{Credentials, PeerPolicy, SharedSecret};
 
 /// A name and the arguments that make uclient do it; each also gets a peer to talk to. Not between two clients over
-/// TLS: there uclient reads one record for each wakeup, leaves what came with it unread, and calls it lost, with coturn as
-/// with us (14 to 21 of 100). `two_tls_clients_lose_nothing_between_them` is that case with a client that reads all.
+/// TLS: there uclient counts 14 to 21 of 100 as lost, with coturn as with us, though our server sent them all; it seems to
+/// read one record for each wakeup. `two_tls_clients_lose_nothing_between_them` is that case with a client that reads all.
 const RUNS: [(&str, &[&str]); 15] = [
     ("udp_with_channels", &["-c"]),
     ("udp_with_indications", &["-c", "-s"]),
