@@ -15,6 +15,7 @@
 //! Outside of `kernel` nothing sleeps or looks at a clock: the same setup and seed give the same events, byte for byte.
 
 pub mod accuracy;
+mod alg;
 pub mod draw;
 pub mod fuzz;
 #[cfg(target_os = "linux")]

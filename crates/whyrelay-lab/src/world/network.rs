@@ -10,6 +10,7 @@ use whyrelay_core::nat::table::Table;
 use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
 
+use crate::alg;
 use crate::scenario::file::Alg;
 use crate::scenario::value::Span32;
 
@@ -372,7 +373,7 @@ impl Network {
             return Vec::new();
         }
         if let Some(alg) = router.extras.alg {
-            rewrite(&mut packet.bytes, alg, outside.ip(), internal.ip());
+            alg::rewrite(&mut packet.bytes, alg, outside.ip(), internal.ip());
         }
         packet.destination = internal;
         vec![(now, Place::On(inside, false), packet)]
@@ -490,30 +491,9 @@ impl Network {
         }
         let Some(mapped) = table.outbound(now, packet.source, packet.destination) else { return Vec::new() };
         if let Some(alg) = router.extras.alg {
-            rewrite(&mut packet.bytes, alg, packet.source.ip(), mapped.ip());
+            alg::rewrite(&mut packet.bytes, alg, packet.source.ip(), mapped.ip());
         }
         packet.source = mapped;
         self.carry(now, Way::Router(id.0, true), link, Place::On(outside, false), packet)
-    }
-}
-
-/// What an application-layer gateway makes of a payload: every copy of one IPv4 address becomes another.
-fn rewrite(bytes: &mut [u8], alg: Alg, from: IpAddr, to: IpAddr) {
-    /// STUN's magic cookie (RFC 8489 §5), with which XOR-MAPPED-ADDRESS hides addresses.
-    const COOKIE: u32 = 0x2112_A442;
-    let (IpAddr::V4(from), IpAddr::V4(to)) = (from, to) else { return };
-    let forms: &[u32] = match alg {
-        Alg::Addresses => &[0],
-        Alg::Stun => &[0, COOKIE],
-    };
-    for form in forms {
-        let (from, to) = ((u32::from(from) ^ form).to_be_bytes(), (u32::from(to) ^ form).to_be_bytes());
-        let mut at = 0;
-        while let Some(window) = bytes.get_mut(at..at + 4) {
-            if window == from {
-                window.copy_from_slice(&to);
-            }
-            at += 1;
-        }
     }
 }
