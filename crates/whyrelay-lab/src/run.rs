@@ -44,6 +44,9 @@ pub fn cannot_virtually(topology: &Topology) -> Option<String> {
     if let Some(router) = topology.routers.iter().find(|router| !router.port_mapping.is_empty()) {
         return Some(format!("port mapping by {}: a simulated session asks for none", router.name));
     }
+    if topology.sessions.iter().any(|session| session.map_port) {
+        return Some("a session that asks for a port mapping".to_owned());
+    }
     let hosts = topology.hosts.iter().flat_map(|host| host.interfaces.iter().map(|interface| &interface.link));
     let mut links = hosts.chain(topology.routers.iter().map(|router| &router.link)).chain([&topology.server.link]);
     let of_route = topology.hosts.iter().flat_map(|host| &host.routes).any(|route| route.mtu.is_some());

@@ -9,6 +9,7 @@ use whyrelay_core::random::Random;
 
 use super::command::{ip, ip_batch, nft, run};
 use super::error::LabError;
+use super::mapping::MappingServer;
 use super::namespace::enter;
 use super::plan::{Node, Plan};
 use super::router::{INSIDE, OUTSIDE, Router};
@@ -30,6 +31,7 @@ pub struct Lab {
     nodes: Vec<String>,
     routers: Vec<Router>,
     wires: Vec<Wire>,
+    mappers: Vec<MappingServer>,
     /// Held open, so that they stay.
     sinks: Vec<Device>,
 }
@@ -45,7 +47,8 @@ impl Lab {
         let names = nodes.iter().map(|name| format!("{id}-{name}")).chain([format!("{id}{FABRIC}")]).collect();
         let record = Record::new(id, &plan.scenario, names);
         record.write()?;
-        let mut lab = Self { record, nodes, routers: Vec::new(), wires: Vec::new(), sinks: Vec::new() };
+        let mut lab =
+            Self { record, nodes, routers: Vec::new(), wires: Vec::new(), mappers: Vec::new(), sinks: Vec::new() };
         lab.build(plan)?;
         Ok(lab)
     }
@@ -183,7 +186,7 @@ impl Lab {
         let (translates, sinks) = (node.translator.is_some(), node.sinks.clone());
         let program = nft()?;
         let ip = ip()?;
-        let (devices, tunnels) = enter(&namespace, || {
+        let (devices, tunnels, mapping) = enter(&namespace, || {
             let mut bridges = Vec::new();
             for bridge in &node.bridges {
                 bridges.push(format!("link add {bridge} type bridge"));
@@ -213,10 +216,15 @@ impl Lab {
             for (name, value) in node.sysctls.iter().filter(|(name, _)| name.starts_with("net.netfilter.")) {
                 write_sysctl(name, *value)?;
             }
-            Ok((devices, tunnels))
+            let mapping = node.mapping.map(MappingServer::start).transpose()?;
+            Ok((devices, tunnels, mapping))
         })?;
         self.sinks.extend(tunnels.into_iter().flatten());
-        if let (Some(translator), Some((inside, outside))) = (node.translator, devices) {
+        if let (Some(mut translator), Some((inside, outside))) = (node.translator, devices) {
+            if let Some((server, changes)) = mapping {
+                translator.changes = Some(changes);
+                self.mappers.push(server);
+            }
             let router = Router::start(translator, inside, outside).map_err(LabError::system("starting a thread"))?;
             self.routers.push(router);
         }
@@ -245,6 +253,7 @@ fn sink(name: &str) -> Result<Option<Device>, LabError> {
 impl Drop for Lab {
     fn drop(&mut self) {
         // Threads first: their devices go with them.
+        self.mappers.clear();
         self.routers.clear();
         self.wires.clear();
         self.sinks.clear();

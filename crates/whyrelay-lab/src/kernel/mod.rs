@@ -20,6 +20,7 @@ mod command;
 mod error;
 mod host;
 pub mod lab;
+mod mapping;
 mod namespace;
 mod nft;
 mod packet;

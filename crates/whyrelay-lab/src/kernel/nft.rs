@@ -42,6 +42,8 @@ pub(super) fn cannot(router: &Router) -> Option<&'static str> {
         Some("hairpinning")
     } else if router.alg.is_some() {
         Some("an application-layer gateway")
+    } else if !router.port_mapping.is_empty() {
+        Some("ports mapped as hosts ask")
     } else {
         None
     }

@@ -79,6 +79,24 @@ impl Parsed {
         bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     }
 
+    /// Changes the payload of a UDP packet, whose length stays.
+    pub(crate) fn rewrite_udp(&self, bytes: &mut [u8], partial: bool, change: impl FnOnce(&mut [u8])) {
+        let Some(payload) = bytes.get_mut(self.payload + 8..) else { return };
+        change(payload);
+        let at = self.payload + 6;
+        // With offloading the payload is summed up later; zero is no checksum.
+        if partial || bytes[at..at + 2] == [0, 0] {
+            return;
+        }
+        bytes[at..at + 2].fill(0);
+        let pseudo = add(17 + (bytes.len() - self.payload) as u32, &bytes[self.start + 12..self.start + 20]);
+        let sum = match !fold(add(pseudo, &bytes[self.payload..])) {
+            0 => 0xFFFF,
+            sum => sum,
+        };
+        bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+
     fn replace(&self, bytes: &mut [u8], address_at: usize, port_at: usize, new: SocketAddr, partial: bool) {
         let IpAddr::V4(address) = new.ip() else { return };
         let at = self.start + address_at;
@@ -181,6 +199,19 @@ mod tests {
             parsed.set_source(&mut bytes, "203.0.113.10:1027".parse().unwrap(), false);
             parsed.set_destination(&mut bytes, "10.20.0.9:9".parse().unwrap(), false);
             assert_eq!(bytes, udp("203.0.113.10:1027", "10.20.0.9:9", payload), "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn a_rewritten_payload_is_as_if_it_had_been_sent_so() {
+        for payload in [&b"\x0a\x14\x00\x09"[..], b"odd\x0a\x14\x00\x09", &[0xFF; 1400]] {
+            let mut bytes = udp("192.168.10.2:40000", "203.0.113.110:51820", payload);
+            let parsed = parse(&bytes, 0).unwrap();
+            let reverse = |bytes: &mut [u8]| bytes.reverse();
+            parsed.rewrite_udp(&mut bytes, false, reverse);
+            let mut reversed = payload.to_vec();
+            reverse(&mut reversed);
+            assert_eq!(bytes, udp("192.168.10.2:40000", "203.0.113.110:51820", &reversed), "{payload:?}");
         }
     }
 

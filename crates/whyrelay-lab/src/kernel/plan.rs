@@ -2,15 +2,17 @@
 
 use std::net::IpAddr;
 
+use whyrelay_core::engine::port_mapping::router::RouterConfig;
 use whyrelay_core::nat::behavior::{Behavior, MappingBehavior};
 use whyrelay_core::nat::table::Table;
 use whyrelay_core::random::Random;
 
-use crate::scenario::file::{InterfaceKind, Ipv6};
+use crate::scenario::file::{InterfaceKind, Ipv6, PortMapping};
 use crate::scenario::topology::{Host, INTERNET, Link, Router, Topology, Translation};
 use crate::scenario::value::Cidr;
 
 use super::error::LabError;
+use super::mapping::HTTP_PORT;
 use super::nft::{LAN, WAN};
 use super::router::{INSIDE, OUTSIDE, Translator};
 use super::{host, nft};
@@ -59,6 +61,8 @@ pub(super) struct Node {
     pub(super) sysctls: Vec<(String, i64)>,
     pub(super) nft: String,
     pub(super) translator: Option<Translator>,
+    /// What maps ports as hosts inside ask.
+    pub(super) mapping: Option<RouterConfig>,
 }
 
 /// One interface that is plugged into a segment, or into nothing.
@@ -84,6 +88,7 @@ impl Node {
             sysctls: Vec::new(),
             nft: String::new(),
             translator: None,
+            mapping: None,
         }
     }
 
@@ -181,7 +186,8 @@ fn server(topology: &Topology) -> Node {
     node.ports.push(Port {
         name: "eth0".to_owned(),
         segment: Some(INTERNET),
-        link: server.link,
+        // Signaling goes beside the network: all that is late on this link is STUN and TURN.
+        link: Link { delay: server.link.delay + server.faults.answers_after.0, ..server.link },
         isolated: false,
         tunnel: false,
     });
@@ -217,11 +223,15 @@ fn routes_inward(topology: &Topology, node: &mut Node, at: usize, device: &str) 
 }
 
 fn router_node(topology: &Topology, router: &Router, choice: RouterChoice) -> Result<Node, LabError> {
-    if !router.port_mapping.is_empty() {
-        return Err(LabError::Unsupported(format!("port mapping by {}", router.name)));
+    let translates = matches!(router.translation, Translation::Nat(_));
+    if !translates && !router.port_mapping.is_empty() {
+        return Err(LabError::Unsupported(format!("port mapping by {}, which translates no ports", router.name)));
     }
-    if router.alg.is_some() {
-        return Err(LabError::Unsupported(format!("the application-layer gateway of {}", router.name)));
+    if !translates && router.alg.is_some() {
+        return Err(LabError::Unsupported(format!(
+            "the application-layer gateway of {}, which is no NAT",
+            router.name
+        )));
     }
     let mut node = Node::new(&router.name);
     let inside = &topology.segments[router.inside];
@@ -296,6 +306,23 @@ const fn lifetime(translation: &Translation) -> std::time::Duration {
     }
 }
 
+/// What a router maps ports by; `None` when by nothing.
+fn mapping(router: &Router) -> Option<RouterConfig> {
+    let ipv4 = |address: IpAddr| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    };
+    let speaks = |protocol| router.port_mapping.contains(&protocol);
+    (!router.port_mapping.is_empty()).then_some(())?;
+    Some(RouterConfig {
+        internal: router.inside_addresses.iter().find_map(|cidr| ipv4(cidr.address))?,
+        external: router.external().find_map(ipv4)?,
+        nat_pmp: speaks(PortMapping::NatPmp),
+        pcp: speaks(PortMapping::Pcp),
+        upnp: speaks(PortMapping::Upnp).then_some(HTTP_PORT),
+    })
+}
+
 /// Routes what is to be translated through the user-space router.
 fn user_space(topology: &Topology, router: &Router, node: &mut Node) {
     let behavior = match &router.translation {
@@ -325,7 +352,9 @@ fn user_space(topology: &Topology, router: &Router, node: &mut Node) {
     // Connections live longer than any session in a lab (RFC 5382 REQ-5).
     let connections = Behavior { lifetime: std::time::Duration::from_secs(7440), ..behavior.clone() };
     let echoes = Behavior { lifetime: std::time::Duration::from_secs(60), ..behavior.clone() };
-    node.translator = Some(Translator { udp: table(behavior), tcp: table(connections), echo: table(echoes) });
+    let (udp, tcp, echo) = (table(behavior), table(connections), table(echoes));
+    node.translator = Some(Translator { udp, tcp, echo, alg: router.alg, changes: None });
+    node.mapping = mapping(router);
 
     let to: Vec<IpAddr> = if pairs.is_empty() { external } else { pairs.iter().map(|(_, outside)| *outside).collect() };
     let mtu = router.link.mtu.map(|mtu| format!(" mtu lock {mtu}")).unwrap_or_default();

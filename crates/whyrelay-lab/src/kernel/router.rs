@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,8 +17,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use whyrelay_core::nat::table::Table;
 use whyrelay_core::time::Timestamp;
 
+use super::mapping::Change;
 use super::packet::{Carried, Parsed, parse};
 use super::tun::{Device, OFFLOAD_HEADER, needs_checksum};
+use crate::alg;
+use crate::scenario::file::Alg;
 
 /// The device that leads to the inside.
 pub(crate) const INSIDE: &str = "natin";
@@ -44,9 +48,20 @@ pub(crate) struct Translator {
     pub(crate) udp: Table,
     pub(crate) tcp: Table,
     pub(crate) echo: Table,
+    /// What it rewrites in UDP payloads.
+    pub(crate) alg: Option<Alg>,
+    /// Forwards that begin and end, as hosts ask for them.
+    pub(crate) changes: Option<Receiver<Change>>,
 }
 
 impl Translator {
+    /// Begins and ends forwards.
+    fn follow(&mut self) {
+        while let Some(Ok((external, internal))) = self.changes.as_ref().map(Receiver::try_recv) {
+            self.udp.forward(external, internal);
+        }
+    }
+
     /// Translates a packet in place; answers where it goes on, nothing when it is dropped.
     fn translate(&mut self, now: Timestamp, from: Side, packet: &mut [u8], partial: bool) -> Option<Side> {
         let parsed = parse(packet, 0)?;
@@ -74,6 +89,14 @@ impl Translator {
                 Side::Inside
             }
         };
+        if let (Some(alg), Carried::Udp) = (self.alg, parsed.carried) {
+            let after = parse(packet, 0)?;
+            let (old, new) = match to {
+                Side::Outside => (parsed.source, after.source),
+                Side::Inside => (parsed.destination, after.destination),
+            };
+            parsed.rewrite_udp(packet, partial, |payload| alg::rewrite(payload, alg, old.ip(), new.ip()));
+        }
         parsed.give_back_hop(packet);
         Some(to)
     }
@@ -143,6 +166,7 @@ impl Router {
             let mut buffer = vec![0; LARGEST];
             while !stopped.load(Ordering::Relaxed) {
                 wait(&inside, &outside);
+                translator.follow();
                 for from in [Side::Inside, Side::Outside] {
                     let device = if from == Side::Inside { &inside } else { &outside };
                     for _ in 0..BATCH {

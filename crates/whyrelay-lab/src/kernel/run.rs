@@ -91,12 +91,6 @@ pub fn cannot(topology: &Topology, conditions: &Conditions<'_>) -> Option<String
     if faults.credentials == Credentials::Missing {
         return Some("TURN without credentials: whyrelay refuses to start with it".to_owned());
     }
-    if faults.answers_after.0 > Duration::ZERO {
-        return Some("a server that answers late".to_owned());
-    }
-    if topology.signaling.iter().any(|signaling| signaling.lose_all) {
-        return Some("signaling that loses everything".to_owned());
-    }
     if topology.sessions.iter().any(|session| session.uid != 0) && !maps_every_user() {
         return Some("another user than this one: that takes root".to_owned());
     }
@@ -262,6 +256,9 @@ fn session(
         if said {
             command.arg(flag);
         }
+    }
+    if wanted.map_port {
+        command.args(["--try", "mapping"]);
     }
     if conditions.cut_relay {
         command.args(["--throughput", "1s"]);

@@ -1,5 +1,5 @@
 //! Signaling beside the network: a proxy between a peer's own loopback address and the server, whatever the scenario
-//! does to the paths between them. It delays a peer's messages, or loses its candidates, where the scenario says so.
+//! does to the paths between them. It delays a peer's messages, or loses them or its candidates, where the scenario says so.
 //!
 //! Everything passes as it is but the frames of a WebSocket from the peer (RFC 6455 §5.2). They stay in order: what
 //! follows a late message is late, too. A lost candidate becomes a message of a type that nobody knows, because the
@@ -101,6 +101,9 @@ fn serve(mut peer: TcpStream, mut server: TcpStream, faults: &Signaling) -> io::
     let mut last = Instant::now();
     loop {
         let mut frame = read_frame(&mut peer)?;
+        if faults.lose_all && frame.is_message() {
+            continue;
+        }
         let is_candidate = frame.is(b"\"type\":\"candidate\"") || frame.is(b"\"type\":\"end-of-candidates\"");
         if is_candidate && faults.lose_candidates {
             frame.replace(b"\"type\":\"candidate\"", b"\"type\":\"x-lost-it\"");

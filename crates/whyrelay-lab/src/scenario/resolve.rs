@@ -287,6 +287,7 @@ fn session(file: &File, name: &str, port: u16) -> Session {
         relay_only: spec.relay_only,
         no_turn: spec.no_turn,
         patient: spec.patient,
+        map_port: spec.map_port,
         starts: spec.starts.0,
     }
 }

@@ -291,6 +291,8 @@ pub struct Session {
     pub no_turn: bool,
     /// RFC 8445's own schedule.
     pub patient: bool,
+    /// Asks its router for a port mapping.
+    pub map_port: bool,
     /// When it starts, from the beginning.
     pub starts: Duration,
 }

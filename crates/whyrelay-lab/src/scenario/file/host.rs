@@ -294,6 +294,9 @@ pub struct Session {
     /// RFC 8445's own schedule.
     #[serde(skip_serializing_if = "is_default")]
     pub patient: bool,
+    /// Asks its router for a port mapping (`--try mapping`).
+    #[serde(skip_serializing_if = "is_default")]
+    pub map_port: bool,
     /// When it starts.
     #[serde(skip_serializing_if = "is_default")]
     pub starts: Span,

@@ -1,0 +1,175 @@
+//! A router's end of NAT-PMP, PCP and UPnP: sockets in its namespace for the core's own [`MappingRouter`], whose
+//! mappings the user-space router forwards by.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use whyrelay_core::engine::port_mapping::router::{MappingRouter, RouterConfig};
+use whyrelay_core::wire::portmap::{self, ssdp};
+
+use super::error::LabError;
+use super::router::Clock;
+
+/// The port of the HTTP server, as miniupnpd has it.
+pub(crate) const HTTP_PORT: u16 = 5000;
+
+/// The largest datagram that is read.
+const LARGEST: usize = 2048;
+/// The longest request to the HTTP server.
+const LONGEST_REQUEST: usize = 64 * 1024;
+/// How long one request may take. They are served one after the other.
+const REQUEST: Duration = Duration::from_millis(500);
+/// How long the thread may take to notice that it is to end, or that a mapping has ended.
+const NOTICE: u16 = 50;
+
+/// A forward that begins, or ends: the outside endpoint, and the inside one that it leads to from now on.
+pub(crate) type Change = (SocketAddr, Option<SocketAddr>);
+
+/// The thread that serves; it ends when dropped.
+#[derive(Debug)]
+pub(crate) struct MappingServer {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MappingServer {
+    /// Opens its sockets in the namespace of the calling thread.
+    pub(crate) fn start(config: RouterConfig) -> Result<(Self, Receiver<Change>), LabError> {
+        let (changes, changed) = channel();
+        let service = Service::open(config, changes)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let serve = move || service.run(&stopped);
+        let thread = std::thread::Builder::new().name("lab port mapping".to_owned()).spawn(serve);
+        let thread = Some(thread.map_err(LabError::system("starting a thread"))?);
+        Ok((Self { stop, thread }, changed))
+    }
+}
+
+impl Drop for MappingServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Service {
+    router: MappingRouter,
+    clock: Clock,
+    external: Ipv4Addr,
+    /// Sockets with the ports that the router knows them by.
+    datagrams: Vec<(u16, UdpSocket)>,
+    http: Option<TcpListener>,
+    /// What the user-space router has been told.
+    told: BTreeMap<SocketAddr, SocketAddr>,
+    changes: Sender<Change>,
+}
+
+impl Service {
+    fn open(config: RouterConfig, changes: Sender<Change>) -> Result<Self, LabError> {
+        let failed = || LabError::system("opening the sockets of a port mapping server");
+        let mut datagrams = Vec::new();
+        if config.nat_pmp || config.pcp {
+            let socket = UdpSocket::bind((config.internal, portmap::PORT)).map_err(failed())?;
+            datagrams.push((portmap::PORT, socket));
+        }
+        let mut http = None;
+        if let Some(port) = config.upnp {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, ssdp::GROUP.port())).map_err(failed())?;
+            socket.join_multicast_v4(ssdp::GROUP.ip(), &config.internal).map_err(failed())?;
+            datagrams.push((ssdp::GROUP.port(), socket));
+            let listener = TcpListener::bind((config.internal, port)).map_err(failed())?;
+            listener.set_nonblocking(true).map_err(failed())?;
+            http = Some(listener);
+        }
+        for (_, socket) in &datagrams {
+            socket.set_nonblocking(true).map_err(failed())?;
+        }
+        let clock = Clock::new();
+        let router = MappingRouter::new(clock.now(), config);
+        Ok(Self { router, clock, external: config.external, datagrams, http, told: BTreeMap::new(), changes })
+    }
+
+    fn run(mut self, stopped: &AtomicBool) {
+        let mut buffer = [0; LARGEST];
+        while !stopped.load(Ordering::Relaxed) {
+            self.wait();
+            for index in 0..self.datagrams.len() {
+                self.answer_datagrams(index, &mut buffer);
+            }
+            while let Some(Ok((stream, source))) = self.http.as_ref().map(TcpListener::accept) {
+                // Who does not finish its request gets no answer.
+                let _ = self.answer_request(stream, source);
+            }
+            // Those that have ended by themselves.
+            self.tell();
+        }
+    }
+
+    fn wait(&self) {
+        let sockets = self.datagrams.iter().map(|(_, socket)| socket.as_fd());
+        let all = sockets.chain(self.http.iter().map(|listener| listener.as_fd()));
+        let mut all: Vec<PollFd<'_>> = all.map(|socket| PollFd::new(socket, PollFlags::POLLIN)).collect();
+        let _ = poll(&mut all, PollTimeout::from(NOTICE));
+    }
+
+    fn answer_datagrams(&mut self, index: usize, buffer: &mut [u8]) {
+        while let Ok((length, source)) = self.datagrams[index].1.recv_from(buffer) {
+            let port = self.datagrams[index].0;
+            let answer = self.router.datagram(self.clock.now(), source, port, &buffer[..length]);
+            // Before the answer: who has it may use the mapping at once.
+            self.tell();
+            if let Some(answer) = answer {
+                let _ = self.datagrams[index].1.send_to(&answer, source);
+            }
+        }
+    }
+
+    fn answer_request(&mut self, mut stream: TcpStream, source: SocketAddr) -> std::io::Result<()> {
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(REQUEST))?;
+        let until = Instant::now() + REQUEST;
+        let mut request = Vec::new();
+        let mut buffer = [0; LARGEST];
+        while request.len() < LONGEST_REQUEST {
+            let left = until.saturating_duration_since(Instant::now());
+            stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            let length = stream.read(&mut buffer)?;
+            request.extend_from_slice(&buffer[..length]);
+            if let Some(response) = self.router.http(self.clock.now(), source.ip(), &request) {
+                self.tell();
+                return stream.write_all(&response);
+            }
+            if length == 0 || left.is_zero() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the user-space router what has changed.
+    fn tell(&mut self) {
+        let external = self.external;
+        let forwards = self.router.forwards(self.clock.now());
+        let now: BTreeMap<SocketAddr, SocketAddr> = forwards
+            .map(|forward| ((external, forward.external_port).into(), SocketAddr::V4(forward.internal)))
+            .collect();
+        for ended in self.told.keys().filter(|outside| !now.contains_key(outside)) {
+            let _ = self.changes.send((*ended, None));
+        }
+        for (outside, inside) in now.iter().filter(|(outside, inside)| self.told.get(outside) != Some(inside)) {
+            let _ = self.changes.send((*outside, Some(*inside)));
+        }
+        self.told = now;
+    }
+}
