@@ -61,8 +61,15 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         let inbound = matches!(rule.fact.hook.as_deref(), Some("input" | "prerouting" | "ingress"));
         drops && inbound && rule.fact.packets_since.is_some_and(|packets| packets > 0)
     };
-    // A host that may not send has no connection to which an arrival could belong: that is what the rule sees then.
-    let cannot_send = side.send_failures.keys().any(|(.., errno)| *errno == EPERM);
+    // A host that did not send there, or may not, has no connection to which an arrival could belong: that is what a
+    // rule by state sees then, and no fault of the rule.
+    let refused = side.send_failures.keys().any(|(.., errno)| *errno == EPERM);
+    let sent_to = |address: std::net::SocketAddr| {
+        let failed = side.send_failures.keys().any(|(_, remote, _)| *remote == address);
+        !failed && side.sent.values().any(|check| check.pair.remote == address && check.refused < check.transmissions)
+    };
+    let uninvited = unheard.as_ref().is_some_and(|unheard| unheard.iter().all(|(source, ..)| !sent_to(*source)));
+    let cannot_send = refused || uninvited;
     let is_effect = |rule: &&Taken<FirewallRule>| cannot_send && rule.fact.rule.contains("ct state");
     let rule = host.firewall_rules.iter().filter(took).find(|rule| !is_effect(rule));
     if rule.is_none() && host.firewall_rules.iter().filter(took).any(|rule| is_effect(&rule)) {

@@ -2,7 +2,7 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::Blame;
-use crate::diagnosis::network::told;
+use crate::diagnosis::network::{Told, told};
 use crate::diagnosis::session::JoinedPair;
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::address::AddressClass;
@@ -79,6 +79,11 @@ fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
         return None;
     }
     let told = told(side);
+    // From which address it reaches the relay is not known where that varies: another than the permission is for.
+    let varies = |one: &Told| told.iter().any(|two| two.local == one.local && two.mapped.ip() != one.mapped.ip());
+    if told.iter().any(varies) {
+        return None;
+    }
     let to_relay = |pair: &&JoinedPair| {
         pair.side(vantage).is_some_and(|own| peer.is_relayed(own.pair.remote) && !side.is_relayed(own.pair.local))
     };
