@@ -7,7 +7,7 @@ use whyrelay_core::diagnosis::rules::diagnose;
 use whyrelay_core::diagnosis::session::Session;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{Datagram, Event, EventKind, Transport};
-use whyrelay_lab::accuracy::tally;
+use whyrelay_lab::accuracy::{SEED, tally};
 use whyrelay_lab::fuzz::Kind;
 use whyrelay_lab::matrix::{cells, run_cell};
 use whyrelay_lab::run::run_virtual;
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     eprintln!("{} events, {} pairs", large.len(), report.pairs.len());
 
     let begun = Instant::now();
-    tally(Kind::Faults(1), WORLDS, 1)?;
+    tally(Kind::Faults(1), SEED, WORLDS, 1)?;
     println!("worlds {:.3}", begun.elapsed().as_secs_f64());
     Ok(())
 }

@@ -12,7 +12,7 @@ use whyrelay_core::diagnosis::session::Session;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::Vantage;
 
-pub use page::{Accuracy, FULL, SAMPLE, SEED, Size, tally};
+pub use page::{Accuracy, FULL, HELD_OUT, HELD_OUT_SEED, SAMPLE, SEED, Size, tally};
 
 use crate::fuzz::{Culprit, Planted, World};
 use crate::run::Observed;
@@ -182,6 +182,10 @@ pub struct Tally {
     pub wrong_alone: u64,
     /// For each fault: planted and harmful, found.
     pub by_fault: BTreeMap<&'static str, (u64, u64)>,
+    /// For each fault beside one that keeps it from showing: planted and harmful, found all the same.
+    pub by_hidden: BTreeMap<&'static str, (u64, u64)>,
+    /// Worlds that have such a fault.
+    pub hiding: u64,
     /// For each rule, by its name.
     pub by_rule: BTreeMap<&'static str, Counts>,
     /// Seeds that came out wrong, with what was said.
@@ -195,6 +199,10 @@ impl Tally {
         self.findings += score.findings.len() as u64;
         self.wrong += score.wrong.len() as u64;
         self.wrong_alone += u64::from(!score.wrong_alone.is_empty());
+        let is_hidden = |hidden: &Planted| {
+            world.planted.iter().any(|planted| planted.side != hidden.side && planted.fault.hides(hidden.fault))
+        };
+        self.hiding += u64::from(world.planted.iter().any(is_hidden));
         if score.harmless {
             self.harmless += 1;
         } else {
@@ -203,6 +211,10 @@ impl Tally {
             for (planted, found) in world.planted.iter().zip(&score.found) {
                 let counts = self.by_fault.entry(planted.fault.name).or_default();
                 *counts = (counts.0 + 1, counts.1 + u64::from(*found));
+                if is_hidden(planted) {
+                    let counts = self.by_hidden.entry(planted.fault.name).or_default();
+                    *counts = (counts.0 + 1, counts.1 + u64::from(*found));
+                }
             }
         }
         for rule in RULES {
@@ -235,6 +247,11 @@ impl Tally {
         self.wrong_alone += other.wrong_alone;
         for (name, (planted, found)) in other.by_fault {
             let counts = self.by_fault.entry(name).or_default();
+            *counts = (counts.0 + planted, counts.1 + found);
+        }
+        self.hiding += other.hiding;
+        for (name, (planted, found)) in other.by_hidden {
+            let counts = self.by_hidden.entry(name).or_default();
             *counts = (counts.0 + planted, counts.1 + found);
         }
         for (name, counts) in other.by_rule {

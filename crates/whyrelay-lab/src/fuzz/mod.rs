@@ -89,6 +89,8 @@ pub enum Kind {
     Healthy,
     /// Two good places with so many faults, and perhaps a decoy.
     Faults(usize),
+    /// The same, whether or not one fault keeps the other from showing.
+    AnyFaults(usize),
 }
 
 /// Makes the world of a seed.
@@ -123,9 +125,9 @@ pub fn generate(seed: u64, kind: Kind) -> World {
                 decoy(&mut world, name, piece, random.below(2) as usize, slot);
             }
         }
-        Kind::Faults(count) => {
+        Kind::Faults(count) | Kind::AnyFaults(count) => {
             for slot in 0..count {
-                plant_one(&mut world, &mut random, slot);
+                plant_one(&mut world, &mut random, slot, matches!(kind, Kind::AnyFaults(_)));
             }
             if random.below(2) == 0 {
                 let (name, piece) = DECOYS[random.below(DECOYS.len() as u64) as usize];
@@ -139,12 +141,13 @@ pub fn generate(seed: u64, kind: Kind) -> World {
     world
 }
 
-/// Plants one more fault that fits to those already there.
-fn plant_one(world: &mut World, random: &mut Random, slot: usize) {
+/// Plants one more fault that fits to those already there; only where asked for also one that these hide, or that hides
+/// them.
+fn plant_one(world: &mut World, random: &mut Random, slot: usize, may_hide: bool) {
     // A world of random faults would seldom have one that needs another; so the first never does.
     let fits = |world: &World, fault: &Fault| {
         let fits_to = |other: &Fault| {
-            let apart = !other.hides(fault) && !fault.hides(other);
+            let apart = may_hide || (!other.hides(fault) && !fault.hides(other));
             apart && !(other.moves && fault.moves) && other.findings != fault.findings
         };
         (slot > 0 || fault.shows != Shows::AtRelay) && world.planted.iter().all(|planted| fits_to(planted.fault))

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use whyrelay_lab::accuracy::{Accuracy, SAMPLE};
+use whyrelay_lab::accuracy::{Accuracy, SAMPLE, SEED};
 use whyrelay_lab::fuzz::{DECOYS, FAULTS, Kind, generate};
 
 #[test]
@@ -10,7 +10,7 @@ fn the_first_worlds_reach_the_goals_and_every_miss_is_listed() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/accuracy.md");
     let page = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{error}"));
     let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
-    let accuracy = Accuracy::measure(SAMPLE, threads).unwrap_or_else(|error| panic!("{error}"));
+    let accuracy = Accuracy::measure(SAMPLE, SEED, threads).unwrap_or_else(|error| panic!("{error}"));
     let new: Vec<_> = accuracy.misses().into_iter().filter(|miss| !page.contains(miss)).collect();
     assert!(new.is_empty(), "these are not in docs/accuracy.md:\n{}", new.join("\n"));
     assert!(accuracy.first_right() >= 0.99, "first finding: {}", accuracy.first_right());
