@@ -116,8 +116,8 @@ pub const BINDINGS: &[Binding] = &[
         shown: "e",
         what: "next event of the selected finding's evidence",
     },
-    Binding { keys: &[char('s')], command: Command::Sort, shown: "s", what: "another order (pairs, events)" },
-    Binding { keys: &[char('/')], command: Command::Filter, shown: "/", what: "filter (pairs, events, findings)" },
+    Binding { keys: &[char('s')], command: Command::Sort, shown: "s", what: "another order of the pane's rows" },
+    Binding { keys: &[char('/')], command: Command::Filter, shown: "/", what: "filter the pane's rows" },
     Binding {
         keys: &[(KeyCode::Esc, NONE)],
         command: Command::Back,

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use whyrelay_core::diagnosis::finding::Finding;
-use whyrelay_core::report::{LogLine, PairRow, Report};
+use whyrelay_core::report::{CheckRow, LogLine, PairRow, Report};
 
 use super::keys::{self, Command};
 use super::list::List;
-use super::rows::{PairOrder, Rows};
+use super::rows::{CheckOrder, FindingOrder, PairOrder, Rows};
 
 /// Most characters of a filter.
 const MAX_FILTER: usize = 60;
@@ -100,7 +100,9 @@ pub struct Screen {
     pub(super) typing: bool,
     pub(super) filters: [String; 5],
     pub(super) lists: [List; 5],
+    pub(super) finding_order: FindingOrder,
     pub(super) pair_order: PairOrder,
+    pub(super) check_order: CheckOrder,
     pub(super) newest_first: bool,
     pub(super) rows: Rows,
     /// Which piece of the selected finding's evidence was shown last.
@@ -123,7 +125,9 @@ impl Screen {
             typing: false,
             filters: Default::default(),
             lists: [List::default(); 5],
+            finding_order: FindingOrder::default(),
             pair_order: PairOrder::default(),
+            check_order: CheckOrder::default(),
             newest_first: false,
             rows: Rows::default(),
             evidence_shown: None,
@@ -186,7 +190,7 @@ impl Screen {
             Command::Open => self.open(),
             Command::Evidence => self.next_evidence(),
             Command::Sort => self.sort(),
-            Command::Filter => self.typing = matches!(self.focus, Pane::Pairs | Pane::Events | Pane::Findings),
+            Command::Filter => self.typing = self.focus != Pane::Path,
             Command::Freeze if self.position.is_some() => return self.seek(None),
             Command::Freeze => return self.seek(Some(self.shown_events())),
             Command::StepBack(by) => return self.seek(Some(self.shown_events().saturating_sub(by).max(1))),
@@ -215,7 +219,7 @@ impl Screen {
         step(&mut self.lists[self.focus.index()], length);
         match self.focus {
             // Another pair, another finding: what hangs on it starts anew.
-            Pane::Pairs => self.lists[Pane::Checks.index()] = List::default(),
+            Pane::Pairs => self.arrange_checks(None),
             Pane::Findings => self.evidence_shown = None,
             _ => {}
         }
@@ -227,8 +231,7 @@ impl Screen {
             Pane::Pairs => self.focus = Pane::Checks,
             Pane::Findings => self.next_evidence(),
             Pane::Checks => {
-                let selected = self.list(Pane::Checks).selected;
-                let check = self.pair().and_then(|pair| pair.checks.get(selected)).map(|check| check.seq);
+                let check = self.check().map(|check| check.seq);
                 self.show_event(check);
             }
             Pane::Path | Pane::Events => self.zoom = !self.zoom,
@@ -260,8 +263,10 @@ impl Screen {
     fn sort(&mut self) {
         match self.focus {
             Pane::Pairs => self.pair_order = self.pair_order.next(),
+            Pane::Findings => self.finding_order = self.finding_order.next(),
+            Pane::Checks => self.check_order = self.check_order.next(),
             Pane::Events => self.newest_first = !self.newest_first,
-            _ => return,
+            Pane::Path => return,
         }
         self.rearrange();
     }
@@ -320,6 +325,12 @@ impl Screen {
     pub(super) fn pair(&self) -> Option<&PairRow> {
         let index = *self.rows.pairs.get(self.list(Pane::Pairs).selected)?;
         self.report()?.pairs.get(index)
+    }
+
+    /// The selected check.
+    pub(super) fn check(&self) -> Option<&CheckRow> {
+        let index = *self.rows.checks.get(self.list(Pane::Checks).selected)?;
+        self.pair()?.checks.get(index)
     }
 
     /// The selected finding.

@@ -83,6 +83,27 @@ fn rows_are_filtered_sorted_and_zoomed() {
     screen.press("zzz");
     screen.press("/nothing has this\r");
     screen.shows("no pair fits the filter");
+    // Esc alone: together with the next key it would be Alt.
+    screen.press("\u{1b}");
+    screen.wait_for("all pairs", |shown| !shown.contains("filter \""));
+    screen.press("2s");
+    screen.shows("by code");
+    screen.press("s");
+    screen.shows("by place");
+    screen.press("/nothing has this\r");
+    screen.shows("none fits the filter");
+    screen.press("4s");
+    screen.shows("unanswered first");
+    screen.press("s");
+    screen.shows("longest round trip first");
+    screen.press("/nothing has this\r");
+    screen.shows("no check fits the filter");
+    screen.press("\u{1b}");
+    screen.wait_for("all checks", |shown| !shown.contains("no check fits"));
+    screen.press("/round trip\r");
+    screen.wait_for("checks again", |shown| {
+        shown.contains("filter \"round trip\"") && ["> A #", "> B #"].iter().any(|row| shown.contains(row))
+    });
 }
 
 #[test]

@@ -20,11 +20,18 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rec
     };
     let more =
         if pair.checks_left_out > 0 { format!(", {} more not listed", pair.checks_left_out) } else { String::new() };
+    let order = match screen.check_order.name() {
+        "" => String::new(),
+        name => format!(", {name}"),
+    };
+    let count = match (screen.rows.checks.len(), pair.checks.len()) {
+        (shown, all) if shown < all => format!("{shown} of {all}"),
+        (_, all) => all.to_string(),
+    };
     let title = format!(
-        "Checks of A {} <-> B {} ({}{more})",
+        "Checks of A {} <-> B {} ({count}{more}{order})",
         words::end(pair.a.as_ref()),
         words::end(pair.b.as_ref()),
-        pair.checks.len()
     );
     let inner = pane_frame(frame, screen, Pane::Checks, &title, area);
     let [chains, rows] = Layout::vertical([Constraint::Length(2), Constraint::Fill(1)]).areas(inner);
@@ -32,7 +39,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rec
     if pair.checks.is_empty() {
         return nothing(frame, words::no_checks(pair), rows);
     }
-    list(frame, screen, Pane::Checks, rows, |at| row(&pair.checks[at], look));
+    if screen.rows.checks.is_empty() {
+        return nothing(frame, "no check fits the filter", rows);
+    }
+    list(frame, screen, Pane::Checks, rows, |at| row(&pair.checks[screen.rows.checks[at]], look));
 }
 
 fn chain_lines(pair: &PairRow, look: Look, width: u16) -> Vec<Line<'static>> {
@@ -64,14 +74,15 @@ fn chain_words(chain: &Chain, from: Vantage) -> String {
     line
 }
 
-fn row(check: &CheckRow, look: Look) -> Row {
+/// A check in one line.
+pub(in crate::tui) fn check_words(check: &CheckRow) -> String {
     let time = |at: Option<u64>| at.map_or_else(|| "-".to_owned(), words::duration);
     let refused = if check.refused > 0 { format!(", {} refused", check.refused) } else { String::new() };
     let from = check.seen_from.map_or_else(String::new, |from| format!(" from {from}"));
     let trip = check.round_trip_us.map_or_else(String::new, |trip| format!(", round trip {}", words::duration(trip)));
     let nominating = if check.nominating { ", nominating" } else { "" };
     let error = check.error.map_or_else(String::new, |code| format!(", error {code}"));
-    let text = format!(
+    format!(
         "{} #{} sent {} ({}x{refused}) > seen {}{from} > answered {} > answer seen {}{trip}{nominating}{error}",
         check.from.name(),
         check.seq,
@@ -80,11 +91,14 @@ fn row(check: &CheckRow, look: Look) -> Row {
         time(check.seen_us),
         time(check.answered_us),
         time(check.answer_seen_us),
-    );
+    )
+}
+
+fn row(check: &CheckRow, look: Look) -> Row {
     let style = match (check.error, check.answer_seen_us) {
         (Some(_), _) => look.bad(),
         (None, Some(_)) => look.good(),
         (None, None) => Style::new(),
     };
-    Row { text, style }
+    Row { text: check_words(check), style }
 }

@@ -16,7 +16,11 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rec
         return;
     };
     let so_far = if screen.live && !screen.over { " so far" } else { "" };
-    let title = format!("Findings{so_far} ({})", report.findings.len());
+    let order = match screen.finding_order.name() {
+        "" => String::new(),
+        name => format!(", {name}"),
+    };
+    let title = format!("Findings{so_far} ({}{order})", report.findings.len());
     let inner = pane_frame(frame, screen, Pane::Findings, &title, area);
     let Some(finding) = screen.finding() else {
         return nothing(frame, if report.findings.is_empty() { "none" } else { "none fits the filter" }, inner);

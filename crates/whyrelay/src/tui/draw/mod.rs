@@ -16,6 +16,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 
+pub(super) use checks::check_words;
 pub(super) use path::lines as path_lines;
 use pieces::{clean, cut};
 
