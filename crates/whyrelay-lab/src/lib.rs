@@ -21,6 +21,7 @@ pub mod fuzz;
 #[cfg(target_os = "linux")]
 pub mod kernel;
 pub mod matrix;
+mod port_mapping;
 pub mod predict;
 pub mod run;
 pub mod scenario;

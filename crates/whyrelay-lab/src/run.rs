@@ -8,6 +8,7 @@ use whyrelay_core::diagnosis::{rules, session};
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::Event;
 
+use crate::port_mapping;
 use crate::scenario::Topology;
 use crate::scenario::file::{Blame, Path, WorldKind};
 use crate::world::{self, Outcome};
@@ -41,11 +42,8 @@ pub fn cannot_virtually(topology: &Topology) -> Option<String> {
     if topology.server.faults.certificate.is_some() {
         return Some("TURN over TLS with a certificate: there is no TLS in virtual time".to_owned());
     }
-    if let Some(router) = topology.routers.iter().find(|router| !router.port_mapping.is_empty()) {
-        return Some(format!("port mapping by {}: a simulated session asks for none", router.name));
-    }
-    if topology.sessions.iter().any(|session| session.map_port) {
-        return Some("a session that asks for a port mapping".to_owned());
+    if let Some(what) = port_mapping::without_ports(topology) {
+        return Some(what);
     }
     let hosts = topology.hosts.iter().flat_map(|host| host.interfaces.iter().map(|interface| &interface.link));
     let mut links = hosts.chain(topology.routers.iter().map(|router| &router.link)).chain([&topology.server.link]);

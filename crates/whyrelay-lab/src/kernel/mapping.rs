@@ -1,7 +1,6 @@
-//! A router's end of NAT-PMP, PCP and UPnP: sockets in its namespace for the core's own [`MappingRouter`], whose
-//! mappings the user-space router forwards by.
+//! A router's end of NAT-PMP, PCP and UPnP: sockets in its namespace for [`Mappings`], by which the user-space router
+//! forwards.
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
@@ -12,14 +11,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use whyrelay_core::engine::port_mapping::router::{MappingRouter, RouterConfig};
+use whyrelay_core::engine::port_mapping::router::RouterConfig;
 use whyrelay_core::wire::portmap::{self, ssdp};
 
 use super::error::LabError;
 use super::router::Clock;
-
-/// The port of the HTTP server, as miniupnpd has it.
-pub(crate) const HTTP_PORT: u16 = 5000;
+use crate::port_mapping::{Change, Mappings};
 
 /// The largest datagram that is read.
 const LARGEST: usize = 2048;
@@ -29,9 +26,6 @@ const LONGEST_REQUEST: usize = 64 * 1024;
 const REQUEST: Duration = Duration::from_millis(500);
 /// How long the thread may take to notice that it is to end, or that a mapping has ended.
 const NOTICE: u16 = 50;
-
-/// A forward that begins, or ends: the outside endpoint, and the inside one that it leads to from now on.
-pub(crate) type Change = (SocketAddr, Option<SocketAddr>);
 
 /// The thread that serves; it ends when dropped.
 #[derive(Debug)]
@@ -64,14 +58,11 @@ impl Drop for MappingServer {
 }
 
 struct Service {
-    router: MappingRouter,
+    mappings: Mappings,
     clock: Clock,
-    external: Ipv4Addr,
     /// Sockets with the ports that the router knows them by.
     datagrams: Vec<(u16, UdpSocket)>,
     http: Option<TcpListener>,
-    /// What the user-space router has been told.
-    told: BTreeMap<SocketAddr, SocketAddr>,
     changes: Sender<Change>,
 }
 
@@ -96,8 +87,8 @@ impl Service {
             socket.set_nonblocking(true).map_err(failed())?;
         }
         let clock = Clock::new();
-        let router = MappingRouter::new(clock.now(), config);
-        Ok(Self { router, clock, external: config.external, datagrams, http, told: BTreeMap::new(), changes })
+        let mappings = Mappings::new(clock.now(), config);
+        Ok(Self { mappings, clock, datagrams, http, changes })
     }
 
     fn run(mut self, stopped: &AtomicBool) {
@@ -126,7 +117,7 @@ impl Service {
     fn answer_datagrams(&mut self, index: usize, buffer: &mut [u8]) {
         while let Ok((length, source)) = self.datagrams[index].1.recv_from(buffer) {
             let port = self.datagrams[index].0;
-            let answer = self.router.datagram(self.clock.now(), source, port, &buffer[..length]);
+            let answer = self.mappings.datagram(self.clock.now(), source, port, &buffer[..length]);
             // Before the answer: who has it may use the mapping at once.
             self.tell();
             if let Some(answer) = answer {
@@ -146,7 +137,7 @@ impl Service {
             stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             let length = stream.read(&mut buffer)?;
             request.extend_from_slice(&buffer[..length]);
-            if let Some(response) = self.router.http(self.clock.now(), source.ip(), &request) {
+            if let Some(response) = self.mappings.http(self.clock.now(), source.ip(), &request) {
                 self.tell();
                 return stream.write_all(&response);
             }
@@ -159,17 +150,8 @@ impl Service {
 
     /// Tells the user-space router what has changed.
     fn tell(&mut self) {
-        let external = self.external;
-        let forwards = self.router.forwards(self.clock.now());
-        let now: BTreeMap<SocketAddr, SocketAddr> = forwards
-            .map(|forward| ((external, forward.external_port).into(), SocketAddr::V4(forward.internal)))
-            .collect();
-        for ended in self.told.keys().filter(|outside| !now.contains_key(outside)) {
-            let _ = self.changes.send((*ended, None));
+        for change in self.mappings.changes(self.clock.now()) {
+            let _ = self.changes.send(change);
         }
-        for (outside, inside) in now.iter().filter(|(outside, inside)| self.told.get(outside) != Some(inside)) {
-            let _ = self.changes.send((*outside, Some(*inside)));
-        }
-        self.told = now;
     }
 }

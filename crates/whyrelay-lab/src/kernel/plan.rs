@@ -7,12 +7,12 @@ use whyrelay_core::nat::behavior::{Behavior, MappingBehavior};
 use whyrelay_core::nat::table::Table;
 use whyrelay_core::random::Random;
 
-use crate::scenario::file::{InterfaceKind, Ipv6, PortMapping};
+use crate::port_mapping;
+use crate::scenario::file::{InterfaceKind, Ipv6};
 use crate::scenario::topology::{Host, INTERNET, Link, Router, Topology, Translation};
 use crate::scenario::value::Cidr;
 
 use super::error::LabError;
-use super::mapping::HTTP_PORT;
 use super::nft::{LAN, WAN};
 use super::router::{INSIDE, OUTSIDE, Translator};
 use super::{host, nft};
@@ -117,6 +117,9 @@ impl Plan {
     /// # Errors
     /// When it says something that namespaces cannot do.
     pub fn of(topology: &Topology, choice: RouterChoice) -> Result<Self, LabError> {
+        if let Some(what) = port_mapping::without_ports(topology) {
+            return Err(LabError::Unsupported(what));
+        }
         let mut nodes = vec![internet(topology), server(topology)];
         for router in &topology.routers {
             nodes.push(router_node(topology, router, choice)?);
@@ -224,9 +227,6 @@ fn routes_inward(topology: &Topology, node: &mut Node, at: usize, device: &str) 
 
 fn router_node(topology: &Topology, router: &Router, choice: RouterChoice) -> Result<Node, LabError> {
     let translates = matches!(router.translation, Translation::Nat(_));
-    if !translates && !router.port_mapping.is_empty() {
-        return Err(LabError::Unsupported(format!("port mapping by {}, which translates no ports", router.name)));
-    }
     if !translates && router.alg.is_some() {
         return Err(LabError::Unsupported(format!(
             "the application-layer gateway of {}, which is no NAT",
@@ -306,23 +306,6 @@ const fn lifetime(translation: &Translation) -> std::time::Duration {
     }
 }
 
-/// What a router maps ports by; `None` when by nothing.
-fn mapping(router: &Router) -> Option<RouterConfig> {
-    let ipv4 = |address: IpAddr| match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    };
-    let speaks = |protocol| router.port_mapping.contains(&protocol);
-    (!router.port_mapping.is_empty()).then_some(())?;
-    Some(RouterConfig {
-        internal: router.inside_addresses.iter().find_map(|cidr| ipv4(cidr.address))?,
-        external: router.external().find_map(ipv4)?,
-        nat_pmp: speaks(PortMapping::NatPmp),
-        pcp: speaks(PortMapping::Pcp),
-        upnp: speaks(PortMapping::Upnp).then_some(HTTP_PORT),
-    })
-}
-
 /// Routes what is to be translated through the user-space router.
 fn user_space(topology: &Topology, router: &Router, node: &mut Node) {
     let behavior = match &router.translation {
@@ -354,7 +337,7 @@ fn user_space(topology: &Topology, router: &Router, node: &mut Node) {
     let echoes = Behavior { lifetime: std::time::Duration::from_secs(60), ..behavior.clone() };
     let (udp, tcp, echo) = (table(behavior), table(connections), table(echoes));
     node.translator = Some(Translator { udp, tcp, echo, alg: router.alg, changes: None });
-    node.mapping = mapping(router);
+    node.mapping = port_mapping::config(router);
 
     let to: Vec<IpAddr> = if pairs.is_empty() { external } else { pairs.iter().map(|(_, outside)| *outside).collect() };
     let mtu = router.link.mtu.map(|mtu| format!(" mtu lock {mtu}")).unwrap_or_default();

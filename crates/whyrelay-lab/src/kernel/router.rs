@@ -17,10 +17,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use whyrelay_core::nat::table::Table;
 use whyrelay_core::time::Timestamp;
 
-use super::mapping::Change;
 use super::packet::{Carried, Parsed, parse};
 use super::tun::{Device, OFFLOAD_HEADER, needs_checksum};
 use crate::alg;
+use crate::port_mapping::Change;
 use crate::scenario::file::Alg;
 
 /// The device that leads to the inside.

@@ -7,6 +7,7 @@ use whyrelay_core::nat::table::Table;
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::{Role, Vantage};
 
+use crate::port_mapping::{self, Mappings};
 use crate::scenario::Topology;
 use crate::scenario::file::Ipv6;
 use crate::scenario::topology::{self, INTERNET, Translation};
@@ -18,7 +19,7 @@ use super::network::{Egress, Gate, Interface, Network, RouterExtras, SegmentId};
 use super::peer::Peer;
 use super::server::{Server, ServerFaults};
 use super::setup::PeerSetup;
-use super::{SignalingWay, World};
+use super::{START, SignalingWay, World};
 
 pub(super) fn build(topology: &Topology) -> World {
     let mut random = Random::from_number(topology.seed);
@@ -65,6 +66,7 @@ pub(super) fn build(topology: &Topology) -> World {
             patient: session.patient,
             port: session.port,
             credentials: topology.server.credentials(),
+            map_port: session.map_port,
             ..PeerSetup::new(role)
         };
         let vantage = if index == 0 { Vantage::A } else { Vantage::B };
@@ -82,6 +84,7 @@ pub(super) fn build(topology: &Topology) -> World {
             alg: router.alg,
             icmp: router.icmp,
             rejects: router.rejects,
+            mappings: port_mapping::config(router).map(|config| Mappings::new(START, config)),
             accepts_input: matches!(&router.translation, Translation::Nat(nat) if nat.unsolicited == Unsolicited::Tracked),
         };
         let (inside, outside) = (segments[router.inside], segments[router.outside]);

@@ -10,6 +10,7 @@ mod facts;
 mod from_topology;
 mod kernel;
 mod link;
+mod mapping;
 mod network;
 mod peer;
 mod queue;
@@ -21,6 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use whyrelay_core::engine::gather::StreamId;
+use whyrelay_core::engine::port_mapping::ExchangeId;
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::ice::{PairSnapshot, SelectedPair};
 use whyrelay_core::time::Timestamp;
@@ -34,7 +36,7 @@ pub use setup::{Egress, Ipv6, Neighbor, PeerSetup, Router, RouterKind, Setup, Si
 
 pub(crate) use facts::text as firewall_text;
 use kernel::{Arrived, Leaving, NEIGHBOR_TIMEOUT, Sent};
-use network::{About, HostId, Network, Packet, Place};
+use network::{About, HostId, Network, Packet, Place, RouterId};
 use peer::{Peer, Signal};
 use queue::Queue;
 use server::Server;
@@ -137,6 +139,10 @@ enum Happening {
     ToServer(u64, Vec<u8>),
     FromServer(u64, Vec<u8>),
     StreamClosed(u64),
+    /// A request to a router's HTTP server.
+    ToRouter(Exchange),
+    /// Its response, or why there is none.
+    FromRouter(usize, ExchangeId, Result<Vec<u8>, &'static str>),
     Restart(usize),
     Data(u32),
     /// Time to see whether the peers have been settled long enough, or the limit has come.
@@ -151,6 +157,19 @@ struct Connection {
     peer: usize,
     id: StreamId,
     source: SocketAddr,
+    delay: Duration,
+}
+
+/// An HTTP request of a peer to its router.
+#[derive(Debug)]
+struct Exchange {
+    peer: usize,
+    id: ExchangeId,
+    router: RouterId,
+    source: IpAddr,
+    to: SocketAddr,
+    request: Vec<u8>,
+    /// One way.
     delay: Duration,
 }
 
@@ -305,7 +324,10 @@ impl World {
                 let actions = self.peers[index].signaled(now, signal);
                 self.act(index, actions);
             }
-            Happening::Icmp(index, icmp) => self.peers[index].icmp(now, icmp),
+            Happening::Icmp(index, icmp) => {
+                let actions = self.peers[index].icmp(now, icmp);
+                self.act(index, actions);
+            }
             Happening::Refused(index, local, remote, errno) => {
                 let actions = self.peers[index].send_failed(now, local, remote, errno);
                 self.act(index, actions);
@@ -336,6 +358,14 @@ impl World {
                 self.connections.remove(&stream);
                 let actions = self.server.stream_closed(now, stream);
                 self.serve(actions);
+            }
+            Happening::ToRouter(Exchange { peer, id, router, source, to, request, delay }) => {
+                let response = self.network.http(now, router, source, to, &request).ok_or("connection refused");
+                self.queue.push(now + delay, Happening::FromRouter(peer, id, response));
+            }
+            Happening::FromRouter(index, id, response) => {
+                let actions = self.peers[index].exchanged(now, id, response.as_deref().map_err(|why| *why));
+                self.act(index, actions);
             }
             Happening::Restart(index) => {
                 let actions = self.peers[index].restart(now);
@@ -448,6 +478,9 @@ impl World {
                         self.queue.push(now + connection.delay, Happening::StreamClosed(*stream));
                     }
                 }
+                peer::Action::Exchange { id, local, remote, request } => {
+                    self.exchange(index, id, local, remote, request);
+                }
                 peer::Action::Signal(signal) => {
                     let way = self.signaling[index];
                     let candidate = matches!(signal, Signal::Candidate(_) | Signal::EndOfCandidates);
@@ -512,6 +545,23 @@ impl World {
                 self.queue.push(self.now + delay * 2, Happening::Connected(index, id, local, remote));
             }
             None => self.queue.push(self.now + CONNECT_TIMEOUT, Happening::ConnectFailed(index, id)),
+        }
+    }
+
+    /// A request to a router on the link: a handshake, the request, the response.
+    fn exchange(&mut self, index: usize, id: ExchangeId, source: IpAddr, to: SocketAddr, request: Vec<u8>) {
+        let Peer { host, kernel, .. } = &self.peers[index];
+        let leaving = kernel.as_ref().and_then(|kernel| kernel.connect(SocketAddr::new(source, 0), to));
+        let way = leaving.and_then(|leaving| self.network.router_on_link(*host, leaving.interface, to.ip()));
+        match way {
+            Some((router, delay)) => {
+                let exchange = Exchange { peer: index, id, router, source, to, request, delay };
+                self.queue.push(self.now + delay * 3, Happening::ToRouter(exchange));
+            }
+            None => {
+                let failed = Happening::FromRouter(index, id, Err("connection timed out"));
+                self.queue.push(self.now + CONNECT_TIMEOUT, failed);
+            }
         }
     }
 

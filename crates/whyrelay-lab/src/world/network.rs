@@ -3,6 +3,9 @@
 //! A segment is a network where everybody reaches everybody: the Internet, a carrier's inside, a home. A router joins
 //! an inside segment to an outside one; it translates, filters, or just routes.
 
+mod egress;
+mod own;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,8 +14,11 @@ use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
 
 use crate::alg;
+use crate::port_mapping::Mappings;
 use crate::scenario::file::Alg;
 use crate::scenario::value::Span32;
+
+pub use egress::Egress;
 
 use super::link::{Link, LinkState};
 
@@ -113,50 +119,6 @@ pub(super) enum Gate {
     Table(Box<Table>),
 }
 
-/// Which packets a router lets out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Egress {
-    /// All of them.
-    #[default]
-    Everything,
-    /// No UDP. TCP passes.
-    NoUdp,
-    /// UDP to these ports only, like a firewall that allows what STUN needs and nothing else. TCP passes.
-    UdpTo(Vec<u16>),
-    /// UDP is dropped, and TCP passes to these ports only.
-    TcpTo(Vec<u16>),
-    /// UDP and TCP to these ports only, as a scenario says; what it does not say passes.
-    Ports {
-        /// UDP.
-        udp: Option<Vec<Span32>>,
-        /// TCP.
-        tcp: Option<Vec<Span32>>,
-    },
-}
-
-impl Egress {
-    fn lets_udp(&self, to: SocketAddr) -> bool {
-        match self {
-            Self::Everything => true,
-            Self::NoUdp | Self::TcpTo(_) => false,
-            Self::UdpTo(ports) => ports.contains(&to.port()),
-            Self::Ports { udp, .. } => lets(udp.as_ref(), to),
-        }
-    }
-
-    fn lets_tcp(&self, to: SocketAddr) -> bool {
-        match self {
-            Self::TcpTo(ports) => ports.contains(&to.port()),
-            Self::Ports { tcp, .. } => lets(tcp.as_ref(), to),
-            _ => true,
-        }
-    }
-}
-
-fn lets(ports: Option<&Vec<Span32>>, to: SocketAddr) -> bool {
-    ports.is_none_or(|ports| ports.iter().any(|span| span.contains(to.port().into())))
-}
-
 #[derive(Debug)]
 struct Host {
     interfaces: Vec<Interface>,
@@ -171,7 +133,7 @@ pub(super) struct Interface {
 }
 
 /// What a router is beside its tables.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct RouterExtras {
     /// Its own addresses inside; none: any gateway is meant for it.
     pub(super) inside_addresses: Vec<IpAddr>,
@@ -186,6 +148,8 @@ pub(super) struct RouterExtras {
     pub(super) rejects: bool,
     /// It takes unsolicited packets for packets to itself.
     pub(super) accepts_input: bool,
+    /// What it maps ports by.
+    pub(super) mappings: Option<Mappings>,
 }
 
 /// A link and the way through it, for what it remembers.
@@ -213,6 +177,14 @@ impl Router {
         match if address.is_ipv4() { &mut self.ipv4 } else { &mut self.ipv6 } {
             Gate::Closed => None,
             Gate::Table(table) => Some(table),
+        }
+    }
+
+    /// Begins and ends the forwards that hosts have asked for.
+    fn follow(&mut self, now: Timestamp) {
+        let (Some(mappings), Gate::Table(table)) = (&mut self.extras.mappings, &mut self.ipv4) else { return };
+        for (external, internal) in mappings.changes(now) {
+            table.forward(external, internal);
         }
     }
 
@@ -290,6 +262,11 @@ impl Network {
 
     /// Moves a packet one step: the places where it or its copies are next, and when. Nothing: it is gone.
     pub(super) fn step(&mut self, now: Timestamp, place: Place, mut packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
+        if let Place::Inside(router) = place
+            && self.is_own(router, packet.destination.ip())
+        {
+            return self.answer(now, router, packet);
+        }
         if let Place::Inside(router) | Place::Outside(router) = place {
             packet.ttl = packet.ttl.saturating_sub(1);
             if packet.ttl == 0 {
@@ -358,6 +335,7 @@ impl Network {
 
     fn enter(&mut self, now: Timestamp, id: RouterId, mut packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
         let router = &mut self.routers[id.0];
+        router.follow(now);
         let (inside, outside) = (router.inside, packet.destination);
         let refuses = router.extras.accepts_input && router.extras.icmp && outside.is_ipv4();
         let Some(table) = router.table(outside.ip()) else { return Vec::new() };
@@ -470,6 +448,7 @@ impl Network {
 
     fn leave(&mut self, now: Timestamp, id: RouterId, mut packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
         let router = &mut self.routers[id.0];
+        router.follow(now);
         let (inside, outside, link) = (router.inside, router.outside, router.link);
         if !router.egress.lets_udp(packet.destination) {
             if router.extras.rejects {

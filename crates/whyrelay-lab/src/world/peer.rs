@@ -2,11 +2,12 @@
 //! records.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use whyrelay_core::engine::gather::{GatherConfig, LocalSocket, Password, Server, StreamId};
 use whyrelay_core::engine::peer::{self, Input, Output, PeerConfig};
+use whyrelay_core::engine::port_mapping::{self, ExchangeId};
 use whyrelay_core::ice::candidate::{Candidate, CandidateTransport};
 use whyrelay_core::ice::{self, Credentials, PairSnapshot, SelectedPair};
 use whyrelay_core::random::Random;
@@ -25,6 +26,7 @@ use crate::scenario::file;
 
 use super::facts;
 use super::kernel::Kernel;
+use super::mapping::{Asking, default_gateway};
 use super::network::HostId;
 use super::server::{PASSWORD, PORT, USERNAME, secret};
 use super::setup::PeerSetup;
@@ -58,6 +60,7 @@ pub(super) enum Action {
     Connect { id: StreamId, local: IpAddr, remote: SocketAddr },
     SendOnStream { id: StreamId, bytes: Vec<u8> },
     CloseStream(StreamId),
+    Exchange { id: ExchangeId, local: IpAddr, remote: SocketAddr, request: Vec<u8> },
     Signal(Signal),
     Wake(Timestamp),
 }
@@ -106,7 +109,9 @@ pub(super) struct Peer {
     /// The generation for which the other side last said end-of-candidates.
     remote_ended: Option<u32>,
     wake_at: Timestamp,
-    actions: Vec<Action>,
+    /// Its port mapping, from the beginning to the end of the session.
+    pub(super) asking: Option<Asking>,
+    pub(super) actions: Vec<Action>,
     pub(super) first_selected: Option<Timestamp>,
     pub(super) first_usable: Option<Timestamp>,
     pub(super) failed: Option<Timestamp>,
@@ -143,6 +148,7 @@ impl Peer {
             described: false,
             remote_ended: None,
             wake_at: NEVER,
+            asking: None,
             actions: Vec::new(),
             first_selected: None,
             first_usable: None,
@@ -152,13 +158,31 @@ impl Peer {
     }
 
     pub(super) fn start(&mut self, now: Timestamp) -> Vec<Action> {
-        let no_turn = !self.setup.turn_udp && !self.setup.turn_tcp;
-        let (relay_only, patient, port) = (self.setup.relay_only, self.setup.patient, Some(self.setup.port));
-        let options = SessionOptions { relay_only, no_turn, port, patient, ..SessionOptions::default() };
+        let (relay_only, no_turn, patient) = (self.setup.relay_only, self.no_turn(), self.setup.patient);
+        let tried = if self.setup.map_port { vec!["mapping".to_owned()] } else { Vec::new() };
+        let port = Some(self.setup.port);
+        let options = SessionOptions { relay_only, no_turn, port, patient, tried, ..SessionOptions::default() };
         let id = if self.is_offerer() { "offer-peer-1" } else { "answer-peer-1" }.to_owned();
         let program = "whyrelay lab".to_owned();
         self.record(now, EventKind::RecordingStarted { version: EVENT_VERSION, program, id, options });
+        self.sockets = self.addresses.iter().map(|ip| SocketAddr::new(*ip, self.setup.port)).collect();
+        if let (true, Some(kernel)) = (self.setup.map_port, &self.kernel) {
+            let gateway = |own: Ipv4Addr| {
+                default_gateway(&kernel.routes, &self.interface_of(own.into()))
+            };
+            self.asking = Asking::begin(now, &self.sockets, &gateway, self.random.fork());
+        }
+        match self.asking {
+            // The session waits for it, as nothing is under way yet.
+            Some(_) => self.follow_asking(now),
+            None => self.begin(now, None),
+        }
+        self.finish()
+    }
 
+    /// Begins the session itself, with the port that the router has mapped.
+    pub(super) fn begin(&mut self, now: Timestamp, mapped: Option<(SocketAddr, SocketAddr)>) {
+        let (relay_only, no_turn, patient) = (self.setup.relay_only, self.no_turn(), self.setup.patient);
         if self.kernel.is_some() {
             let (server, state) = ("lab".to_owned(), SignalingState::Connected { by: "lab".to_owned() });
             self.record(now, EventKind::Signaling { server, state });
@@ -182,7 +206,6 @@ impl Peer {
             self.actions.push(Action::Signal(Signal::Description { offer: true, credentials, generation: 0 }));
         }
         self.drain(now);
-        self.sockets = self.addresses.iter().map(|ip| SocketAddr::new(*ip, self.setup.port)).collect();
         for local in self.sockets.clone() {
             let (transport, interface) = (Transport::Udp, Some(self.interface_of(local.ip())));
             let (mark, receive_buffer) =
@@ -192,12 +215,18 @@ impl Peer {
             self.record(now, opened);
             self.feed(now, Input::Socket(LocalSocket { local, interface, transport: CandidateTransport::Udp }));
         }
+        if let Some((base, external)) = mapped {
+            self.feed(now, Input::External { base, external });
+        }
         self.ask_for_servers(now);
         self.feed(now, Input::AllNamed);
         for signal in std::mem::take(&mut self.mailbox) {
             self.take_signal(now, signal);
         }
-        self.finish()
+    }
+
+    const fn no_turn(&self) -> bool {
+        !self.setup.turn_udp && !self.setup.turn_tcp
     }
 
     pub(super) fn receive(
@@ -207,7 +236,10 @@ impl Peer {
         local: SocketAddr,
         bytes: &[u8],
     ) -> Vec<Action> {
-        if self.machine.is_some() && self.sockets.contains(&local) {
+        if self.is_asking(local) {
+            self.door(now, Direction::In, Transport::Udp, local, source, bytes);
+            self.ask(now, port_mapping::Input::Datagram { remote: source, bytes });
+        } else if self.machine.is_some() && self.sockets.contains(&local) {
             self.door(now, Direction::In, Transport::Udp, local, source, bytes);
             self.feed(now, Input::Datagram { local, remote: source, bytes });
         }
@@ -223,11 +255,15 @@ impl Peer {
     ) -> Vec<Action> {
         let (transport, detail) = (Transport::Udp, errno_name(errno).to_owned());
         self.record(now, EventKind::SendFailed { transport, local, remote, errno, detail });
-        self.feed(now, Input::SendFailed { local, remote, errno });
+        if self.is_asking(local) {
+            self.ask(now, port_mapping::Input::SendFailed { remote });
+        } else {
+            self.feed(now, Input::SendFailed { local, remote, errno });
+        }
         self.finish()
     }
 
-    pub(super) fn icmp(&mut self, now: Timestamp, icmp: Icmp) {
+    pub(super) fn icmp(&mut self, now: Timestamp, icmp: Icmp) -> Vec<Action> {
         let Icmp { local, remote, offender, icmp_type, icmp_code } = icmp;
         // What Linux makes of them (net/ipv4/icmp.c, net/ipv6/icmp.c): port ECONNREFUSED, too big EMSGSIZE, IPv6's
         // prohibition EACCES, else EHOSTUNREACH.
@@ -238,6 +274,10 @@ impl Peer {
             _ => 113,
         };
         self.record(now, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
+        if self.is_asking(local) {
+            self.ask(now, port_mapping::Input::SendFailed { remote });
+        }
+        self.finish()
     }
 
     pub(super) fn signaled(&mut self, now: Timestamp, signal: Signal) -> Vec<Action> {
@@ -285,6 +325,7 @@ impl Peer {
         if self.wake_at <= now {
             self.feed(now, Input::Timeout);
         }
+        self.wake_asking(now);
         self.finish()
     }
 
@@ -318,7 +359,10 @@ impl Peer {
         }
         let facts = self.kernel.as_ref().map(facts::after).unwrap_or_default();
         self.record_facts(now, Moment::After, facts);
-        self.record(now, EventKind::RecordingEnded { reason });
+        // The port mapping goes last, as it came first.
+        if !self.remove_mapping(now, reason) {
+            self.record(now, EventKind::RecordingEnded { reason });
+        }
         self.finish()
     }
 
@@ -565,7 +609,7 @@ impl Peer {
     }
 
     /// The door: everything that passes is recorded before anything else is done with it.
-    fn door(
+    pub(super) fn door(
         &mut self,
         now: Timestamp,
         direction: Direction,
@@ -588,15 +632,16 @@ impl Peer {
         self.record(now, EventKind::Datagram(Datagram::sanitised(passage)));
     }
 
-    fn record(&mut self, now: Timestamp, kind: EventKind) {
+    pub(super) fn record(&mut self, now: Timestamp, kind: EventKind) {
         let event = self.recorder.record(now, kind);
         self.events.push(event);
     }
 
     /// What the world is to do, the next wake-up included.
-    fn finish(&mut self) -> Vec<Action> {
-        if self.wake_at < NEVER {
-            self.actions.push(Action::Wake(self.wake_at));
+    pub(super) fn finish(&mut self) -> Vec<Action> {
+        let wake_at = self.asking.as_ref().map_or(self.wake_at, |asking| asking.wake_at.min(self.wake_at));
+        if wake_at < NEVER {
+            self.actions.push(Action::Wake(wake_at));
         }
         std::mem::take(&mut self.actions)
     }

@@ -139,6 +139,8 @@ pub struct PeerSetup {
     pub port: u16,
     /// What its TURN credentials are like.
     pub credentials: Credentials,
+    /// Has its router map the port of its socket; only hosts of a scenario know their router.
+    pub map_port: bool,
 }
 
 impl PeerSetup {
@@ -156,6 +158,7 @@ impl PeerSetup {
             patient: false,
             port: 40_000,
             credentials: Credentials::Right,
+            map_port: false,
         }
     }
 }

@@ -34,7 +34,7 @@ fn the_same_seed_gives_the_same_recordings() {
 fn what_virtual_time_does_not_honor_is_refused() {
     for (piece, reason) in [
         ("[server]\ncertificate = \"expired\"", "TLS"),
-        ("[router.r]\nport-mapping = [\"pcp\"]", "port mapping by r"),
+        ("[router.r]\ntranslate = \"one-to-one\"\nport-mapping = [\"pcp\"]", "port mapping by r"),
         ("[router.r]\nlink = { mtu = 1280 }", "MTU"),
         ("[host.a.sysctl]\n\"net.ipv4.ip_forward\" = 1", "net.ipv4.ip_forward"),
     ] {

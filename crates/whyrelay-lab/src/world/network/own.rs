@@ -1,0 +1,58 @@
+//! What is for a router itself: requests to its port mapping services.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use whyrelay_core::time::Timestamp;
+
+use super::{About, HostId, Network, Packet, Place, Router, RouterId};
+use crate::port_mapping::HTTP_PORT;
+
+impl Network {
+    /// Whether a packet from inside is for the router itself.
+    pub(super) fn is_own(&self, RouterId(router): RouterId, address: IpAddr) -> bool {
+        address.is_multicast() || self.routers[router].extras.inside_addresses.contains(&address)
+    }
+
+    /// A packet from inside to the router itself: only a port mapping service answers there.
+    pub(super) fn answer(&mut self, now: Timestamp, id: RouterId, packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
+        let Router { inside, extras, .. } = &mut self.routers[id.0];
+        let (inside, to) = (*inside, packet.destination);
+        let Some(mappings) = extras.mappings.as_mut().filter(|mappings| mappings.listens(to.port())) else {
+            if !to.ip().is_multicast() {
+                self.complain(id, true, About::PortUnreachable, packet);
+            }
+            return Vec::new();
+        };
+        let own = SocketAddr::new(mappings.internal().into(), to.port());
+        let answer = mappings.datagram(now, packet.source, to.port(), &packet.bytes);
+        let answer = answer.map(|bytes| (now, Place::On(inside, false), Packet::new(own, packet.source, bytes)));
+        answer.into_iter().collect()
+    }
+
+    /// The router that has an address on the link of an interface, and how long a packet takes there.
+    pub(super) fn router_on_link(
+        &self,
+        host: HostId,
+        interface: usize,
+        address: IpAddr,
+    ) -> Option<(RouterId, Duration)> {
+        let own = &self.hosts[host.0].interfaces[interface];
+        self.router_with(own.segment?, address).map(|router| (RouterId(router), own.link.delay))
+    }
+
+    /// A request to a router's HTTP server and its response; `None`: nobody listens there.
+    pub(super) fn http(
+        &mut self,
+        now: Timestamp,
+        RouterId(router): RouterId,
+        source: IpAddr,
+        to: SocketAddr,
+        request: &[u8],
+    ) -> Option<Vec<u8>> {
+        let mappings = self.routers[router].extras.mappings.as_mut()?;
+        let listens = mappings.serves_http() && to == SocketAddr::new(mappings.internal().into(), HTTP_PORT);
+        // A whole request comes at once, so that none needs more bytes.
+        listens.then(|| mappings.http(now, source, request).unwrap_or_default())
+    }
+}
