@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Two aioice agents for each pair of hosts of the laboratory, without TURN.
 
-The argument is a JSON list of {"name", "a", "b", "stun"}: the pair's name, the
-network namespaces of its hosts, and the address of its STUN server. The answer
-is one JSON object on stdout: "direct" or "failed" for each name.
+The argument is a JSON list of {"name", "a", "b", "stun", "first"}: the pair's
+name, the network namespaces of its hosts, the address of its STUN server, and
+which of the two speaks first. The answer is one JSON object on stdout: "direct"
+or "failed" for each name.
 """
 
 import asyncio
@@ -17,6 +18,9 @@ import aioice
 
 CLONE_NEWNET = 0x40000000
 LIMIT = 40
+# The second to speak does so when the first's checks have long been sent, and
+# before they are given up.
+SECOND = 1.5
 
 
 def enter(namespace):
@@ -45,6 +49,8 @@ class Pair:
         self.said[side] = connection
         # Both have gathered before either checks.
         await asyncio.get_running_loop().run_in_executor(None, self.ready.wait)
+        if side != self.order["first"]:
+            await asyncio.sleep(SECOND)
         peer = self.said[other]
         connection.remote_username = peer.local_username
         connection.remote_password = peer.local_password
