@@ -18,7 +18,7 @@ use crate::scenario::value::Span;
 use crate::scenario::{Scenario, ScenarioError};
 
 pub use faults::{Culprit, DECOYS, FAULTS, Fault, Hides, Shows};
-pub use shrink::shrink;
+pub use shrink::{shrink, shrink_by};
 
 /// Presets that random places are made of: no faults of the network beside translation and filtering.
 const PLACES: &[&str] = &[
@@ -65,9 +65,30 @@ pub struct Planted {
     pub side: usize,
 }
 
+/// Something that is laid over a world.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    what: What,
+    /// Where: 0 is a, 1 is b.
+    side: usize,
+    /// A number that no other piece of the world has.
+    slot: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Fault(&'static Fault),
+    /// A name and a piece of a scenario file.
+    Decoy(&'static str, &'static str),
+}
+
 /// A random world and what was planted in it.
 #[derive(Clone, Debug)]
 pub struct World {
+    /// The network before anything was laid over it.
+    base: File,
+    /// What was laid over it, in this order.
+    pieces: Vec<Piece>,
     /// It.
     pub file: File,
     /// Who speaks first.
@@ -116,13 +137,22 @@ pub fn generate(seed: u64, kind: Kind) -> World {
         First::A => file.signaling.a.candidates_delay = head_start,
         First::B => file.signaling.b.candidates_delay = head_start,
     }
-    let mut world = World { file, first, planted: Vec::new(), decoys: Vec::new(), is_good: kind != Kind::Theory };
+    let mut world = World {
+        base: file.clone(),
+        pieces: Vec::new(),
+        file,
+        first,
+        planted: Vec::new(),
+        decoys: Vec::new(),
+        is_good: kind != Kind::Theory,
+    };
     match kind {
         Kind::Theory => {}
         Kind::Healthy => {
             for slot in 1..=random.below(4) {
                 let (name, piece) = DECOYS[random.below(DECOYS.len() as u64) as usize];
-                decoy(&mut world, name, piece, random.below(2) as usize, slot);
+                let what = What::Decoy(name, piece);
+                world.lay(Piece { what, side: random.below(2) as usize, slot });
             }
         }
         Kind::Faults(count) | Kind::AnyFaults(count) => {
@@ -133,7 +163,8 @@ pub fn generate(seed: u64, kind: Kind) -> World {
                 let (name, piece) = DECOYS[random.below(DECOYS.len() as u64) as usize];
                 // Only what leaves places, servers and marks alone is without effect beside a fault.
                 if !["[server]", "behind", "session", "signaling", "\"tcp\""].iter().any(|word| piece.contains(word)) {
-                    decoy(&mut world, name, piece, random.below(2) as usize, 9);
+                    let what = What::Decoy(name, piece);
+                    world.lay(Piece { what, side: random.below(2) as usize, slot: 9 });
                 }
             }
         }
@@ -162,38 +193,58 @@ fn plant_one(world: &mut World, random: &mut Random, slot: usize, may_hide: bool
         if let Some(other) = world.planted.first() {
             side = 1 - other.side;
         }
-        let mut changed = world.clone();
-        if apply(&mut changed, fault.piece, side, slot as u64) {
-            changed.planted.push(Planted { fault, side });
-            *world = changed;
+        if world.lay(Piece { what: What::Fault(fault), side, slot: slot as u64 }) {
             return;
         }
     }
 }
 
-fn decoy(world: &mut World, name: &'static str, piece: &str, side: usize, slot: u64) {
-    let mut changed = world.clone();
-    if apply(&mut changed, piece, side, slot) {
-        changed.decoys.push(name);
-        *world = changed;
+impl World {
+    /// Lays one more piece over it; false where the two do not make a scenario.
+    fn lay(&mut self, piece: Piece) -> bool {
+        let (text, names) = (piece.what.text(), ["a", "b"]);
+        let text = text.replace("SELF", names[piece.side]).replace("OTHER", names[1 - piece.side]);
+        let text = text.replace('%', &piece.slot.to_string());
+        let merged = toml::Table::try_from(&self.file).ok().zip(text.parse::<toml::Table>().ok());
+        let Some((mut table, more)) = merged else { return false };
+        lay_over(&mut table, more);
+        let Ok(mut file) = table.try_into::<File>() else { return false };
+        drop_unused(&mut file);
+        if Scenario::of("fuzz", file.clone()).is_err() {
+            return false;
+        }
+        self.file = file;
+        self.pieces.push(piece);
+        match piece.what {
+            What::Fault(fault) => self.planted.push(Planted { fault, side: piece.side }),
+            What::Decoy(name, _) => self.decoys.push(name),
+        }
+        true
+    }
+
+    /// The world of another network with these pieces; `None` where they do not make a scenario.
+    fn again(&self, mut base: File, pieces: impl IntoIterator<Item = Piece>) -> Option<Self> {
+        drop_unused(&mut base);
+        let (first, is_good) = (self.first, self.is_good);
+        let (pieces_left, planted, decoys) = (Vec::new(), Vec::new(), Vec::new());
+        let mut world = Self { file: base.clone(), base, pieces: pieces_left, first, planted, decoys, is_good };
+        pieces.into_iter().all(|piece| world.lay(piece)).then_some(world)
     }
 }
 
-/// Lays a piece of a scenario file over a world; false where the two do not make a scenario.
-fn apply(world: &mut World, piece: &str, side: usize, slot: u64) -> bool {
-    let names = ["a", "b"];
-    let text = piece.replace("SELF", names[side]).replace("OTHER", names[1 - side]).replace('%', &slot.to_string());
-    let merged = toml::Table::try_from(&world.file).ok().zip(text.parse::<toml::Table>().ok());
-    let Some((mut table, piece)) = merged else { return false };
-    lay_over(&mut table, piece);
-    let Ok(mut file) = table.try_into::<File>() else { return false };
+impl What {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Fault(fault) => fault.piece,
+            Self::Decoy(_, piece) => piece,
+        }
+    }
+}
+
+/// Routers that nobody is behind.
+fn drop_unused(file: &mut File) {
     let used: Vec<String> = file.host.values().flat_map(behinds).collect();
     file.router.retain(|name, _| used.contains(name));
-    if Scenario::of("fuzz", file.clone()).is_err() {
-        return false;
-    }
-    world.file = file;
-    true
 }
 
 fn behinds(host: &Host) -> Vec<String> {
