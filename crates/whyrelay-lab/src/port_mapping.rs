@@ -77,13 +77,7 @@ impl Mappings {
     }
 
     /// A datagram from inside to one of its own ports: the answer, from the same port.
-    pub(crate) fn datagram(
-        &mut self,
-        now: Timestamp,
-        source: SocketAddr,
-        port: u16,
-        bytes: &[u8],
-    ) -> Option<Vec<u8>> {
+    pub(crate) fn datagram(&mut self, now: Timestamp, source: SocketAddr, port: u16, bytes: &[u8]) -> Option<Vec<u8>> {
         self.router.datagram(now, source, port, bytes)
     }
 

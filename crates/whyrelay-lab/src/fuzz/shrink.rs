@@ -14,10 +14,13 @@ pub fn shrink_by(world: &World, judge: &dyn Fn(&World) -> Vec<String>) -> World 
     let kinds: Vec<String> = judge(world).iter().map(|problem| kind(problem)).collect();
     let is_wrong = |world: &World| judge(world).iter().any(|problem| kinds.contains(&kind(problem)));
     let mut smallest = world.clone();
-    while let Some(next) = smaller(&smallest).find(&is_wrong) {
-        smallest = next;
+    loop {
+        let next = smaller(&smallest).find(&is_wrong);
+        match next {
+            Some(next) => smallest = next,
+            None => return smallest,
+        }
     }
-    smallest
 }
 
 /// What kind of problem it is: the words ahead of the particulars, without numbers.

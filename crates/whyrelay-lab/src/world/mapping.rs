@@ -101,10 +101,13 @@ impl Peer {
         exchange: ExchangeId,
         response: Result<&[u8], &str>,
     ) -> Vec<Action> {
-        self.ask(now, match response {
-            Ok(bytes) => Input::Exchanged { exchange, bytes },
-            Err(detail) => Input::ExchangeFailed { exchange, detail },
-        });
+        self.ask(
+            now,
+            match response {
+                Ok(bytes) => Input::Exchanged { exchange, bytes },
+                Err(detail) => Input::ExchangeFailed { exchange, detail },
+            },
+        );
         self.finish()
     }
 

@@ -167,10 +167,9 @@ impl Peer {
         self.record(now, EventKind::RecordingStarted { version: EVENT_VERSION, program, id, options });
         self.sockets = self.addresses.iter().map(|ip| SocketAddr::new(*ip, self.setup.port)).collect();
         if let (true, Some(kernel)) = (self.setup.map_port, &self.kernel) {
-            let gateway = |own: Ipv4Addr| {
-                default_gateway(&kernel.routes, &self.interface_of(own.into()))
-            };
-            self.asking = Asking::begin(now, &self.sockets, &gateway, self.random.fork());
+            let random = self.random.fork();
+            let gateway = |own: Ipv4Addr| default_gateway(&kernel.routes, &self.interface_of(own.into()));
+            self.asking = Asking::begin(now, &self.sockets, &gateway, random);
         }
         match self.asking {
             // The session waits for it, as nothing is under way yet.

@@ -31,7 +31,7 @@ impl Network {
     }
 
     /// The router that has an address on the link of an interface, and how long a packet takes there.
-    pub(super) fn router_on_link(
+    pub(in crate::world) fn router_on_link(
         &self,
         host: HostId,
         interface: usize,
@@ -42,7 +42,7 @@ impl Network {
     }
 
     /// A request to a router's HTTP server and its response; `None`: nobody listens there.
-    pub(super) fn http(
+    pub(in crate::world) fn http(
         &mut self,
         now: Timestamp,
         RouterId(router): RouterId,
