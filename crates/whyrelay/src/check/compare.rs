@@ -94,17 +94,12 @@ async fn ask(
         // The system's refusal is an event of its own.
         let _ = sockets.send(local, server, &bytes);
         let wake = (Instant::now() + INTERVAL).min(until);
-        loop {
-            tokio::select! {
-                arrived = sockets.recv(|_, _, _| None) => {
-                    if let Arrived::Datagram { remote, bytes, .. } = arrived
-                        && remote == server
-                        && Message::decode(&bytes).is_ok_and(|message| message.transaction == id)
-                    {
-                        return Some(true);
-                    }
-                }
-                () = tokio::time::sleep_until(wake.into()) => break,
+        while let Some(arrived) = sockets.recv(wake).await {
+            if let Arrived::Datagram { remote, bytes, .. } = arrived
+                && remote == server
+                && Message::decode(&bytes).is_ok_and(|message| message.transaction == id)
+            {
+                return Some(true);
             }
         }
         if Instant::now() >= until {

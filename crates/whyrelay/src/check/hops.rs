@@ -70,21 +70,18 @@ async fn hop(
             return Seen::NotAsked;
         }
         let wake = (Instant::now() + if sent == SENDS { LAST_WAIT } else { INTERVAL }).min(until);
-        loop {
-            tokio::select! {
-                arrived = sockets.recv(|_, _, _| None) => match arrived {
-                    Arrived::Refused { offender: Some(offender), .. } if offender != remote.ip() => {
-                        return Seen::Router(offender);
+        while let Some(arrived) = sockets.recv(wake).await {
+            match arrived {
+                Arrived::Refused { offender: Some(offender), .. } if offender != remote.ip() => {
+                    return Seen::Router(offender);
+                }
+                // The server itself refuses: it was reached.
+                Arrived::Refused { .. } => return Seen::Server,
+                Arrived::Datagram { bytes, .. } => {
+                    if Message::decode(&bytes).is_ok_and(|message| message.transaction == id) {
+                        return Seen::Server;
                     }
-                    // The server itself refuses: it was reached.
-                    Arrived::Refused { .. } => return Seen::Server,
-                    Arrived::Datagram { bytes, .. } => {
-                        if Message::decode(&bytes).is_ok_and(|message| message.transaction == id) {
-                            return Seen::Server;
-                        }
-                    }
-                },
-                () = tokio::time::sleep_until(wake.into()) => break,
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use whyrelay_core::time::Timestamp;
 use super::journal::Journal;
 use super::sockets::{Arrived, Sockets};
 use crate::io::udp::UdpOptions;
+use crate::io::waiting::before;
 
 /// A local address to look from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,12 +37,10 @@ pub(crate) async fn discover(
     loop {
         let Some(deadline) = drain(&mut machine, &mut sockets, &mut locals, &journal, &origin, options) else { return };
         let wake = journal.clock().instant(deadline).min(until);
-        let arrived = tokio::select! {
-            arrived = sockets.recv(|_, _, _| None) => Some(arrived),
-            () = tokio::time::sleep_until(wake.into()) => None,
-        };
+        let arrived = sockets.recv(wake).await;
         let socket_of = |local: SocketAddr| locals.iter().find(|(_, own)| **own == local).map(|(socket, _)| *socket);
-        let now = journal.now();
+        // What came in time is handled as such, however late we come to it.
+        let now = journal.now().min(before(deadline));
         match &arrived {
             Some(Arrived::Datagram { local, remote, bytes }) => {
                 if let Some(socket) = socket_of(*local) {
@@ -57,7 +56,7 @@ pub(crate) async fn discover(
                 let what = format!("the rest of the NAT's behavior for {}", origin.address.ip());
                 return journal.missing(what, "the time of the check was over");
             }
-            None => machine.handle_input(now, Input::Timeout),
+            None => machine.handle_input(journal.now(), Input::Timeout),
         }
     }
 }
@@ -95,5 +94,44 @@ fn drain(
             Output::Done => return None,
             Output::Timeout(deadline) => return Some(deadline),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use whyrelay_core::engine::stun_server;
+    use whyrelay_core::trace::event::EventKind;
+    use whyrelay_core::trace::measurement::Measurement;
+    use whyrelay_core::wire::stun::Message;
+
+    use super::super::journal::Entry;
+    use super::*;
+    use crate::io::clock::Clock;
+
+    #[tokio::test]
+    async fn an_answer_that_came_in_time_counts_when_the_process_stood_still_until_the_time_was_over() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let (journal, mut entries) = Journal::new(Clock::start());
+        let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
+        let servers = vec![server.local_addr().unwrap()];
+        let config = DiscoveryConfig { servers, proving: Vec::new(), hairpin: false, ports: false };
+        let until = Instant::now() + Duration::from_secs(3);
+        let looking = discover(journal, Random::from_number(1), origin, config, UdpOptions::default(), until);
+        // The runtime has one thread, which sleeps here from the request until the time is over.
+        let standing_still = async {
+            let mut buffer = [0; 1500];
+            let (length, client) = server.recv_from(&mut buffer).unwrap();
+            let answer = stun_server::answer(&Message::decode(&buffer[..length]).unwrap(), client).unwrap();
+            server.send_to(&answer, client).unwrap();
+            std::thread::sleep(until.saturating_duration_since(Instant::now()) + Duration::from_millis(10));
+        };
+        futures_util::future::join(looking, standing_still).await;
+        let told = std::iter::from_fn(|| entries.try_recv().ok())
+            .any(|entry| matches!(entry, Entry::Fact(_, EventKind::Measured(Measurement::MappedAddress { .. }))));
+        assert!(told, "the answer was not read before the time was called over");
     }
 }

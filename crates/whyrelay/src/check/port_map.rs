@@ -10,6 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use whyrelay_core::engine::port_mapping::{ExchangeId, Input, Output, PortMapper};
 use whyrelay_core::random::Random;
+use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
 use whyrelay_core::wire::portmap::http::{self, Progress};
 
@@ -20,6 +21,7 @@ use super::sockets::{Arrived, Sockets};
 use super::stop::Stop;
 use crate::io::stream::connect_tcp;
 use crate::io::udp::UdpOptions;
+use crate::io::waiting::before;
 
 /// For a connection to the router and its response: the core gives up before.
 const EXCHANGE_LIMIT: Duration = Duration::from_millis(1000);
@@ -53,7 +55,8 @@ struct Driver {
     local: SocketAddr,
     mark: Option<u32>,
     exchanges: FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = Exchanged> + Send>>>,
-    wake: Instant,
+    /// When the machine has its next timeout.
+    deadline: Timestamp,
 }
 
 /// What the machine says to whom has it mapped.
@@ -73,14 +76,10 @@ pub(crate) async fn look(
     until: Instant,
     stop: Stop,
 ) {
-    let IpAddr::V4(own) = target.origin.address.ip() else { return };
-    let mut sockets = Sockets::new(journal.clone());
-    let Ok(local) = sockets.open(target.origin.address, target.origin.interface.as_deref(), options) else {
-        return journal.missing("port mapping protocols of the router", "no socket could be opened");
+    let mut driver = match Driver::open(journal.clone(), random.fork(), &target.origin, target.gateway, options) {
+        Ok(driver) => driver,
+        Err(why) => return journal.missing("port mapping protocols of the router", why),
     };
-    let machine = PortMapper::new(journal.now(), own, target.gateway, random.fork());
-    let (mark, exchanges, wake) = (options.mark, FuturesUnordered::new(), Instant::now());
-    let mut driver = Driver { journal: journal.clone(), machine, sockets, local, mark, exchanges, wake };
     let discovered = stop.clone().unless(driver.run(until)).await.flatten();
     if !matches!(discovered, Some(Said::Discovered)) {
         return journal.missing("port mapping protocols of the router", "the time of the check was over");
@@ -150,18 +149,14 @@ async fn try_from_outside(
     let asking = probes::knock_at(journal, random, outside, options, external_port, Instant::now() + MAP_LIMIT / 2);
     let knock = asking.await.ok_or("the server would not send to it")?;
     let until = Instant::now() + KNOCK_WAIT;
-    loop {
-        tokio::select! {
-            arrived = silent.recv(|_, _, _| None) => {
-                if let Arrived::Datagram { remote, bytes, .. } = arrived
-                    && knock.is(remote, &bytes)
-                {
-                    return Ok((true, knock.mapped.ip()));
-                }
-            }
-            () = tokio::time::sleep_until(until.into()) => return Ok((false, knock.mapped.ip())),
+    while let Some(arrived) = silent.recv(until).await {
+        if let Arrived::Datagram { remote, bytes, .. } = arrived
+            && knock.is(remote, &bytes)
+        {
+            return Ok((true, knock.mapped.ip()));
         }
     }
+    Ok((false, knock.mapped.ip()))
 }
 
 /// How long making a mapping for a session may take.
@@ -187,13 +182,8 @@ pub(crate) async fn hold(
     gateway: Ipv4Addr,
     options: UdpOptions,
 ) -> Result<HeldMapping, String> {
-    let IpAddr::V4(own) = local.ip() else { return Err("IPv6 needs none".into()) };
-    let mut sockets = Sockets::new(journal.clone());
-    let origin = SocketAddr::new(local.ip(), 0);
-    let asking = sockets.open(origin, Some(&interface), options).map_err(|error| error.to_string())?;
-    let machine = PortMapper::new(journal.now(), own, gateway, random.fork());
-    let (mark, exchanges, wake) = (options.mark, FuturesUnordered::new(), Instant::now());
-    let mut driver = Driver { journal, machine, sockets, local: asking, mark, exchanges, wake };
+    let origin = Origin { address: SocketAddr::new(local.ip(), 0), interface: Some(interface) };
+    let mut driver = Driver::open(journal, random.fork(), &origin, gateway, options)?;
     let until = Instant::now() + HOLD_LIMIT;
     if !matches!(driver.run(until).await, Some(Said::Discovered)) {
         return Err("the router did not answer in time".into());
@@ -227,8 +217,30 @@ impl HeldMapping {
 }
 
 impl Driver {
+    /// A socket toward the router and a machine that has not asked yet; or why there is none.
+    fn open(
+        journal: Journal,
+        random: Random,
+        origin: &Origin,
+        gateway: Ipv4Addr,
+        options: UdpOptions,
+    ) -> Result<Self, String> {
+        let IpAddr::V4(own) = origin.address.ip() else { return Err("IPv6 needs none".into()) };
+        let mut sockets = Sockets::new(journal.clone());
+        let opened = sockets.open(origin.address, origin.interface.as_deref(), options);
+        let local = opened.map_err(|error| format!("no socket could be opened: {error}"))?;
+        let machine = PortMapper::new(journal.now(), own, gateway, random);
+        let (mark, exchanges, deadline) = (options.mark, FuturesUnordered::new(), journal.now());
+        Ok(Self { journal, machine, sockets, local, mark, exchanges, deadline })
+    }
+
     fn feed(&mut self, input: Input<'_>) {
         self.machine.handle_input(self.journal.now(), input);
+    }
+
+    /// Feeds what arrived: it counts as in time until the machine has had its timeout.
+    fn feed_arrived(&mut self, input: Input<'_>) {
+        self.machine.handle_input(self.journal.now().min(before(self.deadline)), input);
     }
 
     /// Runs until the machine says something, or until a time.
@@ -237,21 +249,20 @@ impl Driver {
             if let Some(said) = self.drain() {
                 return Some(said);
             }
+            let wake = self.journal.clock().instant(self.deadline).min(until);
             tokio::select! {
-                arrived = self.sockets.recv(|_, _, _| None) => match arrived {
-                    Arrived::Datagram { remote, bytes, .. } => self.feed(Input::Datagram { remote, bytes: &bytes }),
-                    Arrived::Refused { remote, .. } => self.feed(Input::SendFailed { remote }),
+                arrived = self.sockets.recv(wake) => match arrived {
+                    Some(Arrived::Datagram { remote, bytes, .. }) => {
+                        self.feed_arrived(Input::Datagram { remote, bytes: &bytes });
+                    }
+                    Some(Arrived::Refused { remote, .. }) => self.feed_arrived(Input::SendFailed { remote }),
+                    None if Instant::now() >= until => return None,
+                    None => self.feed(Input::Timeout),
                 },
                 Some((exchange, result)) = self.exchanges.next(), if !self.exchanges.is_empty() => match &result {
-                    Ok(bytes) => self.feed(Input::Exchanged { exchange, bytes }),
-                    Err(detail) => self.feed(Input::ExchangeFailed { exchange, detail }),
+                    Ok(bytes) => self.feed_arrived(Input::Exchanged { exchange, bytes }),
+                    Err(detail) => self.feed_arrived(Input::ExchangeFailed { exchange, detail }),
                 },
-                () = tokio::time::sleep_until(self.wake.min(until).into()) => {
-                    if Instant::now() >= until {
-                        return None;
-                    }
-                    self.feed(Input::Timeout);
-                }
             }
         }
     }
@@ -288,7 +299,7 @@ impl Driver {
                 Output::MapFailed { detail } => Said::MapFailed { detail },
                 Output::Unmapped { confirmed } => Said::Unmapped { confirmed },
                 Output::Timeout(at) => {
-                    self.wake = self.journal.clock().instant(at);
+                    self.deadline = at;
                     return None;
                 }
             });

@@ -146,15 +146,10 @@ impl Session {
 
     async fn arrival(&mut self, wake: Instant) -> Option<(SocketAddr, Vec<u8>)> {
         loop {
-            tokio::select! {
-                arrived = self.sockets.recv(|_, _, _| None) => {
-                    if let Arrived::Datagram { local, remote, bytes } = arrived
-                        && local == self.local
-                    {
-                        return Some((remote, bytes));
-                    }
-                }
-                () = tokio::time::sleep_until(wake.into()) => return None,
+            if let Arrived::Datagram { local, remote, bytes } = self.sockets.recv(wake).await?
+                && local == self.local
+            {
+                return Some((remote, bytes));
             }
         }
     }

@@ -19,6 +19,7 @@ use super::sockets::{Arrived, Sockets, bare};
 use crate::io::stream::{ConnectOptions, StreamInput, Streams};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
+use crate::io::waiting::before;
 
 /// For a port where perhaps nobody listens. Twice: three requests without an answer are what makes a server a silent one
 /// for the diagnosis, and here none is known to be.
@@ -56,44 +57,43 @@ pub(crate) async fn over_udp(
     let (remote, started) = (target.remote, Instant::now());
     let mut refused = send(&sockets, (local, remote), &bytes, &mut transactions);
     let failure = loop {
-        match transactions.poll(journal.now()) {
+        let Some(deadline) = transactions.deadline() else { return };
+        let wake = journal.clock().instant(deadline).min(until);
+        let arrived = sockets.recv(wake).await;
+        // What came in time is handled as such, however late we come to it.
+        let mut now = journal.now().min(before(deadline));
+        match arrived {
+            Some(Arrived::Datagram { remote: from, bytes, .. }) => {
+                let answers = Message::decode(&bytes).is_ok_and(|message| {
+                    message.is_sound()
+                        && message.transaction == id
+                        && matches!(message.class, Class::Success | Class::Error)
+                });
+                if answers && bare(from) == bare(remote) {
+                    let transport = Transport::Udp;
+                    let rtt = transactions.answer(now, id).map(|answered| answered.rtt);
+                    let rtt_us = Some(micros(rtt.unwrap_or_else(|| started.elapsed())));
+                    return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail: None });
+                }
+            }
+            Some(Arrived::Refused { errno, .. }) => {
+                transactions.refuse(errno, |()| true);
+                refused = Some(std::io::Error::from_raw_os_error(errno).to_string());
+            }
+            None if Instant::now() >= until => {
+                break ServerFailure::Timeout { transmissions: 1, took_us: micros(started.elapsed()) };
+            }
+            None => now = journal.now(),
+        }
+        match transactions.poll(now) {
             Some(Due::Retransmit { bytes, .. }) => {
                 refused = send(&sockets, (local, remote), &bytes, &mut transactions).or(refused);
-                continue;
             }
             Some(Due::TimedOut { transmissions, took, .. }) => {
-                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                break ServerFailure::Timeout { transmissions, took_us };
+                break ServerFailure::Timeout { transmissions, took_us: micros(took) };
             }
             Some(Due::Refused { errno, .. }) => break ServerFailure::SendFailed { errno },
             None => {}
-        }
-        let Some(deadline) = transactions.deadline() else { return };
-        let wake = journal.clock().instant(deadline).min(until);
-        tokio::select! {
-            arrived = sockets.recv(|_, _, _| None) => match arrived {
-                Arrived::Datagram { remote: from, bytes, .. } => {
-                    let answers = Message::decode(&bytes).is_ok_and(|message| {
-                        message.is_sound() && message.transaction == id
-                            && matches!(message.class, Class::Success | Class::Error)
-                    });
-                    if answers && bare(from) == bare(remote) {
-                        let transport = Transport::Udp;
-                        let rtt = transactions.answer(journal.now(), id).map(|answered| answered.rtt);
-                        let rtt_us = Some(micros(rtt.unwrap_or_else(|| started.elapsed())));
-                        return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail: None });
-                    }
-                }
-                Arrived::Refused { errno, .. } => {
-                    transactions.refuse(errno, |()| true);
-                    refused = Some(std::io::Error::from_raw_os_error(errno).to_string());
-                }
-            },
-            () = tokio::time::sleep_until(wake.into()) => {
-                if Instant::now() >= until {
-                    break ServerFailure::Timeout { transmissions: 1, took_us: micros(started.elapsed()) };
-                }
-            }
         }
     };
     let transport = Transport::Udp;
@@ -124,23 +124,20 @@ pub(crate) async fn over_another_port(
         let _ = sockets.send(local, remote, &bytes);
         let wait = if sent == OTHER_PORT_SENDS { OTHER_PORT_WAIT } else { OTHER_PORT_INTERVAL };
         let wake = (started + wait).min(until);
-        loop {
-            let detail = tokio::select! {
-                arrived = sockets.recv(|_, _, _| None) => match arrived {
-                    Arrived::Datagram { remote: from, bytes, .. } => {
-                        let answers = Message::decode(&bytes).is_ok_and(|message| message.transaction == id);
-                        if !answers || bare(from) != bare(remote) {
-                            continue;
-                        }
-                        None
+        while let Some(arrived) = sockets.recv(wake).await {
+            let detail = match arrived {
+                Arrived::Datagram { remote: from, bytes, .. } => {
+                    let answers = Message::decode(&bytes).is_ok_and(|message| message.transaction == id);
+                    if !answers || bare(from) != bare(remote) {
+                        continue;
                     }
-                    Arrived::Refused { offender, .. } if offender == Some(remote.ip()) => {
-                        Some("the server itself says that nobody listens there: packets get through".to_owned())
-                    }
-                    // A firewall's refusal tells of nothing but itself, and is an event.
-                    Arrived::Refused { .. } => continue,
-                },
-                () = tokio::time::sleep_until(wake.into()) => break,
+                    None
+                }
+                Arrived::Refused { offender, .. } if offender == Some(remote.ip()) => {
+                    Some("the server itself says that nobody listens there: packets get through".to_owned())
+                }
+                // A firewall's refusal tells of nothing but itself, and is an event.
+                Arrived::Refused { .. } => continue,
             };
             let rtt_us = Some(micros(started.elapsed()));
             return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail });

@@ -1,7 +1,9 @@
 //! UDP sockets of one part of a check. What is sent or received is noted before anything else is done with it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use whyrelay_core::trace::event::{Direction, EventKind, Transport};
@@ -9,6 +11,7 @@ use whyrelay_core::wire::integrity::Integrity;
 
 use super::journal::{Journal, Passed};
 use crate::io::udp::{UdpDoor, UdpInput, UdpOptions};
+use crate::io::waiting::waiting;
 
 /// Datagrams between the readers and a part.
 const QUEUE: usize = 256;
@@ -29,12 +32,16 @@ pub(crate) struct Sockets {
     doors: Vec<UdpDoor>,
     sender: mpsc::Sender<UdpInput>,
     inputs: mpsc::Receiver<UdpInput>,
+    /// What was found in the sockets when a time was over.
+    waiting: VecDeque<UdpInput>,
+    /// When that was.
+    taken_at: Option<Instant>,
 }
 
 impl Sockets {
     pub(crate) fn new(journal: Journal) -> Self {
         let (sender, inputs) = mpsc::channel(QUEUE);
-        Self { journal, doors: Vec::new(), sender, inputs }
+        Self { journal, doors: Vec::new(), sender, inputs, waiting: VecDeque::new(), taken_at: None }
     }
 
     /// Opens a socket on an address; port 0 for any.
@@ -77,34 +84,65 @@ impl Sockets {
         })
     }
 
-    /// What arrives next; cancel safe. `verify` tells whether a datagram's integrity is right.
-    pub(crate) async fn recv(
+    /// What arrives next, or `None` when the time is over and nothing waits that came before; cancel safe.
+    pub(crate) async fn recv(&mut self, until: Instant) -> Option<Arrived> {
+        self.recv_verified(until, |_, _, _| None).await
+    }
+
+    /// The same. `verify` tells whether a datagram's integrity is right.
+    pub(crate) async fn recv_verified(
         &mut self,
+        until: Instant,
         verify: impl Fn(SocketAddr, SocketAddr, &[u8]) -> Option<Integrity>,
-    ) -> Arrived {
+    ) -> Option<Arrived> {
         loop {
-            // A sender of ours is kept, so that this never ends.
-            let Some(input) = self.inputs.recv().await else { std::future::pending().await };
-            match input {
-                UdpInput::Datagram { local, remote, kernel_time, bytes } => {
-                    let clock = self.journal.clock();
-                    let at = kernel_time.map_or_else(|| clock.now(), |time| clock.from_kernel(time));
-                    let (local, transport, direction) = (bare(local), Transport::Udp, Direction::In);
-                    let integrity = verify(local, remote, &bytes);
-                    let passed = Passed { at, direction, transport, local, remote, bytes: bytes.clone(), integrity };
-                    self.journal.passed(passed);
-                    return Arrived::Datagram { local, remote, bytes };
-                }
-                UdpInput::Icmp(error) => {
-                    let (local, remote, offender) = (bare(error.local), error.remote, error.offender);
-                    let (icmp_type, icmp_code, errno) = (error.icmp_type, error.icmp_code, error.errno);
-                    self.journal.fact(EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
-                    return Arrived::Refused { local, remote, errno, offender };
-                }
-                UdpInput::Broken { local, error } => {
-                    let (transport, local, detail) = (Transport::Udp, bare(local), error.to_string());
-                    self.journal.fact(EventKind::SocketClosed { transport, local, detail });
-                }
+            let input = match self.waiting.pop_front() {
+                Some(input) => input,
+                None => tokio::select! {
+                    // A sender of ours is kept, so that this never ends.
+                    Some(input) = self.inputs.recv() => input,
+                    () = tokio::time::sleep_until(until.into()) => {
+                        // Once for each time that is over: a flood ends nothing, and delays it no further.
+                        if self.taken_at.is_some_and(|at| at >= until) {
+                            return None;
+                        }
+                        self.taken_at = Some(Instant::now());
+                        self.waiting = waiting(&mut self.inputs, &self.doors);
+                        self.waiting.pop_front()?
+                    }
+                },
+            };
+            if let Some(arrived) = self.arrived(input, &verify) {
+                return Some(arrived);
+            }
+        }
+    }
+
+    fn arrived(
+        &self,
+        input: UdpInput,
+        verify: &impl Fn(SocketAddr, SocketAddr, &[u8]) -> Option<Integrity>,
+    ) -> Option<Arrived> {
+        match input {
+            UdpInput::Datagram { local, remote, kernel_time, bytes } => {
+                let clock = self.journal.clock();
+                let at = kernel_time.map_or_else(|| clock.now(), |time| clock.from_kernel(time));
+                let (local, transport, direction) = (bare(local), Transport::Udp, Direction::In);
+                let integrity = verify(local, remote, &bytes);
+                let passed = Passed { at, direction, transport, local, remote, bytes: bytes.clone(), integrity };
+                self.journal.passed(passed);
+                Some(Arrived::Datagram { local, remote, bytes })
+            }
+            UdpInput::Icmp(error) => {
+                let (local, remote, offender) = (bare(error.local), error.remote, error.offender);
+                let (icmp_type, icmp_code, errno) = (error.icmp_type, error.icmp_code, error.errno);
+                self.journal.fact(EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
+                Some(Arrived::Refused { local, remote, errno, offender })
+            }
+            UdpInput::Broken { local, error } => {
+                let (transport, local, detail) = (Transport::Udp, bare(local), error.to_string());
+                self.journal.fact(EventKind::SocketClosed { transport, local, detail });
+                None
             }
         }
     }

@@ -10,3 +10,4 @@ pub mod names;
 pub mod stream;
 pub mod tls;
 pub mod udp;
+pub mod waiting;

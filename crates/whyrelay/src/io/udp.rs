@@ -200,6 +200,27 @@ impl UdpDoor {
         sent
     }
 
+    /// What waits in the socket now, ahead of its reader: at most so many datagrams, and the errors that came before
+    /// each.
+    pub(super) fn take_waiting(&self, most: usize, buffer: &mut Vec<u8>, inputs: &mut impl Extend<UdpInput>) {
+        buffer.resize(MAX_DATAGRAM, 0);
+        let local = self.local;
+        for _ in 0..most {
+            match receive(&self.socket, buffer) {
+                Ok((remote, kernel_time, length)) => {
+                    let bytes = buffer[..length].to_vec();
+                    inputs.extend([UdpInput::Datagram { local, remote, kernel_time, bytes }]);
+                }
+                Err(error) if is_pending_icmp(&error) => {
+                    let errors = std::iter::from_fn(|| receive_error(&self.socket, local, buffer));
+                    inputs.extend(errors.take(most).map(UdpInput::Icmp));
+                }
+                // Nothing waits; or it is broken, which the reader tells.
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Our address.
     pub fn local(&self) -> SocketAddr {
         self.local

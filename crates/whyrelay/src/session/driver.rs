@@ -42,7 +42,7 @@ const UDP_QUEUE: usize = 1024;
 const UDP_BATCH: usize = 64;
 
 /// How often counted traffic becomes an event.
-const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Closing gives allocations back within this.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
@@ -111,14 +111,14 @@ pub(super) enum Todo {
 }
 
 /// What the loop waits for.
-struct Inputs {
-    udp: mpsc::Receiver<UdpInput>,
-    probes: mpsc::Receiver<UdpInput>,
-    streams: mpsc::Receiver<StreamInput>,
-    names: mpsc::Receiver<Resolved>,
-    host: mpsc::Receiver<(Moment, HostFact)>,
-    beside: mpsc::Receiver<Entry>,
-    interrupt: watch::Receiver<u32>,
+pub(super) struct Inputs {
+    pub(super) udp: mpsc::Receiver<UdpInput>,
+    pub(super) probes: mpsc::Receiver<UdpInput>,
+    pub(super) streams: mpsc::Receiver<StreamInput>,
+    pub(super) names: mpsc::Receiver<Resolved>,
+    pub(super) host: mpsc::Receiver<(Moment, HostFact)>,
+    pub(super) beside: mpsc::Receiver<Entry>,
+    pub(super) interrupt: watch::Receiver<u32>,
 }
 
 /// Runs one session to its end. `interrupt` counts how often the user asked to stop.
@@ -175,7 +175,7 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
 }
 
 impl Session {
-    fn start(
+    pub(super) fn start(
         config: SessionConfig,
         clock: Clock,
         beside: Beside,
@@ -255,7 +255,7 @@ impl Session {
         })
     }
 
-    fn use_named_servers(&mut self) {
+    pub(super) fn use_named_servers(&mut self) {
         let stun = self.config.stun.clone();
         let turn = if self.config.no_turn { Vec::new() } else { self.config.turn.clone() };
         for url in stun {
@@ -344,7 +344,7 @@ impl Session {
                 Some(entry) = inputs.beside.recv() => self.sink.note(entry),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
-            self.timers(started);
+            self.timers(started, inputs);
         }
     }
 
@@ -393,77 +393,12 @@ impl Session {
                 },
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
-            self.machine_timers();
+            self.machine_timers(inputs);
         }
     }
 
     pub(super) fn host_input(&mut self, moment: Moment, fact: HostFact) {
         self.record(EventKind::HostFact { moment, fact: Box::new(fact) });
-    }
-
-    /// When something is due next.
-    fn deadline(&mut self, started: Instant) -> Instant {
-        let mut deadline = self.clock.instant(self.peer_deadline).min(self.next_traffic);
-        let phase = match self.phase {
-            Phase::Waiting => Some(started + self.config.wait),
-            Phase::Connecting(since) => Some(since + self.config.timeout),
-            Phase::Open | Phase::Ending(_) => None,
-        };
-        let others = [
-            phase,
-            self.channel_deadline(),
-            self.restart_at,
-            self.measuring.deadline(),
-            self.announcement_deadline(),
-            self.probing_deadline(),
-            self.held_back.front().map(|(at, _)| *at),
-        ];
-        for at in others.into_iter().flatten() {
-            deadline = deadline.min(at);
-        }
-        deadline
-    }
-
-    fn timers(&mut self, started: Instant) {
-        self.machine_timers();
-        let now = Instant::now();
-        if now >= self.next_traffic {
-            self.next_traffic = now + TRAFFIC_INTERVAL;
-            self.sink.record_traffic(self.clock.now());
-        }
-        match self.phase {
-            Phase::Waiting if now >= started + self.config.wait => {
-                let (wait, command) = (self.config.wait.as_secs_f64(), self.config.other_command());
-                let step = format!("the other side did not come within {wait} s; there, run `{command}` meanwhile");
-                self.progress.step(&step);
-                self.end(EndReason::TimeLimit);
-            }
-            Phase::Waiting => self.progress_of_waiting(),
-            Phase::Connecting(since) if now >= since + self.config.timeout => {
-                self.progress.step("the time limit is over (--timeout)");
-                self.feed(peer::Input::TimeLimit);
-                self.end(EndReason::Failed);
-            }
-            _ => {}
-        }
-        self.check_announcement();
-        self.release_candidates();
-        self.advance_probes();
-        if self.restart_at.is_some_and(|at| now >= at) {
-            self.restart_at = None;
-            self.ask_for_restart();
-        }
-        self.measure(|measuring, channel, now| measuring.on_time(channel, now));
-    }
-
-    fn machine_timers(&mut self) {
-        if self.clock.now() >= self.peer_deadline {
-            self.feed(peer::Input::Timeout);
-        }
-        let now = Instant::now();
-        if let Some(channel) = &mut self.channel {
-            channel.handle_timeout(now);
-        }
     }
 
     /// Records a fact at this moment.
@@ -480,22 +415,23 @@ impl Session {
 
     /// Feeds the peer machine and drains it.
     pub(super) fn feed(&mut self, input: peer::Input<'_>) {
-        self.peer.handle_input(self.clock.now(), input);
+        self.peer.handle_input(self.peer_now(), input);
         self.drain();
     }
 
     /// Carries outputs where they belong until everything is at rest.
     pub(super) fn drain(&mut self) {
         loop {
-            let now = self.clock.now();
-            match self.peer.poll_output(now) {
+            let (now, peer_now) = (self.clock.now(), self.peer_now());
+            match self.peer.poll_output(peer_now) {
                 peer::Output::Timeout(at) => {
                     self.peer_deadline = at;
                     self.drain_channel();
                     match self.todo.pop_front() {
-                        Some(Todo::Data(bytes)) => self.peer.handle_input(now, peer::Input::Data(&bytes)),
+                        Some(Todo::Data(bytes)) => self.peer.handle_input(self.peer_now(), peer::Input::Data(&bytes)),
                         Some(Todo::SendFailed { local, remote, errno }) => {
-                            self.peer.handle_input(now, peer::Input::SendFailed { local, remote, errno });
+                            let failed = peer::Input::SendFailed { local, remote, errno };
+                            self.peer.handle_input(self.peer_now(), failed);
                         }
                         None => return,
                     }
@@ -509,12 +445,6 @@ impl Session {
     pub(super) fn show(&mut self, event: &EventKind) {
         if let Some(line) = super::progress::line_for(event).filter(|_| !self.config.redact) {
             self.progress.step(&line);
-        }
-    }
-
-    fn progress_of_waiting(&mut self) {
-        if let Some(line) = self.signals.waiting_line() {
-            self.progress.live(&line);
         }
     }
 }

@@ -16,6 +16,7 @@ mod progress;
 mod signals;
 mod sink;
 mod sockets;
+mod timers;
 mod trial;
 
 pub use config::SessionConfig;

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use whyrelay_core::engine::gather::{GatherConfig, Gatherer, Input, LocalSocket, Output, Transmit};
 use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
 use whyrelay_core::random::Random;
+use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{Direction, EventKind, Transport};
 use whyrelay_core::wire::framing::Framing;
 
@@ -19,6 +20,7 @@ use super::Target;
 use crate::io::stream::{ConnectOptions, StreamInput, Streams};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
+use crate::io::waiting::before;
 
 /// Giving allocations back takes at most this long.
 const CLOSE_LIMIT: Duration = Duration::from_millis(1200);
@@ -59,7 +61,8 @@ pub(super) struct Client {
     stream_inputs: mpsc::Receiver<StreamInput>,
     mapped: Vec<(SocketAddr, Option<SocketAddr>)>,
     ready: VecDeque<Happening>,
-    wake: Instant,
+    /// When the gatherer has its next timeout.
+    deadline: Timestamp,
 }
 
 impl Client {
@@ -95,7 +98,7 @@ impl Client {
             options,
             mapped: Vec::new(),
             ready: VecDeque::new(),
-            wake: Instant::now(),
+            deadline: journal.now(),
             journal,
         };
         for _ in 0..allocations_per_server {
@@ -127,17 +130,22 @@ impl Client {
                 return Some(happening);
             }
             let gatherer = &self.gatherer;
+            let wake = self.journal.clock().instant(self.deadline).min(until);
+            let verify = |local, remote, bytes: &[u8]| gatherer.verify(local, remote, bytes);
             tokio::select! {
-                arrived = self.sockets.recv(|local, remote, bytes| gatherer.verify(local, remote, bytes)) => {
-                    self.arrived(arrived);
-                }
                 Some(input) = self.stream_inputs.recv() => self.stream(input),
-                () = tokio::time::sleep_until(self.wake.min(until).into()) => {
-                    if Instant::now() >= until {
-                        return None;
-                    }
-                    self.feed(Input::Timeout);
-                }
+                arrived = self.sockets.recv_verified(wake, verify) => match arrived {
+                    Some(arrived) => self.arrived(arrived),
+                    None if Instant::now() >= until => return None,
+                    None => match self.stream_inputs.try_recv() {
+                        // What a stream has read comes before a timeout, as what waits in the sockets does.
+                        Ok(input) => self.stream(input),
+                        Err(_) => {
+                            self.gatherer.handle_input(self.journal.now(), Input::Timeout);
+                            self.drain();
+                        }
+                    },
+                },
             }
         }
     }
@@ -152,8 +160,7 @@ impl Client {
     fn arrived(&mut self, arrived: Arrived) {
         match arrived {
             Arrived::Datagram { local, remote, bytes } => {
-                let now = self.journal.now();
-                let ours = self.gatherer.handle_input(now, Input::Datagram { local, remote, bytes: &bytes });
+                let ours = self.gatherer.handle_input(self.now(), Input::Datagram { local, remote, bytes: &bytes });
                 self.drain();
                 if !ours {
                     self.ready.push_back(Happening::Datagram { local, bytes });
@@ -187,8 +194,13 @@ impl Client {
     }
 
     fn feed(&mut self, input: Input<'_>) {
-        self.gatherer.handle_input(self.journal.now(), input);
+        self.gatherer.handle_input(self.now(), input);
         self.drain();
+    }
+
+    /// The gatherer's time: what came before its timeout counts as in time, however late we come to it.
+    fn now(&self) -> Timestamp {
+        self.journal.now().min(before(self.deadline))
     }
 
     fn drain(&mut self) {
@@ -229,7 +241,7 @@ impl Client {
                 | Output::RoundTrip { .. }
                 | Output::AllocationLost { .. } => continue,
                 Output::Timeout(at) => {
-                    self.wake = self.journal.clock().instant(at);
+                    self.deadline = at;
                     return;
                 }
             };

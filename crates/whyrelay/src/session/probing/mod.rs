@@ -20,6 +20,7 @@ use whyrelay_core::trace::event::{Direction, EndReason};
 use super::driver::{Phase, Session};
 use super::sockets::bare;
 use crate::io::udp::{IcmpError, UdpDoor, UdpInput};
+use crate::io::waiting::before;
 
 /// The feature of a peer that answers probes and sends openers.
 pub(super) const PROBES_FEATURE: &str = "probes";
@@ -122,6 +123,11 @@ impl Probing {
         }
     }
 
+    /// The sockets that are the probes' own.
+    pub(super) fn doors(&self) -> impl Iterator<Item = &UdpDoor> {
+        self.doors.values()
+    }
+
     fn under_way(&self) -> bool {
         self.probes.as_ref().is_some_and(|probes| !probes.is_done())
     }
@@ -142,10 +148,17 @@ impl Session {
         {
             self.separate();
         }
-        if self.probing.deadline.is_some_and(|deadline| self.clock.now() >= deadline) {
-            self.feed_probes(peer_probes::Input::Timeout);
-        }
         self.aim_at_new_candidates();
+    }
+
+    /// Whether the time of the probes has come.
+    pub(super) fn probes_are_due(&self) -> bool {
+        self.probing.deadline.is_some_and(|deadline| self.clock.now() >= deadline)
+    }
+
+    /// Tells the probes so, once what waited in their sockets was handled.
+    pub(super) fn time_out_probes(&mut self) {
+        self.feed_probes_at(self.clock.now(), peer_probes::Input::Timeout);
     }
 
     /// When something of this is due.
@@ -189,9 +202,13 @@ impl Session {
         Some(self.probing.silent_until.map_or(until, |silent| silent.max(until)))
     }
 
-    /// Feeds the probes and does what they want.
+    /// Feeds the probes and does what they want. As for the session's checks, what came in time counts.
     pub(super) fn feed_probes(&mut self, input: peer_probes::Input<'_>) {
         let now = self.clock.now();
+        self.feed_probes_at(self.probing.deadline.map_or(now, |deadline| now.min(before(deadline))), input);
+    }
+
+    fn feed_probes_at(&mut self, now: Timestamp, input: peer_probes::Input<'_>) {
         let Some(probes) = &mut self.probing.probes else { return };
         let was_under_way = !probes.is_done();
         probes.handle_input(now, input);
@@ -203,7 +220,7 @@ impl Session {
             let Some(probes) = &mut self.probing.probes else { return };
             match probes.poll_output() {
                 peer_probes::Output::Transmit { local, remote, bytes, ttl, whole } => {
-                    self.sink.pass_probe(now, Direction::Out, (local, remote), &bytes);
+                    self.sink.pass_probe(self.clock.now(), Direction::Out, (local, remote), &bytes);
                     let door = self.probing.doors.get(&local).or_else(|| self.doors.get(&local));
                     let sent = match (door, ttl) {
                         (Some(door), Some(ttl)) => door.send_with_ttl(remote, &bytes, ttl),
