@@ -22,6 +22,9 @@ const MAX_KEPT: usize = 4096;
 /// Bytes kept of a datagram that is of no protocol we know: enough to tell what it may be.
 const UNKNOWN_KEPT: usize = 64;
 
+/// Where the transaction id begins in a STUN message (RFC 8489 §5).
+const ID_AT: usize = 8;
+
 /// STUN in DATA in STUN in … deeper than this is blanked: TURN inside TURN has two levels.
 const MAX_DEPTH: u32 = 4;
 
@@ -227,7 +230,20 @@ fn stray_integrity(bytes: &[u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
             [0x00, 0x1C, 0x00, length @ 0x10..=0x20] => usize::from(length),
             _ => return None,
         };
-        Some((at + 4, length.min(bytes.len() - at - 4)))
+        (!is_in_transaction_id(bytes, at)).then(|| (at + 4, length.min(bytes.len() - at - 4)))
+    })
+}
+
+/// Whether a position lies in the transaction id of a message that can be read: one in 65,536 ids ends like the header
+/// of an integrity attribute, and what stands behind it is the first attribute.
+fn is_in_transaction_id(bytes: &[u8], at: usize) -> bool {
+    let starts = at.saturating_sub(HEADER_LENGTH - 1)..(at + 1).saturating_sub(ID_AT);
+    starts.into_iter().any(|start| {
+        bytes[start + ID_AT - 4..].starts_with(&MAGIC_COOKIE.to_be_bytes())
+            && Message::decode(&bytes[start..]).is_ok_and(|message| {
+                let harmless = |defect: &Defect| matches!(defect, Defect::TrailingBytes { .. } | Defect::WrongFingerprint);
+                message.defects.iter().all(harmless)
+            })
     })
 }
 
@@ -335,6 +351,34 @@ mod tests {
         let end = crafted.len();
         crafted[end - 4..].copy_from_slice(&right[end - 4..]);
         assert_eq!(Message::decode(&sanitise(&crafted).data).unwrap().defects, [Defect::WrongFingerprint]);
+    }
+
+    #[test]
+    fn an_id_that_ends_like_the_header_of_an_integrity_attribute_hides_nothing() {
+        let key = Key::short_term("password");
+        let own = "192.0.2.7:1234".parse().unwrap();
+        // Behind the id stands the type of the first attribute, which reads as a length.
+        for end in [[0x07, 0x07, 0x00, 0x1C], [0x00, 0x1C, 0x00, 0x20], [0x00, 0x08, 0x00, 0x14]] {
+            let mut id = [7; 12];
+            id[8..].copy_from_slice(&end);
+            let answer = MessageBuilder::new(Class::Success, Method::BINDING, TransactionId(id))
+                .xor_address(AttributeType::XOR_MAPPED_ADDRESS, own)
+                .integrity(&key)
+                .fingerprint()
+                .build();
+            let read = |bytes: &[u8]| {
+                let message = Message::decode(bytes).unwrap();
+                let found = message.attribute(AttributeType::MESSAGE_INTEGRITY).map(|found| found.value.to_vec());
+                (message.transaction, message.xor_address(AttributeType::XOR_MAPPED_ADDRESS), found, message.defects.clone())
+            };
+            let expected = (TransactionId(id), Some(own), Some(vec![0; 20]), vec![]);
+            assert_eq!(read(&sanitise(&answer).data), expected);
+            let channel = ChannelData::encode(ChannelNumber::FIRST, &answer);
+            assert_eq!(read(&sanitise(&channel).data[4..]), expected);
+            let sent = MessageBuilder::new(Class::Indication, Method::SEND, ID).attribute(AttributeType::DATA, &answer);
+            let kept = sanitise(&sent.build()).data;
+            assert_eq!(read(Message::decode(&kept).unwrap().attribute(AttributeType::DATA).unwrap().value), expected);
+        }
     }
 
     #[test]
