@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::evidence::SideEvidence;
+use super::routes::is_contended;
 use super::session::Session;
 use crate::ice::candidate::CandidateTransport;
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior};
@@ -61,7 +62,7 @@ impl Network {
     pub(super) fn work_out(session: &Session<'_>, vantage: Vantage, is_ipv6: bool) -> Self {
         let side = session.evidence.side(vantage);
         let mut network = Self::default();
-        network.hear_servers(&told(side), is_ipv6);
+        network.hear_servers(side, &told(side), is_ipv6);
         network.hear_discovery(side, is_ipv6);
         network.hear_peer(session, vantage, is_ipv6);
         network.evidence.sort_unstable();
@@ -69,7 +70,7 @@ impl Network {
         network
     }
 
-    fn hear_servers(&mut self, told: &[Told], is_ipv6: bool) {
+    fn hear_servers(&mut self, side: &SideEvidence, told: &[Told], is_ipv6: bool) {
         let of_family: Vec<&Told> = told.iter().filter(|told| told.mapped.is_ipv6() == is_ipv6).collect();
         for answer in &of_family {
             if !self.public.contains(&answer.mapped.ip()) {
@@ -78,7 +79,9 @@ impl Network {
             self.translates = Some(self.translates.unwrap_or(false) || answer.mapped != answer.local);
             self.evidence.push(answer.seq);
             for other in of_family.iter().filter(|other| other.local == answer.local && other.seq < answer.seq) {
-                if other.mapped != answer.mapped {
+                if is_contended(side, answer.local, answer.mapped, other.mapped) {
+                    // Another socket of this host took the port: nothing follows for the NAT.
+                } else if other.mapped != answer.mapped {
                     self.mapping =
                         Some(differing(answer, other).max(self.mapping.unwrap_or_else(|| differing(answer, other))));
                 } else if other.server.ip() != answer.server.ip() {

@@ -1,14 +1,14 @@
 //! Where the kernel sends a session's packets for the peer, against where it sends those for the servers: the
 //! difference is local routing, and no NAT is to blame for what it does.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::evidence::{HostEvidence, SideEvidence, Taken};
 use super::session::Session;
 use crate::host::{PolicyRule, RouteAnswer, RouteKind, RoutePurpose, RuleAction};
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::{AddressClass, same_subnet};
-use crate::trace::event::Vantage;
+use crate::trace::event::{Transport, Vantage};
 
 /// The tables and rules that every Linux has: local, main and default.
 const OWN_TABLES: [u32; 4] = [0, 253, 254, 255];
@@ -56,6 +56,34 @@ pub fn reachable_candidates<'a>(side: &'a SideEvidence, peer: &'a SideEvidence) 
                 .any(|local| same_subnet(local.base.ip(), address) && local.base.ip() != address),
             _ => false,
         })
+}
+
+/// Another address of a side with a socket on the same port, whose packets leave by the interface of this one: behind a
+/// NAT, which sees two hosts with one port, the two compete for it.
+pub fn rival(side: &SideEvidence, own: SocketAddr) -> Option<(SocketAddr, &Taken<RouteAnswer>)> {
+    let home = |address: IpAddr| side.host.addresses.iter().find(|known| known.fact.address == address);
+    let by = home(own.ip())?.fact.device.as_str();
+    side.host.route_answers.iter().find_map(|answer| {
+        let question = &answer.fact.question;
+        let other = SocketAddr::new(question.source?, question.source_port?);
+        let astray = other.port() == own.port()
+            && other.ip() != own.ip()
+            && question.out_device.is_none()
+            && answer.fact.device() == Some(by)
+            && home(other.ip()).is_some_and(|home| home.fact.device != by);
+        let sends = || {
+            side.servers.keys().any(|(transport, local, _)| *transport == Transport::Udp && *local == other)
+                || side.sent.values().any(|check| check.pair.local == other)
+        };
+        (astray && sends()).then_some((other, answer))
+    })
+}
+
+/// Whether two addresses that servers told of one socket may differ only because a rival holds the port: towards one of
+/// them the NAT kept the port, towards the other it did not.
+pub fn is_contended(side: &SideEvidence, own: SocketAddr, one: SocketAddr, two: SocketAddr) -> bool {
+    let kept = |mapped: SocketAddr| mapped.port() == own.port();
+    kept(one) != kept(two) && rival(side, own).is_some()
 }
 
 /// Every diversion on a side, in the order of the answers.

@@ -241,7 +241,8 @@ fn is_in_transaction_id(bytes: &[u8], at: usize) -> bool {
     starts.into_iter().any(|start| {
         bytes[start + ID_AT - 4..].starts_with(&MAGIC_COOKIE.to_be_bytes())
             && Message::decode(&bytes[start..]).is_ok_and(|message| {
-                let harmless = |defect: &Defect| matches!(defect, Defect::TrailingBytes { .. } | Defect::WrongFingerprint);
+                let harmless =
+                    |defect: &Defect| matches!(defect, Defect::TrailingBytes { .. } | Defect::WrongFingerprint);
                 message.defects.iter().all(harmless)
             })
     })
@@ -369,7 +370,12 @@ mod tests {
             let read = |bytes: &[u8]| {
                 let message = Message::decode(bytes).unwrap();
                 let found = message.attribute(AttributeType::MESSAGE_INTEGRITY).map(|found| found.value.to_vec());
-                (message.transaction, message.xor_address(AttributeType::XOR_MAPPED_ADDRESS), found, message.defects.clone())
+                (
+                    message.transaction,
+                    message.xor_address(AttributeType::XOR_MAPPED_ADDRESS),
+                    found,
+                    message.defects.clone(),
+                )
             };
             let expected = (TransactionId(id), Some(own), Some(vec![0; 20]), vec![]);
             assert_eq!(read(&sanitise(&answer).data), expected);

@@ -333,6 +333,23 @@ impl Session {
         self.push(vantage, EventKind::RecordingEnded { reason });
     }
 
+    /// Time passes.
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.elapsed += time;
+    }
+
+    /// A check of the other side that came by this side's relay, with its answer.
+    pub(crate) fn received_over_relay(&mut self, vantage: Vantage, socket: &str, server: &str) {
+        let (id, key) = (self.id(), Key::short_term("password"));
+        let username = if vantage == Vantage::A { "aaaa:bbbb" } else { "bbbb:aaaa" };
+        let request = MessageBuilder::new(Class::Request, Method::BINDING, id)
+            .text(AttributeType::USERNAME, username)
+            .u32(AttributeType::PRIORITY, 16_777_215);
+        let request = request.integrity(&key).fingerprint().build();
+        let inside = ChannelData::encode(ChannelNumber::FIRST, &request);
+        self.datagram(vantage, Direction::In, socket, server, &inside, Some(Integrity::Valid));
+    }
+
     pub(crate) fn of(&self, vantage: Vantage) -> Vec<Event> {
         self.events.iter().filter(|event| event.vantage == vantage).cloned().collect()
     }

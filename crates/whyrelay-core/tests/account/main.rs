@@ -7,6 +7,7 @@ mod events;
 mod every_rule;
 mod findings;
 mod growing;
+mod half_seen;
 mod hostile;
 mod html;
 mod pcapng;

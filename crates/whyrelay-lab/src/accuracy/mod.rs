@@ -16,7 +16,7 @@ pub use page::{Accuracy, FULL, HELD_OUT, HELD_OUT_SEED, SAMPLE, SEED, Size, tall
 
 use crate::fuzz::{Culprit, Planted, World};
 use crate::run::Observed;
-use crate::scenario::file::Path;
+use crate::scenario::file::{InterfaceKind, Path};
 
 /// Findings that say what was seen of a fault and not what it is; beside the fault's own they are no mistake.
 const SYMPTOMS: &[&str] = &[
@@ -71,28 +71,36 @@ impl Score {
 pub fn score(world: &World, observed: &Observed) -> Score {
     let report = &observed.report;
     let severe = severe(report);
-    let names = |finding: &Finding| world.planted.iter().any(|planted| is_named(planted, finding));
-    let wrong = severe.iter().filter(|finding| !names(finding) && !is_symptom(world, finding));
+    let direct = observed.path == Some(Path::Direct);
+    let names = |finding: &Finding| {
+        world.planted.iter().any(|planted| is_named(planted, finding)) || !direct && shares_port(world, finding)
+    };
+    // What a fault shows where no packet of the other side comes is what a side alone can know of it.
+    let half_seen = |finding: &Finding| {
+        world.planted.iter().any(|planted| {
+            is_hidden(world, planted)
+                && planted.fault.alone.contains(&finding.name)
+                && finding.blame == blame_of(planted.side)
+        })
+    };
+    let wrong =
+        severe.iter().filter(|finding| !names(finding) && !half_seen(finding) && !is_symptom(world, finding, direct));
     let mut wrong_alone = Vec::new();
     for vantage in [Vantage::A, Vantage::B] {
         let own = observed.events.iter().filter(|event| event.vantage == vantage);
         let evidence = Evidence::of(own);
         let findings = diagnose(&Session::of(&evidence)).findings;
         let also = |finding: &Finding| {
-            let side = |planted: &Planted| if planted.side == 0 { Blame::A } else { Blame::B };
             let known = |planted: &&Planted| planted.fault.alone.contains(&finding.name);
-            world
-                .planted
-                .iter()
-                .filter(known)
-                .any(|planted| finding.blame == side(planted) || finding.blame == Blame::Path)
+            let mut known = world.planted.iter().filter(known);
+            known.any(|planted| finding.blame == blame_of(planted.side) || finding.blame == Blame::Path)
         };
         let severe = findings.iter().filter(|finding| finding.severity != Severity::Info);
-        let alone = severe.filter(|finding| !names(finding) && !also(finding) && !is_symptom(world, finding));
+        let alone = severe.filter(|finding| !names(finding) && !also(finding) && !is_symptom(world, finding, direct));
         wrong_alone.extend(alone.map(|finding| format!("{}: {}", vantage.name(), shown(finding))));
     }
     Score {
-        harmless: observed.path == Some(Path::Direct),
+        harmless: direct,
         found: world.planted.iter().map(|planted| severe.iter().any(|finding| is_named(planted, finding))).collect(),
         first_is_right: severe.first().is_some_and(|finding| names(finding)),
         wrong: wrong.map(|finding| shown(finding)).collect(),
@@ -109,9 +117,30 @@ fn shown(finding: &Finding) -> String {
     format!("{} ({})", finding.name, finding.blame.name())
 }
 
+const fn blame_of(side: usize) -> Blame {
+    if side == 0 { Blame::A } else { Blame::B }
+}
+
+/// Whether a fault on the other side keeps a planted one from showing.
+fn is_hidden(world: &World, hidden: &Planted) -> bool {
+    world.planted.iter().any(|planted| planted.side != hidden.side && planted.fault.hides(hidden.fault))
+}
+
+/// Whether a host of the world has a tunnel: where its first packets get lost, those from the tunnel's address, which
+/// leave by the uplink, may take the port in the NAT. That nobody planted; it is so all the same.
+fn has_tunnel(world: &World, side: usize) -> bool {
+    let host = world.file.host.get(["a", "b"][side]);
+    host.is_some_and(|host| host.interface.iter().any(|interface| interface.kind == InterfaceKind::Tunnel))
+}
+
+fn shares_port(world: &World, finding: &Finding) -> bool {
+    let of_tunnel = |side| finding.blame == blame_of(side) && has_tunnel(world, side);
+    finding.name == "port-shared-behind-nat" && (of_tunnel(0) || of_tunnel(1))
+}
+
 /// Whether a finding names a planted fault, on its side.
 fn is_named(planted: &Planted, finding: &Finding) -> bool {
-    let side = if planted.side == 0 { Blame::A } else { Blame::B };
+    let side = blame_of(planted.side);
     let blamed = match planted.fault.culprit {
         Culprit::Own => finding.blame == side,
         Culprit::Server => finding.blame == Blame::Relay,
@@ -122,8 +151,9 @@ fn is_named(planted: &Planted, finding: &Finding) -> bool {
 }
 
 /// Whether a finding only says what was seen of a planted fault, and blames no side that has none.
-fn is_symptom(world: &World, finding: &Finding) -> bool {
-    !world.planted.is_empty()
+fn is_symptom(world: &World, finding: &Finding, direct: bool) -> bool {
+    let troubled = !world.planted.is_empty() || !direct && (has_tunnel(world, 0) || has_tunnel(world, 1));
+    troubled
         && SYMPTOMS.contains(&finding.name)
         && match finding.blame {
             Blame::A => world.planted.iter().any(|planted| planted.side == 0),
@@ -199,10 +229,7 @@ impl Tally {
         self.findings += score.findings.len() as u64;
         self.wrong += score.wrong.len() as u64;
         self.wrong_alone += u64::from(!score.wrong_alone.is_empty());
-        let is_hidden = |hidden: &Planted| {
-            world.planted.iter().any(|planted| planted.side != hidden.side && planted.fault.hides(hidden.fault))
-        };
-        self.hiding += u64::from(world.planted.iter().any(is_hidden));
+        self.hiding += u64::from(world.planted.iter().any(|planted| is_hidden(world, planted)));
         if score.harmless {
             self.harmless += 1;
         } else {
@@ -211,7 +238,7 @@ impl Tally {
             for (planted, found) in world.planted.iter().zip(&score.found) {
                 let counts = self.by_fault.entry(planted.fault.name).or_default();
                 *counts = (counts.0 + 1, counts.1 + u64::from(*found));
-                if is_hidden(planted) {
+                if is_hidden(world, planted) {
                     let counts = self.by_hidden.entry(planted.fault.name).or_default();
                     *counts = (counts.0 + 1, counts.1 + u64::from(*found));
                 }

@@ -178,7 +178,9 @@ impl Accuracy {
             "\nA world is two places, links with delay and jitter, and what is planted: every kind of fault of [`fuzz::faults`](../crates/whyrelay-lab/src/fuzz/faults.rs), \
              on either side, beside a harmless decoy in every other world. {} worlds with one fault and {} with two were direct all the same and count for the findings only. \
              Two faults are on different sides, and none hides the other: what touches no packet leaves no trace. \
-             A finding counts as right when name and blame are; symptoms (checks not arriving, no relay to fall back to) beside the cause are no mistake and no hit.\n",
+             A finding counts as right when name and blame are; symptoms (checks not arriving, no relay to fall back to) beside the cause are no mistake and no hit. \
+             Where a fault is all that one side sees of it (its recording alone, or because the other side's fault hides the rest), what it looks like from there is right, too. \
+             A host with a tunnel sends from two addresses with one port: where its first packets get lost, that its NAT gave the port to the other address is so, whatever was planted.\n",
             self.one.harmless, self.two.harmless
         );
         let _ = writeln!(

@@ -68,7 +68,8 @@ pub struct Fault {
     pub name: &'static str,
     /// The findings that name it; any of them is right.
     pub findings: &'static [&'static str],
-    /// Those that are right as well as long as the other side's recording is not there.
+    /// Those that are right as well as long as the other side's recording is not there, or shows nothing of it because a
+    /// fault there hides this one.
     pub alone: &'static [&'static str],
     /// Whom they must blame.
     pub culprit: Culprit,
@@ -352,6 +353,8 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "no-udp",
         findings: &["udp-blocked"],
+        // Where no server answers over TCP either, a silent server looks the same.
+        alone: &["stun-server-silent"],
         piece: behind!("corporate-no-udp"),
         hides: Hides::Addresses,
         ..NETWORK
@@ -359,6 +362,8 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "web-only",
         findings: &["udp-blocked"],
+        // Where no server answers over TCP either, a silent server looks the same.
+        alone: &["stun-server-silent"],
         piece: behind!("corporate-web-only"),
         hides: Hides::Addresses,
         ..NETWORK
@@ -407,6 +412,8 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "relay-only",
         findings: &["relay-only-configured"],
+        // Where the relay fails, too: the other side sees only that there is no candidate.
+        alone: &["no-remote-candidates"],
         piece: "[host.SELF.session]\nrelay-only = true\n",
         shows: Shows::InSending,
         hides: Hides::Addresses,

@@ -1,9 +1,14 @@
 //! The diagnosis is as accurate as docs/accuracy.md says: the first worlds of each kind again.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use whyrelay_core::report::Report;
+use whyrelay_core::trace::event::{Event, EventKind};
 use whyrelay_lab::accuracy::{Accuracy, SAMPLE, SEED};
 use whyrelay_lab::fuzz::{DECOYS, FAULTS, Kind, generate};
+use whyrelay_lab::run::run_virtual;
+use whyrelay_lab::scenario::Scenario;
 
 #[test]
 fn the_first_worlds_reach_the_goals_and_every_miss_is_listed() {
@@ -18,6 +23,25 @@ fn the_first_worlds_reach_the_goals_and_every_miss_is_listed() {
     assert!(accuracy.false_findings() < 0.005, "false findings: {}", accuracy.false_findings());
     // The numbers mean something only as long as most faults keep the path from being direct.
     assert!(accuracy.one.harmless * 10 < accuracy.one.worlds, "{} worlds are direct", accuracy.one.harmless);
+}
+
+/// Experiment L1: two Linux routers that accept what comes to themselves, both directions, and one STUN server.
+#[test]
+fn one_stun_server_is_enough_to_see_that_an_early_packet_took_the_port() {
+    let scenario = Scenario::find("early-packet-on-both-sides").unwrap_or_else(|error| panic!("{error}"));
+    let mut events = run_virtual(&scenario.topology).events;
+    let server = |event: &Event| match &event.kind {
+        EventKind::Datagram(datagram) if datagram.remote.port() == 3478 => Some(datagram.remote.ip()),
+        _ => None,
+    };
+    let all: BTreeSet<_> = events.iter().filter_map(server).collect();
+    assert_eq!(all.len(), 2, "the server has two addresses");
+    let second = all.last().copied();
+    events.retain(|event| server(event).is_none() || server(event) != second);
+    let findings = Report::from_events(&events).findings;
+    let first: Vec<_> = findings.iter().take(2).map(|finding| (finding.name, finding.blame)).collect();
+    let name = "port-taken-by-early-packet";
+    assert!(!first.is_empty() && first.iter().all(|(found, _)| *found == name), "{first:?}");
 }
 
 #[test]

@@ -568,6 +568,23 @@ impl SideEvidence {
         Some(unheard.filter(|(source, ..)| !heard(*source)).collect())
     }
 
+    /// How many requests to a server left over UDP: what the system refused to send did not.
+    pub fn asked(&self, server: SocketAddr) -> u32 {
+        let of_server =
+            |(transport, _, to): &(Transport, SocketAddr, SocketAddr)| *transport == Transport::Udp && *to == server;
+        let sent = self.servers.iter().filter(|(key, _)| of_server(key)).map(|(_, path)| path.transmissions());
+        let refused = self.send_failures.iter().filter(|((_, remote, _), _)| *remote == server);
+        sent.sum::<u32>().saturating_sub(refused.map(|(_, failure)| failure.count).sum())
+    }
+
+    /// Whether anything was heard of one address family from outside: an answer of a server, or a check that the system
+    /// let out.
+    pub fn reaches(&self, is_ipv6: bool) -> bool {
+        let of_family = |address: SocketAddr| address.is_ipv6() == is_ipv6;
+        self.sent.values().any(|check| of_family(check.pair.remote) && check.refused < check.transmissions)
+            || self.servers.iter().any(|((_, _, remote), path)| of_family(*remote) && path.has_answered())
+    }
+
     /// Whether this side's agent shows no packets, only counts: a browser's. What did not arrive cannot be read from
     /// its datagrams then.
     pub fn is_counted(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::routes::is_contended;
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -58,6 +59,10 @@ fn examine(session: &Session<'_>) -> Examination {
             let other = answers
                 .iter()
                 .find(|(mapped, server, _)| *server != first_server && mapped.ip() == first.ip() && *mapped != first);
+            if other.is_some_and(|(mapped, ..)| is_contended(side, local, first, *mapped)) {
+                compared = false;
+                continue;
+            }
             let Some(&(mapped, server, seq)) = other else { continue };
             faults.push(Fault {
                 blame: Blame::side(vantage),

@@ -64,7 +64,10 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
                 .address
                 .is_some_and(|address| address.is_ipv6() && AddressClass::of(address.ip()) == AddressClass::Public)
     });
-    let only_family = side.local_candidates.iter().all(|local| local.base.is_ipv6());
+    // An IPv4 address without a route (a tunnel's, say) is no other family to fall back to.
+    let mut v4 = side.send_failures.keys().filter(|(_, remote, _)| remote.is_ipv4()).peekable();
+    let v4_unrouted = v4.peek().is_some() && v4.all(|(.., errno)| *errno == ENETUNREACH) && !side.reaches(false);
+    let only_family = v4_unrouted || side.local_candidates.iter().all(|local| local.base.is_ipv6());
     let harmful = (peer_has || only_family) && session.path != Path::Direct;
     let toward = to.map(|to| format!(" (to {to})")).unwrap_or_default();
     Some(Fault {

@@ -100,8 +100,10 @@ fn waiting<'a>(session: &'a Session<'_>, vantage: Vantage, candidates: &[IpAddr]
     })
 }
 
-/// Whether both sides have the same public address: then private addresses of one network are on one network.
+/// Whether both sides have the same public address: then private addresses of one network are on one network. Where no
+/// server was asked at all, one network is what the session is for.
 fn shares_network(session: &Session<'_>) -> bool {
     let [a, b] = [Vantage::A, Vantage::B].map(|vantage| &Network::of(session, vantage, false).public);
-    a.is_empty() && b.is_empty() || a.iter().any(|address| b.contains(address))
+    let unasked = session.recorded().all(|vantage| session.evidence.side(vantage).servers.is_empty());
+    unasked && a.is_empty() && b.is_empty() || a.iter().any(|address| b.contains(address))
 }

@@ -10,7 +10,7 @@ pub(super) const RULE: Rule = Rule {
     name: "no-remote-candidates",
     title: "no candidate of the peer arrived",
     meaning: "A side got the peer's description and no candidate, so it has nowhere to send checks to. Signaling lost them, or the peer gathered none.",
-    detection: "A side with the peer's description never saw a remote candidate. With both recordings: whether the other side had any to send.",
+    detection: "A side with the peer's description never saw a remote candidate. Whose fault that is shows in the other side's recording (whether it had any to send), or in its word that it has none.",
     proof: "The candidates that one side recorded as sent, and that are absent from the other's recording.",
     doubt: "The missing side's recording, if it shows that nothing was gathered.",
     fixes: &[
@@ -27,17 +27,24 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path != Path::Failed {
         return Examination::Clear;
     }
-    let mut faults = Vec::new();
+    let (mut faults, mut unproven) = (Vec::new(), None);
     for vantage in session.recorded() {
         let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
         let description = side.descriptions.iter().find(|description| description.side == Side::Remote);
         let Some(description) = description.filter(|_| side.remote_candidates.is_empty()) else { continue };
         let (here, there) = (vantage.name(), vantage.other().name());
         let had = other.local_candidates.len();
+        let said_so = side.end_of_candidates.contains_key(&Side::Remote);
         let (blame, what) = match (other.events > 0, had) {
+            // It wanted its relay only: what kept it from that is the fault.
+            (true, 0) if other.options.relay_only => continue,
             (true, 0) => (Blame::side(vantage.other()), format!("{there} gathered none")),
             (true, _) => (Blame::Signaling, format!("{there} had {had}, and signaling did not carry them")),
-            (false, _) => (Blame::Signaling, "whether there were any was not measured".to_owned()),
+            (false, _) if said_so => (Blame::side(vantage.other()), format!("{there} said that it has none")),
+            (false, _) => {
+                unproven = Some(format!("whether {there} had any candidate: its recording"));
+                continue;
+            }
         };
         faults.push(Fault {
             blame,
@@ -47,5 +54,8 @@ fn examine(session: &Session<'_>) -> Examination {
             ..Fault::default()
         });
     }
-    Examination::of(faults)
+    match unproven.filter(|_| faults.is_empty()) {
+        Some(missing) => Examination::Inconclusive { missing },
+        None => Examination::of(faults),
+    }
 }

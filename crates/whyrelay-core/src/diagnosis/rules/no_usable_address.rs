@@ -27,6 +27,10 @@ fn examine(session: &Session<'_>) -> Examination {
         if !side.local_candidates.is_empty() {
             continue;
         }
+        // With --relay-only the host's own addresses are left out: what keeps the relay away is the fault then.
+        if side.options.relay_only && side.interfaces.iter().any(|(.., used)| *used == InterfaceUse::Used) {
+            continue;
+        }
         let excluded = side
             .interfaces
             .iter()

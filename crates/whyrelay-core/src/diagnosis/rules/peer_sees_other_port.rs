@@ -13,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     name: "peer-sees-other-port",
     title: "the peer sees another address than was advertised",
     meaning: "Checks of a side arrive at the peer from an address that the side never advertised: its NAT gave the peer another mapping than the STUN server. The peer's own checks go to the advertised address and are dropped there, unless its NAT lets answers to the new address through.",
-    detection: "A check that the peer received comes from an address that is none of the sender's candidates, joined by transaction id; or the peer's answer says so.",
+    detection: "A check that the peer received comes from an address that is none of the sender's candidates, joined by transaction id; or the peer's answer says so; while a server had told the sender an address.",
     proof: "The source address in the receiver's recording, next to the address that the STUN server told.",
     doubt: "A STUN answer of that same address: then the candidate was only not signaled.",
     fixes: &[
@@ -33,6 +33,11 @@ fn examine(session: &Session<'_>) -> Examination {
     for vantage in session.recorded() {
         let Some((seen, seq, _)) = unadvertised(session, vantage) else { continue };
         let side = session.evidence.side(vantage);
+        // A side that no server told anything had no other address to advertise: what keeps the servers silent is the fault.
+        let was_told = crate::diagnosis::network::told(side).iter().any(|told| told.mapped.is_ipv4() == seen.is_ipv4());
+        if !was_told {
+            continue;
+        }
         let told = side.local_candidates.iter().filter_map(|local| local.candidate.address.ip());
         let advertised = told.filter(|address| address.ip() == seen.ip()).map(|address| address.to_string()).next();
         let (here, there) = (vantage.name(), vantage.other().name());

@@ -1,8 +1,9 @@
 //! Another host behind the NAT uses the same port.
 
 use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::network::told;
+use crate::diagnosis::routes::{is_contended, rival};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
 use crate::trace::event::Vantage;
@@ -11,8 +12,8 @@ pub(super) const RULE: Rule = Rule {
     code: "WR207",
     name: "port-shared-behind-nat",
     title: "another host behind the NAT uses the same port",
-    meaning: "Two hosts behind one NAT use the same port, as every NetBird or WireGuard host does by default (51820). The NAT can preserve the port for one of them only: for the other the mapping depends on the destination, although the NAT is endpoint-independent for every other port.",
-    detection: "The mapping of the session's port differs from server to server, and that of another port of the same host does not.",
+    meaning: "Two hosts behind one NAT use the same port, as every NetBird or WireGuard host does by default (51820). So do two sockets of one host that has the port on two addresses and sends from both by one interface. The NAT can preserve the port for one of them only: for the other the mapping depends on the destination, although the NAT is endpoint-independent for every other port.",
+    detection: "The mapping of the session's port differs from server to server, and that of another port of the same host does not. Or this host itself sends from a second address by the same interface, and the NAT keeps the port towards one destination and not towards another, or the peer sees the second address's packets come from there.",
     proof: "The router's connection table has entries of another host with the same port.",
     doubt: "A mapping that differs for another port, too: then the NAT is endpoint-dependent by itself.",
     fixes: &[Fix::safe(
@@ -24,7 +25,48 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+    let found =
+        session.recorded().filter_map(|vantage| own_socket(session, vantage).or_else(|| fault(session, vantage)));
+    Examination::of(found.collect())
+}
+
+/// The other host is this one: a socket on the same port of another of its addresses, whose packets leave by the same
+/// interface.
+fn own_socket(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let told = told(side);
+    told.iter().find_map(|first| {
+        let (rival, answer) = rival(side, first.local)?;
+        let by_server = told.iter().find(|other| {
+            other.local == first.local && is_contended(side, first.local, first.mapped, other.mapped)
+        });
+        // The peer saw the other socket's checks come from where servers see this one.
+        let by_peer = || {
+            side.sent.iter().filter(|(_, check)| check.pair.local == rival).find_map(|(id, check)| {
+                let seen = peer.received.get(id).map(|received| (received.pair.remote, received.seq));
+                let (from, seq) = seen.or_else(|| Some((check.mapped()?, check.answer.as_ref()?.seq)))?;
+                (from == first.mapped && !peer.is_relayed(check.pair.remote)).then_some(seq)
+            })
+        };
+        let seq = by_server.map(|other| other.seq).or_else(by_peer)?;
+        let device = side.host.addresses.iter().find(|known| known.fact.address == rival.ip())?;
+        Some(Fault {
+            blame: Blame::side(vantage),
+            severity: if session.path == Path::Direct { Severity::Info } else { Severity::Warning },
+            summary: format!(
+                "{} sends from {} and from {rival} by the same interface, and its NAT can give the port {} to one of the two only",
+                vantage.name(),
+                first.local,
+                first.local.port()
+            ),
+            evidence: vec![first.seq, answer.seq, device.seq, seq],
+            advice: vec![Remedy::safe(format!(
+                "Leave {} out: whyrelay with --exclude-interface {0}",
+                device.fact.device
+            ))],
+            ..Fault::default()
+        })
+    })
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {

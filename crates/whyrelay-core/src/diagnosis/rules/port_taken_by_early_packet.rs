@@ -19,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     name: "port-taken-by-early-packet",
     title: "an early packet took the port in the NAT",
     meaning: "The router in front of a side takes unsolicited packets for packets to itself and notes them in its connection table. When the peer speaks first, its packet occupies the mapped port towards that peer, so that the side's own packets to the peer leave from another port, which the peer's NAT does not let in. Every tester calls such a NAT endpoint-independent, and two of them never connect.",
-    detection: "The mapping is the same for all servers, yet the peer, or its relay, sees the side come from another port than that: in its checks, or in a third party's view after it had sent first. Or nothing arrives either way and the peer gets \"port unreachable\" from the router's own public address.",
+    detection: "The mapping is the same for all servers (or the NAT keeps the port towards the only one), yet the peer, or its relay, sees the side come from another port than that: in its checks, or in a third party's view after it had sent first. Or nothing arrives either way and the peer gets \"port unreachable\" from the router's own public address.",
     proof: "The router's connection table (conntrack -L) has an unreplied entry from the peer to the mapped port, and the side's flow with another port in its reply direction.",
     doubt: "The same session with this side speaking first, or after an opener with a low TTL from each side: if that is direct, the early packet was the cause; if the port still differs, the mapping depends on the destination after all.",
     fixes: &[
@@ -144,7 +144,10 @@ fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Tol
     // Behind one NAT the other side's packet came from inside: its router has no port of the outside to give away.
     let same_nat = crate::diagnosis::network::told(other).iter().any(|theirs| theirs.mapped.ip() == first.mapped.ip());
     let refused = refused.filter(|_| !same_nat);
+    // Servers at several addresses show that the mapping does not depend on the destination. One alone does not; but a
+    // NAT that keeps the port, and whose own address says that nothing listens there, has given it away.
     let several = told.iter().any(|told| told.server.ip() != first.server.ip());
+    let kept = first.mapped.port() == first.local.port();
     let lost = || {
         let both_ways = |pair: &JoinedPair| {
             session.could_arrive(pair, vantage.other())
@@ -154,7 +157,7 @@ fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Tol
     };
     let (to, seq) = match (shifted, refused) {
         (Some((port, to, seq)), refused) if several || refused.is_some() => (Some((port, to)), seq),
-        (None, Some((_, error))) if several && lost() => (None, error.seq),
+        (None, Some((_, error))) if (several || kept) && lost() => (None, error.seq),
         _ => return None,
     };
     let (here, there) = (vantage.name(), vantage.other().name());
@@ -168,13 +171,16 @@ fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Tol
     let icmp = refused.map_or(String::new(), |_| format!("; it answered {there}'s packet itself (port unreachable)"));
     // Behind a NAT that maps by destination, the other side would not be reached anyhow.
     let hopeless = Network::of(session, vantage.other(), first.mapped.is_ipv6()).is_dependent() == Some(true);
+    let doubt = (!several).then(|| {
+        "A second server at another address that is told another port: then the mapping depends on the destination."
+            .to_owned()
+    });
+    let servers = if several { "every server".to_owned() } else { format!("the server {}", first.server) };
     Some(Fault {
         blame: Blame::side(vantage),
         severity: if hopeless { Severity::Info } else { session.harm() },
-        summary: format!(
-            "The router of {here} maps {} to {} for every server, {what}{icmp}",
-            first.local, first.mapped
-        ),
+        doubt,
+        summary: format!("The router of {here} maps {} to {} for {servers}, {what}{icmp}", first.local, first.mapped),
         evidence: told.iter().map(|told| told.seq).chain([seq]).chain(refused.map(|(_, error)| error.seq)).collect(),
         ..Fault::default()
     })

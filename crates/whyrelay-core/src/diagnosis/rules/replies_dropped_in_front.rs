@@ -4,14 +4,14 @@ use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Break;
 use crate::diagnosis::session::{Path, Session};
-use crate::trace::event::Transport;
+use crate::trace::event::{Transport, Vantage};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR208",
     name: "replies-dropped-in-front",
     title: "a firewall in front lets packets out and no answers in",
     meaning: "What a side sends over UDP arrives, and nothing comes back to it: a stateless firewall in front of it (a provider's or a cloud's: Hetzner, network ACLs) does not let answers in, because it does not know that they were asked for.",
-    detection: "Checks of the side arrived at the peer and were answered, and not one UDP packet reached the side, from no server and from no peer.",
+    detection: "Checks of the side arrived at the peer and were answered, and not one UDP packet reached the side, from no peer and from no server, although one of those answers the other side.",
     proof: "A capture on the host shows packets out and none in; the firewall has no rule for the host's ephemeral ports.",
     doubt: "One UDP packet that reaches the side.",
     fixes: &[Fix::firewall(
@@ -23,7 +23,7 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    let mut faults = Vec::new();
+    let (mut faults, mut unproven) = (Vec::new(), false);
     for vantage in session.recorded().filter(|_| session.path != Path::Direct) {
         let side = session.evidence.side(vantage);
         // What comes by a relay comes over the connection to it.
@@ -33,6 +33,11 @@ fn examine(session: &Session<'_>) -> Examination {
         let answered = session.pairs.iter().filter(|pair| pair.from(vantage).broken == Some(Break::OnTheWayBack));
         let evidence: Vec<u64> = answered.flat_map(|pair| pair.from(vantage).evidence.iter().copied()).collect();
         if !deaf || evidence.is_empty() {
+            continue;
+        }
+        // The peer's answers alone may be lost on the peer's own side; a server that others hear is not.
+        if !is_answered_elsewhere(session, vantage) {
+            unproven = true;
             continue;
         }
         faults.push(Fault {
@@ -47,5 +52,16 @@ fn examine(session: &Session<'_>) -> Examination {
             ..Fault::default()
         });
     }
+    if faults.is_empty() && unproven {
+        return Examination::Inconclusive { missing: "no server that answers the other side was asked".to_owned() };
+    }
     Examination::of(faults)
+}
+
+/// Whether a server that a side asks over UDP answers the other side.
+fn is_answered_elsewhere(session: &Session<'_>, vantage: Vantage) -> bool {
+    let (own, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    other.servers.iter().any(|((transport, _, server), path)| {
+        *transport == Transport::Udp && path.has_answered() && own.asked(*server) >= 3
+    })
 }

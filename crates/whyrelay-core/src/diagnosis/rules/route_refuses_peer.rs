@@ -36,8 +36,11 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let candidates: Vec<_> = reachable_candidates(side, peer).collect();
     let refused = side.send_failures.iter().filter(|((local, remote, errno), _)| {
-        // An ICMP error waits at the socket until the next send, wherever that goes, which then fails with it.
-        let told = side.icmp_errors.keys().any(|(own, _, icmp_type, _)| own == local && matches!(icmp_type, 1 | 3));
+        // An ICMP error waits at the socket until the next send, wherever that goes, which then fails with it; a closed
+        // port does so with a number of its own.
+        let told = side.icmp_errors.keys().any(|(own, _, icmp_type, code)| {
+            own == local && matches!(icmp_type, 1 | 3) && !matches!((icmp_type, code), (3, 3) | (1, 4))
+        });
         let of_route = matches!(*errno, EACCES | EINVAL) || matches!(*errno, ENETUNREACH | EHOSTUNREACH) && !told;
         // Without any IPv6 route there is a rule of its own.
         of_route && candidates.contains(&remote.ip()) && !(remote.is_ipv6() && *errno == ENETUNREACH)

@@ -80,16 +80,9 @@ const fn meaning(errno: i32) -> &'static str {
 
 /// A missing route of one address family is common and harmless while the other family has one.
 fn severity(side: &SideEvidence, errno: i32, families: &[bool]) -> Severity {
-    let reached = |is_ipv6: bool| {
-        let by_check = side
-            .sent
-            .values()
-            .any(|check| check.pair.remote.is_ipv6() == is_ipv6 && check.refused < check.transmissions);
-        by_check || side.servers.iter().any(|((_, _, remote), path)| remote.is_ipv6() == is_ipv6 && path.has_answered())
-    };
     let one_family = families.iter().all(|&is_ipv6| is_ipv6 == families[0]);
     match errno {
-        ENETUNREACH | EHOSTUNREACH if one_family && reached(!families[0]) => Severity::Info,
+        ENETUNREACH | EHOSTUNREACH if one_family && side.reaches(!families[0]) => Severity::Info,
         EMSGSIZE => Severity::Warning,
         _ => Severity::Error,
     }

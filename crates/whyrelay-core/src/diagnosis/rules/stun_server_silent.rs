@@ -38,11 +38,7 @@ fn examine(session: &Session<'_>) -> Examination {
         }
         asked_any |= !servers.is_empty();
         for (server, paths) in servers {
-            let sent: u32 = paths.iter().map(|path| path.transmissions()).sum();
-            // What the system refused to send never left.
-            let refused_to_send = side.send_failures.iter().filter(|((_, remote, _), _)| *remote == server);
-            let refused_to_send: u32 = refused_to_send.map(|(_, failure)| failure.count).sum();
-            let transmissions = sent.saturating_sub(refused_to_send);
+            let transmissions = side.asked(server);
             if transmissions < 3 || paths.iter().any(|path| path.has_answered()) {
                 continue;
             }

@@ -26,6 +26,8 @@ fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
+        // Asked for another address family or over another transport, it may say no: one that it grants is enough.
+        let granted = side.servers.values().any(|path| path.allocation.is_some()) || !side.allocated.is_empty();
         for ((_, _, server), path) in side.servers.iter().filter(|(_, path)| path.allocation.is_none()) {
             let refused = path
                 .errors
@@ -34,7 +36,7 @@ fn examine(session: &Session<'_>) -> Examination {
             let Some(((_, code, _), (_, seq))) = refused else { continue };
             faults.push(Fault {
                 blame: Blame::Relay,
-                severity: Severity::Warning,
+                severity: if granted { Severity::Info } else { Severity::Warning },
                 summary: format!("{server} refuses an allocation to {} with {code}", vantage.name()),
                 evidence: vec![*seq],
                 ..Fault::default()

@@ -10,7 +10,7 @@ pub(super) const RULE: Rule = Rule {
     name: "udp-blocked",
     title: "UDP is blocked",
     meaning: "Nothing that a side sends over UDP is answered, while TCP works: its network lets no UDP out, or none back in. No direct path is possible, and only a relay over TCP or TLS works.",
-    detection: "Every STUN and TURN server that was asked over UDP stayed silent, without an ICMP error from its host, and one that was asked over TCP or TLS answered.",
+    detection: "Every STUN and TURN server that was asked over UDP stayed silent, without an ICMP error from its host, and one of them answered over TCP or TLS, or answers the other side over UDP.",
     proof: "UDP to three servers at different addresses and ports unanswered, TCP to one of them answered, from the same host.",
     doubt: "One answer over UDP from anywhere.",
     fixes: &[
@@ -27,7 +27,7 @@ fn examine(session: &Session<'_>) -> Examination {
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
         let udp: Vec<_> = side.servers.iter().filter(|((transport, ..), _)| *transport == Transport::Udp).collect();
-        let asked = udp.iter().any(|(_, path)| path.transmissions() >= 3);
+        let asked = udp.iter().any(|((.., server), _)| side.asked(*server) >= 3);
         let heard = udp.iter().any(|(_, path)| path.has_answered())
             || !side.received.is_empty() && side.received.values().any(|check| !side.is_relayed(check.pair.local));
         // An ICMP error of the server's own host says that UDP reaches it: nothing listens there.
@@ -39,15 +39,20 @@ fn examine(session: &Session<'_>) -> Examination {
         }
         let stream =
             side.servers.iter().find(|((transport, ..), path)| *transport != Transport::Udp && path.has_answered());
-        let Some(((transport, _, server), path)) = stream else {
+        // Another way to know that the server answers: the other side hears it over UDP.
+        let elsewhere = session.evidence.side(vantage.other()).servers.iter().find(|((transport, _, server), path)| {
+            *transport == Transport::Udp && path.has_answered() && udp.iter().any(|((.., asked), _)| asked == server)
+        });
+        let Some(((transport, _, server), path)) = stream.or(elsewhere) else {
             unproven = true;
             continue;
         };
+        let whom = if stream.is_some() { String::new() } else { format!(" {}", vantage.other().name()) };
         faults.push(Fault {
             blame: Blame::side(vantage),
             severity: Severity::Warning,
             summary: format!(
-                "{} gets no answer over UDP from any server, and {server} answers over {}",
+                "{} gets no answer over UDP from any server, and {server} answers{whom} over {}",
                 vantage.name(),
                 transport.name()
             ),
@@ -56,7 +61,9 @@ fn examine(session: &Session<'_>) -> Examination {
         });
     }
     match (faults.is_empty(), unproven) {
-        (true, true) => Examination::Inconclusive { missing: "no server was asked over TCP or TLS".to_owned() },
+        (true, true) => Examination::Inconclusive {
+            missing: "no server is known to work: none answers over TCP or TLS, nor the other side over UDP".to_owned(),
+        },
         _ => Examination::of(faults),
     }
 }

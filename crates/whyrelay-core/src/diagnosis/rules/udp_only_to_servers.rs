@@ -1,5 +1,7 @@
 //! UDP is let out to servers and not to peers.
 
+use std::time::Duration;
+
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::network::{Told, told};
@@ -28,6 +30,10 @@ pub(super) const RULE: Rule = Rule {
     ],
     examine,
 };
+
+/// How long after the peer's first check its permission for this side may still be on the way to its server: it asked
+/// for it before it sent that check.
+const PERMITTED_AFTER: Duration = Duration::from_millis(200);
 
 fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
@@ -107,7 +113,11 @@ fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
         {
             return None;
         }
-        let public = AddressClass::of(own.pair.remote.ip()) == AddressClass::Public;
+        // Before its check arrives here, the peer may not have known of this side, and so not have asked for a permission.
+        let known = side.received.values().map(|check| check.first).min().is_some_and(|heard| {
+            side.sent.values().any(|check| check.pair == own.pair && check.last >= heard + PERMITTED_AFTER)
+        });
+        let public = AddressClass::of(own.pair.remote.ip()) == AddressClass::Public && known;
         let left = chain.sent.is_some_and(|sent| sent.transmissions >= 3 && sent.refused == 0);
         if public && left && permitted(own.pair.remote) {
             lost.push((own.pair, chain.evidence.clone()));

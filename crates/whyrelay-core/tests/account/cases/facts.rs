@@ -73,6 +73,17 @@ impl Session {
         self.fact(Vantage::A, HostFact::RouteAnswer(RouteAnswer { question, route, failure, rule }));
     }
 
+    /// What the kernel answers for a packet of A to a server from another of its addresses, with the session's port.
+    pub(crate) fn route_from(&mut self, source: &str, to: &str, way: Way<'_>) {
+        self.route(RoutePurpose::Server, to, 0, Ok(way));
+        let Some(EventKind::HostFact { fact, .. }) = self.events.last_mut().map(|event| &mut event.kind) else {
+            return;
+        };
+        if let HostFact::RouteAnswer(answer) = fact.as_mut() {
+            answer.question.source = Some(source.parse().expect("an address"));
+        }
+    }
+
     pub(crate) fn rule(&mut self, rule: PolicyRule) {
         self.fact(Vantage::A, HostFact::PolicyRule(rule));
     }

@@ -1,0 +1,286 @@
+//! What only one side's recording, or one server, tells of is not claimed; what another source proves is.
+
+use std::time::Duration;
+
+use whyrelay_core::diagnosis::evidence::Evidence;
+use whyrelay_core::diagnosis::rules::diagnose;
+use whyrelay_core::ice::candidate::CandidateType;
+use whyrelay_core::report::Report;
+use whyrelay_core::trace::event::{EventKind, InterfaceUse, ServerFailure, SessionOptions, Side, Transport, Vantage};
+use whyrelay_core::wire::attribute::AttributeType;
+use whyrelay_core::wire::integrity::Key;
+use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
+
+use crate::builder::{Check, Fate, Session, address};
+use crate::cases::facts::{UPLINK, Way};
+use crate::cases::{STUN_2, easy_nats, failing, lost};
+use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats, relayed};
+
+const LOST: Fate = Fate::LostOnTheWay;
+
+/// Codes and blames of everything above information.
+fn findings(session: &Session) -> Vec<String> {
+    let findings = Report::from_events(&session.events).findings;
+    let harmful = findings.iter().filter(|finding| finding.severity.name() != "info");
+    harmful.map(|finding| format!("{} {}", finding.code, finding.blame.name())).collect()
+}
+
+fn finds(session: &Session, code: &str) -> Option<String> {
+    findings(session).into_iter().find(|found| found.starts_with(code))
+}
+
+fn missing(session: &Session) -> Vec<String> {
+    let evidence = Evidence::of(&session.events);
+    let whole = whyrelay_core::diagnosis::session::Session::of(&evidence);
+    diagnose(&whole).not_measured.into_iter().map(|missing| missing.why).collect()
+}
+
+#[test]
+fn one_side_alone_cannot_say_who_lost_the_candidates() {
+    let described = |end: bool| {
+        let mut session = Session::new();
+        session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+        if end {
+            session.push(Vantage::B, EventKind::EndOfCandidates { side: Side::Remote });
+            session.push(Vantage::A, EventKind::EndOfCandidates { side: Side::Remote });
+        }
+        session.fail(Vantage::A);
+        session.events = session.of(Vantage::A);
+        session
+    };
+    let unknown = described(false);
+    assert_eq!(finds(&unknown, "WR703"), None);
+    assert!(missing(&unknown).contains(&"whether B had any candidate: its recording".to_owned()));
+    assert_eq!(finds(&described(true), "WR703").as_deref(), Some("WR703 B"), "it said so itself");
+}
+
+#[test]
+fn a_side_that_wants_its_relay_only_and_gets_none_has_no_other_fault() {
+    let mut session = Session::with_options(SessionOptions { relay_only: true, ..SessionOptions::default() });
+    let (name, addresses) = ("eth0".to_owned(), vec![address(A).ip()]);
+    session.push(Vantage::A, EventKind::Interface { name, index: 2, addresses, used: InterfaceUse::Used });
+    session.stun(Vantage::A, A, STUN, None);
+    session.push(Vantage::A, EventKind::EndOfCandidates { side: Side::Local });
+    session.candidate(Vantage::B, CandidateType::Host, B, B, None);
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert_eq!(finds(&session, "WR102"), None);
+    assert_eq!(finds(&session, "WR703"), None);
+    assert_eq!(finds(&session, "WR301").as_deref(), Some("WR301 the path"));
+}
+
+#[test]
+fn a_server_that_the_other_side_hears_proves_that_udp_is_blocked() {
+    for (heard, expected) in [(Some(B_MAPPED), Some("WR302 A")), (None, None)] {
+        let mut session = Session::new();
+        session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+        session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, None);
+        session.stun(Vantage::A, A, STUN, None);
+        session.stun(Vantage::B, B, STUN, heard);
+        session.check(Check { transmissions: 7, ..a_checks(LOST) });
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        assert_eq!(finds(&session, "WR302").as_deref(), expected);
+        assert_eq!(finds(&session, "WR301").is_some(), expected.is_none());
+    }
+    // What the own system did not let out says nothing of the network.
+    let mut session = Session::new();
+    session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    session.stun(Vantage::A, A, STUN, None);
+    for _ in 0..4 {
+        let (transport, local, remote, detail) = (Transport::Udp, address(A), address(STUN), "ENETUNREACH".to_owned());
+        session.push(Vantage::A, EventKind::SendFailed { transport, local, remote, errno: 101, detail });
+    }
+    session.stun(Vantage::B, B, STUN, Some(B_MAPPED));
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert_eq!(finds(&session, "WR302"), None);
+}
+
+#[test]
+fn lost_answers_are_laid_to_a_firewall_in_front_only_where_a_server_is_heard_elsewhere() {
+    for (heard, expected) in [(Some(B_MAPPED), Some("WR208 A")), (None, None)] {
+        let mut session = Session::new();
+        session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+        session.stun(Vantage::A, A, STUN, None);
+        session.stun(Vantage::B, B, STUN, heard);
+        session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, None);
+        session.check(Check { transmissions: 7, ..a_checks(Fate::AnswerLost) });
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        assert_eq!(finds(&session, "WR208").as_deref(), expected);
+    }
+}
+
+#[test]
+fn a_server_that_granted_one_allocation_is_not_blamed_for_another() {
+    let mut session = relayed();
+    let id = session.id();
+    let request = MessageBuilder::new(Class::Request, Method::ALLOCATE, id)
+        .text(AttributeType::USERNAME, "1700:alice")
+        .integrity(&Key::short_term("x"));
+    session.datagram(Vantage::A, whyrelay_core::trace::event::Direction::Out, A, STUN_2, &request.build(), None);
+    let answer = MessageBuilder::new(Class::Error, Method::ALLOCATE, id).error(440, "no");
+    session.datagram(Vantage::A, whyrelay_core::trace::event::Direction::In, A, STUN_2, &answer.build(), None);
+    let (server, local) = ("turn:192.0.2.10:3478".to_owned(), None);
+    let allocated = EventKind::Allocated {
+        server: server.clone(),
+        local: address(A),
+        relayed: address(RELAYED),
+        mapped: Some(address(A_MAPPED)),
+        lifetime_s: 600,
+    };
+    session.push(Vantage::A, allocated);
+    let failure = ServerFailure::Timeout { transmissions: 5, took_us: 2_500_000 };
+    session.push(Vantage::A, EventKind::ServerFailed { server, local, method: "Allocate".into(), failure });
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert_eq!(finds(&session, "WR405"), None);
+    assert_eq!(finds(&session, "WR402"), None);
+}
+
+/// A has a tunnel address with the same port, whose packets leave by the uplink.
+fn two_addresses(session: &mut Session) {
+    session.link(Vantage::A, "eth0", None, "192.168.1.2");
+    session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
+    session.route_from("10.66.0.2", STUN_2, UPLINK);
+    session.stun(Vantage::A, "10.66.0.2:40000", STUN_2, None);
+}
+
+#[test]
+fn a_port_that_another_address_of_this_host_uses_is_not_the_nats_fault() {
+    for (mapped, second, expected) in [
+        // The NAT kept the port towards the first server and not towards the second.
+        ("203.0.113.1:24430", true, "WR207 A"),
+        ("203.0.113.1:24430", false, "WR201 A"),
+    ] {
+        let mut session = behind_nats();
+        session.stun(Vantage::B, B, STUN_2, Some(B_MAPPED));
+        if second {
+            two_addresses(&mut session);
+        }
+        session.stun(Vantage::A, A, STUN_2, Some(mapped));
+        session.check(Check { transmissions: 7, ..a_checks(LOST) });
+        session.check(Check { transmissions: 7, ..b_checks(LOST) });
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        assert_eq!(findings(&session).first().map(String::as_str), Some(expected), "{:?}", findings(&session));
+    }
+    // The mapping is the same everywhere, but the peer sees the second address come from there.
+    let taken = failing(LOST, LOST, |session| {
+        two_addresses(session);
+        session.check(Check { local: "10.66.0.2:40000", seen_from: A_MAPPED, ..a_checks(Fate::AnswerLost) });
+    });
+    assert_eq!(findings(&taken).first().map(String::as_str), Some("WR207 A"), "{:?}", findings(&taken));
+}
+
+#[test]
+fn a_rejecting_router_that_keeps_ports_gave_one_away_also_by_the_word_of_one_server() {
+    for (mapped, servers, expected) in [
+        (A_MAPPED, 1, Some("WR202 A")),
+        (A_MAPPED, 2, Some("WR202 A")),
+        // The port is not kept: with one server the mapping may as well depend on the destination.
+        ("203.0.113.1:51234", 1, None),
+    ] {
+        let mut session = Session::new();
+        for (vantage, local, mapped) in [(Vantage::A, A, mapped), (Vantage::B, B, B_MAPPED)] {
+            for server in [STUN, STUN_2].into_iter().take(servers) {
+                session.stun(vantage, local, server, Some(mapped));
+            }
+            session.candidate(vantage, CandidateType::ServerReflexive, mapped, local, None);
+        }
+        session.check(Check { transmissions: 7, ..a_checks(LOST) });
+        session.check(Check { remote: mapped, transmissions: 7, ..b_checks(LOST) });
+        let (local, remote) = (address(B), address(mapped));
+        let (offender, icmp_type, icmp_code) = (Some(remote.ip()), 3, 3);
+        session.push(Vantage::B, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno: 111 });
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        assert_eq!(finds(&session, "WR202").as_deref(), expected, "{mapped} {servers}");
+    }
+}
+
+#[test]
+fn a_side_that_no_server_told_anything_had_nothing_to_advertise() {
+    let mut session = Session::new();
+    session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    session.stun(Vantage::A, A, STUN, None);
+    session.candidate(Vantage::B, CandidateType::Host, B_MAPPED, B_MAPPED, None);
+    session.check(Check { seen_at: B_MAPPED, ..a_checks(Fate::AnswerLost) });
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert_eq!(finds(&session, "WR504"), None);
+    assert!(finds(&session, "WR301").is_some());
+}
+
+#[test]
+fn checks_to_a_relayed_address_count_only_once_the_peer_knows_whom_to_permit() {
+    for (wait, expected) in [(Duration::from_secs(1), Some("WR304 B")), (Duration::ZERO, None)] {
+        let mut session = behind_nats();
+        session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, B_MAPPED);
+        session.candidate(Vantage::A, CandidateType::Relayed, RELAYED, RELAYED, None);
+        let to_relay = Check { remote: RELAYED, transmissions: 4, ..b_checks(LOST) };
+        let answered = |session: &mut Session| {
+            session.allocate(Vantage::B, B, STUN, "192.0.2.10:60001", B_MAPPED, A_MAPPED);
+            session.candidate(Vantage::B, CandidateType::Relayed, "192.0.2.10:60001", "192.0.2.10:60001", None);
+            session.received_over_relay(Vantage::B, B, STUN);
+        };
+        if wait.is_zero() {
+            session.check(to_relay);
+            answered(&mut session);
+        } else {
+            answered(&mut session);
+            session.wait(wait);
+            session.check(to_relay);
+        }
+        session.select(Vantage::A, A, "192.0.2.10:60001");
+        session.select(Vantage::B, "192.0.2.10:60001", A_MAPPED);
+        session.end(Vantage::A, whyrelay_core::trace::event::EndReason::Finished);
+        session.end(Vantage::B, whyrelay_core::trace::event::EndReason::Finished);
+        assert_eq!(finds(&session, "WR304").as_deref(), expected, "{wait:?}: {:?}", findings(&session));
+    }
+}
+
+#[test]
+fn an_ipv4_address_without_a_route_does_not_excuse_a_missing_ipv6_route() {
+    let session = lost_both_families();
+    assert_eq!(findings(&session).first().map(String::as_str), Some("WR117 A"), "{:?}", findings(&session));
+    assert_eq!(finds(&session, "WR101"), None);
+}
+
+fn lost_both_families() -> Session {
+    let mut session = Session::new();
+    let own = "[2001:db8:a::1]:40000";
+    session.candidate(Vantage::A, CandidateType::Host, own, own, None);
+    session.candidate(Vantage::A, CandidateType::Host, "10.66.0.2:40000", "10.66.0.2:40000", None);
+    session.candidate(Vantage::B, CandidateType::Host, B, B, None);
+    for (local, server) in [(own, "[2001:db8:ffff::1]:3478"), ("10.66.0.2:40000", STUN)] {
+        session.stun(Vantage::A, local, server, None);
+        for _ in 0..4 {
+            let (transport, local, remote) = (Transport::Udp, address(local), address(server));
+            let detail = "ENETUNREACH".to_owned();
+            session.push(Vantage::A, EventKind::SendFailed { transport, local, remote, errno: 101, detail });
+        }
+    }
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    session
+}
+
+#[test]
+fn healthy_ways_stay_without_a_finding() {
+    // A second address on the same port is no fault where both get through.
+    let mut session = easy_nats();
+    two_addresses(&mut session);
+    session.check(Check { nominate: true, ..a_checks(Fate::Answered) });
+    session.check(b_checks(Fate::Answered));
+    session.select(Vantage::A, A, B_MAPPED);
+    session.select(Vantage::B, B, A_MAPPED);
+    assert_eq!(findings(&session), Vec::<String>::new());
+    let by_uplink = lost(|session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
+        session.route_from("10.66.0.2", STUN_2, Way { device: "wg0", ..UPLINK });
+    });
+    assert_eq!(finds(&by_uplink, "WR207"), None);
+}
