@@ -1,11 +1,19 @@
 // Chromium for the tests of the page, and what every test wants to know of it.
 
+import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 
 const from = createRequire(`${process.env.WHYRELAY_INTEROP_NODE_DIR ?? import.meta.dirname}/`);
 const { chromium } = from("playwright-core");
 
-export const axe = () => from.resolve("axe-core/axe.min.js");
+// What keeps people out of a page, as axe finds it; its policy forbids foreign scripts, so the debugger brings axe in.
+export async function barriers(page) {
+  await page.evaluate(await readFile(from.resolve("axe-core/axe.min.js"), "utf8"));
+  const { violations } = await page.evaluate(() => globalThis.axe.run(document));
+  return violations
+    .filter(({ impact }) => impact === "serious" || impact === "critical")
+    .map(({ id, nodes }) => `${id} ${nodes.map(({ html }) => html).join(" ")}`);
+}
 
 export function launch() {
   return chromium.launch({

@@ -59,6 +59,7 @@ function outcome() {
     facts: all("#facts dt, #facts dd", text),
     plot: document.querySelector("#plot-caption").textContent,
     faults: window.faults,
+    width: innerWidth,
     wide: document.documentElement.scrollWidth > document.documentElement.clientWidth,
   };
 }

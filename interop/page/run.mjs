@@ -2,18 +2,20 @@
 // JSON.
 //
 //   run.mjs peer --url URL [--side a|b] [--relay-only] [--shot DIRECTORY]
+//   run.mjs follow --url URL          stays until the other side's trace is seen live, then finishes, or waits for the
+//                                     other side to die (--until-gone)
 //   run.mjs pair --url URL            two pages in one room
 //   run.mjs keyboard --url URL        without a pointer, and with axe looking for what keeps people out
 //   run.mjs report --url URL          a saved report: how it opens, and on a phone
+//   run.mjs read --url URL            a saved report: what keeps people out of it, and on paper
 //   run.mjs hostile --url URL --events FILE
 //                                     against a peer that sends markup in every field it controls, and this recording
 //
 // Environment: WHYRELAY_INTEROP_NODE_DIR (a directory with node_modules), WHYRELAY_INTEROP_CHROMIUM.
 
-import { readFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 
-import { axe, launch, open, outcome } from "./browser.mjs";
+import { barriers, launch, open, outcome } from "./browser.mjs";
 import { hostile, MARKUP } from "./hostile.mjs";
 
 const { values: flags, positionals } = parseArgs({
@@ -25,14 +27,15 @@ const { values: flags, positionals } = parseArgs({
     shot: { type: "string" },
     events: { type: "string" },
     recording: { type: "boolean", default: false },
+    "until-gone": { type: "boolean", default: false },
     timeout: { type: "string", default: "45" },
   },
 });
 const timeout = Number(flags.timeout) * 1000;
-const scenarios = { peer, pair, live, keyboard, report: openReport, hostile: against };
+const scenarios = { peer, follow, pair, live, keyboard, report: openReport, read, hostile: against };
 const scenario = scenarios[positionals[0]];
 if (!scenario || !flags.url) {
-  console.error("usage: run.mjs peer|pair|live|keyboard|report|hostile --url URL");
+  console.error("usage: run.mjs peer|follow|pair|live|keyboard|report|read|hostile --url URL");
   process.exit(2);
 }
 // Whatever hangs, this process ends.
@@ -41,9 +44,10 @@ setTimeout(() => {
   process.exit(1);
 }, timeout + 20_000).unref();
 
-async function start({ page }, side = flags.side) {
+async function start({ page }, side = flags.side, stays = false) {
   await page.click("#setup summary");
   await page.check(`input[name=side][value=${side}]`);
+  if (stays) await page.check("#stay");
   if (flags["relay-only"]) await page.check("#relay-only");
   await page.click("#start");
 }
@@ -62,6 +66,32 @@ async function peer(browser) {
   const body = await opened.page.textContent("body");
   const recording = flags.recording ? await saved(opened, "#save-recording") : "";
   return { ...result, reportBytes: report.length, reportIsHtml: report.startsWith("<!"), ...(flags.recording ? { report, recording, body } : {}) };
+}
+
+// What both sides saw stands there while the session lasts.
+async function follow(browser) {
+  const opened = await open(browser, flags.url);
+  await start(opened, flags.side, true);
+  const { page } = opened;
+  await page.waitForFunction(() => !document.querySelector("#so-far").hidden
+    && document.querySelector("#pairs-note").textContent.startsWith("What both sides recorded")
+    && !document.querySelector("#pairs tbody tr.selected").textContent.includes("?"), undefined, { timeout });
+  const seen = await page.evaluate(() => ({
+    finished: !document.querySelector("#account").hidden,
+    soFar: document.querySelector("#so-far").textContent,
+    findings: [...document.querySelectorAll("#so-far-findings .finding p")].map((one) => one.textContent),
+    fixes: document.querySelectorAll("#so-far-findings .finding li").length,
+    pairs: [...document.querySelectorAll("#pairs tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent)),
+  }));
+  await shoot(opened, "follow");
+  console.error("FOLLOWED");
+  if (flags["until-gone"]) {
+    await page.waitForFunction(() => /silent|broke/.test(document.querySelector("#status").textContent), undefined, { timeout });
+  }
+  await page.click("#finish");
+  const result = await outcome(opened, timeout);
+  await shoot(opened, "followed");
+  return { ...result, seen };
 }
 
 // What a button saves.
@@ -135,12 +165,7 @@ async function keyboard(browser) {
   const first = await open(browser, flags.url);
   const faults = [];
   const look = async (when) => {
-    // The page's own policy forbids foreign scripts: the debugger brings axe in.
-    await first.page.evaluate(await readFile(axe(), "utf8"));
-    const { violations } = await first.page.evaluate(() => globalThis.axe.run(document));
-    for (const { id, impact, nodes } of violations) {
-      if (impact === "serious" || impact === "critical") faults.push(`${when}: ${id} ${nodes.map(({ html }) => html).join(" ")}`);
-    }
+    faults.push(...(await barriers(first.page)).map((barrier) => `${when}: ${barrier}`));
   };
   const press = async (id) => {
     for (let tabs = 0; tabs < 40; tabs += 1) {
@@ -192,20 +217,39 @@ async function openReport(browser) {
   return sizes;
 }
 
+// A report that somebody reads whole: in the light, in the dark, with everything unfolded, and on paper.
+async function read(browser) {
+  const found = {};
+  for (const colorScheme of ["light", "dark"]) {
+    const opened = await open(browser, flags.url, { colorScheme, javaScriptEnabled: true });
+    const { page } = opened;
+    const folded = await barriers(page);
+    await page.$$eval("details", (all) => all.forEach((one) => (one.open = true)));
+    const unfolded = await barriers(page);
+    await shoot(opened, `read-${colorScheme}`);
+    found[colorScheme] = [...opened.faults, ...folded, ...unfolded];
+  }
+  const { page } = await open(browser, flags.url);
+  const paper = await page.pdf({ format: "A4", ...(flags.shot ? { path: `${flags.shot}/report.pdf` } : {}) });
+  return { ...found, paper: paper.subarray(0, 5).toString(), paperBytes: paper.length };
+}
+
 async function against(browser) {
   // Whoever sends a link names the room.
   const url = `${new URL(flags.url).origin}/#room=${encodeURIComponent(MARKUP)}`;
   const opened = await open(browser, url);
   await start(opened, "b");
   await opened.page.waitForFunction(() => document.querySelector("#status").textContent.startsWith("Waiting"));
-  const before = await opened.page.$$eval("img, script, iframe, svg:not(#plot svg)", (all) => all.length);
+  const before = await opened.page.$$eval("img, script, iframe, svg:not(#plot svg, #pictures svg)", (all) => all.length);
   await hostile(browser, url, flags.events);
   const result = await outcome(opened, timeout);
   await shoot(opened, "hostile");
-  const after = await opened.page.$$eval("img, script, iframe, svg:not(#plot svg)", (all) => all.length);
+  const after = await opened.page.$$eval("img, script, iframe, svg:not(#plot svg, #pictures svg)", (all) => all.length);
+  // What a drawing is made of, and nothing else.
+  const drawn = await opened.page.$$eval("#pictures svg *", (all) => [...new Set(all.map(({ localName }) => localName))].toSorted());
   const report = await saved(opened, "#save-report");
   const shown = await opened.page.textContent("body");
-  return { ...result, before, after, planted: MARKUP, shownAsText: shown.includes(MARKUP), report };
+  return { ...result, before, after, planted: MARKUP, drawn, shownAsText: shown.includes(MARKUP), report };
 }
 
 const browser = await launch();

@@ -140,7 +140,8 @@ fn side(session: &Session<'_>, vantage: Vantage) -> NetworkSide {
         found.extend(hosts.filter_map(|remote| Some((remote.address?.ip(), None))));
     }
     let mut addresses: Vec<HostAddress> = Vec::new();
-    for (address, interface) in found {
+    // A browser hides addresses: what it tells instead is the unspecified one.
+    for (address, interface) in found.into_iter().filter(|(address, _)| !address.is_unspecified()) {
         if !addresses.iter().any(|known| known.address == address) {
             addresses.push(HostAddress { address, interface });
         }

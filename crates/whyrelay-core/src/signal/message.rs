@@ -101,6 +101,8 @@ pub enum MessageType {
     Restart,
     /// `recording`: a piece of the sender's recording, a [`super::RecordingChunk`]. Ours.
     Recording,
+    /// `trace`: events of the sender while its session lasts, a [`super::TracePiece`]. Ours.
+    Trace,
     /// `probe`: about probes from peer to peer, a [`super::PeerProbing`]. Ours.
     Probe,
     /// `bye`: the sender leaves on purpose; the content is the reason. From the server: it shuts down. Ours.
@@ -129,7 +131,7 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    const NAMES: [(Self, &'static str); 18] = [
+    const NAMES: [(Self, &'static str); 19] = [
         (Self::Offer, "offer"),
         (Self::Answer, "answer"),
         (Self::Candidate, "candidate"),
@@ -138,6 +140,7 @@ impl MessageType {
         (Self::Hello, "hello"),
         (Self::Restart, "restart"),
         (Self::Recording, "recording"),
+        (Self::Trace, "trace"),
         (Self::Probe, "probe"),
         (Self::Bye, "bye"),
         (Self::Join, "join"),

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use control::{IceServer, Join, Joined, PeerInfo, PeerProbing, Refusal, RefusalCode, ServersAnnouncement};
 pub use message::{Message, MessageError, MessageType};
 pub use outbox::{Inbox, Outbox, OutboxFull};
-pub use recording::{RECORDING_CHUNK, RecordingAssembler, RecordingChunk, RecordingError, split_recording};
+pub use recording::{RECORDING_CHUNK, RecordingAssembler, RecordingChunk, RecordingError, TracePiece, split_recording};
 
 /// Bytes of one message as JSON, at most. A session description with fifty candidates is below 10 KB.
 pub const MAX_MESSAGE: usize = 64 * 1024;

@@ -46,6 +46,24 @@ impl RecordingChunk {
     }
 }
 
+/// The content of `trace`: events of a recording that goes on, compressed by themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TracePiece {
+    /// How many pieces came before it; 0 begins anew.
+    pub index: u32,
+    /// Whether there are more events already.
+    pub more: bool,
+    /// The events, compressed as a recording is: at most [`RECORDING_CHUNK`] bytes.
+    pub data: Vec<u8>,
+}
+
+impl TracePiece {
+    /// The piece as a message's content.
+    pub fn to_content(&self) -> String {
+        serde_json::json!({ "index": self.index, "more": self.more, "data": STANDARD.encode(&self.data) }).to_string()
+    }
+}
+
 /// Cuts a compressed recording into pieces; an empty one is one empty piece.
 ///
 /// # Errors

@@ -421,6 +421,16 @@ fn private_addresses_in_other_networks_are_no_fault_of_the_path() {
 }
 
 #[test]
+fn the_address_of_a_relay_is_not_ones_own() {
+    // The peer's machine runs the relay; a browser gives the relay's address as the base of its candidate.
+    let mut session = direct();
+    session.candidate(Vantage::A, CandidateType::Relayed, "198.51.100.9:61000", "198.51.100.9:61000", None);
+    session.candidate(Vantage::B, CandidateType::Host, "198.51.100.9:50000", "198.51.100.9:50000", None);
+    let report = Report::from_events(&session.events);
+    assert!(report.findings.iter().all(|finding| finding.code != "WR127"), "{:?}", report.findings);
+}
+
+#[test]
 fn a_relay_that_carries_nothing_is_named() {
     let mut session = relayed();
     let (id, local) = (session.id(), A);

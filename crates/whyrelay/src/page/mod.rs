@@ -17,10 +17,11 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde::Serialize;
 use tokio::sync::Semaphore;
-use whyrelay_core::report::{Report, render_html, render_json};
+use whyrelay_core::report::{Report, render_html, svg};
 use whyrelay_core::trace::event::EventKind;
-use whyrelay_core::trace::packing::MAX_UNPACKED;
+use whyrelay_core::trace::packing::{MAX_PACKED, MAX_UNPACKED, unpack};
 use whyrelay_core::trace::recording::{Recording, encode};
 use whyrelay_core::trace::redact::redact;
 
@@ -35,6 +36,10 @@ const UPLOAD_WITHIN: Duration = Duration::from_secs(20);
 /// Longest text that a QR code is made of: a link to a room has about a hundred bytes.
 const MAX_LINK: usize = 1024;
 
+/// Widths of the time line, in units of its picture.
+const WIDE: u32 = 960;
+const NARROW: u32 = 360;
+
 /// Two ICE passwords of 22 characters (RFC 8839 §5.4), in bytes.
 const LEAST_SECRET: usize = 44;
 
@@ -44,9 +49,12 @@ const FILES: &[(&str, &str, &str)] = &[
     ("session.js", "text/javascript", include_str!("assets/session.js")),
     ("signaling.js", "text/javascript", include_str!("assets/signaling.js")),
     ("trace.js", "text/javascript", include_str!("assets/trace.js")),
+    ("following.js", "text/javascript", include_str!("assets/following.js")),
     ("measure.js", "text/javascript", include_str!("assets/measure.js")),
     ("view.js", "text/javascript", include_str!("assets/view.js")),
     ("style.css", "text/css", include_str!("assets/style.css")),
+    // The pictures' style, where they are made.
+    ("picture.css", "text/css", whyrelay_core::report::svg::PICTURE_STYLE),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
 ];
 
@@ -54,12 +62,14 @@ const FILES: &[(&str, &str, &str)] = &[
 #[derive(Clone)]
 struct Shared {
     limiter: Arc<Limiter>,
+    /// Of accounts of sessions that go on: they come often, and must not use up the one at the end.
+    live: Arc<Limiter>,
     working: Arc<Semaphore>,
 }
 
 /// The routes of the page. Requests carry the client's address as `ConnectInfo<SocketAddr>`.
 pub fn routes() -> Router {
-    let shared = Shared { limiter: Arc::new(Limiter::default()), working: Arc::new(Semaphore::new(AT_ONCE)) };
+    let shared = Shared { limiter: Arc::default(), live: Arc::default(), working: Arc::new(Semaphore::new(AT_ONCE)) };
     Router::new()
         .route("/", get(index))
         .route("/page/{file}", get(file))
@@ -81,7 +91,8 @@ async fn file(Path(name): Path<String>, headers: HeaderMap) -> Response {
     }
 }
 
-/// The account of a recording, as JSON or HTML.
+/// The account of a recording: for the page, with pictures; with `?format=html`, as a file; with `?live`, of one that
+/// goes on and comes compressed.
 async fn account(
     State(shared): State<Shared>,
     ConnectInfo(remote): ConnectInfo<SocketAddr>,
@@ -91,20 +102,33 @@ async fn account(
     let wants_html = query.iter().any(|(name, value)| name == "format" && value == "html");
     let kind = if wants_html { "text/html; charset=utf-8" } else { "application/json" };
     let failed = "the account could not be made of this recording";
-    made(&shared, remote, request, (kind, failed), move |bytes| render(bytes, wants_html)).await
+    if query.iter().any(|(name, _)| name == "live") {
+        let admission = Admission { shared: &shared, limiter: &shared.live, remote, most: MAX_PACKED };
+        return made(admission, request, (kind, failed), render_live).await;
+    }
+    let admission = Admission { shared: &shared, limiter: &shared.limiter, remote, most: MAX_UNPACKED };
+    made(admission, request, (kind, failed), move |bytes| render(bytes, wants_html)).await
+}
+
+/// Under what conditions a request's body is taken.
+struct Admission<'a> {
+    shared: &'a Shared,
+    limiter: &'a Limiter,
+    remote: SocketAddr,
+    /// Bytes of the body, at most.
+    most: usize,
 }
 
 /// What is made of a body, as `kind`, or what is said when `make` panics. The permit is held until the work is over,
 /// also when the client has gone meanwhile.
 async fn made(
-    shared: &Shared,
-    remote: SocketAddr,
+    admission: Admission<'_>,
     request: Request<Body>,
     (kind, failed): (&str, &str),
     make: impl FnOnce(&[u8]) -> Result<String, String> + Send + 'static,
 ) -> Response {
     let (head, body) = request.into_parts();
-    let (permit, bytes) = match admitted(shared, remote, &head.headers, body, MAX_UNPACKED).await {
+    let (permit, bytes) = match admitted(admission, &head.headers, body).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal,
     };
@@ -120,10 +144,32 @@ async fn made(
     }
 }
 
+fn render_live(packed: &[u8]) -> Result<String, String> {
+    let recording = unpack(packed).map_err(|error| error.to_string())?;
+    with_pictures(&Report::from_events(&recording.events))
+}
+
 fn render(recording: &[u8], wants_html: bool) -> Result<String, String> {
     let recording = Recording::read(recording).map_err(|error| error.to_string())?;
     let report = Report::from_events(&recording.events);
-    Ok(if wants_html { render_html(&report) } else { render_json(&report) })
+    if wants_html { Ok(render_html(&report)) } else { with_pictures(&report) }
+}
+
+/// What the page shows: the account, and the pictures of the report file, each for a wide and for a narrow screen.
+#[derive(Serialize)]
+struct Shown<'a> {
+    account: &'a Report,
+    networks: [String; 2],
+    timeline: [String; 2],
+}
+
+fn with_pictures(report: &Report) -> Result<String, String> {
+    let shown = Shown {
+        account: report,
+        networks: [svg::network_svg(report), svg::network_tall_svg(report)],
+        timeline: [svg::timeline_svg(report, WIDE), svg::timeline_svg(report, NARROW)],
+    };
+    serde_json::to_string(&shown).map_err(|error| error.to_string())
 }
 
 /// A recording with pseudonyms instead of addresses and names, where the other side asks for that: the page's own
@@ -134,7 +180,8 @@ async fn redact_own(
     request: Request<Body>,
 ) -> Response {
     let kind = ("application/jsonl", "the recording could not be redacted");
-    made(&shared, remote, request, kind, with_pseudonyms).await
+    let admission = Admission { shared: &shared, limiter: &shared.limiter, remote, most: MAX_UNPACKED };
+    made(admission, request, kind, with_pseudonyms).await
 }
 
 fn with_pseudonyms(body: &[u8]) -> Result<String, String> {
@@ -160,7 +207,8 @@ async fn qr(
     request: Request<Body>,
 ) -> Response {
     let (head, body) = request.into_parts();
-    let (_permit, link) = match admitted(&shared, remote, &head.headers, body, MAX_LINK).await {
+    let admission = Admission { shared: &shared, limiter: &shared.limiter, remote, most: MAX_LINK };
+    let (_permit, link) = match admitted(admission, &head.headers, body).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal,
     };
@@ -175,16 +223,15 @@ async fn qr(
 
 /// Takes a request's body if its sender may send one now.
 async fn admitted(
-    shared: &Shared,
-    remote: SocketAddr,
+    admission: Admission<'_>,
     headers: &HeaderMap,
     body: Body,
-    most: usize,
 ) -> Result<(tokio::sync::OwnedSemaphorePermit, Bytes), Response> {
+    let Admission { shared, limiter, remote, most } = admission;
     if !is_own_origin(headers) {
         return Err(refuse(StatusCode::FORBIDDEN, "this is for the pages of this server"));
     }
-    if !shared.limiter.admits(remote.ip(), Instant::now()) {
+    if !limiter.admits(remote.ip(), Instant::now()) {
         return Err(refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address; wait a minute"));
     }
     let Ok(permit) = Arc::clone(&shared.working).acquire_owned().await else {
@@ -279,6 +326,18 @@ mod tests {
         assert!(text.contains(r#""redacted":true"#), "{text}");
         assert!(with_pseudonyms(format!("short\n{started}\n").as_bytes()).is_err());
         assert!(with_pseudonyms(b"no line feed").is_err());
+    }
+
+    #[test]
+    fn a_recording_that_goes_on_has_an_account() {
+        let line = |seq: u64, rest: &str| format!("{{\"seq\":{seq},\"at\":1,\"vantage\":\"a\",{rest}}}\n");
+        let started = line(0, r#""kind":"recording-started","version":1,"program":"p","id":"alice","options":{}"#);
+        let recording = Recording::read(started.as_bytes()).unwrap();
+        let account = render_live(&whyrelay_core::trace::packing::pack(&recording.events)).unwrap();
+        let shown: serde_json::Value = serde_json::from_str(&account).unwrap();
+        assert_eq!((&shown["account"]["decided"], &shown["account"]["a"]["id"]), (&false.into(), &"alice".into()));
+        assert!(shown["networks"][1].as_str().is_some_and(|picture| picture.starts_with("<svg")), "{shown}");
+        assert!(render_live(started.as_bytes()).is_err());
     }
 
     #[test]

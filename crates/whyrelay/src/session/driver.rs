@@ -18,6 +18,7 @@ use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, EventKind, IceState, Role, Vantage};
 
 use super::beside::Beside;
+use super::following::Following;
 use super::imitation::Imitation;
 use super::mapping::Mapping;
 use super::measuring::Measuring;
@@ -100,6 +101,7 @@ pub(super) struct Session {
     pub(super) probing: Probing,
     pub(super) mapping: Option<Mapping>,
     pub(super) beside: Beside,
+    pub(super) following: Following,
     /// Candidates of the peer, and the word that there are no more (`None`), that wait for the openers ahead of them.
     pub(super) held_back: VecDeque<(Instant, Option<Candidate>)>,
 }
@@ -251,6 +253,7 @@ impl Session {
             probing,
             mapping: None,
             beside,
+            following: Following::new(),
             held_back: VecDeque::new(),
         })
     }

@@ -29,6 +29,7 @@ impl Session {
             Some(Incoming::PeerJoined(_)) => {
                 self.signals.peer_present = true;
                 self.signals.peer_left = false;
+                self.following.restart();
                 self.record(EventKind::Signaling { server, state: SignalingState::PeerPresent });
                 self.progress.step(&format!("signaling: {} is there", self.signals.peer.clone()));
             }

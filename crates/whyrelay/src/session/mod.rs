@@ -6,6 +6,7 @@ mod config;
 mod data;
 mod driver;
 mod exchange;
+mod following;
 mod heard;
 mod imitation;
 mod mapping;

@@ -27,6 +27,9 @@ pub(super) const PROGRAM: &str = "whyrelay";
 /// The feature of a peer that sends its recording.
 pub(super) const RECORDING_FEATURE: &str = "recording";
 
+/// The feature of a peer that wants to see our events while the session lasts.
+const FOLLOWING_FEATURE: &str = "trace";
+
 /// The feature of a peer that replaces addresses and names by pseudonyms: then both sides do, to agree.
 const REDACTED_FEATURE: &str = "redacted";
 
@@ -96,6 +99,11 @@ impl Signals {
     /// Whether the other side uses pseudonyms.
     pub(super) fn peer_redacts(&self) -> bool {
         self.has_feature(REDACTED_FEATURE)
+    }
+
+    /// Whether the other side wants to see our events while the session lasts.
+    pub(super) fn peer_follows(&self) -> bool {
+        self.has_feature(FOLLOWING_FEATURE)
     }
 
     /// Whether the other side answers probes and sends openers.

@@ -25,6 +25,7 @@ impl Session {
             self.measuring.deadline(),
             self.announcement_deadline(),
             self.probing_deadline(),
+            self.following_deadline(),
             self.held_back.front().map(|(at, _)| *at),
         ];
         for at in others.into_iter().flatten() {
@@ -65,6 +66,7 @@ impl Session {
         self.check_announcement();
         self.release_candidates();
         self.advance_probes();
+        self.let_follow();
         if self.restart_at.is_some_and(|at| now >= at) {
             self.restart_at = None;
             self.ask_for_restart();

@@ -6,6 +6,7 @@ mod everywhere;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::namespace::Namespace;
@@ -30,6 +31,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("page::tells_why_it_fails", &[NetworkNamespaces, Chromium, Nft], failing);
     suite.test("page::needs_no_pointer_and_keeps_nobody_out", &tools, keyboard);
     suite.test("page::shows_a_session_while_it_lasts", &tools, live);
+    suite.test("page::shows_what_both_sides_saw_while_it_lasts", &tools, follow);
+    suite.test("page::keeps_what_a_peer_sent_before_it_was_killed", &tools, follow_until_gone);
     suite.test("page::shows_hostile_text_as_text", &tools, hostile);
 }
 
@@ -37,7 +40,8 @@ pub(crate) fn register(suite: &mut Suite) {
 type Browser = &'static [&'static str];
 
 const CHROMIUM: Browser = &["page/run.mjs", "peer"];
-const FIREFOX: Browser = &["page/firefox.mjs"];
+/// As narrow as a phone, or as its window can be made.
+const FIREFOX: Browser = &["page/firefox.mjs", "--width", "390"];
 
 /// The page of `server` in a browser in `namespace`, doing what `scenario` says.
 fn browser(namespace: &Namespace, scenario: &str, server: &Server) -> Result<Command> {
@@ -89,6 +93,10 @@ fn with_ours(page_role: Role, relayed: bool, which: Browser) -> Result<()> {
         ensure!(!account.json[side].is_null(), "{side} was not recorded: {}", account.printed);
     }
     ensure!(result["reason"] == account.json["reason"], "{result}\n{}", account.printed);
+    if which == FIREFOX {
+        ensure!(result["width"].as_u64() <= Some(500), "the window is not narrow: {result}");
+        ensure!(result["wide"] == false, "it has to be scrolled sideways: {result}");
+    }
     ensure!(which == FIREFOX || result["reportIsHtml"] == true, "no report: {result}");
     Ok(())
 }
@@ -182,6 +190,48 @@ fn live() -> Result<()> {
     Ok(())
 }
 
+/// Our peer, and the page that follows what it records.
+fn following((left, right): &(Namespace, Namespace), page_flags: &[&str]) -> Result<(Process, Process, Server)> {
+    let server = Server::start(left, &["--allow-private-peers"])?;
+    let mut command = ours::peer(left, Role::Offerer, server.url());
+    let mine = Process::start("whyrelay", command.args(["--room", ROOM, "--stay"]))?;
+    let mut command = browser(right, "follow", &server)?;
+    let page = Process::start("the page", command.args(["--side", "b"]).args(page_flags))?;
+    page.line(peers::LIMIT, |line| line == "FOLLOWED")?;
+    Ok((mine, page, server))
+}
+
+/// How far checks came is told by both sides: only our peer can say what reached it.
+fn tells_of_both(pairs: &Value) -> Result<()> {
+    let selected = pairs[0].to_string();
+    ensure!(selected.contains("seen by A") && selected.contains("seen by B") && !selected.contains('?'), "{pairs}");
+    Ok(())
+}
+
+/// Verdict, causes and the chains of both sides stand there while both are connected.
+fn follow() -> Result<()> {
+    let hosts = Namespace::pair()?;
+    let (mine, page, server) = following(&hosts, &["--relay-only"])?;
+    let result = peers::success(page).with_context(|| server.account())?;
+    let account = Account::of(mine).with_context(|| server.account())?;
+    must_be(&result, "relayed")?;
+    account.must_be_relayed()?;
+    let seen = &result["seen"];
+    ensure!(seen["finished"] == false, "{seen}");
+    ensure!(seen["soFar"].as_str().is_some_and(|text| text.starts_with("So far: RELAYED")), "{seen}");
+    ensure!(seen["findings"].to_string().contains("relay-only-configured") && seen["fixes"] != 0, "{seen}");
+    tells_of_both(&seen["pairs"])
+}
+
+fn follow_until_gone() -> Result<()> {
+    let hosts = Namespace::pair()?;
+    let (mine, page, server) = following(&hosts, &["--until-gone"])?;
+    mine.signal(Signal::SIGKILL)?;
+    let result = peers::success(page).with_context(|| server.account())?;
+    ensure!(result["missing"].to_string().contains("its recording was cut off"), "{result}");
+    tells_of_both(&result["pairs"])
+}
+
 fn failing() -> Result<()> {
     let (left, right) = Namespace::pair()?;
     let server = Server::start(&left, &["--no-stun"])?;
@@ -226,6 +276,10 @@ fn hostile() -> Result<()> {
     ensure!(result["planted"] == MARKUP, "another markup: {result}");
     ensure!(result["shownAsText"] == true, "the markup is not shown: {result}");
     ensure!(result["before"] == result["after"], "markup became elements: {result}");
+    let drawn: Vec<&str> = result["drawn"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    ensure!(drawn.contains(&"text"), "nothing is drawn: {result}");
+    let harmless = ["circle", "g", "line", "path", "polygon", "polyline", "rect", "text", "title", "tspan"];
+    ensure!(drawn.iter().all(|name| harmless.contains(name)), "more than a drawing: {drawn:?}");
     let report = result["report"].as_str().unwrap_or_default();
     ensure!(report.contains("&lt;img src=x"), "the report does not show it as text");
     for element in ["<img src=x", "<script>alert", "<svg onload"] {

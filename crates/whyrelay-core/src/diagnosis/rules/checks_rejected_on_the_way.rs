@@ -59,7 +59,9 @@ fn examine(session: &Session<'_>) -> Examination {
 
 /// Whether an address is one of a side's own.
 pub(super) fn is_own(side: &SideEvidence, address: std::net::IpAddr) -> bool {
-    let bases = side.local_candidates.iter().map(|local| local.base.ip());
+    // Of a relayed candidate it is the relay's address.
+    let bases = side.local_candidates.iter().map(|local| local.base).filter(|base| !side.is_relayed(*base));
+    let bases = bases.map(|base| base.ip());
     let sockets = side.sockets.keys().map(|(_, local)| local.ip());
     let interfaces = side.interfaces.iter().flat_map(|(_, _, addresses, _)| addresses.iter().copied());
     let facts = side.host.addresses.iter().map(|taken| taken.fact.address);

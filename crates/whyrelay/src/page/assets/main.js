@@ -3,7 +3,8 @@
 import { Session } from "./session.js";
 import { randomName } from "./signaling.js";
 import {
-  byId, element, liveCandidates, liveFacts, livePairs, showAccount, showCandidates, showFacts, showPairs, showPlot,
+  byId, element, liveCandidates, liveFacts, livePairs, showAccount, showAccountPairs, showCandidates, showFacts,
+  showPairs, showPictures, showPlot, showSoFar,
 } from "./view.js";
 
 // The room's name stands behind the #, so that it is in no server's log and in no Referer.
@@ -66,6 +67,8 @@ function start() {
   document.body.dataset.phase = "running";
   showFacts([]);
   showPlot([]);
+  showSoFar(null);
+  showPictures(null);
   byId("finish").focus();
   session.addEventListener("change", ({ detail }) => {
     if (detail === "status") showStatus();
@@ -96,7 +99,11 @@ function draw() {
     byId("details").hidden = session.local.length + session.remote.length === 0;
     showFacts(liveFacts(session));
     showCandidates(liveCandidates(session));
-    showPairs(livePairs(session), "What this browser counts. What the other side saw is added at the end.");
+    const soFar = session.following?.shown;
+    if (soFar) showAccountPairs(soFar.account, "What both sides recorded, until a moment ago.");
+    else showPairs(livePairs(session), "What this browser counts. What the other side saw is added later.");
+    showSoFar(soFar?.account);
+    showPictures(soFar);
     showPlot(session.trips);
     byId("server-errors").replaceChildren(
       ...(session.serverErrors ?? []).map(({ server, text }) => element("li", {}, `${server}: ${text}`)),
@@ -111,7 +118,9 @@ function showEnd() {
     return;
   }
   document.body.dataset.phase = "done";
+  showSoFar(null);
   showAccount(session.account);
+  showPictures(session.shown);
   // Their addresses are not pseudonyms.
   if (session.peerRedacts) byId("server-errors").replaceChildren();
   byId("details").hidden = false;

@@ -1,8 +1,9 @@
 // One session of this browser: signaling, the connection, the recording, and the account at the end.
 
+import { Following } from "./following.js";
 import { Measurement } from "./measure.js";
 import { Signaling, parse } from "./signaling.js";
-import { Assembler, Recorder, baseOf, describe, pack, parseCandidate, socketAddress } from "./trace.js";
+import { Assembler, Recorder, baseOf, describe, onlyOf, pack, parseCandidate, socketAddress } from "./trace.js";
 
 const VERSION = document.documentElement.dataset.version ?? "";
 const GREETING = "Hello from the whyrelay ";
@@ -78,6 +79,7 @@ export class Session extends EventTarget {
   joined() {
     const recorder = new Recorder(this.side);
     this.recorder = recorder;
+    this.following = new Following(this.other(), () => recorder.text(), () => this.change("so-far"));
     recorder.record("recording-started", {
       version: 1,
       program: `${browserName()} (whyrelay page ${VERSION})`,
@@ -124,6 +126,10 @@ export class Session extends EventTarget {
     this.recorder.record("signal-refused", { message: "message", detail });
   }
 
+  other() {
+    return this.side === "a" ? "b" : "a";
+  }
+
   // ---- signaling ------------------------------------------------------------------------------------------------
 
   say(type, content) {
@@ -133,7 +139,7 @@ export class Session extends EventTarget {
   }
 
   hello() {
-    const info = { implementation: browserName(), version: "", features: ["recording"] };
+    const info = { implementation: browserName(), version: "", features: ["recording", "trace"] };
     this.say("hello", JSON.stringify(info));
   }
 
@@ -144,19 +150,21 @@ export class Session extends EventTarget {
       return;
     }
     if (type === "peer-joined") {
+      this.peerAway = false;
       this.present();
       if (this.absent && !this.remoteDescribed) this.repeat();
       this.absent = false;
       return;
     }
     if (type === "peer-left") {
+      this.peerAway = true;
       this.recorder.record("signaling", { server: location.origin, state: { state: "peer-left" } });
       if (this.phase === "connecting") this.finish("peer-left");
       else if (this.phase === "waiting") this.status("The other side left. Waiting for it…", "wait");
       return;
     }
     if (from !== this.signaling.peer || content.length > 2 * MAX_MESSAGE) return;
-    if (type !== "recording") {
+    if (type !== "recording" && type !== "trace") {
       this.recorder.record("signal-message", {
         direction: "in",
         message: type.slice(0, 64),
@@ -179,6 +187,10 @@ export class Session extends EventTarget {
         break;
       case "restart":
         if (this.side === "a") await this.restart();
+        break;
+      case "trace":
+        if (!this.remoteDescribed || !this.peerRecords) break;
+        await this.following.push(parse(content));
         break;
       case "recording":
         await this.recordingPiece(content);
@@ -541,6 +553,7 @@ export class Session extends EventTarget {
         this.recorder.record("pair-selected", { pair: row.pair, ...replaces });
       }
       this.change("pairs");
+      this.following.look(this.measured === true);
     } finally {
       this.polling = false;
     }
@@ -603,6 +616,7 @@ export class Session extends EventTarget {
     await this.poll().catch(() => {});
     clearInterval(this.poller);
     this.measurement?.stop();
+    this.following.stop();
     this.recorder.record("recording-ended", { reason });
     this.channel?.close();
     let missing = null;
@@ -613,20 +627,15 @@ export class Session extends EventTarget {
       for (const piece of await pack(this.own())) this.say("recording", piece);
       await this.peerRecordingCame();
       if (this.peerRecording === undefined) {
-        missing = this.recordingError ?? (this.peerLeft ? "the other side left without sending it" : "it did not come in time");
+        missing = this.recordingError ?? (this.peerLeft || this.peerAway ? "the other side left without sending it" : "it did not come in time");
       }
     }
     this.recorder.appendPeer(missing);
     this.say("bye", reason);
     this.signaling.close();
     this.connection?.close();
-    const other = this.side === "a" ? "b" : "a";
-    // Only what the other side saw: the rest of what it sends is not its business.
-    const theirs = (this.peerRecording ?? "")
-      .split("\n")
-      .filter((line) => parse(line)?.vantage === other)
-      .map((line) => `${line}\n`)
-      .join("");
+    // Of a side that is gone there is what it had sent until then.
+    const theirs = this.peerRecording === undefined ? this.following.text : onlyOf(this.other(), this.peerRecording);
     this.recording = this.own() + this.recorder.lastWords() + theirs;
     this.phase = "done";
     await this.explain();
@@ -657,8 +666,8 @@ export class Session extends EventTarget {
   async peerRecordingCame() {
     const until = performance.now() + RECORDING_WITHIN_MS;
     while (this.peerRecording === undefined && !this.recordingError && performance.now() < until) {
-      const wait = this.peerLeft ? LAST_WORDS_MS : until - performance.now();
-      const left = this.peerLeft;
+      const left = this.peerLeft || this.peerAway;
+      const wait = left ? LAST_WORDS_MS : until - performance.now();
       await new Promise((resolve) => {
         this.wakeWaiter = resolve;
         setTimeout(resolve, wait);
@@ -673,7 +682,8 @@ export class Session extends EventTarget {
     try {
       const response = await fetch("/account", { method: "POST", body: this.recording });
       if (!response.ok) throw new Error((await response.text()).trim() || `status ${response.status}`);
-      this.account = await response.json();
+      this.shown = await response.json();
+      this.account = this.shown.account;
       this.status("", "done");
     } catch (error) {
       this.status(`The account could not be made: ${words(error)}. The recording can still be saved.`, "bad");
@@ -700,6 +710,7 @@ export class Session extends EventTarget {
     clearTimeout(this.serversTimer);
     clearInterval(this.poller);
     this.phase = "done";
+    this.following?.stop();
     this.signaling?.close();
     this.connection?.close();
   }

@@ -3,6 +3,8 @@
 // A browser shows no packets and hides some addresses. What it does not tell is left out, never guessed: an address
 // that it hides is the unspecified one, with its port.
 
+import { parse } from "./signaling.js";
+
 const MAX_EVENTS = 20_000;
 const CHUNK = 32 * 1024;
 const MAX_PACKED = 4 * 1024 * 1024;
@@ -115,9 +117,12 @@ export function describe(sdp) {
   };
 }
 
-// A recording on its way: zlib, in pieces that fit into a signaling message.
+// A recording on its way: zlib.
+export const deflated = (text) => through(new CompressionStream("deflate"), new TextEncoder().encode(text));
+
+// The same in pieces that fit into a signaling message.
 export async function pack(text) {
-  const bytes = await through(new CompressionStream("deflate"), new TextEncoder().encode(text));
+  const bytes = await deflated(text);
   const count = Math.max(1, Math.ceil(bytes.length / CHUNK));
   return Array.from({ length: count }, (_, index) => {
     const piece = bytes.subarray(index * CHUNK, (index + 1) * CHUNK);
@@ -145,6 +150,22 @@ export class Assembler {
     const inflated = await through(new DecompressionStream("deflate"), join(this.pieces), 32 * 1024 * 1024);
     return new TextDecoder().decode(inflated);
   }
+}
+
+// The events in one piece of a trace that goes on.
+export async function parsePiece({ data }) {
+  const bytes = fromBase64(String(data));
+  if (bytes.length > CHUNK) throw new Error("a piece of the other side's trace is too large");
+  return new TextDecoder().decode(await through(new DecompressionStream("deflate"), bytes, MAX_PACKED));
+}
+
+// The lines that this side recorded: the rest of what it sends is not its business.
+export function onlyOf(side, text) {
+  return text
+    .split("\n")
+    .filter((line) => parse(line)?.vantage === side)
+    .map((line) => `${line}\n`)
+    .join("");
 }
 
 async function through(transform, bytes, limit = Infinity) {

@@ -103,6 +103,16 @@ export function liveFacts(session) {
   return facts;
 }
 
+// What both sides' records come to so far. A verdict stands there only once there is one.
+export function showSoFar(account) {
+  const { decided, heading, note, reason, findings } = account ?? {};
+  byId("so-far").hidden = !decided;
+  byId("so-far-findings").replaceChildren(...(decided ? (findings ?? []).map(finding) : []));
+  if (!decided) return;
+  const verdict = element("strong", {}, `So far: ${[heading, note].filter(Boolean).join(" ")}. `);
+  byId("so-far").replaceChildren(verdict, reason ?? "");
+}
+
 // ---- the account --------------------------------------------------------------------------------------------------
 
 export function showAccount(account) {
@@ -119,12 +129,25 @@ export function showAccount(account) {
     transport: row.transport ?? "",
     server: row.server ?? "",
   })));
-  const pairs = (account.pairs ?? []).filter((pair) => pair.checked || pair.selected);
-  const hidden = (account.pairs ?? []).length - pairs.length + (account.pairs_left_out ?? 0);
-  showPairs(pairs.map(accountPair), hidden > 0 ? `${hidden} more not checked` : "");
+  showAccountPairs(account, "");
   const missing = account.not_measured ?? [];
   byId("not-measured").hidden = missing.length === 0;
   byId("missing").replaceChildren(...missing.map(({ what, why }) => element("li", {}, `${what}: ${why}`)));
+}
+
+export function showAccountPairs(account, note) {
+  const pairs = (account.pairs ?? []).filter((pair) => pair.checked || pair.selected);
+  const hidden = (account.pairs ?? []).length - pairs.length + (account.pairs_left_out ?? 0);
+  showPairs(pairs.map(accountPair), [note, hidden > 0 ? `${hidden} more not checked.` : ""].filter(Boolean).join(" "));
+}
+
+// The pictures of the report file. Their texts are text there already; what else stands in them the server drew.
+export function showPictures(shown) {
+  for (const name of ["networks", "timeline"]) {
+    const pictures = (shown?.[name] ?? []).map((text) => new DOMParser().parseFromString(text, "image/svg+xml").documentElement);
+    byId(name).replaceChildren(...pictures.filter(({ localName }) => localName === "svg"));
+  }
+  byId("pictures").hidden = byId("networks").childElementCount === 0;
 }
 
 const BLAME = { a: "on side A", b: "on side B", both: "on both sides", relay: "at the relay", signaling: "in signaling", path: "on the way" };
