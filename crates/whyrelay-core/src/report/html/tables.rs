@@ -111,7 +111,7 @@ fn event_table(out: &mut Markup, rows: &[&EventRow]) {
         out.element("td", &[], row.side.name());
         out.element("td", &[("class", "n")], &duration(row.at_us));
         out.element("td", &[], &row.text);
-        out.element("td", &[], &row.cited_by.join(" "));
+        out.element("td", &[("class", "code")], &row.cited_by.join(" "));
         out.close("tr");
         out.line();
     }
