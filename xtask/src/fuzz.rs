@@ -110,3 +110,34 @@ fn targets() -> Result<Vec<String>> {
         .filter_map(|target| target["name"].as_str().map(str::to_owned))
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SECURITY 8 names what comes from strangers; each has a target, and each target seeds that reach behind the first
+    /// check.
+    #[test]
+    fn security_8_whatever_a_stranger_sends_has_a_fuzz_target_with_seeds() {
+        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+        let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).expect("fuzz/Cargo.toml");
+        for target in [
+            "stun_decode",
+            "channel_data",
+            "datagram",
+            "turn_server_input",
+            "ice_agent_input",
+            "sdp",
+            "candidate_line",
+            "signal_message",
+            "recording_line",
+            "dtls_records",
+            "port_mapping",
+        ] {
+            assert!(manifest.contains(&format!("name = \"{target}\"")), "no target {target}");
+            assert!(fuzz.join("fuzz_targets").join(target).with_extension("rs").is_file(), "{target}");
+            let seeds = std::fs::read_dir(fuzz.join("seeds").join(target)).into_iter().flatten().count();
+            assert!(seeds > 0, "no seeds for {target}");
+        }
+    }
+}

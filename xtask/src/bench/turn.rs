@@ -168,6 +168,7 @@ fn ours() -> Result<Ended> {
     let mut command = Command::new(built("whyrelay")?);
     command.args(["serve", "--listen", "127.0.0.1:0", "--stun-listen", &format!("127.0.0.1:{PORT}")]);
     command.args(["--relay-address", "127.0.0.1", "--allow-loopback-peers", "--user-quota", "100000"]);
+    command.args(["--max-new-peers", "100000"]);
     command.args(["--total-quota", "100000", "--turn-realm", REALM, "--turn-users-file"]).arg(users);
     Ended::start(&mut command)
 }

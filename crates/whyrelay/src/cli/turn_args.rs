@@ -27,6 +27,10 @@ pub struct TurnArgs {
     /// Allocations in all
     #[arg(long, value_name = "N", default_value_t = Limits::default().allocations)]
     pub total_quota: usize,
+    /// New peers (permissions and channels) of one user at one address per second
+    #[arg(long, value_name = "N", default_value_t = Limits::default().new_peers_per_second.unwrap_or(u32::MAX),
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_new_peers: u32,
     /// Bytes that one allocation may relay per second, both ways together; default: no limit
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1000..))]
     pub max_rate: Option<u64>,
@@ -81,6 +85,7 @@ impl TurnArgs {
         Limits {
             allocations: self.total_quota,
             allocations_per_user: self.user_quota,
+            new_peers_per_second: Some(self.max_new_peers),
             bytes_per_second: self.max_rate,
             datagrams_per_second: self.max_datagram_rate,
             ..Limits::default()

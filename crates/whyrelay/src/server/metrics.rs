@@ -123,6 +123,7 @@ fn turn(page: &mut Page, metrics: &Metrics) {
     for (refusal, count) in &counters.refusals {
         page.sample("turn_rejected_by_policy_total", &[("reason", refusal.name())], *count);
     }
+    page.counter("turn_limited_peers_total", "New peers refused: too many a second.", counters.peers_limited);
     let directions = [
         ("to_peer", counters.datagrams_to_peers, counters.bytes_to_peers),
         ("to_client", counters.datagrams_to_clients, counters.bytes_to_clients),

@@ -68,6 +68,9 @@ pub struct Limits {
     pub permissions: usize,
     /// Channels of one allocation; one more gets 508.
     pub channels: usize,
+    /// New peers (permissions and channels) of one user at one address per second, whatever allocations they are for; a
+    /// second's worth may come at once, and what is over gets 508. What is refreshed is not new. `None`: no limit.
+    pub new_peers_per_second: Option<u32>,
     /// Application bytes that one allocation may relay per second, both ways together; what is over is dropped. A
     /// datagram larger than half a second's worth never passes. `None`: no limit.
     pub bytes_per_second: Option<u64>,
@@ -91,6 +94,9 @@ impl Default for Limits {
             allocations_per_user: 64,
             permissions: 64,
             channels: 64,
+            // A session has a handful, and a company behind one address many sessions: far from both, and far below
+            // what a scan of other people's networks needs.
+            new_peers_per_second: Some(100),
             bytes_per_second: None,
             datagrams_per_second: None,
             unauthenticated_per_second: 10,

@@ -24,6 +24,8 @@ pub struct Counters {
     pub policy_refusals: u64,
     /// The same by reason.
     pub refusals: BTreeMap<Refusal, u64>,
+    /// Permissions and channels refused because the user had added too many peers within a second.
+    pub peers_limited: u64,
     /// Application datagrams from clients that were relayed.
     pub datagrams_to_peers: u64,
     /// Their bytes, without TURN's framing.

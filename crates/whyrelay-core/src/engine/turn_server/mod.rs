@@ -176,6 +176,8 @@ pub struct TurnServer {
     random: Random,
     nonces: Nonces,
     budget: AnswerBudget,
+    /// What users may add in new peers.
+    new_peers: Option<AnswerBudget>,
     allocations: BTreeMap<Client, Allocation>,
     /// How many allocations each user has; an entry only for who has one.
     users: BTreeMap<String, usize>,
@@ -201,6 +203,7 @@ impl TurnServer {
         Self {
             nonces: Nonces::new(random.bytes(), config.limits.nonce_lifetime),
             budget: AnswerBudget::new(random.bytes(), config.limits.unauthenticated_per_second),
+            new_peers: config.limits.new_peers_per_second.map(|limit| AnswerBudget::new(random.bytes(), limit)),
             discoveries: Discoveries::new(&config.discovery, &mut random),
             probes: Probes::new(&mut random),
             random: random.fork(),

@@ -58,7 +58,7 @@ const fn minute(now: Timestamp) -> u64 {
     now.as_micros() / 60_000_000
 }
 
-/// How many unauthenticated error answers a source address gets: a bucket that fills at `per_second` and holds one
+/// How many unauthenticated error answers a source address gets, or how many new peers a user there: a bucket that fills at `per_second` and holds one
 /// second's worth. The port is not part of the key, and an IPv6 source is its /64.
 ///
 /// The table has a fixed size. A source's place in it is a keyed hash that nobody outside can predict; a newcomer
@@ -85,16 +85,25 @@ impl AnswerBudget {
 
     /// Takes one answer out of the source's budget; false when there is none left.
     pub(super) fn take(&mut self, now: Timestamp, source: IpAddr) -> bool {
-        let hash = keyed_hash(&self.key, |hash| match source {
-            IpAddr::V4(ip) => hash.update(ip.octets()),
-            IpAddr::V6(ip) => hash.update(&ip.octets()[..8]),
+        self.take_for(now, source, "", 1)
+    }
+
+    /// Takes so many out of the budget of a user at a source, all or none.
+    pub(super) fn take_for(&mut self, now: Timestamp, source: IpAddr, user: &str, amount: usize) -> bool {
+        let hash = keyed_hash(&self.key, |hash| {
+            // A fixed length, whatever the user's name is.
+            hash.update(Sha256::digest(user));
+            match source {
+                IpAddr::V4(ip) => hash.update(ip.octets()),
+                IpAddr::V6(ip) => hash.update(&ip.octets()[..8]),
+            }
         });
         let owner = u64::from_be_bytes(std::array::from_fn(|at| hash[at]));
         let place = &mut self.places[usize::from(u16::from_be_bytes([hash[8], hash[9]])) % PLACES];
         if place.owner != owner {
             *place = Place { owner, bucket: Bucket::full(now, self.per_second) };
         }
-        place.bucket.take(now, self.per_second)
+        place.bucket.take_many(now, self.per_second, amount)
     }
 }
 
@@ -115,11 +124,16 @@ impl Bucket {
 
     /// Takes one; false when there is none left. A new bucket is full a second after the epoch.
     pub(super) fn take(&mut self, now: Timestamp, per_second: u32) -> bool {
+        self.take_many(now, per_second, 1)
+    }
+
+    /// The same for several at once: all or none.
+    fn take_many(&mut self, now: Timestamp, per_second: u32, amount: usize) -> bool {
         let full = u64::from(per_second) * Self::ONE;
         let micros = now.since(self.filled_at).as_micros().min(1_000_000) as u64;
         self.left = full.min(self.left + micros * u64::from(per_second));
         self.filled_at = now;
-        let taken = self.left.checked_sub(Self::ONE);
+        let taken = self.left.checked_sub(Self::ONE.saturating_mul(amount as u64));
         self.left = taken.unwrap_or(self.left);
         taken.is_some()
     }

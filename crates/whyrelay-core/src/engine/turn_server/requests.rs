@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::allocation::{Family, NotBound, Relay};
-use super::credentials::Grant;
+use super::credentials::{Grant, quota_name};
 use super::reply::{Rejection, Reply};
 use super::{Client, ClientTransport, Refusal, RelayId, TurnServer};
 use crate::engine::stun_server::unknown_attributes;
@@ -186,10 +186,13 @@ impl TurnServer {
         fresh.dedup();
         fresh.retain(|ip| !allocation.has_permission(now, *ip));
         if fresh.len() > allocation.permissions_left(now, limit) {
-            return Err(Rejection::new(508, "Insufficient Capacity"));
+            return Err(FULL);
         }
-        for peer in peers {
-            allocation.permit(now, peer.ip(), limit);
+        self.may_add_peers(now, &client, fresh.len())?;
+        if let Some(allocation) = self.allocations.get_mut(&client) {
+            for peer in peers {
+                allocation.permit(now, peer.ip(), limit);
+            }
         }
         Ok(Some(reply.success()))
     }
@@ -200,17 +203,35 @@ impl TurnServer {
         let number = number.and_then(|attribute| self.channel_number(attribute.value)).ok_or(BAD_REQUEST)?;
         let peer = message.xor_address(AttributeType::XOR_PEER_ADDRESS).ok_or(BAD_REQUEST)?;
         self.check_peer(&client, peer)?;
+        let Some(allocation) = self.allocations.get(&client) else { return Ok(None) };
+        let permitted = allocation.has_permission(now, peer.ip());
+        if !permitted && allocation.permissions_left(now, self.config.limits.permissions) == 0 {
+            return Err(FULL);
+        }
+        if !permitted || allocation.channel_to(now, peer).is_none() {
+            self.may_add_peers(now, &client, 1)?;
+        }
         let limits = &self.config.limits;
         let Some(allocation) = self.allocations.get_mut(&client) else { return Ok(None) };
-        if !allocation.has_permission(now, peer.ip()) && allocation.permissions_left(now, limits.permissions) == 0 {
-            return Err(Rejection::new(508, "Insufficient Capacity"));
-        }
         allocation.bind(now, number, peer, limits.channels).map_err(|why| match why {
             NotBound::Taken => Rejection::new(400, "Channel Or Peer Already Bound"),
-            NotBound::Full => Rejection::new(508, "Insufficient Capacity"),
+            NotBound::Full => FULL,
         })?;
         allocation.permit(now, peer.ip(), limits.permissions);
         Ok(Some(reply.success()))
+    }
+
+    /// Whether a client may add so many peers now. The budget is the user's at that address, because the next allocation
+    /// costs nothing.
+    fn may_add_peers(&mut self, now: Timestamp, client: &Client, amount: usize) -> Result<(), Rejection> {
+        let (Some(budget), Some(allocation)) = (&mut self.new_peers, self.allocations.get(client)) else {
+            return Ok(());
+        };
+        if amount == 0 || budget.take_for(now, client.source.ip(), quota_name(&allocation.username), amount) {
+            return Ok(());
+        }
+        self.counters.peers_limited += 1;
+        Err(Rejection::new(508, "Too Many New Peers"))
     }
 
     /// Reads CHANNEL-NUMBER (RFC 8656 §18.1), if it is in the range that clients may bind.
@@ -306,6 +327,7 @@ pub(super) fn seconds(duration: Duration) -> u32 {
 
 pub(super) const BAD_REQUEST: Rejection = Rejection::new(400, "Bad Request");
 pub(super) const UNSUPPORTED_FAMILY: Rejection = Rejection::new(440, "Address Family Not Supported");
+const FULL: Rejection = Rejection::new(508, "Insufficient Capacity");
 const FAMILY_MISMATCH: Rejection = Rejection::new(443, "Peer Address Family Mismatch");
 
 /// What requests may carry; DONT-FRAGMENT stands first, to be left out where it is not obeyed.

@@ -6,3 +6,4 @@ mod fixture;
 mod probes;
 mod relaying;
 mod requests;
+mod torture;

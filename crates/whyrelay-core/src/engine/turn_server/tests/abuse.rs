@@ -136,7 +136,7 @@ fn security_3_datagrams_are_limited_as_bytes_are() {
 
 #[test]
 fn security_3_a_permission_flood_ends_at_the_limit() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::with(|config| config.limits.new_peers_per_second = None);
     let mut alice = Caller::alice();
     alice.allocate(&mut fixture);
     let limit = Limits::default().permissions;
@@ -150,6 +150,45 @@ fn security_3_a_permission_flood_ends_at_the_limit() {
         alice.bind(&mut fixture, 0x4000 + at, &format!("8.8.0.0:{}", at + 1));
     }
     assert_eq!(fixture.server.counters().errors.get(&508), Some(&(1000 - limit as u64 + 1000 - limit as u64)));
+}
+
+#[test]
+fn security_3_new_peers_are_a_hundred_a_second_for_each_user_at_an_address_whatever_the_allocation() {
+    let mut fixture = Fixture::new();
+    let peer = |at: u32| SocketAddr::new(Ipv4Addr::from(0x0808_0000 + at).into(), 1).to_string();
+    let (mut asked, mut granted) = (0, 0);
+    // One allocation after the other, each with as many peers as it may have: four seconds long.
+    for round in 0..40_u16 {
+        let mut flooder = Caller::new(udp(&format!("198.18.7.7:{}", 2000 + round)), "bob", "builder");
+        assert_eq!(flooder.allocate(&mut fixture).code(), 0);
+        for at in 0..64 {
+            asked += 1;
+            // By permission and by channel in turn: a channel brings its permission.
+            let peer = peer(u32::from(round) * 64 + at);
+            let code = match at % 2 {
+                0 => flooder.permit(&mut fixture, &[&peer]),
+                _ => flooder.bind(&mut fixture, 0x4000 + at as u16, &peer),
+            };
+            granted += usize::from(code == 0);
+            assert!(matches!(code, 0 | 508), "{code}");
+        }
+        assert_eq!(flooder.refresh(&mut fixture, 0).code(), 0);
+        fixture.now += Duration::from_millis(100);
+    }
+    assert!((400..=510).contains(&granted), "{granted} of {asked}");
+    assert_eq!(fixture.server.counters().peers_limited, (asked - granted) as u64);
+    // Neither another user there nor the same one elsewhere is held up, nor is what is refreshed new.
+    let mut late = Caller::new(udp("198.18.7.7:9000"), "alice", "wonderland");
+    let mut elsewhere = Caller::new(udp("198.18.7.8:9000"), "bob", "builder");
+    for honest in [&mut late, &mut elsewhere] {
+        assert_eq!(honest.allocate(&mut fixture).code(), 0);
+        let peers: Vec<String> = (0..60).map(peer).collect();
+        let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
+        for _ in 0..20 {
+            assert_eq!(honest.permit(&mut fixture, &peers), 0);
+            assert_eq!(honest.bind(&mut fixture, 0x4000, peers[0]), 0);
+        }
+    }
 }
 
 #[test]
