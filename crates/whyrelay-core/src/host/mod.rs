@@ -7,6 +7,7 @@
 mod firewall;
 mod lookup;
 mod network;
+mod number;
 mod probe;
 mod program;
 mod routing;
@@ -21,6 +22,7 @@ pub use lookup::{look_up, look_up_from};
 pub use network::{
     Address, Family, Link, Neighbor, NeighborState, PolicyRule, Prefix, Route, RouteKind, RuleAction, leads_to_guests,
 };
+pub use number::parse_number;
 pub use probe::{Probe, ProbeAim, ProbeOutcome};
 pub use program::{Application, HostSocket, ProfileTally, SocketProfile, SocketTransport, Software, SoftwareName};
 pub use routing::{AnsweredRoute, RouteAnswer, RouteFailure, RoutePurpose, RouteQuestion};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use whyrelay_core::host::parse_number;
 
 /// Implements reading and writing as text, and a schema with a pattern.
 macro_rules! as_text {
@@ -158,14 +159,10 @@ impl FromStr for Mark {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| match text.strip_prefix("0x") {
-            Some(digits) => u32::from_str_radix(digits, 16).ok(),
-            None => text.parse().ok(),
-        };
         let wrong = || format!("{text:?} is no mark: write it as in \"0x1bd00\" or \"0x10000/0x10000\"");
         let (value, mask) = match text.split_once('/') {
-            Some((value, mask)) => (number(value), number(mask)),
-            None => (number(text), Some(u32::MAX)),
+            Some((value, mask)) => (parse_number(value), parse_number(mask)),
+            None => (parse_number(text), Some(u32::MAX)),
         };
         Ok(Self { value: value.ok_or_else(wrong)?, mask: mask.ok_or_else(wrong)? })
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use whyrelay_core::host::{HostSocket, Link, SocketTransport};
+use whyrelay_core::host::{HostSocket, Link, SocketTransport, parse_number};
 
 use super::{Known, Origin, Suspect, wireguard};
 use crate::host::{sockets, software, tables};
@@ -155,7 +155,7 @@ fn netbird(suspect: &mut Suspect, process: Option<u32>, links: &BTreeMap<u32, Li
     let environment = environment.unwrap_or_default();
     let setting = |name: &str| environment.get(name).map(|value| value.trim().to_ascii_lowercase());
     let is_set = |name: &str| matches!(setting(name).as_deref(), Some("1" | "t" | "true" | "yes" | "on"));
-    if let Some(base) = setting("NB_FWMARK_BASE").and_then(|value| number(&value)) {
+    if let Some(base) = setting("NB_FWMARK_BASE").and_then(|value| parse_number(&value)) {
         suspect.mark = Some(base);
     }
     if is_set("NB_SKIP_SOCKET_MARK") || is_set("NB_USE_LEGACY_ROUTING") {
@@ -211,13 +211,6 @@ fn kernel_wireguard(suspect: &mut Suspect, device: &str) {
             suspect.port = read.port.or(suspect.port);
         }
         Err(error) => suspect.note(format!("port and mark of {device} as it has them: {error}")),
-    }
-}
-
-fn number(text: &str) -> Option<u32> {
-    match text.strip_prefix("0x") {
-        Some(digits) => u32::from_str_radix(digits, 16).ok(),
-        None => text.parse().ok(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! A program described by hand: `mark=0x1bd00,port=51820,interface=eth0,uid=1000,raw`.
 
+use whyrelay_core::host::parse_number;
+
 use super::{Origin, Suspect};
 use crate::io::disguise::DeviceName;
 
@@ -13,11 +15,7 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Suspect> {
     for part in text.split(',') {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let number = |least: u32, most: u32| {
-            let parsed = match value.strip_prefix("0x") {
-                Some(digits) => u32::from_str_radix(digits, 16),
-                None => value.parse(),
-            };
-            let fits = parsed.ok().filter(|number| (least..=most).contains(number));
+            let fits = parse_number(value).filter(|number| (least..=most).contains(number));
             fits.ok_or_else(|| wrong(&format!("{value:?} is no {name}")))
         };
         match name.trim() {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use whyrelay_core::host::parse_number;
 
 pub use check::CheckArgs;
 
@@ -400,11 +401,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// A firewall mark, decimal or with `0x`.
 fn parse_mark(text: &str) -> Result<u32, String> {
-    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => u32::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    parsed.map_err(|_| format!("{text:?} is no firewall mark; write a number like 114944 or 0x1c100"))
+    let wrong = || format!("{text:?} is no firewall mark; write a number like 114944 or 0x1c100");
+    parse_number(text).ok_or_else(wrong)
 }
 
 /// A port range `FIRST-LAST`.
