@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 use whyrelay_core::host::{HostFact, Moment, ProfileTally, SocketProfile};
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::EventKind;
-use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
 
 use super::journal::Journal;
 use super::nat::Origin;
-use super::sockets::{Arrived, Sockets};
+use super::question::{Heard, Question};
 use crate::application::Suspect;
 use crate::io::udp::UdpOptions;
 
@@ -76,7 +75,6 @@ async fn ask(
     until: Instant,
     as_application: bool,
 ) -> Option<bool> {
-    let mut sockets = Sockets::new(journal.clone());
     // Told ahead of the opening, so that routes are asked about as this socket's.
     let profile = SocketProfile {
         local: wanted,
@@ -87,18 +85,13 @@ async fn ask(
         raw: options.raw,
     };
     fact(journal, HostFact::SocketProfile(profile));
-    let local = sockets.open(wanted, origin.interface.as_deref(), options).ok()?;
-    let id = random.transaction_id();
-    let bytes = MessageBuilder::new(Class::Request, Method::BINDING, id).fingerprint().build();
+    let mut question = Question::open(journal, random, (wanted, origin.interface.as_deref()), server, options)?;
     for _ in 0..SENDS {
         // The system's refusal is an event of its own.
-        let _ = sockets.send(local, server, &bytes);
+        let _ = question.send();
         let wake = (Instant::now() + INTERVAL).min(until);
-        while let Some(arrived) = sockets.recv(wake).await {
-            if let Arrived::Datagram { remote, bytes, .. } = arrived
-                && remote == server
-                && Message::decode(&bytes).is_ok_and(|message| message.transaction == id)
-            {
+        while let Some(heard) = question.heard(wake).await {
+            if heard == Heard::Answer {
                 return Some(true);
             }
         }

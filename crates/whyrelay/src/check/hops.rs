@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::measurement::Measurement;
-use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
 
 use super::journal::Journal;
 use super::nat::Origin;
-use super::sockets::{Arrived, Sockets};
+use super::question::{Heard, Question};
 use crate::io::udp::UdpOptions;
 
 /// Hops that are looked at: NATs stand near.
@@ -60,29 +59,23 @@ async fn hop(
     options: UdpOptions,
     until: Instant,
 ) -> Seen {
-    let mut sockets = Sockets::new(journal.clone());
-    let options = UdpOptions { ttl: Some(ttl.into()), ..options };
-    let Ok(local) = sockets.open(origin.address, origin.interface.as_deref(), options) else { return Seen::NotAsked };
-    let id = random.transaction_id();
-    let bytes = MessageBuilder::new(Class::Request, Method::BINDING, id).fingerprint().build();
+    let (from, options) =
+        ((origin.address, origin.interface.as_deref()), UdpOptions { ttl: Some(ttl.into()), ..options });
+    let Some(mut question) = Question::open(journal, &mut random, from, remote, options) else {
+        return Seen::NotAsked;
+    };
     for sent in 1..=SENDS {
-        if sockets.send(local, remote, &bytes).is_err() {
+        if question.send().is_err() {
             return Seen::NotAsked;
         }
         let wake = (Instant::now() + if sent == SENDS { LAST_WAIT } else { INTERVAL }).min(until);
-        while let Some(arrived) = sockets.recv(wake).await {
-            match arrived {
-                Arrived::Refused { offender: Some(offender), .. } if offender != remote.ip() => {
-                    return Seen::Router(offender);
-                }
-                // The server itself refuses: it was reached.
-                Arrived::Refused { .. } => return Seen::Server,
-                Arrived::Datagram { bytes, .. } => {
-                    if Message::decode(&bytes).is_ok_and(|message| message.transaction == id) {
-                        return Seen::Server;
-                    }
-                }
+        match question.heard(wake).await {
+            Some(Heard::Refused { offender: Some(offender), .. }) if offender != remote.ip() => {
+                return Seen::Router(offender);
             }
+            // The server itself refuses: it was reached.
+            Some(Heard::Refused { .. } | Heard::Answer) => return Seen::Server,
+            None => {}
         }
     }
     Seen::Nobody

@@ -86,7 +86,7 @@ pub(crate) fn look(journal: &Journal, interfaces: &[Interface], mark: Option<u32
     if routes.is_empty() {
         journal.missing("the gateway", "the main routing table has no default route");
     }
-    let resolvers = resolvers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    let (resolvers, unknown) = resolvers(|path| std::fs::read_to_string(path).ok());
     if resolvers.is_empty() {
         journal.missing("resolvers", "/etc/resolv.conf names none");
     }
@@ -95,10 +95,31 @@ pub(crate) fn look(journal: &Journal, interfaces: &[Interface], mark: Option<u32
         let interface = origin.and_then(|origin| origin.interface);
         journal.measured(Measurement::Resolver { server, interface });
     }
+    if let Some(stub) = unknown {
+        let why = "it is a program of this host, and no file says whom it asks";
+        journal.missing(format!("the interface of the resolvers behind {stub}"), why);
+    }
     routes
 }
 
-fn resolvers(file: &str) -> Vec<IpAddr> {
+/// Where programs that answer on this host's loopback write whom they ask themselves.
+const BEHIND_STUBS: [&str; 2] = ["/run/systemd/resolve/resolv.conf", "/run/NetworkManager/no-stub-resolv.conf"];
+
+/// The resolvers, those behind one on this host's loopback as well; and that one, if it is not known whom it asks.
+fn resolvers(read: impl Fn(&str) -> Option<String>) -> (Vec<IpAddr>, Option<IpAddr>) {
+    let mut servers = name_servers(&read("/etc/resolv.conf").unwrap_or_default());
+    let Some(stub) = servers.iter().copied().find(IpAddr::is_loopback) else { return (servers, None) };
+    let behind = BEHIND_STUBS.into_iter().find_map(|path| {
+        let behind: Vec<IpAddr> = name_servers(&read(path)?).into_iter().filter(|ip| !ip.is_loopback()).collect();
+        (!behind.is_empty()).then_some(behind)
+    });
+    let unknown = behind.is_none().then_some(stub);
+    servers.extend(behind.unwrap_or_default());
+    servers.truncate(MAX_LISTED);
+    (servers, unknown)
+}
+
+fn name_servers(file: &str) -> Vec<IpAddr> {
     let servers = file.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         (words.next() == Some("nameserver")).then(|| words.next()).flatten()
@@ -128,11 +149,15 @@ pub(crate) fn ipv6_state(interfaces: &[Interface]) -> Result<IpAddr, (Ipv6State,
     if off {
         return Err((Ipv6State::Off, None));
     }
-    let addresses = interfaces.iter().flat_map(|interface| &interface.addresses).map(SocketAddr::ip);
-    let mut reaching = addresses.filter(|ip| ip.is_ipv6() && AddressClass::of(*ip) == AddressClass::Public);
-    let Some(address) = reaching.next() else { return Err((Ipv6State::NoAddress, None)) };
+    let Some(address) = reaching_ipv6(interfaces) else { return Err((Ipv6State::NoAddress, None)) };
     let has_route = !ipv6_defaults(&std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default()).is_empty();
     if has_route { Ok(address) } else { Err((Ipv6State::NoPath, Some(address))) }
+}
+
+/// An IPv6 address that reaches beyond its own network.
+pub(crate) fn reaching_ipv6<'a>(interfaces: impl IntoIterator<Item = &'a Interface>) -> Option<IpAddr> {
+    let mut addresses = interfaces.into_iter().flat_map(|interface| &interface.addresses).map(SocketAddr::ip);
+    addresses.find(|ip| ip.is_ipv6() && AddressClass::of(*ip) == AddressClass::Public)
 }
 
 #[cfg(test)]
@@ -170,6 +195,23 @@ mod tests {
     fn resolvers_are_read_with_and_without_scope() {
         let file =
             "# comment\nsearch x\nnameserver 127.0.0.53\n nameserver fe80::1%eth0\nnameserver nonsense\noptions a\n";
-        assert_eq!(resolvers(file), ["127.0.0.53".parse::<IpAddr>().unwrap(), "fe80::1".parse().unwrap()]);
+        assert_eq!(name_servers(file), ["127.0.0.53".parse::<IpAddr>().unwrap(), "fe80::1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn whom_a_resolver_on_this_host_asks_is_read_where_it_says_so() {
+        let of = |files: &[(&str, &str)]| {
+            let read = |path: &str| files.iter().find(|(name, _)| *name == path).map(|(_, text)| (*text).to_owned());
+            let (servers, unknown) = resolvers(read);
+            (servers.iter().map(ToString::to_string).collect::<Vec<_>>(), unknown.map(|ip| ip.to_string()))
+        };
+        let stub = ("/etc/resolv.conf", "nameserver 127.0.0.53\n");
+        let plain = ("/etc/resolv.conf", "nameserver 192.168.1.1\n");
+        let upstream = (BEHIND_STUBS[0], "nameserver 192.168.1.1\nnameserver 2001:db8::1\n");
+        assert_eq!(of(&[plain, upstream]), (vec!["192.168.1.1".to_owned()], None));
+        assert_eq!(of(&[stub]), (vec!["127.0.0.53".to_owned()], Some("127.0.0.53".to_owned())));
+        let all = ["127.0.0.53", "192.168.1.1", "2001:db8::1"].map(str::to_owned).to_vec();
+        assert_eq!(of(&[stub, upstream]), (all, None));
+        assert_eq!(of(&[stub, (BEHIND_STUBS[1], "nameserver 127.0.0.1\n")]).1, Some("127.0.0.53".to_owned()));
     }
 }

@@ -10,8 +10,11 @@ mod hops;
 mod journal;
 mod local;
 mod nat;
+mod parts;
+mod pinhole;
 mod port_map;
 mod probes;
+mod question;
 mod reach;
 mod servers;
 mod sockets;
@@ -19,34 +22,30 @@ mod stop;
 mod table;
 mod turn;
 
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
-use whyrelay_core::engine::gather::Server;
-use whyrelay_core::engine::nat_discovery::DiscoveryConfig;
-use whyrelay_core::engine::server_url::{ServerHost, ServerProtocol};
-use whyrelay_core::host::{HostFact, Moment, leads_to_guests};
+use whyrelay_core::engine::server_url::ServerHost;
+use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::random::Random;
-use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, Event, EventKind, SessionOptions, Transport, Vantage};
+use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, Event, EventKind, SessionOptions, Vantage};
 use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
 
 pub use config::CheckConfig;
 pub(crate) use journal::{Entry, Journal, Passed};
-use local::DefaultRoute;
 pub(crate) use local::origin_toward;
 pub(crate) use nat::{Origin, discover};
+use parts::{Look, Part};
 pub(crate) use port_map::{HeldMapping, hold as hold_mapping};
 use servers::{Known, Servers};
 use stop::Stop;
 use table::Table;
 
 use crate::io::clock::Clock;
-use crate::io::interfaces::{self, Interface};
+use crate::io::interfaces;
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
 use crate::session::Sink;
@@ -62,12 +61,6 @@ const CLEAN_UP_LIMIT: Duration = Duration::from_millis(2500);
 
 /// Asking a named server what it offers delays everything else by this at most: two round trips of 300 ms each.
 const DESCRIBE_LIMIT: Duration = Duration::from_millis(600);
-
-/// Where HTTP/3 and disguised VPNs go: networks that block other UDP often let it through.
-const HTTPS_PORT: u16 = 443;
-
-/// Local addresses that are looked from, of each family.
-const MAX_ORIGINS: usize = 4;
 
 /// The IPv4 router of the default route over an interface.
 pub(crate) fn default_gateway(interface: &str) -> Option<std::net::Ipv4Addr> {
@@ -169,8 +162,6 @@ fn drain(sink: &mut Sink, entries: &mut mpsc::Receiver<Entry>) {
     }
 }
 
-type Part<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
-
 /// All parts, side by side.
 async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: Stop) -> anyhow::Result<()> {
     let until = Instant::now() + LIMIT;
@@ -191,11 +182,12 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
         journal.missing("the NAT's behavior, servers and what gets through", why);
     }
     let options = UdpOptions { mark: config.mark, ..UdpOptions::default() };
-    let mut parts: Vec<Part<'_>> = Vec::new();
+    let ways = Look { config, journal: &journal, found: &found, known: &known, tls: &tls, options, until, stop: &stop };
+    let mut parts: Vec<Part> = Vec::new();
     // These take back themselves what they changed.
-    let mut careful: Vec<Part<'_>> = Vec::new();
+    let mut careful: Vec<Part> = Vec::new();
     servers::look_at_credentials(config, &journal, &known);
-    let asked = probe_servers(&known, &found, config.mark);
+    let asked = ways.probe_servers();
     // A server that was named instead of announced says itself where it offers behavior discovery; an announced one is
     // not waited for.
     let mut described: Vec<bool> = asked.iter().map(|_| announced_by_whyrelay).collect();
@@ -211,7 +203,8 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
     let is_ours = described.contains(&true);
     let ours = asked.iter().zip(&described).filter(|((_, server), described)| server.is_ipv4() && **described);
     let outside = ours.map(|(asked, _)| asked.clone()).next();
-    careful.extend(port_map_part(config, &journal, &mut random, &routes, outside, &found, options, until, &stop));
+    careful.extend(ways.port_map(&mut random, &routes, outside));
+    parts.extend(ways.pinhole(&routes));
     if let Some(application) = &config.application {
         let what = if asked.is_empty() {
             "no server was asked over UDP: give --signal or --stun"
@@ -234,12 +227,12 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
             journal.missing("largest packets, WireGuard's shape, the server's clock", why);
         }
     }
-    parts.extend(nat_parts(config, &journal, &mut random, (&known, &discovery), &found, options, until));
-    parts.extend(reach_parts(&journal, &mut random, &known, &found, (&tls, options), until));
-    careful.extend(turn_parts(config, &journal, &mut random, (&known, is_ours), &found, (&tls, options), until, &stop));
+    parts.extend(ways.nat(&mut random, &discovery));
+    parts.extend(ways.reach(&mut random));
+    careful.extend(ways.turn(&mut random, is_ours));
     let parts = async {
         // What is dropped leaves nothing behind.
-        if stop.unless(join_all(parts)).await.is_none() {
+        if stop.clone().unless(join_all(parts)).await.is_none() {
             journal.missing("the rest", "the check was stopped");
         }
     };
@@ -247,209 +240,6 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
     tell_ipv6(&journal, ipv6, &known);
     tell_unasked(config, &journal);
     Ok(())
-}
-
-/// The first server of each family over UDP, with our end: whom to ask for whyrelay's own probes.
-fn probe_servers(known: &[Known], found: &[Interface], mark: Option<u32>) -> Vec<(Origin, SocketAddr)> {
-    let first = |ipv4: bool| {
-        let mut remotes = known.iter().filter(|server| server.is_udp()).flat_map(Known::remotes);
-        let remote = remotes.find(|remote| remote.is_ipv4() == ipv4)?;
-        Some((local::origin_toward(remote, found, mark)?, remote))
-    };
-    [first(true), first(false)].into_iter().flatten().collect()
-}
-
-/// The local addresses to look from toward a server: the system's own choice, then the other usable ones.
-fn origins(journal: &Journal, config: &CheckConfig, found: &[Interface], remote: SocketAddr) -> Vec<Origin> {
-    let mut origins: Vec<Origin> = Vec::new();
-    let preferred = local::origin_toward(remote, found, config.mark);
-    let chosen = interfaces::usable(found, &config.interfaces);
-    let restricted = !config.interfaces.include.is_empty() || !config.interfaces.addresses.is_empty();
-    if let Some(preferred) = preferred {
-        let wanted = chosen.iter().any(|(address, _)| address.ip() == preferred.address.ip());
-        if wanted || !restricted && remote.ip().is_loopback() {
-            origins.push(preferred);
-        }
-    }
-    for (address, interface) in chosen {
-        let known = origins.iter().any(|origin| origin.address.ip() == address.ip());
-        if known || address.is_ipv4() != remote.is_ipv4() || address.ip().is_loopback() && !restricted {
-            continue;
-        }
-        let link_local = matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
-        let name = interface.clone().unwrap_or_default();
-        let what = format!("the NAT's behavior for {} ({name})", address.ip());
-        if leads_to_guests(&name) && !restricted {
-            journal
-                .missing(what, "the interface serves this host's own guests: name it with --interface to look from it");
-        } else if !link_local && origins.len() < MAX_ORIGINS {
-            origins.push(Origin { address, interface });
-        } else if !link_local {
-            journal.missing(what, format!("only {MAX_ORIGINS} addresses are looked from: name it with --interface"));
-        }
-    }
-    origins
-}
-
-fn nat_parts<'a>(
-    config: &CheckConfig,
-    journal: &Journal,
-    random: &mut Random,
-    (known, discovery): (&[Known], &[SocketAddr]),
-    found: &[Interface],
-    options: UdpOptions,
-    until: Instant,
-) -> Vec<Part<'a>> {
-    let mut parts: Vec<Part<'a>> = Vec::new();
-    for ipv4 in [true, false] {
-        let mut servers: Vec<SocketAddr> = Vec::new();
-        for server in known.iter().filter(|server| server.url.transport() == Transport::Udp) {
-            let remotes = server.remotes().filter(|remote| remote.is_ipv4() == ipv4);
-            servers.extend(remotes.filter(|remote| !servers.contains(remote)).collect::<Vec<_>>());
-        }
-        let Some(&first) = servers.first() else { continue };
-        let origins = origins(journal, config, found, first);
-        if origins.is_empty() {
-            let family = if ipv4 { "IPv4" } else { "IPv6" };
-            journal.missing(format!("the NAT's behavior for {family}"), "this host has no address to look from");
-        }
-        for origin in origins {
-            let proving: Vec<SocketAddr> =
-                discovery.iter().copied().filter(|remote| remote.is_ipv4() == ipv4).take(1).collect();
-            let servers = [proving.clone(), servers.clone()].concat();
-            let config = DiscoveryConfig { servers, proving, hairpin: config.hairpin, ports: true };
-            parts.push(Box::pin(nat::discover(journal.clone(), random.fork(), origin, config, options, until)));
-        }
-    }
-    parts
-}
-
-fn reach_parts<'a>(
-    journal: &Journal,
-    random: &mut Random,
-    known: &[Known],
-    found: &[Interface],
-    (tls, options): (&ClientTls, UdpOptions),
-    until: Instant,
-) -> Vec<Part<'a>> {
-    let mut parts: Vec<Part<'a>> = Vec::new();
-    let mut asked: Vec<(Transport, SocketAddr)> = Vec::new();
-    // The third class of ports beside STUN's own and a random high one.
-    let on_its_port = |remote: &SocketAddr| remote.port() == HTTPS_PORT;
-    let listens: Vec<SocketAddr> = known.iter().filter(|server| server.is_udp()).flat_map(Known::remotes).collect();
-    for ipv4 in [true, false] {
-        let mut hosts = known.iter().flat_map(Known::remotes).filter(|remote| remote.is_ipv4() == ipv4);
-        let Some(host) = hosts.next().filter(|_| !listens.iter().any(on_its_port)) else { continue };
-        let remote = SocketAddr::new(host.ip(), HTTPS_PORT);
-        let Some(origin) = local::origin_toward(remote, found, options.mark) else { continue };
-        let target = reach::Target { label: String::new(), remote, origin, expected: false };
-        let (journal, random) = (journal.clone(), random.fork());
-        parts.push(Box::pin(reach::over_another_port(journal, random, target, options, until)));
-    }
-    for server in known {
-        for remote in server.remotes() {
-            let Some(origin) = local::origin_toward(remote, found, options.mark) else {
-                journal.missing(format!("{}: reaching {remote}", server.url), "there is no route to it");
-                continue;
-            };
-            let own = server.url.transport();
-            // Beside the URL's own transport: whether UDP alone is what does not get through.
-            let others = if own == Transport::Tls { vec![own] } else { vec![Transport::Udp, Transport::Tcp] };
-            for transport in others {
-                if asked.contains(&(transport, remote)) {
-                    continue;
-                }
-                asked.push((transport, remote));
-                let label = server.url.to_string();
-                let expected = transport == own && server.url.protocol() == ServerProtocol::Stun;
-                let target = reach::Target { label, remote, origin: origin.clone(), expected };
-                let (journal, random) = (journal.clone(), random.fork());
-                parts.push(match transport {
-                    Transport::Udp => Box::pin(reach::over_udp(journal, random, target, options, until)),
-                    Transport::Tcp => Box::pin(reach::over_stream(journal, random, target, None, options.mark, until)),
-                    Transport::Tls => {
-                        let tls = Some((tls.clone(), server.url.host().to_string()));
-                        Box::pin(reach::over_stream(journal, random, target, tls, options.mark, until))
-                    }
-                });
-            }
-        }
-    }
-    parts
-}
-
-/// Port mapping by the router of the preferred default route.
-#[expect(clippy::too_many_arguments, reason = "each is something else that is known by then")]
-fn port_map_part<'a>(
-    config: &CheckConfig,
-    journal: &Journal,
-    random: &mut Random,
-    routes: &[DefaultRoute],
-    outside: Option<(Origin, SocketAddr)>,
-    found: &[Interface],
-    options: UdpOptions,
-    until: Instant,
-    stop: &Stop,
-) -> Option<Part<'a>> {
-    const WHAT: &str = "port mapping protocols of the router";
-    let gateway = routes.iter().find_map(|route| match route.gateway {
-        Some(IpAddr::V4(gateway)) => Some(gateway),
-        _ => None,
-    });
-    let Some(gateway) = gateway else {
-        journal.missing(WHAT, "there is no default route over IPv4 with a router");
-        return None;
-    };
-    let Some(origin) = local::origin_toward(SocketAddr::from((gateway, 5351)), found, config.mark) else {
-        journal.missing(WHAT, "there is no route to the router");
-        return None;
-    };
-    let target = port_map::Target { origin, gateway, map: config.map, outside };
-    Some(Box::pin(port_map::look(journal.clone(), random.fork(), target, options, until, stop.clone())))
-}
-
-#[expect(clippy::too_many_arguments, reason = "each is something else that is known by then")]
-fn turn_parts<'a>(
-    config: &CheckConfig,
-    journal: &Journal,
-    random: &mut Random,
-    (known, is_ours): (&[Known], bool),
-    found: &[Interface],
-    (tls, options): (&ClientTls, UdpOptions),
-    until: Instant,
-    stop: &Stop,
-) -> Vec<Part<'a>> {
-    let mut parts: Vec<Part<'a>> = Vec::new();
-    let (mut first, mut any) = (true, false);
-    for server in known.iter().filter(|server| server.url.protocol() == ServerProtocol::Turn) {
-        any = true;
-        let Some(remote) = server.remotes().next() else { continue };
-        let Some(origin) = local::origin_toward(remote, found, options.mark) else { continue };
-        let over_udp = server.url.transport() == Transport::Udp;
-        let target = turn::Target {
-            server: Server {
-                url: server.url.clone(),
-                addresses: server.addresses.clone(),
-                username: server.credentials.as_ref().map(|credentials| credentials.username.clone()),
-                password: server.credentials.as_ref().map(config::Credentials::password),
-            },
-            origin,
-            // A whyrelay server is asked for that by our own probes.
-            experiments: over_udp && first && !is_ours,
-            lifetime: config.lifetime.filter(|_| over_udp && first),
-        };
-        first &= !over_udp;
-        let (journal, random, tls) = (journal.clone(), random.fork(), tls.clone());
-        parts.push(Box::pin(turn::try_server(journal, random, target, (tls, options), until, stop.clone())));
-    }
-    if !any && !known.is_empty() && !is_ours {
-        let why = "it takes a TURN server to send from: give --turn or --signal";
-        journal.missing("early arrival, egress to a third party, echo through a relay", why);
-    }
-    if config.lifetime.is_some() && first {
-        journal.missing("the lifetime of an idle mapping", "it takes a TURN server over UDP to send after the silence");
-    }
-    parts
 }
 
 /// IPv6, in four distinct answers.

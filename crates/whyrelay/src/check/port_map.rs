@@ -13,13 +13,16 @@ use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
 use whyrelay_core::wire::portmap::http::{self, Progress};
+use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use super::journal::Journal;
 use super::nat::Origin;
 use super::probes;
 use super::sockets::{Arrived, Sockets};
 use super::stop::Stop;
+use super::turn;
 use crate::io::stream::connect_tcp;
+use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
 use crate::io::waiting::before;
 
@@ -32,6 +35,9 @@ const MAP_LIMIT: Duration = Duration::from_secs(8);
 /// The packet from outside is awaited so long after the server has sent it.
 const KNOCK_WAIT: Duration = Duration::from_millis(1000);
 
+/// The packets out of a relay are awaited so long after the first of them.
+const RELAYED_WAIT: Duration = Duration::from_millis(1500);
+
 /// Where to look and what for.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -43,6 +49,10 @@ pub(crate) struct Target {
     pub(crate) map: bool,
     /// A whyrelay server that can try the mapping from outside, with our end toward it.
     pub(crate) outside: Option<(Origin, SocketAddr)>,
+    /// TURN servers, which can try it as well.
+    pub(crate) relays: Vec<turn::Target>,
+    /// What their certificates are judged by.
+    pub(crate) tls: ClientTls,
 }
 
 /// The result of an HTTP exchange.
@@ -113,17 +123,14 @@ async fn map(driver: &mut Driver, random: Random, target: &Target, options: UdpO
             return journal.missing(WHAT, why);
         }
     };
-    let tried = stop.unless(try_from_outside(&journal, random, target, options, &mut silent, external_port)).await;
+    let mapped = (external, external_port);
+    let tried = try_from_outside(&journal, random, target, options, &mut silent, mapped, &stop).await;
     driver.feed(Input::Unmap);
     let removed = matches!(driver.run(Instant::now() + MAP_LIMIT).await, Some(Said::Unmapped { confirmed: true }));
     let (reached, seen) = match tried {
-        Some(Ok((reached, seen))) => (Some(reached), Some(seen)),
-        Some(Err(why)) => {
+        Ok((reached, seen)) => (Some(reached), Some(seen)),
+        Err(why) => {
             journal.missing("the mapped port, from outside", why);
-            (None, None)
-        }
-        None => {
-            journal.missing("the mapped port, from outside", "the check was stopped");
             (None, None)
         }
     };
@@ -134,29 +141,53 @@ async fn map(driver: &mut Driver, random: Random, target: &Target, options: UdpO
     journal.measured(Measurement::PortMapped { protocol, local, external, reached, removed });
 }
 
-/// Whether a packet of the server to the mapped port arrives, and the address that the server sees us at.
+/// Whether a packet of a server to the mapped port arrives, and the address that the server sees us at: one of a
+/// whyrelay server's own, else one out of a TURN server's relay.
 async fn try_from_outside(
     journal: &Journal,
-    random: Random,
+    mut random: Random,
     target: &Target,
     options: UdpOptions,
     silent: &mut Sockets,
-    external_port: u16,
+    (external, port): (Option<IpAddr>, u16),
+    stop: &Stop,
 ) -> Result<(bool, IpAddr), String> {
-    let Some(outside) = target.outside.clone() else {
-        return Err("it takes a whyrelay server to send from outside: give --signal".to_owned());
-    };
-    let asking = probes::knock_at(journal, random, outside, options, external_port, Instant::now() + MAP_LIMIT / 2);
-    let knock = asking.await.ok_or("the server would not send to it")?;
-    let until = Instant::now() + KNOCK_WAIT;
-    while let Some(arrived) = silent.recv(until).await {
-        if let Arrived::Datagram { remote, bytes, .. } = arrived
-            && knock.is(remote, &bytes)
-        {
-            return Ok((true, knock.mapped.ip()));
+    const STOPPED: &str = "the check was stopped";
+    let mut why = "it takes a server to send from outside: give --signal, or --turn with a user".to_owned();
+    if let Some(outside) = target.outside.clone() {
+        let limit = Instant::now() + MAP_LIMIT / 2;
+        let knocking = probes::knock_at(journal, random.fork(), outside, options, port, limit);
+        if let Some(knock) = stop.clone().unless(knocking).await.ok_or(STOPPED)? {
+            let arriving = arrives(silent, KNOCK_WAIT, |remote, bytes| knock.is(remote, bytes));
+            let reached = stop.clone().unless(arriving).await.ok_or(STOPPED)?;
+            return Ok((reached, knock.mapped.ip()));
+        }
+        why = "the whyrelay server would not send to it".to_owned();
+    }
+    for relay in &target.relays {
+        let id = random.transaction_id();
+        let bytes = MessageBuilder::new(Class::Indication, Method::BINDING, id).fingerprint().build();
+        let arriving = arrives(silent, RELAYED_WAIT, |_, arrived| arrived == bytes.as_slice());
+        let from = turn::Outside { target: relay.clone(), tls: target.tls.clone(), options };
+        match turn::send_from_outside(journal, random.fork(), from, (external, port), &bytes, arriving, stop).await {
+            Ok(tried) => return Ok(tried),
+            Err(detail) => why = format!("{}: {detail}", relay.server.url),
         }
     }
-    Ok((false, knock.mapped.ip()))
+    Err(why)
+}
+
+/// Whether such a datagram arrives within a time, which begins when this is first asked.
+async fn arrives(silent: &mut Sockets, wait: Duration, is: impl Fn(SocketAddr, &[u8]) -> bool) -> bool {
+    let until = Instant::now() + wait;
+    while let Some(arrived) = silent.recv(until).await {
+        if let Arrived::Datagram { remote, bytes, .. } = arrived
+            && is(remote, &bytes)
+        {
+            return true;
+        }
+    }
+    false
 }
 
 /// How long making a mapping for a session may take.

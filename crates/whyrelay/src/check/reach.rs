@@ -15,7 +15,8 @@ use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
 use super::certificate;
 use super::journal::{Journal, Passed};
 use super::nat::Origin;
-use super::sockets::{Arrived, Sockets, bare};
+use super::question::{Heard, Question};
+use super::sockets::bare;
 use crate::io::stream::{ConnectOptions, StreamInput, Streams};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
@@ -48,37 +49,28 @@ pub(crate) async fn over_udp(
     options: UdpOptions,
     until: Instant,
 ) {
-    let mut sockets = Sockets::new(journal.clone());
-    let Ok(local) = sockets.open(target.origin.address, target.origin.interface.as_deref(), options) else { return };
-    let id = random.transaction_id();
-    let bytes = MessageBuilder::new(Class::Request, Method::BINDING, id).fingerprint().build();
+    let from = (target.origin.address, target.origin.interface.as_deref());
+    let Some(mut question) = Question::open(&journal, &mut random, from, target.remote, options) else { return };
     let mut transactions = Transactions::default();
-    transactions.start(journal.now(), id, bytes.clone(), (), Schedule::QUICK);
+    transactions.start(journal.now(), question.id, question.bytes.clone(), (), Schedule::QUICK);
     let (remote, started) = (target.remote, Instant::now());
-    let mut refused = send(&sockets, (local, remote), &bytes, &mut transactions);
+    let mut refused = send(&question, &mut transactions);
     let failure = loop {
         let Some(deadline) = transactions.deadline() else { return };
         let wake = journal.clock().instant(deadline).min(until);
-        let arrived = sockets.recv(wake).await;
+        let heard = question.heard(wake).await;
         // What came in time is handled as such, however late we come to it.
         let mut now = journal.now().min(before(deadline));
-        match arrived {
-            Some(Arrived::Datagram { remote: from, bytes, .. }) => {
-                let answers = Message::decode(&bytes).is_ok_and(|message| {
-                    message.is_sound()
-                        && message.transaction == id
-                        && matches!(message.class, Class::Success | Class::Error)
-                });
-                if answers && bare(from) == bare(remote) {
-                    let transport = Transport::Udp;
-                    let rtt = transactions.answer(now, id).map(|answered| answered.rtt);
-                    let rtt_us = Some(micros(rtt.unwrap_or_else(|| started.elapsed())));
-                    return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail: None });
-                }
+        match heard {
+            Some(Heard::Answer) => {
+                let transport = Transport::Udp;
+                let rtt = transactions.answer(now, question.id).map(|answered| answered.rtt);
+                let rtt_us = Some(micros(rtt.unwrap_or_else(|| started.elapsed())));
+                return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail: None });
             }
-            Some(Arrived::Refused { errno, .. }) => {
+            Some(Heard::Refused { errno, .. }) => {
                 transactions.refuse(errno, |()| true);
-                refused = Some(std::io::Error::from_raw_os_error(errno).to_string());
+                refused = Some(in_words(errno));
             }
             None if Instant::now() >= until => {
                 break ServerFailure::Timeout { transmissions: 1, took_us: micros(started.elapsed()) };
@@ -86,9 +78,7 @@ pub(crate) async fn over_udp(
             None => now = journal.now(),
         }
         match transactions.poll(now) {
-            Some(Due::Retransmit { bytes, .. }) => {
-                refused = send(&sockets, (local, remote), &bytes, &mut transactions).or(refused);
-            }
+            Some(Due::Retransmit { .. }) => refused = send(&question, &mut transactions).or(refused),
             Some(Due::TimedOut { transmissions, took, .. }) => {
                 break ServerFailure::Timeout { transmissions, took_us: micros(took) };
             }
@@ -100,7 +90,7 @@ pub(crate) async fn over_udp(
     journal.measured(Measurement::Reach { transport, remote, rtt_us: None, detail: refused });
     if target.expected {
         let (server, method) = (target.label, Method::BINDING.to_string());
-        journal.fact(EventKind::ServerFailed { server, local: Some(local), method, failure });
+        journal.fact(EventKind::ServerFailed { server, local: Some(question.local), method, failure });
     }
 }
 
@@ -113,50 +103,42 @@ pub(crate) async fn over_another_port(
     options: UdpOptions,
     until: Instant,
 ) {
-    let mut sockets = Sockets::new(journal.clone());
-    let Ok(local) = sockets.open(target.origin.address, target.origin.interface.as_deref(), options) else { return };
-    let id = random.transaction_id();
-    let bytes = MessageBuilder::new(Class::Request, Method::BINDING, id).fingerprint().build();
     let (transport, remote) = (Transport::Udp, target.remote);
+    let from = (target.origin.address, target.origin.interface.as_deref());
+    let Some(mut question) = Question::open(&journal, &mut random, from, remote, options) else { return };
     for sent in 1..=OTHER_PORT_SENDS {
         let started = Instant::now();
         // The system's refusal is an event of its own.
-        let _ = sockets.send(local, remote, &bytes);
+        let _ = question.send();
         let wait = if sent == OTHER_PORT_SENDS { OTHER_PORT_WAIT } else { OTHER_PORT_INTERVAL };
         let wake = (started + wait).min(until);
-        while let Some(arrived) = sockets.recv(wake).await {
-            let detail = match arrived {
-                Arrived::Datagram { remote: from, bytes, .. } => {
-                    let answers = Message::decode(&bytes).is_ok_and(|message| message.transaction == id);
-                    if !answers || bare(from) != bare(remote) {
-                        continue;
-                    }
-                    None
-                }
-                Arrived::Refused { offender, .. } if offender == Some(remote.ip()) => {
+        while let Some(heard) = question.heard(wake).await {
+            let detail = match heard {
+                Heard::Answer => None,
+                Heard::Refused { offender, .. } if offender == Some(remote.ip()) => {
                     Some("the server itself says that nobody listens there: packets get through".to_owned())
                 }
                 // A firewall's refusal tells of nothing but itself, and is an event.
-                Arrived::Refused { .. } => continue,
+                Heard::Refused { .. } => continue,
             };
             let rtt_us = Some(micros(started.elapsed()));
             return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail });
         }
     }
     let what = format!("UDP to port {} of {}", remote.port(), remote.ip());
-    journal.missing(what, "neither an answer nor a refusal came: the server need not listen there");
+    let why = "no server there was given, and this one neither answers nor refuses, which it need not";
+    journal.missing(what, why);
 }
 
 /// Sends; what the system said when it refused.
-fn send(
-    sockets: &Sockets,
-    (local, remote): (SocketAddr, SocketAddr),
-    bytes: &[u8],
-    transactions: &mut Transactions<()>,
-) -> Option<String> {
-    let errno = sockets.send(local, remote, bytes).err()?;
+fn send(question: &Question, transactions: &mut Transactions<()>) -> Option<String> {
+    let errno = question.send().err()?;
     transactions.refuse(errno, |()| true);
-    Some(std::io::Error::from_raw_os_error(errno).to_string())
+    Some(in_words(errno))
+}
+
+fn in_words(errno: i32) -> String {
+    std::io::Error::from_raw_os_error(errno).to_string()
 }
 
 /// Connects and asks over TCP, or over TLS with the name that the certificate must have.

@@ -73,13 +73,14 @@ impl Sockets {
     pub(crate) fn send(&self, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) -> Result<(), i32> {
         let (at, transport) = (self.journal.now(), Transport::Udp);
         let (direction, integrity) = (Direction::Out, None);
-        self.journal.passed(Passed { at, direction, transport, local, remote, bytes: bytes.to_vec(), integrity });
+        let (shown, copy) = (bare(remote), bytes.to_vec());
+        self.journal.passed(Passed { at, direction, transport, local, remote: shown, bytes: copy, integrity });
         let door = self.doors.iter().find(|door| bare(door.local()) == local);
         let sent =
             door.map_or_else(|| Err(io::Error::from_raw_os_error(libc::ENOTCONN)), |door| door.send(remote, bytes));
         sent.map_err(|error| {
             let (errno, detail) = (error.raw_os_error().unwrap_or(0), error.to_string());
-            self.journal.fact(EventKind::SendFailed { transport, local, remote, errno, detail });
+            self.journal.fact(EventKind::SendFailed { transport, local, remote: shown, errno, detail });
             errno
         })
     }

@@ -4,6 +4,7 @@
 mod client;
 mod experiments;
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -127,6 +128,72 @@ async fn permit(client: &mut Client, relayed: SocketAddr, peer: IpAddr, until: I
             }
             Some(_) => {}
             None => return Err("the time of the check was over".to_owned()),
+        }
+    }
+}
+
+/// What sends from outside.
+pub(crate) struct Outside {
+    pub(crate) target: Target,
+    pub(crate) tls: ClientTls,
+    pub(crate) options: UdpOptions,
+}
+
+/// Sends of one packet from a relay, and the time between two.
+const OUTSIDE_SENDS: u32 = 5;
+const OUTSIDE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// An allocation that is not there by then will not come.
+const OUTSIDE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Has a TURN server send to a port of our public address that we did not send to it from, until `arriving` tells
+/// whether it came: that, and the address that the server sees us at. The allocation is given back in any case. `to`: the
+/// public address where it is known otherwise, and the port.
+pub(crate) async fn send_from_outside(
+    journal: &Journal,
+    random: Random,
+    from: Outside,
+    to: (Option<IpAddr>, u16),
+    bytes: &[u8],
+    arriving: impl Future<Output = bool>,
+    stop: &Stop,
+) -> Result<(bool, IpAddr), String> {
+    let with = (from.tls, from.options);
+    let started = Client::start(journal.clone(), random, &from.target, false, with);
+    let mut client = started.map_err(|error| error.to_string())?;
+    let sent = stop.clone().unless(send_to_ourselves(&mut client, to, bytes, arriving)).await;
+    client.close().await;
+    sent.unwrap_or_else(|| Err("the check was stopped".to_owned()))
+}
+
+async fn send_to_ourselves(
+    client: &mut Client,
+    (external, port): (Option<IpAddr>, u16),
+    bytes: &[u8],
+    arriving: impl Future<Output = bool>,
+) -> Result<(bool, IpAddr), String> {
+    let until = Instant::now() + OUTSIDE_LIMIT;
+    let allocated = allocate(client, 1, until).await;
+    let &(relayed, mapped) = allocated.first().ok_or("the server gave no relayed address")?;
+    let mapped = mapped.map(|mapped| mapped.ip());
+    let ip = external.or(mapped).ok_or("neither the router nor the server told the public address")?;
+    permit(client, relayed, ip, until).await?;
+    tokio::pin!(arriving);
+    let mut wakes = (0..OUTSIDE_SENDS).map(|_| Instant::now() + OUTSIDE_INTERVAL);
+    loop {
+        // After the last send `arriving` alone tells the end.
+        let wake = match wakes.next() {
+            Some(wake) => {
+                client.send_from_relay(relayed, SocketAddr::new(ip, port), bytes);
+                wake
+            }
+            None => Instant::now() + OUTSIDE_LIMIT,
+        };
+        loop {
+            tokio::select! {
+                reached = &mut arriving => return Ok((reached, mapped.unwrap_or(ip))),
+                happening = client.next(wake) => if happening.is_none() { break },
+            }
         }
     }
 }

@@ -231,10 +231,12 @@ impl UdpDoor {
         self.receive_buffer
     }
 
-    /// A link-local destination is reached through the scope of our own address.
+    /// A link-local destination is reached through the scope of our own address, unless it comes with one.
     fn with_scope(&self, remote: SocketAddr) -> SocketAddr {
         match (remote, self.local) {
-            (SocketAddr::V6(remote), SocketAddr::V6(local)) if remote.ip().is_unicast_link_local() => {
+            (SocketAddr::V6(remote), SocketAddr::V6(local))
+                if remote.ip().is_unicast_link_local() && remote.scope_id() == 0 =>
+            {
                 SocketAddr::V6(SocketAddrV6::new(*remote.ip(), remote.port(), 0, local.scope_id()))
             }
             _ => remote,

@@ -21,6 +21,7 @@ mod check_ipv6;
 mod check_lab;
 mod check_obstacles;
 mod check_servers;
+mod check_ways;
 mod foreign;
 mod golab;
 mod harness;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
     check_ipv6::register(&mut suite);
     check_lab::register(&mut suite);
     check_servers::register(&mut suite);
+    check_ways::register(&mut suite);
     check_obstacles::register(&mut suite);
     port_mapping::register(&mut suite);
     natdiscovery::register(&mut suite);

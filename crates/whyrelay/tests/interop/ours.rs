@@ -15,7 +15,7 @@ use crate::process::{Finished, Process};
 
 /// Where `whyrelay serve` listens in its namespace.
 const PORT: u16 = 8080;
-const STUN_PORT: u16 = 3478;
+pub(crate) const STUN_PORT: u16 = 3478;
 
 /// `whyrelay serve`; it ends when dropped.
 pub(crate) struct Server {

@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::check::{LIMIT, check, measured, our_server};
+use crate::check::{LIMIT, check, check_by, measured, our_server, our_server_with};
 use crate::namespace::Namespace;
-use crate::ours::{self, Account, Server};
+use crate::ours::{self, Account, STUN_PORT, Server};
 use crate::peers::Role;
 use crate::process::Process;
-use crate::router::{Internet, Nat, Site};
+use crate::router::{Internet, Nat, SERVER, Site};
 use crate::suite::{self, Suite, Tool};
 
 /// The tests of this module.
@@ -20,6 +20,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("port_mapping::all_three_are_found_and_a_mapping_is_tried_and_removed", &tools, all_three);
     suite.test("port_mapping::upnp_alone_maps_and_removes", &tools, upnp_alone);
     suite.test("port_mapping::ctrl_c_removes_the_mapping", &tools, interrupted);
+    suite.test("port_mapping::a_relay_tries_a_mapping_where_no_whyrelay_server_is_known", &tools, by_relay);
     suite.test("port_mapping::a_session_tries_a_mapping_and_leaves_none_behind", &tools, tried);
     suite.test("port_mapping::nothing_is_mapped_without_consent", &tools, without_consent);
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
@@ -112,6 +113,31 @@ fn upnp_alone() -> Result<()> {
     ensure!(offered(&json) == ["upnp"], "{account}");
     mapped(&json, "upnp", &account)?;
     ensure!(mappings(&site)?.is_empty(), "{}\n{account}", mappings(&site)?);
+    Ok(())
+}
+
+/// By TURN over TCP, so that nobody is asked over UDP; and by nobody, which is said.
+fn by_relay() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let users = tempfile::NamedTempFile::new()?;
+    std::fs::write(users.path(), "alice:wonderland\n")?;
+    let _server = our_server_with(&internet, &["--turn-users-file", &users.path().display().to_string()])?;
+    let site = internet.site(Nat::Home)?;
+    let daemon = Daemon::start(&site.router, false, true)?;
+    let turn = format!("turn:{}:{STUN_PORT}?transport=tcp", SERVER[0]);
+    let mut command = site.host.command(env!("CARGO_BIN_EXE_whyrelay"));
+    command.env("TURN_PASSWORD", "wonderland");
+    let (json, ours) = check_by(&mut command, &["--map", "--turn", &turn, "--turn-user", "alice"])?;
+    let account = format!("{}\n{}", ours.account, daemon.process.account());
+    mapped(&json, "pcp", &account)?;
+
+    let (json, ours) = check(&site.host, &["--map"])?;
+    let fact = measured(&json, "port-mapped").with_context(|| ours.account.clone())?;
+    ensure!(fact["reached"].is_null() && fact["removed"] == true, "{fact}: {}", ours.account);
+    let mut missing = json["not_measured"].as_array().into_iter().flatten();
+    let said = missing.any(|missing| missing["what"].as_str().is_some_and(|what| what.contains("from outside")));
+    ensure!(said, "{}", ours.account);
+    ensure!(mappings(&site)?.is_empty(), "it is still mapped: {}", mappings(&site)?);
     Ok(())
 }
 

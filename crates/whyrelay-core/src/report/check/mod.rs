@@ -2,6 +2,7 @@
 
 mod as_program;
 mod nats;
+mod ports;
 mod rows;
 mod servers;
 mod text;
@@ -129,6 +130,7 @@ impl CheckReport {
     pub fn from_evidence(evidence: &Evidence) -> Self {
         let side = evidence.side(Vantage::A);
         let mut rows = rows::of(side);
+        rows.extend(ports::of(side));
         rows.extend(servers::of(side));
         rows.extend(as_program::of(side));
         rows.extend(way_out::of(side));
@@ -174,7 +176,8 @@ impl CheckReport {
 
 /// The order of the rows of one subject; those that are not named keep theirs.
 fn rank(name: &str) -> usize {
-    const ORDER: [&str; 9] = [
+    const ORDER: [&str; 10] = [
+        "interface",
         "mapped address",
         "mapping",
         "filtering",

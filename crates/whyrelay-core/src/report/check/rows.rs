@@ -10,7 +10,26 @@ use crate::trace::event::Direction;
 use crate::trace::measurement::{Measurement, PortPair};
 
 pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
-    side.measured.facts.iter().filter_map(|(seq, fact)| row(*seq, fact)).collect()
+    let mut rows: Vec<Row> = side.measured.facts.iter().filter_map(|(seq, fact)| row(*seq, fact)).collect();
+    rows.extend(interfaces(side, &rows));
+    rows
+}
+
+/// Which interface each address is on, where the NATs in front of several were looked at.
+fn interfaces(side: &SideEvidence, rows: &[Row]) -> Vec<Row> {
+    let mut subjects: Vec<IpAddr> =
+        rows.iter().filter(|row| row.section == Section::Nat).filter_map(|row| row.subject.parse().ok()).collect();
+    subjects.sort_unstable();
+    subjects.dedup();
+    let of = |ip: &IpAddr| side.interfaces.iter().find(|(_, _, addresses, _)| addresses.contains(ip));
+    let found: Vec<_> = subjects.iter().filter_map(|ip| Some((*ip, of(ip)?))).collect();
+    if found.iter().all(|(_, (_, name, ..))| found.first().is_some_and(|(_, (_, first, ..))| first == name)) {
+        return Vec::new();
+    }
+    found
+        .into_iter()
+        .filter_map(|(ip, (seq, name, ..))| nat(*seq, ip, "interface", name.clone(), State::Plain))
+        .collect()
 }
 
 fn nat(seq: u64, local: IpAddr, name: &'static str, value: String, state: State) -> Option<Row> {

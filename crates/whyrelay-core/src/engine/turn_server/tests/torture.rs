@@ -185,7 +185,9 @@ fn security_9_channel_data_that_is_empty_cut_or_of_0x5000_and_up_reaches_nobody_
         }
         // No data is a datagram of its own (RFC 8656 §12.4), to the peer that the channel has.
         let seen = fixture.raw(alice.client, &[0x40, 0, 0, 0]);
-        assert!(matches!(&seen[..], [Seen::ToPeer { peer, bytes, .. }] if bytes.is_empty() && peer.to_string() == PEER));
+        assert!(
+            matches!(&seen[..], [Seen::ToPeer { peer, bytes, .. }] if bytes.is_empty() && peer.to_string() == PEER)
+        );
         // Out of the range no channel can be had in the first place; within RFC 5766's only by leave of the operator.
         assert_eq!(alice.bind(&mut fixture, 0x8000, "198.41.0.5:1"), 400);
         let expected = if rfc5766_channels { 0 } else { 400 };

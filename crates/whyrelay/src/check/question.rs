@@ -1,0 +1,74 @@
+//! One Binding request on a socket of its own, and what comes back of it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use whyrelay_core::random::Random;
+use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method, TransactionId};
+
+use super::journal::Journal;
+use super::sockets::{Arrived, Sockets, bare};
+use crate::io::udp::UdpOptions;
+
+/// A request that can be sent as often as one likes.
+#[derive(Debug)]
+pub(crate) struct Question {
+    sockets: Sockets,
+    /// Our end.
+    pub(crate) local: SocketAddr,
+    remote: SocketAddr,
+    /// Its transaction.
+    pub(crate) id: TransactionId,
+    /// The datagram.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// The answer, from whom it was asked of.
+    Answer,
+    /// The system or a router says that it did not get there.
+    Refused { errno: i32, offender: Option<IpAddr> },
+}
+
+impl Question {
+    /// Opens the socket; `None` when the system does not, which is an event of its own.
+    pub(crate) fn open(
+        journal: &Journal,
+        random: &mut Random,
+        (address, interface): (SocketAddr, Option<&str>),
+        remote: SocketAddr,
+        options: UdpOptions,
+    ) -> Option<Self> {
+        let mut sockets = Sockets::new(journal.clone());
+        let local = sockets.open(address, interface, options).ok()?;
+        let id = random.transaction_id();
+        let bytes = MessageBuilder::new(Class::Request, Method::BINDING, id).fingerprint().build();
+        Some(Self { sockets, local, remote, id, bytes })
+    }
+
+    /// Sends it; the errno when the system refuses, which is an event of its own.
+    pub(crate) fn send(&self) -> Result<(), i32> {
+        self.sockets.send(self.local, self.remote, &self.bytes)
+    }
+
+    /// What comes back until then; anything else that arrives is left alone.
+    pub(crate) async fn heard(&mut self, until: Instant) -> Option<Heard> {
+        loop {
+            match self.sockets.recv(until).await? {
+                Arrived::Datagram { remote, bytes, .. } => {
+                    let answers = Message::decode(&bytes).is_ok_and(|message| {
+                        message.is_sound()
+                            && message.transaction == self.id
+                            && matches!(message.class, Class::Success | Class::Error)
+                    });
+                    if answers && bare(remote) == bare(self.remote) {
+                        return Some(Heard::Answer);
+                    }
+                }
+                Arrived::Refused { errno, offender, .. } => return Some(Heard::Refused { errno, offender }),
+            }
+        }
+    }
+}
