@@ -139,7 +139,7 @@ fn security_9_of_two_signatures_the_first_decides_and_one_over_the_final_length_
     head[2..4].copy_from_slice(&length.to_be_bytes());
     let key = Md5::digest("alice:whyrelay:wonderland");
     let mut mac = Hmac::<Sha1>::new_from_slice(&key).unwrap();
-    mac.update(&head);
+    Mac::update(&mut mac, &head);
     let value = mac.finalize().into_bytes();
     let over_all = named().attribute(AttributeType::MESSAGE_INTEGRITY, &value).fingerprint().build();
     let second_right = named().attribute(AttributeType::MESSAGE_INTEGRITY, &[0; 20]).integrity(&alice.key()).build();
