@@ -45,12 +45,6 @@ pub fn cannot_virtually(topology: &Topology) -> Option<String> {
     if let Some(what) = port_mapping::without_ports(topology) {
         return Some(what);
     }
-    let hosts = topology.hosts.iter().flat_map(|host| host.interfaces.iter().map(|interface| &interface.link));
-    let mut links = hosts.chain(topology.routers.iter().map(|router| &router.link)).chain([&topology.server.link]);
-    let of_route = topology.hosts.iter().flat_map(|host| &host.routes).any(|route| route.mtu.is_some());
-    if of_route || links.any(|link| link.mtu.is_some()) {
-        return Some("an MTU: nothing that a simulated session sends is larger than a check".to_owned());
-    }
     let known = |name: &String| name.ends_with(".rp_filter") || name.ends_with(".src_valid_mark");
     let sysctl = topology.hosts.iter().flat_map(|host| host.sysctls.keys()).find(|name| !known(name));
     sysctl.map(|name| format!("the kernel parameter {name}"))

@@ -66,6 +66,7 @@ pub(super) fn build(topology: &Topology) -> World {
             patient: session.patient,
             port: session.port,
             credentials: topology.server.credentials(),
+            probe_sizes: limits_sizes(topology),
             map_port: session.map_port,
             ..PeerSetup::new(role)
         };
@@ -105,6 +106,13 @@ pub(super) fn build(topology: &Topology) -> World {
     // The model has a and b first; `resolve` refuses a scenario without them.
     let (Some(a), Some(b)) = (peers.next(), peers.next()) else { unreachable!("a topology has two peers") };
     World::assemble(network, [a, b], starts, signaling, server, None)
+}
+
+/// Whether any link of it takes smaller packets than an Ethernet.
+fn limits_sizes(topology: &Topology) -> bool {
+    let hosts = topology.hosts.iter().flat_map(|host| host.interfaces.iter().map(|interface| &interface.link));
+    let mut links = hosts.chain(topology.routers.iter().map(|router| &router.link)).chain([&topology.server.link]);
+    links.any(|link| link.mtu.is_some())
 }
 
 /// A link of the model as one of this world.

@@ -14,6 +14,8 @@ use crate::scenario::file::{self, Hook, Protocol, Verdict};
 use crate::scenario::topology::{self, FirewallRule};
 use crate::scenario::value::Cidr;
 
+use super::sizes::EMSGSIZE;
+
 /// How long Linux asks for a neighbor before it gives up: three times, a second apart.
 pub(super) const NEIGHBOR_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -142,8 +144,8 @@ impl Kernel {
         look_up(&self.rules, &self.routes, &self.addresses, question)
     }
 
-    /// A datagram of a socket bound to an address.
-    pub(super) fn send(&mut self, source: SocketAddr, to: SocketAddr) -> Sent {
+    /// A datagram of a socket bound to an address, with so many bytes, which nobody may fragment.
+    pub(super) fn send(&mut self, source: SocketAddr, to: SocketAddr, payload: usize) -> Sent {
         let question = self.question(RoutePurpose::Peer, Some(source), to);
         let answer = self.ask(&question);
         let mut route = match (answer.route, answer.failure) {
@@ -198,12 +200,20 @@ impl Kernel {
         }
         self.connections.insert((source, to));
         match self.leaving(&route) {
+            Some(leaving) if self.is_too_big(leaving.interface, to, payload) => Sent::Refused(EMSGSIZE),
             Some(leaving) => {
                 *self.left.entry((leaving.interface, source, to)).or_default() += 1;
                 Sent::Leaves(leaving)
             }
             None => Sent::Refused(EINVAL),
         }
+    }
+
+    /// Whether an interface takes smaller packets only. A route's MTU stops nobody who asks for the path's (Linux's
+    /// IP_PMTUDISC_PROBE), and others are fragmented.
+    fn is_too_big(&self, interface: usize, to: SocketAddr, payload: usize) -> bool {
+        let headers = if to.is_ipv4() { 28 } else { 48 };
+        self.host.interfaces[interface].link.mtu.is_some_and(|mtu| payload + headers > usize::from(mtu))
     }
 
     /// Where a connection's packets leave; the packet filter and the rules have their say.

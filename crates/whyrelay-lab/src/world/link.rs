@@ -76,10 +76,10 @@ impl Link {
         self
     }
 
-    /// Whether a packet with so much payload is larger than the link takes.
-    pub(super) fn is_too_small_for(&self, payload: usize, ipv4: bool) -> bool {
+    /// What the link takes, in bytes, where that is less than a packet with so much payload.
+    pub(super) fn too_small_for(&self, payload: usize, ipv4: bool) -> Option<u16> {
         let size = payload + if ipv4 { HEADERS[0] } else { HEADERS[1] };
-        self.mtu.is_some_and(|mtu| size > usize::from(mtu))
+        self.mtu.filter(|mtu| size > usize::from(*mtu))
     }
 
     /// What the limits of the link do to one packet: how long it waits for its turn, or `None` when it is lost.
@@ -91,7 +91,7 @@ impl Link {
         payload: usize,
         ipv4: bool,
     ) -> Option<Duration> {
-        if self.is_too_small_for(payload, ipv4) {
+        if self.too_small_for(payload, ipv4).is_some() {
             return None;
         }
         let size = payload + if ipv4 { HEADERS[0] } else { HEADERS[1] };

@@ -16,6 +16,7 @@ mod peer;
 mod queue;
 mod server;
 mod setup;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -56,6 +57,9 @@ pub const LIMIT: Duration = Duration::from_secs(45);
 /// Datagrams of data that each side sends at the end, and the time between them.
 const DATAGRAMS: u32 = 20;
 const DATA_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How much of a payload comes back with an ICMP error, in bytes: routers quote more than RFC 792 asks for.
+const QUOTED: usize = 64;
 
 /// How long the last datagrams, and the goodbyes to the server, may take to arrive.
 const AFTERMATH: Duration = Duration::from_secs(4);
@@ -415,7 +419,9 @@ impl World {
     fn complain(&mut self, packet: &Packet, offender: IpAddr, about: About) {
         let Some((sender, local, remote, sent)) = packet.origin else { return };
         let (icmp_type, icmp_code) = about.icmp(remote.is_ipv4());
-        let icmp = peer::Icmp { local, remote, offender: Some(offender), icmp_type, icmp_code };
+        let mtu = if let About::TooBig { mtu } = about { Some(mtu.into()) } else { None };
+        let quoted = packet.bytes[..packet.bytes.len().min(QUOTED)].to_vec();
+        let icmp = peer::Icmp { local, remote, offender: Some(offender), icmp_type, icmp_code, mtu, quoted };
         let later = self.now + self.now.since(sent);
         self.queue.push(later, Happening::Icmp(sender, icmp));
     }
@@ -430,10 +436,11 @@ impl World {
             return self.queue.push(now, Happening::Packet(Place::From(host), packet));
         };
         let icmp = |offender, (icmp_type, icmp_code)| {
-            let icmp = peer::Icmp { local: source, remote: destination, offender, icmp_type, icmp_code };
+            let (local, remote, mtu, quoted) = (source, destination, None, Vec::new());
+            let icmp = peer::Icmp { local, remote, offender, icmp_type, icmp_code, mtu, quoted };
             Happening::Icmp(index, icmp)
         };
-        match kernel.send(source, destination) {
+        match kernel.send(source, destination, packet.bytes.len()) {
             Sent::Leaves(Leaving { interface, gateway }) => {
                 let neighbor = gateway.unwrap_or(destination.ip());
                 let asks = kernel.host.interfaces[interface].kind != InterfaceKind::Tunnel;

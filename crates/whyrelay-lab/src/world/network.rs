@@ -65,8 +65,8 @@ pub(super) enum About {
     Prohibited,
     /// The last hop that it was allowed is behind it.
     TimeExceeded,
-    /// The next link takes smaller packets only.
-    TooBig,
+    /// The next link takes smaller packets only, in bytes.
+    TooBig { mtu: u16 },
 }
 
 impl About {
@@ -79,8 +79,8 @@ impl About {
             (Self::Prohibited, false) => (1, 1),
             (Self::TimeExceeded, true) => (11, 0),
             (Self::TimeExceeded, false) => (3, 0),
-            (Self::TooBig, true) => (3, 4),
-            (Self::TooBig, false) => (2, 0),
+            (Self::TooBig { .. }, true) => (3, 4),
+            (Self::TooBig { .. }, false) => (2, 0),
         }
     }
 }
@@ -434,8 +434,8 @@ impl Network {
         let down = self.routers.iter().position(|router| router.outside == segment && router.owns(to));
         if let Some(router) = down {
             let link = self.routers[router].link;
-            if link.is_too_small_for(packet.bytes.len(), packet.destination.is_ipv4()) {
-                self.complain(RouterId(router), false, About::TooBig, packet);
+            if let Some(mtu) = link.too_small_for(packet.bytes.len(), packet.destination.is_ipv4()) {
+                self.complain(RouterId(router), false, About::TooBig { mtu }, packet);
                 return Vec::new();
             }
             return self.carry(now, Way::Router(router, false), link, Place::Outside(RouterId(router)), packet);
@@ -456,8 +456,8 @@ impl Network {
             }
             return Vec::new();
         }
-        if link.is_too_small_for(packet.bytes.len(), packet.destination.is_ipv4()) {
-            self.complain(id, true, About::TooBig, packet);
+        if let Some(mtu) = link.too_small_for(packet.bytes.len(), packet.destination.is_ipv4()) {
+            self.complain(id, true, About::TooBig { mtu }, packet);
             return Vec::new();
         }
         let Some(table) = router.table(packet.destination.ip()) else { return Vec::new() };

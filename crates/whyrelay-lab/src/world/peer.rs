@@ -30,9 +30,10 @@ use super::mapping::{Asking, default_gateway};
 use super::network::HostId;
 use super::server::{PASSWORD, PORT, USERNAME, secret};
 use super::setup::PeerSetup;
+use super::sizes::{Seen, Sizes};
 
 /// Never, as the machine says it.
-const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
+pub(super) const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
 
 /// A DTLS record of application data, as far as a receiver here looks at it.
 const DATA: [u8; 17] = [23, 0xFE, 0xFD, 0, 1, 0, 0, 0, 0, 0, 1, 0, 4, b'd', b'a', b't', b'a'];
@@ -66,13 +67,17 @@ pub(super) enum Action {
 }
 
 /// An ICMP error for a datagram of a peer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Icmp {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) offender: Option<IpAddr>,
     pub(super) icmp_type: u8,
     pub(super) icmp_code: u8,
+    /// The size that the next link takes, in bytes.
+    pub(super) mtu: Option<u32>,
+    /// The beginning of what it is about.
+    pub(super) quoted: Vec<u8>,
 }
 
 /// A connection to the server.
@@ -90,7 +95,7 @@ pub(super) struct Peer {
     server: Vec<IpAddr>,
     /// Its kernel; none in worlds without one, where everything is sent by the one way.
     pub(super) kernel: Option<Kernel>,
-    random: Random,
+    pub(super) random: Random,
     recorder: Recorder,
     pub(super) events: Vec<Event>,
     traffic: BTreeMap<(Direction, SocketAddr, SocketAddr), (Transport, u64, u64)>,
@@ -111,6 +116,10 @@ pub(super) struct Peer {
     wake_at: Timestamp,
     /// Its port mapping, from the beginning to the end of the session.
     pub(super) asking: Option<Asking>,
+    /// Its padded probes, once there is a direct path.
+    pub(super) sizes: Option<Sizes>,
+    pub(super) probes_seen: Seen,
+    pub(super) remote_credentials: Option<Credentials>,
     pub(super) actions: Vec<Action>,
     pub(super) first_selected: Option<Timestamp>,
     pub(super) first_usable: Option<Timestamp>,
@@ -149,6 +158,9 @@ impl Peer {
             remote_ended: None,
             wake_at: NEVER,
             asking: None,
+            sizes: None,
+            probes_seen: Seen::new(),
+            remote_credentials: None,
             actions: Vec::new(),
             first_selected: None,
             first_usable: None,
@@ -240,7 +252,9 @@ impl Peer {
             self.ask(now, port_mapping::Input::Datagram { remote: source, bytes });
         } else if self.machine.is_some() && self.sockets.contains(&local) {
             self.door(now, Direction::In, Transport::Udp, local, source, bytes);
-            self.feed(now, Input::Datagram { local, remote: source, bytes });
+            if !self.take_probe(now, local, source, bytes) {
+                self.feed(now, Input::Datagram { local, remote: source, bytes });
+            }
         }
         self.finish()
     }
@@ -252,6 +266,9 @@ impl Peer {
         remote: SocketAddr,
         errno: i32,
     ) -> Vec<Action> {
+        if self.size_refused(now, local, remote, errno) {
+            return self.finish();
+        }
         let (transport, detail) = (Transport::Udp, errno_name(errno).to_owned());
         self.record(now, EventKind::SendFailed { transport, local, remote, errno, detail });
         if self.is_asking(local) {
@@ -263,7 +280,10 @@ impl Peer {
     }
 
     pub(super) fn icmp(&mut self, now: Timestamp, icmp: Icmp) -> Vec<Action> {
-        let Icmp { local, remote, offender, icmp_type, icmp_code } = icmp;
+        if self.size_error(now, &icmp) {
+            return self.finish();
+        }
+        let Icmp { local, remote, offender, icmp_type, icmp_code, .. } = icmp;
         // What Linux makes of them (net/ipv4/icmp.c, net/ipv6/icmp.c): port ECONNREFUSED, too big EMSGSIZE, IPv6's
         // prohibition EACCES, else EHOSTUNREACH.
         let errno = match (local.is_ipv4(), icmp_type, icmp_code) {
@@ -325,6 +345,7 @@ impl Peer {
             self.feed(now, Input::Timeout);
         }
         self.wake_asking(now);
+        self.wake_sizes(now);
         self.finish()
     }
 
@@ -395,6 +416,14 @@ impl Peer {
         self.events.iter().map(encode).collect()
     }
 
+    pub(super) fn agent(&self) -> Option<&ice::Agent> {
+        self.machine.as_ref().map(peer::Peer::agent)
+    }
+
+    pub(super) const fn probes_sizes(&self) -> bool {
+        self.setup.probe_sizes
+    }
+
     fn is_offerer(&self) -> bool {
         self.recorder.vantage() == Vantage::A
     }
@@ -452,7 +481,7 @@ impl Peer {
     }
 
     /// The interface that has an address.
-    fn interface_of(&self, address: IpAddr) -> String {
+    pub(super) fn interface_of(&self, address: IpAddr) -> String {
         let own = self.kernel.as_ref().and_then(|kernel| kernel.addresses.iter().find(|own| own.address == address));
         own.map_or_else(|| INTERFACE.to_owned(), |own| own.device.clone())
     }
@@ -481,6 +510,7 @@ impl Peer {
         match signal {
             Signal::Description { offer, credentials, generation } => {
                 self.described = true;
+                self.remote_credentials = Some(credentials.clone());
                 self.describe(now, Side::Remote, offer, &credentials, generation);
                 if offer {
                     self.answer(now, generation);
@@ -605,6 +635,7 @@ impl Peer {
             IceState::Closed => {}
             _ => self.failed = None,
         }
+        self.begin_sizes(now);
     }
 
     /// The door: everything that passes is recorded before anything else is done with it.
@@ -638,7 +669,8 @@ impl Peer {
 
     /// What the world is to do, the next wake-up included.
     pub(super) fn finish(&mut self) -> Vec<Action> {
-        let wake_at = self.asking.as_ref().map_or(self.wake_at, |asking| asking.wake_at.min(self.wake_at));
+        let beside = [self.asking.as_ref().map(|asking| asking.wake_at), self.sizes.as_ref().map(|sizes| sizes.wake_at)];
+        let wake_at = beside.into_iter().flatten().fold(self.wake_at, Timestamp::min);
         if wake_at < NEVER {
             self.actions.push(Action::Wake(wake_at));
         }
@@ -652,6 +684,7 @@ fn errno_name(errno: i32) -> &'static str {
         1 => "Operation not permitted (os error 1)",
         13 => "Permission denied (os error 13)",
         22 => "Invalid argument (os error 22)",
+        90 => "Message too long (os error 90)",
         101 => "Network is unreachable (os error 101)",
         113 => "No route to host (os error 113)",
         _ => "refused",

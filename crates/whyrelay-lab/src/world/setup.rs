@@ -139,6 +139,8 @@ pub struct PeerSetup {
     pub port: u16,
     /// What its TURN credentials are like.
     pub credentials: Credentials,
+    /// Asks a direct path for large packets, each way.
+    pub probe_sizes: bool,
     /// Has its router map the port of its socket; only hosts of a scenario know their router.
     pub map_port: bool,
 }
@@ -158,6 +160,7 @@ impl PeerSetup {
             patient: false,
             port: 40_000,
             credentials: Credentials::Right,
+            probe_sizes: false,
             map_port: false,
         }
     }

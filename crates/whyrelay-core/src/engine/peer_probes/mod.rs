@@ -6,6 +6,7 @@
 //! came of it is one [`Probe`] for each address, when all are answered or the time is over.
 
 mod silence;
+pub mod sizes;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -2,23 +2,15 @@
 //! smaller ones. The session's own packets are small; those of a VPN or of bulk data are not.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use whyrelay_core::engine::peer_probes::sizes::{LARGEST, SMALLER, patience};
 use whyrelay_core::engine::peer_probes::{self, Attempt};
 use whyrelay_core::host::{Probe, ProbeAim, ProbeOutcome};
 use whyrelay_core::ice::candidate::CandidateTransport;
 
 use super::super::driver::Session;
 use super::super::sockets::bare;
-
-/// The largest packet of an Ethernet, in bytes.
-const LARGEST: u16 = 1500;
-
-/// What is asked when that is not answered: PPPoE, tunnels, WireGuard over IPv4 and IPv6, the least MTU of IPv6.
-const SMALLER: [u16; 11] = [1496, 1492, 1480, 1460, 1440, 1420, 1400, 1360, 1320, 1280, 1200];
-
-/// An answer to the largest that is not there by then, or by three round trips, may not come.
-const ANSWERED_WITHIN: Duration = Duration::from_millis(250);
 
 /// How far it is.
 #[derive(Debug, Default)]
@@ -62,8 +54,8 @@ impl Session {
             Sizes::Waiting => {
                 let Some((local, remote)) = self.path_to_size() else { return };
                 self.prepare_probes();
-                let round_trip = self.peer.agent().selected_pair().and_then(|pair| pair.rtt).unwrap_or_default();
-                let until = Instant::now() + ANSWERED_WITHIN.max(round_trip * 3);
+                let round_trip = self.peer.agent().selected_pair().and_then(|pair| pair.rtt);
+                let until = Instant::now() + patience(round_trip);
                 self.probing.sizes = Sizes::Largest { until, local, remote };
                 self.progress.step(&format!("probing whether packets of {LARGEST} bytes pass"));
                 self.pad(LARGEST, local, remote);
