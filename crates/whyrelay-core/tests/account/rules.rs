@@ -287,6 +287,19 @@ fn what_the_turn_client_tells_becomes_a_finding() {
     }
 }
 
+/// A tunnel's socket that leads nowhere says nothing about a server that answered another.
+#[test]
+fn a_turn_server_that_gave_a_relayed_address_is_not_called_unreachable() {
+    const SERVER: &str = "turn:relay.example:3478";
+    let timeout = ServerFailure::Timeout { transmissions: 5, took_us: 2_500_000 };
+    for (gave, is_named) in [(SERVER, false), ("turn:other.example:3478", true)] {
+        let mut session = failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+        session.candidate(Vantage::A, CandidateType::Relayed, RELAYED, RELAYED, Some(gave));
+        server_failed(&mut session, "Allocate", SERVER, timeout.clone());
+        assert_eq!(findings(&session).contains(&"WR402 the relay".to_owned()), is_named, "{gave}");
+    }
+}
+
 #[test]
 fn a_relay_that_refuses_or_hides_is_named() {
     for (code, expected) in [(403, "WR403 the relay"), (486, "WR405 the relay")] {

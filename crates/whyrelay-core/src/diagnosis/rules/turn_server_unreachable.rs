@@ -3,6 +3,7 @@
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
+use crate::ice::candidate::CandidateType;
 use crate::trace::event::ServerFailure;
 
 pub(super) const RULE: Rule = Rule {
@@ -10,7 +11,7 @@ pub(super) const RULE: Rule = Rule {
     name: "turn-server-unreachable",
     title: "the TURN server cannot be reached",
     meaning: "Allocate requests to a TURN server were never answered, or the connection to it could not be made, so this side has no relayed candidate of it.",
-    detection: "Every transmission of Allocate stayed unanswered, or connecting over TCP or TLS failed.",
+    detection: "Every transmission of Allocate stayed unanswered, or connecting over TCP or TLS failed, and no other socket of this side got a relayed address from the same server.",
     proof: "A connection to the same port from another network.",
     doubt: "An answer to Allocate from the same server over another transport.",
     fixes: &[
@@ -36,7 +37,11 @@ fn examine(session: &Session<'_>) -> Examination {
                 ServerFailure::BadResponse { detail } => format!("its answer makes no sense: {detail}"),
                 _ => continue,
             };
-            if servers.contains(&failed.server.as_str()) {
+            // Answered at another of this side's sockets: the server is there, and this socket leads elsewhere.
+            let allocated = side.local_candidates.iter().any(|local| {
+                local.candidate.kind == CandidateType::Relayed && local.server.as_ref() == Some(&failed.server)
+            });
+            if allocated || servers.contains(&failed.server.as_str()) {
                 continue;
             }
             servers.push(&failed.server);
