@@ -88,9 +88,6 @@ pub fn cannot(topology: &Topology, conditions: &Conditions<'_>) -> Option<String
     if faults.certificate.is_some() && conditions.certify.is_none() {
         return Some("TURN over TLS with a certificate".to_owned());
     }
-    if faults.credentials == Credentials::Missing {
-        return Some("TURN without credentials: whyrelay refuses to start with it".to_owned());
-    }
     if topology.sessions.iter().any(|session| session.uid != 0) && !maps_every_user() {
         return Some("another user than this one: that takes root".to_owned());
     }
@@ -289,8 +286,10 @@ fn servers(topology: &Topology, no_turn: bool, command: &mut Command) {
             IpAddr::V6(ip) => format!("[{ip}]:{STUN_PORT}"),
         };
         command.args(["--stun", &format!("stun:{host}")]);
-        // TURN by the first address of each family; further ones are for finding out how a NAT maps.
-        if families.contains(&cidr.address.is_ipv4()) || !faults.turn || no_turn {
+        // TURN by the first address of each family; further ones are for finding out how a NAT maps. Without credentials
+        // the peers hear of it from the server alone: whyrelay refuses to be told so.
+        let missing = faults.credentials == Credentials::Missing;
+        if families.contains(&cidr.address.is_ipv4()) || !faults.turn || no_turn || missing {
             continue;
         }
         families.push(cidr.address.is_ipv4());

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::scenario::file::Credentials;
 use crate::scenario::topology::Topology;
 
 use super::command::{nft, run};
@@ -192,7 +193,10 @@ pub(super) fn cut_off(lab: &Lab) -> Result<(), LabError> {
 
 fn proxies(lab: &Lab, topology: &Topology) -> Result<Vec<Proxy>, LabError> {
     let peers = topology.hosts.iter().zip(&topology.signaling);
-    peers.map(|(host, faults)| Proxy::start(lab.namespace(&host.name)?, lab.namespace(SERVER)?, faults)).collect()
+    let credentials = topology.server.faults.credentials != Credentials::Missing;
+    let proxies = peers
+        .map(|(host, faults)| Proxy::start(lab.namespace(&host.name)?, lab.namespace(SERVER)?, faults, credentials));
+    proxies.collect()
 }
 
 /// What the server does not serve is dropped in front of it, as firewalls do.

@@ -1,9 +1,10 @@
 //! Signaling beside the network: a proxy between a peer's own loopback address and the server, whatever the scenario
 //! does to the paths between them. It delays a peer's messages, or loses them or its candidates, where the scenario says so.
 //!
-//! Everything passes as it is but the frames of a WebSocket from the peer (RFC 6455 §5.2). They stay in order: what
+//! Everything passes as it is but the frames of a WebSocket (RFC 6455 §5.2). Those from the peer stay in order: what
 //! follows a late message is late, too. A lost candidate becomes a message of a type that nobody knows, because the
-//! server numbers messages and would ask for a missing one again.
+//! server numbers messages and would ask for a missing one again. Where the scenario gives no credentials for TURN,
+//! the server's announcement loses them here.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -35,8 +36,8 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens in a peer's namespace.
-    pub(super) fn start(peer: String, server: String, faults: &Signaling) -> Result<Self, LabError> {
+    /// Listens in a peer's namespace. Without credentials, the server's are withheld.
+    pub(super) fn start(peer: String, server: String, faults: &Signaling, credentials: bool) -> Result<Self, LabError> {
         let faults = faults.clone();
         let listener = enter(&peer, || {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, SIGNALING_PORT))
@@ -60,7 +61,7 @@ impl Proxy {
                             .map_err(LabError::system("connecting to signaling"))
                     });
                     if let Ok(server) = server {
-                        let _ = serve(peer, server, &faults);
+                        let _ = serve(peer, server, &faults, credentials);
                     }
                 });
             }
@@ -79,19 +80,23 @@ impl Drop for Proxy {
     }
 }
 
-fn serve(mut peer: TcpStream, mut server: TcpStream, faults: &Signaling) -> io::Result<()> {
+fn serve(mut peer: TcpStream, mut server: TcpStream, faults: &Signaling, credentials: bool) -> io::Result<()> {
     peer.set_nonblocking(false)?;
     for stream in [&peer, &server] {
         stream.set_nodelay(true)?;
     }
     let (mut from_server, mut to_peer) = (server.try_clone()?, peer.try_clone()?);
+    let head = read_head(&mut peer)?;
+    let framed = String::from_utf8_lossy(&head).to_ascii_lowercase().contains("upgrade: websocket");
     thread::spawn(move || {
-        let _ = io::copy(&mut from_server, &mut to_peer);
+        let _ = match framed && !credentials {
+            true => withhold(&mut from_server, &mut to_peer),
+            false => io::copy(&mut from_server, &mut to_peer).map(drop),
+        };
         let _ = to_peer.shutdown(Shutdown::Both);
     });
-    let head = read_head(&mut peer)?;
     server.write_all(&head)?;
-    if !String::from_utf8_lossy(&head).to_ascii_lowercase().contains("upgrade: websocket") {
+    if !framed {
         io::copy(&mut peer, &mut server)?;
         return server.shutdown(Shutdown::Write);
     }
@@ -119,6 +124,18 @@ fn serve(mut peer: TcpStream, mut server: TcpStream, faults: &Signaling) -> io::
     }
 }
 
+/// Passes the server's frames on, without credentials.
+fn withhold(server: &mut TcpStream, peer: &mut TcpStream) -> io::Result<()> {
+    peer.write_all(&read_head(server)?)?;
+    loop {
+        let mut frame = read_frame(server)?;
+        if frame.is(b"\"type\":\"servers\"") {
+            frame.replace(b"credential", b"x-withheld");
+        }
+        peer.write_all(&frame.bytes)?;
+    }
+}
+
 fn deliver(ready: &Receiver<(Instant, Vec<u8>)>, mut server: TcpStream) {
     for (when, bytes) in ready {
         thread::sleep(when.saturating_duration_since(Instant::now()));
@@ -140,7 +157,7 @@ fn read_head(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// A WebSocket frame of a client, as it came.
+/// A WebSocket frame, as it came. A server's has no mask, which is one of zeros.
 struct Frame {
     bytes: Vec<u8>,
     payload: usize,
@@ -221,6 +238,17 @@ mod tests {
         assert!(read.is_message() && read.is(b"\"type\":\"candidate\""));
         read.replace(b"\"type\":\"candidate\"", b"\"type\":\"x-lost-it\"");
         assert_eq!(read.bytes, frame(br#"{"number":4,"type":"x-lost-it","content":"candidate:1 1 udp"}"#));
+    }
+
+    #[test]
+    fn a_server_s_announcement_loses_its_credentials() {
+        let text = br#"{"type":"servers","content":"{\"servers\":[{\"credential\":\"secret\"}]}"}"#;
+        let mut bytes = vec![0x81, text.len() as u8];
+        bytes.extend(text);
+        let mut read = read_frame(&mut &bytes[..]).unwrap();
+        assert!(read.is(b"\"type\":\"servers\""));
+        read.replace(b"credential", b"x-withheld");
+        assert!(!read.is(b"credential") && read.is(b"x-withheld") && read.bytes.len() == bytes.len());
     }
 
     #[test]

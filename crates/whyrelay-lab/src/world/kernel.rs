@@ -216,10 +216,14 @@ impl Kernel {
         self.host.interfaces[interface].link.mtu.is_some_and(|mtu| payload + headers > usize::from(mtu))
     }
 
-    /// Where a connection's packets leave; the packet filter and the rules have their say.
-    pub(super) fn connect(&self, source: SocketAddr, to: SocketAddr) -> Option<Leaving> {
+    /// Where a connection's packets leave; the packet filter and the rules have their say. The errno is `connect`'s;
+    /// without one, nothing ever comes of it.
+    pub(super) fn connect(&self, source: SocketAddr, to: SocketAddr) -> Result<Leaving, Option<i32>> {
         let question = RouteQuestion { protocol: TCP, ..self.question(RoutePurpose::Server, Some(source), to) };
-        let route = self.ask(&question).route?;
+        let answer = self.ask(&question);
+        let Some(route) = answer.route else {
+            return Err(Some(answer.failure.map_or(EINVAL, |failure| failure.errno)));
+        };
         let device = route.device.as_deref();
         let stops = |rule: &&FirewallRule| {
             rule.hook == Hook::Output
@@ -229,7 +233,7 @@ impl Kernel {
         // The answer must come in by the way that rp_filter takes for the way back.
         let answered = !to.is_ipv4() || self.is_way_back(to, source, device.unwrap_or_default(), 0);
         let stopped = self.host.conntrack_full || !answered || self.host.firewall.iter().any(|rule| stops(&rule));
-        if stopped { None } else { self.leaving(&route) }
+        if stopped { Err(None) } else { self.leaving(&route).ok_or(Some(EINVAL)) }
     }
 
     /// A datagram from outside.

@@ -139,7 +139,7 @@ enum Happening {
     Icmp(usize, peer::Icmp),
     Refused(usize, SocketAddr, SocketAddr, i32),
     Connected(usize, StreamId, SocketAddr, SocketAddr),
-    ConnectFailed(usize, StreamId),
+    ConnectFailed(usize, StreamId, &'static str),
     ToServer(u64, Vec<u8>),
     FromServer(u64, Vec<u8>),
     StreamClosed(u64),
@@ -340,8 +340,8 @@ impl World {
                 let actions = self.peers[index].stream_connected(now, id, local, remote);
                 self.act(index, actions);
             }
-            Happening::ConnectFailed(index, id) => {
-                let actions = self.peers[index].stream_failed(now, id);
+            Happening::ConnectFailed(index, id, why) => {
+                let actions = self.peers[index].stream_failed(now, id, why);
                 self.act(index, actions);
             }
             Happening::ToServer(stream, bytes) => {
@@ -539,9 +539,14 @@ impl World {
         let host = self.peers[index].host;
         let interface = match &self.peers[index].kernel {
             Some(kernel) => kernel.connect(local, remote).map(|leaving| leaving.interface),
-            None => Some(0),
+            None => Ok(0),
         };
+        if let Err(Some(errno)) = interface {
+            // Told a moment later, so that the machine is not fed while it is drained.
+            return self.queue.push(self.now, Happening::ConnectFailed(index, id, peer::errno_name(errno)));
+        }
         let way = interface
+            .ok()
             .and_then(|interface| self.network.connect(self.now, host, interface, local, remote))
             .filter(|(far, _, _)| *far == self.server.host && remote.port() == server::PORT && self.server.accepts());
         match way {
@@ -551,14 +556,17 @@ impl World {
                 self.connections.insert(stream, Connection { peer: index, id, source, delay });
                 self.queue.push(self.now + delay * 2, Happening::Connected(index, id, local, remote));
             }
-            None => self.queue.push(self.now + CONNECT_TIMEOUT, Happening::ConnectFailed(index, id)),
+            None => {
+                let why = "connection timed out";
+                self.queue.push(self.now + CONNECT_TIMEOUT, Happening::ConnectFailed(index, id, why));
+            }
         }
     }
 
     /// A request to a router on the link: a handshake, the request, the response.
     fn exchange(&mut self, index: usize, id: ExchangeId, source: IpAddr, to: SocketAddr, request: Vec<u8>) {
         let Peer { host, kernel, .. } = &self.peers[index];
-        let leaving = kernel.as_ref().and_then(|kernel| kernel.connect(SocketAddr::new(source, 0), to));
+        let leaving = kernel.as_ref().and_then(|kernel| kernel.connect(SocketAddr::new(source, 0), to).ok());
         let way = leaving.and_then(|leaving| self.network.router_on_link(*host, leaving.interface, to.ip()));
         match way {
             Some((router, delay)) => {

@@ -476,3 +476,6 @@ impl Network {
         self.carry(now, Way::Router(id.0, true), link, Place::On(outside, false), packet)
     }
 }
+
+#[cfg(test)]
+mod tests;

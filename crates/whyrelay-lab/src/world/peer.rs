@@ -320,8 +320,8 @@ impl Peer {
         self.finish()
     }
 
-    pub(super) fn stream_failed(&mut self, now: Timestamp, id: StreamId) -> Vec<Action> {
-        self.feed(now, Input::Disconnected { id, detail: "connection timed out" });
+    pub(super) fn stream_failed(&mut self, now: Timestamp, id: StreamId, detail: &str) -> Vec<Action> {
+        self.feed(now, Input::Disconnected { id, detail });
         self.finish()
     }
 
@@ -669,7 +669,8 @@ impl Peer {
 
     /// What the world is to do, the next wake-up included.
     pub(super) fn finish(&mut self) -> Vec<Action> {
-        let beside = [self.asking.as_ref().map(|asking| asking.wake_at), self.sizes.as_ref().map(|sizes| sizes.wake_at)];
+        let beside =
+            [self.asking.as_ref().map(|asking| asking.wake_at), self.sizes.as_ref().map(|sizes| sizes.wake_at)];
         let wake_at = beside.into_iter().flatten().fold(self.wake_at, Timestamp::min);
         if wake_at < NEVER {
             self.actions.push(Action::Wake(wake_at));
@@ -679,7 +680,7 @@ impl Peer {
 }
 
 /// The name of an errno that a simulated kernel gives.
-fn errno_name(errno: i32) -> &'static str {
+pub(super) fn errno_name(errno: i32) -> &'static str {
     match errno {
         1 => "Operation not permitted (os error 1)",
         13 => "Permission denied (os error 13)",

@@ -1,5 +1,9 @@
 //! The laboratory in network namespaces.
 
+// The program's own: its library does not give it out.
+#[path = "../../../src/cli/lab/certify.rs"]
+mod certify;
+mod hops;
 mod left_over;
 mod strangers;
 mod worlds;
@@ -10,5 +14,6 @@ use crate::suite::Suite;
 pub(crate) fn register(suite: &mut Suite) {
     worlds::register(suite);
     strangers::register(suite);
+    hops::register(suite);
     left_over::register(suite);
 }

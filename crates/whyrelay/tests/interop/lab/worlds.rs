@@ -6,89 +6,16 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, anyhow, ensure};
 use whyrelay_core::diagnosis::finding::Severity;
-use whyrelay_lab::kernel::{Conditions, Ran, RouterChoice, cannot, run_kernel};
+use whyrelay_lab::kernel::{Certify, Conditions, Ran, RouterChoice, cannot, run_kernel};
 use whyrelay_lab::run::{Observed, judge, path_name, run_virtual};
 use whyrelay_lab::scenario::Scenario;
 use whyrelay_lab::scenario::file::{Path as Outcome, WorldKind};
 
+use super::certify::certify;
 use crate::suite::{Suite, Tool, each};
 
 /// A session mostly waits.
 pub(super) const AT_ONCE: usize = 4;
-
-/// What runs each time; all of them when `WHYRELAY_LAB_ALL` is set, as `whyrelay lab run --kernel` does.
-const REPRESENTATIVE: &[&str] = &[
-    "addresses-vary",
-    "bridge-shadows-peer",
-    "bursty-loss",
-    "candidates-lost",
-    "cloud-against-home",
-    "double-nat",
-    "dual-stack-homes",
-    "early-packet-a-first",
-    "early-packet-b-first",
-    "forgetful-router",
-    "input-drop",
-    "input-reject",
-    "ipv6-saves-symmetric",
-    "ipv6-without-route",
-    "isolated-clients",
-    "kubernetes-pod-in-cloud",
-    "late-candidates",
-    "lossy",
-    "loose-rp-filter",
-    "mark-rewritten-on-output",
-    "mark-rule-blackhole",
-    "marked-socket-stays-out",
-    "mobile-symmetric-against-home",
-    "mtu-1280",
-    "mtu-black-hole",
-    "nat-ad-ei-against-home",
-    "nat-apd-apd-against-home",
-    "nat-ei-ad-against-home",
-    "nat-ei-ei-against-home",
-    "next-hop-silent",
-    "no-udp",
-    "output-drop",
-    "output-reject",
-    "peer-by-other-uplink",
-    "policy-rule-by-port",
-    "policy-rule-by-user",
-    "policy-rule-diverts-peer",
-    "port-forward-helps",
-    "public-hosts",
-    "relay-only",
-    "route-blackhole",
-    "route-prohibit",
-    "same-network",
-    "server-silent",
-    "split-tunnel",
-    "stateful-firewalls",
-    "stateless-firewall",
-    "strict-rp-filter",
-    "symmetric-against-home",
-    "turn-expired-credentials",
-    "turn-over-tcp-only",
-    "turn-relay-ports-closed",
-    "turn-wrong-password",
-    "turn-wrong-relay-address",
-    "two-homes",
-    "two-uplinks-without-source-rules",
-    "udp-rejected-by-office",
-    "udp-to-stun-only",
-    "unmarked-socket",
-    "vpn-marked-socket",
-    "vpn-plain-socket",
-    "vpn-takes-everything",
-    "web-only",
-];
-
-/// Findings that one world has and the other rightly has not, in any scenario, and why.
-const ONE_WORLD_ONLY: &[(&str, WorldKind, &str)] = &[(
-    "WR402",
-    WorldKind::Virtual,
-    "a simulated session lasts until gathering has ended, a real one ends when all is measured",
-)];
 
 /// The tests of this module.
 pub(super) fn register(suite: &mut Suite) {
@@ -101,22 +28,17 @@ pub(super) fn register(suite: &mut Suite) {
 pub(super) fn run(scenario: &Scenario, routers: RouterChoice, cut_relay: bool) -> Result<Ran> {
     let interrupted = AtomicBool::new(false);
     let program = Path::new(env!("CARGO_BIN_EXE_whyrelay"));
-    let conditions = Conditions { program, routers, certify: None, interrupted: &interrupted, cut_relay };
+    let certify = Some(certify as Certify);
+    let conditions = Conditions { program, routers, certify, interrupted: &interrupted, cut_relay };
     Ok(run_kernel(&scenario.topology, &conditions)?)
 }
 
 fn both_agree() -> Result<()> {
-    let all = std::env::var_os("WHYRELAY_LAB_ALL").is_some();
-    let mut scenarios = Vec::new();
-    for (name, text) in Scenario::embedded() {
-        if all || REPRESENTATIVE.contains(name) {
-            scenarios.push(Scenario::parse(name, text)?);
-        }
-    }
-    ensure!(all || scenarios.len() == REPRESENTATIVE.len(), "a representative is no scenario any more");
+    let scenarios = Scenario::embedded().iter().map(|(name, text)| Scenario::parse(name, text));
+    let mut scenarios = scenarios.collect::<Result<Vec<_>, _>>()?;
     let (interrupted, program) = (AtomicBool::new(false), Path::new(env!("CARGO_BIN_EXE_whyrelay")));
-    let routers = RouterChoice::AsDescribed;
-    let conditions = Conditions { program, routers, certify: None, interrupted: &interrupted, cut_relay: false };
+    let (routers, certify) = (RouterChoice::AsDescribed, Some(certify as Certify));
+    let conditions = Conditions { program, routers, certify, interrupted: &interrupted, cut_relay: false };
     scenarios.retain(|scenario| {
         let both = scenario.topology.worlds.contains(&WorldKind::Virtual);
         let unable = cannot(&scenario.topology, &conditions);
@@ -149,10 +71,7 @@ fn agrees(scenario: &Scenario) -> Result<()> {
     let (in_real, in_virtual) = (found(&real), found(&simulated));
     for (more, fewer) in [(&in_real, &in_virtual), (&in_virtual, &in_real)] {
         let world = if std::ptr::eq(more, &raw const in_real) { WorldKind::Kernel } else { WorldKind::Virtual };
-        let only: Vec<_> = more
-            .difference(fewer)
-            .filter(|(code, _)| !ONE_WORLD_ONLY.iter().any(|(known, of, _)| known == code && *of == world))
-            .collect();
+        let only: Vec<_> = more.difference(fewer).collect();
         ensure!(only.is_empty(), "{name}: only in the {world:?} world: {only:?}");
     }
     Ok(())
