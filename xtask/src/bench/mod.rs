@@ -48,6 +48,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "signaling", what: "the signaling server under load", run: signaling::run },
     Bench { name: "stun", what: "a STUN server's CPU time and amplification", run: turn::stun },
     Bench { name: "turn", what: "a TURN server's CPU time and memory", run: turn::turn },
+    Bench { name: "turn-library", what: "our TURN server beside the library's engine", run: turn::library },
     Bench { name: "screen", what: "the terminal screen over a live session of the largest size", run: screen::run },
     Bench { name: "lab", what: "the laboratory's router in user space", run: lab::run },
     Bench { name: "channel", what: "throughput of the open data channel", run: channel::run },
@@ -167,7 +168,7 @@ fn build() -> Result<Vec<(String, String)>> {
     step::run("release build of the laboratory's load", router, BUILD_LIMIT)?;
     let directory = std::env::current_dir()?.join("target/bench-peers");
     let mut built = Vec::new();
-    for (variable, name) in [("MATCHBOX", "matchbox"), ("STR0M", "str0m")] {
+    for (variable, name) in [("MATCHBOX", "matchbox"), ("STR0M", "str0m"), ("TURN_PROTO", "turn-proto")] {
         let mut peer = cargo(&["build", "--release", "--quiet", "--manifest-path"]);
         peer.arg(format!("bench-peers/{name}/Cargo.toml")).arg("--target-dir").arg(&directory);
         let outcome = step::run(&format!("build of {name}"), peer, BUILD_LIMIT);

@@ -122,24 +122,66 @@ const TURN: &[Row] = &[
     },
 ];
 
+/// What the choice between an engine of our own and the library rests on (docs/decisions.md); no goal hangs on it.
+const LIBRARY: &[Row] = &[
+    Row {
+        what: "Binding, saturated, CPU of the server",
+        load: "binding",
+        figure: "cpu_us",
+        unit: "us",
+        goal: Goal::None,
+    },
+    Row {
+        what: "client to peer, 172 B, saturated, CPU per packet",
+        load: "relay --size 172",
+        figure: "cpu_us",
+        unit: "us",
+        goal: Goal::None,
+    },
+    Row {
+        what: "relay to relay, 172 B, saturated",
+        load: "relays --size 172",
+        figure: "cpu_us",
+        unit: "us",
+        goal: Goal::None,
+    },
+    Row {
+        what: "memory of an allocation with one channel",
+        load: "memory --count 2000",
+        figure: "bytes_per_allocation",
+        unit: "B",
+        goal: Goal::None,
+    },
+];
+
+const COTURN: (&str, fn() -> Result<Ended>) = ("coturn (Debian)", coturn);
+
 pub(super) fn stun(runs: Option<usize>) -> Result<Vec<Comparison>> {
-    rows(STUN, runs)
+    rows(STUN, COTURN, runs)
 }
 
 pub(super) fn turn(runs: Option<usize>) -> Result<Vec<Comparison>> {
-    rows(TURN, runs)
+    rows(TURN, COTURN, runs)
 }
 
-fn rows(rows: &[Row], runs: Option<usize>) -> Result<Vec<Comparison>> {
+pub(super) fn library(runs: Option<usize>) -> Result<Vec<Comparison>> {
+    rows(LIBRARY, ("turn-server-proto", turn_proto), runs)
+}
+
+fn rows(
+    rows: &[Row],
+    (peer, start): (&'static str, fn() -> Result<Ended>),
+    runs: Option<usize>,
+) -> Result<Vec<Comparison>> {
     let mut comparisons = Vec::new();
     for row in rows {
         let (mut our_figures, mut their_figures) = (Vec::new(), Vec::new());
         for _ in 0..runs.unwrap_or(RUNS) {
-            their_figures.push(or_unmeasured(load(row, coturn)));
+            their_figures.push(or_unmeasured(load(row, start)));
             our_figures.push(or_unmeasured(load(row, ours)));
         }
         let (ours, theirs) = (median(our_figures), median(their_figures));
-        comparisons.push(Comparison::new(row.what, row.unit, ours, "coturn (Debian)", theirs, row.goal));
+        comparisons.push(Comparison::new(row.what, row.unit, ours, peer, theirs, row.goal));
     }
     Ok(comparisons)
 }
@@ -180,6 +222,13 @@ fn coturn() -> Result<Ended> {
     command.args(["--lt-cred-mech", "--user", "alice:wonderland", "--realm", REALM, "--allow-loopback-peers"]);
     command.args(["--listening-ip", "127.0.0.1", "--relay-ip", "127.0.0.1", "--listening-port", PORT]);
     command.args(["--log-file", "/dev/null", "--no-stdout-log", "--pidfile", "/dev/null"]);
+    Ended::start(&mut command)
+}
+
+/// The library that STACK names, behind the least of a driver: one thread, as it has one machine.
+fn turn_proto() -> Result<Ended> {
+    let mut command = Command::new(tool("TURN_PROTO")?);
+    command.args([&format!("127.0.0.1:{PORT}"), REALM, "alice", "wonderland"]);
     Ended::start(&mut command)
 }
 
