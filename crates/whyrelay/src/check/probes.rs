@@ -255,7 +255,7 @@ pub(crate) async fn look(
     if !described {
         let asked = (origin.clone(), server);
         if describe(&journal, random.fork(), asked, options, until).await.is_none() {
-            let why = format!("{server} does not answer what it offers");
+            let why = format!("{server} did not answer when asked what it offers");
             return journal.missing("largest packets, WireGuard's shape, the server's clock", why);
         }
     }

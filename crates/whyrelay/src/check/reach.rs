@@ -116,7 +116,7 @@ pub(crate) async fn over_another_port(
             let detail = match heard {
                 Heard::Answer => None,
                 Heard::Refused { offender, .. } if offender == Some(remote.ip()) => {
-                    Some("the server itself says that nobody listens there: packets get through".to_owned())
+                    Some("refused by the server itself, where nobody listens".to_owned())
                 }
                 // A firewall's refusal tells of nothing but itself, and is an event.
                 Heard::Refused { .. } => continue,

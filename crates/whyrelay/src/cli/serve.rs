@@ -198,11 +198,12 @@ fn greeting(
         Some(relay) => {
             let list = relay.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let what = if args.no_turn { "STUN" } else { "STUN and TURN" };
+            let over = if is_tls { "UDP, TCP and TLS" } else { "UDP and TCP" };
             match relay.discovery_addresses() {
-                [] => format!("{what} on {list} (UDP and TCP)"),
+                [] => format!("{what} on {list} ({over})"),
                 discovery => {
                     let discovery = discovery.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                    format!("{what} on {list} (UDP and TCP), NAT behavior discovery on {discovery} (UDP)")
+                    format!("{what} on {list} ({over}), NAT behavior discovery on {discovery} (UDP)")
                 }
             }
         }

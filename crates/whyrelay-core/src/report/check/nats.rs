@@ -55,10 +55,16 @@ pub(super) fn row(side: &SideEvidence) -> Option<Row> {
 
 fn answer(side: &SideEvidence) -> Option<Answer> {
     let facts = &side.measured.facts;
-    let (seq, local, mapped) = facts.iter().find_map(|(seq, fact)| match fact {
+    let mapping = facts.iter().find_map(|(seq, fact)| match fact {
         Measurement::Mapping { local, mapped, .. } if local.is_ipv4() => Some((*seq, local.ip(), mapped.ip())),
         _ => None,
-    })?;
+    });
+    // One server is enough to be seen by; it takes two to compare.
+    let seen = facts.iter().find_map(|(seq, fact)| match fact {
+        Measurement::MappedAddress { local, mapped, .. } if local.is_ipv4() => Some((*seq, local.ip(), mapped.ip())),
+        _ => None,
+    });
+    let (seq, local, mapped) = mapping.or(seen)?;
     let make = |nats, words: String, more: Option<u64>| {
         Some(Answer { nats, local, words, evidence: std::iter::once(seq).chain(more).collect() })
     };
@@ -153,6 +159,16 @@ mod tests {
         let evidence = Evidence::of(&events);
         let side = evidence.side(Vantage::A);
         (of(side), row(side).unwrap().value)
+    }
+
+    #[test]
+    fn one_server_is_enough_to_be_seen_by() {
+        let (local, mapped) = ("192.168.1.2:4000".parse().unwrap(), "203.0.113.7:4000".parse().unwrap());
+        let remote = "198.51.100.1:3478".parse().unwrap();
+        let fact = Measurement::MappedAddress { local, remote, mapped, rtt_us: None };
+        let (seq, at, vantage) = (0, Timestamp::from_micros(0), Vantage::A);
+        let evidence = Evidence::of(&[Event { seq, at, vantage, kind: EventKind::Measured(fact) }]);
+        assert_eq!(of(evidence.side(Vantage::A)), NatsInFront::OneAtLeast);
     }
 
     #[test]

@@ -11,7 +11,35 @@ use crate::trace::measurement::{Measurement, PortPair};
 
 pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
     let mut rows: Vec<Row> = side.measured.facts.iter().filter_map(|(seq, fact)| row(*seq, fact)).collect();
+    rows.extend(mappings_of_one_server(side));
     rows.extend(interfaces(side, &rows));
+    rows
+}
+
+/// How a mapping is towards two ports of one server, where no second address was there to compare with: else it would
+/// seem as if nothing was known of it.
+fn mappings_of_one_server(side: &SideEvidence) -> Vec<Row> {
+    let facts = &side.measured.facts;
+    let measured = |ip: IpAddr| {
+        facts.iter().any(|(_, fact)| matches!(fact, Measurement::Mapping { local, .. } if local.ip() == ip))
+    };
+    let mut told: Vec<IpAddr> = Vec::new();
+    let mut rows = Vec::new();
+    for (seq, fact) in facts {
+        let Measurement::EarlyArrival { local, mapped, control, .. } = fact else { continue };
+        if measured(local.ip()) || told.contains(&local.ip()) {
+            continue;
+        }
+        told.push(local.ip());
+        let (value, state) = if local == mapped && mapped == control {
+            ("no NAT: one server sees this host's own address".to_owned(), State::Good)
+        } else if mapped == control {
+            ("the same towards two ports of one server; towards other addresses not measured".to_owned(), State::Plain)
+        } else {
+            (format!("another towards each port of a server: {mapped}, {control}"), State::Warning)
+        };
+        rows.extend(nat(*seq, local.ip(), "mapping", value, state));
+    }
     rows
 }
 

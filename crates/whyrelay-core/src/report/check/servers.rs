@@ -4,7 +4,7 @@ use super::rows::milliseconds;
 use super::{Row, Section, State};
 use crate::diagnosis::evidence::{FailedServer, SideEvidence};
 use crate::trace::address::AddressClass;
-use crate::trace::event::ServerFailure;
+use crate::trace::event::{ServerFailure, Transport};
 use crate::trace::measurement::Measurement;
 
 pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
@@ -31,7 +31,16 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
             let off = offset_ms.unsigned_abs() > u64::from(*precision_ms) + 30_000;
             let (section, subject, name) = (Section::Servers, server.clone(), "clock");
             let seconds = *offset_ms as f64 / 1000.0;
-            let value = format!("{seconds:+.1} s against ours (exact to {:.1} s)", f64::from(*precision_ms) / 1000.0);
+            let exact = if *precision_ms < 1000 {
+                format!("{precision_ms} ms")
+            } else {
+                format!("{:.1} s", f64::from(*precision_ms) / 1000.0)
+            };
+            let value = if offset_ms.unsigned_abs() <= u64::from(*precision_ms) {
+                format!("agrees with ours (exact to {exact})")
+            } else {
+                format!("{seconds:+.1} s against ours (exact to {exact})")
+            };
             let state = if off { State::Warning } else { State::Good };
             rows.push(Row { section, subject, name, value, state, evidence: vec![*seq] });
         }
@@ -112,6 +121,10 @@ fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'sta
     match fact {
         Measurement::RelayEcho { server, relayed, rtt_us, sent } if server == url => Some(match rtt_us {
             Some(us) => ("permission and echo", format!("through {relayed} in {}", milliseconds(*us)), State::Good),
+            None if !udp_passes(side) => {
+                let value = format!("permission given; echo not told: our own packets to {relayed} go over UDP");
+                ("permission and echo", value, State::Plain)
+            }
             None => ("permission and echo", format!("nothing of {sent} packets came through {relayed}"), State::Bad),
         }),
         Measurement::Certificate { server, name, names, not_after_s, chain, refused } if server == url => {
@@ -139,13 +152,42 @@ fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'sta
                 None => ", signature not checked: it takes --turn-secret-file",
             };
             let (value, state) = if left < 0 {
-                (format!("expired {} s ago{signed}", -left), State::Bad)
+                (format!("expired {} ago{signed}", lasting(-left)), State::Bad)
             } else {
-                (format!("hold for {left} s more{signed}"), State::Good)
+                (format!("hold for {} more{signed}", lasting(left)), State::Good)
             };
             let state = if signed.contains("NOT") { State::Bad } else { state };
             Some(("timed credentials", value, state))
         }
         _ => None,
+    }
+}
+
+/// Whether any server answered over UDP.
+fn udp_passes(side: &SideEvidence) -> bool {
+    side.measured.facts.iter().any(|(_, fact)| {
+        matches!(fact, Measurement::Reach { transport: Transport::Udp, rtt_us: Some(_), .. })
+            || matches!(fact, Measurement::MappedAddress { .. })
+    })
+}
+
+/// Seconds, in the largest unit that there are two of.
+fn lasting(seconds: i64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lasting;
+
+    #[test]
+    fn times_are_told_in_units_that_one_can_picture() {
+        let told = [0, 119, 120, 7199, 7200, 43_199, 172_799, 172_800].map(lasting);
+        assert_eq!(told, ["0 s", "119 s", "2 min", "119 min", "2 h", "11 h", "47 h", "2 days"]);
     }
 }
