@@ -122,15 +122,9 @@ const TURN: &[Row] = &[
     },
 ];
 
-/// What the choice between an engine of our own and the library rests on (docs/decisions.md); no goal hangs on it.
+/// What the choice between an engine of our own and the library rests on (docs/decisions.md); no goal hangs on it. No
+/// Binding: the library sends the answer to its own address.
 const LIBRARY: &[Row] = &[
-    Row {
-        what: "Binding, saturated, CPU of the server",
-        load: "binding",
-        figure: "cpu_us",
-        unit: "us",
-        goal: Goal::None,
-    },
     Row {
         what: "client to peer, 172 B, saturated, CPU per packet",
         load: "relay --size 172",
@@ -154,7 +148,21 @@ const LIBRARY: &[Row] = &[
     },
 ];
 
-const COTURN: (&str, fn() -> Result<Ended>) = ("coturn (Debian)", coturn);
+/// What ours is measured beside.
+#[derive(Clone, Copy)]
+struct Peer {
+    name: &'static str,
+    start: fn() -> Result<Ended>,
+    /// The method of an unsigned request that either server answers once it listens.
+    answers: u8,
+}
+
+const COTURN: Peer = Peer { name: "coturn (Debian)", start: coturn, answers: BINDING };
+const TURN_PROTO: Peer = Peer { name: "turn-server-proto", start: turn_proto, answers: ALLOCATE };
+
+/// Methods of RFC 8489 and RFC 8656, as the second byte of a request has them.
+const BINDING: u8 = 1;
+const ALLOCATE: u8 = 3;
 
 pub(super) fn stun(runs: Option<usize>) -> Result<Vec<Comparison>> {
     rows(STUN, COTURN, runs)
@@ -165,23 +173,19 @@ pub(super) fn turn(runs: Option<usize>) -> Result<Vec<Comparison>> {
 }
 
 pub(super) fn library(runs: Option<usize>) -> Result<Vec<Comparison>> {
-    rows(LIBRARY, ("turn-server-proto", turn_proto), runs)
+    rows(LIBRARY, TURN_PROTO, runs)
 }
 
-fn rows(
-    rows: &[Row],
-    (peer, start): (&'static str, fn() -> Result<Ended>),
-    runs: Option<usize>,
-) -> Result<Vec<Comparison>> {
+fn rows(rows: &[Row], peer: Peer, runs: Option<usize>) -> Result<Vec<Comparison>> {
     let mut comparisons = Vec::new();
     for row in rows {
         let (mut our_figures, mut their_figures) = (Vec::new(), Vec::new());
         for _ in 0..runs.unwrap_or(RUNS) {
-            their_figures.push(or_unmeasured(load(row, start)));
-            our_figures.push(or_unmeasured(load(row, ours)));
+            their_figures.push(or_unmeasured(load(row, peer.start, peer.answers)));
+            our_figures.push(or_unmeasured(load(row, ours, peer.answers)));
         }
         let (ours, theirs) = (median(our_figures), median(their_figures));
-        comparisons.push(Comparison::new(row.what, row.unit, ours, peer, theirs, row.goal));
+        comparisons.push(Comparison::new(row.what, row.unit, ours, peer.name, theirs, row.goal));
     }
     Ok(comparisons)
 }
@@ -194,9 +198,9 @@ fn or_unmeasured(figure: Result<f64>) -> f64 {
     })
 }
 
-fn load(row: &Row, start: fn() -> Result<Ended>) -> Result<f64> {
+fn load(row: &Row, start: fn() -> Result<Ended>, answers: u8) -> Result<f64> {
     let server = start()?;
-    wait_until_listening()?;
+    wait_until_listening(answers)?;
     let mut load = Command::new(built("examples/turn_load")?);
     load.args([&format!("127.0.0.1:{PORT}"), &server.id().to_string()]).args(row.load.split(' '));
     let output = step::output(&mut load).with_context(|| row.what)?;
@@ -232,14 +236,14 @@ fn turn_proto() -> Result<Ended> {
     Ended::start(&mut command)
 }
 
-/// Until it answers a Binding request: coturn listens on TCP a while before it reads UDP.
-fn wait_until_listening() -> Result<()> {
-    const BINDING: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1];
+/// Until it answers a request of this method: coturn listens on TCP a while before it reads UDP.
+fn wait_until_listening(method: u8) -> Result<()> {
+    let request: [u8; 20] = [0, method, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1];
     let deadline = Instant::now() + Duration::from_secs(10);
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(format!("127.0.0.1:{PORT}"))?;
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-    while socket.send(&BINDING).and_then(|_| socket.recv(&mut [0; 200])).is_err() {
+    while socket.send(&request).and_then(|_| socket.recv(&mut [0; 200])).is_err() {
         ensure!(Instant::now() < deadline, "the server does not answer");
         // A refusal comes at once.
         std::thread::sleep(Duration::from_millis(5));
