@@ -240,16 +240,23 @@ async function against(browser) {
   const opened = await open(browser, url);
   await start(opened, "b");
   await opened.page.waitForFunction(() => document.querySelector("#status").textContent.startsWith("Waiting"));
-  const before = await opened.page.$$eval("img, script, iframe, svg:not(#plot svg, #pictures svg)", (all) => all.length);
-  await hostile(browser, url, flags.events);
+  const foreign = () => opened.page.$$eval("img, script, iframe, svg:not(#plot svg, #pictures svg)", (all) => all.length);
+  // What a drawing is made of, and nothing else.
+  const parts = () => opened.page.$$eval("#pictures svg *", (all) => [...new Set(all.map(({ localName }) => localName))]);
+  const before = await foreign();
+  let live;
+  await hostile(browser, url, flags.events, async () => {
+    await opened.page.waitForSelector("#pictures:not([hidden]) svg", { state: "attached", timeout });
+    live = { foreign: await foreign(), parts: await parts(), shownAsText: (await opened.page.textContent("body")).includes(MARKUP) };
+    await shoot(opened, "hostile-live");
+  });
   const result = await outcome(opened, timeout);
   await shoot(opened, "hostile");
-  const after = await opened.page.$$eval("img, script, iframe, svg:not(#plot svg, #pictures svg)", (all) => all.length);
-  // What a drawing is made of, and nothing else.
-  const drawn = await opened.page.$$eval("#pictures svg *", (all) => [...new Set(all.map(({ localName }) => localName))].toSorted());
+  const after = await foreign();
+  const drawn = [...live.parts, ...(await parts())];
   const report = await saved(opened, "#save-report");
   const shown = await opened.page.textContent("body");
-  return { ...result, before, after, planted: MARKUP, drawn, shownAsText: shown.includes(MARKUP), report };
+  return { ...result, before, after, planted: MARKUP, live, drawn, shownAsText: shown.includes(MARKUP), report };
 }
 
 const browser = await launch();

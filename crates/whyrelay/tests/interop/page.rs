@@ -275,6 +275,8 @@ fn hostile() -> Result<()> {
     ensure!(result["faults"].as_array().is_some_and(Vec::is_empty), "faults: {result}");
     ensure!(result["planted"] == MARKUP, "another markup: {result}");
     ensure!(result["shownAsText"] == true, "the markup is not shown: {result}");
+    ensure!(result["live"]["shownAsText"] == true, "the markup is not shown while it lasts: {result}");
+    ensure!(result["before"] == result["live"]["foreign"], "markup became elements while it lasted: {result}");
     ensure!(result["before"] == result["after"], "markup became elements: {result}");
     let drawn: Vec<&str> = result["drawn"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     ensure!(drawn.contains(&"text"), "nothing is drawn: {result}");

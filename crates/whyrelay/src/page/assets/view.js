@@ -147,6 +147,8 @@ export function showPictures(shown) {
     const pictures = (shown?.[name] ?? []).map((text) => new DOMParser().parseFromString(text, "image/svg+xml").documentElement);
     byId(name).replaceChildren(...pictures.filter(({ localName }) => localName === "svg"));
   }
+  const clock = shown?.account.clock;
+  byId("clock").textContent = clock?.summary ?? "Only one side was recorded: all times are on its clock.";
   byId("pictures").hidden = byId("networks").childElementCount === 0;
 }
 
