@@ -3,6 +3,8 @@
 //! One thread feeds the events of one side as a session would, another folds them, and this one draws a frame at each
 //! turn of the screen's own loop, with a key pressed before each. Prints one line of figures: frames a second in the
 //! slowest second, the slowest frame, and how old the account was that a frame showed.
+//!
+//! `cargo xtask bench report`: with the name of a file, only writes the report of both sides' recordings there.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -17,6 +19,7 @@ use whyrelay::tui::draw::{Look, draw};
 use whyrelay::tui::screen::{Input, Screen};
 use whyrelay::tui::worker::{self, Feed, Slot};
 use whyrelay_core::ice::candidate::CandidateType;
+use whyrelay_core::report::{Report, render_html};
 use whyrelay_core::trace::event::{Event, Vantage};
 
 use builder::{Check, Fate, Session};
@@ -44,7 +47,11 @@ const LASTS: Duration = Duration::from_secs(6);
 const TURN: Duration = Duration::from_millis(15);
 
 fn main() -> anyhow::Result<()> {
-    let events = events();
+    if let Some(file) = std::env::args_os().nth(1) {
+        return Ok(std::fs::write(file, render_html(&Report::from_events(&events())))?);
+    }
+    let mut events = events();
+    events.retain(|event| event.vantage == Vantage::A);
     let count = events.len();
     let (feed, fed) = mpsc::channel();
     let slot = Slot::default();
@@ -127,6 +134,5 @@ fn events() -> Vec<Event> {
             fate: if check % 3 == 0 { Fate::LostOnTheWay } else { Fate::Answered },
         });
     }
-    session.events.retain(|event| event.vantage == Vantage::A);
     session.events
 }

@@ -11,6 +11,7 @@ mod fail;
 mod lab;
 mod lab_virtual;
 mod peers;
+mod report;
 mod screen;
 mod signaling;
 mod turn;
@@ -50,6 +51,11 @@ const BENCHES: &[Bench] = &[
     Bench { name: "turn", what: "a TURN server's CPU time and memory", run: turn::turn },
     Bench { name: "turn-library", what: "our TURN server beside the library's engine", run: turn::library },
     Bench { name: "screen", what: "the terminal screen over a live session of the largest size", run: screen::run },
+    Bench {
+        name: "report",
+        what: "the saved report of a session of the largest size, opened in Chromium",
+        run: report::run,
+    },
     Bench { name: "lab", what: "the laboratory's router in user space", run: lab::run },
     Bench { name: "channel", what: "throughput of the open data channel", run: channel::run },
     Bench { name: "lab-virtual", what: "virtual worlds, and the diagnosis's computing", run: lab_virtual::run },

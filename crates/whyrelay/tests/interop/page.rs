@@ -27,7 +27,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("page::in_firefox_answers_our_offer", &firefox, || with_ours(Role::Answerer, false, FIREFOX));
     suite.test("page::in_firefox_meets_the_page_in_chromium", &[NetworkNamespaces, Chromium, Firefox], two_browsers);
     suite.test("page::uses_pseudonyms_when_we_ask", &tools, with_pseudonyms);
-    suite.test("page::meets_another_page", &tools, two_pages);
+    suite.test("page::meets_another_page", &tools, || two_pages(false));
+    suite.test("page::is_relayed_to_another_page", &tools, || two_pages(true));
     suite.test("page::tells_why_it_fails", &[NetworkNamespaces, Chromium, Nft], failing);
     suite.test("page::needs_no_pointer_and_keeps_nobody_out", &tools, keyboard);
     suite.test("page::shows_a_session_while_it_lasts", &tools, live);
@@ -150,13 +151,16 @@ fn two_browsers() -> Result<()> {
     Ok(())
 }
 
-fn two_pages() -> Result<()> {
+fn two_pages(relayed: bool) -> Result<()> {
     let namespace = Namespace::new()?;
-    let server = Server::start(&namespace, &[])?;
+    let server = Server::start(&namespace, &["--allow-private-peers"])?;
     let mut command = browser(&namespace, "pair", &server)?;
+    if relayed {
+        command.arg("--relay-only");
+    }
     let result = peers::success(Process::start("two pages", &mut command)?).with_context(|| server.account())?;
     for side in ["a", "b"] {
-        must_be(&result[side], "direct")?;
+        must_be(&result[side], if relayed { "relayed" } else { "direct" })?;
         // What each counted, told by the other's statistics: nothing is missing.
         let chains = result[side]["pairs"][0].to_string();
         ensure!(chains.contains("seen by A") && chains.contains("seen by B"), "{result}");
