@@ -1,17 +1,17 @@
 // One session of this browser: signaling, the connection, the recording, and the account at the end.
 
+import { Exchange } from "./exchange.js";
 import { Following } from "./following.js";
 import { Measurement } from "./measure.js";
+import { Pairs } from "./pairs.js";
 import { Signaling, parse } from "./signaling.js";
-import { Assembler, Recorder, baseOf, describe, onlyOf, pack, parseCandidate, socketAddress } from "./trace.js";
+import { Recorder, baseOf, describe, onlyOf, parseCandidate, socketAddress } from "./trace.js";
 
 const VERSION = document.documentElement.dataset.version ?? "";
 const GREETING = "Hello from the whyrelay ";
 const SERVERS_WITHIN_MS = 1500;
 const STATISTICS_MS = 400;
 const CONNECT_WITHIN_MS = 30_000;
-const RECORDING_WITHIN_MS = 10_000;
-const LAST_WORDS_MS = 1000;
 // How long the connection stays for the plot when nobody asked for longer.
 const LINGER_MS = 2000;
 const MAX_REMOTE_CANDIDATES = 200;
@@ -24,10 +24,8 @@ export class Session extends EventTarget {
     this.options = options;
     this.local = [];
     this.remote = [];
-    this.pairs = new Map();
     this.trips = [];
     this.early = [];
-    this.assembler = new Assembler();
     this.phase = "new";
     this.generation = 0;
   }
@@ -79,6 +77,8 @@ export class Session extends EventTarget {
   joined() {
     const recorder = new Recorder(this.side);
     this.recorder = recorder;
+    this.pairs = new Pairs((kind, fields) => recorder.record(kind, fields));
+    this.exchange = new Exchange(recorder);
     this.following = new Following(this.other(), () => recorder.text(), () => this.change("so-far"));
     recorder.record("recording-started", {
       version: 1,
@@ -201,7 +201,7 @@ export class Session extends EventTarget {
         if (this.phase !== "finishing" && this.phase !== "done") {
           this.finish(this.phase === "connected" && this.measured ? "finished" : "peer-left");
         }
-        this.wakeWaiter?.();
+        this.exchange.wake?.();
         break;
       default:
     }
@@ -533,25 +533,7 @@ export class Session extends EventTarget {
     this.polling = true;
     try {
       const statistics = await this.connection.getStats();
-      const all = [...statistics.values()];
-      const transport = all.find(({ type }) => type === "transport");
-      if (transport?.dtlsState === "connected" && !this.dtls) {
-        this.dtls = true;
-        const versions = { FEFF: "DTLS 1.0", FEFD: "DTLS 1.2", FEFC: "DTLS 1.3" };
-        const version = versions[transport.tlsVersion] ?? "DTLS";
-        this.recorder.record("dtls", { state: { state: "connected", version } });
-      }
-      for (const pair of all.filter(({ type }) => type === "candidate-pair").slice(0, 500)) {
-        this.notePair(statistics, pair);
-      }
-      const selected = transport?.selectedCandidatePairId
-        ?? all.find(({ type, selected: is }) => type === "candidate-pair" && is)?.id;
-      const row = this.pairs.get(selected);
-      if (row && this.selected !== row) {
-        const replaces = this.selected ? { replaces: this.selected.pair } : {};
-        this.selected = row;
-        this.recorder.record("pair-selected", { pair: row.pair, ...replaces });
-      }
+      this.pairs.take(statistics);
       this.change("pairs");
       this.following.look(this.measured === true);
     } finally {
@@ -559,51 +541,11 @@ export class Session extends EventTarget {
     }
   }
 
-  notePair(statistics, pair) {
-    const local = statistics.get(pair.localCandidateId) ?? {};
-    const remote = statistics.get(pair.remoteCandidateId) ?? {};
-    const count = (value) => (Number.isInteger(value) && value >= 0 ? value : undefined);
-    const trip = pair.currentRoundTripTime;
-    const counts = {
-      state: ["frozen", "waiting", "in-progress", "failed", "succeeded"].includes(pair.state) ? pair.state : null,
-      nominated: pair.nominated === true,
-      requests_sent: count(pair.requestsSent),
-      responses_received: count(pair.responsesReceived),
-      requests_received: count(pair.requestsReceived),
-      responses_sent: count(pair.responsesSent),
-      rtt_us: trip > 0 ? Math.round(trip * 1e6) : undefined,
-    };
-    const transport = local.protocol === "tcp" ? `tcp-${local.tcpType ?? "active"}` : "udp";
-    const row = {
-      pair: {
-        transport: transport === "tcp-so" ? "tcp-simultaneous-open" : transport,
-        local: socketAddress(local.address ?? local.ip, local.port),
-        remote: socketAddress(remote.address ?? remote.ip, remote.port),
-      },
-      localType: local.candidateType ?? "",
-      remoteType: remote.candidateType ?? "",
-      counts,
-    };
-    const before = this.pairs.get(pair.id);
-    const { rtt_us: ignored, ...told } = counts;
-    row.told = JSON.stringify([row.pair, told]);
-    if (before?.told !== row.told) this.recorder.record("pair-counted", { pair: row.pair, counts });
-    if (before && this.selected === before) this.selected = row;
-    this.pairs.set(pair.id, row);
-  }
-
   // ---- the end --------------------------------------------------------------------------------------------------
 
   async recordingPiece(content) {
     if (!this.remoteDescribed) return;
-    try {
-      const text = await this.assembler.push(parse(content));
-      if (text === null) return;
-      this.peerRecording = text;
-    } catch (error) {
-      this.recordingError = words(error);
-    }
-    this.wakeWaiter?.();
+    if (!(await this.exchange.take(content))) return;
     // The other side has ended its recording: nothing more comes on the path either.
     this.finish(this.phase === "connected" ? "finished" : "failed");
   }
@@ -619,61 +561,24 @@ export class Session extends EventTarget {
     this.following.stop();
     this.recorder.record("recording-ended", { reason });
     this.channel?.close();
+    const { exchange } = this;
     let missing = null;
     if (!this.remoteDescribed) missing = "the two sides never met over signaling";
     else if (!this.peerRecords) missing = "the other side keeps no recording";
     else {
-      await this.redactOwn();
-      for (const piece of await pack(this.own())) this.say("recording", piece);
-      await this.peerRecordingCame();
-      if (this.peerRecording === undefined) {
-        missing = this.recordingError ?? (this.peerLeft || this.peerAway ? "the other side left without sending it" : "it did not come in time");
-      }
+      if (this.peerRedacts) await exchange.redact([this.local0, this.remote0]);
+      for (const piece of await exchange.pieces()) this.say("recording", piece);
+      missing = await exchange.theirsCame(() => this.peerLeft || this.peerAway);
     }
     this.recorder.appendPeer(missing);
     this.say("bye", reason);
     this.signaling.close();
     this.connection?.close();
     // Of a side that is gone there is what it had sent until then.
-    const theirs = this.peerRecording === undefined ? this.following.text : onlyOf(this.other(), this.peerRecording);
-    this.recording = this.own() + this.recorder.lastWords() + theirs;
+    const theirs = exchange.theirs === undefined ? this.following.text : onlyOf(this.other(), exchange.theirs);
+    this.recording = exchange.own() + this.recorder.lastWords() + theirs;
     this.phase = "done";
     await this.explain();
-  }
-
-  // The other side wants pseudonyms (--redact): then this recording uses them too, and the same ones, before it goes
-  // anywhere. Both sides know both ICE passwords, and no recording holds them.
-  async redactOwn() {
-    if (!this.peerRedacts) return;
-    const password = (sdp) => /^a=ice-pwd:(\S+)/m.exec(sdp ?? "")?.[1] ?? "";
-    const secret = [password(this.local0), password(this.remote0)].toSorted().join("");
-    try {
-      const response = await fetch("/redact", { method: "POST", body: `${secret}\n${this.recorder.text()}` });
-      if (!response.ok) throw new Error((await response.text()).trim());
-      this.redacted = await response.text();
-    } catch (error) {
-      // A gap is better than a leak.
-      this.redacted = "";
-      this.recordingError = `this side's recording could not be redacted: ${words(error)}`;
-    }
-  }
-
-  // This side's recording, as it may leave this page.
-  own() {
-    return this.redacted ?? this.recorder.text();
-  }
-
-  async peerRecordingCame() {
-    const until = performance.now() + RECORDING_WITHIN_MS;
-    while (this.peerRecording === undefined && !this.recordingError && performance.now() < until) {
-      const left = this.peerLeft || this.peerAway;
-      const wait = left ? LAST_WORDS_MS : until - performance.now();
-      await new Promise((resolve) => {
-        this.wakeWaiter = resolve;
-        setTimeout(resolve, wait);
-      });
-      if (left) return;
-    }
   }
 
   // The account is computed where the rules are: by the server's whyrelay, from both recordings.

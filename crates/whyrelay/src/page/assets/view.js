@@ -65,8 +65,9 @@ export function liveCandidates(session) {
 
 export function livePairs(session) {
   const isA = session.side === "a";
-  return [...session.pairs.values()]
-    .toSorted((x, y) => Number(y === session.selected) - Number(x === session.selected))
+  const { rows, selected } = session.pairs;
+  return [...rows.values()]
+    .toSorted((x, y) => Number(y === selected) - Number(x === selected))
     .map((row) => {
       const local = `${row.localType} ${shown(row.pair.local)}`;
       const remote = `${row.remoteType} ${shown(row.pair.remote)}`;
@@ -76,8 +77,8 @@ export function livePairs(session) {
       return {
         a: isA ? local : remote,
         b: isA ? remote : local,
-        state: [row === session.selected ? "selected" : null, counts.state].filter(Boolean).join(", "),
-        selected: row === session.selected,
+        state: [row === selected ? "selected" : null, counts.state].filter(Boolean).join(", "),
+        selected: row === selected,
         aToB: isA ? out : into,
         bToA: isA ? into : out,
       };
@@ -93,8 +94,9 @@ export function liveFacts(session) {
   const facts = [["This side", session.side === "a" ? "A, the offerer" : "B, the answerer"]];
   if (session.peerProgram) facts.push(["Other side", session.peerProgram]);
   if (session.iceState) facts.push(["ICE", session.iceState]);
-  if (session.selected && !(session.peerRedacts && session.account)) {
-    const { pair, localType, remoteType } = session.selected;
+  const selected = session.pairs?.selected;
+  if (selected && !(session.peerRedacts && session.account)) {
+    const { pair, localType, remoteType } = selected;
     const relayed = localType === "relay" || remoteType === "relay";
     facts.push(["Path", `${relayed ? "relayed" : "direct"}: ${localType} ${shown(pair.local)} to ${remoteType} ${shown(pair.remote)}`]);
   }
