@@ -86,6 +86,36 @@ impl Record {
     }
 }
 
+/// Ends the processes in a lab's namespaces whose names stand in their own file system alone: what `ip netns exec` runs
+/// has one, and a lab that is made there leaves nothing but empty names outside.
+fn kill_strays(record: &Record) {
+    let own = std::process::id().cast_signed();
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    for process in processes.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid != own)
+        else {
+            continue;
+        };
+        let read = |file: &str| fs::read_to_string(process.path().join(file)).unwrap_or_default();
+        let namespace = fs::read_link(process.path().join("ns/net")).unwrap_or_default();
+        let namespace = namespace.to_string_lossy();
+        if !namespace.is_empty() && is_in(&record.namespaces, &namespace, &read("mountinfo")) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Whether a network namespace, `net:[…]`, has one of these names by a table of mounts (proc(5), mountinfo). As long as
+/// it is mounted there, its number is not given to another.
+fn is_in(names: &[String], namespace: &str, mounts: &str) -> bool {
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(3);
+        let (root, at) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let name = at.rsplit_once("/netns/").map_or("", |(_, name)| name);
+        root == namespace && names.iter().any(|known| known == name)
+    })
+}
+
 /// Ends every process in a namespace.
 fn kill_all(name: &str) {
     let Ok(ip) = ip() else { return };
@@ -118,6 +148,7 @@ pub fn clean() -> Result<Vec<Record>, LabError> {
     let mut removed = Vec::new();
     let mut problem = Ok(());
     for record in all().into_iter().filter(|record| !record.owner_lives()) {
+        kill_strays(&record);
         match record.remove() {
             Ok(()) => removed.push(record),
             Err(error) => problem = Err(error),
@@ -147,5 +178,18 @@ mod tests {
         assert!(record.owner_lives());
         record.started += 1;
         assert!(!record.owner_lives());
+    }
+
+    #[test]
+    fn a_process_belongs_to_a_lab_by_its_own_table_of_mounts() {
+        let mounts = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw\n\
+                      700 31 0:4 net:[4026532281] /run/netns/wrl1-0-a rw shared:5 - nsfs nsfs rw\n\
+                      701 31 0:4 net:[4026532400] /run/netns/mine rw shared:5 - nsfs nsfs rw\n";
+        let names = ["wrl1-0-a".to_owned(), "wrl1-0-b".to_owned()];
+        assert!(is_in(&names, "net:[4026532281]", mounts));
+        for other in ["net:[4026532400]", "net:[4026531840]", ""] {
+            assert!(!is_in(&names, other, mounts), "{other}");
+        }
+        assert!(!is_in(&names, "net:[4026532281]", ""));
     }
 }

@@ -1,6 +1,7 @@
 //! Nothing of a lab is left, whatever ends it, and nothing else is touched.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub(super) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("lab::clean_removes_what_a_killed_lab_left_and_only_that", &tools, killed);
+    suite.test("lab::clean_works_from_inside_ip_netns_exec_and_on_labs_made_there", &tools, inside_exec);
     suite.test("lab::nothing_is_left_after_ctrl_c", &tools, interrupted);
     suite.test("lab::ctrl_c_leaves_the_table_of_what_finished", &tools, interrupted_in_the_middle);
     suite.test("lab::works_without_root_or_says_what_to_do", &tools, without_root);
@@ -38,9 +40,12 @@ struct Up {
 
 impl Up {
     fn start(machine: &Namespace) -> Result<Self> {
-        let mut command = on(machine);
+        Self::start_by(on(machine))
+    }
+
+    fn start_by(mut command: Command) -> Result<Self> {
         // The name of the inner shell tells whose it is.
-        let inside = "echo in $WHYRELAY_LAB; exec sh -c 'sleep 60; :' /run/whyrelay-lab/$WHYRELAY_LAB/inside >&- 2>&-";
+        let inside = "echo in $WHYRELAY_LAB; exec sh -c 'sleep 600; :' /run/whyrelay-lab/$WHYRELAY_LAB/inside >&- 2>&-";
         command.args(["lab", "exec", "two-homes", "a", "--", "sh", "-c", inside]);
         let process = Process::start("whyrelay lab exec", &mut command)?;
         let line = process.line(LIMIT, |line| line.contains("in wrl"))?;
@@ -50,7 +55,7 @@ impl Up {
 }
 
 /// The named namespaces of a lab, and processes with its id in their environment or arguments.
-fn namespaces(id: &str) -> Result<BTreeSet<String>> {
+pub(super) fn namespaces(id: &str) -> Result<BTreeSet<String>> {
     let list = std::fs::read_dir("/run/netns").context("reading /run/netns")?;
     let names = list.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     Ok(names.filter(|name| name.starts_with(&format!("{id}-")) || name.starts_with(&format!("{id}+"))).collect())
@@ -101,8 +106,27 @@ fn killed() -> Result<()> {
     Ok(())
 }
 
+/// Where `ip netns exec` mounts names, nobody else sees them: a lab that was made there, or outside, is removed whole from
+/// either place.
+fn inside_exec() -> Result<()> {
+    let machine = Namespace::new()?;
+    let inside = || machine.command(WHYRELAY);
+    for (made_inside, cleaned_inside) in [(false, true), (true, true), (true, false)] {
+        let up = Up::start_by(if made_inside { inside() } else { on(&machine) })?;
+        let said = format!("made inside: {made_inside}, cleaned inside: {cleaned_inside}");
+        up.process.signal(Signal::SIGKILL)?;
+        up.process.finish(LIMIT)?;
+        let mut command = if cleaned_inside { inside() } else { on(&machine) };
+        let cleaned = Process::start("whyrelay lab clean", command.args(["lab", "clean"]))?.finish(LIMIT)?;
+        ensure!(cleaned.stdout.contains(&format!("removed {}", up.id)), "{said}: {}", cleaned.account);
+        ensure!(namespaces(&up.id)?.is_empty(), "{said}: left: {:?}", namespaces(&up.id)?);
+        gone(&up.id).context(said)?;
+    }
+    Ok(())
+}
+
 /// No process of a lab runs on.
-fn gone(id: &str) -> Result<()> {
+pub(super) fn gone(id: &str) -> Result<()> {
     let begun = Instant::now();
     loop {
         let left = Command::new("pgrep").args(["-f", &format!("/run/whyrelay-lab/{id}/")]).output()?;
@@ -116,20 +140,53 @@ fn gone(id: &str) -> Result<()> {
     }
 }
 
+/// How far a run of several labs is when it is interrupted, by what is there.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// The first lab is written down, and nothing of it made.
+    Begun,
+    /// The first server was started, which comes after the network.
+    Serving,
+    /// A peer records, and will for a second at least.
+    Running,
+}
+
+impl Stage {
+    /// Whether one of a run's labs is so far.
+    fn is_reached(self, run: &str) -> bool {
+        (0..3).any(|number| {
+            let lab = Path::new("/run/whyrelay-lab").join(format!("{run}-{number}"));
+            match self {
+                Self::Begun => lab.with_extension("json").exists(),
+                Self::Serving => lab.join("serve.log").exists(),
+                Self::Running => {
+                    let recorded = |side| lab.join(side).join("recording.jsonl").metadata();
+                    ["a", "b"].into_iter().any(|side| recorded(side).is_ok_and(|file| file.len() > 0))
+                }
+            }
+        })
+    }
+}
+
 fn interrupted() -> Result<()> {
     let machine = Namespace::new()?;
-    // Where it is when the signal comes is left to chance: while it builds, runs or takes down.
-    for (after, signal) in [(150, Signal::SIGINT), (600, Signal::SIGTERM), (1500, Signal::SIGINT)] {
+    for (stage, signal) in
+        [(Stage::Begun, Signal::SIGINT), (Stage::Serving, Signal::SIGTERM), (Stage::Running, Signal::SIGINT)]
+    {
         let mut command = on(&machine);
         command.args(["lab", "run", "--kernel", "--jobs", "3", "no-udp-on-both-sides", "two-homes", "server-silent"]);
         let process = Process::start("whyrelay lab run", &mut command)?;
         let id = format!("wrl{}", process.id());
-        std::thread::sleep(Duration::from_millis(after));
+        let begun = Instant::now();
+        while !stage.is_reached(&id) {
+            ensure!(begun.elapsed() < LIMIT, "{stage:?} was never reached");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         process.signal(signal)?;
         let finished = process.finish(LIMIT)?;
-        ensure!(finished.status.code() == Some(2), "{}", finished.account);
-        ensure!(finished.account.contains("interrupted"), "{}", finished.account);
-        ensure!(namespaces(&id)?.is_empty(), "left after {after} ms: {:?}", namespaces(&id)?);
+        ensure!(finished.status.code() == Some(2), "{stage:?}: {}", finished.account);
+        ensure!(finished.account.contains("interrupted"), "{stage:?}: {}", finished.account);
+        ensure!(namespaces(&id)?.is_empty(), "left at {stage:?}: {:?}", namespaces(&id)?);
         for number in 0..3 {
             gone(&format!("{id}-{number}"))?;
         }
@@ -144,9 +201,7 @@ fn interrupted_in_the_middle() -> Result<()> {
     let process = Process::start("whyrelay lab run", &mut command)?;
     process.line(LIMIT, |line| line.contains("[1/3] ok public-hosts"))?;
     process.signal(Signal::SIGINT)?;
-    let begun = Instant::now();
     let finished = process.finish(LIMIT)?;
-    ensure!(begun.elapsed() < Duration::from_secs(5), "it took {:?}: {}", begun.elapsed(), finished.account);
     ensure!(finished.status.code() == Some(2), "{}", finished.account);
     for words in ["1 scenario, all as expected", "interrupted: 2 scenarios not run"] {
         ensure!(finished.stdout.contains(words), "not {words:?}: {}", finished.account);

@@ -5,6 +5,7 @@
 mod certify;
 mod hops;
 mod left_over;
+mod shell;
 mod strangers;
 mod worlds;
 
@@ -16,4 +17,5 @@ pub(crate) fn register(suite: &mut Suite) {
     strangers::register(suite);
     hops::register(suite);
     left_over::register(suite);
+    shell::register(suite);
 }
