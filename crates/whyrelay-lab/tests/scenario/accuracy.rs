@@ -6,7 +6,7 @@ use std::path::Path;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{Event, EventKind};
 use whyrelay_lab::accuracy::{Accuracy, SAMPLE, SEED};
-use whyrelay_lab::fuzz::{DECOYS, FAULTS, Kind, generate};
+use whyrelay_lab::fuzz::{DECOYS, FAULTS, Kind, World, generate, shrink_by};
 use whyrelay_lab::run::run_virtual;
 use whyrelay_lab::scenario::Scenario;
 
@@ -69,4 +69,36 @@ fn every_fault_and_every_decoy_is_planted_sooner_or_later() {
         }
     }
     panic!("never planted: {faults:?} {decoys:?}");
+}
+
+/// What a world is not wrong by goes: the other fault, decoys, and the conditions of links.
+#[test]
+fn a_wrong_world_is_made_small_down_to_the_fault_that_makes_it_wrong() {
+    let mut shrunk = 0;
+    for seed in 0..60 {
+        let world = generate(seed, Kind::Faults(2));
+        let [first, second] = world.planted[..] else { continue };
+        let kept = if seed % 2 == 0 { first } else { second };
+        let there = |world: &World| {
+            let is = |name: &&str| *name == kept.fault.name;
+            world
+                .planted
+                .iter()
+                .map(|planted| planted.fault.name)
+                .filter(is)
+                .map(|name| format!("{name} {seed}"))
+                .collect()
+        };
+        let small = shrink_by(&world, &there);
+        let left: Vec<(&str, usize)> = small.planted.iter().map(|planted| (planted.fault.name, planted.side)).collect();
+        assert_eq!(left, [(kept.fault.name, kept.side)], "seed {seed}");
+        assert!(small.decoys.is_empty(), "seed {seed}: {:?}", small.decoys);
+        let links = small.file.host.values().filter(|host| host.link.delay.is_some());
+        assert_eq!(links.count(), 0, "seed {seed}: {:?}", small.file.host);
+        let (before, after) = (world.file.host.len(), small.file.host.len());
+        assert_eq!(before, after, "seed {seed}");
+        Scenario::of("small", small.file).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        shrunk += 1;
+    }
+    assert!(shrunk > 30, "only {shrunk} worlds had two faults");
 }
