@@ -5,6 +5,7 @@ mod ends;
 mod formats;
 mod hostile;
 mod inputs;
+mod lab_run;
 mod options;
 mod pty;
 mod screen;

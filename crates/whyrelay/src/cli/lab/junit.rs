@@ -7,35 +7,43 @@ use whyrelay_lab::run::Verdict;
 
 use super::run::Skipped;
 
-/// The results as one test suite.
-pub(super) fn render(verdicts: &[&Verdict], skipped: &[Skipped], broken: &[Skipped]) -> String {
+/// The results as one test suite. What was interrupted is a skipped test.
+pub(super) fn render(verdicts: &[&Verdict], skipped: &[Skipped], broken: &[Skipped], not_run: &[String]) -> String {
     let failures = verdicts.iter().filter(|verdict| !verdict.passed()).count();
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     let _ = writeln!(
         xml,
         "<testsuites>\n<testsuite name=\"whyrelay lab\" tests=\"{}\" failures=\"{failures}\" errors=\"{}\" skipped=\"{}\">",
-        verdicts.len() + skipped.len() + broken.len(),
+        verdicts.len() + skipped.len() + broken.len() + not_run.len(),
         broken.len(),
-        skipped.len()
+        skipped.len() + not_run.len()
     );
     for verdict in verdicts {
-        let (name, title) = (escape(&verdict.scenario), escape(&verdict.title));
         // In simulated seconds where time is simulated.
         let seconds = verdict.usable_after_ms.unwrap_or(0.0) / 1000.0;
-        let _ = write!(xml, "<testcase classname=\"{title}\" name=\"{name}\" time=\"{seconds:.3}\"");
+        let _ = write!(xml, "{} time=\"{seconds:.3}\"", case(&verdict.scenario));
         if verdict.passed() {
             xml.push_str("/>\n");
             continue;
         }
         let problems = escape(&verdict.problems.join("\n"));
-        let _ = writeln!(xml, ">\n<failure message=\"not as expected\">{problems}</failure>\n</testcase>");
+        let title = escape(&verdict.title);
+        let _ = writeln!(xml, ">\n<failure message=\"not as expected: {title}\">{problems}</failure>\n</testcase>");
     }
     for (tag, scenarios) in [("skipped", skipped), ("error", broken)] {
         for Skipped { scenario, reason } in scenarios {
-            let (name, reason) = (escape(scenario), escape(reason));
-            let _ = writeln!(xml, "<testcase name=\"{name}\"><{tag} message=\"{reason}\"/></testcase>");
+            let _ = writeln!(xml, "{}><{tag} message=\"{}\"/></testcase>", case(scenario), escape(reason));
         }
+    }
+    for scenario in not_run {
+        let _ = writeln!(xml, "{}><skipped message=\"interrupted\"/></testcase>", case(scenario));
     }
     xml.push_str("</testsuite>\n</testsuites>\n");
     xml
+}
+
+/// The beginning of a test case. Its class is one for all: systems that show results sort by it, and split it at dots,
+/// which titles have.
+fn case(scenario: &str) -> String {
+    format!("<testcase classname=\"lab\" name=\"{}\"", escape(scenario))
 }

@@ -64,7 +64,7 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
     }
     let verdicts: Vec<&Verdict> = results.iter().map(|(verdict, _)| verdict).collect();
     if let Some(file) = &args.junit {
-        let text = junit::render(&verdicts, &skipped, &broken);
+        let text = junit::render(&verdicts, &skipped, &broken, &not_run);
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     let mut text = String::new();
@@ -93,7 +93,7 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
             });
             text = serde_json::to_string_pretty(&object).context("writing JSON")? + "\n";
         }
-        TableFormat::Junit => text = junit::render(&verdicts, &skipped, &broken),
+        TableFormat::Junit => text = junit::render(&verdicts, &skipped, &broken, &not_run),
     }
     answer(&text)?;
     Ok(match (broken.is_empty() && not_run.is_empty(), verdicts.iter().all(|verdict| verdict.passed())) {
