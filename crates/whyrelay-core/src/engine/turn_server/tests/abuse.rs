@@ -221,6 +221,7 @@ fn security_9_the_torture_set_changes_nothing() {
         alice.sign(start()),
         start().xor_address(AttributeType::XOR_PEER_ADDRESS, peer).build(),
         alice.sign(start().attribute(AttributeType::XOR_PEER_ADDRESS, &[0, 0, 1, 1, 1, 1, 1, 1])),
+        alice.sign(start().attribute(AttributeType::XOR_PEER_ADDRESS, &[0, 3, 1, 1, 1, 1, 1, 1])),
         alice.sign(start().attribute(AttributeType::XOR_PEER_ADDRESS, &[0, 1, 1])),
         start().text(AttributeType::USERNAME, "").integrity(&alice.key()).build(),
         alice.sign(

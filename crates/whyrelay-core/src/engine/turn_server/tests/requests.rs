@@ -72,7 +72,7 @@ fn time_limited_credentials_let_in_until_they_expire() {
 }
 
 #[test]
-fn strict_expiry_ends_the_allocation_with_its_credentials() {
+fn security_2_strict_expiry_ends_the_allocation_with_its_credentials() {
     let mut fixture = Fixture::with(|config| config.strict_expiry = true);
     let made = SharedSecret::new("north").unwrap().credentials("carol", START + Duration::from_secs(700));
     let mut carol = Caller::new(udp("198.18.0.3:4000"), &made.username, &made.password);
