@@ -7,6 +7,7 @@ use whyrelay_core::diagnosis::rules::diagnose;
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{EventKind, InterfaceUse, ServerFailure, SessionOptions, Side, Transport, Vantage};
+use whyrelay_core::trace::measurement::Measurement;
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::integrity::Key;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
@@ -67,6 +68,23 @@ fn a_side_that_wants_its_relay_only_and_gets_none_has_no_other_fault() {
     assert_eq!(finds(&session, "WR102"), None);
     assert_eq!(finds(&session, "WR703"), None);
     assert_eq!(finds(&session, "WR301").as_deref(), Some("WR301 the path"));
+}
+
+#[test]
+fn a_port_that_a_server_opened_for_a_probe_is_no_silent_server() {
+    for third_party in [false, true] {
+        let mut session = Session::new();
+        session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+        session.stun(Vantage::A, A, STUN_2, Some(A_MAPPED));
+        session.stun(Vantage::A, A, STUN, None);
+        if third_party {
+            let (local, remote, observed) = (address(A), address(STUN), None);
+            let fact = Measurement::ThirdParty { local, remote, observed, sent: 5 };
+            session.push(Vantage::A, EventKind::Measured(fact));
+        }
+        session.fail(Vantage::A);
+        assert_eq!(finds(&session, "WR301").is_some(), !third_party, "{:?}", findings(&session));
+    }
 }
 
 #[test]

@@ -8,13 +8,14 @@ use std::net::SocketAddr;
 
 use crate::diagnosis::evidence::ServerPath;
 use crate::trace::event::Transport;
+use crate::trace::measurement::Measurement;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR301",
     name: "stun-server-silent",
     title: "a STUN or TURN server does not answer",
     meaning: "A server never answered over UDP. A side that reaches no STUN server does not learn the address that its NAT gives it, so the peer has nothing to send to from outside.",
-    detection: "At least three transmissions to the server from every socket, and no answer to any.",
+    detection: "At least three transmissions to the server from every socket, and no answer to any; a port that a server opened for a probe is none.",
     proof: "The same server asked from another network.",
     doubt: "An answer of the server to another host: then the fault lies in front of this side.",
     fixes: &[
@@ -39,7 +40,13 @@ fn examine(session: &Session<'_>) -> Examination {
         asked_any |= !servers.is_empty();
         for (server, paths) in servers {
             let transmissions = side.asked(server);
-            if transmissions < 3 || paths.iter().any(|path| path.has_answered()) {
+            // A port that a server opened for a probe: whether packets get there has a rule of its own.
+            let is_third_party = side
+                .measured
+                .facts
+                .iter()
+                .any(|(_, fact)| matches!(fact, Measurement::ThirdParty { remote, .. } if *remote == server));
+            if transmissions < 3 || is_third_party || paths.iter().any(|path| path.has_answered()) {
                 continue;
             }
             // A side that hears nothing at all over UDP may itself be the cause.

@@ -18,9 +18,10 @@ pub(super) const RULE: Rule = Rule {
     meaning: "A firewall between a side and the Internet lets UDP out to known servers or ports only (an allow-list, an application filter, endpoint security). STUN works and every tester is content, but checks to a peer's random port never leave the network. It looks like a hard NAT and is none.",
     detection: "STUN answers arrive, and what the side sends to a third party on a high port (the peer's relayed address, or a server's probe port) does not, while the other side's packets to such ports do.",
     proof: "A packet from this host to a UDP port of your own machine elsewhere: a capture there sees nothing, while STUN on port 3478 works.",
-    doubt: "One packet of this side that arrives at any high UDP port outside.",
+    doubt: "One packet of this side that arrives at any high UDP port outside. To one host alone, a firewall in front of the server's own relayed ports looks the same.",
     fixes: &[
         Fix::firewall("Allow outbound UDP from this host to any destination port (or to 1024-65535)."),
+        Fix::firewall("Where every host has this: let UDP in to the server's relayed ports (49152-65535 by default)."),
         Fix::owner("On a company network: ask for an egress rule for UDP of this host, or accept the relay."),
     ],
     threads: &["netbirdio/docs#908"],
