@@ -37,7 +37,7 @@ pub(crate) async fn look(journal: Journal, origin: Origin, router: SocketAddr, o
     let mut told = None;
     for sent in 1..=SENDS {
         if let Err(errno) = sockets.send(local, router, &request) {
-            told = Some((false, std::io::Error::from_raw_os_error(errno).to_string()));
+            told = Some((false, in_words(errno)));
             break;
         }
         let wake = (Instant::now() + if sent == SENDS { LAST_WAIT } else { INTERVAL }).min(until);
@@ -65,10 +65,17 @@ async fn answer(sockets: &mut Sockets, router: SocketAddr, wake: Instant) -> Opt
                 });
             }
             Arrived::Refused { errno, .. } => {
-                return Some((false, std::io::Error::from_raw_os_error(errno).to_string()));
+                return Some((false, in_words(errno)));
             }
             Arrived::Datagram { .. } => {}
         }
+    }
+}
+
+fn in_words(errno: i32) -> String {
+    match errno {
+        libc::ECONNREFUSED => "the port is closed".to_owned(),
+        other => std::io::Error::from_raw_os_error(other).to_string(),
     }
 }
 

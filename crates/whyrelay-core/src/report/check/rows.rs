@@ -158,6 +158,7 @@ fn row(seq: u64, fact: &Measurement) -> Option<Row> {
             let (value, state) = match (rtt_us, detail) {
                 (Some(us), None) => (format!("answers in {}", milliseconds(*us)), State::Good),
                 (Some(us), Some(detail)) => (format!("passes in {}: {detail}", milliseconds(*us)), State::Good),
+                (None, Some(detail)) if detail.starts_with("no answer") => (detail.clone(), State::Warning),
                 (None, Some(detail)) => (format!("no answer: {detail}"), State::Warning),
                 (None, None) => ("no answer".to_owned(), State::Bad),
             };
