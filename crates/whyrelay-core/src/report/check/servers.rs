@@ -112,7 +112,7 @@ fn words(failure: &ServerFailure) -> Option<String> {
         | ServerFailure::BadResponse { detail }
         | ServerFailure::Unresolved { detail } => detail.clone(),
         ServerFailure::NoCredentials => "no user name or password to answer with".to_owned(),
-        ServerFailure::SendFailed { errno } => format!("the system refused to send (errno {errno})"),
+        ServerFailure::SendFailed { errno } => refused(*errno),
         ServerFailure::NoLocalAddress => super::super::words::NO_LOCAL_ADDRESS.to_owned(),
     })
 }
@@ -163,6 +163,18 @@ fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'sta
     }
 }
 
+/// Why packets to a server were refused, by Linux's numbers: by its host, by a router, or by this one.
+fn refused(errno: i32) -> String {
+    let why = match errno {
+        1 | 13 => "this host's firewall refuses packets to it",
+        101 => "there is no route to it",
+        111 => "its host says that the port is closed",
+        113 => "a router says that its host is not there",
+        _ => return format!("the system refused to send (errno {errno})"),
+    };
+    format!("{why} (errno {errno})")
+}
+
 /// Whether any server answered over UDP.
 fn udp_passes(side: &SideEvidence) -> bool {
     side.measured.facts.iter().any(|(_, fact)| {
@@ -183,7 +195,13 @@ fn lasting(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::lasting;
+    use super::{lasting, refused};
+
+    #[test]
+    fn a_refusal_says_whose_it_is() {
+        assert_eq!(refused(111), "its host says that the port is closed (errno 111)");
+        assert_eq!(refused(90), "the system refused to send (errno 90)");
+    }
 
     #[test]
     fn times_are_told_in_units_that_one_can_picture() {
