@@ -147,6 +147,7 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     session.open_sockets(&udp_sender)?;
     // Nothing is under way yet that would have to be served meanwhile.
     session.map_port().await;
+    session.machine_timers(&mut inputs);
     session.use_named_servers();
     session.drain();
 
@@ -331,9 +332,14 @@ impl Session {
                 }
                 result = &mut connecting, if !connected => {
                     connected = true;
+                    // What is begun now is begun now, not at a deadline that has passed.
+                    self.machine_timers(inputs);
                     self.signaling_connected(result?)?;
                 }
-                incoming = signaling => self.signaled(incoming)?,
+                incoming = signaling => {
+                    self.machine_timers(inputs);
+                    self.signaled(incoming)?;
+                }
                 _ = inputs.udp.recv_many(&mut batch, UDP_BATCH) => {
                     for input in batch.drain(..) {
                         self.udp_input(input);
@@ -342,7 +348,10 @@ impl Session {
                 }
                 Some(input) = inputs.probes.recv() => self.probe_input(input),
                 Some(input) = inputs.streams.recv() => self.stream_input(input),
-                Some(resolved) = inputs.names.recv() => self.name_input(&resolved),
+                Some(resolved) = inputs.names.recv() => {
+                    self.machine_timers(inputs);
+                    self.name_input(&resolved);
+                }
                 Some((moment, fact)) = inputs.host.recv() => self.host_input(moment, fact),
                 Some(entry) = inputs.beside.recv() => self.sink.note(entry),
                 () = tokio::time::sleep_until(deadline.into()) => {}
