@@ -287,6 +287,25 @@ fn what_the_turn_client_tells_becomes_a_finding() {
     }
 }
 
+/// TLS goes over TCP: that UDP is blocked explains no certificate.
+#[test]
+fn a_certificate_is_refused_whether_or_not_udp_is_blocked() {
+    let mut session = Session::new();
+    session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, None);
+    session.stun(Vantage::A, A, STUN, None);
+    session.check(Check { transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
+    session.allocate_over_tls(Vantage::A, A, "192.0.2.10:443", RELAYED);
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert!(findings(&session).contains(&"WR302 A".to_owned()), "{:?}", findings(&session));
+    let untrusted = ServerFailure::ConnectionFailed { detail: "invalid peer certificate: UnknownIssuer".into() };
+    server_failed(&mut session, "Allocate", "turns:relay.example:5349", untrusted);
+    for code in ["WR302 A", "WR409 the relay"] {
+        assert!(findings(&session).contains(&code.to_owned()), "{code}: {:?}", findings(&session));
+    }
+}
+
 /// A tunnel's socket that leads nowhere says nothing about a server that answered another.
 #[test]
 fn a_turn_server_that_gave_a_relayed_address_is_not_called_unreachable() {
