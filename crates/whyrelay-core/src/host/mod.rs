@@ -24,7 +24,10 @@ pub use network::{
 };
 pub use number::parse_number;
 pub use probe::{Probe, ProbeAim, ProbeOutcome};
-pub use program::{Application, HostSocket, ProfileTally, SocketProfile, SocketTransport, Software, SoftwareName};
+pub use program::{
+    Application, HostSocket, Installed, InstalledPart, ProfileTally, SocketProfile, SocketTransport, Software,
+    SoftwareName,
+};
 pub use routing::{AnsweredRoute, RouteAnswer, RouteFailure, RoutePurpose, RouteQuestion};
 
 /// Most facts of one side that are recorded or folded; the rest is counted.

@@ -48,6 +48,51 @@ pub struct Software {
     /// environment could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<BTreeMap<String, String>>,
+    /// What of this host's network bears its marks, tables or names. Firewall names are missing where the firewall
+    /// could not be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub installed: Vec<Installed>,
+}
+
+/// Something in this host's network that a program has put there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// What it is.
+    pub part: InstalledPart,
+    /// Which, in the words of the commands that show it.
+    pub name: String,
+}
+
+/// What a program may put into a host's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstalledPart {
+    /// A network interface.
+    Interface,
+    /// A policy rule (`ip rule`).
+    PolicyRule,
+    /// A routing table of its own, or its routes in another.
+    Routes,
+    /// A firewall mark.
+    Mark,
+    /// A table of the firewall.
+    FirewallTable,
+    /// A chain of the firewall, in a table that others use, too.
+    FirewallChain,
+}
+
+impl InstalledPart {
+    /// How it is written for a reader, before the name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Interface => "interface",
+            Self::PolicyRule => "policy rule",
+            Self::Routes => "routes",
+            Self::Mark => "mark",
+            Self::FirewallTable => "firewall table",
+            Self::FirewallChain => "firewall chain",
+        }
+    }
 }
 
 /// The transport of a socket in the socket table.

@@ -2,7 +2,9 @@
 
 use super::probes;
 use crate::diagnosis::rules::{ask, quoted, quoted_firewall, way};
-use crate::host::{ConntrackEntry, HostFact, HostSocket, Link, Moment, ProfileTally, Route, SocketProfile};
+use crate::host::{
+    ConntrackEntry, HostFact, HostSocket, Installed, Link, Moment, ProfileTally, Route, SocketProfile, Software,
+};
 
 /// What a fact says and when it was taken; `None`: its fields say it as well as a sentence would.
 pub(super) fn describe(moment: Moment, fact: &HostFact) -> Option<String> {
@@ -48,8 +50,8 @@ pub(super) fn describe(moment: Moment, fact: &HostFact) -> Option<String> {
             let needs = needs.as_ref().map_or_else(String::new, |needs| format!(" (needs {needs})"));
             format!("not measured: {}: {why}{needs}", super::describe::word(subject))
         }
+        HostFact::Software(fact) => software(fact),
         HostFact::Resolver { .. }
-        | HostFact::Software(_)
         | HostFact::Capabilities { .. }
         | HostFact::Counters { .. }
         | HostFact::ProbeSeen { .. }
@@ -61,6 +63,30 @@ pub(super) fn describe(moment: Moment, fact: &HostFact) -> Option<String> {
         Moment::After => "after the checks",
     };
     Some(format!("{text} ({when})"))
+}
+
+/// A program with how it was recognized, what it installed and how it is set.
+pub(super) fn software(software: &Software) -> String {
+    let mut text = format!("{} ({})", super::describe::word(&software.software), software.signs.join(", "));
+    if !software.installed.is_empty() {
+        // One word for a row of the same kind: "policy rules 105, 110".
+        let mut parts: Vec<(&str, Vec<&str>)> = Vec::new();
+        for Installed { part, name } in &software.installed {
+            match parts.iter_mut().find(|(known, _)| *known == part.name()) {
+                Some((_, names)) => names.push(name),
+                None => parts.push((part.name(), vec![name])),
+            }
+        }
+        let parts = parts.into_iter().map(|(part, names)| format!("{part} {}", names.join(", ")));
+        text.push_str(" has installed ");
+        text.push_str(&parts.collect::<Vec<_>>().join("; "));
+    }
+    if let Some(settings) = software.environment.as_ref().filter(|settings| !settings.is_empty()) {
+        let settings: Vec<_> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        text.push_str(", with ");
+        text.push_str(&settings.join(" "));
+    }
+    text
 }
 
 fn link(link: &Link) -> String {

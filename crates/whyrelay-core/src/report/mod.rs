@@ -25,6 +25,8 @@ mod text;
 mod timeline;
 pub mod words;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 pub use account::{Account, LogLine};
@@ -53,6 +55,7 @@ use crate::diagnosis::expected::{expected, verdict, would_allow_direct};
 use crate::diagnosis::finding::{Finding, NotMeasured};
 use crate::diagnosis::rules;
 use crate::diagnosis::session::{Chain, End, JoinedPair, Path, Session};
+use crate::host::{Installed, Software, SoftwareName};
 use crate::trace::event::{Direction, EndReason, Event, Pair, PairState, Role, Vantage};
 
 /// The schema of the JSON account. Fields are added freely; a change of one needs a new number.
@@ -150,6 +153,29 @@ pub struct SideSummary {
     pub throughput_out_mbps: Option<f64>,
     /// What it received.
     pub throughput_in_mbps: Option<f64>,
+    /// Programs on its host that touch the network.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<ProgramRow>,
+}
+
+/// A program on a side's host that touches the network: a VPN, a container engine, a firewall's front end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProgramRow {
+    /// Number of the event that tells of it.
+    pub seq: u64,
+    /// Which.
+    pub program: SoftwareName,
+    /// All of it in words.
+    pub words: String,
+    /// How it was recognized.
+    pub signs: Vec<String>,
+    /// Its process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process_id: Option<u32>,
+    /// The settings of its environment that decide how it connects; `null` where it could not be read.
+    pub settings: Option<BTreeMap<String, String>>,
+    /// What it has put into the host's network.
+    pub installed: Vec<Installed>,
 }
 
 /// A pair with the chains of its checks.
@@ -363,7 +389,14 @@ fn side_summary(side: &SideEvidence) -> SideSummary {
         channel_round_trips: side.round_trips,
         throughput_out_mbps: throughput(Direction::Out),
         throughput_in_mbps: throughput(Direction::In),
+        programs: side.host.software.iter().map(|software| program_row(software.seq, &software.fact)).collect(),
     }
+}
+
+fn program_row(seq: u64, software: &Software) -> ProgramRow {
+    let Software { software: program, signs, process_id, environment: settings, installed } = software.clone();
+    let words = facts::software(software);
+    ProgramRow { seq, program, words, signs, process_id, settings, installed }
 }
 
 fn missing_sides(evidence: &Evidence) -> Vec<NotMeasured> {

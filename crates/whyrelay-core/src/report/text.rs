@@ -132,6 +132,9 @@ fn sides(out: &mut String, report: &Report, paint: Paint) {
         }
         let _ = writeln!(out, "  {name}  {part:<8}  {}", words.join(" · "));
         measurements(out, side);
+        for program in &side.programs {
+            wrap(out, paint, "               ", &program.words);
+        }
     }
     if let Some(clock) = &report.clock {
         wrap(out, paint, "  ", &clock.summary);

@@ -335,7 +335,7 @@ fn is_word_of_ours(key: &str) -> bool {
         "what" | "moment" | "subject" | "probe" | "outcome" | "purpose" | "family" | "route_kind" | "rule_action"
         | "neighbor_state" | "framework" | "table_family" | "hook" | "chain_type" | "verdict" | "software"
         | "socket_transport" | "sysctl" | "value" | "scope" | "flags" | "link_kind" | "effective" | "needs"
-        | "origin" | "read" | "aim" => true,
+        | "origin" | "read" | "aim" | "part" => true,
         _ => false,
     }
 }

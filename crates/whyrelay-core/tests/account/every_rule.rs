@@ -7,7 +7,7 @@ use whyrelay_core::diagnosis::rules::RULES;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{Event, Vantage};
 
-use crate::cases::{self, Case};
+use crate::cases::{self, Case, near};
 use crate::report::direct;
 
 fn findings(events: &[Event]) -> Vec<(&'static str, &'static str, Severity)> {
@@ -52,6 +52,59 @@ fn a_case_has_no_other_errors_or_warnings_and_its_own_come_first() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_rule_is_silent_one_step_away_from_its_fault() {
+    let all = near::all();
+    let mut wrong: Vec<String> = RULES
+        .iter()
+        .filter(|rule| all.iter().all(|near| near.code != rule.code))
+        .map(|rule| format!("{} {} has no near miss", rule.code, rule.name))
+        .collect();
+    for near in all {
+        let found = findings(&near.session.events);
+        let fired = found
+            .iter()
+            .any(|(code, _, severity)| *code == near.code && !(near.as_information && *severity == Severity::Info));
+        if fired {
+            wrong.push(format!("{}, although {}: {found:?}", near.code, near.why));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_command_that_changes_what_a_firewall_lets_through_says_so() {
+    let changes = |command: &str| {
+        ["nft insert", "nft delete", "iptables", "ip6tables", "ufw", "firewall-cmd"]
+            .iter()
+            .any(|start| command.starts_with(start))
+            || command.contains("rp_filter=")
+    };
+    let looks = |command: &str| {
+        ["ip route get", "ip -6 route get", "ip route show", "ip neigh", "ss ", "nft -a list", "iptables-save"]
+            .iter()
+            .any(|start| command.starts_with(start))
+    };
+    let mut seen = 0;
+    for case in cases::all() {
+        for finding in Report::from_events(&case.session.events).findings {
+            for remedy in &finding.remedies {
+                for command in &remedy.commands {
+                    seen += 1;
+                    let expected = if changes(command) && !looks(command) { "changes the firewall" } else { "safe" };
+                    assert_eq!(remedy.effect.name(), expected, "{}: {command}", finding.code);
+                    let hole = command
+                        .split([' ', '/', '='])
+                        .find(|word| word.len() > 3 && word.bytes().all(|b| b.is_ascii_uppercase()));
+                    let known = ["ACCEPT", "GATEWAY", "NETWORK-ID", "OUTPUT"];
+                    assert!(hole.is_none_or(|word| known.contains(&word)), "{}: {command} has a hole", finding.code);
+                }
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} commands");
 }
 
 #[test]

@@ -5,15 +5,13 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use whyrelay_core::host::{
-    HostFact, Link, OwnPacket, PolicyRule, Prefix, Route, RouteAnswer, RouteQuestion, Subject, bounded,
-};
+use whyrelay_core::host::{HostFact, Link, OwnPacket, PolicyRule, Prefix, Route, RouteAnswer, RouteQuestion, Subject};
 
 use super::counters::{self, Counters};
 use super::netlink::Netlink;
 use super::nft::Firewall;
 use super::packets::Copy;
-use super::{Collector, Emit, Flow, Scope, conntrack, questions, sockets, software, tables};
+use super::{Collector, Emit, Flow, Scope, conntrack, installed, legacy, questions, sockets, software, tables};
 
 /// Most interfaces that are recorded.
 const MAX_LINKS: usize = 64;
@@ -39,6 +37,8 @@ pub(super) struct Linux {
     copy: Option<Copy>,
     /// The rules before the checks; `None`: they cannot be read.
     firewall: Option<Firewall>,
+    /// The same of the legacy iptables, where they have tables.
+    legacy: Option<Firewall>,
     answers: Vec<RouteAnswer>,
     /// Interfaces of our own addresses: they can touch the session whatever they are.
     addresses: Vec<whyrelay_core::host::Address>,
@@ -75,7 +75,7 @@ impl Collector for Linux {
             Ok(firewall) => self.firewall = Some(firewall),
             Err(error) => not_measured(Subject::Nftables, &error, emit),
         }
-        legacy_iptables(emit);
+        self.legacy = legacy_iptables(emit);
     }
 
     fn socket(&mut self, scope: &Scope, emit: &mut Emit<'_>) {
@@ -108,8 +108,12 @@ impl Collector for Linux {
 
     /// Every process of the host is looked at: milliseconds where there are hundreds.
     fn later(&mut self, emit: &mut Emit<'_>) {
-        let names = self.firewall.iter().flat_map(Firewall::names);
-        for fact in software::programs(self.links.values(), names) {
+        let mut routes = BTreeMap::new();
+        // What cannot be read is said with the routes that are recorded.
+        let _ = tables::routes(&self.links, |route| installed::count(&mut routes, &route));
+        let chains = self.firewall.iter().chain(&self.legacy).flat_map(Firewall::chains).collect();
+        let host = installed::Host { rules: &self.rules, chains, routes: &routes };
+        for fact in software::programs(self.links.values(), &host) {
             emit(fact);
         }
     }
@@ -125,6 +129,11 @@ impl Collector for Linux {
                 Ok(now) => now.facts(before, scope, emit),
                 Err(error) => not_measured(Subject::Nftables, &error, emit),
             }
+        }
+        if let Some(before) = &self.legacy
+            && let Some(now) = legacy_iptables(emit)
+        {
+            now.facts(before, scope, emit);
         }
         self.settle_copy(emit);
         self.take_routes(scope, emit);
@@ -233,19 +242,18 @@ impl Linux {
     }
 }
 
-/// The legacy iptables, whose rules no maintained way reads: whether there are any is told.
-fn legacy_iptables(emit: &mut Emit<'_>) {
-    let names = ["ip_tables_names", "ip6_tables_names"];
-    let tables: BTreeSet<String> = names
-        .iter()
-        .filter_map(|name| std::fs::read_to_string(format!("/proc/self/net/{name}")).ok())
-        .flat_map(|text| text.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .collect();
-    if !tables.is_empty() {
-        let tables = tables.into_iter().collect::<Vec<_>>().join(", ");
-        let why =
-            bounded(format!("legacy iptables has tables ({tables}), whose rules are not read: iptables-legacy-save"));
-        emit(HostFact::NotMeasured { subject: Subject::LegacyIptables, why, needs: None });
+/// The rules of the legacy iptables, where there are tables.
+fn legacy_iptables(emit: &mut Emit<'_>) -> Option<Firewall> {
+    let tables = legacy::tables();
+    if tables.iter().all(Vec::is_empty) {
+        return None;
+    }
+    match legacy::read(&tables) {
+        Ok(firewall) => Some(firewall),
+        Err(error) => {
+            not_measured(Subject::LegacyIptables, &error, emit);
+            None
+        }
     }
 }
 

@@ -9,6 +9,10 @@ mod conntrack;
 #[cfg(target_os = "linux")]
 mod counters;
 #[cfg(target_os = "linux")]
+mod installed;
+#[cfg(target_os = "linux")]
+mod legacy;
+#[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) mod netlink;

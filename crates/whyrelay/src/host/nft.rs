@@ -1,6 +1,6 @@
 //! nftables rules (those of iptables-nft included) that can touch the session, by nfnetlink.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 
@@ -30,18 +30,19 @@ type Place = (u8, String, String, u64);
 
 /// A chain.
 #[derive(Clone, Debug)]
-struct Chain {
-    hook: Option<u32>,
-    priority: i32,
-    kind: String,
-    drops: bool,
+pub(super) struct Chain {
+    pub(super) hook: Option<u32>,
+    pub(super) priority: i32,
+    pub(super) kind: String,
+    pub(super) drops: bool,
 }
 
 /// The rules of this host at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Firewall {
-    chains: BTreeMap<(u8, String, String), Chain>,
-    rules: Vec<(Place, Rule)>,
+    pub(super) chains: BTreeMap<(u8, String, String), Chain>,
+    pub(super) rules: Vec<(Place, Rule)>,
+    framework: FirewallFramework,
 }
 
 impl Firewall {
@@ -50,7 +51,8 @@ impl Firewall {
     /// # Errors
     /// EPERM without CAP_NET_ADMIN.
     pub(super) fn read() -> io::Result<Self> {
-        let mut firewall = Self::default();
+        let framework = FirewallFramework::Nftables;
+        let mut firewall = Self { chains: BTreeMap::new(), rules: Vec::new(), framework };
         dump(NFT_MSG_GETCHAIN, |family, body| {
             firewall.take_chain(family, body);
             ControlFlow::Continue(())
@@ -62,9 +64,14 @@ impl Firewall {
         Ok(firewall)
     }
 
-    /// The names of tables and chains, which tell who made them.
-    pub(super) fn names(&self) -> BTreeSet<&str> {
-        self.chains.keys().flat_map(|(_, table, chain)| [table.as_str(), chain.as_str()]).collect()
+    /// The legacy iptables without any rule, to be filled by who reads them.
+    pub(super) const fn legacy() -> Self {
+        Self { chains: BTreeMap::new(), rules: Vec::new(), framework: FirewallFramework::LegacyIptables }
+    }
+
+    /// Family, table and name of every chain, which tell who made it.
+    pub(super) fn chains(&self) -> impl Iterator<Item = (&'static str, &str, &str)> {
+        self.chains.keys().map(|(family, table, chain)| (family_name(*family), table.as_str(), chain.as_str()))
     }
 
     /// The rules that can touch the session's packets or counted some since an earlier reading.
@@ -89,13 +96,17 @@ impl Firewall {
             }
             // What counted a packet and acts comes first, then what acts.
             let order = if counted && acts { 0 } else { 1 + u8::from(!acts) };
-            facts.push((order, fact(place, rule, base, since)));
+            facts.push((order, self.fact(place, rule, base, since)));
         }
         facts.sort_by_key(|(order, _)| *order);
         let recorded = facts.len().min(MAX_RECORDED);
         facts.into_iter().take(MAX_RECORDED).for_each(|(_, rule)| emit(HostFact::FirewallRule(rule)));
         let (total, recorded) = (self.rules.len() as u64, recorded as u64);
-        emit(HostFact::Counted { subject: Subject::Nftables, total, recorded });
+        let subject = match self.framework {
+            FirewallFramework::Nftables => Subject::Nftables,
+            FirewallFramework::LegacyIptables => Subject::LegacyIptables,
+        };
+        emit(HostFact::Counted { subject, total, recorded });
     }
 
     /// For each chain that a packet of the session can come to: a base chain that leads there.
@@ -122,7 +133,33 @@ impl Firewall {
     fn policy(&self, (family, table, chain): (u8, &str, &str), base: &Chain) -> FirewallRule {
         let rule = Rule { words: vec!["policy drop".into()], verdict: Some("drop"), ..Rule::default() };
         let place = (family, table.to_owned(), chain.to_owned(), 0);
-        FirewallRule { handle: None, ..fact(&place, &rule, base, None) }
+        FirewallRule { handle: None, ..self.fact(&place, &rule, base, None) }
+    }
+
+    fn fact(
+        &self,
+        (family, table, chain, handle): &Place,
+        rule: &Rule,
+        base: &Chain,
+        since: Option<u64>,
+    ) -> FirewallRule {
+        FirewallRule {
+            framework: self.framework,
+            table_family: family_name(*family).into(),
+            table: bounded(table.clone()),
+            chain: bounded(chain.clone()),
+            hook: base.hook.map(|hook| hook_name(*family, hook).into()),
+            chain_type: Some(bounded(base.kind.clone())),
+            priority: Some(base.priority),
+            // The legacy iptables know no handles.
+            handle: (self.framework == FirewallFramework::Nftables).then_some(*handle),
+            rule: bounded(rule.words.join(" ")),
+            verdict: rule.verdict.map(str::to_owned),
+            target: rule.target.clone().map(bounded),
+            sets_mark: rule.sets_mark,
+            packets: rule.packets,
+            packets_since: since,
+        }
     }
 
     fn take_chain(&mut self, family: u8, body: &[u8]) {
@@ -185,8 +222,8 @@ fn hook_name(family: u8, hook: u32) -> &'static str {
     }
 }
 
-fn fact((family, table, chain, handle): &Place, rule: &Rule, base: &Chain, since: Option<u64>) -> FirewallRule {
-    let table_family = match family {
+const fn family_name(family: u8) -> &'static str {
+    match family {
         1 => "inet",
         2 => "ip",
         3 => "arp",
@@ -194,22 +231,6 @@ fn fact((family, table, chain, handle): &Place, rule: &Rule, base: &Chain, since
         7 => "bridge",
         10 => "ip6",
         _ => "other",
-    };
-    FirewallRule {
-        framework: FirewallFramework::Nftables,
-        table_family: table_family.into(),
-        table: bounded(table.clone()),
-        chain: bounded(chain.clone()),
-        hook: base.hook.map(|hook| hook_name(*family, hook).into()),
-        chain_type: Some(bounded(base.kind.clone())),
-        priority: Some(base.priority),
-        handle: Some(*handle),
-        rule: bounded(rule.words.join(" ")),
-        verdict: rule.verdict.map(str::to_owned),
-        target: rule.target.clone().map(bounded),
-        sets_mark: rule.sets_mark,
-        packets: rule.packets,
-        packets_since: since,
     }
 }
 

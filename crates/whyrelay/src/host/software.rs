@@ -7,6 +7,8 @@ use std::path::Path;
 
 use whyrelay_core::host::{HostFact, Link, Software, SoftwareName, bounded};
 
+use super::installed::{self, Host};
+
 /// Most processes that are looked at.
 const MAX_PROCESSES: usize = 20_000;
 
@@ -87,27 +89,29 @@ const INTERFACES: [(&str, SoftwareName); 14] = [
 
 /// What is seen of a program.
 #[derive(Debug, Default)]
-struct Seen {
+struct Seen<'a> {
     signs: Vec<String>,
     process: Option<u32>,
+    links: Vec<&'a Link>,
 }
 
-/// The programs that are seen, by their processes, interfaces, and the names of firewall tables and chains.
-pub(super) fn programs<'a>(
-    links: impl IntoIterator<Item = &'a Link>,
-    firewall_names: impl IntoIterator<Item = &'a str>,
-) -> Vec<HostFact> {
-    let mut seen: BTreeMap<SoftwareName, Seen> = BTreeMap::new();
-    let mut sign = |name, text: String, process: Option<u32>| {
-        let entry = seen.entry(name).or_default();
-        if entry.signs.len() < 8 && !entry.signs.contains(&text) {
-            entry.signs.push(bounded(text));
+impl Seen<'_> {
+    fn sign(&mut self, text: String) {
+        if self.signs.len() < 8 && !self.signs.contains(&text) {
+            self.signs.push(bounded(text));
         }
-        entry.process = entry.process.or(process);
-    };
+    }
+}
+
+/// The programs that are seen, by their processes, their interfaces, their policy rules, and the names of firewall
+/// tables and chains, with what each has installed.
+pub(super) fn programs<'a>(links: impl IntoIterator<Item = &'a Link>, host: &Host<'_>) -> Vec<HostFact> {
+    let mut seen: BTreeMap<SoftwareName, Seen<'a>> = BTreeMap::new();
     for (id, name) in processes().filter(|_| !in_laboratory()) {
         if let Some((_, software)) = PROCESSES.iter().find(|(process, _)| *process == name) {
-            sign(*software, format!("process {name}"), Some(id));
+            let entry = seen.entry(*software).or_default();
+            entry.sign(format!("process {name}"));
+            entry.process = entry.process.or(Some(id));
         }
     }
     for link in links {
@@ -117,36 +121,27 @@ pub(super) fn programs<'a>(
                 rest.is_empty() || start.len() > 3 || rest.bytes().all(|byte| byte.is_ascii_digit())
             })
         });
-        match by_name {
-            Some((_, software)) => sign(*software, format!("interface {}", link.device), None),
-            None if by_kind => sign(SoftwareName::Wireguard, format!("interface {}", link.device), None),
-            None => {}
+        let software = by_name.map(|(_, software)| *software).or(by_kind.then_some(SoftwareName::Wireguard));
+        if let Some(software) = software {
+            let entry = seen.entry(software).or_default();
+            entry.sign(format!("interface {}", link.device));
+            entry.links.push(link);
         }
     }
-    for name in firewall_names {
-        let lower = name.to_ascii_lowercase();
-        let tables = [
-            ("netbird", SoftwareName::Netbird),
-            ("ts-input", SoftwareName::Tailscale),
-            ("docker", SoftwareName::Docker),
-            ("kube-", SoftwareName::Kubernetes),
-            ("ufw-", SoftwareName::Ufw),
-            ("firewalld", SoftwareName::Firewalld),
-            ("mwan3", SoftwareName::Mwan3),
-            ("libvirt", SoftwareName::Libvirt),
-            ("crowdsec", SoftwareName::Crowdsec),
-            ("f2b-", SoftwareName::Fail2ban),
-            ("cilium", SoftwareName::Cilium),
-            ("cali-", SoftwareName::Calico),
-            ("wg-quick", SoftwareName::Wireguard),
-        ];
-        if let Some((_, software)) = tables.iter().find(|(part, _)| lower.contains(part)) {
-            sign(*software, format!("firewall {name}"), None);
+    for rule in host.rules {
+        if let Some(software) = installed::by_rule(rule) {
+            seen.entry(software).or_default().sign(format!("policy rule {}", rule.priority));
         }
     }
-    let fact = |(software, seen): (SoftwareName, Seen)| {
+    for name in host.chains.iter().flat_map(|(_, table, chain)| [table, chain]) {
+        if let Some(software) = installed::by_firewall_name(name) {
+            seen.entry(software).or_default().sign(format!("firewall {name}"));
+        }
+    }
+    let fact = |(software, seen): (SoftwareName, Seen<'a>)| {
         let environment = seen.process.and_then(environment);
-        HostFact::Software(Software { software, signs: seen.signs, process_id: seen.process, environment })
+        let installed = installed::of(software, &seen.links, host);
+        HostFact::Software(Software { software, signs: seen.signs, process_id: seen.process, environment, installed })
     };
     seen.into_iter().map(fact).collect()
 }

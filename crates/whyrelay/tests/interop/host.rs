@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use whyrelay_core::diagnosis::evidence::{Evidence, HostEvidence, SideEvidence};
-use whyrelay_core::host::{Moment, NeighborState, RoutePurpose, Subject};
-use whyrelay_core::trace::event::Vantage;
+use whyrelay_core::host::{FirewallFramework, Moment, NeighborState, RoutePurpose, SoftwareName, Subject};
+use whyrelay_core::report::{Report, TextOptions, render_text};
+use whyrelay_core::trace::event::{Event, Vantage};
 
 use crate::namespace::Routed;
 use crate::ours;
@@ -32,6 +33,9 @@ struct Case {
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("host::each_mechanism_leaves_its_facts", &tools, each_mechanism);
+    let legacy = [Tool::NetworkNamespaces, Tool::IptablesLegacy];
+    suite.test("host::legacy_iptables_are_read_with_their_counters", &legacy, legacy_iptables);
+    suite.test("host::programs_are_told_with_what_they_installed", &tools, programs);
     suite.test("host::a_crowded_host_is_recorded_in_bounds", &tools, crowded);
     suite.test("host::without_privileges_the_session_runs_and_says_what_they_would_add", &tools, unprivileged);
 }
@@ -296,11 +300,95 @@ fn session(
     arguments: &[&str],
     wrap: impl Fn(std::process::Command) -> std::process::Command,
 ) -> Result<Evidence> {
+    Ok(Evidence::of(&events(world, arguments, wrap)?))
+}
+
+/// The same: both sides' events.
+fn events(
+    world: &Routed,
+    arguments: &[&str],
+    wrap: impl Fn(std::process::Command) -> std::process::Command,
+) -> Result<Vec<Event>> {
     let (offerer, _, recording) = ours::recorded(world, &[], arguments, wrap)?;
     let printed = offerer.account;
-    let evidence = Evidence::of(&recording.events);
-    ensure!(evidence.side(Vantage::A).host.is_told(), "no host facts: {printed}");
-    Ok(evidence)
+    ensure!(Evidence::of(&recording.events).side(Vantage::A).host.is_told(), "no host facts: {printed}");
+    Ok(recording.events)
+}
+
+/// Rules in a chain of their own, one for packets of the session and one for others, and one for IPv6.
+fn legacy_iptables() -> Result<()> {
+    let world = Routed::new()?;
+    world.a.shell(
+        "iptables-legacy -N SESSION; iptables-legacy -A INPUT -m conntrack --ctstate NEW,ESTABLISHED -j SESSION;
+         iptables-legacy -A SESSION -s 198.51.100.0/26 -p udp -m udp --dport 1024:65535 -j DROP;
+         iptables-legacy -A OUTPUT -d 192.0.2.99/32 -p udp -j REJECT;
+         iptables-legacy -t nat -A POSTROUTING -s 10.9.9.0/24 -j MASQUERADE --random-fully;
+         ip6tables-legacy -A INPUT -s 2001:db8::/32 ! -p tcp -j DROP",
+    )?;
+    let events = events(&world, &[], |command| command)?;
+    let evidence = Evidence::of(&events);
+    let side = evidence.side(Vantage::A);
+    ensure!(side.host.why_not_measured(Subject::LegacyIptables).is_none(), "they are not read");
+    let total = side.host.counted.get(&Subject::LegacyIptables).map(|(_, total, _)| *total);
+    ensure!(total == Some(5), "{total:?} rules");
+    let rule = counted(&side.host, "input")?;
+    ensure!(rule.framework == FirewallFramework::LegacyIptables && rule.handle.is_none(), "{rule:?}");
+    ensure!(
+        (rule.table_family.as_str(), rule.table.as_str(), rule.chain.as_str()) == ("ip", "filter", "SESSION"),
+        "{rule:?}"
+    );
+    ensure!(rule.rule == "-s 198.51.100.0/26 -p udp --dport 1024:65535 -j DROP", "{rule:?}");
+    ensure!(rule.verdict.as_deref() == Some("drop"), "{rule:?}");
+    let rules = side.host.firewall_rules.iter().map(|rule| rule.fact.rule.as_str());
+    ensure!(rules.clone().all(|rule| !rule.contains("192.0.2.99") && !rule.contains("2001:db8")), "of others");
+    let report = Report::from_events(&events);
+    let first = report.findings.first().context("no finding")?;
+    ensure!(first.name == "input-firewall-drops", "{first:?}");
+    let advice = "iptables-legacy -I SESSION -p udp --dport";
+    ensure!(first.advice.iter().any(|line| line.contains(advice)), "{:?}", first.advice);
+    Ok(())
+}
+
+/// What NetBird, Tailscale and Docker install, made by hand.
+fn programs() -> Result<()> {
+    let world = Routed::new()?;
+    world.a.shell(
+        "ip link add wt0 type veth peer name x0; sysctl -qw net.ipv6.conf.wt0.disable_ipv6=1; ip link set x0 up; ip link set wt0 up; ip address add 100.88.0.1/16 dev wt0;
+         ip route add 10.20.0.0/16 dev wt0 table 7120; ip rule add pref 110 not fwmark 0x1bd00 lookup 7120;
+         ip rule add pref 105 lookup main suppress_prefixlength 0;
+         ip rule add pref 5270 lookup 52;
+         nft 'table ip netbird { chain netbird-acl-input { }; chain netbird-rt-fwd { }; }';
+         nft 'table ip filter { chain DOCKER-USER { }; }'",
+    )?;
+    let events = events(&world, &[], |command| command)?;
+    let evidence = Evidence::of(&events);
+    let host = &evidence.side(Vantage::A).host;
+    let installed = |name| -> Result<Vec<String>> {
+        let software = host.software(name).with_context(|| format!("{name:?} is not seen"))?;
+        Ok(software.fact.installed.iter().map(|entry| format!("{} {}", entry.part.name(), entry.name)).collect())
+    };
+    let netbird = installed(SoftwareName::Netbird)?;
+    ensure!(
+        netbird
+            == [
+                "interface wt0 (veth)",
+                "mark 0x1bd00",
+                "policy rule ip rule 110: not from all fwmark 0x1bd00 lookup 7120",
+                "policy rule ip rule 105: from all lookup main suppress_prefixlength 0",
+                "routes table 7120: 1",
+                "routes dev wt0 table main: 1",
+                "firewall table ip netbird (2 chains)",
+            ],
+        "{netbird:?}"
+    );
+    ensure!(
+        installed(SoftwareName::Tailscale)? == ["policy rule ip rule 5270: from all lookup 52", "routes table 52: 0"]
+    );
+    ensure!(installed(SoftwareName::Docker)? == ["firewall chain ip filter DOCKER-USER"]);
+    let report = Report::from_events(&events);
+    let text = render_text(&report, &TextOptions::default());
+    ensure!(text.contains("has installed interface wt0 (veth); mark 0x1bd00;"), "{text}");
+    Ok(())
 }
 
 /// 1,000 interfaces, 100,000 routes, 10,000 firewall rules: a session as quick as ever, and a recording in bounds.

@@ -13,6 +13,7 @@ mod probes;
 mod process;
 mod suite;
 
+mod advice;
 mod application;
 mod beside;
 mod blocked;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     relayed::register(&mut suite);
     our_relay::register(&mut suite);
     golab::register(&mut suite);
+    advice::register(&mut suite);
     application::register(&mut suite);
     probes::register(&mut suite);
     running::register(&mut suite);

@@ -25,6 +25,8 @@ pub(crate) enum Tool {
     Turnserver,
     /// nftables.
     Nft,
+    /// The legacy iptables, for IPv4 and IPv6.
+    IptablesLegacy,
     /// coturn's client for RFC 5780.
     NatDiscovery,
     /// A router's daemon for UPnP, NAT-PMP and PCP.
@@ -46,6 +48,7 @@ impl Tool {
             Self::GolabServer => &["GOLAB_SERVER"],
             Self::Turnserver => &["TURNSERVER"],
             Self::Nft => &["NFT"],
+            Self::IptablesLegacy => &["IPTABLES_LEGACY"],
             Self::NatDiscovery => &["NATDISCOVERY"],
             Self::Miniupnpd => &["MINIUPNPD"],
             Self::Wireguard => &["WIREGUARD_GO", "WG"],

@@ -7,7 +7,7 @@ use crate::diagnosis::session::Session;
 use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
-use super::wording::{ask, ip, way};
+use super::wording::{ask, detour, way};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR114",
@@ -38,15 +38,7 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
         .iter()
         .find(|((_, remote, icmp_type, code), _)| remote.ip() == to && (*icmp_type, *code) == (3, 1));
     let mut advice = vec![Remedy::safe("See what the kernel does with these packets").run(ask(&answer.question))];
-    let usual = diversion.server.and_then(|server| server.fact.route.as_ref());
-    if let Some((usual, device)) = usual.and_then(|usual| Some((usual, usual.device.as_ref()?))) {
-        let via = usual.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-        let family = ip(crate::host::Family::of(to));
-        advice.push(
-            Remedy::safe(format!("Send the peer's address out until then (undo: {family} route del {to})"))
-                .run(format!("{family} route add {to}{via} dev {device}")),
-        );
-    }
+    advice.extend(detour(diversion, "Send the peer's address out until then"));
     let summary = format!(
         "{} looks for the peer ({to}) on its own bridge: {}, not on the way to the servers",
         vantage.name(),

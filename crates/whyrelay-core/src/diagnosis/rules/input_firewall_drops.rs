@@ -70,7 +70,9 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     };
     let uninvited = unheard.as_ref().is_some_and(|unheard| unheard.iter().all(|(source, ..)| !sent_to(*source)));
     let cannot_send = refused || uninvited;
-    let is_effect = |rule: &&Taken<FirewallRule>| cannot_send && rule.fact.rule.contains("ct state");
+    let is_effect = |rule: &&Taken<FirewallRule>| {
+        cannot_send && (rule.fact.rule.contains("ct state") || rule.fact.rule.contains("--ctstate"))
+    };
     let rule = host.firewall_rules.iter().filter(took).find(|rule| !is_effect(rule));
     if rule.is_none() && host.firewall_rules.iter().filter(took).any(|rule| is_effect(&rule)) {
         return None;
@@ -109,7 +111,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     if advice.is_empty() {
         let port = port.map_or_else(|| "PORT".to_owned(), |port| port.to_string());
         let command = match (host.software(SoftwareName::Ufw), host.software(SoftwareName::Firewalld)) {
-            (Some(_), _) => format!("ufw allow in proto udp to any port {port}"),
+            (Some(_), _) => format!("ufw prepend allow in proto udp to any port {port}"),
             (_, Some(_)) => format!("firewall-cmd --permanent --add-port={port}/udp && firewall-cmd --reload"),
             _ => format!("nft insert rule inet filter input udp dport {port} accept"),
         };

@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "A capture on both interfaces, and nft list ruleset with the rule that sets a mark in a hook output chain.",
     doubt: "The packets leaving by the interface that the kernel answered.",
     fixes: &[Fix::firewall("Exempt the application's mark or port in that chain, or take the rule out.")],
-    threads: &["tailscale/tailscale#19796"],
+    threads: &[],
     depends_on: &["WR801"],
     examine,
 };

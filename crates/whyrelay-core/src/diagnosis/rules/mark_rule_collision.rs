@@ -65,10 +65,12 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     if question.mark == NETBIRD || is_about(host, SoftwareName::Netbird) {
         advice.push(
             Remedy::safe(format!("Give NetBird a mark that shares no bits with {mask:#x}"))
+                .run("mkdir -p /etc/systemd/system/netbird.service.d")
                 .run(format!(
-                    "printf '[Service]\\nEnvironment=NB_FWMARK_BASE={:#x}\\n' | systemctl edit --stdin netbird",
+                    "printf '[Service]\\nEnvironment=NB_FWMARK_BASE={:#x}\\n' > /etc/systemd/system/netbird.service.d/mark.conf",
                     free_mark(mask)
                 ))
+                .run("systemctl daemon-reload")
                 .run("systemctl restart netbird"),
         );
     }
@@ -84,7 +86,7 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
         let family = ip(rule.fact.family);
         let before = rule.fact.priority.saturating_sub(1);
         advice.push(
-            Remedy::safe(format!("Or exempt the mark ahead of that rule (undo: {family} rule del pref {before})"))
+            Remedy::safe("Or exempt the mark ahead of that rule (undo: the same with del)")
                 .run(format!("{family} rule add pref {before} fwmark {:#x} lookup main", question.mark)),
         );
     }

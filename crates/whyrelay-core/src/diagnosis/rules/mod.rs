@@ -92,7 +92,8 @@ mod vpn_route_covers_peer;
 mod wording;
 
 pub use document::markdown;
-pub(crate) use wording::{ask, quoted, quoted_firewall, way};
+pub use wording::quoted;
+pub(crate) use wording::{ask, quoted_firewall, way};
 
 /// A rule: what it looks for and how.
 #[derive(Clone, Copy, Debug)]

@@ -68,6 +68,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         neighbor.fact.address == hop
             && matches!(neighbor.fact.neighbor_state, NeighborState::Failed | NeighborState::Incomplete)
     });
+    let family = super::wording::ip(crate::host::Family::of(hop));
+    let device = answer.and_then(|answer| answer.fact.device());
     let by = answer.map(|answer| format!(" ({})", way(&answer.fact))).unwrap_or_default();
     Some(Fault {
         blame: Blame::side(vantage),
@@ -79,10 +81,19 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             .chain(neighbor.map(|neighbor| neighbor.seq))
             .collect(),
         advice: vec![
-            Remedy::safe("Look at the next hop").run(format!("ip neigh show {hop}")).run(format!("arping -c 3 {hop}")),
+            Remedy::safe("Look at the next hop").run(format!("{family} neigh show {hop}")).run(ping(hop, device)),
         ],
         ..Fault::default()
     })
+}
+
+/// Asks a neighbor on its link.
+fn ping(hop: IpAddr, device: Option<&str>) -> String {
+    let on = device.map(|device| format!(" -I {device}")).unwrap_or_default();
+    match hop {
+        IpAddr::V4(_) => format!("arping -c 3{on} {hop}"),
+        IpAddr::V6(_) => format!("ping -6 -c 3{on} {hop}"),
+    }
 }
 
 /// The peer's address whose next hop the kernel still looks for: it gives up after three seconds, and a session that

@@ -7,7 +7,7 @@ use crate::diagnosis::session::Session;
 use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
-use super::wording::{ask, ip, way};
+use super::wording::{ask, detour, way};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR118",
@@ -43,15 +43,7 @@ fn say(_session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> S
     let to = answer.question.destination;
     let usual = diversion.server.map_or_else(|| "elsewhere".to_owned(), |server| way(&server.fact));
     let mut advice = vec![Remedy::safe("See what the kernel does with these packets").run(ask(&answer.question))];
-    let route = diversion.server.and_then(|server| server.fact.route.as_ref());
-    if let Some((route, device)) = route.and_then(|route| Some((route, route.device.as_ref()?))) {
-        let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-        let family = ip(crate::host::Family::of(to));
-        advice.push(
-            Remedy::safe(format!("Try the peer by the servers' uplink (undo: {family} route del {to})"))
-                .run(format!("{family} route add {to}{via} dev {device}")),
-        );
-    }
+    advice.extend(detour(diversion, "Try the peer by the servers' uplink"));
     (
         format!(
             "{} sends packets to the peer ({to}) to {} and those to the servers to {usual}",

@@ -41,7 +41,7 @@ fn say(_session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> S
             let main = diversion
                 .server
                 .and_then(|server| server.fact.route.as_ref())
-                .map_or(254, |route| route.table.max(253));
+                .map_or(254, |route| if route.table == 0 { 254 } else { route.table });
             let before = rule.fact.priority.saturating_sub(1);
             let exception = format!("{family} rule add pref {before} to {to} lookup {}", table_name(main));
             advice.push(

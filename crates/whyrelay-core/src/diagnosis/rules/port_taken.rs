@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "ss -ulpn names the program that has it.",
     doubt: "The port free.",
     fixes: &[Fix::safe("Stop the other program, or give one of the two another port.")],
-    threads: &["tailscale/tailscale#16300"],
+    threads: &[],
     depends_on: &[],
     examine,
 };

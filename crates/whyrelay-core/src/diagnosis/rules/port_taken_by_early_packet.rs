@@ -33,7 +33,7 @@ pub(super) const RULE: Rule = Rule {
             "Give the two peers different ports, so that the mapped port is not the one that the early packet took.",
         ),
     ],
-    threads: &["tailscale/tailscale#16300", "tailscale/tailscale#14308", "libp2p/specs#512", "libp2p/specs#487"],
+    threads: &["libp2p/specs#512", "libp2p/specs#487"],
     depends_on: &["WR801", "WR105", "WR106", "WR107", "WR109", "WR115", "WR118"],
     examine,
 };

@@ -6,6 +6,8 @@ use crate::diagnosis::session::{Path, Session};
 use crate::host::ProbeAim;
 use crate::trace::event::Vantage;
 
+use super::wording::sysctl_name;
+
 pub(super) const RULE: Rule = Rule {
     code: "WR110",
     name: "reverse-path-filter-drops",
@@ -14,10 +16,15 @@ pub(super) const RULE: Rule = Rule {
     detection: "The counter TcpExt IPReversePathFilter moved during the checks.",
     proof: "nstat -az TcpExtIPReversePathFilter before and after a check; with rp_filter=2 the check arrives.",
     doubt: "The counter standing still while checks are lost.",
-    fixes: &[Fix::safe(
+    fixes: &[Fix::firewall(
         "Make it permanent in /etc/sysctl.d/ if it helps; in a container set the sysctl on the host or with --sysctl.",
     )],
-    threads: &["netbirdio/netbird#1839", "netbirdio/netbird#2753", "tailscale/tailscale#19796"],
+    threads: &[
+        "netbirdio/netbird#1839",
+        "netbirdio/netbird#2753",
+        "tailscale/tailscale#3310",
+        "tailscale/tailscale#19796",
+    ],
     depends_on: &["WR801"],
     examine,
 };
@@ -39,11 +46,12 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         used.filter_map(|device| Some((host.rp_filter(&device).filter(|(_, value)| *value == 1)?.0, device))).collect();
     let on = strict.first().map(|(_, device)| format!(" (rp_filter is 1 on {device})")).unwrap_or_default();
     let device = strict.first().map_or("all", |(_, device)| device.as_str());
+    let before = host.sysctls.get(&("rp_filter".into(), Some(device.into()))).map_or("1", |(_, value)| value.as_str());
     let marked = host.sysctls.iter().any(|((name, _), (_, value))| name == "src_valid_mark" && value == "1");
     let mut advice = vec![
-        Remedy::safe("Filter loosely (undo: the same with 1)")
-            .run("sysctl -w net.ipv4.conf.all.rp_filter=2")
-            .run(format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2")),
+        // The greater value of the interface and of "all" counts: one of the two is enough.
+        Remedy::firewall(format!("Filter loosely (undo: the same with {before})"))
+            .run(format!("sysctl -w net.ipv4.conf.{}.rp_filter=2", sysctl_name(device))),
     ];
     if marked {
         advice.push(Remedy::firewall("src_valid_mark is 1 here: if a rule marks packets on arrival, save and restore the mark per connection (ct mark), as wg-quick does"));

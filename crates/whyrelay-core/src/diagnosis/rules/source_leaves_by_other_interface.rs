@@ -67,7 +67,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         evidence: vec![answer.seq, home.seq],
         advice: vec![
             Remedy::safe("See what the kernel does with these packets").run(ask(&answer.fact.question)),
-            Remedy::safe(format!("Route this address by its own interface, until the next boot (undo: {family} rule del from {source} lookup 1001)"))
+            Remedy::safe(format!("Route this address by its own interface, until the next boot (undo: {family} rule del from {source} lookup 1001; {family} route flush table 1001)"))
                 .run(format!("{family} route add default via {via} dev {} table 1001", home.fact.device))
                 .run(format!("{family} rule add from {source} lookup 1001")),
         ],

@@ -7,7 +7,7 @@ use crate::diagnosis::session::Session;
 use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
-use super::wording::{ask, ip, is_about, way};
+use super::wording::{ask, detour, is_about, way};
 use crate::host::SoftwareName;
 
 pub(super) const RULE: Rule = Rule {
@@ -42,17 +42,7 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     let answer = &diversion.answer.fact;
     let to = answer.question.destination;
     let mut advice = vec![Remedy::safe("See what the kernel does with these packets").run(ask(&answer.question))];
-    let usual = diversion.server.and_then(|server| server.fact.route.as_ref());
-    if let Some((usual, device)) = usual.and_then(|usual| Some((usual, usual.device.as_ref()?))) {
-        let via = usual.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-        let family = ip(crate::host::Family::of(to));
-        let table = answer.route.as_ref().map(|route| route.table).filter(|table| *table != 254 && *table != 0);
-        let table = table.map(|table| format!(" table {table}")).unwrap_or_default();
-        advice.push(
-            Remedy::safe(format!("Send the peer's own address past the tunnel (undo: {family} route del {to}{table})"))
-                .run(format!("{family} route add {to}{via} dev {device}{table}")),
-        );
-    }
+    advice.extend(detour(diversion, "Send the peer's own address past the tunnel"));
     if is_about(host, SoftwareName::Netbird) {
         advice.push(
             Remedy::safe("With NetBird, see and deselect the route that covers it")

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use crate::diagnosis::evidence::HostEvidence;
 use crate::diagnosis::finding::Remedy;
+use crate::diagnosis::routes::Diversion;
 use crate::host::{
-    Family, FirewallFramework, FirewallRule, PolicyRule, RouteAnswer, RouteQuestion, RuleAction, SoftwareName,
+    AnsweredRoute, Family, FirewallFramework, FirewallRule, PolicyRule, RouteAnswer, RouteQuestion, RuleAction,
+    SoftwareName,
 };
 
 /// A policy rule as `ip rule` writes it, without its priority.
@@ -58,11 +60,14 @@ pub(super) fn selectors(rule: &PolicyRule) -> String {
         (RuleAction::Prohibit, _) => write!(text, " prohibit"),
         _ => Ok(()),
     };
+    if let Some(length) = rule.suppress_prefix_length {
+        let _ = write!(text, " suppress_prefixlength {length}");
+    }
     text
 }
 
-/// The rule as a reader quotes it: priority and selectors.
-pub(crate) fn quoted(rule: &PolicyRule) -> String {
+/// A policy rule as a reader quotes it: priority and selectors.
+pub fn quoted(rule: &PolicyRule) -> String {
     format!("ip rule {}: {}", rule.priority, selectors(rule))
 }
 
@@ -117,6 +122,34 @@ pub(crate) fn way(answer: &RouteAnswer) -> String {
     format!("{device}{table}{source}")
 }
 
+/// A route of its own for the peer's address, the way that the servers' packets go. A route to this one address that is
+/// there already is replaced, and put back to undo that.
+pub(super) fn detour(diversion: &Diversion<'_>, what: &str) -> Option<Remedy> {
+    let answer = &diversion.answer.fact;
+    let (to, route) = (answer.question.destination, answer.route.as_ref()?);
+    let usual = diversion.server?.fact.route.as_ref()?;
+    let by = |route: &AnsweredRoute| {
+        let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+        Some(format!("{via} dev {}", route.device.as_ref()?))
+    };
+    let family = ip(Family::of(to));
+    let table = if matches!(route.table, 0 | 254) { String::new() } else { format!(" table {}", route.table) };
+    let whole = if to.is_ipv4() { 32 } else { 128 };
+    let exact = route.matched.is_some_and(|prefix| prefix.length == whole);
+    let (verb, undo) = if exact {
+        ("replace", format!("{family} route replace {to}{}{table}", by(route)?))
+    } else {
+        ("add", format!("{family} route del {to}{table}"))
+    };
+    let command = format!("{family} route {verb} {to}{}{table}", by(usual)?);
+    Some(Remedy::safe(format!("{what} (undo: {undo})")).run(command))
+}
+
+/// An interface's name inside a sysctl's: there a dot separates, and a slash stands for the dot of a VLAN's name.
+pub(super) fn sysctl_name(device: &str) -> String {
+    device.replace('.', "/")
+}
+
 /// What to do against a firewall rule.
 pub(super) fn against(rule: &FirewallRule, host: &HostEvidence, port: Option<u16>, inbound: bool) -> Vec<Remedy> {
     let mut remedies = Vec::new();
@@ -124,9 +157,9 @@ pub(super) fn against(rule: &FirewallRule, host: &HostEvidence, port: Option<u16
     let ports = port.map_or_else(|| "1024:65535".to_owned(), |port| port.to_string());
     if has(SoftwareName::Ufw) {
         let command = if inbound {
-            format!("ufw allow in proto udp to any port {ports}")
+            format!("ufw prepend allow in proto udp to any port {ports}")
         } else {
-            "ufw allow out proto udp to any".to_owned()
+            "ufw prepend allow out proto udp to any".to_owned()
         };
         remedies.push(Remedy::firewall("With ufw, allow it").run(command));
     }
@@ -153,7 +186,9 @@ pub(super) fn against(rule: &FirewallRule, host: &HostEvidence, port: Option<u16
             );
         }
     } else {
-        let chain = &rule.chain;
+        let (chain, command) =
+            (&rule.chain, if rule.table_family == "ip6" { "ip6tables-legacy" } else { "iptables-legacy" });
+        let table = if rule.table == "filter" { String::new() } else { format!("-t {} ", rule.table) };
         let what = match (inbound, port) {
             (true, Some(port)) => format!("-p udp --dport {port}"),
             (false, Some(port)) => format!("-p udp --sport {port}"),
@@ -161,7 +196,7 @@ pub(super) fn against(rule: &FirewallRule, host: &HostEvidence, port: Option<u16
         };
         remedies.push(
             Remedy::firewall("Accept this traffic ahead of the rule")
-                .run(format!("iptables-legacy -I {chain} {what} -j ACCEPT")),
+                .run(format!("{command} {table}-I {chain} {what} -j ACCEPT")),
         );
     }
     remedies

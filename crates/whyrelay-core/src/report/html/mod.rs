@@ -237,6 +237,9 @@ fn one_side(out: &mut Markup, side: &SideSummary) {
     row("sent", side.throughput_out_mbps.map(|mbps| format!("{mbps:.1} Mbit/s")));
     row("received", side.throughput_in_mbps.map(|mbps| format!("{mbps:.1} Mbit/s")));
     row("events", Some(side.events.to_string()));
+    for program in &side.programs {
+        row("on this host", Some(program.words.clone()));
+    }
     row("recording", side.ended.is_none().then(|| "cut off".to_owned()));
     out.close("dl");
 }

@@ -139,7 +139,13 @@ impl Session {
         let (signs, process_id) = (vec!["process".to_owned()], Some(1));
         self.fact(
             Vantage::A,
-            HostFact::Software(Software { software, signs, process_id, environment: Some(environment) }),
+            HostFact::Software(Software {
+                software,
+                signs,
+                process_id,
+                environment: Some(environment),
+                installed: vec![],
+            }),
         );
     }
 

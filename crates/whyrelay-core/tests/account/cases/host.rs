@@ -13,7 +13,7 @@ const PEER: RoutePurpose = RoutePurpose::Peer;
 const SERVER: RoutePurpose = RoutePurpose::Server;
 
 /// Checks of A lost, with the kernel's answers for the peer and the server.
-fn diverted(links: &[(&str, Option<&str>)], peer: Way<'_>, more: impl FnOnce(&mut Session)) -> Session {
+pub(super) fn diverted(links: &[(&str, Option<&str>)], peer: Way<'_>, more: impl FnOnce(&mut Session)) -> Session {
     lost(|session| {
         session.link(Vantage::A, "eth0", None, "192.168.1.2");
         for (device, kind) in links {
@@ -29,7 +29,14 @@ fn refused(errno: i32) -> Session {
     failing(Fate::SendRefused(errno), Fate::LostOnTheWay, |_| {})
 }
 
-fn icmp(session: &mut Session, vantage: Vantage, remote: &str, offender: &str, icmp_type: u8, icmp_code: u8) {
+pub(super) fn icmp(
+    session: &mut Session,
+    vantage: Vantage,
+    remote: &str,
+    offender: &str,
+    icmp_type: u8,
+    icmp_code: u8,
+) {
     let (local, remote) = (address(if vantage == Vantage::A { A } else { B }), address(remote));
     let offender = Some(offender.parse().expect("an address"));
     session.push(vantage, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno: 113 });

@@ -2,6 +2,7 @@
 
 pub(crate) mod facts;
 mod host;
+pub(crate) mod near;
 mod network;
 
 use whyrelay_core::trace::event::Vantage;

@@ -24,11 +24,11 @@ fn measured(session: &mut Session, vantage: Vantage, fact: Measurement) {
 }
 
 /// Lost checks, and what one side measured.
-fn lost_and(vantage: Vantage, fact: Measurement) -> Session {
+pub(super) fn lost_and(vantage: Vantage, fact: Measurement) -> Session {
     lost(|session| measured(session, vantage, fact))
 }
 
-fn server_failed(server: &str, failure: ServerFailure) -> Session {
+pub(super) fn server_failed(server: &str, failure: ServerFailure) -> Session {
     failing(LOST, LOST, |session| {
         let (server, method) = (server.to_owned(), "Allocate".to_owned());
         session.push(Vantage::A, EventKind::ServerFailed { server, local: None, method, failure });
@@ -60,12 +60,24 @@ fn failed_state(session: &mut Session, vantage: Vantage, reason: IceStateReason)
     session.push(vantage, EventKind::IceStateChanged { from, to, reason });
 }
 
-fn connected() -> Session {
+pub(super) fn connected() -> Session {
     let mut session = easy_nats();
     session.check(Check { nominate: true, ..a_checks(Fate::Answered) });
     session.check(b_checks(Fate::Answered));
     session.select(Vantage::A, A, B_MAPPED);
     session.select(Vantage::B, B, A_MAPPED);
+    session
+}
+
+/// A session without a path in which the server refused A one request.
+pub(super) fn refused_with(method: Method, username: &str, code: u16) -> Session {
+    let mut session = behind_nats();
+    if method != Method::ALLOCATE {
+        session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, "198.51.100.9:1");
+    }
+    refused(&mut session, method, username, code);
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
     session
 }
 
@@ -167,16 +179,6 @@ fn servers() -> Vec<Case> {
     blocked.fail(Vantage::B);
     let third =
         Measurement::ThirdParty { local: address(A), remote: address("192.0.2.10:52000"), observed: None, sent: 5 };
-    let refused_with = |method: Method, username: &str, code: u16| {
-        let mut session = behind_nats();
-        if method != Method::ALLOCATE {
-            session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, "198.51.100.9:1");
-        }
-        refused(&mut session, method, username, code);
-        session.fail(Vantage::A);
-        session.fail(Vantage::B);
-        session
-    };
     let mut hidden = behind_nats();
     hidden.allocate(Vantage::A, A, STUN, "10.9.9.9:60000", A_MAPPED, B_MAPPED);
     hidden.fail(Vantage::A);
