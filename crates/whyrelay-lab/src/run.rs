@@ -45,6 +45,9 @@ pub fn cannot_virtually(topology: &Topology) -> Option<String> {
     if let Some(what) = port_mapping::without_ports(topology) {
         return Some(what);
     }
+    if topology.sessions.iter().any(|session| !session.silence.is_zero()) {
+        return Some("silence: simulated sessions probe sizes only".to_owned());
+    }
     let known = |name: &String| name.ends_with(".rp_filter") || name.ends_with(".src_valid_mark");
     let sysctl = topology.hosts.iter().flat_map(|host| host.sysctls.keys()).find(|name| !known(name));
     sysctl.map(|name| format!("the kernel parameter {name}"))

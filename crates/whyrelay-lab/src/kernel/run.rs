@@ -257,6 +257,9 @@ fn session(
     if wanted.map_port {
         command.args(["--try", "mapping"]);
     }
+    if !wanted.silence.is_zero() {
+        command.args(["--lifetime", &format!("{}ms", wanted.silence.as_millis())]);
+    }
     if conditions.cut_relay {
         command.args(["--throughput", "1s"]);
     }

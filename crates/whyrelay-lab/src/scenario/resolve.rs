@@ -288,6 +288,7 @@ fn session(file: &File, name: &str, port: u16) -> Session {
         no_turn: spec.no_turn,
         patient: spec.patient,
         map_port: spec.map_port,
+        silence: spec.silence.0,
         starts: spec.starts.0,
     }
 }

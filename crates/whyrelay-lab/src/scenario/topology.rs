@@ -293,6 +293,8 @@ pub struct Session {
     pub patient: bool,
     /// Asks its router for a port mapping.
     pub map_port: bool,
+    /// Finds out whether its NAT remembers a mapping that is silent for so long; zero: it does not.
+    pub silence: Duration,
     /// When it starts, from the beginning.
     pub starts: Duration,
 }

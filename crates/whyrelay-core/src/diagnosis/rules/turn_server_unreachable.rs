@@ -45,11 +45,9 @@ fn examine(session: &Session<'_>) -> Examination {
                 continue;
             }
             servers.push(&failed.server);
-            // From another of its sockets this side got what it asked for: the server is not to blame.
-            let granted = side.allocated.values().any(|(_, server)| *server == failed.server);
             faults.push(Fault {
                 blame: Blame::Relay,
-                severity: if granted { Severity::Info } else { Severity::Warning },
+                severity: Severity::Warning,
                 summary: format!("{} cannot use {}: {why}", vantage.name(), failed.server),
                 evidence: vec![failed.seq],
                 ..Fault::default()

@@ -297,6 +297,9 @@ pub struct Session {
     /// Asks its router for a port mapping (`--try mapping`).
     #[serde(skip_serializing_if = "is_default")]
     pub map_port: bool,
+    /// Finds out whether its NAT remembers a mapping that is silent for so long (`--lifetime`).
+    #[serde(skip_serializing_if = "is_default")]
+    pub silence: Span,
     /// When it starts.
     #[serde(skip_serializing_if = "is_default")]
     pub starts: Span,
