@@ -63,12 +63,18 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     ];
     let mask = rule.and_then(|rule| rule.fact.mask).unwrap_or(u32::MAX);
     if question.mark == NETBIRD || is_about(host, SoftwareName::Netbird) {
+        // A rule without a mask takes one mark only: any other will do.
+        let (what, mark) = if mask == u32::MAX {
+            ("Give NetBird another mark".to_owned(), NETBIRD << 1)
+        } else {
+            (format!("Give NetBird a mark that shares no bits with {mask:#x}"), free_mark(mask))
+        };
         advice.push(
-            Remedy::safe(format!("Give NetBird a mark that shares no bits with {mask:#x}"))
+            Remedy::safe(what)
                 .run("mkdir -p /etc/systemd/system/netbird.service.d")
                 .run(format!(
                     "printf '[Service]\\nEnvironment=NB_FWMARK_BASE={:#x}\\n' > /etc/systemd/system/netbird.service.d/mark.conf",
-                    free_mark(mask)
+                    mark
                 ))
                 .run("systemctl daemon-reload")
                 .run("systemctl restart netbird"),
