@@ -1,34 +1,34 @@
 //! A peer: the core's gatherer and ICE agent as one machine, driven as the real driver drives it, with the door that
 //! records.
 
+mod host;
+mod machine;
+mod signaling;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use whyrelay_core::engine::gather::{GatherConfig, LocalSocket, Password, Server, StreamId};
-use whyrelay_core::engine::peer::{self, Input, Output, PeerConfig};
+use whyrelay_core::engine::gather::{GatherConfig, LocalSocket, StreamId};
+use whyrelay_core::engine::peer::{self, Input, PeerConfig};
 use whyrelay_core::engine::port_mapping::{self, ExchangeId};
-use whyrelay_core::ice::candidate::{Candidate, CandidateTransport};
+use whyrelay_core::ice::candidate::CandidateTransport;
 use whyrelay_core::ice::{self, Credentials, PairSnapshot, SelectedPair};
 use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
-use whyrelay_core::trace::datagram::{Classify, Passage};
 use whyrelay_core::trace::event::{
-    Datagram, Direction, EVENT_VERSION, EndReason, Event, EventKind, IceState, InterfaceUse, RefuseReason, Role,
-    SessionOptions, Side, SignalingState, Transport, Vantage,
+    Direction, EVENT_VERSION, EndReason, Event, EventKind, IceState, InterfaceUse, Role, SessionOptions, Side,
+    SignalingState, Transport, Vantage,
 };
 use whyrelay_core::trace::recording::{Recorder, encode};
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
-use whyrelay_core::host::{Moment, RoutePurpose};
-
-use crate::scenario::file;
+use whyrelay_core::host::Moment;
 
 use super::facts;
 use super::kernel::Kernel;
 use super::mapping::{Asking, default_gateway};
 use super::network::HostId;
-use super::server::{PASSWORD, PORT, USERNAME, secret};
 use super::setup::PeerSetup;
 use super::sizes::{Seen, Sizes};
 
@@ -426,256 +426,6 @@ impl Peer {
 
     fn is_offerer(&self) -> bool {
         self.recorder.vantage() == Vantage::A
-    }
-
-    fn servers(&self) -> Vec<Server> {
-        let login = match self.setup.credentials {
-            file::Credentials::Right => Some((USERNAME.to_owned(), PASSWORD.to_owned())),
-            file::Credentials::Wrong => Some((USERNAME.to_owned(), "wrong".to_owned())),
-            // Expired an hour before the world begins.
-            file::Credentials::Expired => secret().map(|secret| {
-                let past = Timestamp::from_micros(super::START.as_micros() - 3_600_000_000);
-                let limited = secret.credentials(USERNAME, past);
-                (limited.username, limited.password)
-            }),
-            file::Credentials::Missing => None,
-        };
-        let mut servers = Vec::new();
-        let mut add = |ip: IpAddr, scheme: &str, query: &str| {
-            let host = SocketAddr::new(ip, PORT);
-            let Ok(url) = format!("{scheme}:{host}{query}").parse() else { return };
-            let login = login.clone().filter(|_| scheme == "turn");
-            let (username, password) = login.map(|(user, password)| (user, Password::new(password))).unzip();
-            servers.push(Server { url, addresses: vec![ip], username, password });
-        };
-        let mut seen = Vec::new();
-        for ip in self.server.iter().copied() {
-            if !self.addresses.iter().any(|own| own.is_ipv4() == ip.is_ipv4()) {
-                continue;
-            }
-            add(ip, "stun", "");
-            // TURN by the first address of each family; further ones are for finding out how a NAT maps.
-            if seen.contains(&ip.is_ipv4()) {
-                continue;
-            }
-            seen.push(ip.is_ipv4());
-            if self.setup.turn_udp {
-                add(ip, "turn", "");
-            }
-            if self.setup.turn_tcp {
-                add(ip, "turn", "?transport=tcp");
-            }
-        }
-        servers
-    }
-
-    // ---- the host ----------------------------------------------------------------------------------------------
-
-    /// Names, indexes and addresses of the interfaces.
-    fn interfaces(&self) -> Vec<(String, u32, Vec<IpAddr>)> {
-        let Some(kernel) = &self.kernel else { return vec![(INTERFACE.to_owned(), 2, self.addresses.clone())] };
-        let interfaces = kernel.host.interfaces.iter().zip(2..);
-        let addresses =
-            |own: &crate::scenario::topology::Interface| own.addresses.iter().map(|cidr| cidr.address).collect();
-        interfaces.map(|(own, index)| (own.name.clone(), index, addresses(own))).collect()
-    }
-
-    /// The interface that has an address.
-    pub(super) fn interface_of(&self, address: IpAddr) -> String {
-        let own = self.kernel.as_ref().and_then(|kernel| kernel.addresses.iter().find(|own| own.address == address));
-        own.map_or_else(|| INTERFACE.to_owned(), |own| own.device.clone())
-    }
-
-    fn record_facts(&mut self, now: Timestamp, moment: Moment, facts: Vec<whyrelay_core::host::HostFact>) {
-        for fact in facts {
-            self.record(now, EventKind::HostFact { moment, fact: Box::new(fact) });
-        }
-    }
-
-    fn ask_for_servers(&mut self, now: Timestamp) {
-        for ip in self.server.clone() {
-            self.ask_route(now, RoutePurpose::Server, SocketAddr::new(ip, PORT));
-        }
-    }
-
-    fn ask_route(&mut self, now: Timestamp, purpose: RoutePurpose, to: SocketAddr) {
-        let Some(kernel) = &self.kernel else { return };
-        let facts = facts::routes(kernel, purpose, &self.sockets, to);
-        self.record_facts(now, Moment::During, facts);
-    }
-
-    // ---- signaling ---------------------------------------------------------------------------------------------
-
-    fn take_signal(&mut self, now: Timestamp, signal: Signal) {
-        match signal {
-            Signal::Description { offer, credentials, generation } => {
-                self.described = true;
-                self.remote_credentials = Some(credentials.clone());
-                self.describe(now, Side::Remote, offer, &credentials, generation);
-                if offer {
-                    self.answer(now, generation);
-                }
-                self.feed(now, Input::RemoteCredentials(credentials));
-            }
-            Signal::Candidate(line) => match line.parse::<Candidate>() {
-                Ok(candidate) => {
-                    if let Some(to) = candidate.address.ip() {
-                        self.ask_route(now, RoutePurpose::Peer, to);
-                    }
-                    self.feed(now, Input::RemoteCandidate(candidate));
-                }
-                Err(error) => {
-                    let reason = RefuseReason::Malformed { detail: error.to_string() };
-                    self.record(now, EventKind::RemoteCandidateRefused { line, reason });
-                }
-            },
-            Signal::EndOfCandidates => {
-                self.remote_ended = Some(self.generation());
-                self.feed(now, Input::RemoteEndOfCandidates);
-            }
-            Signal::Restart => self.restart_as_offerer(now),
-        }
-    }
-
-    /// The answer goes out before the candidates that belong to it.
-    fn answer(&mut self, now: Timestamp, generation: u32) {
-        let Some(machine) = &self.machine else { return };
-        let restarts = generation > machine.agent().generation();
-        let known = machine.agent().local_credentials().clone();
-        let credentials = if restarts { Credentials::generate(&mut self.random) } else { known };
-        self.describe(now, Side::Local, false, &credentials, generation);
-        let answer = Signal::Description { offer: false, credentials: credentials.clone(), generation };
-        self.actions.push(Action::Signal(answer));
-        self.may_signal = true;
-        if restarts {
-            self.feed(now, Input::Restart { credentials, side: Side::Remote });
-        } else {
-            self.actions.extend(std::mem::take(&mut self.held).into_iter().map(Action::Signal));
-        }
-    }
-
-    fn restart_as_offerer(&mut self, now: Timestamp) {
-        let credentials = Credentials::generate(&mut self.random);
-        let generation = self.generation() + 1;
-        self.describe(now, Side::Local, true, &credentials, generation);
-        let offer = Signal::Description { offer: true, credentials: credentials.clone(), generation };
-        self.actions.push(Action::Signal(offer));
-        self.feed(now, Input::Restart { credentials, side: Side::Local });
-    }
-
-    fn signal(&mut self, signal: Signal) {
-        if self.may_signal {
-            self.actions.push(Action::Signal(signal));
-        } else {
-            self.held.push(signal);
-        }
-    }
-
-    fn describe(&mut self, now: Timestamp, side: Side, offer: bool, credentials: &Credentials, generation: u32) {
-        let kind = EventKind::Description {
-            side,
-            description: if offer { "offer" } else { "answer" }.to_owned(),
-            ufrag: credentials.ufrag().to_owned(),
-            setup: if offer { "actpass" } else { "active" }.to_owned(),
-            fingerprint: "sha-256 00".to_owned(),
-            ice_options: vec!["trickle".to_owned()],
-            generation,
-        };
-        self.record(now, kind);
-    }
-
-    // ---- the machine -------------------------------------------------------------------------------------------
-
-    fn feed(&mut self, now: Timestamp, input: Input<'_>) {
-        let Some(machine) = &mut self.machine else { return };
-        machine.handle_input(now, input);
-        self.drain(now);
-    }
-
-    fn drain(&mut self, now: Timestamp) {
-        while let Some(machine) = &mut self.machine {
-            match machine.poll_output(now) {
-                Output::Transmit(transmit) => {
-                    let peer::Transmit { transport, stream, local, remote, bytes } = transmit;
-                    self.door(now, Direction::Out, transport, local, remote, &bytes);
-                    self.actions.push(match stream {
-                        Some(id) => Action::SendOnStream { id, bytes: Framing::Stun.wrap(&bytes) },
-                        None => Action::Send { source: local, destination: remote, bytes },
-                    });
-                }
-                Output::Connect { id, local, remote, .. } => {
-                    self.actions.push(Action::Connect { id, local: local.ip(), remote });
-                }
-                Output::Disconnect { id } => {
-                    self.streams.retain(|stream| stream.id != id);
-                    self.actions.push(Action::CloseStream(id));
-                }
-                // Every server of the lab has an address, and no candidate a name.
-                Output::Resolve { .. } | Output::StateChanged(_) | Output::Closed => {}
-                Output::LocalCandidate(candidate) => self.signal(Signal::Candidate(candidate.to_string())),
-                Output::LocalEndOfCandidates => {
-                    self.gathered = true;
-                    self.signal(Signal::EndOfCandidates);
-                }
-                Output::Data(_) => self.data_received += 1,
-                Output::Selected(_) => _ = self.first_selected.get_or_insert(now),
-                Output::Event(kind) => self.record(now, kind),
-                Output::Timeout(at) => {
-                    self.wake_at = at;
-                    break;
-                }
-            }
-        }
-        let Some(machine) = &self.machine else { return };
-        if machine.agent().send_pair().is_some() {
-            self.first_usable.get_or_insert(now);
-        }
-        match machine.agent().state() {
-            IceState::Failed => _ = self.failed.get_or_insert(now),
-            IceState::Closed => {}
-            _ => self.failed = None,
-        }
-        self.begin_sizes(now);
-    }
-
-    /// The door: everything that passes is recorded before anything else is done with it.
-    pub(super) fn door(
-        &mut self,
-        now: Timestamp,
-        direction: Direction,
-        transport: Transport,
-        local: SocketAddr,
-        remote: SocketAddr,
-        bytes: &[u8],
-    ) {
-        if Classify::of(bytes) == Classify::Count {
-            let count = self.traffic.entry((direction, local, remote)).or_insert((transport, 0, 0));
-            count.1 += 1;
-            count.2 += bytes.len() as u64;
-            return;
-        }
-        let integrity = self.machine.as_ref().and_then(|machine| machine.verify(local, remote, bytes));
-        let interface =
-            (direction == Direction::In && transport == Transport::Udp).then(|| self.interface_of(local.ip()));
-        let interface = interface.as_deref();
-        let passage = Passage { direction, transport, local, remote, interface, bytes, integrity };
-        self.record(now, EventKind::Datagram(Datagram::sanitised(passage)));
-    }
-
-    pub(super) fn record(&mut self, now: Timestamp, kind: EventKind) {
-        let event = self.recorder.record(now, kind);
-        self.events.push(event);
-    }
-
-    /// What the world is to do, the next wake-up included.
-    pub(super) fn finish(&mut self) -> Vec<Action> {
-        let beside =
-            [self.asking.as_ref().map(|asking| asking.wake_at), self.sizes.as_ref().map(|sizes| sizes.wake_at)];
-        let wake_at = beside.into_iter().flatten().fold(self.wake_at, Timestamp::min);
-        if wake_at < NEVER {
-            self.actions.push(Action::Wake(wake_at));
-        }
-        std::mem::take(&mut self.actions)
     }
 }
 
