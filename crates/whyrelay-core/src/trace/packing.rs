@@ -48,14 +48,22 @@ pub fn pack(events: &[Event]) -> Vec<u8> {
 /// # Errors
 /// When it is too large, damaged, or no recording that this version reads.
 pub fn unpack(packed: &[u8]) -> Result<Recording, UnpackError> {
+    unpack_at_most(packed, MAX_UNPACKED)
+}
+
+/// The same with another bound, in bytes before compression.
+///
+/// # Errors
+/// As for [`unpack`].
+pub fn unpack_at_most(packed: &[u8], most: usize) -> Result<Recording, UnpackError> {
     if packed.len() > MAX_PACKED {
         return Err(UnpackError::TooLarge);
     }
     let mut bytes = Vec::new();
     // One byte beyond the bound tells too large from just fitting.
-    let mut decoder = ZlibDecoder::new(packed).take(MAX_UNPACKED as u64 + 1);
+    let mut decoder = ZlibDecoder::new(packed).take(most as u64 + 1);
     decoder.read_to_end(&mut bytes).map_err(|_| UnpackError::Garbled)?;
-    if bytes.len() > MAX_UNPACKED {
+    if bytes.len() > most {
         return Err(UnpackError::TooLarge);
     }
     Ok(Recording::read(&bytes)?)

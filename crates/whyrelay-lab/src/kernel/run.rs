@@ -27,6 +27,8 @@ use crate::scenario::file::{Certificate, Credentials, Path, WorldKind};
 
 /// How long a session may take in all. One that reaches it is broken: its own limits are far shorter.
 const LIMIT: Duration = Duration::from_secs(90);
+/// How long the answerer is waited for until it is in the room.
+const JOINED_WITHIN: Duration = Duration::from_secs(5);
 /// Between two looks at the processes.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -151,6 +153,11 @@ impl Side {
         Ok(Self { name, verb: if index == 0 { "offer" } else { "answer" }, directory })
     }
 
+    /// Whether its session is connected to the signaling server.
+    fn has_joined(&self) -> bool {
+        self.text("progress.log").is_ok_and(|said| said.contains("signaling: connected"))
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -216,6 +223,15 @@ fn start(
             command.spawn().map_err(LabError::system(format!("starting whyrelay {}", sides[index].verb)))
         })?;
         started[index] = Some(Running(child));
+        // Otherwise the offer would have to be sent again, behind whatever the scenario delays.
+        let other = &topology.sessions[1 - index];
+        if index == 1 && other.starts == topology.sessions[index].starts {
+            let until = Instant::now() + JOINED_WITHIN;
+            while !sides[index].has_joined() && Instant::now() < until {
+                check(conditions)?;
+                std::thread::sleep(LOOK);
+            }
+        }
     }
     match started {
         [Some(a), Some(b)] => Ok([a, b]),

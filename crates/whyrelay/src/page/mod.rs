@@ -21,7 +21,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use whyrelay_core::report::{Report, render_html, svg};
 use whyrelay_core::trace::event::EventKind;
-use whyrelay_core::trace::packing::{MAX_PACKED, MAX_UNPACKED, unpack};
+use whyrelay_core::trace::packing::{MAX_PACKED, MAX_UNPACKED, unpack_at_most};
 use whyrelay_core::trace::recording::{Recording, encode};
 use whyrelay_core::trace::redact::redact;
 
@@ -29,6 +29,12 @@ use limit::Limiter;
 
 /// Accounts that are made at a time: each holds a recording in memory and a core.
 const AT_ONCE: usize = 2;
+
+/// The same of sessions that go on. They never keep the accounts at the end waiting.
+const LIVE_AT_ONCE: usize = 1;
+
+/// Most bytes of such a recording, before compression: what the page sends, with room.
+const MAX_LIVE: usize = 5 * 1024 * 1024;
 
 /// A recording must have been sent within this time.
 const UPLOAD_WITHIN: Duration = Duration::from_secs(20);
@@ -63,15 +69,27 @@ const FILES: &[(&str, &str, &str)] = &[
 /// What the routes share.
 #[derive(Clone)]
 struct Shared {
+    ordinary: Lane,
+    /// For accounts of sessions that go on: they come often, and must not use up the one at the end.
+    live: Lane,
+}
+
+/// How often one address may ask, and how much is done at a time.
+#[derive(Clone)]
+struct Lane {
     limiter: Arc<Limiter>,
-    /// Of accounts of sessions that go on: they come often, and must not use up the one at the end.
-    live: Arc<Limiter>,
     working: Arc<Semaphore>,
+}
+
+impl Lane {
+    fn new(at_once: usize) -> Self {
+        Self { limiter: Arc::default(), working: Arc::new(Semaphore::new(at_once)) }
+    }
 }
 
 /// The routes of the page. Requests carry the client's address as `ConnectInfo<SocketAddr>`.
 pub fn routes() -> Router {
-    let shared = Shared { limiter: Arc::default(), live: Arc::default(), working: Arc::new(Semaphore::new(AT_ONCE)) };
+    let shared = Shared { ordinary: Lane::new(AT_ONCE), live: Lane::new(LIVE_AT_ONCE) };
     Router::new()
         .route("/", get(index))
         .route("/page/{file}", get(file))
@@ -105,17 +123,16 @@ async fn account(
     let kind = if wants_html { "text/html; charset=utf-8" } else { "application/json" };
     let failed = "the account could not be made of this recording";
     if query.iter().any(|(name, _)| name == "live") {
-        let admission = Admission { shared: &shared, limiter: &shared.live, remote, most: MAX_PACKED };
+        let admission = Admission { lane: &shared.live, remote, most: MAX_PACKED };
         return made(admission, request, (kind, failed), render_live).await;
     }
-    let admission = Admission { shared: &shared, limiter: &shared.limiter, remote, most: MAX_UNPACKED };
+    let admission = Admission { lane: &shared.ordinary, remote, most: MAX_UNPACKED };
     made(admission, request, (kind, failed), move |bytes| render(bytes, wants_html)).await
 }
 
 /// Under what conditions a request's body is taken.
 struct Admission<'a> {
-    shared: &'a Shared,
-    limiter: &'a Limiter,
+    lane: &'a Lane,
     remote: SocketAddr,
     /// Bytes of the body, at most.
     most: usize,
@@ -147,7 +164,7 @@ async fn made(
 }
 
 fn render_live(packed: &[u8]) -> Result<String, String> {
-    let recording = unpack(packed).map_err(|error| error.to_string())?;
+    let recording = unpack_at_most(packed, MAX_LIVE).map_err(|error| error.to_string())?;
     with_pictures(&Report::from_events(&recording.events))
 }
 
@@ -182,7 +199,7 @@ async fn redact_own(
     request: Request<Body>,
 ) -> Response {
     let kind = ("application/jsonl", "the recording could not be redacted");
-    let admission = Admission { shared: &shared, limiter: &shared.limiter, remote, most: MAX_UNPACKED };
+    let admission = Admission { lane: &shared.ordinary, remote, most: MAX_UNPACKED };
     made(admission, request, kind, with_pseudonyms).await
 }
 
@@ -209,7 +226,7 @@ async fn qr(
     request: Request<Body>,
 ) -> Response {
     let (head, body) = request.into_parts();
-    let admission = Admission { shared: &shared, limiter: &shared.limiter, remote, most: MAX_LINK };
+    let admission = Admission { lane: &shared.ordinary, remote, most: MAX_LINK };
     let (_permit, link) = match admitted(admission, &head.headers, body).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal,
@@ -229,14 +246,14 @@ async fn admitted(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<(tokio::sync::OwnedSemaphorePermit, Bytes), Response> {
-    let Admission { shared, limiter, remote, most } = admission;
+    let Admission { lane, remote, most } = admission;
     if !is_own_origin(headers) {
         return Err(refuse(StatusCode::FORBIDDEN, "this is for the pages of this server"));
     }
-    if !limiter.admits(remote.ip(), Instant::now()) {
+    if !lane.limiter.admits(remote.ip(), Instant::now()) {
         return Err(refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address; wait a minute"));
     }
-    let Ok(permit) = Arc::clone(&shared.working).acquire_owned().await else {
+    let Ok(permit) = Arc::clone(&lane.working).acquire_owned().await else {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the server shuts down"));
     };
     match tokio::time::timeout(UPLOAD_WITHIN, to_bytes(body, most)).await {
@@ -290,6 +307,10 @@ fn with_headers(mut response: Response, kind: &str, request: &HeaderMap) -> Resp
 
 #[cfg(test)]
 mod tests {
+    use whyrelay_core::time::Timestamp;
+    use whyrelay_core::trace::event::Vantage;
+    use whyrelay_core::trace::recording::Recorder;
+
     use super::*;
 
     #[test]
@@ -340,6 +361,13 @@ mod tests {
         assert_eq!((&shown["account"]["decided"], &shown["account"]["a"]["id"]), (&false.into(), &"alice".into()));
         assert!(shown["networks"][1].as_str().is_some_and(|picture| picture.starts_with("<svg")), "{shown}");
         assert!(render_live(started.as_bytes()).is_err());
+        // 6 MB that come as a few kB.
+        let mut recorder = Recorder::new(Vantage::A);
+        let detail = "x".repeat(1000);
+        let closed =
+            |_| recorder.record(Timestamp::from_micros(1), EventKind::ChannelClosed { detail: detail.clone() });
+        let packed = whyrelay_core::trace::packing::pack(&(0..6000).map(closed).collect::<Vec<_>>());
+        assert!(packed.len() < 100_000 && render_live(&packed).unwrap_err().contains("larger than is accepted"));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use whyrelay_core::trace::recording::encode;
 
 use super::driver::Session;
 
-/// Pieces that go at once, and the time until the next may go: what connects the peers shares the way with them.
+/// Pieces that go at once, and the time until the next may go: what connects the peers shares the way with them. That
+/// is 0.5 MB a second at most, before compression.
 const BURST: usize = 4;
 const INTERVAL: Duration = Duration::from_millis(250);
 
@@ -65,7 +66,9 @@ impl Following {
 impl Session {
     /// Pseudonyms are final only when a recording is complete, so with them the peer waits for the end.
     fn is_followed(&self) -> bool {
-        let follows = self.remote.is_some() && self.signals.client.is_some() && self.signals.peer_follows();
+        let signals = &self.signals;
+        let is_there = signals.client.is_some() && signals.peer_present && !signals.peer_left;
+        let follows = self.remote.is_some() && is_there && signals.peer_follows();
         follows && self.following.left > 0 && !self.config.redact && !self.signals.peer_redacts()
     }
 

@@ -32,7 +32,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("page::tells_why_it_fails", &[NetworkNamespaces, Chromium, Nft], failing);
     suite.test("page::needs_no_pointer_and_keeps_nobody_out", &tools, keyboard);
     suite.test("page::shows_a_session_while_it_lasts", &tools, live);
-    suite.test("page::shows_what_both_sides_saw_while_it_lasts", &tools, follow);
+    suite.test("page::shows_what_both_sides_saw_while_it_lasts", &tools, || follow(Role::Answerer));
+    suite.test("page::shows_what_both_sides_saw_to_the_offerer_too", &tools, || follow(Role::Offerer));
     suite.test("page::keeps_what_a_peer_sent_before_it_was_killed", &tools, follow_until_gone);
     suite.test("page::shows_hostile_text_as_text", &tools, hostile);
 }
@@ -195,12 +196,17 @@ fn live() -> Result<()> {
 }
 
 /// Our peer, and the page that follows what it records.
-fn following((left, right): &(Namespace, Namespace), page_flags: &[&str]) -> Result<(Process, Process, Server)> {
+fn following(
+    (left, right): &(Namespace, Namespace),
+    page_role: Role,
+    page_flags: &[&str],
+) -> Result<(Process, Process, Server)> {
     let server = Server::start(left, &["--allow-private-peers"])?;
-    let mut command = ours::peer(left, Role::Offerer, server.url());
+    let mut command = ours::peer(left, page_role.other(), server.url());
     let mine = Process::start("whyrelay", command.args(["--room", ROOM, "--stay"]))?;
     let mut command = browser(right, "follow", &server)?;
-    let page = Process::start("the page", command.args(["--side", "b"]).args(page_flags))?;
+    let side = if page_role == Role::Offerer { "a" } else { "b" };
+    let page = Process::start("the page", command.args(["--side", side]).args(page_flags))?;
     page.line(peers::LIMIT, |line| line == "FOLLOWED")?;
     Ok((mine, page, server))
 }
@@ -213,9 +219,9 @@ fn tells_of_both(pairs: &Value) -> Result<()> {
 }
 
 /// Verdict, causes and the chains of both sides stand there while both are connected.
-fn follow() -> Result<()> {
+fn follow(page_role: Role) -> Result<()> {
     let hosts = Namespace::pair()?;
-    let (mine, page, server) = following(&hosts, &["--relay-only"])?;
+    let (mine, page, server) = following(&hosts, page_role, &["--relay-only"])?;
     let result = peers::success(page).with_context(|| server.account())?;
     let account = Account::of(mine).with_context(|| server.account())?;
     must_be(&result, "relayed")?;
@@ -229,7 +235,7 @@ fn follow() -> Result<()> {
 
 fn follow_until_gone() -> Result<()> {
     let hosts = Namespace::pair()?;
-    let (mine, page, server) = following(&hosts, &["--until-gone"])?;
+    let (mine, page, server) = following(&hosts, Role::Answerer, &["--until-gone"])?;
     mine.signal(Signal::SIGKILL)?;
     let result = peers::success(page).with_context(|| server.account())?;
     ensure!(result["missing"].to_string().contains("its recording was cut off"), "{result}");

@@ -11,6 +11,8 @@ const SHARE = 4;
 const AFTER_A_REFUSAL_MS = 10_000;
 // Of both sides. Beyond it the account waits for the end.
 const MAX_LENGTH = 4 * 1024 * 1024;
+// Of everything that ever came, with what was begun anew.
+const MAX_TOTAL = 4 * MAX_LENGTH;
 
 export class Following {
   // own(): this side's recording so far; changed(): there is a new account.
@@ -20,6 +22,7 @@ export class Following {
     this.changed = changed;
     this.text = "";
     this.next = 0;
+    this.total = 0;
     this.seen = 0;
     this.due = 0;
     // The account and its pictures.
@@ -41,8 +44,10 @@ export class Following {
       this.text = "";
       this.next = 0;
     }
-    if (this.next === null || piece?.index !== this.next) return;
-    const text = onlyOf(this.other, await parsePiece(piece));
+    if (this.stopped || this.next === null || piece?.index !== this.next || this.total > MAX_TOTAL) return;
+    const whole = await parsePiece(piece);
+    this.total += whole.length;
+    const text = onlyOf(this.other, whole);
     if (this.text.length + text.length > MAX_LENGTH) throw new Error("too much");
     this.text += text;
     this.next += 1;

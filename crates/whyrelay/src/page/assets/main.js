@@ -50,6 +50,8 @@ byId("qr").addEventListener("toggle", async () => {
 
 let session = null;
 let isDrawing = false;
+// The account so far that stands there: it changes seldom, and what is drawn of it is much.
+let drawn = null;
 
 function start() {
   session?.stop();
@@ -100,10 +102,13 @@ function draw() {
     showFacts(liveFacts(session));
     showCandidates(liveCandidates(session));
     const soFar = session.following?.shown;
-    if (soFar) showAccountPairs(soFar.account, "What both sides recorded, until a moment ago.");
-    else showPairs(livePairs(session), "What this browser counts. What the other side saw is added later.");
-    showSoFar(soFar?.account);
-    showPictures(soFar);
+    if (!soFar) showPairs(livePairs(session), "What this browser counts. What the other side saw is added later.");
+    else if (soFar !== drawn) {
+      drawn = soFar;
+      showAccountPairs(soFar.account, "What both sides recorded, until a moment ago.");
+      showSoFar(soFar.account);
+      showPictures(soFar);
+    }
     showPlot(session.trips);
     byId("server-errors").replaceChildren(
       ...(session.serverErrors ?? []).map(({ server, text }) => element("li", {}, `${server}: ${text}`)),

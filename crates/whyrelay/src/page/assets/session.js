@@ -189,7 +189,7 @@ export class Session extends EventTarget {
         if (this.side === "a") await this.restart();
         break;
       case "trace":
-        if (!this.remoteDescribed || !this.peerRecords) break;
+        // It may come while the description that came before it is still being set.
         await this.following.push(parse(content));
         break;
       case "recording":
@@ -535,7 +535,7 @@ export class Session extends EventTarget {
       const statistics = await this.connection.getStats();
       this.pairs.take(statistics);
       this.change("pairs");
-      this.following.look(this.measured === true);
+      if (this.remoteDescribed) this.following.look(this.phase === "connected");
     } finally {
       this.polling = false;
     }
