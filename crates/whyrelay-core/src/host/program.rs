@@ -60,7 +60,7 @@ pub struct Installed {
     /// What it is.
     pub part: InstalledPart,
     /// Which, in the words of the commands that show it.
-    pub name: String,
+    pub which: String,
 }
 
 /// What a program may put into a host's network.

@@ -71,10 +71,10 @@ pub(super) fn software(software: &Software) -> String {
     if !software.installed.is_empty() {
         // One word for a row of the same kind: "policy rules 105, 110".
         let mut parts: Vec<(&str, Vec<&str>)> = Vec::new();
-        for Installed { part, name } in &software.installed {
+        for Installed { part, which } in &software.installed {
             match parts.iter_mut().find(|(known, _)| *known == part.name()) {
-                Some((_, names)) => names.push(name),
-                None => parts.push((part.name(), vec![name])),
+                Some((_, names)) => names.push(which),
+                None => parts.push((part.name(), vec![which])),
             }
         }
         let parts = parts.into_iter().map(|(part, names)| format!("{part} {}", names.join(", ")));

@@ -256,3 +256,12 @@ fn class_family_subnet_and_port_stay() {
     let other = addresses.map(|address| Redactor::new(b"another secret").socket(address));
     assert_ne!(pseudonyms, other);
 }
+
+/// What a program installed is in the words of commands: a mark in it is no name, and stays the mark that rules have.
+#[test]
+fn a_mark_that_a_program_installed_is_no_name() {
+    let line = include_str!("events.jsonl").lines().find(|line| line.contains("\"installed\":[")).expect("a program");
+    let event: Event = serde_json::from_str(line).expect("an event");
+    let texts: Vec<String> = redact(&[event], SECRET).iter().map(encode).collect();
+    assert!(texts[0].contains("ip rule 110: not from all fwmark 0x1bd00 lookup 7120"), "{texts:?}");
+}

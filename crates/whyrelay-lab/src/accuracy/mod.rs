@@ -83,8 +83,7 @@ pub fn score(world: &World, observed: &Observed) -> Score {
                 && finding.blame == blame_of(planted.side)
         })
     };
-    let wrong =
-        severe.iter().filter(|finding| !names(finding) && !half_seen(finding) && !is_symptom(world, finding, direct));
+    let wrong = severe.iter().filter(|finding| !names(finding) && !half_seen(finding) && !is_symptom(world, finding));
     let mut wrong_alone = Vec::new();
     for vantage in [Vantage::A, Vantage::B] {
         let own = observed.events.iter().filter(|event| event.vantage == vantage);
@@ -96,13 +95,15 @@ pub fn score(world: &World, observed: &Observed) -> Score {
             known.any(|planted| finding.blame == blame_of(planted.side) || finding.blame == Blame::Path)
         };
         let severe = findings.iter().filter(|finding| finding.severity != Severity::Info);
-        let alone = severe.filter(|finding| !names(finding) && !also(finding) && !is_symptom(world, finding, direct));
+        let alone = severe.filter(|finding| !names(finding) && !also(finding) && !is_symptom(world, finding));
         wrong_alone.extend(alone.map(|finding| format!("{}: {}", vantage.name(), shown(finding))));
     }
     Score {
         harmless: direct,
         found: world.planted.iter().map(|planted| severe.iter().any(|finding| is_named(planted, finding))).collect(),
-        first_is_right: severe.first().is_some_and(|finding| names(finding)),
+        first_is_right: severe
+            .first()
+            .is_some_and(|finding| world.planted.iter().any(|planted| is_named(planted, finding))),
         wrong: wrong.map(|finding| shown(finding)).collect(),
         findings: severe.iter().map(|finding| shown(finding)).collect(),
         wrong_alone,
@@ -151,9 +152,8 @@ fn is_named(planted: &Planted, finding: &Finding) -> bool {
 }
 
 /// Whether a finding only says what was seen of a planted fault, and blames no side that has none.
-fn is_symptom(world: &World, finding: &Finding, direct: bool) -> bool {
-    let troubled = !world.planted.is_empty() || !direct && (has_tunnel(world, 0) || has_tunnel(world, 1));
-    troubled
+fn is_symptom(world: &World, finding: &Finding) -> bool {
+    !world.planted.is_empty()
         && SYMPTOMS.contains(&finding.name)
         && match finding.blame {
             Blame::A => world.planted.iter().any(|planted| planted.side == 0),

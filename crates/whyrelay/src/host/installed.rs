@@ -72,7 +72,7 @@ pub(super) fn by_rule(rule: &PolicyRule) -> Option<SoftwareName> {
 pub(super) fn of(software: SoftwareName, links: &[&Link], host: &Host<'_>) -> Vec<Installed> {
     let mut installed = Vec::new();
     let mut add = |part, name: String| {
-        let entry = Installed { part, name: bounded(name) };
+        let entry = Installed { part, which: bounded(name) };
         if installed.len() < MAX_INSTALLED && !installed.contains(&entry) {
             installed.push(entry);
         }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     fn names(software: SoftwareName, links: &[&Link], host: &Host<'_>) -> Vec<String> {
-        of(software, links, host).into_iter().map(|entry| format!("{} {}", entry.part.name(), entry.name)).collect()
+        of(software, links, host).into_iter().map(|entry| format!("{} {}", entry.part.name(), entry.which)).collect()
     }
 
     #[test]

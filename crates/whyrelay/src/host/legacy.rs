@@ -78,11 +78,17 @@ const V6: Layout = Layout {
 };
 
 /// The names of the tables that exist, for IPv4 and IPv6.
-pub(super) fn tables() -> [Vec<String>; 2] {
-    ["ip_tables_names", "ip6_tables_names"].map(|name| {
-        let text = std::fs::read_to_string(format!("/proc/self/net/{name}")).unwrap_or_default();
-        text.split_ascii_whitespace().map(str::to_owned).collect()
-    })
+///
+/// # Errors
+/// EACCES where only root may know.
+pub(super) fn tables() -> io::Result<[Vec<String>; 2]> {
+    let of = |name: &str| match std::fs::read_to_string(format!("/proc/self/net/{name}")) {
+        Ok(text) => Ok(text.split_ascii_whitespace().map(str::to_owned).collect()),
+        // The kernel's part is not loaded, so there are none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    Ok([of("ip_tables_names")?, of("ip6_tables_names")?])
 }
 
 /// Reads all tables.
@@ -364,14 +370,15 @@ fn take_match(rule: &mut Rule, name: &str, data: &[u8]) {
         }
         // `struct xt_conntrack_mtinfo3`: flags at 146 and 148, states at 150.
         "conntrack" => {
+            // XT_CONNTRACK_STATE_*: what is no state of its own begins one bit after the fifth of IP_CT_*.
             const STATES: [(usize, &str); 7] = [
                 (1, "INVALID"),
                 (2, "ESTABLISHED"),
                 (4, "RELATED"),
                 (8, "NEW"),
-                (16, "SNAT"),
-                (32, "DNAT"),
-                (64, "UNTRACKED"),
+                (64, "SNAT"),
+                (128, "DNAT"),
+                (256, "UNTRACKED"),
             ];
             let words =
                 short(data, 146).zip(short(data, 148)).zip(short(data, 150)).map(|((asks, inverts), states)| {

@@ -244,12 +244,12 @@ impl Linux {
 
 /// The rules of the legacy iptables, where there are tables.
 fn legacy_iptables(emit: &mut Emit<'_>) -> Option<Firewall> {
-    let tables = legacy::tables();
-    if tables.iter().all(Vec::is_empty) {
-        return None;
-    }
-    match legacy::read(&tables) {
-        Ok(firewall) => Some(firewall),
+    let read = legacy::tables().and_then(|tables| match tables.iter().all(Vec::is_empty) {
+        true => Ok(None),
+        false => legacy::read(&tables).map(Some),
+    });
+    match read {
+        Ok(firewall) => firewall,
         Err(error) => {
             not_measured(Subject::LegacyIptables, &error, emit);
             None

@@ -365,7 +365,7 @@ fn programs() -> Result<()> {
     let host = &evidence.side(Vantage::A).host;
     let installed = |name| -> Result<Vec<String>> {
         let software = host.software(name).with_context(|| format!("{name:?} is not seen"))?;
-        Ok(software.fact.installed.iter().map(|entry| format!("{} {}", entry.part.name(), entry.name)).collect())
+        Ok(software.fact.installed.iter().map(|entry| format!("{} {}", entry.part.name(), entry.which)).collect())
     };
     let netbird = installed(SoftwareName::Netbird)?;
     ensure!(

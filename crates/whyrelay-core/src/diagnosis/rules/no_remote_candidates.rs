@@ -10,7 +10,7 @@ pub(super) const RULE: Rule = Rule {
     name: "no-remote-candidates",
     title: "no candidate of the peer arrived",
     meaning: "A side got the peer's description and no candidate, so it has nowhere to send checks to. Signaling lost them, or the peer gathered none.",
-    detection: "A side with the peer's description never saw a remote candidate. Whose fault that is shows in the other side's recording (whether it had any to send), or in its word that it has none.",
+    detection: "A side with the peer's description never saw a remote candidate. Whose fault that is shows in the other side's recording: whether it had any to send.",
     proof: "The candidates that one side recorded as sent, and that are absent from the other's recording.",
     doubt: "The missing side's recording, if it shows that nothing was gathered.",
     fixes: &[
@@ -34,13 +34,11 @@ fn examine(session: &Session<'_>) -> Examination {
         let Some(description) = description.filter(|_| side.remote_candidates.is_empty()) else { continue };
         let (here, there) = (vantage.name(), vantage.other().name());
         let had = other.local_candidates.len();
-        let said_so = side.end_of_candidates.contains_key(&Side::Remote);
         let (blame, what) = match (other.events > 0, had) {
             // It wanted its relay only: what kept it from that is the fault.
             (true, 0) if other.options.relay_only => continue,
             (true, 0) => (Blame::side(vantage.other()), format!("{there} gathered none")),
             (true, _) => (Blame::Signaling, format!("{there} had {had}, and signaling did not carry them")),
-            (false, _) if said_so => (Blame::side(vantage.other()), format!("{there} said that it has none")),
             (false, _) => {
                 unproven = Some(format!("whether {there} had any candidate: its recording"));
                 continue;
