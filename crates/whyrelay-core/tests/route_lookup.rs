@@ -20,28 +20,7 @@ fn prefix(text: &str) -> Prefix {
 }
 
 fn rule(priority: u32, table: u32) -> PolicyRule {
-    PolicyRule {
-        family: Family::V4,
-        priority,
-        rule_action: RuleAction::Lookup,
-        table: Some(table),
-        invert: false,
-        from: None,
-        to: None,
-        in_device: None,
-        out_device: None,
-        mark: None,
-        mask: None,
-        users: None,
-        protocol: None,
-        source_ports: None,
-        destination_ports: None,
-        tos: None,
-        suppress_prefix_length: None,
-        goto: None,
-        l3mdev: false,
-        origin: None,
-    }
+    PolicyRule::lookup(Family::V4, priority, table)
 }
 
 fn route(table: u32, to: &str, device: &str, gateway: Option<&str>) -> Route {

@@ -275,6 +275,34 @@ pub struct PolicyRule {
     pub origin: Option<u8>,
 }
 
+impl PolicyRule {
+    /// A rule without any selector, that looks up `table`.
+    pub const fn lookup(family: Family, priority: u32, table: u32) -> Self {
+        Self {
+            family,
+            priority,
+            rule_action: RuleAction::Lookup,
+            table: Some(table),
+            invert: false,
+            from: None,
+            to: None,
+            in_device: None,
+            out_device: None,
+            mark: None,
+            mask: None,
+            users: None,
+            protocol: None,
+            source_ports: None,
+            destination_ports: None,
+            tos: None,
+            suppress_prefix_length: None,
+            goto: None,
+            l3mdev: false,
+            origin: None,
+        }
+    }
+}
+
 /// The state of a neighbor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

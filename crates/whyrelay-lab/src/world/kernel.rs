@@ -385,8 +385,6 @@ fn rule(rule: &topology::Rule) -> Vec<PolicyRule> {
         .filter(|family| [rule.from, rule.to].into_iter().flatten().all(|cidr| Family::of(cidr.address) == *family));
     families
         .map(|family| PolicyRule {
-            family,
-            priority: rule.priority,
             rule_action: match rule.action {
                 file::RuleAction::Lookup => RuleAction::Lookup,
                 file::RuleAction::Blackhole => RuleAction::Blackhole,
@@ -405,11 +403,8 @@ fn rule(rule: &topology::Rule) -> Vec<PolicyRule> {
             protocol: rule.ipproto.map(|protocol| if protocol == Protocol::Udp { UDP } else { TCP }),
             source_ports: ports(&rule.sport),
             destination_ports: ports(&rule.dport),
-            tos: None,
             suppress_prefix_length: rule.suppress_prefixlength.map(u32::from),
-            goto: None,
-            l3mdev: false,
-            origin: None,
+            ..PolicyRule::lookup(family, rule.priority, rule.table)
         })
         .collect()
 }

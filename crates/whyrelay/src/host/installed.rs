@@ -153,33 +153,12 @@ pub(super) fn count(routes: &mut BTreeMap<(u32, String), u64>, route: &Route) {
 
 #[cfg(test)]
 mod tests {
-    use whyrelay_core::host::{Family, RuleAction};
+    use whyrelay_core::host::Family;
 
     use super::*;
 
     fn rule(priority: u32, mark: Option<u32>, mask: Option<u32>, table: Option<u32>) -> PolicyRule {
-        PolicyRule {
-            family: Family::V4,
-            priority,
-            rule_action: RuleAction::Lookup,
-            table,
-            invert: false,
-            from: None,
-            to: None,
-            in_device: None,
-            out_device: None,
-            mark,
-            mask,
-            users: None,
-            protocol: None,
-            source_ports: None,
-            destination_ports: None,
-            tos: None,
-            suppress_prefix_length: None,
-            goto: None,
-            l3mdev: false,
-            origin: None,
-        }
+        PolicyRule { table, mark, mask, ..PolicyRule::lookup(Family::V4, priority, 0) }
     }
 
     fn names(software: SoftwareName, links: &[&Link], host: &Host<'_>) -> Vec<String> {

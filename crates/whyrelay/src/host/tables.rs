@@ -204,8 +204,6 @@ pub(super) fn rules() -> io::Result<Vec<PolicyRule>> {
 fn rule(family: Family, message: &RuleMessage) -> PolicyRule {
     let header = &message.header;
     let mut rule = PolicyRule {
-        family,
-        priority: 0,
         rule_action: match header.action {
             KernelAction::ToTable => RuleAction::Lookup,
             KernelAction::Goto => RuleAction::Goto,
@@ -217,21 +215,8 @@ fn rule(family: Family, message: &RuleMessage) -> PolicyRule {
         },
         table: (header.action == KernelAction::ToTable).then_some(header.table.into()),
         invert: header.flags.bits() & FIB_RULE_INVERT != 0,
-        from: None,
-        to: None,
-        in_device: None,
-        out_device: None,
-        mark: None,
-        mask: None,
-        users: None,
-        protocol: None,
-        source_ports: None,
-        destination_ports: None,
         tos: Some(header.tos).filter(|tos| *tos != 0),
-        suppress_prefix_length: None,
-        goto: None,
-        l3mdev: false,
-        origin: None,
+        ..PolicyRule::lookup(family, 0, header.table.into())
     };
     for attribute in &message.attributes {
         match attribute {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use whyrelay_core::host::{
     Address, AnsweredRoute, Application, Family, FirewallFramework, FirewallRule, HostFact, Link, Moment, Neighbor,
     NeighborState, OwnPacket, PolicyRule, Prefix, Probe, ProbeAim, ProbeOutcome, ProfileTally, Route, RouteAnswer,
-    RouteFailure, RouteKind, RoutePurpose, RouteQuestion, RuleAction, SocketProfile, Software, SoftwareName,
+    RouteFailure, RouteKind, RoutePurpose, RouteQuestion, SocketProfile, Software, SoftwareName,
 };
 use whyrelay_core::trace::event::{EventKind, Vantage};
 
@@ -233,26 +233,5 @@ pub(crate) const UPLINK: Way<'static> =
 
 /// A rule that looks up a table for one destination.
 pub(crate) fn policy_rule(priority: u32) -> PolicyRule {
-    PolicyRule {
-        family: Family::V4,
-        priority,
-        rule_action: RuleAction::Lookup,
-        table: Some(200),
-        invert: false,
-        from: None,
-        to: None,
-        in_device: None,
-        out_device: None,
-        mark: None,
-        mask: None,
-        users: None,
-        protocol: None,
-        source_ports: None,
-        destination_ports: None,
-        tos: None,
-        suppress_prefix_length: None,
-        goto: None,
-        l3mdev: false,
-        origin: None,
-    }
+    PolicyRule::lookup(Family::V4, priority, 200)
 }
