@@ -159,26 +159,36 @@ impl Allocation {
         self.permissions.iter().any(|permission| permission.ip == ip && permission.expires > now)
     }
 
-    /// Binds or refreshes a channel (RFC 8656 §12.2).
-    pub(super) fn bind(&mut self, now: Timestamp, number: u16, peer: SocketAddr, limit: usize) -> Result<(), NotBound> {
-        let expires = now + CHANNEL_LIFETIME;
-        self.channels.retain(|channel| channel.expires > now);
-        for channel in &mut self.channels {
+    /// Whether a channel can be bound or refreshed; true for a new one.
+    pub(super) fn may_bind(
+        &self,
+        now: Timestamp,
+        number: u16,
+        peer: SocketAddr,
+        limit: usize,
+    ) -> Result<bool, NotBound> {
+        let mut live = 0;
+        for channel in self.channels.iter().filter(|channel| channel.expires > now) {
+            live += 1;
             match (channel.number == number, channel.peer == peer) {
-                (true, true) => {
-                    channel.expires = expires;
-                    return Ok(());
-                }
+                (true, true) => return Ok(false),
                 (false, false) => {}
                 _ => return Err(NotBound::Taken),
             }
         }
-        if self.channels.len() >= limit {
-            return Err(NotBound::Full);
+        if live < limit { Ok(true) } else { Err(NotBound::Full) }
+    }
+
+    /// Binds or refreshes a channel (RFC 8656 §12.2) that [`Self::may_bind`] allows.
+    pub(super) fn bind(&mut self, now: Timestamp, number: u16, peer: SocketAddr) {
+        let expires = now + CHANNEL_LIFETIME;
+        self.channels.retain(|channel| channel.expires > now);
+        if let Some(channel) = self.channels.iter_mut().find(|channel| channel.number == number) {
+            channel.expires = expires;
+            return;
         }
         reserve_little(&mut self.channels);
         self.channels.push(Channel { number, peer, expires });
-        Ok(())
     }
 
     pub(super) fn channel_to(&self, now: Timestamp, peer: SocketAddr) -> Option<u16> {
@@ -259,14 +269,18 @@ mod tests {
     fn a_channel_has_one_peer_and_a_peer_one_channel_for_ten_minutes() {
         let mut allocation = allocation();
         let [one, two] = [0x4000, 0x4001];
-        assert_eq!(allocation.bind(NOW, one, peer(1), 2), Ok(()));
-        assert_eq!(allocation.bind(NOW, one, peer(2), 2), Err(NotBound::Taken));
-        assert_eq!(allocation.bind(NOW, two, peer(1), 2), Err(NotBound::Taken));
-        assert_eq!(allocation.bind(NOW, two, peer(2), 1), Err(NotBound::Full));
+        assert_eq!(allocation.may_bind(NOW, one, peer(1), 2), Ok(true));
+        allocation.bind(NOW, one, peer(1));
+        assert_eq!(allocation.may_bind(NOW, one, peer(1), 1), Ok(false));
+        assert_eq!(allocation.may_bind(NOW, one, peer(2), 2), Err(NotBound::Taken));
+        assert_eq!(allocation.may_bind(NOW, two, peer(1), 2), Err(NotBound::Taken));
+        assert_eq!(allocation.may_bind(NOW, two, peer(2), 1), Err(NotBound::Full));
         assert_eq!(allocation.peer_of(NOW, one), Some(peer(1)));
         assert_eq!(allocation.channel_to(NOW, peer(1)), Some(one));
         let later = NOW + CHANNEL_LIFETIME;
         assert_eq!((allocation.peer_of(later, one), allocation.channel_to(later, peer(1))), (None, None));
-        assert_eq!(allocation.bind(later, one, peer(2), 1), Ok(()));
+        assert_eq!(allocation.may_bind(later, one, peer(2), 1), Ok(true));
+        allocation.bind(later, one, peer(2));
+        assert_eq!(allocation.peer_of(later, one), Some(peer(2)));
     }
 }

@@ -69,7 +69,9 @@ pub struct Limits {
     /// Channels of one allocation; one more gets 508.
     pub channels: usize,
     /// New peers (permissions and channels) of one user at one address per second, whatever allocations they are for; a
-    /// second's worth may come at once, and what is over gets 508. What is refreshed is not new. `None`: no limit.
+    /// second's worth may come at once, and what is over gets 508. One request that names more peers than that passes
+    /// when nothing was asked for in the second before, and the seconds after it pay. What is refreshed, or refused for
+    /// another reason, costs nothing. `None`: no limit.
     pub new_peers_per_second: Option<u32>,
     /// Application bytes that one allocation may relay per second, both ways together; what is over is dropped. A
     /// datagram larger than half a second's worth never passes. `None`: no limit.

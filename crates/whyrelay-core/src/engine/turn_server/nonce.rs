@@ -58,8 +58,8 @@ const fn minute(now: Timestamp) -> u64 {
     now.as_micros() / 60_000_000
 }
 
-/// How many unauthenticated error answers a source address gets, or how many new peers a user there: a bucket that fills at `per_second` and holds one
-/// second's worth. The port is not part of the key, and an IPv6 source is its /64.
+/// How many unauthenticated error answers a source address gets, or how many new peers a user there: a bucket that fills
+/// at `per_second` and holds one second's worth. The port is not part of the key, and an IPv6 source is its /64.
 ///
 /// The table has a fixed size. A source's place in it is a keyed hash that nobody outside can predict; a newcomer
 /// takes the place over. So a flood from forged sources can neither grow the table nor shut anybody out.
@@ -88,7 +88,8 @@ impl AnswerBudget {
         self.take_for(now, source, "", 1)
     }
 
-    /// Takes so many out of the budget of a user at a source, all or none.
+    /// Takes so many out of the budget of a user at a source, all or none. More than a second's worth has to find the
+    /// bucket full, and the seconds after it pay: otherwise it would never pass.
     pub(super) fn take_for(&mut self, now: Timestamp, source: IpAddr, user: &str, amount: usize) -> bool {
         let hash = keyed_hash(&self.key, |hash| {
             // A fixed length, whatever the user's name is.
@@ -110,16 +111,19 @@ impl AnswerBudget {
 /// Answers that may be given: it fills at so many a second and holds one second's worth.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Bucket {
-    /// Micro-answers left.
-    left: u64,
+    /// Micro-answers left; below zero what is owed.
+    left: i64,
     filled_at: Timestamp,
 }
 
 impl Bucket {
-    const ONE: u64 = 1_000_000;
+    const ONE: i64 = 1_000_000;
+
+    /// The longest time that is counted at once, so that nothing overflows: what is owed is paid by then.
+    const LONGEST: u128 = 600_000_000;
 
     fn full(now: Timestamp, per_second: u32) -> Self {
-        Self { left: u64::from(per_second) * Self::ONE, filled_at: now }
+        Self { left: i64::from(per_second) * Self::ONE, filled_at: now }
     }
 
     /// Takes one; false when there is none left. A new bucket is full a second after the epoch.
@@ -127,15 +131,18 @@ impl Bucket {
         self.take_many(now, per_second, 1)
     }
 
-    /// The same for several at once: all or none.
+    /// The same for several at once: all or none, and more than there ever are from a full bucket on credit.
     fn take_many(&mut self, now: Timestamp, per_second: u32, amount: usize) -> bool {
-        let full = u64::from(per_second) * Self::ONE;
-        let micros = now.since(self.filled_at).as_micros().min(1_000_000) as u64;
-        self.left = full.min(self.left + micros * u64::from(per_second));
+        let full = i64::from(per_second) * Self::ONE;
+        let micros = now.since(self.filled_at).as_micros().min(Self::LONGEST) as i64;
+        self.left = full.min(self.left.saturating_add(micros.saturating_mul(per_second.into())));
         self.filled_at = now;
-        let taken = self.left.checked_sub(Self::ONE.saturating_mul(amount as u64));
-        self.left = taken.unwrap_or(self.left);
-        taken.is_some()
+        let wanted = Self::ONE.saturating_mul(i64::try_from(amount).unwrap_or(i64::MAX));
+        let passes = wanted <= self.left || per_second > 0 && wanted > full && self.left == full;
+        if passes {
+            self.left = self.left.saturating_sub(wanted);
+        }
+        passes
     }
 }
 

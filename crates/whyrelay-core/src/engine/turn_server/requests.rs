@@ -205,19 +205,21 @@ impl TurnServer {
         self.check_peer(&client, peer)?;
         let Some(allocation) = self.allocations.get(&client) else { return Ok(None) };
         let permitted = allocation.has_permission(now, peer.ip());
-        if !permitted && allocation.permissions_left(now, self.config.limits.permissions) == 0 {
+        let (permissions, channels) = (self.config.limits.permissions, self.config.limits.channels);
+        if !permitted && allocation.permissions_left(now, permissions) == 0 {
             return Err(FULL);
         }
-        if !permitted || allocation.channel_to(now, peer).is_none() {
-            self.may_add_peers(now, &client, 1)?;
-        }
-        let limits = &self.config.limits;
-        let Some(allocation) = self.allocations.get_mut(&client) else { return Ok(None) };
-        allocation.bind(now, number, peer, limits.channels).map_err(|why| match why {
+        let new = allocation.may_bind(now, number, peer, channels).map_err(|why| match why {
             NotBound::Taken => Rejection::new(400, "Channel Or Peer Already Bound"),
             NotBound::Full => FULL,
         })?;
-        allocation.permit(now, peer.ip(), limits.permissions);
+        // Last: what is refused for another reason costs nothing.
+        if !permitted || new {
+            self.may_add_peers(now, &client, 1)?;
+        }
+        let Some(allocation) = self.allocations.get_mut(&client) else { return Ok(None) };
+        allocation.bind(now, number, peer);
+        allocation.permit(now, peer.ip(), permissions);
         Ok(Some(reply.success()))
     }
 

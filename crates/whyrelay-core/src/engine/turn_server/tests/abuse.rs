@@ -192,6 +192,42 @@ fn security_3_new_peers_are_a_hundred_a_second_for_each_user_at_an_address_whate
 }
 
 #[test]
+fn a_request_for_more_peers_than_a_second_allows_passes_and_the_seconds_after_it_pay() {
+    let mut fixture = Fixture::with(|config| config.limits.new_peers_per_second = Some(10));
+    let mut alice = Caller::alice();
+    alice.allocate(&mut fixture);
+    let peer = |at: u32| SocketAddr::new(Ipv4Addr::from(0x0808_0000 + at).into(), 1).to_string();
+    let peers: Vec<String> = (0..60).map(peer).collect();
+    let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
+    assert_eq!(alice.permit(&mut fixture, &peers), 0, "sixty at once, of ten a second");
+    let mut refused = 0;
+    while alice.permit(&mut fixture, &["9.9.9.9:1"]) == 508 {
+        refused += 1;
+        fixture.now += Duration::from_millis(100);
+    }
+    assert!((50..=51).contains(&refused), "{refused} tenths of a second until the fifty on credit were paid");
+    // On credit only from a full bucket.
+    let mut bob = Caller::new(udp("198.18.7.7:2000"), "bob", "builder");
+    bob.allocate(&mut fixture);
+    assert_eq!(bob.permit(&mut fixture, &["9.9.9.9:1"]), 0);
+    assert_eq!(bob.permit(&mut fixture, &peers), 508);
+}
+
+#[test]
+fn a_channel_that_is_refused_costs_none_of_the_new_peers() {
+    let mut fixture = Fixture::with(|config| config.limits.new_peers_per_second = Some(2));
+    let mut alice = Caller::alice();
+    alice.allocate(&mut fixture);
+    assert_eq!(alice.bind(&mut fixture, 0x4000, "8.8.8.8:1"), 0);
+    for _ in 0..10 {
+        assert_eq!(alice.bind(&mut fixture, 0x4000, "8.8.4.4:1"), 400, "the number is another peer's");
+        assert_eq!(alice.bind(&mut fixture, 0x4001, "8.8.8.8:1"), 400, "the peer has another number");
+    }
+    assert_eq!(alice.bind(&mut fixture, 0x4001, "8.8.4.4:1"), 0);
+    assert_eq!(alice.bind(&mut fixture, 0x4002, "9.9.9.9:1"), 508);
+}
+
+#[test]
 fn security_10_loops_and_answers_are_not_answered() {
     let mut fixture = Fixture::with(|config| config.policy.own_endpoints = vec!["198.41.0.1:3478".parse().unwrap()]);
     let binding = |class| MessageBuilder::new(class, Method::BINDING, TransactionId([1; 12])).build();
