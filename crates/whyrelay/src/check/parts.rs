@@ -165,17 +165,19 @@ impl Look<'_> {
     /// Port 443, the class of ports beside STUN's own and random high ones: by the servers that listen there, and where
     /// none does over UDP, by what the first server's host says there.
     fn https_port(&self, random: &mut Random) -> Vec<Part> {
-        let there = |transport| {
-            self.known.iter().any(|server| server.url.port() == HTTPS_PORT && server.url.transport() == transport)
+        let there = |transport, wanted: fn(&SocketAddr) -> bool| {
+            let mut on = self.known.iter().filter(|server| server.url.port() == HTTPS_PORT);
+            on.any(|server| server.url.transport() == transport && server.remotes().any(|remote| wanted(&remote)))
         };
-        if !self.known.is_empty() && !there(Transport::Tls) {
+        if !self.known.is_empty() && !there(Transport::Tls, |_| true) {
             let why = "no server on 443 was given: name one with --turn turns:HOST:443";
             self.journal.missing("TURN over TLS to port 443", why);
         }
         let mut parts: Vec<Part> = Vec::new();
-        for ipv4 in [true, false] {
-            let mut hosts = self.known.iter().flat_map(Known::remotes).filter(|remote| remote.is_ipv4() == ipv4);
-            let Some(host) = hosts.next().filter(|_| !there(Transport::Udp)) else { continue };
+        for family in [SocketAddr::is_ipv4, SocketAddr::is_ipv6] {
+            let mut hosts = self.known.iter().flat_map(Known::remotes).filter(family);
+            // A server there over the other family tells nothing of this one.
+            let Some(host) = hosts.next().filter(|_| !there(Transport::Udp, family)) else { continue };
             let remote = SocketAddr::new(host.ip(), HTTPS_PORT);
             let Some(origin) = self.origin_toward(remote) else { continue };
             let target = reach::Target { label: String::new(), remote, origin, expected: false };
