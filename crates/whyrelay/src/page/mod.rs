@@ -11,14 +11,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures_util::StreamExt as _;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use whyrelay_core::report::{Report, render_html, svg};
 use whyrelay_core::trace::event::EventKind;
 use whyrelay_core::trace::packing::{MAX_PACKED, MAX_UNPACKED, unpack_at_most};
@@ -38,6 +39,13 @@ const MAX_LIVE: usize = 5 * 1024 * 1024;
 
 /// A recording must have been sent within this time.
 const UPLOAD_WITHIN: Duration = Duration::from_secs(20);
+
+/// Bytes of all bodies that are on their way or wait for their turn: what is more is refused at once. A page's own
+/// recording has one or two megabytes.
+const MEMORY: usize = 4 * MAX_UNPACKED;
+
+/// What that is counted in, and what a body counts at least.
+const UNIT: usize = 64 * 1024;
 
 /// Longest text that a QR code is made of: a link to a room has about a hundred bytes.
 const MAX_LINK: usize = 1024;
@@ -79,11 +87,14 @@ struct Shared {
 struct Lane {
     limiter: Arc<Limiter>,
     working: Arc<Semaphore>,
+    /// For bodies that are on their way or wait for their turn, in units of [`UNIT`].
+    memory: Arc<Semaphore>,
 }
 
 impl Lane {
     fn new(at_once: usize) -> Self {
-        Self { limiter: Arc::default(), working: Arc::new(Semaphore::new(at_once)) }
+        let memory = Arc::new(Semaphore::new(MEMORY / UNIT));
+        Self { limiter: Arc::default(), working: Arc::new(Semaphore::new(at_once)), memory }
     }
 }
 
@@ -147,13 +158,13 @@ async fn made(
     make: impl FnOnce(&[u8]) -> Result<String, String> + Send + 'static,
 ) -> Response {
     let (head, body) = request.into_parts();
-    let (permit, bytes) = match admitted(admission, &head.headers, body).await {
+    let (permit, upload) = match admitted(admission, &head.headers, body).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal,
     };
     let work = move || {
-        let made = make(&bytes);
-        drop(permit);
+        let made = make(&upload.bytes);
+        drop((permit, upload));
         made
     };
     match tokio::task::spawn_blocking(work).await {
@@ -227,11 +238,11 @@ async fn qr(
 ) -> Response {
     let (head, body) = request.into_parts();
     let admission = Admission { lane: &shared.ordinary, remote, most: MAX_LINK };
-    let (_permit, link) = match admitted(admission, &head.headers, body).await {
+    let (_permit, upload) = match admitted(admission, &head.headers, body).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal,
     };
-    match qrcode::QrCode::new(&link) {
+    match qrcode::QrCode::new(&upload.bytes) {
         Ok(code) => {
             let image = code.render::<qrcode::render::svg::Color<'_>>().min_dimensions(256, 256).build();
             with_headers((StatusCode::OK, image).into_response(), "image/svg+xml", &head.headers)
@@ -245,7 +256,7 @@ async fn admitted(
     admission: Admission<'_>,
     headers: &HeaderMap,
     body: Body,
-) -> Result<(tokio::sync::OwnedSemaphorePermit, Bytes), Response> {
+) -> Result<(OwnedSemaphorePermit, Upload), Response> {
     let Admission { lane, remote, most } = admission;
     if !is_own_origin(headers) {
         return Err(refuse(StatusCode::FORBIDDEN, "this is for the pages of this server"));
@@ -253,14 +264,41 @@ async fn admitted(
     if !lane.limiter.admits(remote.ip(), Instant::now()) {
         return Err(refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address; wait a minute"));
     }
+    // Whole before its turn: a slow sender holds up nobody.
+    let upload = match tokio::time::timeout(UPLOAD_WITHIN, received(&lane.memory, body, most)).await {
+        Ok(received) => received?,
+        Err(_) => return Err(refuse(StatusCode::REQUEST_TIMEOUT, "the request took too long")),
+    };
     let Ok(permit) = Arc::clone(&lane.working).acquire_owned().await else {
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the server shuts down"));
     };
-    match tokio::time::timeout(UPLOAD_WITHIN, to_bytes(body, most)).await {
-        Ok(Ok(bytes)) => Ok((permit, bytes)),
-        Ok(Err(_)) => Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "this is larger than is accepted")),
-        Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "the request took too long")),
+    Ok((permit, upload))
+}
+
+/// A body that has come whole, and the memory that it counts for.
+struct Upload {
+    bytes: Vec<u8>,
+    _memory: OwnedSemaphorePermit,
+}
+
+/// Receives a body of at most so many bytes. It counts for what has come of it, not for what it says that it will be.
+async fn received(memory: &Arc<Semaphore>, body: Body, most: usize) -> Result<Upload, Response> {
+    let busy = || refuse(StatusCode::SERVICE_UNAVAILABLE, "too much is being sent here; try again in a minute");
+    let mut held = Arc::clone(memory).try_acquire_owned().map_err(|_| busy())?;
+    let mut bytes = Vec::new();
+    let mut stream: BodyDataStream = body.into_data_stream();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|_| refuse(StatusCode::BAD_REQUEST, "the request ended too early"))?;
+        if bytes.len() + piece.len() > most {
+            return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "this is larger than is accepted"));
+        }
+        let needed = (bytes.len() + piece.len()).div_ceil(UNIT);
+        while held.num_permits() < needed {
+            held.merge(Arc::clone(memory).try_acquire_owned().map_err(|_| busy())?);
+        }
+        bytes.extend_from_slice(&piece);
     }
+    Ok(Upload { bytes, _memory: held })
 }
 
 /// Whether a request comes from a page of this server, or from no page at all.
@@ -368,6 +406,58 @@ mod tests {
             |_| recorder.record(Timestamp::from_micros(1), EventKind::ChannelClosed { detail: detail.clone() });
         let packed = whyrelay_core::trace::packing::pack(&(0..6000).map(closed).collect::<Vec<_>>());
         assert!(packed.len() < 100_000 && render_live(&packed).unwrap_err().contains("larger than is accepted"));
+    }
+
+    fn request(path: &str, body: Body) -> Request<Body> {
+        let mut request = Request::post(path).body(body).unwrap();
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 1))));
+        request
+    }
+
+    /// A body that begins and does not go on until the sender is used or dropped.
+    fn slow(beginning: Vec<u8>) -> (tokio::sync::mpsc::Sender<Result<Vec<u8>, std::io::Error>>, Body) {
+        let (sender, pieces) = tokio::sync::mpsc::channel(1);
+        sender.try_send(Ok(beginning)).unwrap();
+        let stream = futures_util::stream::unfold(pieces, async |mut pieces| Some((pieces.recv().await?, pieces)));
+        (sender, Body::from_stream(stream))
+    }
+
+    #[tokio::test]
+    async fn slow_senders_hold_up_nobody_and_share_a_bounded_memory() {
+        use tower::ServiceExt as _;
+        let routes = routes();
+        let started = r#"{"seq":0,"at":1,"vantage":"a","kind":"recording-started","version":1,"program":"p","id":"alice","options":{}}"#;
+        let mut sending = Vec::new();
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..4 * AT_ONCE {
+            let (sender, body) = slow(started.as_bytes().to_vec());
+            sending.push(sender);
+            waiting.spawn(routes.clone().oneshot(request("/account", body)));
+        }
+        tokio::task::yield_now().await;
+        let own = routes.clone().oneshot(request("/account", Body::from(started)));
+        let answer = tokio::time::timeout(UPLOAD_WITHIN / 2, own).await.expect("slow senders hold it up").unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        // What has come of theirs is made an account of once it is whole.
+        sending.clear();
+        while let Some(answer) = waiting.join_next().await {
+            assert_eq!(answer.unwrap().unwrap().status(), StatusCode::OK);
+        }
+
+        for _ in 0..4 {
+            let (sender, body) = slow(vec![b' '; MAX_UNPACKED]);
+            sending.push(sender);
+            waiting.spawn(routes.clone().oneshot(request("/account", body)));
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let answer = routes.clone().oneshot(request("/account", Body::from(started))).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        sending.clear();
+        while waiting.join_next().await.is_some() {}
+        let answer = routes.oneshot(request("/account", Body::from(started))).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "the memory is free again");
     }
 
     #[test]
