@@ -54,6 +54,40 @@ impl Sub for Timestamp {
     }
 }
 
+/// The time of an input: three moments, which are one as long as the driver is not late.
+///
+/// A driver that stood still finds timers over and answers unread. It hands in the answers first, each with the moment
+/// when it arrived, and says until when everything has been handed in; then it lets the timers pass. So an answer that
+/// came in time counts, a round trip is as long as it was, and what is begun meanwhile is begun when it is begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// What time it is: what is begun is begun now.
+    pub time: Timestamp,
+    /// When the input arrived: there a round trip ends. Not after `time`.
+    pub arrived: Timestamp,
+    /// Everything that arrived before has been handed in: only what was due by then is over. Not after `time`.
+    pub heard: Timestamp,
+}
+
+impl Now {
+    /// The time of an input that arrived then, while something else may wait that arrived earlier: no timer passes.
+    pub fn ahead_of_timers(time: Timestamp, arrived: Timestamp) -> Self {
+        Self { time, arrived: arrived.min(time), heard: Timestamp::default() }
+    }
+
+    /// The time of a timeout, once everything has been handed in that had arrived at `heard`.
+    pub fn timers(time: Timestamp, heard: Timestamp) -> Self {
+        let heard = heard.min(time);
+        Self { time, arrived: heard, heard }
+    }
+}
+
+impl From<Timestamp> for Now {
+    fn from(time: Timestamp) -> Self {
+        Self { time, arrived: time, heard: time }
+    }
+}
+
 impl fmt::Display for Timestamp {
     /// Seconds since the Unix epoch with six decimals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,6 +98,15 @@ impl fmt::Display for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_is_to_come_has_arrived() {
+        let at = Timestamp::from_micros;
+        assert_eq!(Now::ahead_of_timers(at(9), at(4)), Now { time: at(9), arrived: at(4), heard: at(0) });
+        assert_eq!(Now::ahead_of_timers(at(9), at(10)).arrived, at(9));
+        assert_eq!(Now::timers(at(9), at(7)), Now { time: at(9), arrived: at(7), heard: at(7) });
+        assert_eq!(Now::timers(at(9), at(10)), at(9).into());
+    }
 
     #[test]
     fn time_never_wraps() {

@@ -32,7 +32,7 @@ use super::stun_client::{DueBinding, StunClient};
 use super::transaction::Schedule;
 use crate::ice::candidate::CandidateType;
 use crate::random::Random;
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::trace::event::{EventKind, RefuseReason, Side, Transport};
 use crate::wire::integrity::Integrity;
 
@@ -67,7 +67,7 @@ pub struct Gatherer {
     outputs: VecDeque<Output>,
     state: State,
     /// The time of the latest input.
-    now: Timestamp,
+    now: Now,
 }
 
 /// How far gathering is.
@@ -104,7 +104,7 @@ impl Gatherer {
             candidates: LocalCandidates::default(),
             outputs: VecDeque::new(),
             state: State::Naming,
-            now,
+            now: now.into(),
         };
         for server in std::mem::take(&mut gatherer.config.servers) {
             gatherer.add_server(now, server);
@@ -115,8 +115,9 @@ impl Gatherer {
     /// Takes an input in. Answers whether an [`Input::Datagram`] was the gatherer's; true for every other input.
     ///
     /// Call [`Self::poll_output`] until it answers [`Output::Timeout`] before the next input.
-    pub fn handle_input(&mut self, now: Timestamp, input: Input<'_>) -> bool {
-        self.now = now;
+    pub fn handle_input(&mut self, now: impl Into<Now>, input: Input<'_>) -> bool {
+        self.now = now.into();
+        let now = self.now.time;
         if self.state == State::Closed {
             return !matches!(input, Input::Datagram { .. });
         }
@@ -168,7 +169,7 @@ impl Gatherer {
             }
             Input::Close => self.close(now),
         }
-        self.advance(now);
+        self.advance(self.now);
         ours
     }
 
@@ -201,8 +202,9 @@ impl Gatherer {
     }
 
     /// Does what is due and notices what is settled.
-    fn advance(&mut self, now: Timestamp) {
-        self.start_next(now);
+    fn advance(&mut self, now: Now) {
+        let Now { time, heard, .. } = now;
+        self.start_next(time);
         while let Some(due) = self.stun.poll(now) {
             match due {
                 DueBinding::Retransmit(binding, bytes) => {
@@ -213,11 +215,11 @@ impl Gatherer {
         }
         for index in 0..self.allocations.len() {
             self.allocations[index].client.advance(now);
-            self.drain(now, index);
+            self.drain(time, index);
         }
         self.expire_streams(now);
-        self.expire_names(now);
-        self.allocate_lost(now);
+        self.expire_names(heard);
+        self.allocate_lost(time);
         match self.state {
             State::Gathering => {
                 if self.is_settled() {
@@ -227,10 +229,10 @@ impl Gatherer {
                 }
             }
             State::Closing(deadline) => {
-                if deadline <= now {
+                if deadline <= heard {
                     for index in 0..self.allocations.len() {
                         self.allocations[index].client.abandon();
-                        self.drain(now, index);
+                        self.drain(time, index);
                     }
                 }
                 if self.allocations.iter().all(|allocation| allocation.client.is_ended()) {
@@ -251,7 +253,7 @@ impl Gatherer {
     }
 
     fn deadline(&self) -> Timestamp {
-        let idle = self.now + IDLE_WAIT;
+        let idle = self.now.time + IDLE_WAIT;
         if self.state == State::Closed {
             return idle;
         }

@@ -15,7 +15,7 @@ use crate::engine::gather::{self, GatherConfig, Gatherer, StreamId};
 use crate::ice::candidate::{Candidate, CandidateAddress, CandidateTransport, CandidateType};
 use crate::ice::{self, Agent, Credentials};
 use crate::random::Random;
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::trace::event::{EventKind, Pair, RefuseReason, Side, Transport};
 use crate::wire::demux::Protocol;
 use crate::wire::framing::Framing;
@@ -78,12 +78,13 @@ impl Peer {
             last_known: None,
             outputs: VecDeque::new(),
         };
-        peer.settle(now);
+        peer.settle(now.into());
         peer
     }
 
     /// Takes an input in. Drain [`Self::poll_output`] before the next.
-    pub fn handle_input(&mut self, now: Timestamp, input: Input<'_>) {
+    pub fn handle_input(&mut self, now: impl Into<Now>, input: Input<'_>) {
+        let now = now.into();
         match input {
             Input::Socket(socket) => self.gather(now, gather::Input::Socket(socket)),
             Input::Server(server) => self.gather(now, gather::Input::Server(server)),
@@ -140,7 +141,8 @@ impl Peer {
     }
 
     /// The next thing to do, or until when there is nothing.
-    pub fn poll_output(&mut self, now: Timestamp) -> Output {
+    pub fn poll_output(&mut self, now: impl Into<Now>) -> Output {
+        let now = now.into();
         match self.outputs.pop_front() {
             Some(output) => output,
             None => {
@@ -153,7 +155,7 @@ impl Peer {
                     gather::Output::Timeout(at) => at,
                     output => {
                         self.take_from_gatherer(now, output);
-                        now
+                        now.time
                     }
                 };
                 Output::Timeout(agent.min(gatherer))
@@ -177,16 +179,16 @@ impl Peer {
         &self.agent
     }
 
-    fn gather(&mut self, now: Timestamp, input: gather::Input<'_>) {
+    fn gather(&mut self, now: Now, input: gather::Input<'_>) {
         self.gatherer.handle_input(now, input);
     }
 
-    fn ice(&mut self, now: Timestamp, input: ice::Input<'_>) {
+    fn ice(&mut self, now: Now, input: ice::Input<'_>) {
         self.agent.handle_input(now, input);
     }
 
     /// A mapped address is a server-reflexive candidate, whoever told it (RFC 8445 §5.1.1.2 leaves that open).
-    fn external(&mut self, now: Timestamp, base: SocketAddr, external: SocketAddr) {
+    fn external(&mut self, now: Now, base: SocketAddr, external: SocketAddr) {
         let kind = CandidateType::ServerReflexive;
         let candidate = Candidate {
             foundation: "mapped".into(),
@@ -213,7 +215,7 @@ impl Peer {
     }
 
     /// Carries outputs of one machine to the other until both are at rest.
-    fn settle(&mut self, now: Timestamp) {
+    fn settle(&mut self, now: Now) {
         loop {
             let mut rested = true;
             loop {
@@ -236,7 +238,7 @@ impl Peer {
         }
     }
 
-    fn take_from_gatherer(&mut self, now: Timestamp, output: gather::Output) {
+    fn take_from_gatherer(&mut self, now: Now, output: gather::Output) {
         match output {
             gather::Output::Transmit(transmit) => self.outputs.push_back(Output::Transmit(transmit)),
             gather::Output::ConnectStream { id, local, remote, tls } => {
@@ -286,7 +288,7 @@ impl Peer {
         }
     }
 
-    fn take_from_agent(&mut self, now: Timestamp, output: ice::Output) {
+    fn take_from_agent(&mut self, now: Now, output: ice::Output) {
         match output {
             ice::Output::Transmit(transmit) => {
                 self.transmit(now, transmit.transport, transmit.local, transmit.remote, transmit.bytes);
@@ -316,15 +318,15 @@ impl Peer {
     }
 
     /// The agent promised to be drained; if it is not, nothing is lost.
-    fn take_late(&mut self, now: Timestamp, output: ice::Output) -> Timestamp {
+    fn take_late(&mut self, now: Now, output: ice::Output) -> Timestamp {
         self.take_from_agent(now, output);
-        now
+        now.time
     }
 
     /// What a peer sent, directly or through a relay: a check, or data.
     fn arrived(
         &mut self,
-        now: Timestamp,
+        now: Now,
         transport: CandidateTransport,
         local: SocketAddr,
         remote: SocketAddr,
@@ -356,7 +358,7 @@ impl Peer {
     /// Sends from a base: a socket, a connection, or a relayed address.
     fn transmit(
         &mut self,
-        now: Timestamp,
+        now: Now,
         transport: CandidateTransport,
         local: SocketAddr,
         remote: SocketAddr,
@@ -379,7 +381,7 @@ impl Peer {
         }
     }
 
-    fn connected(&mut self, now: Timestamp, id: StreamId, local: SocketAddr) {
+    fn connected(&mut self, now: Now, id: StreamId, local: SocketAddr) {
         let Some(stream) = self.peer_streams.get_mut(&id) else {
             self.gather(now, gather::Input::StreamConnected { id, local });
             return;
@@ -390,7 +392,7 @@ impl Peer {
         self.ice(now, ice::Input::TcpConnected { pair: asked, local });
     }
 
-    fn disconnected(&mut self, now: Timestamp, id: StreamId, detail: &str) {
+    fn disconnected(&mut self, now: Now, id: StreamId, detail: &str) {
         let Some(stream) = self.peer_streams.remove(&id) else {
             // The gatherer treats a connection that failed and one that ended alike.
             self.gather(now, gather::Input::StreamClosed { id, detail });
@@ -406,7 +408,7 @@ impl Peer {
     }
 
     /// Sockets and allocations outlive a restart, and so do their candidates: they are signaled again.
-    fn restart(&mut self, now: Timestamp, credentials: Credentials, side: Side) {
+    fn restart(&mut self, now: Now, credentials: Credentials, side: Side) {
         self.last_known = None;
         self.gather(now, gather::Input::VerifyAllocations);
         self.ice(now, ice::Input::Restart { credentials, side });
@@ -424,7 +426,7 @@ impl Peer {
 
     /// A candidate with a name is asked for by multicast DNS if it is a `.local` name. Others are refused: a peer must
     /// not make us look up names of its choice.
-    fn remote_candidate(&mut self, now: Timestamp, candidate: Candidate) {
+    fn remote_candidate(&mut self, now: Now, candidate: Candidate) {
         let CandidateAddress::Name { name, .. } = &candidate.address else {
             self.ice(now, ice::Input::RemoteCandidate { candidate, resolved: None });
             return;
@@ -450,7 +452,7 @@ impl Peer {
         self.ice(now, ice::Input::RemoteCandidate { candidate, resolved: None });
     }
 
-    fn resolved(&mut self, now: Timestamp, name: &str, result: Result<&[IpAddr], &str>) {
+    fn resolved(&mut self, now: Now, name: &str, result: Result<&[IpAddr], &str>) {
         match result {
             Ok(addresses) => self.gather(now, gather::Input::Resolved { name, addresses }),
             Err(detail) => self.gather(now, gather::Input::Unresolved { name, detail }),

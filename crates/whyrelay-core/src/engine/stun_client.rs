@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::transaction::{Answered, Due, Schedule, Transactions};
 use crate::random::Random;
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::trace::event::ServerFailure;
 use crate::wire::attribute::AttributeType;
 use crate::wire::stun::{Class, Message, MessageBuilder, Method};
@@ -78,8 +78,8 @@ impl<P: Copy + std::fmt::Debug + PartialEq> StunClient<P> {
         self.transactions.start(now, id, bytes.clone(), binding, schedule).then_some(bytes)
     }
 
-    /// A sound STUN message arrived on `path` from `remote`.
-    pub(super) fn feed(&mut self, now: Timestamp, path: P, remote: SocketAddr, message: &Message<'_>) -> Fed<P> {
+    /// A sound STUN message arrived then on `path` from `remote`.
+    pub(super) fn feed(&mut self, arrived: Timestamp, path: P, remote: SocketAddr, message: &Message<'_>) -> Fed<P> {
         if !matches!(message.class, Class::Success | Class::Error) {
             return Fed::NotOurs;
         }
@@ -92,7 +92,7 @@ impl<P: Copy + std::fmt::Debug + PartialEq> StunClient<P> {
         if binding.path != path || !same_endpoint(binding.remote, remote) {
             return Fed::FromElsewhere(*binding);
         }
-        let Some(Answered { request, rtt, exact }) = self.transactions.answer(now, message.transaction) else {
+        let Some(Answered { request, rtt, exact }) = self.transactions.answer(arrived, message.transaction) else {
             return Fed::Ignored;
         };
         Fed::Done(Bound { binding: request, outcome: read_outcome(message), rtt: Some((rtt, exact)) })
@@ -115,7 +115,7 @@ impl<P: Copy + std::fmt::Debug + PartialEq> StunClient<P> {
     }
 
     /// What is due: bytes to send again, or a transaction that ended without an answer.
-    pub(super) fn poll(&mut self, now: Timestamp) -> Option<DueBinding<P>> {
+    pub(super) fn poll(&mut self, now: Now) -> Option<DueBinding<P>> {
         let (binding, failure) = match self.transactions.poll(now)? {
             Due::Retransmit { request, bytes } => return Some(DueBinding::Retransmit(request, bytes)),
             Due::TimedOut { request, transmissions, took } => {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::wire::stun::TransactionId;
 
 /// When a request is sent again and when it is given up: the wait behind each transmission.
@@ -149,11 +149,11 @@ impl<R> Transactions<R> {
         self.open.iter_mut().find(|open| open.id == id).map(|open| &mut open.request)
     }
 
-    /// Ends a transaction with its answer.
-    pub fn answer(&mut self, now: Timestamp, id: TransactionId) -> Option<Answered<R>> {
+    /// Ends a transaction with its answer, which arrived then.
+    pub fn answer(&mut self, arrived: Timestamp, id: TransactionId) -> Option<Answered<R>> {
         let position = self.open.iter().position(|open| open.id == id)?;
         let open = self.remove(position);
-        Some(Answered { request: open.request, rtt: now - open.started, exact: open.transmissions == 1 })
+        Some(Answered { request: open.request, rtt: arrived - open.started, exact: open.transmissions == 1 })
     }
 
     /// The system refused the latest transmission of the requests that `which` names, or an ICMP error came back.
@@ -164,28 +164,29 @@ impl<R> Transactions<R> {
         }
     }
 
-    /// What is due at `now`. Call until it answers `None`.
-    pub fn poll(&mut self, now: Timestamp) -> Option<Due<R>>
+    /// What is due. Call until it answers `None`.
+    pub fn poll(&mut self, now: impl Into<Now>) -> Option<Due<R>>
     where
         R: Clone,
     {
+        let Now { time, heard, .. } = now.into();
         let gone = |open: &Open<R>| open.refusals >= REFUSALS_TO_GIVE_UP && open.refusals == open.transmissions;
         if let Some(position) = self.open.iter().position(gone) {
             let open = self.remove(position);
             return Some(Due::Refused { request: open.request, errno: open.errno });
         }
-        let position = self.open.iter().position(|open| open.due <= now)?;
+        let position = self.open.iter().position(|open| open.due <= heard)?;
         let open = &mut self.open[position];
         match open.schedule.waits.get(open.transmissions as usize) {
             Some(&wait) => {
                 open.transmissions += 1;
-                open.due = now + wait;
+                open.due = time + wait;
                 Some(Due::Retransmit { request: open.request.clone(), bytes: open.bytes.clone() })
             }
             None => {
                 let open = self.remove(position);
                 let Open { request, transmissions, started, .. } = open;
-                Some(Due::TimedOut { request, transmissions, took: now - started })
+                Some(Due::TimedOut { request, transmissions, took: time - started })
             }
         }
     }
@@ -266,6 +267,30 @@ mod tests {
         assert!(transactions.answer(Timestamp::from_micros(30_001), ID).is_none());
         assert!(transactions.is_finished(ID));
         assert_eq!(transactions.deadline(), None);
+    }
+
+    #[test]
+    fn a_late_driver_neither_lengthens_round_trips_nor_shortens_waits() {
+        let at = |ms: u64| Timestamp::from_micros(ms * 1000);
+        let [answered, silent] = [TransactionId([1; 12]), TransactionId([2; 12])];
+        let mut transactions = Transactions::default();
+        for id in [answered, silent] {
+            transactions.start(at(0), id, vec![], id, Schedule::SERVER);
+        }
+        // The process stood still until 5000 ms; one answer came after 30 ms and waited.
+        let late = Now::ahead_of_timers(at(5000), at(30));
+        assert!(transactions.poll(late).is_none(), "nothing is over before what waits is handed in");
+        let answer = transactions.answer(late.arrived, answered).unwrap();
+        assert_eq!((answer.rtt, answer.exact), (Duration::from_millis(30), true));
+        // What is begun meanwhile gets its whole time.
+        let begun = TransactionId([3; 12]);
+        transactions.start(late.time, begun, vec![], begun, Schedule::SERVER);
+        let passing = Now::timers(at(5010), at(5000));
+        assert!(matches!(transactions.poll(passing), Some(Due::Retransmit { request, .. }) if request == silent));
+        assert!(transactions.poll(passing).is_none());
+        assert_eq!(transactions.deadline(), Some(at(5200)), "200 ms after the one that began at 5000");
+        let answer = transactions.answer(at(5040), begun).unwrap();
+        assert_eq!(answer.rtt, Duration::from_millis(40));
     }
 
     #[test]

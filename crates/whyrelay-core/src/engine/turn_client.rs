@@ -14,7 +14,7 @@ use self::forwarding::{Channel, Permission};
 use super::credentials::{LongTerm, Password, Proof};
 use super::transaction::{Due, Schedule, Transactions};
 use crate::random::Random;
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::trace::event::{EventKind, ServerFailure, Transport};
 use crate::wire::attribute::AttributeType;
 use crate::wire::integrity::Integrity;
@@ -253,29 +253,30 @@ impl TurnClient {
     }
 
     /// Does what is due.
-    pub(super) fn advance(&mut self, now: Timestamp) {
+    pub(super) fn advance(&mut self, now: Now) {
+        let (at, heard) = (now.time, now.heard);
         while let Some(due) = self.transactions.poll(now) {
             match due {
                 Due::Retransmit { bytes, .. } => self.outputs.push_back(TurnOutput::Send(bytes)),
                 Due::TimedOut { request, transmissions, took } => {
                     let failure = ServerFailure::Timeout { transmissions, took_us: took.as_micros() as u64 };
-                    self.unanswered(now, request, failure);
+                    self.unanswered(at, request, failure);
                 }
                 Due::Refused { request, errno } => {
-                    self.unanswered(now, request, ServerFailure::SendFailed { errno });
+                    self.unanswered(at, request, ServerFailure::SendFailed { errno });
                 }
             }
         }
         if self.phase != Phase::Allocated {
             return;
         }
-        if self.expires.is_some_and(|expires| expires <= now) {
+        if self.expires.is_some_and(|expires| expires <= heard) {
             self.lose("its lifetime ran out and no refresh was granted");
             return;
         }
-        if self.refresh_at.is_some_and(|at| at <= now) {
+        if self.refresh_at.is_some_and(|due| due <= at) {
             self.refresh_at = None;
-            self.request(now, Purpose::Refresh);
+            self.request(at, Purpose::Refresh);
         }
         self.advance_forwarding(now);
     }

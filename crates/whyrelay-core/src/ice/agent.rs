@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::ice::candidate::Candidate;
 use crate::random::Random;
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::trace::event::{EventKind, FailReason, IceState, IceStateReason, Pair, PruneReason, Role, RoleReason, Side};
 
 use super::check::{Purpose, Transactions};
@@ -41,7 +41,12 @@ pub struct Agent {
     pub(super) role: Role,
     pub(super) tie_breaker: u64,
     pub(super) random: Random,
+    /// What time it is; it never goes back.
     pub(super) now: Timestamp,
+    /// When the latest input arrived.
+    pub(super) arrived: Timestamp,
+    /// Until when everything that arrived has been handed in.
+    pub(super) heard: Timestamp,
     pub(super) state: IceState,
     pub(super) generation: Generation,
     /// Our credentials of the generation before: its checks are still answered.
@@ -71,6 +76,8 @@ impl Agent {
             tie_breaker,
             random,
             now,
+            arrived: now,
+            heard: now,
             state: IceState::New,
             generation: Generation::new(0, config.credentials.clone()),
             previous: None,
@@ -86,10 +93,11 @@ impl Agent {
         }
     }
 
-    /// Takes one input. A `now` before an earlier one counts as that one.
-    pub fn handle_input(&mut self, now: Timestamp, input: Input<'_>) {
-        let now = now.max(self.now);
-        self.now = now;
+    /// Takes one input. A time before an earlier one counts as that one.
+    pub fn handle_input(&mut self, now: impl Into<Now>, input: Input<'_>) {
+        let Now { time, arrived, heard } = now.into();
+        let now = time.max(self.now);
+        (self.now, self.arrived, self.heard) = (now, arrived, heard.max(self.heard));
         if self.state == IceState::Closed {
             return;
         }
@@ -138,16 +146,16 @@ impl Agent {
     /// Everything that time brings, in the order in which it may matter to the next.
     fn advance(&mut self, now: Timestamp) {
         loop {
-            for id in self.transactions.due(now) {
+            for id in self.transactions.due(self.heard) {
                 self.transaction_due(now, id);
             }
-            self.connections_due(now);
+            self.connections_due(now, self.heard);
             self.consent_due(now);
             self.evaluate_nomination(now);
             self.send_checks(now);
             // After a long sleep of the caller, what is cancelled here may be over already. Each round ends such
             // requests and begins none that is due, so this comes to an end.
-            if self.transactions.next_at().is_none_or(|at| at > now) {
+            if self.transactions.next_at().is_none_or(|at| at > self.heard) {
                 break;
             }
         }

@@ -192,12 +192,12 @@ impl Agent {
     }
 
     /// TCP connections that nobody reported about.
-    pub(super) fn connections_due(&mut self, now: Timestamp) {
+    pub(super) fn connections_due(&mut self, now: Timestamp, heard: Timestamp) {
         let late = self
             .generation
             .checklist
             .iter()
-            .filter(|(_, pair)| matches!(pair.readiness, Readiness::Connecting(deadline) if deadline <= now));
+            .filter(|(_, pair)| matches!(pair.readiness, Readiness::Connecting(deadline) if deadline <= heard));
         let late: Vec<PairId> = late.map(|(id, _)| id).collect();
         for id in late {
             self.fail_pair(now, id, FailReason::ConnectionFailed { detail: "no connection in time".to_owned() });
@@ -274,7 +274,7 @@ impl Agent {
         let direct = self.generation.is_direct(pair);
         let mapped = self.mapped_local(local, transaction.wire, mapped, transaction.priority);
         // Of a retransmitted check nobody knows which transmission was answered: since the first one is an upper bound.
-        let rtt = now - transaction.first_sent;
+        let rtt = self.arrived - transaction.first_sent;
         self.generation.checklist.untrigger(id);
         let Some(pair) = self.generation.checklist.get_mut(id) else { return };
         let replaced = pair.transaction.take().filter(|current| *current != transaction_id);

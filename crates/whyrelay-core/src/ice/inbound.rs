@@ -314,7 +314,7 @@ impl Agent {
         }
         let Some(transaction) = self.transactions.remove(response.transaction) else { return };
         if transaction.purpose == Purpose::Consent {
-            return self.receive_consent(now, arrival, response, &transaction);
+            return self.receive_consent(arrival, response, &transaction);
         }
         if transaction.generation != self.generation.number {
             return;
@@ -369,11 +369,11 @@ impl Agent {
         }
     }
 
-    fn receive_consent(&mut self, now: Timestamp, arrival: Arrival, response: &Message<'_>, transaction: &Transaction) {
+    fn receive_consent(&mut self, arrival: Arrival, response: &Message<'_>, transaction: &Transaction) {
         if response.class != Class::Success || arrival.wire != transaction.wire {
             return;
         }
-        let rtt = now - transaction.first_sent;
+        let rtt = self.arrived - transaction.first_sent;
         if transaction.generation == self.generation.number
             && let Some(pair) = self.generation.checklist.get_mut(transaction.pair)
         {
@@ -382,7 +382,7 @@ impl Agent {
         let Some(carrier) = &mut self.carrier else { return };
         if carrier.pair.pair == transaction.wire && carrier.generation == transaction.generation {
             carrier.pair.rtt = Some(carrier.pair.rtt.map_or(rtt, |known| known.min(rtt)));
-            carrier.consent.answered(now, &mut self.random);
+            carrier.consent.answered(self.arrived, &mut self.random);
         }
     }
 }

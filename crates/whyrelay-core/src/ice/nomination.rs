@@ -108,7 +108,7 @@ impl Agent {
 
     pub(super) fn evaluate_nomination(&mut self, now: Timestamp) {
         let Some((id, reason, at)) = self.nomination() else { return };
-        if now < at {
+        if self.heard < at {
             return;
         }
         let Some(pair) = self.generation.checklist.get_mut(id) else { return };
@@ -255,7 +255,7 @@ impl Agent {
     pub(super) fn consent_due(&mut self, now: Timestamp) {
         let Some(carrier) = &mut self.carrier else { return };
         let rtt = carrier.pair.rtt.unwrap_or_default();
-        if now >= carrier.consent.expires_at() {
+        if self.heard >= carrier.consent.expires_at() {
             let (id, generation) = (carrier.id, carrier.generation);
             if generation == self.generation.number {
                 self.fail_pair(now, id, FailReason::ConsentExpired);
@@ -265,7 +265,7 @@ impl Agent {
             }
             return;
         }
-        carrier.consent.falls_silent(now, rtt);
+        carrier.consent.falls_silent(self.heard, rtt);
         if !carrier.consent.check_due(now, self.config.patient, rtt, &mut self.random) {
             return;
         }

@@ -97,7 +97,7 @@ impl Agent {
             });
         }
         // After a restart, the old pair's silence is not the new generation's failure.
-        if self.grace_ends().is_some_and(|at| now >= at) {
+        if self.grace_ends().is_some_and(|at| self.heard >= at) {
             let none = self.generation.checklist.is_empty();
             return Some((Failed, if none { IceStateReason::NoPairs } else { IceStateReason::NothingLeft }));
         }

@@ -91,7 +91,7 @@ async fn ask(
         let _ = question.send();
         let wake = (Instant::now() + INTERVAL).min(until);
         while let Some(heard) = question.heard(wake).await {
-            if heard == Heard::Answer {
+            if let Heard::Answer { .. } = heard {
                 return Some(true);
             }
         }

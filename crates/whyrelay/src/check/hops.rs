@@ -74,7 +74,7 @@ async fn hop(
                 return Seen::Router(offender);
             }
             // The server itself refuses: it was reached.
-            Some(Heard::Refused { .. } | Heard::Answer) => return Seen::Server,
+            Some(Heard::Refused { .. } | Heard::Answer { .. }) => return Seen::Server,
             None => {}
         }
     }

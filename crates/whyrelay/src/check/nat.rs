@@ -6,12 +6,11 @@ use std::time::Instant;
 
 use whyrelay_core::engine::nat_discovery::{DiscoveryConfig, Input, NatDiscovery, Output, SocketId};
 use whyrelay_core::random::Random;
-use whyrelay_core::time::Timestamp;
+use whyrelay_core::time::{Now, Timestamp};
 
 use super::journal::Journal;
 use super::sockets::{Arrived, Sockets};
 use crate::io::udp::UdpOptions;
-use crate::io::waiting::before;
 
 /// A local address to look from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,16 +38,17 @@ pub(crate) async fn discover(
         let wake = journal.clock().instant(deadline).min(until);
         let arrived = sockets.recv(wake).await;
         let socket_of = |local: SocketAddr| locals.iter().find(|(_, own)| **own == local).map(|(socket, _)| *socket);
-        // What came in time is handled as such, however late we come to it.
-        let now = journal.now().min(before(deadline));
         match &arrived {
-            Some(Arrived::Datagram { local, remote, bytes }) => {
+            // What came in time is handled as such, however late we come to it.
+            Some(Arrived::Datagram { at, local, remote, bytes }) => {
                 if let Some(socket) = socket_of(*local) {
+                    let now = Now::ahead_of_timers(journal.now(), *at);
                     machine.handle_input(now, Input::Datagram { socket, remote: *remote, bytes });
                 }
             }
             Some(Arrived::Refused { local, remote, errno, .. }) => {
                 if let Some(socket) = socket_of(*local) {
+                    let now = Now::ahead_of_timers(journal.now(), journal.now());
                     machine.handle_input(now, Input::SendFailed { socket, remote: *remote, errno: *errno });
                 }
             }
@@ -56,7 +56,7 @@ pub(crate) async fn discover(
                 let what = format!("the rest of the NAT's behavior for {}", origin.address.ip());
                 return journal.missing(what, "the time of the check was over");
             }
-            None => machine.handle_input(journal.now(), Input::Timeout),
+            None => machine.handle_input(Now::timers(journal.now(), sockets.heard()), Input::Timeout),
         }
     }
 }
@@ -81,12 +81,13 @@ fn drain(
                     }
                     Err(_) => Input::OpenFailed { socket },
                 };
-                machine.handle_input(journal.now(), input);
+                machine.handle_input(Now::ahead_of_timers(journal.now(), journal.now()), input);
             }
             Output::Transmit { socket, remote, bytes } => {
                 let Some(local) = locals.get(&socket) else { continue };
                 if let Err(errno) = sockets.send(*local, remote, &bytes) {
-                    machine.handle_input(journal.now(), Input::SendFailed { socket, remote, errno });
+                    let now = Now::ahead_of_timers(journal.now(), journal.now());
+                    machine.handle_input(now, Input::SendFailed { socket, remote, errno });
                 }
             }
             Output::Event(kind) => journal.fact(kind),

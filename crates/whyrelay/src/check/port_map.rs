@@ -5,12 +5,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use whyrelay_core::engine::port_mapping::{ExchangeId, Input, Output, PortMapper};
 use whyrelay_core::random::Random;
-use whyrelay_core::time::Timestamp;
+use whyrelay_core::time::{Now, Timestamp};
 use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
 use whyrelay_core::wire::portmap::http::{self, Progress};
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
@@ -24,7 +24,6 @@ use super::turn;
 use crate::io::stream::connect_tcp;
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
-use crate::io::waiting::before;
 
 /// For a connection to the router and its response: the core gives up before.
 const EXCHANGE_LIMIT: Duration = Duration::from_millis(1000);
@@ -266,12 +265,9 @@ impl Driver {
     }
 
     fn feed(&mut self, input: Input<'_>) {
-        self.machine.handle_input(self.journal.now(), input);
-    }
-
-    /// Feeds what arrived: it counts as in time until the machine has had its timeout.
-    fn feed_arrived(&mut self, input: Input<'_>) {
-        self.machine.handle_input(self.journal.now().min(before(self.deadline)), input);
+        let now = self.journal.now();
+        // What arrived counts as in time until the machine has had its timeout.
+        self.machine.handle_input(Now::ahead_of_timers(now, now), input);
     }
 
     /// Runs until the machine says something, or until a time.
@@ -284,17 +280,34 @@ impl Driver {
             tokio::select! {
                 arrived = self.sockets.recv(wake) => match arrived {
                     Some(Arrived::Datagram { remote, bytes, .. }) => {
-                        self.feed_arrived(Input::Datagram { remote, bytes: &bytes });
+                        self.feed(Input::Datagram { remote, bytes: &bytes });
                     }
-                    Some(Arrived::Refused { remote, .. }) => self.feed_arrived(Input::SendFailed { remote }),
+                    Some(Arrived::Refused { remote, .. }) => self.feed(Input::SendFailed { remote }),
                     None if Instant::now() >= until => return None,
-                    None => self.feed(Input::Timeout),
+                    None => {
+                        self.take_exchanges().await;
+                        let now = Now::timers(self.journal.now(), self.sockets.heard());
+                        self.machine.handle_input(now, Input::Timeout);
+                    }
                 },
-                Some((exchange, result)) = self.exchanges.next(), if !self.exchanges.is_empty() => match &result {
-                    Ok(bytes) => self.feed_arrived(Input::Exchanged { exchange, bytes }),
-                    Err(detail) => self.feed_arrived(Input::ExchangeFailed { exchange, detail }),
-                },
+                Some(exchanged) = self.exchanges.next(), if !self.exchanges.is_empty() => self.exchanged(exchanged),
             }
+        }
+    }
+
+    /// Takes the exchanges that have come to an end by now.
+    async fn take_exchanges(&mut self) {
+        // Their sockets are looked at in between.
+        tokio::task::yield_now().await;
+        while let Some(Some(exchanged)) = self.exchanges.next().now_or_never() {
+            self.exchanged(exchanged);
+        }
+    }
+
+    fn exchanged(&mut self, (exchange, result): Exchanged) {
+        match &result {
+            Ok(bytes) => self.feed(Input::Exchanged { exchange, bytes }),
+            Err(detail) => self.feed(Input::ExchangeFailed { exchange, detail }),
         }
     }
 

@@ -146,7 +146,7 @@ impl Session {
 
     async fn arrival(&mut self, wake: Instant) -> Option<(SocketAddr, Vec<u8>)> {
         loop {
-            if let Arrived::Datagram { local, remote, bytes } = self.sockets.recv(wake).await?
+            if let Arrived::Datagram { local, remote, bytes, .. } = self.sockets.recv(wake).await?
                 && local == self.local
             {
                 return Some((remote, bytes));

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use whyrelay_core::random::Random;
+use whyrelay_core::time::Timestamp;
 use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method, TransactionId};
 
 use super::journal::Journal;
@@ -26,8 +27,8 @@ pub(crate) struct Question {
 /// What came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// The answer, from whom it was asked of.
-    Answer,
+    /// The answer, from whom it was asked of, and when it arrived.
+    Answer { at: Timestamp },
     /// The system or a router says that it did not get there.
     Refused { errno: i32, offender: Option<IpAddr> },
 }
@@ -53,18 +54,23 @@ impl Question {
         self.sockets.send(self.local, self.remote, &self.bytes)
     }
 
+    /// Up to when everything that had arrived was looked at, once [`Self::heard`] has said that a time is over.
+    pub(crate) fn heard_until(&self) -> Timestamp {
+        self.sockets.heard()
+    }
+
     /// What comes back until then; anything else that arrives is left alone.
     pub(crate) async fn heard(&mut self, until: Instant) -> Option<Heard> {
         loop {
             match self.sockets.recv(until).await? {
-                Arrived::Datagram { remote, bytes, .. } => {
+                Arrived::Datagram { at, remote, bytes, .. } => {
                     let answers = Message::decode(&bytes).is_ok_and(|message| {
                         message.is_sound()
                             && message.transaction == self.id
                             && matches!(message.class, Class::Success | Class::Error)
                     });
                     if answers && bare(remote) == bare(self.remote) {
-                        return Some(Heard::Answer);
+                        return Some(Heard::Answer { at });
                     }
                 }
                 Arrived::Refused { errno, offender, .. } => return Some(Heard::Refused { errno, offender }),

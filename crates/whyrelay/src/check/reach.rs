@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use whyrelay_core::engine::gather::StreamId;
 use whyrelay_core::engine::transaction::{Due, Schedule, Transactions};
 use whyrelay_core::random::Random;
+use whyrelay_core::time::Now;
 use whyrelay_core::trace::event::{Direction, EventKind, ServerFailure, Transport};
 use whyrelay_core::trace::measurement::Measurement;
 use whyrelay_core::wire::framing::Framing;
@@ -20,7 +21,7 @@ use super::sockets::bare;
 use crate::io::stream::{ConnectOptions, StreamInput, Streams};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
-use crate::io::waiting::before;
+use crate::io::waiting::MOST;
 
 /// For a port where perhaps nobody listens. Twice: three requests without an answer are what makes a server a silent one
 /// for the diagnosis, and here none is known to be.
@@ -60,11 +61,11 @@ pub(crate) async fn over_udp(
         let wake = journal.clock().instant(deadline).min(until);
         let heard = question.heard(wake).await;
         // What came in time is handled as such, however late we come to it.
-        let mut now = journal.now().min(before(deadline));
+        let mut now = Now::ahead_of_timers(journal.now(), journal.now());
         match heard {
-            Some(Heard::Answer) => {
+            Some(Heard::Answer { at }) => {
                 let transport = Transport::Udp;
-                let rtt = transactions.answer(now, question.id).map(|answered| answered.rtt);
+                let rtt = transactions.answer(at, question.id).map(|answered| answered.rtt);
                 let rtt_us = Some(micros(rtt.unwrap_or_else(|| started.elapsed())));
                 return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail: None });
             }
@@ -75,7 +76,7 @@ pub(crate) async fn over_udp(
             None if Instant::now() >= until => {
                 break ServerFailure::Timeout { transmissions: 1, took_us: micros(started.elapsed()) };
             }
-            None => now = journal.now(),
+            None => now = Now::timers(journal.now(), question.heard_until()),
         }
         match transactions.poll(now) {
             Some(Due::Retransmit { .. }) => refused = send(&question, &mut transactions).or(refused),
@@ -114,7 +115,7 @@ pub(crate) async fn over_another_port(
         let wake = (started + wait).min(until);
         while let Some(heard) = question.heard(wake).await {
             let detail = match heard {
-                Heard::Answer => None,
+                Heard::Answer { .. } => None,
                 Heard::Refused { offender, .. } if offender == Some(remote.ip()) => {
                     Some("refused by the server itself, where nobody listens".to_owned())
                 }
@@ -165,9 +166,15 @@ pub(crate) async fn over_stream(
     let local = Some(target.origin.address);
     streams.connect(id, ConnectOptions { local, remote, tls: name, mark, framing: Framing::Stun });
     let request = random.transaction_id();
+    let mut late = 0;
     let outcome = loop {
+        // What came before the time was over counts; a server that talks on does not hold it.
         let input = tokio::select! {
-            input = inputs.recv() => input,
+            biased;
+            input = inputs.recv(), if late < MOST => {
+                late += usize::from(Instant::now() >= until);
+                input
+            }
             () = tokio::time::sleep_until(until.into()) => None,
         };
         match input {
@@ -181,12 +188,12 @@ pub(crate) async fn over_stream(
                 journal.passed(passed);
                 streams.send(id, &bytes);
             }
-            Some(StreamInput::Message { local, bytes, .. }) => {
-                let (at, direction, integrity) = (journal.now(), Direction::In, None);
+            Some(StreamInput::Message { local, arrived, bytes, .. }) => {
+                let (at, direction, integrity) = (journal.clock().timestamp(arrived), Direction::In, None);
                 let is_answer = Message::decode(&bytes).is_ok_and(|message| message.transaction == request);
                 journal.passed(Passed { at, direction, transport, local: bare(local), remote, bytes, integrity });
                 if is_answer {
-                    break Ok(started.elapsed());
+                    break Ok(arrived.saturating_duration_since(started));
                 }
             }
             Some(StreamInput::Closed { detail, .. }) => break Err(detail),

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{Direction, EventKind, Transport};
 use whyrelay_core::wire::integrity::Integrity;
 
@@ -19,8 +20,8 @@ const QUEUE: usize = 256;
 /// Something that arrived.
 #[derive(Debug)]
 pub(crate) enum Arrived {
-    /// A datagram.
-    Datagram { local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
+    /// A datagram, and when it arrived.
+    Datagram { at: Timestamp, local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
     /// The system or a router says that a datagram of ours did not get there.
     Refused { local: SocketAddr, remote: SocketAddr, errno: i32, offender: Option<IpAddr> },
 }
@@ -34,8 +35,8 @@ pub(crate) struct Sockets {
     inputs: mpsc::Receiver<UdpInput>,
     /// What was found in the sockets when a time was over.
     waiting: VecDeque<UdpInput>,
-    /// When that was.
-    taken_at: Option<Instant>,
+    /// When that was, and up to when everything that had arrived was found.
+    taken_at: Option<(Instant, Timestamp)>,
 }
 
 impl Sockets {
@@ -99,15 +100,13 @@ impl Sockets {
         loop {
             let input = match self.waiting.pop_front() {
                 Some(input) => input,
+                // Once for each time that is over: a flood ends nothing, and delays it no further.
+                None if self.taken_at.is_some_and(|(at, _)| at >= until) => return None,
                 None => tokio::select! {
                     // A sender of ours is kept, so that this never ends.
                     Some(input) = self.inputs.recv() => input,
                     () = tokio::time::sleep_until(until.into()) => {
-                        // Once for each time that is over: a flood ends nothing, and delays it no further.
-                        if self.taken_at.is_some_and(|at| at >= until) {
-                            return None;
-                        }
-                        self.taken_at = Some(Instant::now());
+                        self.taken_at = Some((Instant::now(), self.journal.now()));
                         self.waiting = waiting(&mut self.inputs, &self.doors);
                         self.waiting.pop_front()?
                     }
@@ -117,6 +116,11 @@ impl Sockets {
                 return Some(arrived);
             }
         }
+    }
+
+    /// Up to when everything that had arrived was handed out, once [`Self::recv`] has said that a time is over.
+    pub(crate) fn heard(&self) -> Timestamp {
+        self.taken_at.map_or_else(|| self.journal.now(), |(_, heard)| heard)
     }
 
     fn arrived(
@@ -132,7 +136,7 @@ impl Sockets {
                 let integrity = verify(local, remote, &bytes);
                 let passed = Passed { at, direction, transport, local, remote, bytes: bytes.clone(), integrity };
                 self.journal.passed(passed);
-                Some(Arrived::Datagram { local, remote, bytes })
+                Some(Arrived::Datagram { at, local, remote, bytes })
             }
             UdpInput::Icmp(error) => {
                 let (local, remote, offender) = (bare(error.local), error.remote, error.offender);

@@ -29,11 +29,54 @@ impl Clock {
         self.anchor + at.since(self.epoch)
     }
 
-    /// The moment of a wall-clock time that the kernel put on a datagram, kept between the last half second and now:
-    /// the wall clock may have been set since the anchor.
+    /// The same the other way round: what happened at that moment, happened then.
+    pub fn timestamp(&self, at: Instant) -> Timestamp {
+        self.epoch + at.saturating_duration_since(self.anchor)
+    }
+
+    /// The moment of a wall-clock time that the kernel put on a datagram. Not after now; and now, where nobody can tell:
+    /// the wall clock was set since the anchor, or stood still with the machine, and the datagram is not of the last
+    /// half second.
     pub fn from_kernel(&self, since_epoch: Duration) -> Timestamp {
-        let now = self.now();
-        let stamp = Timestamp::from_micros(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX));
-        if stamp <= now && now.since(stamp) < Duration::from_millis(500) { stamp } else { now }
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        moment_of(since_epoch, wall, self.now())
+    }
+}
+
+/// How far the wall clock may be from ours, by being slewed, without having been set.
+const SLEWED: Duration = Duration::from_millis(100);
+
+/// What has waited no longer is not older than the moment at which the wall clock was set, most likely.
+const JUST_NOW: Duration = Duration::from_millis(500);
+
+fn moment_of(stamp: Duration, wall: Duration, now: Timestamp) -> Timestamp {
+    let ours = Duration::from_micros(now.as_micros());
+    let Some(age) = wall.checked_sub(stamp) else { return now };
+    if wall.abs_diff(ours) > SLEWED && age > JUST_NOW {
+        return now;
+    }
+    let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
+    Timestamp::from_micros(now.as_micros().saturating_sub(age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_that_waited_long_arrived_when_it_did_unless_the_wall_clock_was_set() {
+        let at = |seconds: f64| Timestamp::from_micros((seconds * 1e6) as u64);
+        for (stamp, wall, now, arrived) in [
+            (99.0, 100.0, 100.0, 99.0),
+            (40.0, 100.0, 100.05, 40.05),
+            // Set an hour ahead meanwhile; what came a moment ago is known all the same.
+            (3699.0, 3700.0, 100.0, 100.0),
+            (3699.75, 3700.0, 100.0, 99.75),
+            // Set back.
+            (100.0, 50.0, 100.0, 100.0),
+        ] {
+            let told = moment_of(Duration::from_secs_f64(stamp), Duration::from_secs_f64(wall), at(now));
+            assert_eq!(told, at(arrived), "{stamp} {wall} {now}");
+        }
     }
 }

@@ -11,3 +11,4 @@ pub mod stream;
 pub mod tls;
 pub mod udp;
 pub mod waiting;
+mod witness;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls_pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -20,6 +20,7 @@ use whyrelay_core::trace::event::Transport;
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
 use super::tls::ClientTls;
+use super::witness::Witness;
 
 /// How long a connection may take, TLS included. A firewall that swallows SYNs is found out well before the session
 /// gives up.
@@ -71,6 +72,8 @@ pub enum StreamInput {
         remote: SocketAddr,
         /// TCP, or TLS over it.
         transport: Transport,
+        /// When its last byte arrived, as far as the kernel tells.
+        arrived: Instant,
         /// The message.
         bytes: Vec<u8>,
     },
@@ -123,6 +126,7 @@ struct Patience {
 struct Open {
     framing: Framing,
     writer: mpsc::Sender<Vec<u8>>,
+    witness: Witness,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -156,8 +160,11 @@ impl Streams {
         let framing = options.framing;
         let inputs = self.inputs.clone();
         let tls = self.tls.clone();
+        let witness = Witness::default();
+        let of_task = witness.clone();
         let task = tokio::spawn(async move {
-            let connected = match tokio::time::timeout(CONNECT_TIMEOUT, connect(&options, &tls)).await {
+            let connecting = connect(&options, &tls, &of_task);
+            let connected = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
                 Ok(connected) => connected,
                 Err(_) => Err(io::Error::new(
                     io::ErrorKind::TimedOut,
@@ -170,15 +177,16 @@ impl Streams {
                     let ends = Ends { id, local, remote: options.remote, transport };
                     let connected = StreamInput::Connected { id, local, remote: options.remote, transport };
                     if inputs.send(connected).await.is_ok() {
-                        carry(ends, stream, framing, queue, inputs, None).await;
+                        carry(ends, stream, framing, queue, (inputs, of_task), None).await;
                     }
                 }
                 Err(error) => {
+                    of_task.forget();
                     let _ = inputs.send(StreamInput::Closed { id, detail: chain(&error) }).await;
                 }
             }
         });
-        self.open.insert(id, Open { framing, writer, task });
+        self.open.insert(id, Open { framing, writer, witness, task });
     }
 
     /// Listens for ICE-TCP peers.
@@ -206,16 +214,19 @@ impl Streams {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 let id = StreamId(ids.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
                 let (writer, queue) = mpsc::channel(WRITE_QUEUE);
-                let task_inputs = inputs.clone();
+                let witness = Witness::default();
+                witness.sees(&stream);
+                let (task_inputs, of_task) = (inputs.clone(), witness.clone());
                 let task = tokio::spawn(async move {
                     let _place = place;
                     if task_inputs.send(StreamInput::Accepted { id, local, remote }).await.is_ok() {
                         let ends = Ends { id, local, remote, transport: Transport::Tcp };
                         let framing = Framing::LengthPrefixed;
-                        carry(ends, Box::new(stream), framing, queue, task_inputs, Some(patience)).await;
+                        carry(ends, Box::new(stream), framing, queue, (task_inputs, of_task), Some(patience)).await;
                     }
                 });
-                if opens.send((id, Open { framing: Framing::LengthPrefixed, writer, task })).await.is_err() {
+                let framing = Framing::LengthPrefixed;
+                if opens.send((id, Open { framing, writer, witness, task })).await.is_err() {
                     return;
                 }
             }
@@ -234,6 +245,12 @@ impl Streams {
     pub fn close(&mut self, id: StreamId) {
         self.take_accepted();
         self.open.remove(&id);
+    }
+
+    /// Whether bytes have arrived on a connection that are not in the channel yet, nor with its reader.
+    pub fn are_unread(&mut self) -> bool {
+        self.take_accepted();
+        self.open.values().any(|open| open.witness.is_unread())
     }
 
     /// Takes over what the listeners accepted.
@@ -277,8 +294,13 @@ pub async fn connect_tcp(local: Option<SocketAddr>, remote: SocketAddr, mark: Op
     Ok(stream)
 }
 
-async fn connect(options: &ConnectOptions, tls: &ClientTls) -> io::Result<(SocketAddr, Box<dyn Duplex>)> {
+async fn connect(
+    options: &ConnectOptions,
+    tls: &ClientTls,
+    witness: &Witness,
+) -> io::Result<(SocketAddr, Box<dyn Duplex>)> {
     let stream = connect_tcp(options.local, options.remote, options.mark).await?;
+    witness.sees(&stream);
     let local = stream.local_addr()?;
     let Some(name) = &options.tls else { return Ok((local, Box::new(stream))) };
     let name = server_name(name)?;
@@ -309,7 +331,7 @@ async fn carry(
     stream: Box<dyn Duplex>,
     framing: Framing,
     mut queue: mpsc::Receiver<Vec<u8>>,
-    inputs: mpsc::Sender<StreamInput>,
+    (inputs, witness): (mpsc::Sender<StreamInput>, Witness),
     patience: Option<Patience>,
 ) {
     let Ends { id, local, remote, transport } = ends;
@@ -335,6 +357,7 @@ async fn carry(
             if length == 0 {
                 return Ok::<String, io::Error>("closed by the other end".into());
             }
+            let arrived = witness.arrived();
             deframer.push(&buffer[..length]);
             loop {
                 match deframer.next_message() {
@@ -342,7 +365,7 @@ async fn carry(
                         let bytes = message.to_vec();
                         // Bytes alone do not count: one now and then would hold a place for ever.
                         until = patience.map(|patience| tokio::time::Instant::now() + patience.later);
-                        let message = StreamInput::Message { id, local, remote, transport, bytes };
+                        let message = StreamInput::Message { id, local, remote, transport, arrived, bytes };
                         if inputs.send(message).await.is_err() {
                             return Ok("the session is over".into());
                         }
@@ -357,6 +380,7 @@ async fn carry(
         read = reading => read.unwrap_or_else(|error| chain(&error)),
         written = writing => written.map_or_else(|error| chain(&error), |()| "closed".into()),
     };
+    witness.forget();
     let _ = inputs.send(StreamInput::Closed { id, detail }).await;
 }
 

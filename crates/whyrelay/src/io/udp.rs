@@ -1,5 +1,6 @@
 //! UDP sockets of a session: one for each local address, with kernel timestamps and ICMP errors.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
@@ -200,23 +201,30 @@ impl UdpDoor {
         sent
     }
 
-    /// What waits in the socket now, ahead of its reader: at most so many datagrams, and the errors that came before
-    /// each.
-    pub(super) fn take_waiting(&self, most: usize, buffer: &mut Vec<u8>, inputs: &mut impl Extend<UdpInput>) {
+    /// What waits in the socket now, ahead of its reader: at most so many datagrams and errors together.
+    pub(super) fn take_waiting(&self, most: usize, buffer: &mut Vec<u8>, inputs: &mut VecDeque<UdpInput>) {
         buffer.resize(MAX_DATAGRAM, 0);
-        let local = self.local;
-        for _ in 0..most {
+        let (local, tries, most) = (self.local, 2 * most, inputs.len() + most);
+        for _ in 0..tries {
+            // Also without a pending error: a send call may have been told of it, and taken it.
+            while inputs.len() < most
+                && let Some(error) = receive_error(&self.socket, local, buffer)
+            {
+                inputs.push_back(UdpInput::Icmp(error));
+            }
+            if inputs.len() >= most {
+                return;
+            }
             match receive(&self.socket, buffer) {
                 Ok((remote, kernel_time, length)) => {
                     let bytes = buffer[..length].to_vec();
-                    inputs.extend([UdpInput::Datagram { local, remote, kernel_time, bytes }]);
+                    inputs.push_back(UdpInput::Datagram { local, remote, kernel_time, bytes });
                 }
-                Err(error) if is_pending_icmp(&error) => {
-                    let errors = std::iter::from_fn(|| receive_error(&self.socket, local, buffer));
-                    inputs.extend(errors.take(most).map(UdpInput::Icmp));
-                }
-                // Nothing waits; or it is broken, which the reader tells.
-                Err(_) => return,
+                // Told once, and its entry is in the queue of errors.
+                Err(error) if is_pending_icmp(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The reader would not be told again.
+                Err(error) => return inputs.push_back(UdpInput::Broken { local, error }),
             }
         }
     }

@@ -42,6 +42,9 @@ const UDP_QUEUE: usize = 1024;
 /// Datagrams handled before timers are looked at again.
 const UDP_BATCH: usize = 64;
 
+/// The same of other things.
+const BATCH: usize = 16;
+
 /// How often counted traffic becomes an event.
 pub(super) const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -147,7 +150,7 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     session.open_sockets(&udp_sender)?;
     // Nothing is under way yet that would have to be served meanwhile.
     session.map_port().await;
-    session.machine_timers(&mut inputs);
+    session.machine_timers(&mut inputs).await;
     session.use_named_servers();
     session.drain();
 
@@ -295,12 +298,11 @@ impl Session {
     }
 
     /// The loop, until the end is decided.
-    async fn live(
+    pub(super) async fn live(
         &mut self,
         inputs: &mut Inputs,
         mut connecting: std::pin::Pin<&mut impl Future<Output = anyhow::Result<Client>>>,
     ) -> anyhow::Result<EndReason> {
-        let mut batch = Vec::with_capacity(UDP_BATCH);
         let started = Instant::now();
         let mut connected = false;
         loop {
@@ -332,31 +334,57 @@ impl Session {
                 }
                 result = &mut connecting, if !connected => {
                     connected = true;
-                    // What is begun now is begun now, not at a deadline that has passed.
-                    self.machine_timers(inputs);
                     self.signaling_connected(result?)?;
                 }
-                incoming = signaling => {
-                    self.machine_timers(inputs);
-                    self.signaled(incoming)?;
-                }
-                _ = inputs.udp.recv_many(&mut batch, UDP_BATCH) => {
-                    for input in batch.drain(..) {
-                        self.udp_input(input);
-                        self.drain();
-                    }
-                }
+                incoming = signaling => self.signaled(incoming)?,
+                // Which of the others is ready first: all have their share below.
+                Some(input) = inputs.udp.recv() => self.udp_input(input),
                 Some(input) = inputs.probes.recv() => self.probe_input(input),
                 Some(input) = inputs.streams.recv() => self.stream_input(input),
-                Some(resolved) = inputs.names.recv() => {
-                    self.machine_timers(inputs);
-                    self.name_input(&resolved);
-                }
+                Some(resolved) = inputs.names.recv() => self.name_input(&resolved),
                 Some((moment, fact)) = inputs.host.recv() => self.host_input(moment, fact),
                 Some(entry) = inputs.beside.recv() => self.sink.note(entry),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
-            self.timers(started, inputs);
+            self.share(inputs);
+            self.timers(started, inputs).await;
+        }
+    }
+
+    /// Handles what else is there, a bounded number of each kind: a flood of one delays the others by no more than that.
+    pub(super) fn share(&mut self, inputs: &mut Inputs) {
+        for _ in 0..UDP_BATCH {
+            let Ok(input) = inputs.udp.try_recv() else { break };
+            self.udp_input(input);
+            self.drain();
+        }
+        for _ in 0..BATCH {
+            let Ok(input) = inputs.probes.try_recv() else { break };
+            self.probe_input(input);
+        }
+        self.take_streams(inputs, BATCH);
+        self.take_names(inputs, BATCH);
+        for _ in 0..BATCH {
+            let Ok((moment, fact)) = inputs.host.try_recv() else { break };
+            self.host_input(moment, fact);
+        }
+        for _ in 0..BATCH {
+            let Ok(entry) = inputs.beside.try_recv() else { break };
+            self.sink.note(entry);
+        }
+    }
+
+    pub(super) fn take_streams(&mut self, inputs: &mut Inputs, most: usize) {
+        for _ in 0..most {
+            let Ok(input) = inputs.streams.try_recv() else { break };
+            self.stream_input(input);
+        }
+    }
+
+    pub(super) fn take_names(&mut self, inputs: &mut Inputs, most: usize) {
+        for _ in 0..most {
+            let Ok(resolved) = inputs.names.try_recv() else { break };
+            self.name_input(&resolved);
         }
     }
 
@@ -405,7 +433,7 @@ impl Session {
                 },
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
-            self.machine_timers(inputs);
+            self.machine_timers(inputs).await;
         }
     }
 
@@ -427,23 +455,30 @@ impl Session {
 
     /// Feeds the peer machine and drains it.
     pub(super) fn feed(&mut self, input: peer::Input<'_>) {
-        self.peer.handle_input(self.peer_now(), input);
+        self.feed_arrived(self.clock.now(), input);
+    }
+
+    /// The same with something that arrived before now, perhaps.
+    pub(super) fn feed_arrived(&mut self, arrived: Timestamp, input: peer::Input<'_>) {
+        self.peer.handle_input(self.peer_now(arrived), input);
         self.drain();
     }
 
     /// Carries outputs where they belong until everything is at rest.
     pub(super) fn drain(&mut self) {
         loop {
-            let (now, peer_now) = (self.clock.now(), self.peer_now());
-            match self.peer.poll_output(peer_now) {
+            let now = self.clock.now();
+            match self.peer.poll_output(self.peer_now(now)) {
                 peer::Output::Timeout(at) => {
                     self.peer_deadline = at;
                     self.drain_channel();
                     match self.todo.pop_front() {
-                        Some(Todo::Data(bytes)) => self.peer.handle_input(self.peer_now(), peer::Input::Data(&bytes)),
+                        Some(Todo::Data(bytes)) => {
+                            self.peer.handle_input(self.peer_now(now), peer::Input::Data(&bytes))
+                        }
                         Some(Todo::SendFailed { local, remote, errno }) => {
                             let failed = peer::Input::SendFailed { local, remote, errno };
-                            self.peer.handle_input(self.peer_now(), failed);
+                            self.peer.handle_input(self.peer_now(now), failed);
                         }
                         None => return,
                     }

@@ -17,6 +17,8 @@ mod progress;
 mod signals;
 mod sink;
 mod sockets;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod trial;
 

@@ -144,7 +144,7 @@ impl Session {
                     peer.verify(local, remote, &bytes)
                 });
                 if !self.take_probe(local, remote, &bytes) {
-                    self.feed(peer::Input::Datagram { local, remote, bytes: &bytes });
+                    self.feed_arrived(at, peer::Input::Datagram { local, remote, bytes: &bytes });
                 }
             }
             UdpInput::Icmp(error) if self.probe_error(&error) => {}
@@ -171,12 +171,13 @@ impl Session {
             StreamInput::Accepted { id, local, remote } => {
                 self.feed(peer::Input::Accepted { id, local: bare(local), remote });
             }
-            StreamInput::Message { id, local, remote, transport, bytes } => {
+            StreamInput::Message { id, local, remote, transport, arrived, bytes } => {
                 let peer = &self.peer;
-                self.sink.pass(self.clock.now(), Direction::In, transport, (bare(local), remote), &bytes, || {
+                let at = self.clock.timestamp(arrived);
+                self.sink.pass(at, Direction::In, transport, (bare(local), remote), &bytes, || {
                     peer.verify(local, remote, &bytes)
                 });
-                self.feed(peer::Input::Message { id, bytes: &bytes });
+                self.feed_arrived(at, peer::Input::Message { id, bytes: &bytes });
             }
             StreamInput::Closed { id, detail } => {
                 self.streams.close(id);

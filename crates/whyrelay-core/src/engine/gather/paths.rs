@@ -10,7 +10,7 @@ use super::again::Again;
 use super::servers::{Target, Task};
 use super::{Gatherer, Output, StreamId, Transmit, path_key};
 use crate::ice::candidate::{CandidateTransport, CandidateType};
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::trace::event::{ServerFailure, Transport};
 use crate::wire::demux::Protocol;
 use crate::wire::framing::{Deframer, Framing};
@@ -187,12 +187,12 @@ impl Gatherer {
         }
     }
 
-    pub(super) fn expire_streams(&mut self, now: Timestamp) {
-        let over = |stream: &Stream| stream.deadline().is_some_and(|until| until <= now);
+    pub(super) fn expire_streams(&mut self, Now { time, heard, .. }: Now) {
+        let over = |stream: &Stream| stream.deadline().is_some_and(|until| until <= heard);
         let over: Vec<StreamId> = self.streams.iter().filter(|(_, stream)| over(stream)).map(|(&id, _)| id).collect();
         for id in over {
             let detail = format!("no connection within {} s", self.stream_schedule().total().as_secs());
-            self.stream_lost(now, id, &detail, true);
+            self.stream_lost(time, id, &detail, true);
         }
     }
 
@@ -297,12 +297,12 @@ impl Gatherer {
                     return false;
                 }
                 if let Some(index) = index
-                    && self.allocations[index].client.feed(now, &message)
+                    && self.allocations[index].client.feed(now, self.now.arrived, &message)
                 {
                     self.drain(now, index);
                     return true;
                 }
-                match self.stun.feed(now, path, remote, &message) {
+                match self.stun.feed(self.now.arrived, path, remote, &message) {
                     Fed::NotOurs => self.misdirected(remote, &message),
                     Fed::Ignored => true,
                     Fed::FromElsewhere(binding) => {

@@ -154,9 +154,9 @@ impl Gatherer {
         }
     }
 
-    pub(super) fn expire_names(&mut self, now: Timestamp) {
+    pub(super) fn expire_names(&mut self, heard: Timestamp) {
         for index in 0..self.servers.len() {
-            if self.servers[index].deadline().is_some_and(|until| until <= now) {
+            if self.servers[index].deadline().is_some_and(|until| until <= heard) {
                 let patience = self.schedule(Transport::Tcp).total();
                 self.name_failed(index, &format!("no answer from the resolver within {} s", patience.as_secs()));
             }

@@ -115,7 +115,7 @@ impl NatDiscovery {
             self.filtering_done = true;
             return self.missing("filtering", "the server announces a second address and does not answer from it");
         }
-        let silent = |test: usize| self.silence_of(test).is_some_and(|end| end <= self.now);
+        let silent = |test: usize| self.silence_of(test).is_some_and(|end| end <= self.now.heard);
         if self.is_asking(What::Proof) {
             return;
         }
@@ -156,7 +156,7 @@ impl NatDiscovery {
     fn silence_of(&self, test: usize) -> Option<Timestamp> {
         let FilterTest { last, transmissions, ended, .. } = self.filters[test];
         match ended {
-            Some(Ended::Silent) => return Some(self.now),
+            Some(Ended::Silent) => return Some(self.now.heard),
             Some(_) => return None,
             None => {}
         }
@@ -170,7 +170,7 @@ impl NatDiscovery {
             return None;
         }
         // Once past, what is waited for is the control's answer, which has its own timer.
-        (0..2).filter_map(|test| self.silence_of(test)).filter(|end| *end > self.now).min()
+        (0..2).filter_map(|test| self.silence_of(test)).filter(|end| *end > self.now.heard).min()
     }
 
     /// The larger of the round trips to the server's two addresses.
@@ -225,12 +225,12 @@ impl NatDiscovery {
         let ours = self.first.and_then(|first| self.seen_by(first));
         let (Some(theirs), Some(ours), Some(next)) = (self.hairpin.mapped, ours, self.hairpin.next) else { return };
         // After the other tests: it opens the door of the socket that they use.
-        if next > self.now || !self.concluded {
+        if next > self.now.heard || !self.concluded {
             return;
         }
         if self.hairpin.sent < HAIRPIN_TRIALS {
             self.hairpin.sent += 1;
-            self.hairpin.next = Some(self.now + HAIRPIN_INTERVAL);
+            self.hairpin.next = Some(self.now.time + HAIRPIN_INTERVAL);
             for (socket, remote) in [(HAIRPIN, ours), (MAPPING, theirs)] {
                 let id = self.random.transaction_id();
                 let builder = MessageBuilder::new(Class::Indication, Method::BINDING, id);
@@ -238,7 +238,7 @@ impl NatDiscovery {
                 self.outputs.push_back(Output::Transmit { socket, remote, bytes });
             }
             if self.hairpin.sent == HAIRPIN_TRIALS {
-                self.hairpin.next = Some(self.now + LEAST_SILENCE);
+                self.hairpin.next = Some(self.now.time + LEAST_SILENCE);
             }
             return;
         }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::stun_client::same_endpoint;
 use super::transaction::{Answered, Due, Schedule, Transactions};
 use crate::random::Random;
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::trace::event::EventKind;
 use crate::trace::measurement::Measurement;
 use crate::wire::attribute::AttributeType;
@@ -199,7 +199,7 @@ pub struct NatDiscovery {
     sockets: BTreeMap<SocketId, Option<SocketAddr>>,
     transactions: Transactions<Request>,
     outputs: VecDeque<Output>,
-    now: Timestamp,
+    now: Now,
     /// Answers to [`MAPPING`]'s requests, by destination, in the order in which they came.
     mapped: Vec<(SocketAddr, Ended)>,
     /// Round trips by destination, upper bounds where a request was repeated.
@@ -241,7 +241,7 @@ impl NatDiscovery {
             sockets: BTreeMap::new(),
             transactions: Transactions::default(),
             outputs: VecDeque::new(),
-            now,
+            now: now.into(),
             mapped: Vec::new(),
             round_trips: BTreeMap::new(),
             server: None,
@@ -270,8 +270,8 @@ impl NatDiscovery {
     }
 
     /// Takes an input in; drain with [`Self::poll_output`] before the next.
-    pub fn handle_input(&mut self, now: Timestamp, input: Input<'_>) {
-        self.now = now;
+    pub fn handle_input(&mut self, now: impl Into<Now>, input: Input<'_>) {
+        self.now = now.into();
         if self.done {
             return;
         }
@@ -334,7 +334,7 @@ impl NatDiscovery {
         let bytes = builder.fingerprint().build();
         let schedule = if what == What::Filter { Schedule::SILENCE } else { Schedule::QUICK };
         let request = Request { socket, remote, what };
-        if self.transactions.start(self.now, id, bytes.clone(), request, schedule) {
+        if self.transactions.start(self.now.time, id, bytes.clone(), request, schedule) {
             self.outputs.push_back(Output::Transmit { socket, remote, bytes });
         }
     }
@@ -367,7 +367,9 @@ impl NatDiscovery {
         if request.socket != socket || !expected {
             return;
         }
-        let Some(Answered { rtt, exact, .. }) = self.transactions.answer(self.now, message.transaction) else { return };
+        let Some(Answered { rtt, exact, .. }) = self.transactions.answer(self.now.arrived, message.transaction) else {
+            return;
+        };
         let plain = message.address(AttributeType::MAPPED_ADDRESS);
         let xored = message.xor_address(AttributeType::XOR_MAPPED_ADDRESS);
         let ended = match (message.class, xored.or(plain)) {
@@ -411,7 +413,7 @@ impl NatDiscovery {
             What::Hairpin => match ended {
                 Ended::Answered { mapped, .. } => {
                     self.hairpin.mapped = Some(mapped);
-                    self.hairpin.next = Some(self.now);
+                    self.hairpin.next = Some(self.now.time);
                 }
                 Ended::Refused(_) | Ended::Silent => {
                     self.hairpin.settled = true;
@@ -450,7 +452,7 @@ impl NatDiscovery {
         self.ask(FROM_OTHER_PORT, primary, What::Filter, Some(CHANGE_PORT));
         for (test, socket) in self.filters.iter_mut().zip([FROM_OTHER_ADDRESS, FROM_OTHER_PORT]) {
             let opened = self.sockets.get(&socket).is_some_and(Option::is_some);
-            *test = FilterTest { started: opened, transmissions: 1, last: self.now, ended: None };
+            *test = FilterTest { started: opened, transmissions: 1, last: self.now.time, ended: None };
         }
     }
 
@@ -472,7 +474,7 @@ impl NatDiscovery {
                     if request.what == What::Filter {
                         let test = &mut self.filters[usize::from(request.socket == FROM_OTHER_PORT)];
                         test.transmissions += 1;
-                        test.last = self.now;
+                        test.last = self.now.time;
                     }
                     let Request { socket, remote, .. } = request;
                     self.outputs.push_back(Output::Transmit { socket, remote, bytes });
@@ -490,7 +492,7 @@ impl NatDiscovery {
     fn deadline(&self) -> Timestamp {
         let hairpin = self.hairpin.next.filter(|_| self.concluded);
         let times = [self.transactions.deadline(), self.silence_ends(), hairpin];
-        times.into_iter().flatten().min().unwrap_or(self.now + Duration::from_secs(3600))
+        times.into_iter().flatten().min().unwrap_or(self.now.time + Duration::from_secs(3600))
     }
 
     fn tell(&mut self, fact: Measurement) {

@@ -18,7 +18,7 @@ pub use wire::{Seen, is_between_peers, knock, opener, receive};
 use crate::host::{Probe, ProbeAim, ProbeOutcome};
 use crate::ice::Credentials;
 use crate::random::Random;
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::wire::attribute::AttributeType;
 use crate::wire::stun::{Class, Message, MessageBuilder, Method, TransactionId};
 
@@ -235,7 +235,8 @@ impl PeerProbes {
     }
 
     /// Takes an input in; drain [`Self::poll_output`] before the next.
-    pub fn handle_input(&mut self, now: Timestamp, input: Input<'_>) {
+    pub fn handle_input(&mut self, now: impl Into<Now>, input: Input<'_>) {
+        let Now { time: now, arrived, heard } = now.into();
         match input {
             Input::Attempt(attempt) => self.begin(now, attempt),
             Input::Target(remote) => {
@@ -245,7 +246,7 @@ impl PeerProbes {
                     }
                 }
             }
-            Input::Datagram { local, remote, bytes } => self.arrived(now, local, remote, bytes),
+            Input::Datagram { local, remote, bytes } => self.datagram(now, arrived, (local, remote), bytes),
             Input::Opened => {
                 for running in &mut self.attempts {
                     if let Stage::Opening(until) = &mut running.stage {
@@ -274,7 +275,7 @@ impl PeerProbes {
                 }
             }
         }
-        self.advance(now);
+        self.advance(now, heard);
     }
 
     /// The next output.
@@ -331,13 +332,19 @@ impl PeerProbes {
         });
     }
 
-    fn arrived(&mut self, now: Timestamp, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
+    fn datagram(
+        &mut self,
+        now: Timestamp,
+        arrived: Timestamp,
+        (local, remote): (SocketAddr, SocketAddr),
+        bytes: &[u8],
+    ) {
         if let Some((id, mapped)) = wire::read_answer(bytes, &self.theirs) {
             let Some(&(index, number)) = self.answers.get(&id) else { return };
             let request = &mut self.attempts[index].requests[number];
-            let first = request.first.unwrap_or(now);
+            let first = request.first.unwrap_or(arrived);
             if request.remote == remote {
-                let round_trip_us = u64::try_from((now - first).as_micros()).unwrap_or(u64::MAX);
+                let round_trip_us = u64::try_from((arrived - first).as_micros()).unwrap_or(u64::MAX);
                 // An answer outweighs an error that a lost twin of the request got.
                 request.outcome = Some(ProbeOutcome::Answered { mapped: Some(mapped), round_trip_us });
             }
@@ -357,7 +364,7 @@ impl PeerProbes {
         let Some(mapped) = message.xor_address(AttributeType::XOR_MAPPED_ADDRESS).filter(|_| message.is_sound()) else {
             return;
         };
-        let round_trip_us = u64::try_from((now - running.started).as_micros()).unwrap_or(u64::MAX);
+        let round_trip_us = u64::try_from((arrived - running.started).as_micros()).unwrap_or(u64::MAX);
         if !matches!(running.attempt.aim, ProbeAim::Silence { .. }) {
             self.outputs.push_back(Output::Probe(Probe {
                 aim: running.attempt.aim.clone(),
@@ -433,12 +440,12 @@ impl PeerProbes {
         }
     }
 
-    fn advance(&mut self, now: Timestamp) {
+    fn advance(&mut self, now: Timestamp, heard: Timestamp) {
         for index in 0..self.attempts.len() {
             let running = &mut self.attempts[index];
             let local = running.attempt.local;
             match running.stage {
-                Stage::Mapping(until) if now >= until => self.mapped(now, local, &[]),
+                Stage::Mapping(until) if heard >= until => self.mapped(now, local, &[]),
                 Stage::Mapping(_) => {
                     let due = SENDS.get(running.mapping_sent as usize).map(|after| running.started + *after);
                     if let (Some(remote), true) = (running.attempt.server, due.is_some_and(|due| now >= due)) {
@@ -448,20 +455,20 @@ impl PeerProbes {
                         self.outputs.push_back(Output::Transmit { local, remote, bytes, ttl: None, whole: false });
                     }
                 }
-                Stage::Opening(until) if now >= until => {
+                Stage::Opening(until) if heard >= until => {
                     running.stage = Stage::Asking;
                     for request in &mut running.requests {
                         request.next_at = now;
                     }
                 }
-                Stage::Silent(until) if now >= until => self.end_of_silence(index),
+                Stage::Silent(until) if heard >= until => self.end_of_silence(index),
                 Stage::Opening(_) | Stage::Asking | Stage::Silent(_) | Stage::Done => {}
             }
-            self.ask(now, index);
+            self.ask(now, heard, index);
         }
     }
 
-    fn ask(&mut self, now: Timestamp, index: usize) {
+    fn ask(&mut self, now: Timestamp, heard: Timestamp, index: usize) {
         let running = &mut self.attempts[index];
         if running.stage != Stage::Asking {
             return;
@@ -475,7 +482,7 @@ impl PeerProbes {
         };
         let name = running.attempt.name();
         for request in &mut running.requests {
-            if request.outcome.is_some() || now < request.next_at {
+            if request.outcome.is_some() || request.transmissions > 0 && heard < request.next_at {
                 continue;
             }
             let first = *request.first.get_or_insert(now);

@@ -146,11 +146,11 @@ impl PortMapper {
             self.settle_upnp(None, Some("no answer of the gateway to a search".to_owned()));
         }
         match &self.discovery.upnp {
-            Upnp::Describing { from, until, .. } if *until <= self.now => {
+            Upnp::Describing { from, until, .. } if *until <= self.now.heard => {
                 let detail = format!("it announced itself, and its description at {} did not come", from.address);
                 self.settle_upnp(None, Some(detail));
             }
-            Upnp::Asking { until, .. } if *until <= self.now => self.asked(Err("it did not answer in time")),
+            Upnp::Asking { until, .. } if *until <= self.now.heard => self.asked(Err("it did not answer in time")),
             _ => {}
         }
         let settled = self.discovery.nat_pmp.is_settled() && self.discovery.pcp.is_settled();
@@ -235,7 +235,7 @@ impl PortMapper {
         };
         let request = http::get(SocketAddr::V4(from.address), &from.path);
         let exchange = self.exchange(from.address, request);
-        self.discovery.upnp = Upnp::Describing { exchange, from, until: self.now + EXCHANGE_PATIENCE };
+        self.discovery.upnp = Upnp::Describing { exchange, from, until: self.now.time + EXCHANGE_PATIENCE };
     }
 
     /// An ICMP error: nobody listens there.
@@ -304,7 +304,7 @@ impl PortMapper {
         };
         let request = Action::ExternalAddress.request(&control.target, control.service.kind);
         let exchange = self.exchange(control.target.address, request);
-        let until = self.now + EXCHANGE_PATIENCE;
+        let until = self.now.time + EXCHANGE_PATIENCE;
         left.push(control);
         self.discovery.upnp = Upnp::Asking { exchange, left, last, until };
     }

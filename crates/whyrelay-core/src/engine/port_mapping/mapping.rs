@@ -179,7 +179,7 @@ impl PortMapper {
         let map = pcp::Map { nonce, protocol: pcp::UDP, internal_port, external_port, external_address };
         let (client, operation) = (IpAddr::V4(self.local), pcp::Operation::Map(map));
         let bytes = pcp::Request { lifetime_s, client, operation }.encode();
-        let by = By::Pcp(Pending::new(self.now, vec![(self.control(), bytes)]));
+        let by = By::Pcp(Pending::new(self.now.time, vec![(self.control(), bytes)]));
         Attempt { internal_port, external_port, nonce, lease_s: lifetime_s, ports_tried: 0, by }
     }
 
@@ -188,7 +188,7 @@ impl PortMapper {
         let external_port = if lifetime_s == 0 { 0 } else { internal_port };
         let mapping = nat_pmp::Mapping { internal_port, external_port, lifetime_s };
         let bytes = nat_pmp::Request::Map(mapping).encode();
-        let by = By::NatPmp(Pending::new(self.now, vec![(self.control(), bytes)]));
+        let by = By::NatPmp(Pending::new(self.now.time, vec![(self.control(), bytes)]));
         Attempt { internal_port, external_port, nonce: [0; 12], lease_s: lifetime_s, ports_tried: 0, by }
     }
 
@@ -206,7 +206,7 @@ impl PortMapper {
         ports_tried: u32,
     ) -> Attempt {
         let exchange = self.exchange(control.target.address, action.request(&control.target, control.service.kind));
-        let by = By::Upnp { exchange, until: self.now + EXCHANGE_PATIENCE };
+        let by = By::Upnp { exchange, until: self.now.time + EXCHANGE_PATIENCE };
         Attempt { internal_port, external_port, nonce: [0; 12], lease_s, ports_tried, by }
     }
 
@@ -219,7 +219,7 @@ impl PortMapper {
         let (alive, protocol) = match &mut attempt.by {
             By::Pcp(pending) => (pending.advance(self.now, &mut self.outputs), PortMapperProtocol::Pcp),
             By::NatPmp(pending) => (pending.advance(self.now, &mut self.outputs), PortMapperProtocol::NatPmp),
-            By::Upnp { until, .. } => (self.now < *until, PortMapperProtocol::Upnp),
+            By::Upnp { until, .. } => (self.now.heard < *until, PortMapperProtocol::Upnp),
         };
         match (alive, removing) {
             (true, _) => {}

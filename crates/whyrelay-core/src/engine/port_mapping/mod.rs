@@ -23,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use crate::random::Random;
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::trace::event::EventKind;
 use crate::trace::measurement::PortMapperProtocol;
 use crate::wire::portmap::{self, ssdp};
@@ -146,7 +146,7 @@ pub struct PortMapper {
     local: Ipv4Addr,
     gateway: Ipv4Addr,
     random: Random,
-    now: Timestamp,
+    now: Now,
     outputs: VecDeque<Output>,
     exchanges: u32,
     discovery: discovery::Discovery,
@@ -163,7 +163,7 @@ impl PortMapper {
             local,
             gateway,
             random,
-            now,
+            now: now.into(),
             outputs: VecDeque::new(),
             exchanges: 0,
             discovery: discovery::Discovery::new(now, local, gateway),
@@ -175,8 +175,8 @@ impl PortMapper {
     }
 
     /// Takes an input in; drain with [`Self::poll_output`] before the next.
-    pub fn handle_input(&mut self, now: Timestamp, input: Input<'_>) {
-        self.now = now;
+    pub fn handle_input(&mut self, now: impl Into<Now>, input: Input<'_>) {
+        self.now = now.into();
         match input {
             Input::Datagram { remote, bytes } => {
                 let SocketAddr::V4(remote) = remote else { return };
@@ -203,9 +203,9 @@ impl PortMapper {
     /// The next thing to do, or until when there is nothing.
     pub fn poll_output(&mut self) -> Output {
         self.outputs.pop_front().unwrap_or_else(|| {
-            let never = self.now + Duration::from_secs(3600);
+            let never = self.now.time + Duration::from_secs(3600);
             let due = [self.discovery.deadline(), self.mapping.deadline()];
-            Output::Timeout(due.into_iter().flatten().min().unwrap_or(never).max(self.now))
+            Output::Timeout(due.into_iter().flatten().min().unwrap_or(never).max(self.now.time))
         })
     }
 
@@ -236,14 +236,14 @@ impl Pending {
     }
 
     /// Sends what is due; false once nothing is to be hoped for.
-    fn advance(&mut self, now: Timestamp, outputs: &mut VecDeque<Output>) -> bool {
-        while self.next_send().is_some_and(|due| due <= now) {
+    fn advance(&mut self, now: Now, outputs: &mut VecDeque<Output>) -> bool {
+        while self.next_send().is_some_and(|due| due <= now.time) {
             self.sent += 1;
             let transmit =
                 |(remote, bytes): &(SocketAddr, Vec<u8>)| Output::Transmit { remote: *remote, bytes: bytes.clone() };
             outputs.extend(self.datagrams.iter().map(transmit));
         }
-        now < self.sent_at + PATIENCE
+        now.heard < self.sent_at + PATIENCE
     }
 
     fn next_send(&self) -> Option<Timestamp> {

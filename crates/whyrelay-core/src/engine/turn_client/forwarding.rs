@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{Phase, Purpose, TurnClient, TurnOutput};
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::trace::event::{EventKind, Transport};
 use crate::wire::attribute::AttributeType;
 use crate::wire::stun::{Class, Message, MessageBuilder, Method};
@@ -223,9 +223,9 @@ impl TurnClient {
     }
 
     /// Renews what is in use and lets go what has ended.
-    pub(super) fn advance_forwarding(&mut self, now: Timestamp) {
+    pub(super) fn advance_forwarding(&mut self, Now { time: now, heard, .. }: Now) {
         let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
-        let ended = |expires: Option<Timestamp>| expires.is_some_and(|expires| expires <= now);
+        let ended = |expires: Option<Timestamp>| expires.is_some_and(|expires| expires <= heard);
 
         self.channels.retain(|_, channel| !ended(channel.expires));
         let over: Vec<IpAddr> = self.permissions.iter().filter(|(_, p)| ended(p.expires)).map(|(&ip, _)| ip).collect();

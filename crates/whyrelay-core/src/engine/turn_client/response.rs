@@ -17,12 +17,12 @@ use crate::wire::stun::{Class, Message, Method, TransactionId};
 const DEFAULT_LIFETIME_S: u32 = 600;
 
 impl TurnClient {
-    /// A sound STUN message came from the server. Answers whether it was meant for this client.
-    pub(in super::super) fn feed(&mut self, now: Timestamp, message: &Message<'_>) -> bool {
+    /// A sound STUN message came from the server, and arrived then. Answers whether it was meant for this client.
+    pub(in super::super) fn feed(&mut self, now: Timestamp, arrived: Timestamp, message: &Message<'_>) -> bool {
         match message.class {
             Class::Request => false,
             Class::Indication => self.feed_indication(now, message),
-            Class::Success | Class::Error => self.feed_response(now, message),
+            Class::Success | Class::Error => self.feed_response(now, arrived, message),
         }
     }
 
@@ -31,7 +31,7 @@ impl TurnClient {
         self.transactions.peek(id).is_some()
     }
 
-    fn feed_response(&mut self, now: Timestamp, message: &Message<'_>) -> bool {
+    fn feed_response(&mut self, now: Timestamp, arrived: Timestamp, message: &Message<'_>) -> bool {
         let Some(request) = self.transactions.peek(message.transaction) else {
             return self.transactions.is_finished(message.transaction);
         };
@@ -44,7 +44,7 @@ impl TurnClient {
             }
             return true;
         }
-        let Some(Answered { request, rtt, exact }) = self.transactions.answer(now, message.transaction) else {
+        let Some(Answered { request, rtt, exact }) = self.transactions.answer(arrived, message.transaction) else {
             return true;
         };
         self.outputs.push_back(TurnOutput::RoundTrip { rtt, exact });

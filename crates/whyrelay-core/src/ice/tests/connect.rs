@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::trace::event::{EventKind, IceState, NominateReason};
+use crate::ice::{Input, Output};
+use crate::time::Now;
+use crate::trace::event::{EventKind, IceState, NominateReason, PairState};
 
 use super::network::{A, B, Link, Network, START};
 
@@ -21,6 +23,51 @@ fn the_first_check_goes_out_at_once_and_the_best_pair_is_nominated_at_once() {
         ))
     );
     assert_eq!(network.pair(A).remote, network.pair(B).local);
+}
+
+#[test]
+fn an_agent_that_comes_late_to_an_answer_knows_its_round_trip_and_fails_nothing() {
+    let at = |ms: u64| START + Duration::from_millis(ms);
+    let mut network = Network::new(1, Link::of_delay(15));
+    network.host(A, "192.0.2.1:1000");
+    network.host(B, "192.0.2.2:2000");
+    network.start_both();
+    // A's first check is out, and B's answer is back after 30 ms. A stands still until its check is long given up.
+    assert!(network.run_until(Duration::from_millis(20), |network| !network.sent[A].is_empty()));
+    let (sent_at, check) = network.sent[A][0].clone();
+    let (local, remote) = (check.remote, check.local);
+    let request = Input::Datagram { transport: check.transport, local, remote, bytes: &check.bytes };
+    network.agents[B].handle_input(network.now, request);
+    let answer = std::iter::from_fn(|| match network.agents[B].poll_output() {
+        Output::Timeout(_) => None,
+        output => Some(output),
+    });
+    let is_answer = |output: Output| match output {
+        Output::Transmit(transmit) if transmit.bytes[0] == 1 => Some(transmit),
+        _ => None,
+    };
+    let answer = answer.filter_map(is_answer).next().unwrap();
+    let (local, remote) = (answer.remote, answer.local);
+    let late = Now::ahead_of_timers(at(9000), sent_at + Duration::from_millis(30));
+    let input = Input::Datagram { transport: answer.transport, local, remote, bytes: &answer.bytes };
+    network.agents[A].handle_input(late, input);
+    let pair = network.agents[A].checklist()[0].clone();
+    assert_eq!((pair.state, pair.rtt), (PairState::Succeeded, Some(Duration::from_millis(30))));
+    assert_eq!(network.agents[A].state(), IceState::Connected);
+    let drain = |agent: &mut crate::ice::Agent| {
+        let mut sent = 0;
+        loop {
+            match agent.poll_output() {
+                Output::Timeout(at) => return (sent, at),
+                output => sent += usize::from(matches!(output, Output::Transmit(_))),
+            }
+        }
+    };
+    assert_eq!(drain(&mut network.agents[A]).0, 1, "its nomination");
+    // That begins now, and is not sent again at once.
+    network.agents[A].handle_input(Now::timers(at(9010), at(9000)), Input::Timeout);
+    let (sent, next) = drain(&mut network.agents[A]);
+    assert!(sent == 0 && next >= at(9090), "{sent} sent; {:?} after the start", next - START);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use whyrelay_core::engine::gather::{GatherConfig, Gatherer, Input, LocalSocket, Output, Transmit};
 use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
 use whyrelay_core::random::Random;
-use whyrelay_core::time::Timestamp;
+use whyrelay_core::time::{Now, Timestamp};
 use whyrelay_core::trace::event::{Direction, EventKind, Transport};
 use whyrelay_core::wire::framing::Framing;
 
@@ -20,7 +20,7 @@ use super::Target;
 use crate::io::stream::{ConnectOptions, StreamInput, Streams};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
-use crate::io::waiting::before;
+use crate::io::waiting::{MOST, readers_have_run};
 
 /// Giving allocations back takes at most this long.
 const CLOSE_LIMIT: Duration = Duration::from_millis(1200);
@@ -63,6 +63,8 @@ pub(super) struct Client {
     ready: VecDeque<Happening>,
     /// When the gatherer has its next timeout.
     deadline: Timestamp,
+    /// The time of [`Self::next`] that was over last.
+    over: Option<Instant>,
 }
 
 impl Client {
@@ -99,6 +101,7 @@ impl Client {
             mapped: Vec::new(),
             ready: VecDeque::new(),
             deadline: journal.now(),
+            over: None,
             journal,
         };
         for _ in 0..allocations_per_server {
@@ -133,20 +136,36 @@ impl Client {
             let wake = self.journal.clock().instant(self.deadline).min(until);
             let verify = |local, remote, bytes: &[u8]| gatherer.verify(local, remote, bytes);
             tokio::select! {
-                Some(input) = self.stream_inputs.recv() => self.stream(input),
+                // A stream that talks on does not hold the gatherer's time.
+                Some(input) = self.stream_inputs.recv(), if Instant::now() < wake => self.stream(input),
                 arrived = self.sockets.recv_verified(wake, verify) => match arrived {
                     Some(arrived) => self.arrived(arrived),
-                    None if Instant::now() >= until => return None,
-                    None => match self.stream_inputs.try_recv() {
-                        // What a stream has read comes before a timeout, as what waits in the sockets does.
-                        Ok(input) => self.stream(input),
-                        Err(_) => {
-                            self.gatherer.handle_input(self.journal.now(), Input::Timeout);
-                            self.drain();
+                    None => {
+                        let (heard, over) = (self.sockets.heard(), Instant::now() >= until);
+                        if over && self.over.is_some_and(|over| over >= until) {
+                            return None;
                         }
-                    },
+                        self.take_streams(wake).await;
+                        if over {
+                            // Once: what comes later came too late.
+                            self.over = Some(until);
+                            continue;
+                        }
+                        self.gatherer.handle_input(Now::timers(self.journal.now(), heard), Input::Timeout);
+                        self.drain();
+                    }
                 },
             }
+        }
+    }
+
+    /// Takes what streams have read, or could have, by the time that is over: it comes before the timeout, as what waits
+    /// in the sockets does.
+    async fn take_streams(&mut self, over: Instant) {
+        readers_have_run(over, &mut self.streams).await;
+        for _ in 0..MOST {
+            let Ok(input) = self.stream_inputs.try_recv() else { return };
+            self.stream(input);
         }
     }
 
@@ -159,8 +178,9 @@ impl Client {
 
     fn arrived(&mut self, arrived: Arrived) {
         match arrived {
-            Arrived::Datagram { local, remote, bytes } => {
-                let ours = self.gatherer.handle_input(self.now(), Input::Datagram { local, remote, bytes: &bytes });
+            Arrived::Datagram { at, local, remote, bytes } => {
+                let now = Now::ahead_of_timers(self.journal.now(), at);
+                let ours = self.gatherer.handle_input(now, Input::Datagram { local, remote, bytes: &bytes });
                 self.drain();
                 if !ours {
                     self.ready.push_back(Happening::Datagram { local, bytes });
@@ -178,12 +198,15 @@ impl Client {
                 self.journal.fact(EventKind::SocketOpened { transport, local, interface, mark, receive_buffer });
                 self.feed(Input::StreamConnected { id, local });
             }
-            StreamInput::Message { id, local, remote, transport, bytes } => {
-                let (at, direction, local) = (self.journal.now(), Direction::In, bare(local));
+            StreamInput::Message { id, local, remote, transport, arrived, bytes } => {
+                let at = self.journal.clock().timestamp(arrived);
+                let (direction, local) = (Direction::In, bare(local));
                 let integrity = self.gatherer.verify(local, remote, &bytes);
                 let framed = Framing::Stun.wrap(&bytes);
                 self.journal.passed(Passed { at, direction, transport, local, remote, bytes, integrity });
-                self.feed(Input::StreamData { id, bytes: &framed });
+                let now = Now::ahead_of_timers(self.journal.now(), at);
+                self.gatherer.handle_input(now, Input::StreamData { id, bytes: &framed });
+                self.drain();
             }
             StreamInput::Closed { id, detail } => {
                 self.streams.close(id);
@@ -194,13 +217,10 @@ impl Client {
     }
 
     fn feed(&mut self, input: Input<'_>) {
-        self.gatherer.handle_input(self.now(), input);
+        // What came before its timeout counts as in time, however late we come to it.
+        let now = self.journal.now();
+        self.gatherer.handle_input(Now::ahead_of_timers(now, now), input);
         self.drain();
-    }
-
-    /// The gatherer's time: what came before its timeout counts as in time, however late we come to it.
-    fn now(&self) -> Timestamp {
-        self.journal.now().min(before(self.deadline))
     }
 
     fn drain(&mut self) {
@@ -264,12 +284,59 @@ impl Client {
         let (transport, local, remote) = (*transport, bare(*local), *remote);
         let Some(id) = stream else {
             if let Err(errno) = self.sockets.send(local, remote, bytes) {
-                self.gatherer.handle_input(self.journal.now(), Input::SendFailed { local, remote, errno });
+                let now = self.journal.now();
+                self.gatherer.handle_input(Now::ahead_of_timers(now, now), Input::SendFailed { local, remote, errno });
             }
             return;
         };
         let (at, direction, integrity) = (self.journal.now(), Direction::Out, None);
         self.journal.passed(Passed { at, direction, transport, local, remote, bytes: bytes.clone(), integrity });
         self.streams.send(*id, bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use whyrelay_core::engine::gather::{Password, Server, StreamId};
+    use whyrelay_core::engine::transaction::Schedule;
+    use whyrelay_core::wire::stun::{Class, MessageBuilder, Method, TransactionId};
+
+    use super::*;
+    use crate::io::clock::Clock;
+
+    #[tokio::test]
+    async fn a_server_that_talks_on_over_its_connection_holds_neither_the_clock_nor_the_end() {
+        const TALK: usize = 20_000;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let remote = listener.local_addr().unwrap();
+        let (journal, _entries) = Journal::new(Clock::start());
+        let (username, password) = (Some("alice".into()), Some(Password::new("wonderland".to_owned())));
+        let url = format!("turn:{remote}?transport=tcp").parse().unwrap();
+        let server = Server { url, addresses: vec![remote.ip()], username, password };
+        let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
+        let target = Target { server, origin, experiments: false, lifetime: None };
+        let with = (ClientTls::default(), UdpOptions::default());
+        let mut client = Client::start(journal, Random::from_number(1), &target, false, with).unwrap();
+        // Connected and asked. Nothing is answered, until the time of the request is over.
+        let asked = Instant::now() + Duration::from_millis(300);
+        assert!(client.next(asked).await.is_none());
+        std::thread::sleep(Schedule::STREAM.total());
+        let (talk, talking) = mpsc::channel(TALK);
+        client.stream_inputs = talking;
+        let noise = MessageBuilder::new(Class::Indication, Method::BINDING, TransactionId([7; 12])).build();
+        for _ in 0..TALK {
+            let (local, transport, arrived) = (client.origin.address, Transport::Tcp, Instant::now());
+            let (id, bytes) = (StreamId(0), noise.clone());
+            talk.try_send(StreamInput::Message { id, local, remote, transport, arrived, bytes }).unwrap();
+        }
+        let left = || talk.max_capacity() - talk.capacity();
+        let settled = client.next(Instant::now() + Duration::from_secs(30)).await;
+        assert!(matches!(settled, Some(Happening::Settled)), "{settled:?}");
+        assert!(left() > TALK / 2, "it was given up after {} of {TALK} messages", TALK - left());
+        let before = left();
+        assert!(client.next(Instant::now()).await.is_none());
+        assert!(left() > before / 2, "the end came after {} messages", before - left());
     }
 }

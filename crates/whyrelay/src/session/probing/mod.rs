@@ -14,13 +14,12 @@ use tokio::sync::mpsc;
 use whyrelay_core::engine::peer_probes::{self, PeerProbes};
 use whyrelay_core::host::{HostFact, Moment, ProbeAim, ProbeOutcome};
 use whyrelay_core::signal::{MessageType, PeerProbing};
-use whyrelay_core::time::Timestamp;
+use whyrelay_core::time::{Now, Timestamp};
 use whyrelay_core::trace::event::{Direction, EndReason};
 
 use super::driver::{Phase, Session};
 use super::sockets::bare;
 use crate::io::udp::{IcmpError, UdpDoor, UdpInput};
-use crate::io::waiting::before;
 
 /// The feature of a peer that answers probes and sends openers.
 pub(super) const PROBES_FEATURE: &str = "probes";
@@ -156,9 +155,9 @@ impl Session {
         self.probing.deadline.is_some_and(|deadline| self.clock.now() >= deadline)
     }
 
-    /// Tells the probes so, once what waited in their sockets was handled.
-    pub(super) fn time_out_probes(&mut self) {
-        self.feed_probes_at(self.clock.now(), peer_probes::Input::Timeout);
+    /// Tells the probes so, once what waited in their sockets was handled that had arrived by then.
+    pub(super) fn time_out_probes(&mut self, noted: Timestamp) {
+        self.feed_probes_at(Now::timers(self.clock.now(), noted), peer_probes::Input::Timeout);
     }
 
     /// When something of this is due.
@@ -204,18 +203,21 @@ impl Session {
 
     /// Feeds the probes and does what they want. As for the session's checks, what came in time counts.
     pub(super) fn feed_probes(&mut self, input: peer_probes::Input<'_>) {
-        let now = self.clock.now();
-        self.feed_probes_at(self.probing.deadline.map_or(now, |deadline| now.min(before(deadline))), input);
+        self.feed_probes_arrived(self.clock.now(), input);
     }
 
-    fn feed_probes_at(&mut self, now: Timestamp, input: peer_probes::Input<'_>) {
+    fn feed_probes_arrived(&mut self, arrived: Timestamp, input: peer_probes::Input<'_>) {
+        self.feed_probes_at(Now::ahead_of_timers(self.clock.now(), arrived), input);
+    }
+
+    fn feed_probes_at(&mut self, now: Now, input: peer_probes::Input<'_>) {
         let Some(probes) = &mut self.probing.probes else { return };
         let was_under_way = !probes.is_done();
         probes.handle_input(now, input);
         self.drain_probes(now, was_under_way);
     }
 
-    fn drain_probes(&mut self, now: Timestamp, was_under_way: bool) {
+    fn drain_probes(&mut self, now: Now, was_under_way: bool) {
         loop {
             let Some(probes) = &mut self.probing.probes else { return };
             match probes.poll_output() {
@@ -265,10 +267,11 @@ impl Session {
     /// Something arrived at a probing socket.
     pub(super) fn probe_input(&mut self, input: UdpInput) {
         match input {
-            UdpInput::Datagram { local, remote, bytes, .. } => {
+            UdpInput::Datagram { local, remote, kernel_time, bytes } => {
+                let at = kernel_time.map_or_else(|| self.clock.now(), |time| self.clock.from_kernel(time));
                 let local = bare(local);
-                self.sink.pass_probe(self.clock.now(), Direction::In, (local, remote), &bytes);
-                self.feed_probes(peer_probes::Input::Datagram { local, remote, bytes: &bytes });
+                self.sink.pass_probe(at, Direction::In, (local, remote), &bytes);
+                self.feed_probes_arrived(at, peer_probes::Input::Datagram { local, remote, bytes: &bytes });
             }
             UdpInput::Icmp(error) => {
                 self.probe_error(&error);
