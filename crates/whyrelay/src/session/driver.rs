@@ -20,7 +20,7 @@ use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, EventKind, IceState,
 use super::beside::Beside;
 use super::following::Following;
 use super::imitation::Imitation;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, release};
 use super::measuring::Measuring;
 use super::probing::Probing;
 use super::progress::Progress;
@@ -161,8 +161,10 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
         Ok(reason) => *reason,
         Err(_) => EndReason::Error,
     };
-    session.close(&mut inputs).await;
-    session.release_mapping().await;
+    // At once: a relay that does not answer must not keep the router's port open.
+    let mapping = session.mapping.take();
+    let ((), released) = tokio::join!(session.close(&mut inputs), release(mapping));
+    session.mapping_released(released);
     if session.remote.is_none() {
         // Nobody to agree with: any secret will do, and nobody else has it.
         let secret: [u8; 32] = session.random.bytes();

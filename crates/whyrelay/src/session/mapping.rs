@@ -13,6 +13,18 @@ pub(super) struct Mapping {
     entries: mpsc::Receiver<Entry>,
 }
 
+/// A mapping that is no more, or ends by itself.
+pub(super) struct Released {
+    removed: bool,
+    entries: mpsc::Receiver<Entry>,
+}
+
+/// Has it removed, at the end.
+pub(super) async fn release(mapping: Option<Mapping>) -> Option<Released> {
+    let Mapping { held, entries } = mapping?;
+    Some(Released { removed: held.release().await, entries })
+}
+
 impl Session {
     /// Has the router map the port of one of our sockets, and makes a candidate of it.
     pub(super) async fn map_port(&mut self) {
@@ -48,10 +60,9 @@ impl Session {
         }
     }
 
-    /// Has it removed, at the end.
-    pub(super) async fn release_mapping(&mut self) {
-        let Some(Mapping { held, mut entries }) = self.mapping.take() else { return };
-        let removed = held.release().await;
+    /// Notes what became of it at the end.
+    pub(super) fn mapping_released(&mut self, released: Option<Released>) {
+        let Some(Released { removed, mut entries }) = released else { return };
         while let Ok(entry) = entries.try_recv() {
             self.sink.note(entry);
         }

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use whyrelay_core::trace::event::EventKind;
+use whyrelay_core::trace::measurement::Measurement;
+use whyrelay_core::trace::recording::Recording;
 
 use crate::check::{LIMIT, check, check_by, measured, our_server, our_server_with};
 use crate::namespace::Namespace;
@@ -22,6 +25,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("port_mapping::ctrl_c_removes_the_mapping", &tools, interrupted);
     suite.test("port_mapping::a_relay_tries_a_mapping_where_no_whyrelay_server_is_known", &tools, by_relay);
     suite.test("port_mapping::a_session_tries_a_mapping_and_leaves_none_behind", &tools, tried);
+    let name = "port_mapping::an_interrupted_session_unmaps_before_a_silent_relay_is_given_up";
+    suite.test(name, &tools, interrupted_session);
     suite.test("port_mapping::nothing_is_mapped_without_consent", &tools, without_consent);
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("port_mapping::a_router_without_any_is_told_as_such", &tools, none);
@@ -187,6 +192,41 @@ fn interrupted() -> Result<()> {
         let removed = measured(&json, "port-mapped").is_none_or(|fact| fact["removed"] == true);
         ensure!(removed, "{account}");
     }
+    Ok(())
+}
+
+/// By the times in its recording: what the router says comes while the relay's answer is still waited for.
+fn interrupted_session() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let users = tempfile::NamedTempFile::new()?;
+    std::fs::write(users.path(), "alice:wonderland\n")?;
+    let server = our_server_with(&internet, &["--turn-users-file", &users.path().display().to_string()])?;
+    let site = internet.site(Nat::Home)?;
+    let daemon = Daemon::start(&site.router, false, true)?;
+    let record = tempfile::NamedTempFile::new()?;
+    let mut command = ours::peer(&site.host, Role::Offerer, server.url());
+    command.env("TURN_PASSWORD", "wonderland").arg("--record").arg(record.path());
+    let turn = format!("turn:{}:{STUN_PORT}", SERVER[0]);
+    command.args(["--no-tcp", "--try", "mapping", "--turn", &turn, "--turn-user", "alice"]);
+    let process = Process::start("offerer", &mut command)?;
+    process.line(LIMIT, |line| line.contains("the router maps"))?;
+    process.line(LIMIT, |line| line.contains("gathered: relay"))?;
+    ensure!(!mappings(&site)?.is_empty(), "nothing is mapped: {}", daemon.process.account());
+    site.router.nft(&format!(
+        "table inet silent {{ chain f {{ type filter hook forward priority 10; udp dport {STUN_PORT} drop; }}\n}}\n"
+    ))?;
+    process.signal(Signal::SIGINT)?;
+    let finished = process.finish(LIMIT)?;
+    let account = format!("{}\n{}", finished.account, daemon.process.account());
+    ensure!(mappings(&site)?.is_empty(), "it is still mapped: {account}");
+    let recording = Recording::read(&std::fs::read(record.path())?[..]).map_err(|error| anyhow!("{error}"))?;
+    let at = |wanted: fn(&EventKind) -> bool| {
+        let event = recording.events.iter().find(|event| wanted(&event.kind));
+        event.map(|event| event.at).with_context(|| account.clone())
+    };
+    let unmapped = at(|kind| matches!(kind, EventKind::Measured(Measurement::PortMapped { removed, .. }) if *removed))?;
+    let given_up = at(|kind| matches!(kind, EventKind::Deallocated { .. }))?;
+    ensure!(unmapped < given_up, "unmapped at {unmapped}, the relay given up at {given_up}: {account}");
     Ok(())
 }
 
