@@ -4,7 +4,8 @@ use serde_json::Value;
 use whyrelay_core::report::{CheckReport, render_check_json};
 use whyrelay_core::trace::event::Event;
 
-use crate::schema::{check, undescribed};
+use crate::json_schema::check;
+use crate::schema::undescribed;
 
 const SCHEMA: &str = include_str!("../../../../docs/check.schema.json");
 

@@ -10,6 +10,7 @@ mod growing;
 mod half_seen;
 mod hostile;
 mod html;
+mod json_schema;
 mod pcapng;
 mod proof;
 mod readable;
