@@ -1,9 +1,14 @@
 //! Rows about IPv6 and the way out: gateway, further NATs, port mapping, resolvers.
 
+use std::net::Ipv4Addr;
+
 use super::{Row, Section, State, nats};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::nat::behavior::FilteringBehavior;
 use crate::trace::measurement::{Ipv6State, Measurement};
+
+/// Where systemd-resolved answers the programs of its host.
+const SYSTEMD: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 53), Ipv4Addr::new(127, 0, 0, 54)];
 
 pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
     let mut rows: Vec<Row> = side.measured.facts.iter().filter_map(|(seq, fact)| row(*seq, fact)).collect();
@@ -58,7 +63,12 @@ fn row(seq: u64, fact: &Measurement) -> Option<Row> {
             (Section::Ipv6, "this host".to_owned(), "IPv6", format!("{value}{address}"), state)
         }
         Measurement::Resolver { server, interface } => {
-            let through = interface.as_ref().map_or_else(String::new, |name| format!(" through {name}"));
+            let through = match interface {
+                _ if SYSTEMD.iter().any(|own| server == own) => ", systemd-resolved on this host".to_owned(),
+                _ if server.is_loopback() => ", a forwarder on this host".to_owned(),
+                Some(name) => format!(" through {name}"),
+                None => String::new(),
+            };
             (Section::WayOut, "this host".to_owned(), "resolver", format!("{server}{through}"), State::Plain)
         }
         _ => return None,
