@@ -134,6 +134,9 @@ pub enum Measurement {
         /// What the system or the other end said.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
+        /// Whether no URL says that it is offered: a try, whose silence is nobody's fault.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unannounced: bool,
     },
     /// The largest UDP payload that arrived unfragmented.
     PathMtu {
@@ -273,6 +276,9 @@ pub enum Measurement {
         expires_s: u64,
         /// Whether the password is the user name's HMAC; `None`: the secret was not given.
         signed: Option<bool>,
+        /// Whether they were made here, from the secret that the user gave.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        made_here: bool,
     },
 }
 

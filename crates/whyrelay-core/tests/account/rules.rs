@@ -257,6 +257,13 @@ fn udp_is_blocked_when_only_streams_are_answered() {
     let blocked = findings(&session);
     assert_eq!(blocked.first().map(String::as_str), Some("WR302 A"), "{blocked:?}");
     assert!(!blocked.iter().any(|finding| finding.starts_with("WR301") || finding.starts_with("WR501")), "{blocked:?}");
+    assert!(summary(&session, "WR302").ends_with("answers over TLS"), "{}", summary(&session, "WR302"));
+
+    let (local, remote, offender) = (address(A), address(STUN), "10.0.0.1".parse().ok());
+    let (icmp_type, icmp_code, errno) = (3, 13, 113);
+    session.push(Vantage::A, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
+    let refused = "; 10.0.0.1, on the way, refuses it (ICMP 3/13: administratively prohibited)";
+    assert!(summary(&session, "WR302").ends_with(refused), "{}", summary(&session, "WR302"));
 }
 
 #[test]
@@ -400,6 +407,31 @@ fn a_host_without_addresses_is_the_cause() {
     session.fail(Vantage::A);
     assert!(findings(&session).contains(&"WR102 A".to_owned()), "{:?}", findings(&session));
     assert_eq!(summary(&session, "WR102"), "A has no candidate at all: the options exclude eth0");
+}
+
+/// A host that looks at itself, with one interface, and signaling that failed like this.
+fn check_with(used: InterfaceUse, ip: &str, detail: &str) -> Session {
+    let mut session = Session::new();
+    session.push(Vantage::A, EventKind::CheckStarted { consents: Vec::new() });
+    let addresses = vec![ip.parse().expect("an address")];
+    session.push(Vantage::A, EventKind::Interface { name: "eth0".into(), index: 1, addresses, used });
+    let state = SignalingState::Failed { detail: detail.into() };
+    session.push(Vantage::A, EventKind::Signaling { server: "http://192.0.2.10:8080".into(), state });
+    session
+}
+
+#[test]
+fn a_check_without_a_network_or_a_route_blames_this_host_and_not_the_server() {
+    const UNREACHABLE: &str = "cannot reach it: Network is unreachable (os error 101)";
+    let down = check_with(InterfaceUse::Down, "192.168.1.2", UNREACHABLE);
+    assert_eq!(findings(&down), ["WR102 A"]);
+    assert_eq!(summary(&down, "WR102"), "A has no network: eth0 is down");
+    let link_local = check_with(InterfaceUse::Used, "169.254.7.7", UNREACHABLE);
+    assert_eq!(summary(&link_local, "WR102"), "A has no network: eth0 has no address that leaves its network");
+    let without_route = check_with(InterfaceUse::Used, "192.168.1.2", UNREACHABLE);
+    assert_eq!(findings(&without_route), ["WR701 A"]);
+    let refused = check_with(InterfaceUse::Used, "192.168.1.2", "Connection refused (os error 111)");
+    assert_eq!(findings(&refused), ["WR701 signaling"]);
 }
 
 #[test]

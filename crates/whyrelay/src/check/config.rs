@@ -22,11 +22,13 @@ const OWN_CREDENTIALS: Duration = Duration::from_secs(3600);
 pub(crate) struct Credentials {
     pub(crate) username: String,
     password: String,
+    /// Whether they were made from the shared secret, by us.
+    pub(crate) made_here: bool,
 }
 
 impl Credentials {
     pub(crate) fn new(username: String, password: String) -> Self {
-        Self { username, password }
+        Self { username, password, made_here: false }
     }
 
     pub(crate) fn password(&self) -> Password {
@@ -103,7 +105,7 @@ impl CheckConfig {
             (user, None, Some(secret)) => {
                 let made =
                     secret.credentials(user.as_deref().unwrap_or("whyrelay"), Clock::start().now() + OWN_CREDENTIALS);
-                Some(Credentials::new(made.username, made.password))
+                Some(Credentials { made_here: true, ..Credentials::new(made.username, made.password) })
             }
             _ => None,
         };

@@ -70,11 +70,12 @@ async fn hop(
         }
         let wake = (Instant::now() + if sent == SENDS { LAST_WAIT } else { INTERVAL }).min(until);
         match question.heard(wake).await {
-            Some(Heard::Refused { offender: Some(offender), .. }) if offender != remote.ip() => {
-                return Seen::Router(offender);
-            }
+            Some(Heard::Refused { offender: Some(offender), expired: true, .. }) => return Seen::Router(offender),
             // The server itself refuses: it was reached.
-            Some(Heard::Refused { .. } | Heard::Answer { .. }) => return Seen::Server,
+            Some(Heard::Refused { offender: Some(offender), .. }) if offender == remote.ip() => return Seen::Server,
+            Some(Heard::Answer { .. }) => return Seen::Server,
+            // A firewall that lets nothing through is no further router: what it says is an event.
+            Some(Heard::Refused { .. }) => return Seen::Nobody,
             None => {}
         }
     }

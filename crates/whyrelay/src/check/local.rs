@@ -120,7 +120,8 @@ const BEHIND_SYSTEMD: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Servers of one link, which systemd-resolved asks by that link (IP_UNICAST_IF): those that programs gave it, and those
 /// of networkd. The file's name is the link's index.
-const OF_LINKS: [(&str, &str); 2] = [("/run/systemd/resolve/netif/", "SERVERS="), ("/run/systemd/netif/links/", "DNS=")];
+const OF_LINKS: [(&str, &str); 2] =
+    [("/run/systemd/resolve/netif/", "SERVERS="), ("/run/systemd/netif/links/", "DNS=")];
 
 /// Whom the forwarder asks that NetworkManager started, and how the resolv.conf begins that goes with it.
 const BEHIND_NETWORK_MANAGER: &str = "/run/NetworkManager/no-stub-resolv.conf";
@@ -158,11 +159,7 @@ fn resolvers(read: impl Fn(&str) -> Option<String>, links: &[(u32, String)]) -> 
 }
 
 /// The same resolvers with the link that each belongs to, if it does to one.
-fn by_link(
-    resolvers: Vec<Resolver>,
-    read: &impl Fn(&str) -> Option<String>,
-    links: &[(u32, String)],
-) -> Vec<Resolver> {
+fn by_link(resolvers: Vec<Resolver>, read: &impl Fn(&str) -> Option<String>, links: &[(u32, String)]) -> Vec<Resolver> {
     let names = |file: &str, key: &str, server: IpAddr| {
         let servers = file.lines().filter_map(|line| line.strip_prefix(key)).flat_map(str::split_whitespace);
         // With a port, a scope or a name behind it where there is one.
@@ -270,7 +267,10 @@ mod tests {
         let file =
             "# comment\nsearch x\nnameserver 127.0.0.53\n nameserver fe80::1%eth0\nnameserver nonsense\noptions a\n";
         let read: Vec<_> = name_servers(file).into_iter().map(|resolver| (resolver.server, resolver.link)).collect();
-        assert_eq!(read, [("127.0.0.53".parse().unwrap(), None), ("fe80::1".parse().unwrap(), Some("eth0".to_owned()))]);
+        assert_eq!(
+            read,
+            [("127.0.0.53".parse().unwrap(), None), ("fe80::1".parse().unwrap(), Some("eth0".to_owned()))]
+        );
     }
 
     /// What is told of a host with these files: each resolver, with the link that it belongs to; and forwarders of which

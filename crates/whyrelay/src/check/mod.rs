@@ -178,11 +178,33 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
     let asking = stop.clone().unless(servers::known(config, &journal, &tls, until)).await;
     let Some(Servers { list: known, mut discovery, announced_by_whyrelay }) = asking else { return Ok(()) };
     if known.is_empty() {
-        let why = "no server was named or announced: give --signal, --stun or --turn";
+        let why = if !config.urls.is_empty() {
+            "no name of a server was resolved"
+        } else if config.signal.is_some() {
+            "the signaling server was not reached, or announces no server: give --stun or --turn, too"
+        } else {
+            "no server was named: give --signal, --stun or --turn"
+        };
         journal.missing("the NAT's behavior, servers and what gets through", why);
     }
+    if let Some(mark) = config.mark.filter(|mark| !local::can_mark(*mark)) {
+        let what = format!("everything that sockets with the mark {mark:#x} see");
+        journal.missing(what, "it takes root (CAP_NET_ADMIN): run it with sudo, or without --mark");
+        tell_unasked(config, &journal);
+        return Ok(());
+    }
     let options = UdpOptions { mark: config.mark, ..UdpOptions::default() };
-    let ways = Look { config, journal: &journal, found: &found, known: &known, tls: &tls, options, until, stop: &stop };
+    let ways = Look {
+        config,
+        journal: &journal,
+        found: &found,
+        known: &known,
+        is_all_announced: announced_by_whyrelay,
+        tls: &tls,
+        options,
+        until,
+        stop: &stop,
+    };
     let mut parts: Vec<Part> = Vec::new();
     // These take back themselves what they changed.
     let mut careful: Vec<Part> = Vec::new();

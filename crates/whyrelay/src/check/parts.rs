@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use whyrelay_core::engine::gather::Server;
 use whyrelay_core::engine::nat_discovery::DiscoveryConfig;
@@ -26,6 +26,13 @@ use crate::io::udp::UdpOptions;
 /// Where HTTP/3 and disguised VPNs go: networks that block other UDP often let it through.
 const HTTPS_PORT: u16 = 443;
 
+/// Where STUN and TURN are over UDP and TCP, and over TLS, unless a URL says otherwise (RFC 8489 §8.1).
+const STUN_PORT: u16 = 3478;
+const TLS_PORT: u16 = 5349;
+
+/// For a connection that need not come about: a lost SYN is sent again after 1 s.
+const TRY_LIMIT: Duration = Duration::from_millis(1500);
+
 /// Local addresses that are looked from, of each family.
 const MAX_ORIGINS: usize = 4;
 
@@ -41,6 +48,8 @@ pub(super) struct Look<'a> {
     pub(super) journal: &'a Journal,
     pub(super) found: &'a [Interface],
     pub(super) known: &'a [Known],
+    /// Whether a whyrelay server announced them, which names all that it has.
+    pub(super) is_all_announced: bool,
     pub(super) tls: &'a ClientTls,
     pub(super) options: UdpOptions,
     pub(super) until: Instant,
@@ -102,6 +111,10 @@ impl Look<'_> {
     pub(super) fn nat(&self, random: &mut Random, discovery: &[SocketAddr]) -> Vec<Part> {
         let (journal, options, until) = (self.journal, self.options, self.until);
         let mut parts: Vec<Part> = Vec::new();
+        if !self.known.is_empty() && !self.known.iter().any(Known::is_udp) {
+            let why = "no server over UDP was named: give --stun stun:HOST or --turn turn:HOST";
+            journal.missing("the NAT's behavior, and how many are in front", why);
+        }
         for ipv4 in [true, false] {
             let mut servers: Vec<SocketAddr> = Vec::new();
             for server in self.known.iter().filter(|server| server.is_udp()) {
@@ -130,23 +143,21 @@ impl Look<'_> {
         let (journal, options, until) = (self.journal, self.options, self.until);
         let mut parts = self.https_port(random);
         let mut asked: Vec<(Transport, SocketAddr)> = Vec::new();
-        for server in self.known {
-            for remote in server.remotes() {
-                let Some(origin) = self.origin_toward(remote) else {
-                    journal.missing(format!("{}: reaching {remote}", server.url), "there is no route to it");
-                    continue;
-                };
-                let own = server.url.transport();
-                // Beside the URL's own transport: whether UDP alone is what does not get through.
-                let others = if own == Transport::Tls { vec![own] } else { vec![Transport::Udp, Transport::Tcp] };
-                for transport in others {
-                    if asked.contains(&(transport, remote)) {
+        // What URLs name goes first: where one names what is a try by another, it is none.
+        for unannounced in [false, true] {
+            for server in self.known {
+                let ways = if unannounced { self.tries(server) } else { self.named(server) };
+                for (transport, remote) in ways {
+                    // A socket's origin is known for each: without one it was said already.
+                    let Some(origin) = self.origin_toward(remote).filter(|_| !asked.contains(&(transport, remote)))
+                    else {
                         continue;
-                    }
+                    };
                     asked.push((transport, remote));
-                    let label = server.url.to_string();
-                    let expected = transport == own && server.url.protocol() == ServerProtocol::Stun;
-                    let target = reach::Target { label, remote, origin: origin.clone(), expected };
+                    let (label, expected) = (server.url.to_string(), server.url.protocol() == ServerProtocol::Stun);
+                    let target =
+                        reach::Target { label, remote, origin, expected: expected && !unannounced, unannounced };
+                    let until = if unannounced { (Instant::now() + TRY_LIMIT).min(until) } else { until };
                     let (journal, random, mark) = (journal.clone(), random.fork(), options.mark);
                     parts.push(match transport {
                         Transport::Udp => Box::pin(reach::over_udp(journal, random, target, options, until)),
@@ -159,7 +170,66 @@ impl Look<'_> {
                 }
             }
         }
+        self.tell_unasked_transports(&asked);
         parts
+    }
+
+    /// What a server's URL names, at each of its addresses that there is a route to.
+    fn named(&self, server: &Known) -> Vec<(Transport, SocketAddr)> {
+        let mut ways = Vec::new();
+        for remote in server.remotes() {
+            match self.origin_toward(remote) {
+                Some(_) => ways.push((server.url.transport(), remote)),
+                None => self.journal.missing(format!("{}: reaching {remote}", server.url), "there is no route to it"),
+            }
+        }
+        ways
+    }
+
+    /// What a server may offer beside what its URL names. TCP shows whether UDP alone is what does not get through; TLS is
+    /// where RFC 8489 has it, and many TURN servers take it on their own port as well. UDP is never a try: what offers
+    /// none is silent, as one is whose network lets none through.
+    fn tries(&self, server: &Known) -> Vec<(Transport, SocketAddr)> {
+        if server.url.transport() != Transport::Udp {
+            return Vec::new();
+        }
+        let is_turn = server.url.protocol() == ServerProtocol::Turn;
+        let mut ways = Vec::new();
+        for remote in server.remotes() {
+            ways.push((Transport::Tcp, remote));
+            // What a whyrelay server announces is all that it has.
+            if self.is_all_announced {
+                continue;
+            }
+            if is_turn {
+                ways.push((Transport::Tls, remote));
+            }
+            if remote.port() == STUN_PORT {
+                ways.push((Transport::Tls, SocketAddr::new(remote.ip(), TLS_PORT)));
+            }
+        }
+        ways
+    }
+
+    /// Servers that are not asked over UDP, or over TLS: it is neither their URLs' nor a try.
+    fn tell_unasked_transports(&self, asked: &[(Transport, SocketAddr)]) {
+        let mut told: Vec<(Transport, IpAddr)> = Vec::new();
+        for remote in self.known.iter().flat_map(Known::remotes) {
+            for transport in [Transport::Udp, Transport::Tls] {
+                let is_asked = asked.iter().any(|(over, to)| *over == transport && to.ip() == remote.ip());
+                if is_asked || told.contains(&(transport, remote.ip())) {
+                    continue;
+                }
+                told.push((transport, remote.ip()));
+                let what = format!("{} to {}", transport.name(), remote.ip());
+                let why = match transport {
+                    Transport::Udp => "no URL names it: give --stun stun:HOST or --turn turn:HOST",
+                    _ if self.is_all_announced => "the server announces none: serve --tls-cert and --tls-key",
+                    _ => "no URL names it: give --turn turns:HOST",
+                };
+                self.journal.missing(what, why);
+            }
+        }
     }
 
     /// Port 443, the class of ports beside STUN's own and random high ones: by the servers that listen there, and where
@@ -180,7 +250,7 @@ impl Look<'_> {
             let Some(host) = hosts.next().filter(|_| !there(Transport::Udp, family)) else { continue };
             let remote = SocketAddr::new(host.ip(), HTTPS_PORT);
             let Some(origin) = self.origin_toward(remote) else { continue };
-            let target = reach::Target { label: String::new(), remote, origin, expected: false };
+            let target = reach::Target { label: String::new(), remote, origin, expected: false, unannounced: true };
             let (journal, random) = (self.journal.clone(), random.fork());
             parts.push(Box::pin(reach::over_another_port(journal, random, target, self.options, self.until)));
         }

@@ -29,8 +29,8 @@ pub(crate) struct Question {
 pub(crate) enum Heard {
     /// The answer, from whom it was asked of, and when it arrived.
     Answer { at: Timestamp },
-    /// The system or a router says that it did not get there.
-    Refused { errno: i32, offender: Option<IpAddr> },
+    /// The system or a router says that it did not get there; `expired`: because its TTL was used up.
+    Refused { errno: i32, offender: Option<IpAddr>, expired: bool },
 }
 
 impl Question {
@@ -73,7 +73,9 @@ impl Question {
                         return Some(Heard::Answer { at });
                     }
                 }
-                Arrived::Refused { errno, offender, .. } => return Some(Heard::Refused { errno, offender }),
+                Arrived::Refused { errno, offender, expired, .. } => {
+                    return Some(Heard::Refused { errno, offender, expired });
+                }
             }
         }
     }

@@ -38,8 +38,10 @@ pub(crate) struct Target {
     pub(crate) remote: SocketAddr,
     /// Our end.
     pub(crate) origin: Origin,
-    /// Whether its URL is one over UDP: then silence is the server's or the network's fault, not an extra question's.
+    /// Whether its URL is a STUN server's over this transport: then what fails is told of it. TURN has its own requests.
     pub(crate) expected: bool,
+    /// Whether no URL says that it is offered.
+    pub(crate) unannounced: bool,
 }
 
 /// Asks over UDP.
@@ -67,7 +69,8 @@ pub(crate) async fn over_udp(
                 let transport = Transport::Udp;
                 let rtt = transactions.answer(at, question.id).map(|answered| answered.rtt);
                 let rtt_us = Some(micros(rtt.unwrap_or_else(|| started.elapsed())));
-                return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail: None });
+                let (detail, unannounced) = (None, target.unannounced);
+                return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail, unannounced });
             }
             Some(Heard::Refused { errno, .. }) => {
                 transactions.refuse(errno, |()| true);
@@ -87,8 +90,8 @@ pub(crate) async fn over_udp(
             None => {}
         }
     };
-    let transport = Transport::Udp;
-    journal.measured(Measurement::Reach { transport, remote, rtt_us: None, detail: refused });
+    let (transport, rtt_us, detail, unannounced) = (Transport::Udp, None, refused, target.unannounced);
+    journal.measured(Measurement::Reach { transport, remote, rtt_us, detail, unannounced });
     if target.expected {
         let (server, method) = (target.label, Method::BINDING.to_string());
         journal.fact(EventKind::ServerFailed { server, local: Some(question.local), method, failure });
@@ -122,8 +125,8 @@ pub(crate) async fn over_another_port(
                 // A firewall's refusal tells of nothing but itself, and is an event.
                 Heard::Refused { .. } => continue,
             };
-            let rtt_us = Some(micros(started.elapsed()));
-            return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail });
+            let (rtt_us, unannounced) = (Some(micros(started.elapsed())), target.unannounced);
+            return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail, unannounced });
         }
     }
     let what = format!("UDP to port {} of {}", remote.port(), remote.ip());
@@ -201,19 +204,24 @@ pub(crate) async fn over_stream(
             None => break Err(format!("no answer within {:.1} s", started.elapsed().as_secs_f64())),
         }
     };
-    if let Some(shown) = witness.and_then(|witness| witness.shown()) {
+    let shown = witness.and_then(|witness| witness.shown());
+    let distrust = shown.as_ref().and_then(|shown| shown.refused.clone());
+    if let (Some(shown), false) = (shown, target.unannounced) {
         journal.measured(certificate::measurement(target.label.clone(), asked_for, shown));
     }
-    let (rtt_us, detail) = match outcome {
-        Ok(took) => (Some(micros(took)), None),
-        Err(detail) => (None, Some(detail)),
+    let (rtt_us, detail) = match (outcome, distrust) {
+        (Ok(took), _) => (Some(micros(took)), None),
+        // TLS itself got there and back: what is wrong is the server's.
+        (Err(_), Some(why)) => (Some(micros(started.elapsed())), Some(why)),
+        (Err(detail), None) => (None, Some(detail)),
     };
     if let (Some(detail), true) = (&detail, target.expected) {
         let failure = ServerFailure::ConnectionFailed { detail: detail.clone() };
         let (server, method) = (target.label, Method::BINDING.to_string());
         journal.fact(EventKind::ServerFailed { server, local: None, method, failure });
     }
-    journal.measured(Measurement::Reach { transport, remote, rtt_us, detail });
+    let unannounced = target.unannounced;
+    journal.measured(Measurement::Reach { transport, remote, rtt_us, detail, unannounced });
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -232,7 +232,8 @@ pub(crate) fn look_at_credentials(config: &CheckConfig, journal: &Journal, known
         if let (Some(expires_s), true) = (credentials.expires_s(), is_turn) {
             let signed = config.secret.as_ref().map(|secret| credentials.are_signed_with(secret));
             let server = server.url.to_string();
-            journal.measured(Measurement::TimedCredentials { server, expires_s, signed });
+            let made_here = credentials.made_here;
+            journal.measured(Measurement::TimedCredentials { server, expires_s, signed, made_here });
         }
     }
 }

@@ -23,7 +23,8 @@ pub(crate) enum Arrived {
     /// A datagram, and when it arrived.
     Datagram { at: Timestamp, local: SocketAddr, remote: SocketAddr, bytes: Vec<u8> },
     /// The system or a router says that a datagram of ours did not get there.
-    Refused { local: SocketAddr, remote: SocketAddr, errno: i32, offender: Option<IpAddr> },
+    /// `expired`: because its TTL was used up (RFC 792, RFC 4443 §3.3).
+    Refused { local: SocketAddr, remote: SocketAddr, errno: i32, offender: Option<IpAddr>, expired: bool },
 }
 
 /// See the module.
@@ -142,7 +143,8 @@ impl Sockets {
                 let (local, remote, offender) = (bare(error.local), error.remote, error.offender);
                 let (icmp_type, icmp_code, errno) = (error.icmp_type, error.icmp_code, error.errno);
                 self.journal.fact(EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
-                Some(Arrived::Refused { local, remote, errno, offender })
+                let expired = matches!((remote.is_ipv4(), icmp_type), (true, 11) | (false, 3));
+                Some(Arrived::Refused { local, remote, errno, offender, expired })
             }
             UdpInput::Broken { local, error } => {
                 let (transport, local, detail) = (Transport::Udp, bare(local), error.to_string());

@@ -58,7 +58,9 @@ pub(crate) async fn try_server(
 
 async fn use_server(client: &mut Client, journal: &Journal, target: &Target, experiments: bool, until: Instant) {
     let url = &target.server.url;
+    let started = Instant::now();
     let allocated = allocate(client, if experiments { 2 } else { 1 }, until).await;
+    client.give_up_connecting(started.elapsed());
     match allocated.first() {
         Some(&(relayed, mapped)) => {
             use_relay(client, journal, url, (relayed, mapped), until).await;

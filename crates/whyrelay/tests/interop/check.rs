@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::json_schema;
 use crate::namespace::Namespace;
 use crate::ours::Server;
 use crate::process::{Finished, Process};
@@ -50,8 +51,35 @@ pub(crate) fn check_by(command: &mut Command, arguments: &[&str]) -> Result<(Val
     let finished = Process::start("whyrelay check", command)?.finish(LIMIT)?;
     let json: Value = serde_json::from_str(&finished.stdout)
         .with_context(|| format!("stdout is not one JSON object: {}", finished.account))?;
-    ensure!(json["schema"] == "whyrelay.check/1", "schema: {}", finished.account);
+    let schema: Value = serde_json::from_str(SCHEMA)?;
+    if let Err(error) = json_schema::check(&schema, &schema, &json, "") {
+        anyhow::bail!("not as docs/check.schema.json has it: {error}: {}", finished.account);
+    }
     Ok((json, finished))
+}
+
+/// What a JSON account of a check looks like.
+const SCHEMA: &str = include_str!("../../../../docs/check.schema.json");
+
+/// The values of the rows with a name.
+pub(crate) fn rows<'a>(json: &'a Value, name: &str) -> Vec<&'a str> {
+    let rows = json["rows"].as_array().into_iter().flatten().filter(|row| row["name"] == name);
+    rows.filter_map(|row| row["value"].as_str()).collect()
+}
+
+/// What was not measured.
+pub(crate) fn missing(json: &Value) -> Vec<String> {
+    let missing = json["not_measured"].as_array().into_iter().flatten();
+    missing
+        .map(|missing| {
+            format!("{}: {}", missing["what"].as_str().unwrap_or("?"), missing["why"].as_str().unwrap_or("?"))
+        })
+        .collect()
+}
+
+/// The names of what was found, the first cause first.
+pub(crate) fn findings(json: &Value) -> Vec<&str> {
+    json["findings"].as_array().into_iter().flatten().filter_map(|found| found["name"].as_str()).collect()
 }
 
 /// The measurement of a kind, of the host's IPv4 address.

@@ -18,6 +18,7 @@ mod application;
 mod beside;
 mod blocked;
 mod check;
+mod check_account;
 mod check_ipv6;
 mod check_lab;
 mod check_obstacles;
@@ -44,6 +45,9 @@ mod stay;
 #[expect(dead_code, reason = "the tests of the account use the rest")]
 mod builder;
 
+#[path = "../../../whyrelay-core/tests/account/json_schema.rs"]
+mod json_schema;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
     page::register(&mut suite);
     report::register(&mut suite);
     check::register(&mut suite);
+    check_account::register(&mut suite);
     check_ipv6::register(&mut suite);
     check_lab::register(&mut suite);
     check_servers::register(&mut suite);

@@ -58,7 +58,7 @@ fn examine(session: &Session<'_>) -> Examination {
 }
 
 /// Whether an address is one of a side's own.
-pub(super) fn is_own(side: &SideEvidence, address: std::net::IpAddr) -> bool {
+pub(crate) fn is_own(side: &SideEvidence, address: std::net::IpAddr) -> bool {
     // Of a relayed candidate it is the relay's address.
     let bases = side.local_candidates.iter().map(|local| local.base).filter(|base| !side.is_relayed(*base));
     let bases = bases.map(|base| base.ip());
@@ -68,7 +68,7 @@ pub(super) fn is_own(side: &SideEvidence, address: std::net::IpAddr) -> bool {
     bases.chain(sockets).chain(interfaces).chain(facts).any(|own| own == address)
 }
 
-pub(super) const fn meaning(icmp_type: u8, code: u8) -> &'static str {
+pub(crate) const fn meaning(icmp_type: u8, code: u8) -> &'static str {
     match (icmp_type, code) {
         (3, 0) => "network unreachable",
         (3, 1) => "host unreachable",

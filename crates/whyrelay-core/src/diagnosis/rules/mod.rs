@@ -91,7 +91,9 @@ mod vpn_drops_carrier_range;
 mod vpn_route_covers_peer;
 mod wording;
 
+pub(crate) use checks_rejected_on_the_way::{is_own, meaning as icmp_meaning};
 pub use document::markdown;
+pub(crate) use turn_tls_failed::in_words as tls_in_words;
 pub use wording::quoted;
 pub(crate) use wording::{ask, quoted_firewall, way};
 

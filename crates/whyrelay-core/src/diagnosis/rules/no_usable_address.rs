@@ -1,8 +1,12 @@
 //! a side has no address to use.
 
+use std::net::IpAddr;
+
 use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::evidence::{ServerPath, SideEvidence};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
+use crate::trace::address::AddressClass;
 use crate::trace::event::{InterfaceUse, Side};
 
 pub(super) const RULE: Rule = Rule {
@@ -10,7 +14,7 @@ pub(super) const RULE: Rule = Rule {
     name: "no-usable-address",
     title: "a side has no address to use",
     meaning: "No interface of this host is up with a usable address, or the options exclude all of them, so there is not even a host candidate.",
-    detection: "Gathering ended on a side without any local candidate, or every interface was left out.",
+    detection: "Gathering ended on a side without any local candidate, or every interface was left out; in a check, no interface is up with an address that leaves its network, and no server answered.",
     proof: "The cited interfaces with their state.",
     doubt: "An interface that is up with an address.",
     fixes: &[Fix::safe("Bring an interface up."), Fix::safe("Check --interface and --exclude-interface.")],
@@ -19,10 +23,43 @@ pub(super) const RULE: Rule = Rule {
     examine,
 };
 
+/// Of a host that looks at itself: its interfaces in words, when none of them leads anywhere and nobody answered.
+pub(super) fn without_network(side: &SideEvidence) -> Option<String> {
+    let leaves = |ip: &IpAddr| !matches!(AddressClass::of(*ip), AddressClass::Loopback | AddressClass::LinkLocal);
+    let has_way =
+        side.interfaces.iter().any(|(.., addresses, used)| *used == InterfaceUse::Used && addresses.iter().any(leaves));
+    let answered = side.servers.values().any(ServerPath::has_answered);
+    let excluded =
+        side.interfaces.iter().any(|(.., used)| matches!(used, InterfaceUse::NotIncluded | InterfaceUse::Excluded));
+    if side.measured.alone.is_none() || has_way || answered || excluded {
+        return None;
+    }
+    let told = side.interfaces.iter().filter_map(|(_, name, _, used)| match used {
+        InterfaceUse::Down => Some(format!("{name} is down")),
+        InterfaceUse::Used => Some(format!("{name} has no address that leaves its network")),
+        _ => None,
+    });
+    let told: Vec<String> = told.take(MAX_NAMED).collect();
+    Some(if told.is_empty() { "it has no interface but loopback".to_owned() } else { told.join(", ") })
+}
+
+/// Interfaces that are named; hosts of containers have hundreds.
+const MAX_NAMED: usize = 4;
+
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
+        if let Some(interfaces) = without_network(side) {
+            faults.push(Fault {
+                blame: Blame::side(vantage),
+                severity: Severity::Error,
+                summary: format!("{} has no network: {interfaces}", vantage.name()),
+                evidence: side.interfaces.iter().map(|(seq, ..)| *seq).collect(),
+                ..Fault::default()
+            });
+            continue;
+        }
         let Some(&end) = side.end_of_candidates.get(&Side::Local) else { continue };
         if !side.local_candidates.is_empty() {
             continue;

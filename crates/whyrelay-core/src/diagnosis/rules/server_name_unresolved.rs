@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Name the server by its address to prove that only the name is at fault."),
     ],
     threads: &["netbirdio/netbird#3404", "netbirdio/netbird#2507", "netbirdio/netbird#719", "netbirdio/netbird#1151"],
-    depends_on: &[],
+    depends_on: &["WR102"],
     examine,
 };
 

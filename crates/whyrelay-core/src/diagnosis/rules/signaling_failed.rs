@@ -1,7 +1,7 @@
 //! signaling failed.
 
-use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::finding::{Blame, Severity};
+use super::{Examination, Fault, Fix, Rule, no_usable_address};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{Side, SignalingState};
 
@@ -10,7 +10,7 @@ pub(super) const RULE: Rule = Rule {
     name: "signaling-failed",
     title: "signaling failed",
     meaning: "The signaling server could not be reached or refused this side. Without signaling the two sides cannot learn each other's candidates, so nothing else can work.",
-    detection: "The signaling connection was given up before the peer's description came.",
+    detection: "The signaling connection was given up before the peer's description came; where the system has no route to the server, the fault is this side's.",
     proof: "The error of the connection, and curl to the server's /health from this machine.",
     doubt: "The peer's description arriving all the same.",
     fixes: &[
@@ -22,6 +22,9 @@ pub(super) const RULE: Rule = Rule {
     examine,
 };
 
+/// How Linux's ENETUNREACH ends, by the standard library.
+const ENETUNREACH_IN_WORDS: &str = "(os error 101)";
+
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
@@ -30,11 +33,23 @@ fn examine(session: &Session<'_>) -> Examination {
         let Some((seq, server, SignalingState::Failed { detail })) = side.signaling.last().filter(|_| !met) else {
             continue;
         };
+        // A host without any network has a finding of its own, which explains this.
+        if no_usable_address::without_network(side).is_some() {
+            continue;
+        }
+        // The system's own word, before anything was sent: the fault is at this side.
+        let without_route = detail.contains(ENETUNREACH_IN_WORDS);
+        let why = if without_route { " (this host has no route to it)" } else { "" };
         faults.push(Fault {
-            blame: Blame::Signaling,
+            blame: if without_route { Blame::side(vantage) } else { Blame::Signaling },
             severity: Severity::Error,
-            summary: format!("{} could not use the signaling server {server}: {detail}", vantage.name()),
+            summary: format!("{} could not use the signaling server {server}: {detail}{why}", vantage.name()),
             evidence: vec![*seq],
+            advice: if without_route {
+                vec![Remedy::safe("Look at this machine's routes: is there a default route?").run("ip route show")]
+            } else {
+                Vec::new()
+            },
             ..Fault::default()
         });
     }

@@ -38,7 +38,7 @@ fn examine(session: &Session<'_>) -> Examination {
         faults.push(Fault {
             blame: Blame::Relay,
             severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
-            summary: format!("TLS with {server} fails: {what}"),
+            summary: format!("TLS with {server} fails: {}", in_words(&what)),
             evidence: vec![seq],
             ..Fault::default()
         });
@@ -65,7 +65,35 @@ fn refused(side: &SideEvidence) -> Option<(String, String, u64)> {
     })
 }
 
+/// What rustls says of a certificate, without its seconds since 1970 and its own names for things.
+pub(crate) fn in_words(detail: &str) -> String {
+    let detail = detail.strip_prefix("invalid peer certificate: ").unwrap_or(detail);
+    let first = detail.split(": verification time").next().unwrap_or(detail);
+    match first {
+        "certificate expired" => "the certificate expired".to_owned(),
+        "certificate not valid yet" => "the certificate is not valid yet, or this host's clock is behind".to_owned(),
+        "UnknownIssuer" => "nobody whom this host trusts signed the certificate (UnknownIssuer)".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
 pub(super) fn is_about_tls(detail: &str) -> bool {
     let detail = detail.to_ascii_lowercase();
     ["tls", "certificate", "handshake", "unknownissuer", "alert"].iter().any(|word| detail.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn what_tls_says_of_a_certificate_is_said_without_seconds_since_1970() {
+        let expired = "invalid peer certificate: certificate expired: verification time 1795933873 (UNIX), \
+                       but certificate is not valid after 1763965852 (31968021 seconds ago)";
+        assert_eq!(in_words(expired), "the certificate expired");
+        let early = "invalid peer certificate: certificate not valid yet: verification time 1 (UNIX), but …";
+        assert_eq!(in_words(early), "the certificate is not valid yet, or this host's clock is behind");
+        assert!(in_words("invalid peer certificate: UnknownIssuer").contains("UnknownIssuer"));
+        assert_eq!(in_words("Connection refused (os error 111)"), "Connection refused (os error 111)");
+    }
 }

@@ -1,7 +1,11 @@
 //! UDP is blocked.
 
+use std::net::SocketAddr;
+
+use super::checks_rejected_on_the_way::{is_own, meaning};
 use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::evidence::SideEvidence;
+use crate::diagnosis::finding::{Blame, MAX_CITED, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::Transport;
 
@@ -10,7 +14,7 @@ pub(super) const RULE: Rule = Rule {
     name: "udp-blocked",
     title: "UDP is blocked",
     meaning: "Nothing that a side sends over UDP is answered, while TCP works: its network lets no UDP out, or none back in. No direct path is possible, and only a relay over TCP or TLS works.",
-    detection: "Every STUN and TURN server that was asked over UDP stayed silent, without an ICMP error from its host, and one of them answered over TCP or TLS, or answers the other side over UDP.",
+    detection: "Every STUN and TURN server that was asked over UDP stayed silent, without an ICMP error from its host (a router's is cited), and one of them answered over TCP or TLS, or answers the other side over UDP.",
     proof: "UDP to three servers at different addresses and ports unanswered, TCP to one of them answered, from the same host.",
     doubt: "One answer over UDP from anywhere.",
     fixes: &[
@@ -21,6 +25,17 @@ pub(super) const RULE: Rule = Rule {
     depends_on: &["WR305", "WR208", "WR103", "WR108", "WR110", "WR111", "WR112", "WR115", "WR106"],
     examine,
 };
+
+/// A router that says that it refuses what goes to one of these servers: in words, and its event.
+fn refusing(side: &SideEvidence, servers: &[SocketAddr]) -> Option<(String, u64)> {
+    let said = side.icmp_errors.iter().filter(|((_, remote, icmp_type, code), error)| {
+        let unreachable = if remote.is_ipv4() { *icmp_type == 3 && *code != 4 } else { *icmp_type == 1 };
+        unreachable && servers.contains(remote) && error.offender.is_some_and(|ip| !is_own(side, ip))
+    });
+    let ((_, _, icmp_type, code), error) = said.min_by_key(|(_, error)| error.seq)?;
+    let (by, meaning) = (error.offender?, meaning(*icmp_type, *code));
+    Some((format!("; {by}, on the way, refuses it (ICMP {icmp_type}/{code}: {meaning})"), error.seq))
+}
 
 fn examine(session: &Session<'_>) -> Examination {
     let (mut faults, mut unproven) = (Vec::new(), false);
@@ -47,16 +62,23 @@ fn examine(session: &Session<'_>) -> Examination {
             unproven = true;
             continue;
         };
+        let refusing = refusing(side, &udp.iter().map(|((.., server), _)| *server).collect::<Vec<_>>());
+        let by = refusing.as_ref().map_or_else(String::new, |(words, _)| words.clone());
         let whom = if stream.is_some() { String::new() } else { format!(" {}", vantage.other().name()) };
         faults.push(Fault {
             blame: Blame::side(vantage),
             severity: Severity::Warning,
             summary: format!(
-                "{} gets no answer over UDP from any server, and {server} answers{whom} over {}",
+                "{} gets no answer over UDP from any server, and {server} answers{whom} over {}{by}",
                 vantage.name(),
                 transport.name()
             ),
-            evidence: udp.iter().filter_map(|(_, path)| path.first_seq()).chain(path.first_seq()).collect(),
+            evidence: refusing
+                .map(|(_, seq)| seq)
+                .into_iter()
+                .chain(udp.iter().filter_map(|(_, path)| path.first_seq()).take(MAX_CITED / 2))
+                .chain(path.first_seq())
+                .collect(),
             ..Fault::default()
         });
     }

@@ -27,7 +27,10 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
         if !as_application {
             continue;
         }
-        let mark = application.mark.map(|mark| format!("mark {mark:#x}"));
+        // What the sockets really had: without root they have no mark.
+        let had =
+            |mark: &u32| host.profiles.values().any(|(_, profile)| profile.as_application && profile.mark == *mark);
+        let mark = application.mark.filter(had).map(|mark| format!("mark {mark:#x}"));
         let port = application.port.map(|port| {
             let taken = if application.port_used { "" } else { " (taken: another was used)" };
             format!("port {port}{taken}")

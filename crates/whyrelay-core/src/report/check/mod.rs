@@ -3,6 +3,7 @@
 mod as_program;
 mod nats;
 mod ports;
+mod refusal;
 mod rows;
 mod servers;
 mod text;

@@ -1,7 +1,7 @@
-//! Rows about which class of ports gets through: STUN's own, 443, and a random high one. What each server said stands
-//! under its address.
+//! Rows about which class of ports gets through: those of the servers' URLs, 443, and a random high one. What each server
+//! said stands under its address.
 
-use super::{Row, Section, State};
+use super::{Row, Section, State, refusal};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::trace::event::Transport;
 use crate::trace::measurement::Measurement;
@@ -9,26 +9,46 @@ use crate::trace::measurement::Measurement;
 /// Where HTTP/3 and HTTPS go, which networks that block the rest let through.
 const HTTPS_PORT: u16 = 443;
 
+/// A question that shows whether a class of ports gets through.
+struct Asked {
+    evidence: Vec<u64>,
+    port: u16,
+    passed: bool,
+    /// By the server itself, whose port is closed: the way to it is open.
+    refused: bool,
+}
+
 pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
     let facts = &side.measured.facts;
     let reached = |over: Transport, https: bool| {
         facts.iter().filter_map(move |(seq, fact)| match fact {
-            Measurement::Reach { transport, remote, rtt_us, .. }
+            Measurement::Reach { transport, remote, rtt_us, unannounced, .. }
                 if *transport == over && (remote.port() == HTTPS_PORT) == https =>
             {
-                Some((*seq, rtt_us.is_some()))
+                let refusal = refusal::of(side, &[*remote]).filter(|_| over == Transport::Udp);
+                let refused = rtt_us.is_none() && refusal.as_ref().is_some_and(|refusal| refusal.by_server);
+                let passed = rtt_us.is_some() || refused;
+                // Whether anybody listens there is not known: silence says nothing of the network.
+                let tells = passed || !unannounced;
+                let evidence = [Some(*seq), refusal.filter(|_| refused).map(|refusal| refusal.seq)];
+                let evidence = evidence.into_iter().flatten().collect();
+                tells.then_some(Asked { evidence, port: remote.port(), passed, refused })
             }
             _ => None,
         })
     };
     let third_party = facts.iter().filter_map(|(seq, fact)| match fact {
-        Measurement::ThirdParty { observed, .. } => Some((*seq, observed.is_some())),
+        Measurement::ThirdParty { remote, observed, .. } => {
+            Some(Asked { evidence: vec![*seq], port: remote.port(), passed: observed.is_some(), refused: false })
+        }
         _ => None,
     });
     [
-        row("UDP, STUN's ports", reached(Transport::Udp, false)),
+        row("UDP, servers' ports", reached(Transport::Udp, false)),
         row("UDP, port 443", reached(Transport::Udp, true)),
         row("UDP, random high port", third_party),
+        row("TCP, servers' ports", reached(Transport::Tcp, false)),
+        row("TCP, port 443", reached(Transport::Tcp, true)),
         row("TLS, port 443", reached(Transport::Tls, true)),
     ]
     .into_iter()
@@ -36,15 +56,24 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
     .collect()
 }
 
-fn row(name: &'static str, asked: impl Iterator<Item = (u64, bool)>) -> Option<Row> {
-    let asked: Vec<(u64, bool)> = asked.collect();
-    let (all, passed) = (asked.len(), asked.iter().filter(|(_, passed)| *passed).count());
-    let (value, state) = match (passed, all) {
-        (_, 0) => return None,
-        (0, _) => (format!("nothing came back (0 of {all})"), State::Bad),
-        _ => (format!("passes ({passed} of {all})"), State::Good),
+fn row(name: &'static str, asked: impl Iterator<Item = Asked>) -> Option<Row> {
+    let asked: Vec<Asked> = asked.collect();
+    let count = |is: fn(&&Asked) -> bool| asked.iter().filter(is).count();
+    let (all, passed, refused) = (asked.len(), count(|asked| asked.passed), count(|asked| asked.refused));
+    let mut ports: Vec<u16> = asked.iter().map(|asked| asked.port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let ports = match ports.as_slice() {
+        [HTTPS_PORT] => String::new(),
+        ports => format!("port {}: ", ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")),
     };
-    let evidence = asked.into_iter().map(|(seq, _)| seq).collect();
+    let (value, state) = match (passed, all, refused) {
+        (_, 0, _) => return None,
+        (0, ..) => (format!("{ports}no answer (0 of {all})"), State::Bad),
+        (.., 0) => (format!("{ports}passes ({passed} of {all})"), State::Good),
+        _ => (format!("{ports}passes ({passed} of {all}; {refused} refused by the server itself)"), State::Good),
+    };
+    let evidence = asked.into_iter().flat_map(|asked| asked.evidence).collect();
     Some(Row { section: Section::Udp, subject: "by class of ports".to_owned(), name, value, state, evidence })
 }
 
@@ -61,8 +90,8 @@ mod tests {
     fn each_class_of_ports_that_was_asked_has_a_row() {
         let remote = |text: &str| text.parse::<SocketAddr>().unwrap();
         let reach = |transport, to: &str, rtt_us| {
-            let detail = None;
-            Measurement::Reach { transport, remote: remote(to), rtt_us, detail }
+            let (detail, unannounced) = (None, false);
+            Measurement::Reach { transport, remote: remote(to), rtt_us, detail, unannounced }
         };
         let (local, observed) = (remote("192.0.2.1:1"), None);
         let facts = [
@@ -85,12 +114,44 @@ mod tests {
         assert_eq!(
             told(&facts),
             [
-                "UDP, STUN's ports: passes (1 of 2) [0, 1]",
-                "UDP, port 443: nothing came back (0 of 1) [2]",
-                "UDP, random high port: nothing came back (0 of 1) [5]",
+                "UDP, servers' ports: port 3478: passes (1 of 2) [0, 1]",
+                "UDP, port 443: no answer (0 of 1) [2]",
+                "UDP, random high port: port 50000: no answer (0 of 1) [5]",
+                "TCP, port 443: passes (1 of 1) [3]",
             ]
         );
-        assert_eq!(told(&[reach(Transport::Tls, "192.0.2.9:443", Some(9))]), ["TLS, port 443: passes (1 of 1) [0]"]);
+        let tls = [reach(Transport::Tls, "192.0.2.9:443", Some(9))];
+        assert_eq!(told(&tls), ["TLS, port 443: passes (1 of 1) [0]"]);
         assert!(told(&[]).is_empty());
+    }
+
+    /// The rows for one port that did not answer: a try or not, with whom an ICMP error came from.
+    fn of_one_that_did_not_answer(unannounced: bool, offender: Option<&str>) -> Vec<String> {
+        let (transport, local) = (Transport::Udp, "192.0.2.1:1".parse().unwrap());
+        let remote: SocketAddr = "192.0.2.9:3478".parse().unwrap();
+        let reach = Measurement::Reach { transport, remote, rtt_us: None, detail: None, unannounced };
+        let icmp = offender.map(|offender| {
+            let (icmp_type, icmp_code, errno) = (3, 3, 111);
+            EventKind::IcmpError { local, remote, offender: offender.parse().ok(), icmp_type, icmp_code, errno }
+        });
+        let kinds = icmp.into_iter().chain([EventKind::Measured(reach)]);
+        let event = |(seq, kind)| Event { seq, at: Timestamp::from_micros(seq), vantage: Vantage::A, kind };
+        let events: Vec<Event> = (0..).zip(kinds).map(event).collect();
+        of(Evidence::of(&events).side(Vantage::A)).into_iter().map(|row| row.value).collect()
+    }
+
+    #[test]
+    fn a_refusal_by_the_server_itself_shows_that_packets_get_through() {
+        let refused = of_one_that_did_not_answer(false, Some("192.0.2.9"));
+        assert_eq!(refused, ["port 3478: passes (1 of 1; 1 refused by the server itself)"]);
+        let by_another = of_one_that_did_not_answer(false, Some("10.0.0.1"));
+        assert_eq!(by_another, ["port 3478: no answer (0 of 1)"]);
+    }
+
+    #[test]
+    fn a_port_that_no_url_names_is_not_told_of_when_it_is_silent() {
+        assert_eq!(of_one_that_did_not_answer(false, None), ["port 3478: no answer (0 of 1)"]);
+        assert!(of_one_that_did_not_answer(true, None).is_empty());
+        assert!(of_one_that_did_not_answer(true, Some("10.0.0.1")).is_empty());
     }
 }

@@ -2,15 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Row, Section, State};
+use super::{Row, Section, State, refusal};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::Finding;
+use crate::diagnosis::rules::tls_in_words;
 use crate::nat::behavior::{FilteringBehavior, Hairpinning, MappingBehavior, can_connect};
-use crate::trace::event::Direction;
+use crate::trace::event::{Direction, Transport};
 use crate::trace::measurement::{Measurement, PortPair};
 
 pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
-    let mut rows: Vec<Row> = side.measured.facts.iter().filter_map(|(seq, fact)| row(*seq, fact)).collect();
+    let mut rows: Vec<Row> = side.measured.facts.iter().filter_map(|(seq, fact)| row(side, *seq, fact)).collect();
     rows.extend(mappings_of_one_server(side));
     rows.extend(interfaces(side, &rows));
     rows
@@ -68,7 +69,7 @@ fn udp(seq: u64, remote: SocketAddr, name: &'static str, value: String, state: S
     Some(Row { section: Section::Udp, subject: remote.to_string(), name, value, state, evidence: vec![seq] })
 }
 
-fn row(seq: u64, fact: &Measurement) -> Option<Row> {
+fn row(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
     match fact {
         Measurement::MappedAddress { local, remote, mapped, rtt_us } => {
             let rtt = rtt_us.map_or_else(String::new, |us| format!(", {}", milliseconds(us)));
@@ -149,21 +150,7 @@ fn row(seq: u64, fact: &Measurement) -> Option<Row> {
                 udp(seq, *remote, "third party, high port", format!("nothing of {sent} packets arrived"), State::Bad)
             }
         },
-        Measurement::Reach { transport, remote, rtt_us, detail } => {
-            let name = match transport {
-                crate::trace::event::Transport::Udp => "UDP",
-                crate::trace::event::Transport::Tcp => "TCP",
-                crate::trace::event::Transport::Tls => "TLS",
-            };
-            let (value, state) = match (rtt_us, detail) {
-                (Some(us), None) => (format!("answers in {}", milliseconds(*us)), State::Good),
-                (Some(us), Some(detail)) => (format!("passes in {}: {detail}", milliseconds(*us)), State::Good),
-                (None, Some(detail)) if detail.starts_with("no answer") => (detail.clone(), State::Warning),
-                (None, Some(detail)) => (format!("no answer: {detail}"), State::Warning),
-                (None, None) => ("no answer".to_owned(), State::Bad),
-            };
-            udp(seq, *remote, name, value, state)
-        }
+        Measurement::Reach { .. } => reach(side, seq, fact),
         Measurement::PathMtu { remote, direction, payload, lost, .. } => {
             let name = if *direction == Direction::Out { "largest packet out" } else { "largest packet in" };
             let lost = lost.map_or_else(String::new, |lost| format!(", {lost} bytes did not"));
@@ -180,6 +167,44 @@ fn row(seq: u64, fact: &Measurement) -> Option<Row> {
         _ => None,
     }
 }
+
+/// What came back of a server that was asked.
+fn reach(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
+    let Measurement::Reach { transport, remote, rtt_us, detail, unannounced } = fact else { return None };
+    let name = match transport {
+        Transport::Udp => "UDP",
+        Transport::Tcp => "TCP",
+        Transport::Tls => "TLS",
+    };
+    let mut evidence = vec![seq];
+    let mut detail = detail.clone();
+    if let (Transport::Udp, None, Some(refusal)) = (transport, rtt_us, refusal::of(side, &[*remote])) {
+        evidence.push(refusal.seq);
+        detail = Some(refusal.words);
+    }
+    let (value, state) = match (rtt_us, detail) {
+        (Some(us), None) => (format!("answers in {}", milliseconds(*us)), State::Good),
+        (Some(us), Some(detail)) if *transport == Transport::Udp => {
+            (format!("passes in {}: {detail}", milliseconds(*us)), State::Good)
+        }
+        (Some(us), Some(detail)) => {
+            (format!("passes in {}, but {}", milliseconds(*us), tls_in_words(&detail)), State::Warning)
+        }
+        (None, Some(detail)) if detail.starts_with("no answer") => (detail, State::Warning),
+        (None, Some(detail)) => (format!("no answer: {detail}"), State::Warning),
+        (None, None) => ("no answer".to_owned(), State::Bad),
+    };
+    let (value, state) = match (unannounced, state) {
+        (false, state) => (value, state),
+        (true, State::Good) => (format!("{value} ({TRIED})"), State::Good),
+        (true, _) => (format!("{value} ({TRIED}, it need not be offered)"), State::Plain),
+    };
+    let (section, subject) = (Section::Udp, remote.to_string());
+    Some(Row { section, subject, name, value, state, evidence })
+}
+
+/// What a transport is that no URL names.
+const TRIED: &str = "a try: no URL names it";
 
 /// Port preservation, or the step from port to port, or that there is no order.
 fn ports_in_words(ports: &[PortPair]) -> String {

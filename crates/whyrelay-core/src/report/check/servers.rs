@@ -1,8 +1,11 @@
 //! Rows about STUN and TURN servers, a block for each URL.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::rows::milliseconds;
-use super::{Row, Section, State};
+use super::{Row, Section, State, refusal};
 use crate::diagnosis::evidence::{FailedServer, SideEvidence};
+use crate::diagnosis::rules::tls_in_words;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{ServerFailure, Transport};
 use crate::trace::measurement::Measurement;
@@ -30,7 +33,6 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
         if let Measurement::Clock { server, offset_ms, precision_ms } = fact {
             let off = offset_ms.unsigned_abs() > u64::from(*precision_ms) + 30_000;
             let (section, subject, name) = (Section::Servers, server.clone(), "clock");
-            let seconds = *offset_ms as f64 / 1000.0;
             let exact = if *precision_ms < 1000 {
                 format!("{precision_ms} ms")
             } else {
@@ -39,7 +41,8 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
             let value = if offset_ms.unsigned_abs() <= u64::from(*precision_ms) {
                 format!("agrees with ours (exact to {exact})")
             } else {
-                format!("{seconds:+.1} s against ours (exact to {exact})")
+                let way = if *offset_ms > 0 { "ahead of" } else { "behind" };
+                format!("{} {way} ours (exact to {exact})", off_by(offset_ms.unsigned_abs()))
             };
             let state = if off { State::Warning } else { State::Good };
             rows.push(Row { section, subject, name, value, state, evidence: vec![*seq] });
@@ -77,6 +80,12 @@ fn turn(side: &SideEvidence, url: &str, push: &mut impl FnMut(&'static str, Stri
     let refused = failures
         .iter()
         .find(|failed| matches!(failed.failure, ServerFailure::ErrorResponse { code: 401, expected: false, .. }));
+    if let Some(failed) = failures.iter().find(|failed| failed.failure == ServerFailure::NoCredentials) {
+        let why = "not measured: no user name and password were given (--turn-user)".to_owned();
+        push("authentication", why.clone(), State::Plain, vec![failed.seq]);
+        push("allocation", why, State::Plain, vec![failed.seq]);
+        return;
+    }
     match (allocated.first(), refused) {
         (Some((_, (seq, _))), _) => push("authentication", "accepted".to_owned(), State::Good, vec![*seq]),
         (None, Some(failed)) => {
@@ -97,24 +106,47 @@ fn turn(side: &SideEvidence, url: &str, push: &mut impl FnMut(&'static str, Stri
         };
         push("allocation", value, state, vec![*seq]);
     }
-    let failed = failures.iter().find_map(|failed| Some((failed.seq, words(&failed.failure)?)));
-    if let (true, Some((seq, why))) = (allocated.is_empty(), failed) {
-        push("allocation", why, State::Bad, vec![seq]);
+    if let (true, Some((evidence, why))) =
+        (allocated.is_empty(), failures.iter().find_map(|failed| words(side, failed)))
+    {
+        push("allocation", why, State::Bad, evidence);
     }
 }
 
-fn words(failure: &ServerFailure) -> Option<String> {
-    Some(match failure {
+/// What went wrong, and the events that show it; `None`: nothing did.
+fn words(side: &SideEvidence, failed: &FailedServer) -> Option<(Vec<u64>, String)> {
+    let mut evidence = vec![failed.seq];
+    let words = match &failed.failure {
         ServerFailure::ErrorResponse { expected: true, .. } => return None,
         ServerFailure::ErrorResponse { code, reason, .. } => format!("error {code} {reason}").trim().to_owned(),
         ServerFailure::Timeout { transmissions, .. } => format!("no answer to {transmissions} requests"),
-        ServerFailure::ConnectionFailed { detail }
-        | ServerFailure::BadResponse { detail }
-        | ServerFailure::Unresolved { detail } => detail.clone(),
+        ServerFailure::ConnectionFailed { detail } => tls_in_words(detail),
+        ServerFailure::BadResponse { detail } | ServerFailure::Unresolved { detail } => detail.clone(),
         ServerFailure::NoCredentials => "no user name or password to answer with".to_owned(),
-        ServerFailure::SendFailed { errno } => refused(*errno),
+        ServerFailure::SendFailed { errno } => match refusal::of(side, &addresses(side, &failed.server)) {
+            Some(refusal) => {
+                evidence.push(refusal.seq);
+                refusal.words
+            }
+            None => refusal::by_errno(*errno),
+        },
         ServerFailure::NoLocalAddress => super::super::words::NO_LOCAL_ADDRESS.to_owned(),
-    })
+    };
+    Some((evidence, words))
+}
+
+/// Where the server of a URL is: its address, or what its name was resolved to.
+fn addresses(side: &SideEvidence, url: &str) -> Vec<SocketAddr> {
+    let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
+    let authority = rest.split('?').next().unwrap_or_default();
+    let usual = if scheme.ends_with('s') { 5349 } else { 3478 };
+    let bare = |text: &str| text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+    let (host, port) = match authority.rsplit_once(':').filter(|_| bare(authority).is_none()) {
+        Some((host, port)) => (host, port.parse().unwrap_or(usual)),
+        None => (authority, usual),
+    };
+    let resolved = side.names.iter().filter(|(_, name, ..)| name == host).flat_map(|(_, _, addresses, _)| addresses);
+    bare(host).into_iter().chain(resolved.copied()).map(|ip| SocketAddr::new(ip, port)).collect()
 }
 
 fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'static str, String, State)> {
@@ -130,11 +162,18 @@ fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'sta
         Measurement::Certificate { server, name, names, not_after_s, chain, refused } if server == url => {
             let now_s = side.last_at.as_micros() / 1_000_000;
             let days = not_after_s.map(|end| (end as i64 - now_s as i64) / 86_400);
-            let ends = days.map_or_else(String::new, |days| format!(", ends in {days} days"));
+            let ends = days.map_or_else(String::new, |days| match days {
+                0.. => format!(", ends in {days} days"),
+                _ => format!(", ended {} days ago", -days),
+            });
             Some(match refused {
                 Some(why) => {
                     let shown = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
-                    ("certificate", format!("not trusted for {name}: {why} (it is for {shown}{ends})"), State::Bad)
+                    (
+                        "certificate",
+                        format!("not trusted for {name}: {} (it is for {shown}{ends})", tls_in_words(why)),
+                        State::Bad,
+                    )
                 }
                 None => {
                     let soon = days.is_some_and(|days| days < 14);
@@ -143,7 +182,12 @@ fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'sta
                 }
             })
         }
-        Measurement::TimedCredentials { server, expires_s, signed } if server == url => {
+        Measurement::TimedCredentials { server, expires_s, made_here: true, .. } if server == url => {
+            let left = *expires_s as i64 - (side.last_at.as_micros() / 1_000_000) as i64;
+            let value = format!("made here from the secret, for {} more by this host's clock", lasting(left));
+            Some(("timed credentials", value, State::Plain))
+        }
+        Measurement::TimedCredentials { server, expires_s, signed, .. } if server == url => {
             let now_s = side.last_at.as_micros() / 1_000_000;
             let left = *expires_s as i64 - now_s as i64;
             let signed = match signed {
@@ -163,24 +207,20 @@ fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'sta
     }
 }
 
-/// Why packets to a server were refused, by Linux's numbers: by its host, by a router, or by this one.
-fn refused(errno: i32) -> String {
-    let why = match errno {
-        1 | 13 => "this host's firewall refuses packets to it",
-        101 => "there is no route to it",
-        111 => "its host says that the port is closed",
-        113 => "a router says that its host is not there",
-        _ => return format!("the system refused to send (errno {errno})"),
-    };
-    format!("{why} (errno {errno})")
-}
-
 /// Whether any server answered over UDP.
 fn udp_passes(side: &SideEvidence) -> bool {
     side.measured.facts.iter().any(|(_, fact)| {
         matches!(fact, Measurement::Reach { transport: Transport::Udp, rtt_us: Some(_), .. })
             || matches!(fact, Measurement::MappedAddress { .. })
     })
+}
+
+/// A difference of clocks: to the tenth of a second while it is small.
+fn off_by(milliseconds: u64) -> String {
+    match milliseconds {
+        ..120_000 => format!("{:.1} s", milliseconds as f64 / 1000.0),
+        _ => lasting(i64::try_from(milliseconds / 1000).unwrap_or(i64::MAX)),
+    }
 }
 
 /// Seconds, in the largest unit that there are two of.
@@ -195,12 +235,96 @@ fn lasting(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{lasting, refused};
+    use super::*;
+    use crate::diagnosis::evidence::Evidence;
+    use crate::time::Timestamp;
+    use crate::trace::event::{Event, EventKind, Vantage};
+
+    fn evidence(kinds: Vec<EventKind>) -> Evidence {
+        let event = |(seq, kind)| Event { seq, at: Timestamp::from_micros(seq), vantage: Vantage::A, kind };
+        Evidence::of(&(0..).zip(kinds).map(event).collect::<Vec<_>>())
+    }
 
     #[test]
     fn a_refusal_says_whose_it_is() {
-        assert_eq!(refused(111), "its host says that the port is closed (errno 111)");
-        assert_eq!(refused(90), "the system refused to send (errno 90)");
+        let url = "turn:turn.example.org:3478";
+        let (local, remote): (SocketAddr, SocketAddr) =
+            ("192.168.1.2:40000".parse().unwrap(), "203.0.113.9:3478".parse().unwrap());
+        let (icmp_type, icmp_code, errno, took_us) = (3, 13, 113, 1);
+        let evidence = evidence(vec![
+            EventKind::ServerKnown { url: url.into(), announced: false },
+            EventKind::NameResolved {
+                name: "turn.example.org".into(),
+                addresses: vec![remote.ip()],
+                took_us,
+                error: None,
+            },
+            EventKind::IcmpError { local, remote, offender: "10.0.0.1".parse().ok(), icmp_type, icmp_code, errno },
+            EventKind::ServerFailed {
+                server: url.into(),
+                local: Some(local),
+                method: "Allocate".into(),
+                failure: ServerFailure::SendFailed { errno },
+            },
+        ]);
+        let rows = of(evidence.side(Vantage::A));
+        let row = rows.iter().find(|row| row.name == "allocation").unwrap();
+        assert_eq!(row.value, "10.0.0.1, on the way, refuses it: administratively prohibited (ICMP 3/13)");
+        assert_eq!(row.evidence, [3, 2]);
+    }
+
+    #[test]
+    fn where_a_server_is_stands_in_its_url_or_in_the_answer_of_a_resolver() {
+        let name = EventKind::NameResolved {
+            name: "x.example".into(),
+            addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            took_us: 1,
+            error: None,
+        };
+        let evidence = evidence(vec![name]);
+        let shown = |url: &str| {
+            addresses(evidence.side(Vantage::A), url).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(shown("stun:192.0.2.7:1"), "192.0.2.7:1");
+        assert_eq!(shown("turns:[2001:db8::2]:443?transport=tcp"), "[2001:db8::2]:443");
+        assert_eq!(shown("turns:[2001:db8::2]"), "[2001:db8::2]:5349");
+        assert_eq!(shown("turn:x.example:3478?transport=tcp"), "192.0.2.1:3478 [2001:db8::1]:3478");
+        assert_eq!(shown("stun:other.example:3478"), "");
+    }
+
+    #[test]
+    fn without_a_password_nothing_was_refused() {
+        let url = "turn:192.0.2.1:3478".to_owned();
+        let failed =
+            |failure| EventKind::ServerFailed { server: url.clone(), local: None, method: "Allocate".into(), failure };
+        let evidence = evidence(vec![
+            EventKind::ServerKnown { url: url.clone(), announced: false },
+            failed(ServerFailure::ErrorResponse { code: 401, reason: String::new(), expected: false }),
+            failed(ServerFailure::NoCredentials),
+        ]);
+        let rows = of(evidence.side(Vantage::A));
+        let told: Vec<_> =
+            rows.iter().map(|row| (row.name, row.state, row.value.starts_with("not measured"))).collect();
+        let plain = State::Plain;
+        let expected =
+            [("first 401", State::Good, false), ("authentication", plain, true), ("allocation", plain, true)];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn credentials_that_were_made_here_prove_nothing_and_clocks_are_told_in_words() {
+        let url = "turn:192.0.2.1:3478".to_owned();
+        let (expires_s, signed, made_here) = (3600, Some(true), true);
+        let evidence = evidence(vec![
+            EventKind::ServerKnown { url: url.clone(), announced: false },
+            EventKind::Measured(Measurement::TimedCredentials { server: url.clone(), expires_s, signed, made_here }),
+            EventKind::Measured(Measurement::Clock { server: url.clone(), offset_ms: -10_800_000, precision_ms: 2 }),
+        ]);
+        let rows = of(evidence.side(Vantage::A));
+        let told = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.value.as_str());
+        assert_eq!(told("timed credentials"), Some("made here from the secret, for 60 min more by this host's clock"));
+        assert_eq!(told("clock"), Some("3 h behind ours (exact to 2 ms)"));
+        assert_eq!(off_by(119_999), "120.0 s");
     }
 
     #[test]

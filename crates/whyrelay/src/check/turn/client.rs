@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use whyrelay_core::engine::gather::{GatherConfig, Gatherer, Input, LocalSocket, Output, Transmit};
+use whyrelay_core::engine::gather::{GatherConfig, Gatherer, Input, LocalSocket, Output, StreamId, Transmit};
 use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
 use whyrelay_core::random::Random;
 use whyrelay_core::time::{Now, Timestamp};
@@ -59,6 +59,8 @@ pub(super) struct Client {
     pub(super) sockets: Sockets,
     streams: Streams,
     stream_inputs: mpsc::Receiver<StreamInput>,
+    /// Connections that are being made.
+    connecting: Vec<StreamId>,
     mapped: Vec<(SocketAddr, Option<SocketAddr>)>,
     ready: VecDeque<Happening>,
     /// When the gatherer has its next timeout.
@@ -98,6 +100,7 @@ impl Client {
             random,
             origin: target.origin.clone(),
             options,
+            connecting: Vec::new(),
             mapped: Vec::new(),
             ready: VecDeque::new(),
             deadline: journal.now(),
@@ -169,6 +172,15 @@ impl Client {
         }
     }
 
+    /// Takes connections that are not there by now for failed: nobody waits any longer.
+    pub(super) fn give_up_connecting(&mut self, waited: Duration) {
+        let detail = format!("no answer within {:.1} s", waited.as_secs_f64());
+        for id in std::mem::take(&mut self.connecting) {
+            self.streams.close(id);
+            self.feed(Input::StreamFailed { id, detail: &detail });
+        }
+    }
+
     /// Gives the allocations back.
     pub(super) async fn close(mut self) {
         let until = Instant::now() + if self.mapped.is_empty() { NOTHING_TO_CLOSE } else { CLOSE_LIMIT };
@@ -193,6 +205,7 @@ impl Client {
     fn stream(&mut self, input: StreamInput) {
         match input {
             StreamInput::Connected { id, local, transport, .. } => {
+                self.connecting.retain(|connecting| *connecting != id);
                 let (interface, mark, receive_buffer) = (self.origin.interface.clone(), self.options.mark, None);
                 let local = bare(local);
                 self.journal.fact(EventKind::SocketOpened { transport, local, interface, mark, receive_buffer });
@@ -209,6 +222,7 @@ impl Client {
                 self.drain();
             }
             StreamInput::Closed { id, detail } => {
+                self.connecting.retain(|connecting| *connecting != id);
                 self.streams.close(id);
                 self.feed(Input::StreamFailed { id, detail: &detail });
             }
@@ -233,6 +247,7 @@ impl Client {
                 Output::ConnectStream { id, local, remote, tls } => {
                     let local = Some(SocketAddr::new(local, 0));
                     let (mark, framing) = (self.options.mark, Framing::Stun);
+                    self.connecting.push(id);
                     self.streams.connect(id, ConnectOptions { local, remote, tls, mark, framing });
                     continue;
                 }
