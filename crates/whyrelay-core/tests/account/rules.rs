@@ -3,9 +3,10 @@
 use whyrelay_core::diagnosis::evidence::Evidence;
 use whyrelay_core::host::{HostFact, Probe, ProbeAim, ProbeOutcome, RoutePurpose};
 use whyrelay_core::ice::candidate::CandidateType;
-use whyrelay_core::report::{Expected, Report};
+use whyrelay_core::report::{CheckReport, Expected, Report};
+use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{
-    DtlsState, EndReason, EventKind, IceState, IceStateReason, InterfaceUse, RefuseReason, ServerFailure,
+    DtlsState, EndReason, Event, EventKind, IceState, IceStateReason, InterfaceUse, RefuseReason, ServerFailure,
     SessionOptions, Side, SignalingState, Transport, Vantage,
 };
 use whyrelay_core::wire::attribute::AttributeType;
@@ -409,29 +410,34 @@ fn a_host_without_addresses_is_the_cause() {
     assert_eq!(summary(&session, "WR102"), "A has no candidate at all: the options exclude eth0");
 }
 
-/// A host that looks at itself, with one interface, and signaling that failed like this.
-fn check_with(used: InterfaceUse, ip: &str, detail: &str) -> Session {
-    let mut session = Session::new();
-    session.push(Vantage::A, EventKind::CheckStarted { consents: Vec::new() });
+/// What is found of a host that looks at itself, with one interface, and signaling that failed like this.
+fn check_with(used: InterfaceUse, ip: &str, detail: &str) -> Vec<String> {
     let addresses = vec![ip.parse().expect("an address")];
-    session.push(Vantage::A, EventKind::Interface { name: "eth0".into(), index: 1, addresses, used });
     let state = SignalingState::Failed { detail: detail.into() };
-    session.push(Vantage::A, EventKind::Signaling { server: "http://192.0.2.10:8080".into(), state });
-    session
+    let kinds = [
+        EventKind::CheckStarted { consents: Vec::new() },
+        EventKind::Interface { name: "eth0".into(), index: 1, addresses, used },
+        EventKind::Signaling { server: "http://192.0.2.10:8080".into(), state },
+    ];
+    let event = |(seq, kind)| Event { seq, at: Timestamp::from_micros(seq), vantage: Vantage::A, kind };
+    let report = CheckReport::from_events(&(0..).zip(kinds).map(event).collect::<Vec<_>>());
+    report.findings.iter().map(|found| format!("{} {} {}", found.code, found.blame.name(), found.summary)).collect()
 }
 
 #[test]
 fn a_check_without_a_network_or_a_route_blames_this_host_and_not_the_server() {
     const UNREACHABLE: &str = "cannot reach it: Network is unreachable (os error 101)";
     let down = check_with(InterfaceUse::Down, "192.168.1.2", UNREACHABLE);
-    assert_eq!(findings(&down), ["WR102 A"]);
-    assert_eq!(summary(&down, "WR102"), "A has no network: eth0 is down");
+    assert_eq!(down, ["WR102 A A has no network: eth0 is down"]);
     let link_local = check_with(InterfaceUse::Used, "169.254.7.7", UNREACHABLE);
-    assert_eq!(summary(&link_local, "WR102"), "A has no network: eth0 has no address that leaves its network");
-    let without_route = check_with(InterfaceUse::Used, "192.168.1.2", UNREACHABLE);
-    assert_eq!(findings(&without_route), ["WR701 A"]);
-    let refused = check_with(InterfaceUse::Used, "192.168.1.2", "Connection refused (os error 111)");
-    assert_eq!(findings(&refused), ["WR701 signaling"]);
+    assert_eq!(link_local, ["WR102 A A has no network: eth0 has no address that leaves its network"]);
+    for (detail, blame, end) in [
+        (UNREACHABLE, "WR701 A ", "(this host has no route to it)"),
+        ("Connection refused (os error 111)", "WR701 signaling ", "refused (os error 111)"),
+    ] {
+        let found = check_with(InterfaceUse::Used, "192.168.1.2", detail);
+        assert!(found.len() == 1 && found[0].starts_with(blame) && found[0].ends_with(end), "{found:?}");
+    }
 }
 
 #[test]

@@ -52,6 +52,10 @@ pub(crate) async fn try_server(
     let used = stop.unless(use_server(&mut client, &journal, &target, experiments, until)).await;
     if used.is_none() {
         journal.missing(format!("{url}: the rest"), "the check was stopped");
+        if target.lifetime.is_some() {
+            journal.missing(experiments::LIFETIME, "the check was stopped before it was found");
+            journal.say(None);
+        }
     }
     client.close().await;
 }
@@ -63,6 +67,17 @@ async fn use_server(client: &mut Client, journal: &Journal, target: &Target, exp
     client.give_up_connecting(started.elapsed());
     match allocated.first() {
         Some(&(relayed, mapped)) => {
+            let public = |ip: IpAddr| AddressClass::of(ip) == AddressClass::Public;
+            if !public(relayed.ip()) && target.server.addresses.iter().any(|ip| public(*ip)) {
+                let why =
+                    format!("the server relays at {relayed}, which cannot be reached from outside of its network");
+                journal.missing(format!("{url}: echo through the relay"), why);
+                if experiments {
+                    let what = "early arrival and egress to a third party";
+                    journal.missing(what, "the relay's address cannot be reached");
+                }
+                return;
+            }
             use_relay(client, journal, url, (relayed, mapped), until).await;
             match allocated.get(1) {
                 Some(&(second, _)) => experiments::early_arrival(client, journal, relayed, second, until).await,

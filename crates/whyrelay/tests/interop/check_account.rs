@@ -1,6 +1,8 @@
 //! The account of `whyrelay check` in networks where something is wrong: each row right, no false alarm, and what was not
 //! looked at said to be so. [`check_by`] holds each account against docs/check.schema.json.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
@@ -10,7 +12,7 @@ use crate::namespace::Namespace;
 use crate::ours::Server;
 use crate::process::Process;
 use crate::router::{Internet, Nat};
-use crate::suite::{Suite, Tool};
+use crate::suite::{self, Suite, Tool};
 
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
@@ -24,6 +26,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_account::a_recording_gives_every_account_again", &tools, again);
     let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver];
     suite.test("check_account::a_url_over_tcp_is_not_asked_over_udp", &tools, tcp_only);
+    suite.test("check_account::a_relay_at_a_private_address_is_the_first_cause", &tools, private_relay);
     suite.test("check_account::each_transport_of_a_foreign_server_is_tried", &tools, foreign_tries);
 }
 
@@ -215,6 +218,28 @@ fn tcp_only() -> Result<()> {
     let told = missing(&json);
     ensure!(told.iter().any(|told| told.starts_with("UDP to 11.0.113.1: no URL names it")), "{told:?}: {}", context());
     ensure!(told.iter().any(|told| told.starts_with("the NAT's behavior")), "{told:?}: {}", context());
+    Ok(())
+}
+
+/// A server that was not told its public address: nothing that is sent to the relay arrives, and UDP is not blocked.
+fn private_relay() -> Result<()> {
+    let mut internet = Internet::new()?;
+    internet.server.run(&["address", "add", "10.66.0.1/24", "dev", "br0"])?;
+    let mut command = internet.server.command(suite::path("TURNSERVER")?);
+    command.args(["-n", "-L", "11.0.113.1", "-E", "10.66.0.1", "-p", "3478", "-a", "-u"]);
+    command.args([&format!("{USER}:{PASSWORD}"), "-r", "whyrelay.test", "--no-tls", "--no-dtls", "--no-cli"]);
+    command.args(["--log-file", "stdout", "--simple-log", "-v", "--pidfile", "/dev/null"]);
+    let coturn = Process::start("turnserver", &mut command)?;
+    coturn.line(Duration::from_secs(15), |line| line.contains("UDP listener opened on: 11.0.113.1:3478"))?;
+    let site = internet.site(Nat::Home)?;
+    let (_file, password) = password_file()?;
+    let turn = ["--turn", "turn:11.0.113.1:3478", "--turn-user", USER, "--turn-password-file", &password];
+    let (json, ours) = check(&site.host, &turn)?;
+    let context = || format!("{}\n{}", ours.account, coturn.account());
+    ensure!(findings(&json) == ["relay-address-private"], "{}", context());
+    ensure!(rows(&json, "UDP, random high port").is_empty(), "{}", context());
+    let told = missing(&json);
+    ensure!(told.iter().any(|told| told.contains("cannot be reached from outside")), "{told:?}: {}", context());
     Ok(())
 }
 

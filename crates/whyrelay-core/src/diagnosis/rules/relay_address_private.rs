@@ -1,5 +1,8 @@
 //! the relayed address is private.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
@@ -25,8 +28,9 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    let mut faults = Vec::new();
+    let mut faults: Vec<Fault> = Vec::new();
     for vantage in session.recorded() {
+        let mut told: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for ((_, _, server), path) in &session.evidence.side(vantage).servers {
             let Some(allocation) = &path.allocation else { continue };
             let private = allocation.relayed.iter().find(|relayed| {
@@ -39,6 +43,12 @@ fn examine(session: &Session<'_>) -> Examination {
                 )
             });
             if let Some(relayed) = private.filter(|_| AddressClass::of(server.ip()) == AddressClass::Public) {
+                // A server has one fault, however many addresses it gave.
+                if let Some(known) = told.get(&server.ip()).and_then(|position| faults.get_mut(*position)) {
+                    known.evidence.push(allocation.seq);
+                    continue;
+                }
+                told.insert(server.ip(), faults.len());
                 faults.push(Fault {
                     blame: Blame::Relay,
                     severity: Severity::Error,

@@ -65,15 +65,20 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
         return None;
     }
     side.measured.facts.iter().find_map(|(seq, fact)| match fact {
-        Measurement::ThirdParty { remote, observed: None, sent, .. } if *sent >= 3 => Some((
-            format!(
-                "{} gets answers from {} over UDP, and nothing that it sends to {remote} arrives",
-                vantage.name(),
-                answered.server
-            ),
-            vec![answered.seq, *seq],
-            false,
-        )),
+        // Of a relay with a private address it shows nothing: from here nobody can reach that.
+        Measurement::ThirdParty { remote, observed: None, sent, .. }
+            if *sent >= 3 && AddressClass::of(remote.ip()) == AddressClass::of(answered.server.ip()) =>
+        {
+            Some((
+                format!(
+                    "{} gets answers from {} over UDP, and nothing that it sends to {remote} arrives",
+                    vantage.name(),
+                    answered.server
+                ),
+                vec![answered.seq, *seq],
+                false,
+            ))
+        }
         _ => None,
     })
 }

@@ -27,10 +27,10 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
         if !as_application {
             continue;
         }
-        // What the sockets really had: without root they have no mark.
-        let had =
-            |mark: &u32| host.profiles.values().any(|(_, profile)| profile.as_application && profile.mark == *mark);
-        let mark = application.mark.filter(had).map(|mark| format!("mark {mark:#x}"));
+        // What it could not be is told below, and its sockets had no mark then.
+        let mark = application.mark.map(|mark| format!("mark {mark:#x}"));
+        let lacks = |mark: &String| application.not_imitated.iter().any(|what| what.contains(mark.as_str()));
+        let mark = mark.filter(|mark| !lacks(mark));
         let port = application.port.map(|port| {
             let taken = if application.port_used { "" } else { " (taken: another was used)" };
             format!("port {port}{taken}")

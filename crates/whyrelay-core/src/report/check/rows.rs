@@ -116,6 +116,7 @@ fn row(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
         }
         Measurement::MappingLifetime { local, at_least_s, at_most_s } => {
             let value = match at_most_s {
+                Some(most) if *at_least_s == 0 => format!("an idle mapping lives less than {most} s"),
                 Some(most) => format!("an idle mapping lives {at_least_s} s, and not {most} s"),
                 None => format!("an idle mapping lives {at_least_s} s or more"),
             };

@@ -329,6 +329,8 @@ fn servers() -> Vec<Near> {
         answer[26] ^= 1;
         session.datagram(Vantage::A, Direction::In, A, "192.0.2.12:3478", &answer, None);
     });
+    let inside =
+        Measurement::ThirdParty { local: address(A), remote: address("10.9.9.9:52000"), observed: None, sent: 5 };
     let mut public = behind_nats();
     public.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, B_MAPPED);
     public.fail(Vantage::A);
@@ -340,6 +342,7 @@ fn servers() -> Vec<Near> {
         near("WR302", "one server answers over UDP", heard),
         near("WR303", "the name was resolved", named),
         near("WR304", "a third party saw what was sent", lost_and(Vantage::A, third)),
+        near("WR304", "nobody reaches a relay at a private address", lost_and(Vantage::A, inside)),
         near("WR305", "one damaged answer may be chance", once),
         near("WR401", "the first 401 belongs to every allocation", over_relay(relayed())),
         near(

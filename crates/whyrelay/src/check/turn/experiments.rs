@@ -162,6 +162,20 @@ pub(super) async fn early_arrival(
 /// First silence that is tried, in seconds; it doubles until a mapping dies.
 const FIRST_SILENCE_S: u32 = 15;
 
+/// What [`lifetime`] finds out.
+pub(super) const LIFETIME: &str = "the lifetime of an idle mapping";
+
+/// What the next silence is for, for who waits.
+fn known_so_far(lives: u32, dies: Option<u32>, silence: u32) -> String {
+    let known = match (lives, dies) {
+        (0, None) => return format!("silent for {silence} s, to see whether an idle mapping lives so long"),
+        (0, Some(dies)) => format!("less than {dies} s"),
+        (lives, None) => format!("{lives} s or more"),
+        (lives, Some(dies)) => format!("{lives} s and not {dies} s"),
+    };
+    format!("an idle mapping lives {known}: silent for {silence} s, to see whether it lives so long")
+}
+
 /// Bisects the life of an idle mapping: a socket opens it toward the relay and is silent; then the relay sends. Each
 /// silence has a socket of its own: a refreshed mapping may live longer than a new one.
 pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: SocketAddr, limit: Duration) {
@@ -169,10 +183,9 @@ pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: Sock
     let (mut lives, mut dies) = (0_u32, None);
     let mut left = limit;
     let mut silence = FIRST_SILENCE_S.min(limit_s.max(1));
-    let what = "the lifetime of an idle mapping";
+    let what = LIFETIME;
     while left.as_secs() >= u64::from(silence) && silence > 0 {
-        let dead = dies.map_or_else(String::new, |dies| format!(", not {dies} s"));
-        journal.say(Some(format!("a mapping lives {lives} s{dead} so far: silent for {silence} s to see")));
+        journal.say(Some(known_so_far(lives, dies, silence)));
         let started = Instant::now();
         let Ok(local) = client.open() else { return journal.missing(what, "no socket could be opened") };
         let (Some(peer), _) = seen_from(client, local, relay, started + Duration::from_secs(1)).await else {
@@ -213,4 +226,19 @@ pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: Sock
     }
     let local = client.origin.address.ip();
     journal.measured(Measurement::MappingLifetime { local, at_least_s: lives, at_most_s: dies });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::known_so_far;
+
+    #[test]
+    fn who_waits_is_told_what_is_known_and_what_for() {
+        assert_eq!(known_so_far(0, None, 15), "silent for 15 s, to see whether an idle mapping lives so long");
+        let told = [(0, Some(15), 7), (15, None, 30), (15, Some(30), 22)];
+        let told = told.map(|(lives, dies, silence)| known_so_far(lives, dies, silence));
+        for (told, known) in told.iter().zip(["less than 15 s", "15 s or more", "15 s and not 30 s"]) {
+            assert!(told.starts_with(&format!("an idle mapping lives {known}: silent for ")), "{told}");
+        }
+    }
 }
