@@ -13,6 +13,8 @@ mod installed;
 #[cfg(target_os = "linux")]
 mod legacy;
 #[cfg(target_os = "linux")]
+mod legacy_rule;
+#[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) mod netlink;

@@ -1,0 +1,272 @@
+//! One entry of a table of the legacy iptables, in the words of iptables-save (linux/netfilter_ipv4/ip_tables.h,
+//! linux/netfilter/x_tables.h).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::netlink::text;
+use super::nft_condition::{Comparison, Condition, Field, Order};
+use super::nft_rule::Rule;
+
+/// `struct xt_entry_match` and `struct xt_entry_target` before their data: size, name, revision.
+const EXTENSION_HEADER: usize = 32;
+
+/// Where things stand in an entry, in bytes from its start, where pointers have 64 bits.
+pub(super) struct Layout {
+    pub(super) family: u8,
+    address: usize,
+    in_device: usize,
+    out_device: usize,
+    protocol: usize,
+    inverted: usize,
+    target_offset: usize,
+    next_offset: usize,
+    packets: usize,
+    matches: usize,
+}
+
+/// `struct ipt_entry`.
+pub(super) const V4: Layout = Layout {
+    family: 2,
+    address: 4,
+    in_device: 16,
+    out_device: 32,
+    protocol: 80,
+    inverted: 83,
+    target_offset: 88,
+    next_offset: 90,
+    packets: 96,
+    matches: 112,
+};
+
+/// `struct ip6t_entry`.
+pub(super) const V6: Layout = Layout {
+    family: 10,
+    address: 16,
+    in_device: 64,
+    out_device: 80,
+    protocol: 128,
+    inverted: 132,
+    target_offset: 140,
+    next_offset: 142,
+    packets: 152,
+    matches: 168,
+};
+
+/// Verdicts of a standard target: `-NF_DROP - 1` and on.
+pub(super) const DROP: i32 = -1;
+const ACCEPT: i32 = -2;
+const QUEUE: i32 = -4;
+/// `XT_RETURN`.
+const RETURN: i32 = -5;
+
+/// One entry of a table.
+pub(super) struct Entry<'a> {
+    pub(super) at: usize,
+    pub(super) length: usize,
+    bytes: &'a [u8],
+    target: usize,
+}
+
+pub(super) fn walk<'a>(layout: &'a Layout, entries: &'a [u8]) -> impl Iterator<Item = Entry<'a>> + 'a {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = entries.get(at..)?;
+        let (target, length) = (short(rest, layout.target_offset)?, short(rest, layout.next_offset)?);
+        let bytes = rest.get(..length)?;
+        if target < layout.matches || target + EXTENSION_HEADER > length {
+            return None;
+        }
+        let entry = Entry { at, length, bytes, target };
+        at += length;
+        Some(entry)
+    })
+}
+
+impl Entry<'_> {
+    pub(super) fn target_name(&self) -> String {
+        extension_name(&self.bytes[self.target..])
+    }
+
+    pub(super) fn target_data(&self) -> &[u8] {
+        &self.bytes[self.target + EXTENSION_HEADER..]
+    }
+
+    /// Of a standard target: a verdict, or where it jumps to.
+    pub(super) fn verdict(&self) -> Option<i32> {
+        let value = self.target_data().first_chunk::<4>().filter(|_| self.target_name().is_empty())?;
+        Some(i32::from_ne_bytes(*value))
+    }
+
+    /// In the words of iptables-save.
+    pub(super) fn rule(&self, layout: &Layout, starts: &BTreeMap<usize, String>) -> Rule {
+        let mut rule = Rule { packets: long(self.bytes, layout.packets), ..Rule::default() };
+        let inverted = self.bytes[layout.inverted];
+        let not = |bit: u8| if inverted & bit != 0 { "! " } else { "" };
+        let comparison = |bit: u8| if inverted & bit != 0 { Comparison::Unequal } else { Comparison::Equal };
+        for (word, bit, at, field) in [
+            ("-s", 0x08, 0, Field::Source(layout.address as u32)),
+            ("-d", 0x10, layout.address, Field::Destination(layout.address as u32)),
+        ] {
+            let value = self.bytes[at..at + layout.address].to_vec();
+            let mask = self.bytes[at + 2 * layout.address..at + 3 * layout.address].to_vec();
+            let length: u32 = mask.iter().map(|byte| byte.count_ones()).sum();
+            if length > 0 {
+                rule.words.push(format!("{}{word} {}/{length}", not(bit), shown(&value)));
+                let (order, mask) = (Order::Network, Some(mask));
+                rule.conditions.push(Condition { field, mask, order, comparison: comparison(bit), value });
+            }
+        }
+        for (word, bit, at) in [("-i", 0x01, layout.in_device), ("-o", 0x02, layout.out_device)] {
+            let device = text(&self.bytes[at..at + 16]);
+            if !device.is_empty() {
+                // The mask of a name without its end: every name that begins so.
+                let whole = self.bytes[at + 32 + device.len()] != 0;
+                rule.words.push(format!("{}{word} {device}{}", not(bit), if whole { "" } else { "+" }));
+            }
+        }
+        let protocol = short(self.bytes, layout.protocol).unwrap_or(0) as u8;
+        if protocol != 0 {
+            let name = match protocol {
+                1 => "icmp".to_owned(),
+                6 => "tcp".to_owned(),
+                17 => "udp".to_owned(),
+                58 => "ipv6-icmp".to_owned(),
+                other => other.to_string(),
+            };
+            rule.words.push(format!("{}-p {name}", not(0x40)));
+            let (field, order, value) = (Field::Protocol, Order::Network, vec![protocol]);
+            rule.conditions.push(Condition { field, mask: None, order, comparison: comparison(0x40), value });
+        }
+        let mut at = layout.matches;
+        while at + EXTENSION_HEADER <= self.target {
+            let Some(size) = short(self.bytes, at).filter(|size| *size >= EXTENSION_HEADER) else { break };
+            let Some(bytes) = self.bytes.get(at..(at + size).min(self.target)) else { break };
+            take_match(&mut rule, &extension_name(bytes), &bytes[EXTENSION_HEADER..]);
+            at += size;
+        }
+        self.take_target(&mut rule, starts);
+        rule
+    }
+
+    fn take_target(&self, rule: &mut Rule, starts: &BTreeMap<usize, String>) {
+        let word = match self.verdict() {
+            Some(DROP) => "DROP".to_owned(),
+            Some(ACCEPT) => "ACCEPT".to_owned(),
+            Some(QUEUE) => "QUEUE".to_owned(),
+            Some(RETURN) => "RETURN".to_owned(),
+            Some(to) => {
+                rule.target = usize::try_from(to).ok().and_then(|to| starts.get(&to).cloned());
+                rule.target.clone().unwrap_or_else(|| to.to_string())
+            }
+            None => self.target_name(),
+        };
+        rule.verdict = match word.as_str() {
+            _ if rule.target.is_some() => None,
+            "DROP" => Some("drop"),
+            "REJECT" => Some("reject"),
+            "ACCEPT" => Some("accept"),
+            "QUEUE" | "NFQUEUE" => Some("queue"),
+            _ => None,
+        };
+        let values = (number(self.target_data(), 0), number(self.target_data(), 4));
+        let (mark, random) = match (word.as_str(), values) {
+            ("MARK", (Some(mark), Some(mask))) => (format!(" --set-xmark {mark:#x}/{mask:#x}"), ""),
+            // `NF_NAT_RANGE_PROTO_RANDOM` and `..._FULLY` of `struct nf_nat_ipv4_multi_range_compat`.
+            ("MASQUERADE", (_, Some(flags))) if flags & 1 << 4 != 0 => (String::new(), " --random-fully"),
+            ("MASQUERADE", (_, Some(flags))) if flags & 1 << 2 != 0 => (String::new(), " --random"),
+            _ => (String::new(), ""),
+        };
+        rule.sets_mark = rule.target.is_none() && matches!(word.as_str(), "MARK" | "CONNMARK");
+        rule.translates = matches!(word.as_str(), "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP");
+        rule.words.push(format!("-j {word}{mark}{random}"));
+    }
+}
+
+fn take_match(rule: &mut Rule, name: &str, data: &[u8]) {
+    match name {
+        // `struct xt_udp` and the beginning of `struct xt_tcp`: first and last source and destination port.
+        "udp" | "tcp" => {
+            let inverted = data.get(if name == "udp" { 8 } else { 11 }).copied().unwrap_or(0);
+            for (word, at, bit, field) in
+                [("--sport", 0, 1, Field::SourcePort), ("--dport", 4, 2, Field::DestinationPort)]
+            {
+                let (Some(first), Some(last)) = (short(data, at), short(data, at + 2)) else { continue };
+                let (not, is_not) = if inverted & bit != 0 { ("! ", true) } else { ("", false) };
+                if (first, last) == (0, 65_535) {
+                    continue;
+                }
+                let range = if first == last { first.to_string() } else { format!("{first}:{last}") };
+                rule.words.push(format!("{not}{word} {range}"));
+                let order = Order::Network;
+                let mut condition = |comparison, port: usize| {
+                    let value = (port as u16).to_be_bytes().to_vec();
+                    rule.conditions.push(Condition { field: field.clone(), mask: None, order, comparison, value });
+                };
+                match (is_not, first == last) {
+                    (true, true) => condition(Comparison::Unequal, first),
+                    // What is outside of a range cannot be said with conditions that must all hold.
+                    (true, false) => {}
+                    (false, _) => {
+                        condition(Comparison::GreaterOrEqual, first);
+                        condition(Comparison::LessOrEqual, last);
+                    }
+                }
+            }
+        }
+        // `struct xt_mark_mtinfo1`.
+        "mark" => {
+            if let (Some(mark), Some(mask)) = (number(data, 0), number(data, 4)) {
+                let not = if data.get(8).is_some_and(|invert| *invert != 0) { "! " } else { "" };
+                rule.words.push(format!("-m mark {not}--mark {mark:#x}/{mask:#x}"));
+            }
+        }
+        // `struct xt_conntrack_mtinfo3`: flags at 146 and 148, states at 150.
+        "conntrack" => {
+            // XT_CONNTRACK_STATE_*: what is no state of its own begins one bit after the fifth of IP_CT_*.
+            const STATES: [(usize, &str); 7] = [
+                (1, "INVALID"),
+                (2, "ESTABLISHED"),
+                (4, "RELATED"),
+                (8, "NEW"),
+                (64, "SNAT"),
+                (128, "DNAT"),
+                (256, "UNTRACKED"),
+            ];
+            let words =
+                short(data, 146).zip(short(data, 148)).zip(short(data, 150)).map(|((asks, inverts), states)| {
+                    let names: Vec<_> =
+                        STATES.iter().filter(|(bit, _)| states & bit != 0).map(|(_, name)| *name).collect();
+                    let not = if inverts & 1 != 0 { "! " } else { "" };
+                    if asks & 1 != 0 { format!(" {not}--ctstate {}", names.join(",")) } else { String::new() }
+                });
+            rule.words.push(format!("-m conntrack{}", words.unwrap_or_default()));
+        }
+        "comment" => rule.words.push(format!("-m comment --comment \"{}\"", text(data))),
+        other => rule.words.push(format!("-m {other}")),
+    }
+}
+
+fn extension_name(bytes: &[u8]) -> String {
+    text(bytes.get(2..31).unwrap_or_default())
+}
+
+fn shown(address: &[u8]) -> String {
+    match (address.first_chunk::<4>(), address.first_chunk::<16>()) {
+        (_, Some(v6)) => IpAddr::from(*v6).to_string(),
+        (Some(v4), _) => IpAddr::from(*v4).to_string(),
+        _ => String::new(),
+    }
+}
+
+fn short(bytes: &[u8], at: usize) -> Option<usize> {
+    Some(usize::from(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk::<2>()?)))
+}
+
+pub(super) fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk::<4>()?))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk::<8>()?))
+}
