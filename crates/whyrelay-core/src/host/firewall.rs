@@ -52,7 +52,8 @@ pub struct FirewallRule {
     /// Packets that it counted; `None`: it has no counter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<u64>,
-    /// Packets that it counted since the facts before the checks.
+    /// Packets that it counted since the facts before the checks; `None`: it has no counter, or which of the rules
+    /// before the checks it was cannot be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets_since: Option<u64>,
 }

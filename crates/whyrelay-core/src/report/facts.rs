@@ -24,8 +24,12 @@ pub(super) fn describe(moment: Moment, fact: &HostFact) -> Option<String> {
         }
         HostFact::FirewallRule(rule) => {
             let counted = rule.packets_since.or(rule.packets).map_or_else(String::new, |packets| {
-                let during = if rule.packets_since.is_some() { " during the session" } else { "" };
-                format!(", {packets} packets{during}")
+                let when = if rule.packets_since.is_some() {
+                    "during the session"
+                } else {
+                    "in all; how many of them during the session cannot be told"
+                };
+                format!(", {packets} packets {when}")
             });
             format!("{}{counted}", quoted_firewall(rule))
         }

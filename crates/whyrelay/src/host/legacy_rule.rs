@@ -2,6 +2,7 @@
 //! linux/netfilter/x_tables.h).
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 
 use super::netlink::text;
@@ -18,7 +19,12 @@ pub(super) struct Layout {
     in_device: usize,
     out_device: usize,
     protocol: usize,
+    flags: usize,
+    /// The bit of `flags` by which a jump does not come back (`-g`).
+    goto: u8,
     inverted: usize,
+    /// What the kernel keeps for itself begins here: it is no part of what the rule says.
+    cache: usize,
     target_offset: usize,
     next_offset: usize,
     packets: usize,
@@ -32,7 +38,10 @@ pub(super) const V4: Layout = Layout {
     in_device: 16,
     out_device: 32,
     protocol: 80,
+    flags: 82,
+    goto: 0x02,
     inverted: 83,
+    cache: 84,
     target_offset: 88,
     next_offset: 90,
     packets: 96,
@@ -46,7 +55,10 @@ pub(super) const V6: Layout = Layout {
     in_device: 64,
     out_device: 80,
     protocol: 128,
+    flags: 131,
+    goto: 0x04,
     inverted: 132,
+    cache: 136,
     target_offset: 140,
     next_offset: 142,
     packets: 152,
@@ -92,6 +104,45 @@ impl Entry<'_> {
         &self.bytes[self.target + EXTENSION_HEADER..]
     }
 
+    pub(super) fn packets(&self, layout: &Layout) -> Option<u64> {
+        long(self.bytes, layout.packets)
+    }
+
+    /// What it says, as one number: the same wherever it stands in its table and whatever it has counted.
+    pub(super) fn identity(&self, layout: &Layout, starts: &BTreeMap<usize, String>) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.bytes[..layout.cache].hash(&mut hasher);
+        self.bytes[layout.matches..self.target].hash(&mut hasher);
+        match self.action(layout, starts) {
+            // A jump is kept as the place where the chain begins, which moves.
+            Some(action) => action.hash(&mut hasher),
+            None => self.bytes[self.target..].hash(&mut hasher),
+        }
+        hasher.finish()
+    }
+
+    /// What a standard target does.
+    fn action(&self, layout: &Layout, starts: &BTreeMap<usize, String>) -> Option<Action> {
+        Some(match self.verdict()? {
+            DROP => Action::Verdict("DROP"),
+            ACCEPT => Action::Verdict("ACCEPT"),
+            QUEUE => Action::Verdict("QUEUE"),
+            RETURN => Action::Verdict("RETURN"),
+            to => match usize::try_from(to) {
+                // A rule without a target is kept as a jump to what comes next.
+                Ok(to) if to == self.at + self.length => Action::Nothing,
+                Ok(to) => {
+                    let chain = starts.get(&to).cloned().unwrap_or_else(|| to.to_string());
+                    match self.bytes[layout.flags] & layout.goto {
+                        0 => Action::Jump(chain),
+                        _ => Action::Goto(chain),
+                    }
+                }
+                Err(_) => Action::Verdict("unknown"),
+            },
+        })
+    }
+
     /// Of a standard target: a verdict, or where it jumps to.
     pub(super) fn verdict(&self) -> Option<i32> {
         let value = self.target_data().first_chunk::<4>().filter(|_| self.target_name().is_empty())?;
@@ -100,7 +151,7 @@ impl Entry<'_> {
 
     /// In the words of iptables-save.
     pub(super) fn rule(&self, layout: &Layout, starts: &BTreeMap<usize, String>) -> Rule {
-        let mut rule = Rule { packets: long(self.bytes, layout.packets), ..Rule::default() };
+        let mut rule = Rule { packets: self.packets(layout), ..Rule::default() };
         let inverted = self.bytes[layout.inverted];
         let not = |bit: u8| if inverted & bit != 0 { "! " } else { "" };
         let comparison = |bit: u8| if inverted & bit != 0 { Comparison::Unequal } else { Comparison::Equal };
@@ -125,6 +176,10 @@ impl Entry<'_> {
                 rule.words.push(format!("{}{word} {device}{}", not(bit), if whole { "" } else { "+" }));
             }
         }
+        // `IPT_F_FRAG`; IPv6 asks for fragments by a match.
+        if layout.family == V4.family && self.bytes[layout.flags] & 0x01 != 0 {
+            rule.words.push(format!("{}-f", not(0x20)));
+        }
         let protocol = short(self.bytes, layout.protocol).unwrap_or(0) as u8;
         if protocol != 0 {
             let name = match protocol {
@@ -145,41 +200,110 @@ impl Entry<'_> {
             take_match(&mut rule, &extension_name(bytes), &bytes[EXTENSION_HEADER..]);
             at += size;
         }
-        self.take_target(&mut rule, starts);
+        self.take_target(layout, &mut rule, starts);
         rule
     }
 
-    fn take_target(&self, rule: &mut Rule, starts: &BTreeMap<usize, String>) {
-        let word = match self.verdict() {
-            Some(DROP) => "DROP".to_owned(),
-            Some(ACCEPT) => "ACCEPT".to_owned(),
-            Some(QUEUE) => "QUEUE".to_owned(),
-            Some(RETURN) => "RETURN".to_owned(),
-            Some(to) => {
-                rule.target = usize::try_from(to).ok().and_then(|to| starts.get(&to).cloned());
-                rule.target.clone().unwrap_or_else(|| to.to_string())
+    fn take_target(&self, layout: &Layout, rule: &mut Rule, starts: &BTreeMap<usize, String>) {
+        let name = match self.action(layout, starts) {
+            Some(Action::Nothing) => return,
+            Some(Action::Jump(chain)) => {
+                rule.words.push(format!("-j {chain}"));
+                (rule.verdict, rule.target) = (Some("jump"), Some(chain));
+                return;
             }
+            Some(Action::Goto(chain)) => {
+                rule.words.push(format!("-g {chain}"));
+                (rule.verdict, rule.target) = (Some("goto"), Some(chain));
+                return;
+            }
+            Some(Action::Verdict(name)) => name.to_owned(),
             None => self.target_name(),
         };
-        rule.verdict = match word.as_str() {
-            _ if rule.target.is_some() => None,
+        rule.verdict = match name.as_str() {
             "DROP" => Some("drop"),
             "REJECT" => Some("reject"),
             "ACCEPT" => Some("accept"),
             "QUEUE" | "NFQUEUE" => Some("queue"),
+            "RETURN" => Some("return"),
             _ => None,
         };
-        let values = (number(self.target_data(), 0), number(self.target_data(), 4));
-        let (mark, random) = match (word.as_str(), values) {
-            ("MARK", (Some(mark), Some(mask))) => (format!(" --set-xmark {mark:#x}/{mask:#x}"), ""),
+        let data = self.target_data();
+        let options = match (name.as_str(), number(data, 0), number(data, 4)) {
+            ("MARK", Some(mark), Some(mask)) => format!(" --set-xmark {mark:#x}/{mask:#x}"),
+            ("CONNMARK", ..) => connection_mark(self.bytes[self.target + 31], data).words(),
             // `NF_NAT_RANGE_PROTO_RANDOM` and `..._FULLY` of `struct nf_nat_ipv4_multi_range_compat`.
-            ("MASQUERADE", (_, Some(flags))) if flags & 1 << 4 != 0 => (String::new(), " --random-fully"),
-            ("MASQUERADE", (_, Some(flags))) if flags & 1 << 2 != 0 => (String::new(), " --random"),
-            _ => (String::new(), ""),
+            ("MASQUERADE", _, Some(flags)) if flags & 1 << 4 != 0 => " --random-fully".to_owned(),
+            ("MASQUERADE", _, Some(flags)) if flags & 1 << 2 != 0 => " --random".to_owned(),
+            _ => String::new(),
         };
-        rule.sets_mark = rule.target.is_none() && matches!(word.as_str(), "MARK" | "CONNMARK");
-        rule.translates = matches!(word.as_str(), "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP");
-        rule.words.push(format!("-j {word}{mark}{random}"));
+        rule.sets_mark = match name.as_str() {
+            "MARK" => true,
+            "CONNMARK" => connection_mark(self.bytes[self.target + 31], data).sets_packet(),
+            _ => false,
+        };
+        rule.translates = matches!(name.as_str(), "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP");
+        rule.words.push(format!("-j {name}{options}"));
+    }
+}
+
+/// What a standard target does.
+#[derive(Hash)]
+enum Action {
+    /// Count.
+    Nothing,
+    /// A verdict, by its name.
+    Verdict(&'static str),
+    /// Go on in a chain and come back.
+    Jump(String),
+    /// Go on in a chain.
+    Goto(String),
+}
+
+/// What the target CONNMARK does, by its revision and data (`struct xt_connmark_tginfo1` and `...2`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionMark {
+    /// The connection's mark is set: value, mask.
+    Set(u32, u32),
+    /// The packet's mark is kept with the connection: masks of packet and connection.
+    Save(u32, u32),
+    /// The packet gets the connection's mark: masks of packet and connection.
+    Restore(u32, u32),
+    /// A revision that is not known.
+    Unknown,
+}
+
+/// Reads the data of CONNMARK.
+pub(super) fn connection_mark(revision: u8, data: &[u8]) -> ConnectionMark {
+    let mode = match revision {
+        1 => data.get(12),
+        2 => data.get(14),
+        _ => None,
+    };
+    match (mode, number(data, 0), number(data, 4), number(data, 8)) {
+        (Some(0), Some(mark), Some(mask), _) => ConnectionMark::Set(mark, mask),
+        (Some(1), _, Some(connection), Some(packet)) => ConnectionMark::Save(packet, connection),
+        (Some(2), _, Some(connection), Some(packet)) => ConnectionMark::Restore(packet, connection),
+        _ => ConnectionMark::Unknown,
+    }
+}
+
+impl ConnectionMark {
+    /// Whether it changes the packet's own mark, by which it is routed; a revision that is not known may.
+    pub(super) const fn sets_packet(self) -> bool {
+        matches!(self, Self::Restore(..) | Self::Unknown)
+    }
+
+    /// As iptables-save writes it.
+    pub(super) fn words(self) -> String {
+        match self {
+            Self::Set(mark, mask) => format!(" --set-xmark {mark:#x}/{mask:#x}"),
+            Self::Save(packet, connection) => format!(" --save-mark --nfmask {packet:#x} --ctmask {connection:#x}"),
+            Self::Restore(packet, connection) => {
+                format!(" --restore-mark --nfmask {packet:#x} --ctmask {connection:#x}")
+            }
+            Self::Unknown => String::new(),
+        }
     }
 }
 

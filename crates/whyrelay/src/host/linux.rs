@@ -75,7 +75,7 @@ impl Collector for Linux {
             Ok(firewall) => self.firewall = Some(firewall),
             Err(error) => not_measured(Subject::Nftables, &error, emit),
         }
-        self.legacy = legacy_iptables(emit);
+        self.legacy = legacy_iptables(None, emit);
     }
 
     fn socket(&mut self, scope: &Scope, emit: &mut Emit<'_>) {
@@ -131,7 +131,7 @@ impl Collector for Linux {
             }
         }
         if let Some(before) = &self.legacy
-            && let Some(now) = legacy_iptables(emit)
+            && let Some(now) = legacy_iptables(Some(before), emit)
         {
             now.facts(before, scope, emit);
         }
@@ -242,19 +242,18 @@ impl Linux {
     }
 }
 
-/// The rules of the legacy iptables, where there are tables.
-fn legacy_iptables(emit: &mut Emit<'_>) -> Option<Firewall> {
-    let read = legacy::tables().and_then(|tables| match tables.iter().all(Vec::is_empty) {
-        true => Ok(None),
-        false => legacy::read(&tables).map(Some),
-    });
-    match read {
-        Ok(firewall) => firewall,
-        Err(error) => {
-            not_measured(Subject::LegacyIptables, &error, emit);
-            None
-        }
+/// The rules of the legacy iptables, where there are tables. What could not be read is said unless `known` says that it
+/// could not be read before.
+fn legacy_iptables(known: Option<&Firewall>, emit: &mut Emit<'_>) -> Option<Firewall> {
+    let (firewall, unread) = legacy::read();
+    match unread.as_slice() {
+        _ if known.is_some_and(|known| !known.unread.is_empty()) => {}
+        [] => {}
+        // Which of the two matters only where the other was read.
+        [(program, error)] => not_measured_part(Subject::LegacyIptables, Some(program), error, emit),
+        [(_, error), ..] => not_measured(Subject::LegacyIptables, error, emit),
     }
+    firewall
 }
 
 /// Emits a list up to a bound, and how long it is where it is longer.
@@ -272,7 +271,13 @@ pub(super) fn emit_bounded<T>(
 }
 
 pub(super) fn not_measured(subject: Subject, error: &io::Error, emit: &mut Emit<'_>) {
+    not_measured_part(subject, None, error, emit);
+}
+
+/// The same of a part of the subject.
+fn not_measured_part(subject: Subject, part: Option<&str>, error: &io::Error, emit: &mut Emit<'_>) {
     let refused = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES));
     let needs = refused.then(|| "CAP_NET_ADMIN".to_owned());
-    emit(HostFact::NotMeasured { subject, why: error.to_string(), needs });
+    let part = part.map_or_else(String::new, |part| format!("{part}: "));
+    emit(HostFact::NotMeasured { subject, why: format!("{part}{error}"), needs });
 }

@@ -1,6 +1,6 @@
 //! nftables rules (those of iptables-nft included) that can touch the session, by nfnetlink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
 
@@ -25,7 +25,8 @@ const MAX_RECORDED: usize = 256;
 /// Most packets that rules are tried on.
 const MAX_PACKETS: usize = 512;
 
-/// Where a rule stands: family, table, chain, handle.
+/// Which rule it is: family, table, chain, and what stays the same while rules are added and taken out: the handle, or
+/// what a rule of the legacy iptables says.
 type Place = (u8, String, String, u64);
 
 /// A chain.
@@ -35,6 +36,8 @@ pub(super) struct Chain {
     pub(super) priority: i32,
     pub(super) kind: String,
     pub(super) drops: bool,
+    /// Packets that came to its policy; `None`: that is not counted.
+    pub(super) packets: Option<u64>,
 }
 
 /// The rules of this host at one moment.
@@ -42,6 +45,8 @@ pub(super) struct Chain {
 pub(super) struct Firewall {
     pub(super) chains: BTreeMap<(u8, String, String), Chain>,
     pub(super) rules: Vec<(Place, Rule)>,
+    /// Families of which something could not be read.
+    pub(super) unread: BTreeSet<u8>,
     framework: FirewallFramework,
 }
 
@@ -52,7 +57,7 @@ impl Firewall {
     /// EPERM without CAP_NET_ADMIN.
     pub(super) fn read() -> io::Result<Self> {
         let framework = FirewallFramework::Nftables;
-        let mut firewall = Self { chains: BTreeMap::new(), rules: Vec::new(), framework };
+        let mut firewall = Self { framework, ..Self::legacy() };
         dump(NFT_MSG_GETCHAIN, |family, body| {
             firewall.take_chain(family, body);
             ControlFlow::Continue(())
@@ -66,7 +71,8 @@ impl Firewall {
 
     /// The legacy iptables without any rule, to be filled by who reads them.
     pub(super) const fn legacy() -> Self {
-        Self { chains: BTreeMap::new(), rules: Vec::new(), framework: FirewallFramework::LegacyIptables }
+        let framework = FirewallFramework::LegacyIptables;
+        Self { chains: BTreeMap::new(), rules: Vec::new(), unread: BTreeSet::new(), framework }
     }
 
     /// Family, table and name of every chain, which tell who made it.
@@ -78,17 +84,20 @@ impl Firewall {
     pub(super) fn facts(&self, before: &Self, scope: &Scope, emit: &mut Emit<'_>) {
         let packets = packets_of(scope);
         let hooks = self.hooks();
-        let earlier: BTreeMap<&Place, u64> =
-            before.rules.iter().filter_map(|(place, rule)| Some((place, rule.packets?))).collect();
-        let mut facts = Vec::new();
+        let counted_since = self.counted_since(before);
+        let (mut facts, mut told) = (Vec::new(), 0);
         for ((family, table, chain), base) in &self.chains {
             if base.drops && base.hook.is_some_and(is_ours) {
-                facts.push((0, self.policy((*family, table, chain), base)));
+                let earlier = before.chains.get(&(*family, table.clone(), chain.clone()));
+                let since = base.packets.zip(earlier.and_then(|earlier| earlier.packets));
+                facts.push((
+                    0,
+                    self.policy((*family, table, chain), base, since.map(|(now, earlier)| moved(now, earlier))),
+                ));
             }
         }
-        for (place, rule) in &self.rules {
-            let Some(base) = hooks.get(&(place.0, place.1.clone(), place.2.clone())) else { continue };
-            let since = rule.packets.map(|now| now.saturating_sub(earlier.get(place).copied().unwrap_or(0)));
+        for ((place, rule), since) in self.rules.iter().zip(counted_since) {
+            let Some(bases) = hooks.get(&(place.0, place.1.clone(), place.2.clone())) else { continue };
             let counted = since.is_some_and(|since| since > 0);
             let acts = rule.sets_mark || rule.translates || matches!(rule.verdict, Some("drop" | "reject" | "queue"));
             if !(counted || acts) || !packets.iter().any(|packet| rule.can_touch(packet)) {
@@ -96,33 +105,75 @@ impl Firewall {
             }
             // What counted a packet and acts comes first, then what acts.
             let order = if counted && acts { 0 } else { 1 + u8::from(!acts) };
-            facts.push((order, self.fact(place, rule, base, since)));
+            told += 1;
+            facts.extend(bases.iter().map(|base| (order, self.fact(place, rule, base, since))));
         }
         facts.sort_by_key(|(order, _)| *order);
-        let recorded = facts.len().min(MAX_RECORDED);
         facts.into_iter().take(MAX_RECORDED).for_each(|(_, rule)| emit(HostFact::FirewallRule(rule)));
-        let (total, recorded) = (self.rules.len() as u64, recorded as u64);
+        let (total, recorded) = (self.rules.len() as u64, told.min(MAX_RECORDED as u64));
         let subject = match self.framework {
             FirewallFramework::Nftables => Subject::Nftables,
             FirewallFramework::LegacyIptables => Subject::LegacyIptables,
         };
-        emit(HostFact::Counted { subject, total, recorded });
+        // Without a table there is no legacy iptables.
+        if self.framework == FirewallFramework::Nftables || !self.chains.is_empty() {
+            emit(HostFact::Counted { subject, total, recorded });
+        }
     }
 
-    /// For each chain that a packet of the session can come to: a base chain that leads there.
-    fn hooks(&self) -> BTreeMap<(u8, String, String), &Chain> {
+    /// For each rule, what it counted since an earlier reading; `None`: it has no counter, or which of the earlier rules
+    /// it was cannot be told.
+    fn counted_since(&self, before: &Self) -> Vec<Option<u64>> {
+        let mut earlier: BTreeMap<&Place, Vec<&Rule>> = BTreeMap::new();
+        for (place, rule) in &before.rules {
+            earlier.entry(place).or_default().push(rule);
+        }
+        let mut alike: BTreeMap<&Place, usize> = BTreeMap::new();
+        for (place, _) in &self.rules {
+            *alike.entry(place).or_default() += 1;
+        }
+        let mut seen: BTreeMap<&Place, usize> = BTreeMap::new();
+        self.rules
+            .iter()
+            .map(|(place, rule)| {
+                let position = seen.entry(place).or_default();
+                let known = earlier.get(place);
+                let same = known.and_then(|known| known.get(*position)).filter(|earlier| earlier.says_the_same(rule));
+                *position += 1;
+                let now = rule.packets?;
+                match (known, same) {
+                    // Several that say the same, and some came or went.
+                    (Some(known), _) if known.len() != alike[place] => None,
+                    (Some(_), Some(earlier)) => Some(moved(now, earlier.packets?)),
+                    // A new one counts from nothing, unless it only was not read before.
+                    _ => (!before.is_partial(place.0)).then_some(now),
+                }
+            })
+            .collect()
+    }
+
+    /// Whether there may be rules of a family that were not read.
+    fn is_partial(&self, family: u8) -> bool {
+        self.unread.contains(&family) || self.rules.len() >= MAX_LOOKED_AT
+    }
+
+    /// For each chain that a packet of the session can come to: a base chain of each hook that leads there. What drops
+    /// for several hooks in one chain of its own is told for each of them.
+    fn hooks(&self) -> BTreeMap<(u8, String, String), Vec<&Chain>> {
         let mut jumps: BTreeMap<(u8, &str, &str), Vec<&str>> = BTreeMap::new();
         for ((family, table, chain, _), rule) in &self.rules {
             if let Some(target) = &rule.target {
                 jumps.entry((*family, table, chain)).or_default().push(target);
             }
         }
-        let mut hooks = BTreeMap::new();
+        let mut hooks: BTreeMap<_, Vec<&Chain>> = BTreeMap::new();
         let bases = self.chains.iter().filter(|(_, chain)| chain.hook.is_some_and(is_ours));
         for ((family, table, chain), base) in bases {
             let mut open = vec![chain.as_str()];
             while let Some(chain) = open.pop() {
-                if hooks.insert((*family, table.clone(), chain.to_owned()), base).is_none() {
+                let known = hooks.entry((*family, table.clone(), chain.to_owned())).or_default();
+                if known.iter().all(|known| known.hook != base.hook) {
+                    known.push(base);
                     open.extend(jumps.get(&(*family, table.as_str(), chain)).into_iter().flatten());
                 }
             }
@@ -130,10 +181,11 @@ impl Firewall {
         hooks
     }
 
-    fn policy(&self, (family, table, chain): (u8, &str, &str), base: &Chain) -> FirewallRule {
-        let rule = Rule { words: vec!["policy drop".into()], verdict: Some("drop"), ..Rule::default() };
+    fn policy(&self, (family, table, chain): (u8, &str, &str), base: &Chain, since: Option<u64>) -> FirewallRule {
+        let (words, packets) = (vec!["policy drop".into()], base.packets);
+        let rule = Rule { words, packets, verdict: Some("drop"), ..Rule::default() };
         let place = (family, table.to_owned(), chain.to_owned(), 0);
-        FirewallRule { handle: None, ..self.fact(&place, &rule, base, None) }
+        FirewallRule { handle: None, ..self.fact(&place, &rule, base, since) }
     }
 
     fn fact(
@@ -164,7 +216,7 @@ impl Firewall {
 
     fn take_chain(&mut self, family: u8, body: &[u8]) {
         let (mut table, mut name) = (String::new(), String::new());
-        let mut chain = Chain { hook: None, priority: 0, kind: String::new(), drops: false };
+        let mut chain = Chain { hook: None, priority: 0, kind: String::new(), drops: false, packets: None };
         for (kind, value) in attributes(body) {
             match kind {
                 1 => table = text(value),
@@ -180,6 +232,10 @@ impl Firewall {
                 }
                 5 => chain.drops = big_endian(value) == Some(0),
                 7 => chain.kind = text(value),
+                8 => {
+                    let packets = attributes(value).find(|(kind, _)| *kind == 2);
+                    chain.packets = packets.and_then(|(_, value)| big_endian(value));
+                }
                 _ => {}
             }
         }
@@ -201,6 +257,11 @@ impl Firewall {
         }
         self.rules.push((place, rule));
     }
+}
+
+/// How far a counter moved; one that was set to nothing in between has counted at least what it shows.
+const fn moved(now: u64, earlier: u64) -> u64 {
+    if now >= earlier { now - earlier } else { now }
 }
 
 /// The hooks that packets from and to this host pass: all of the inet family but `forward`, and those of a device.

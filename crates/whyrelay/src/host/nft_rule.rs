@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::legacy_rule::connection_mark;
 use super::netlink::{attributes, big_endian, text};
 use super::nft_condition::{Comparison, Condition, Field, MARK, Order, Packet, ct, meta, payload};
 
@@ -53,6 +54,11 @@ impl Rule {
             rule.take(&name, &fields, &mut registers);
         }
         rule
+    }
+
+    /// Whether it is the same rule as another, whatever the two have counted.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        (&self.words, self.verdict, &self.target) == (&other.words, other.verdict, &other.target)
     }
 
     /// Whether no condition that we can judge speaks against the packet.
@@ -155,7 +161,11 @@ impl Rule {
                 self.translates = true;
                 self.words.push(if name == "masq" { "masquerade".into() } else { name.into() });
             }
-            "target" => self.take_target(&fields.get(&1).map(|value| text(value)).unwrap_or_default()),
+            "target" => {
+                let name = fields.get(&1).map(|value| text(value)).unwrap_or_default();
+                let revision = number(2).and_then(|revision| u8::try_from(revision).ok()).unwrap_or(0);
+                self.take_target(&name, revision, fields.get(&3).copied().unwrap_or_default());
+            }
             "match" => {
                 let name = fields.get(&1).map(|value| text(value)).unwrap_or_default();
                 self.words.push(format!("xt {name}"));
@@ -201,15 +211,20 @@ impl Rule {
     }
 
     /// A target of iptables.
-    fn take_target(&mut self, name: &str) {
+    fn take_target(&mut self, name: &str, revision: u8, data: &[u8]) {
+        let mut options = String::new();
         match name {
             "REJECT" => self.verdict = Some("reject"),
             "DROP" => self.verdict = Some("drop"),
-            "MARK" | "CONNMARK" => self.sets_mark = true,
+            "MARK" => self.sets_mark = true,
+            "CONNMARK" => {
+                let what = connection_mark(revision, data);
+                (self.sets_mark, options) = (self.sets_mark || what.sets_packet(), what.words());
+            }
             "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" => self.translates = true,
             _ => {}
         }
-        self.words.push(name.into());
+        self.words.push(format!("{name}{options}"));
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("host::each_mechanism_leaves_its_facts", &tools, each_mechanism);
     let legacy = [Tool::NetworkNamespaces, Tool::IptablesLegacy];
     suite.test("host::legacy_iptables_are_read_with_their_counters", &legacy, legacy_iptables);
+    suite.test("host::legacy_counters_stay_with_their_rules_while_rules_change", &legacy, legacy_while_rules_change);
     suite.test("host::programs_are_told_with_what_they_installed", &tools, programs);
     suite.test("host::a_crowded_host_is_recorded_in_bounds", &tools, crowded);
     suite.test("host::without_privileges_the_session_runs_and_says_what_they_would_add", &tools, unprivileged);
@@ -346,6 +347,55 @@ fn legacy_iptables() -> Result<()> {
     ensure!(first.name == "input-firewall-drops", "{first:?}");
     let advice = "iptables-legacy -I SESSION -p udp --dport";
     ensure!(first.advice.iter().any(|line| line.contains(advice)), "{:?}", first.advice);
+    Ok(())
+}
+
+/// Rules are put in before others while the session runs; a chain is entered for good, a rule has no target, another
+/// keeps the mark with the connection.
+fn legacy_while_rules_change() -> Result<()> {
+    let world = Routed::new()?;
+    world.a.shell(
+        "iptables-legacy -N SESSION;
+         iptables-legacy -A INPUT -s 198.51.100.0/26 -i lo -p udp -j DROP -c 500 50000;
+         iptables-legacy -A INPUT -s 198.51.100.0/26 -p udp -g SESSION;
+         iptables-legacy -A SESSION -s 198.51.100.0/26 -p udp;
+         iptables-legacy -A SESSION -s 198.51.100.0/26 -p udp -j DROP;
+         iptables-legacy -t mangle -A OUTPUT -d 198.51.100.0/26 -p udp -j CONNMARK --save-mark",
+    )?;
+    let counts = "iptables-legacy -nvxL SESSION | awk '$3 == \"DROP\" && $1 > 0 { counted = 1 } END { exit !counted }'";
+    let change = format!(
+        "for i in $(seq 400); do {counts} && break; sleep 0.05; done; {counts};
+         iptables-legacy -N EARLY; iptables-legacy -I INPUT -s 192.0.2.0/24 -p udp -j EARLY"
+    );
+    let (changed, events) = std::thread::scope(|scope| {
+        let changing = scope.spawn(|| world.a.shell(&change));
+        let events = events(&world, &[], |command| command);
+        (changing.join(), events)
+    });
+    changed.map_err(|_| anyhow::anyhow!("the changing thread panicked"))??;
+    let events = events?;
+    let evidence = Evidence::of(&events);
+    let side = evidence.side(Vantage::A);
+    let told = |start: &str| {
+        let rules = side.host.firewall_rules.iter().map(|rule| &rule.fact);
+        let mut fitting = rules.filter(|rule| rule.rule == start);
+        fitting.next().with_context(|| format!("no rule \"{start}\": {:?}", side.host.firewall_rules))
+    };
+    let untouched = told("-s 198.51.100.0/26 -i lo -p udp -j DROP")?;
+    ensure!((untouched.packets, untouched.packets_since) == (Some(500), Some(0)), "{untouched:?}");
+    let into = told("-s 198.51.100.0/26 -p udp -g SESSION")?;
+    ensure!(into.verdict.as_deref() == Some("goto") && into.target.as_deref() == Some("SESSION"), "{into:?}");
+    let bare = told("-s 198.51.100.0/26 -p udp")?;
+    ensure!(bare.verdict.is_none() && bare.target.is_none(), "{bare:?}");
+    let saves = told("-d 198.51.100.0/26 -p udp -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff")?;
+    ensure!(!saves.sets_mark, "{saves:?}");
+    let dropping = told("-s 198.51.100.0/26 -p udp -j DROP")?;
+    let counts = |rule: &whyrelay_core::host::FirewallRule| rule.packets_since.filter(|since| *since > 0);
+    ensure!(counts(dropping).is_some() && counts(dropping) == dropping.packets, "{dropping:?}");
+    ensure!((counts(into), counts(bare)) == (counts(dropping), counts(dropping)), "{into:?} {bare:?} {dropping:?}");
+    let report = Report::from_events(&events);
+    let first = report.findings.first().context("no finding")?;
+    ensure!(first.name == "input-firewall-drops" && first.summary.contains("SESSION"), "{first:?}");
     Ok(())
 }
 
