@@ -10,15 +10,60 @@ use super::{HEALTHY, answer};
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<u8> {
     let text = match &args.code {
         Some(code) => {
-            let rule = rules::find(code).ok_or_else(|| {
-                anyhow::anyhow!("there is no finding {code:?}\nhint: `whyrelay explain --list` names them all")
-            })?;
+            let rule = rules::find(code.trim()).ok_or_else(|| unknown(code))?;
             explain(rule)
         }
         None => RULES.iter().map(|rule| format!("{}  {:<32}  {}\n", rule.code, rule.name, rule.title)).collect(),
     };
     answer(&text)?;
     Ok(HEALTHY)
+}
+
+fn unknown(asked: &str) -> anyhow::Error {
+    let near: Vec<String> = near(asked).iter().map(|rule| format!("{} {}", rule.code, rule.name)).collect();
+    let near = if near.is_empty() { String::new() } else { format!("near to it: {}; ", near.join(", ")) };
+    anyhow::anyhow!("there is no finding {asked:?}\nhint: {near}`whyrelay explain --list` names them all")
+}
+
+/// The findings whose code or name comes nearest, best first.
+fn near(asked: &str) -> Vec<&'static Rule> {
+    const MOST: usize = 3;
+    let asked = asked.trim().to_ascii_lowercase();
+    let digits = asked.strip_prefix("wr").unwrap_or(&asked);
+    if let Ok(number) = digits.parse::<u32>() {
+        let number_of = |rule: &Rule| rule.code[2..].parse::<u32>().unwrap_or(0);
+        let same_family = |rule: &&Rule| number_of(rule) / 100 == number / 100;
+        let mut rules: Vec<&Rule> = RULES.iter().filter(same_family).collect();
+        rules.sort_by_key(|rule| (number_of(rule).abs_diff(number), number_of(rule)));
+        // The number without its letters is what was meant.
+        let most = if rules.first().is_some_and(|rule| number_of(rule) == number) { 1 } else { MOST };
+        rules.truncate(most);
+        return rules;
+    }
+    let words: Vec<&str> = asked.split(|c: char| !c.is_alphanumeric()).filter(|word| word.len() > 2).collect();
+    let distance = |rule: &Rule| {
+        let shared = words.iter().filter(|word| rule.name.contains(**word) || rule.title.contains(**word)).count();
+        let apart = edits(&asked, rule.name);
+        let is_near = shared > 0 || apart <= asked.len().min(rule.name.len()) / 3;
+        is_near.then_some((words.len() - shared, apart))
+    };
+    let mut rules: Vec<_> = RULES.iter().filter_map(|rule| Some((distance(rule)?, rule))).collect();
+    rules.sort_by_key(|(distance, _)| *distance);
+    rules.into_iter().take(MOST).map(|(_, rule)| rule).collect()
+}
+
+/// How many letters must be changed, put in or taken out to make one text the other.
+fn edits(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (line, a) in from.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], line + 1);
+        for (column, b) in to.bytes().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.len()]
 }
 
 fn explain(rule: &Rule) -> String {
@@ -62,4 +107,35 @@ fn wrap(text: &mut String, first: &str, rest: &str, body: &str) {
         empty = false;
     }
     let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_code_or_name_is_told_what_is_near() {
+        for (asked, first, how_many) in [
+            ("201", "WR201", 1),
+            ("wr408", "WR407", 3),
+            ("policy-rule-divert", "WR105", 3),
+            ("udp-blokced", "WR302", 3),
+            ("port taken", "WR124", 3),
+            ("hairpin", "WR204", 3),
+            ("mtu-blackhole", "WR603", 3),
+        ] {
+            let near: Vec<_> = near(asked).iter().map(|rule| rule.code).collect();
+            assert!(near.first() == Some(&first) && near.len() <= how_many, "{asked}: {near:?}");
+        }
+        for nonsense in ["", "xyzzy", "WR999", "4294967295", "\u{1f980}\u{1f980}"] {
+            assert!(near(nonsense).is_empty(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn the_edits_between_two_texts_are_counted() {
+        for (from, to, edits_between) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3), ("abc", "abc", 0)] {
+            assert_eq!(edits(from, to), edits_between, "{from} {to}");
+        }
+    }
 }
