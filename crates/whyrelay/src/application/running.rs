@@ -119,6 +119,8 @@ fn take_sockets(suspect: &mut Suspect, process: u32, links: &BTreeMap<u32, Link>
         suspect.port = Some(own.local.port());
         suspect.holds_port = true;
         suspect.device.clone_from(&own.bound_device);
+        // Rules by user see the one that made the socket, whoever the process is by now.
+        suspect.user = Some(own.user);
     }
     // The kernel tells marks only to CAP_NET_ADMIN; without it what is known stands.
     let marks = own.into_iter().chain(udp.iter().copied()).chain(&all).map(|socket| socket.mark);

@@ -50,10 +50,15 @@ impl Session {
                 let door = UdpDoor::open(SocketAddr::new(wanted.ip(), 0), options, inputs.clone())?;
                 let port = door.local().port();
                 if !std::mem::replace(&mut self.imitation.port_taken, true) {
-                    let line = format!("port {} is taken: mark and user stand on port {port}", wanted.port());
+                    let line =
+                        format!("port {} is taken: everything else of it stands on port {port} instead", wanted.port());
                     self.progress.step(&line);
                 }
                 Ok(door)
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) && (1..1024).contains(&wanted.port()) => {
+                let why = format!("{error}; ports below 1024 take CAP_NET_BIND_SERVICE");
+                Err(io::Error::new(error.kind(), why))
             }
             opened => opened,
         }

@@ -73,6 +73,8 @@ fn port_matters(host: &HostEvidence, port: u16) -> String {
         (None, None) if host.why_not_measured(Subject::Nftables).is_some() => {
             "no policy rule of this host looks at that port; its firewall is not measured".to_owned()
         }
-        (None, None) => "nothing that is recorded of this host looks at that port".to_owned(),
+        (None, None) => {
+            "no rule that is recorded of this host looks at that port, so another one does as well".to_owned()
+        }
     }
 }
