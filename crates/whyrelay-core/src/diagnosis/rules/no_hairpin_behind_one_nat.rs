@@ -24,7 +24,6 @@ pub(super) const RULE: Rule = Rule {
     threads: &[
         "netbirdio/netbird#3648",
         "netbirdio/netbird#4031",
-        "netbirdio/netbird#3777",
         "tailscale/tailscale#1790",
         "zerotier/ZeroTierOne#2117",
         "coturn/coturn#206",

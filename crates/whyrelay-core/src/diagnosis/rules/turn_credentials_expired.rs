@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
             "Set the clocks of the TURN server, of whoever hands out credentials and of this host (timedatectl set-ntp true).",
         ),
     ],
-    threads: &["coturn/coturn#1533"],
+    threads: &[],
     depends_on: &[],
     examine,
 };
