@@ -25,8 +25,8 @@ pub use network::{
 pub use number::parse_number;
 pub use probe::{Probe, ProbeAim, ProbeOutcome};
 pub use program::{
-    Application, HostSocket, Installed, InstalledPart, ProfileTally, SocketProfile, SocketTransport, Software,
-    SoftwareName,
+    Application, HostSocket, Installed, InstalledPart, OF_ITS_KIND, ProfileTally, SocketProfile, SocketTransport,
+    Software, SoftwareName,
 };
 pub use routing::{AnsweredRoute, RouteAnswer, RouteFailure, RoutePurpose, RouteQuestion};
 

@@ -54,6 +54,22 @@ pub struct Software {
     pub installed: Vec<Installed>,
 }
 
+impl Software {
+    /// Whether it is surely there: it runs, the kernel's own kind of interface tells it, or signs of two kinds agree. A
+    /// single mark, table or name may be anybody's.
+    pub fn is_certain(&self) -> bool {
+        let kinds = self.signs.iter().filter_map(|sign| sign.split_whitespace().next());
+        let mut others = kinds.clone();
+        let first = others.next();
+        self.process_id.is_some()
+            || self.signs.iter().any(|sign| sign.starts_with("process ") || sign.ends_with(OF_ITS_KIND))
+            || others.any(|kind| Some(kind) != first)
+    }
+}
+
+/// How the sign of an interface ends whose kind only this program makes.
+pub const OF_ITS_KIND: &str = " of its own kind";
+
 /// Something in this host's network that a program has put there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Installed {
@@ -194,4 +210,31 @@ pub struct ProfileTally {
     pub server_answers: u32,
     /// Sends that the system refused.
     pub sends_refused: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_name_or_number_alone_makes_no_certainty() {
+        let seen = |signs: &[&str], process_id| Software {
+            software: SoftwareName::Wireguard,
+            signs: signs.iter().map(|sign| (*sign).to_owned()).collect(),
+            process_id,
+            environment: None,
+            installed: Vec::new(),
+        };
+        for (signs, process, certain) in [
+            (&["interface wg0"][..], None, false),
+            (&["interface wg0", "interface wg1"], None, false),
+            (&["policy rule 5210", "policy rule 5270"], None, false),
+            (&["interface wg0 of its own kind"], None, true),
+            (&["interface wg0", "policy rule 32764"], None, true),
+            (&["process wireguard-go"], Some(7), true),
+            (&[], None, false),
+        ] {
+            assert_eq!(seen(signs, process).is_certain(), certain, "{signs:?}");
+        }
+    }
 }

@@ -71,7 +71,9 @@ pub(super) fn describe(moment: Moment, fact: &HostFact) -> Option<String> {
 
 /// A program with how it was recognized, what it installed and how it is set.
 pub(super) fn software(software: &Software) -> String {
-    let mut text = format!("{} ({})", super::describe::word(&software.software), software.signs.join(", "));
+    let is_certain = software.is_certain();
+    let guess = if is_certain { "" } else { "what looks like " };
+    let mut text = format!("{guess}{} ({})", super::describe::word(&software.software), software.signs.join(", "));
     if !software.installed.is_empty() {
         // One word for a row of the same kind: "policy rules 105, 110".
         let mut parts: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -82,7 +84,7 @@ pub(super) fn software(software: &Software) -> String {
             }
         }
         let parts = parts.into_iter().map(|(part, names)| format!("{part} {}", names.join(", ")));
-        text.push_str(" has installed ");
+        text.push_str(if is_certain { " has installed " } else { ": " });
         text.push_str(&parts.collect::<Vec<_>>().join("; "));
     }
     if let Some(settings) = software.environment.as_ref().filter(|settings| !settings.is_empty()) {

@@ -49,13 +49,13 @@ pub use proof::{Compared, Proof};
 pub use text::{TextOptions, render_text};
 pub use timeline::{Moment, Phase, PhaseKind, Timeline};
 
-use crate::diagnosis::evidence::{Evidence, RoundTrips, SideEvidence};
+use crate::diagnosis::evidence::{Evidence, HostEvidence, RoundTrips, SideEvidence};
 pub use crate::diagnosis::expected::{Expected, Verdict};
 use crate::diagnosis::expected::{expected, verdict, would_allow_direct};
 use crate::diagnosis::finding::{Finding, NotMeasured};
 use crate::diagnosis::rules;
 use crate::diagnosis::session::{Chain, End, JoinedPair, Path, Session};
-use crate::host::{Installed, Software, SoftwareName};
+use crate::host::{Installed, Software, SoftwareName, Subject};
 use crate::trace::event::{Direction, EndReason, Event, Pair, PairState, Role, Vantage};
 
 /// The schema of the JSON account. Fields are added freely; a change of one needs a new number.
@@ -169,6 +169,8 @@ pub struct ProgramRow {
     pub words: String,
     /// How it was recognized.
     pub signs: Vec<String>,
+    /// Whether it is surely there; a single name or number may be anybody's.
+    pub certain: bool,
     /// Its process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process_id: Option<u32>,
@@ -395,8 +397,8 @@ fn side_summary(side: &SideEvidence) -> SideSummary {
 
 fn program_row(seq: u64, software: &Software) -> ProgramRow {
     let Software { software: program, signs, process_id, environment: settings, installed } = software.clone();
-    let words = facts::software(software);
-    ProgramRow { seq, program, words, signs, process_id, settings, installed }
+    let (words, certain) = (facts::software(software), software.is_certain());
+    ProgramRow { seq, program, words, signs, certain, process_id, settings, installed }
 }
 
 fn missing_sides(evidence: &Evidence) -> Vec<NotMeasured> {
@@ -423,8 +425,33 @@ fn missing_sides(evidence: &Evidence) -> Vec<NotMeasured> {
             let why = format!("{} events were beyond the bounds of the diagnosis", side.overflow);
             missing.push(NotMeasured { what: format!("all of what {name} saw"), why });
         }
+        missing.extend(unprivileged(&side.host, name));
     }
     missing
+}
+
+/// What a side could not look at for want of a privilege, one entry for each privilege.
+fn unprivileged(host: &HostEvidence, name: &str) -> Vec<NotMeasured> {
+    let mut by_privilege: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (subject, what) in [
+        (Subject::Nftables, "its firewall's rules"),
+        (Subject::LegacyIptables, "its firewall's rules"),
+        (Subject::Conntrack, "its connection tracking table"),
+        (Subject::OwnPackets, "by which interface its packets leave and arrive"),
+        (Subject::Sockets, "the sockets of other programs"),
+    ] {
+        if let Some((_, Some(privilege))) = host.why_not_measured(subject) {
+            let all = by_privilege.entry(privilege).or_default();
+            if !all.contains(&what) {
+                all.push(what);
+            }
+        }
+    }
+    let entry = |(privilege, what): (&str, Vec<&str>)| NotMeasured {
+        what: format!("on {name}: {}", what.join(", ")),
+        why: format!("it takes {privilege}"),
+    };
+    by_privilege.into_iter().map(entry).collect()
 }
 
 /// Microseconds as milliseconds with three decimals.

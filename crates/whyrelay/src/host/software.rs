@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use whyrelay_core::host::{HostFact, Link, Software, SoftwareName, bounded};
+use whyrelay_core::host::{HostFact, Link, OF_ITS_KIND, Software, SoftwareName, bounded};
 
 use super::installed::{self, Host};
 
@@ -124,7 +124,8 @@ pub(super) fn programs<'a>(links: impl IntoIterator<Item = &'a Link>, host: &Hos
         let software = by_name.map(|(_, software)| *software).or(by_kind.then_some(SoftwareName::Wireguard));
         if let Some(software) = software {
             let entry = seen.entry(software).or_default();
-            entry.sign(format!("interface {}", link.device));
+            let own_kind = by_kind && software == SoftwareName::Wireguard;
+            entry.sign(format!("interface {}{}", link.device, if own_kind { OF_ITS_KIND } else { "" }));
             entry.links.push(link);
         }
     }

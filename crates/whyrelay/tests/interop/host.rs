@@ -467,7 +467,7 @@ fn crowded() -> Result<()> {
 /// As a user without any capability: direct as ever, with what root would add.
 fn unprivileged() -> Result<()> {
     let world = Routed::new()?;
-    let evidence = session(&world, &[], |command| {
+    let events = events(&world, &[], |command| {
         let mut wrapped = std::process::Command::new(command.get_program());
         let arguments: Vec<_> = command.get_args().collect();
         // `ip netns exec NAME`, and from there without capabilities.
@@ -476,6 +476,7 @@ fn unprivileged() -> Result<()> {
         wrapped.args(&arguments[..3]).args(without).args(&arguments[3..]);
         wrapped
     })?;
+    let evidence = Evidence::of(&events);
     let side = evidence.side(Vantage::A);
     ensure!(side.selected_pair().is_some(), "it is not connected");
     for (subject, privilege) in [(Subject::Nftables, "CAP_NET_ADMIN"), (Subject::OwnPackets, "CAP_NET_RAW")] {
@@ -484,5 +485,14 @@ fn unprivileged() -> Result<()> {
     }
     ensure!(side.host.route_answers.iter().any(|answer| answer.moment == Moment::During), "no routes without root");
     ensure!(side.host.counter("Ip.InReceives").is_some(), "no counters without root");
+    // And the account says it once for each privilege.
+    let text = render_text(&Report::from_events(&events), &TextOptions::default());
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for words in [
+        "on A: its firewall's rules, its connection tracking table: it takes CAP_NET_ADMIN",
+        "on A: by which interface its packets leave and arrive: it takes CAP_NET_RAW",
+    ] {
+        ensure!(text.matches(words).count() == 1, "not \"{words}\": {text}");
+    }
     Ok(())
 }
