@@ -164,7 +164,7 @@ impl Lab {
                 lines.push(format!("link set p{number} up"));
             }
         }
-        let mut random = Random::from_number(u64::from(std::process::id()));
+        let mut random = Random::from_number(plan.seed);
         for (namespace, name, plug, link) in cables {
             let ends = [
                 enter(&namespace, || Device::create(&name, Kind::Tap))?,

@@ -39,6 +39,8 @@ pub enum RouterChoice {
 pub struct Plan {
     /// The scenario's name.
     pub scenario: String,
+    /// What its links lose, they lose by this seed and by the packets that come.
+    pub(super) seed: u64,
     /// How many segments there are; each becomes a bridge.
     pub(super) segments: usize,
     /// Each becomes a namespace.
@@ -125,7 +127,7 @@ impl Plan {
             nodes.push(router_node(topology, router, choice)?);
         }
         nodes.extend(topology.hosts.iter().map(|host| host::node(topology, host)));
-        Ok(Self { scenario: topology.name.clone(), segments: topology.segments.len(), nodes })
+        Ok(Self { scenario: topology.name.clone(), seed: topology.seed, segments: topology.segments.len(), nodes })
     }
 }
 

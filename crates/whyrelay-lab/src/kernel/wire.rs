@@ -59,8 +59,13 @@ impl Direction {
     }
 
     /// When the copies of a frame arrive: none, one or two.
-    fn carry(&mut self, now: Instant, length: usize) -> impl Iterator<Item = Instant> + use<> {
-        let size = length.saturating_sub(ETHERNET);
+    fn carry(&mut self, now: Instant, frame: &[u8]) -> impl Iterator<Item = Instant> + use<> {
+        // A scenario's link loses IP packets, as in virtual time. A neighbor that is never found is a fault of its own,
+        // and three questions a second apart (Linux's mcast_solicit) are too few to outlast a burst.
+        if is_of_neighbors(frame) {
+            return [Some(now + self.link.delay), None].into_iter().flatten();
+        }
+        let size = frame.len().saturating_sub(ETHERNET);
         let fits = self.link.mtu.is_none_or(|mtu| size <= usize::from(mtu));
         let lost = !fits || self.is_lost();
         let copies = if lost { 0 } else { 1 + usize::from(self.happens(self.link.duplication)) };
@@ -110,6 +115,22 @@ impl Direction {
     }
 }
 
+/// Whether a frame is a question for a neighbor's hardware address, or the answer: ARP (RFC 826), or Neighbor Discovery
+/// (RFC 4861 §4), whose ICMPv6 messages stand directly behind the header.
+fn is_of_neighbors(frame: &[u8]) -> bool {
+    const ARP: [u8; 2] = [0x08, 0x06];
+    const IPV6: [u8; 2] = [0x86, 0xDD];
+    const ICMPV6: u8 = 58;
+    match frame.get(ETHERNET - 2..ETHERNET) {
+        Some(kind) if kind == ARP => true,
+        Some(kind) if kind == IPV6 => {
+            let next = frame.get(ETHERNET + 6) == Some(&ICMPV6);
+            next && frame.get(ETHERNET + 40).is_some_and(|message| (133..=137).contains(message))
+        }
+        _ => false,
+    }
+}
+
 /// A frame under way; ordered by arrival, then by departure.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Underway {
@@ -143,7 +164,7 @@ impl Wire {
                 for from in [0, 1] {
                     for _ in 0..BATCH {
                         let Some(length) = ends[from].read(&mut buffer) else { break };
-                        for arrives in directions[from].carry(Instant::now(), length) {
+                        for arrives in directions[from].carry(Instant::now(), &buffer[..length]) {
                             if underway.len() < QUEUE {
                                 number += 1;
                                 let frame = buffer[..length].to_vec();
@@ -195,11 +216,18 @@ mod tests {
         }
     }
 
+    /// A frame of IPv4 that is so long.
+    fn frame(length: usize) -> Vec<u8> {
+        let mut frame = vec![0; length];
+        frame[12..14].copy_from_slice(&[0x08, 0x00]);
+        frame
+    }
+
     fn lost(link: Link) -> f64 {
         let now = Instant::now();
         let mut direction = Direction::new(link, Random::from_number(1), now);
         let all = 20_000;
-        let arrived = (0..all).filter(|_| direction.carry(now, 100).count() > 0).count();
+        let arrived = (0..all).filter(|_| direction.carry(now, &frame(100)).count() > 0).count();
         1.0 - arrived as f64 / f64::from(all)
     }
 
@@ -215,7 +243,7 @@ mod tests {
     fn a_rate_spaces_frames_and_a_full_queue_loses_them() {
         let now = Instant::now();
         let mut direction = Direction::new(Link { rate: Some(1_000_000), ..link() }, Random::from_number(1), now);
-        let arrivals: Vec<_> = (0..30).filter_map(|_| direction.carry(now, 1014).next()).collect();
+        let arrivals: Vec<_> = (0..30).filter_map(|_| direction.carry(now, &frame(1014)).next()).collect();
         // 1000 bytes take 8 ms at 1 Mbit/s, and 200 ms of them fit.
         assert_eq!(arrivals[1] - arrivals[0], Duration::from_millis(8));
         assert_eq!(arrivals.len(), 26);
@@ -225,7 +253,26 @@ mod tests {
     fn what_is_larger_than_the_mtu_does_not_arrive() {
         let now = Instant::now();
         let mut direction = Direction::new(Link { mtu: Some(1280), ..link() }, Random::from_number(1), now);
-        assert_eq!(direction.carry(now, 14 + 1280).count(), 1);
-        assert_eq!(direction.carry(now, 14 + 1281).count(), 0);
+        assert_eq!(direction.carry(now, &frame(14 + 1280)).count(), 1);
+        assert_eq!(direction.carry(now, &frame(14 + 1281)).count(), 0);
+    }
+    #[test]
+    fn a_lossy_link_loses_packets_and_no_neighbors() {
+        let now = Instant::now();
+        let mut direction = Direction::new(Link { loss: 10_000, ..link() }, Random::from_number(1), now);
+        let mut arp = frame(42);
+        arp[12..14].copy_from_slice(&[0x08, 0x06]);
+        assert_eq!(direction.carry(now, &arp).collect::<Vec<_>>(), [now + Duration::from_millis(20)]);
+        // A neighbor solicitation, and an echo request beside it.
+        for (message, arrive) in [(135, 1), (128, 0)] {
+            let mut icmp = frame(14 + 40 + 32);
+            icmp[12..14].copy_from_slice(&[0x86, 0xDD]);
+            icmp[14 + 6] = 58;
+            icmp[14 + 40] = message;
+            assert_eq!(direction.carry(now, &icmp).count(), arrive, "ICMPv6 type {message}");
+        }
+        for length in 0..14 {
+            assert_eq!(direction.carry(now, &vec![0; length]).count(), 0);
+        }
     }
 }
