@@ -13,7 +13,7 @@ use super::mapping::MappingServer;
 use super::namespace::enter;
 use super::plan::{Node, Plan};
 use super::router::{INSIDE, OUTSIDE, Router};
-use super::state::Record;
+use super::state::{self, Record};
 use super::tun::{Device, Kind};
 use super::wire::{self, Wire};
 
@@ -42,7 +42,7 @@ impl Lab {
     /// # Errors
     /// When a program is missing or says no; nothing is left then.
     pub fn up(plan: Plan) -> Result<Self, LabError> {
-        let id = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let id = state::id(PREFIX, COUNTER.fetch_add(1, Ordering::Relaxed));
         let nodes: Vec<String> = plan.nodes.iter().map(|node| node.name.clone()).collect();
         let names = nodes.iter().map(|name| format!("{id}-{name}")).chain([format!("{id}{FABRIC}")]).collect();
         let record = Record::new(id, &plan.scenario, names);

@@ -33,6 +33,13 @@ pub struct Record {
     pub directory: PathBuf,
 }
 
+/// The id of this process' lab of a number. The moment when the process began is part of it: a later process with the
+/// same id makes labs, and namespaces, of other names, and clearing up after the one touches nothing of the other.
+pub(crate) fn id(prefix: &str, number: u32) -> String {
+    let pid = std::process::id();
+    format!("{prefix}{pid}-{:x}-{number}", started(pid).unwrap_or_default())
+}
+
 impl Record {
     /// What this process is about to make.
     pub(crate) fn new(id: String, scenario: &str, namespaces: Vec<String>) -> Self {
@@ -178,6 +185,14 @@ mod tests {
         assert!(record.owner_lives());
         record.started += 1;
         assert!(!record.owner_lives());
+    }
+
+    #[test]
+    fn a_lab_of_an_earlier_process_with_the_same_id_has_another_name() {
+        let pid = std::process::id();
+        let (id, began) = (id("wrl", 7), started(pid).unwrap());
+        assert_eq!(id, format!("wrl{pid}-{began:x}-7"));
+        assert_ne!(id, format!("wrl{pid}-{:x}-7", began - 1));
     }
 
     #[test]

@@ -140,6 +140,14 @@ pub(super) fn gone(id: &str) -> Result<()> {
     }
 }
 
+/// What the ids of a process' labs begin with: its id, and when it began, in clock ticks since boot (proc(5)).
+fn run_id(pid: u32) -> Result<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').context("no stat")?.1;
+    let began: u64 = fields.split_whitespace().nth(19).context("no start time")?.parse()?;
+    Ok(format!("wrl{pid}-{began:x}"))
+}
+
 /// How far a run of several labs is when it is interrupted, by what is there.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
@@ -176,7 +184,7 @@ fn interrupted() -> Result<()> {
         let mut command = on(&machine);
         command.args(["lab", "run", "--kernel", "--jobs", "3", "no-udp-on-both-sides", "two-homes", "server-silent"]);
         let process = Process::start("whyrelay lab run", &mut command)?;
-        let id = format!("wrl{}", process.id());
+        let id = run_id(process.id())?;
         let begun = Instant::now();
         while !stage.is_reached(&id) {
             ensure!(begun.elapsed() < LIMIT, "{stage:?} was never reached");
