@@ -72,16 +72,22 @@ pub fn tally(kind: Kind, begin: u64, worlds: u64, threads: u64) -> Result<Tally,
         }
         Ok(tally)
     };
-    let parts: Vec<Result<Tally, ScenarioError>> = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || part(thread))).collect();
-        // A world that panics has shown it already; the rest is of no use without it.
-        running.into_iter().filter_map(|part| part.join().ok()).collect()
-    });
     let mut sum = Tally::default();
-    for part in parts {
+    for part in parts(threads, part) {
         sum.merge(part?);
     }
     Ok(sum)
+}
+
+/// What each of so many threads makes of its number, in order. A panic in one is a panic here: figures without the
+/// worlds of that thread would be about others than the page says.
+fn parts<T: Send>(threads: u64, part: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let part = &part;
+        let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || part(thread))).collect();
+        let joined = running.into_iter().map(|part| part.join());
+        joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 impl Accuracy {
@@ -287,4 +293,16 @@ fn pairs() -> impl Iterator<Item = (&'static Fault, &'static Fault)> {
 
 fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_part_is_left_out() {
+        assert_eq!(parts(3, |thread| thread * 10), [0, 10, 20]);
+        let broken = std::panic::catch_unwind(|| parts(3, |thread| assert_ne!(thread, 1)));
+        assert!(broken.is_err(), "the second thread's share is missing");
+    }
 }
