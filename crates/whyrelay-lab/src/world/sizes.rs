@@ -153,7 +153,8 @@ impl Peer {
             SocketAddr::V4(_) => (icmp.icmp_type, icmp.icmp_code) == (3, 4),
             SocketAddr::V6(_) => icmp.icmp_type == 2,
         };
-        if !too_big || self.sizes.is_none() {
+        let is_own = |sizes: &Sizes| sizes.machine.is_about(icmp.local, icmp.remote, &icmp.quoted);
+        if !too_big || !self.sizes.as_ref().is_some_and(is_own) {
             return false;
         }
         let (offender, icmp_type, icmp_code, mtu) = (icmp.offender, icmp.icmp_type, icmp.icmp_code, icmp.mtu);
@@ -165,7 +166,8 @@ impl Peer {
 
     /// The system refused a padded probe; `false`: it refused something else.
     pub(super) fn size_refused(&mut self, now: Timestamp, local: SocketAddr, remote: SocketAddr, errno: i32) -> bool {
-        if errno != EMSGSIZE || self.sizes.is_none() {
+        let is_own = |sizes: &Sizes| sizes.machine.is_about(local, remote, &[]);
+        if errno != EMSGSIZE || !self.sizes.as_ref().is_some_and(is_own) {
             return false;
         }
         self.feed_sizes(now, Input::Refused { local, remote, errno });

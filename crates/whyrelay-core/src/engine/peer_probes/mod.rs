@@ -283,6 +283,12 @@ impl PeerProbes {
         self.outputs.pop_front().unwrap_or_else(|| Output::Timeout(self.deadline()))
     }
 
+    /// Whether an error for a datagram between these addresses is about a probe, as far as what it quotes tells. What
+    /// is not, is somebody else's.
+    pub fn is_about(&self, local: SocketAddr, remote: SocketAddr, quoted: &[u8]) -> bool {
+        self.request_of(local, remote, quoted).is_some()
+    }
+
     /// Whether everything is told.
     pub fn is_done(&self) -> bool {
         self.attempts.iter().all(|running| running.stage == Stage::Done)
@@ -412,19 +418,7 @@ impl PeerProbes {
     /// An error for what was sent. Of several requests on the same addresses the quoted bytes tell which, and without
     /// them the oldest that is open.
     fn settle(&mut self, local: SocketAddr, remote: SocketAddr, quoted: &[u8], outcome: &ProbeOutcome) {
-        let id = quoted.get(8..20).and_then(|bytes| Some(TransactionId(*bytes.first_chunk()?)));
-        let known = id.and_then(|id| self.answers.get(&id)).copied();
-        let position = known.or_else(|| {
-            self.attempts.iter().enumerate().filter(|(_, running)| running.attempt.local == local).find_map(
-                |(index, running)| {
-                    let open = |request: &Request| {
-                        request.remote == remote && request.first.is_some() && request.outcome.is_none()
-                    };
-                    running.requests.iter().position(open).map(|number| (index, number))
-                },
-            )
-        });
-        if let Some((index, number)) = position {
+        if let Some((index, number)) = self.request_of(local, remote, quoted) {
             // What died of a low TTL was the opener: that is what it is for. Time exceeded is type 11 (RFC 792), in
             // ICMPv6 3 with code 0 (RFC 4443 §3.3), which in ICMP means that a network is unreachable.
             let died = match outcome {
@@ -438,6 +432,22 @@ impl PeerProbes {
                 request.outcome = Some(outcome.clone());
             }
         }
+    }
+
+    /// The request that an error is about: by the transaction that it quotes; where it quotes less, the first open one
+    /// between these addresses.
+    fn request_of(&self, local: SocketAddr, remote: SocketAddr, quoted: &[u8]) -> Option<(usize, usize)> {
+        if let Some(id) = quoted.get(8..20).and_then(|bytes| Some(TransactionId(*bytes.first_chunk()?))) {
+            return self.answers.get(&id).copied();
+        }
+        self.attempts.iter().enumerate().filter(|(_, running)| running.attempt.local == local).find_map(
+            |(index, running)| {
+                let open = |request: &Request| {
+                    request.remote == remote && request.first.is_some() && request.outcome.is_none()
+                };
+                running.requests.iter().position(open).map(|number| (index, number))
+            },
+        )
     }
 
     fn advance(&mut self, now: Timestamp, heard: Timestamp) {

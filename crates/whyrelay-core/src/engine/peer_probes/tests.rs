@@ -249,3 +249,28 @@ fn silence_on_a_path_that_was_never_open_is_not_measured() {
     assert!(matches!(run.probes[0].result, ProbeOutcome::NotMade { .. }), "{:?}", run.probes);
     assert!(run.took < Duration::from_secs(3), "{:?}", run.took);
 }
+
+#[test]
+fn an_error_for_somebody_elses_datagram_on_the_same_path_is_left_to_him() {
+    let (ours, theirs) = credentials();
+    let mut prober = PeerProbes::new(ours, theirs, None, Random::from_seed([1; 32]));
+    let now = Timestamp::from_micros(0);
+    let padded = Attempt { server: None, ..attempt(ProbeAim::Padded { length: 1500 }) };
+    prober.handle_input(now, Input::Attempt(padded));
+    let Output::Transmit { local, remote, bytes, .. } = prober.poll_output() else { panic!("no probe") };
+    while !matches!(prober.poll_output(), Output::Timeout(_)) {}
+    let too_big = ProbeOutcome::Icmp { offender: None, icmp_type: 3, icmp_code: 4, mtu: Some(1280) };
+
+    let other = [0x17; 64];
+    assert!(!prober.is_about(local, remote, &other));
+    prober.handle_input(now, Input::Icmp { local, remote, outcome: too_big.clone(), quoted: &other });
+    assert!(matches!(prober.poll_output(), Output::Timeout(_)), "the probe is still under way");
+    // A router that quotes eight bytes behind the IP header quotes no transaction (RFC 792).
+    assert!(prober.is_about(local, remote, &[]));
+    assert!(!prober.is_about(remote, local, &[]));
+
+    assert!(prober.is_about(local, remote, &bytes));
+    prober.handle_input(now, Input::Icmp { local, remote, outcome: too_big.clone(), quoted: &bytes });
+    let Output::Probe(probe) = prober.poll_output() else { panic!("the probe is not told") };
+    assert_eq!(probe.result, too_big);
+}

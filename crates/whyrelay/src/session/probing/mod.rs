@@ -291,16 +291,18 @@ impl Session {
             SocketAddr::V4(_) => (error.icmp_type, error.icmp_code) == (3, 4),
             SocketAddr::V6(_) => error.icmp_type == 2,
         };
+        let quoted: &[u8] = error.quoted.as_ref().map_or(&[], |quoted| &quoted[..]);
+        // What a router quotes may end before the transaction; then it is the probes that are large.
+        let is_about = |probes: &PeerProbes| quoted.is_empty() || probes.is_about(local, error.remote, quoted);
         let of_a_probe = self.probing.doors.contains_key(&local)
             || self.probing.tracing && time_exceeded
-            || self.probing.sizes.under_way() && too_big;
+            || self.probing.sizes.under_way() && too_big && self.probing.probes.as_ref().is_some_and(is_about);
         if !of_a_probe {
             return false;
         }
         let (offender, icmp_type, icmp_code) = (error.offender, error.icmp_type, error.icmp_code);
         let mtu = error.mtu.filter(|_| too_big);
         let outcome = ProbeOutcome::Icmp { offender, icmp_type, icmp_code, mtu };
-        let quoted: &[u8] = error.quoted.as_ref().map_or(&[], |quoted| &quoted[..]);
         self.feed_probes(peer_probes::Input::Icmp { local, remote: error.remote, outcome, quoted });
         true
     }
