@@ -255,9 +255,7 @@ pub(super) fn link(key: &str, link: &file::Link, usual: Duration) -> Result<Link
             return Err(Wrong::new(format!("{key}.burst"), "these bursts cannot be", hint));
         }
     }
-    if link.mtu.is_some_and(|mtu| mtu < 576) {
-        return Err(Wrong::new(format!("{key}.mtu"), "IP needs more", "576 is the least (RFC 791)"));
-    }
+    least_mtu(key, link.mtu)?;
     Ok(Link {
         delay: link.delay.map_or(usual, |span| span.0),
         jitter: link.jitter.0,
@@ -268,6 +266,13 @@ pub(super) fn link(key: &str, link: &file::Link, usual: Duration) -> Result<Link
         rate: link.rate.map(|rate| rate.0),
         mtu: link.mtu,
     })
+}
+
+fn least_mtu(key: &str, mtu: Option<u16>) -> Result<(), Wrong> {
+    match mtu {
+        Some(..576) => Err(Wrong::new(format!("{key}.mtu"), "IP needs more", "576 is the least (RFC 791)")),
+        _ => Ok(()),
+    }
 }
 
 fn server(file: &File, layout: &mut Layout) -> Result<Server, Wrong> {
@@ -431,6 +436,7 @@ fn host_rules(name: &str, spec: &file::Host, index: usize, topology: &mut Topolo
             (Some(text), _) => Some(names.address(&format!("{key}.via"), text)?),
             (None, _) => None,
         };
+        least_mtu(&key, route.mtu)?;
         routes.push(Route {
             to: names.network(&format!("{key}.to"), &route.to)?,
             kind: route.kind,

@@ -57,6 +57,10 @@ fn what_is_wrong_is_named_with_its_key_and_a_way_out() {
             &["host.a.route[0].to", "peer"],
         ),
         (
+            "title = \"t\"\n[host.a]\n[[host.a.route]]\nto = \"peer\"\ndev = \"eth0\"\nmtu = 500\n[host.b]",
+            &["host.a.route[0].mtu", "576"],
+        ),
+        (
             "title = \"t\"\n[host.a]\n[[host.a.route]]\nto = \"default\"\ndev = \"wg0\"\n[host.b]",
             &["host.a.route[0].dev", "eth0"],
         ),
