@@ -1,6 +1,7 @@
 //! Random worlds: two random places, faults planted in them or harmless decoys, what theory says, and a way to make a
 //! world that comes out wrong small.
 
+mod fault;
 mod faults;
 mod shrink;
 
@@ -17,7 +18,8 @@ use crate::scenario::file::{File, Host, Link, OneOrMany, Path, Router, WorldKind
 use crate::scenario::value::Span;
 use crate::scenario::{Scenario, ScenarioError};
 
-pub use faults::{Culprit, DECOYS, FAULTS, Fault, Hides, Shows};
+pub use fault::{Culprit, Fault, Hides, Shows};
+pub use faults::{DECOYS, FAULTS};
 pub use shrink::{shrink, shrink_by};
 
 /// Presets that random places are made of: no faults of the network beside translation and filtering.

@@ -6,6 +6,7 @@
 mod embedded;
 mod error;
 pub mod file;
+mod host_rules;
 mod layout;
 pub mod presets;
 mod resolve;

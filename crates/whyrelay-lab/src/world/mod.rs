@@ -5,6 +5,7 @@
 //! door, which records it as the real driver does, so an [`Outcome`] holds recordings like those of a real session.
 //! Time jumps from one happening to the next. The same setup gives the same recordings, byte for byte.
 
+mod acting;
 mod build;
 mod facts;
 mod from_topology;
@@ -12,6 +13,7 @@ mod kernel;
 mod link;
 mod mapping;
 mod network;
+mod outcome;
 mod peer;
 mod queue;
 mod server;
@@ -24,19 +26,17 @@ use std::time::Duration;
 
 use whyrelay_core::engine::gather::StreamId;
 use whyrelay_core::engine::port_mapping::ExchangeId;
-use whyrelay_core::ice::candidate::CandidateType;
-use whyrelay_core::ice::{PairSnapshot, SelectedPair};
 use whyrelay_core::time::Timestamp;
-use whyrelay_core::trace::event::{Event, IceState, Role};
+use whyrelay_core::trace::event::IceState;
 
 use crate::scenario::Topology;
-use crate::scenario::file::InterfaceKind;
 
 pub use link::{Burst, Link};
+pub use outcome::{Outcome, Path, PeerOutcome};
 pub use setup::{Egress, Ipv6, Neighbor, PeerSetup, Router, RouterKind, Setup, Site};
 
 pub(crate) use facts::text as firewall_text;
-use kernel::{Arrived, Leaving, NEIGHBOR_TIMEOUT, Sent};
+use kernel::Arrived;
 use network::{About, HostId, Network, Packet, Place, RouterId};
 use peer::{Peer, Signal};
 use queue::Queue;
@@ -63,70 +63,6 @@ const QUOTED: usize = 64;
 
 /// How long the last datagrams, and the goodbyes to the server, may take to arrive.
 const AFTERMATH: Duration = Duration::from_secs(4);
-
-/// How the peers were connected in the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Path {
-    /// From host to host.
-    Direct,
-    /// Through a relay on at least one side.
-    Relayed,
-    /// Not at all.
-    Failed,
-}
-
-/// What became of one peer.
-#[derive(Clone, Debug)]
-pub struct PeerOutcome {
-    /// How it is connected.
-    pub path: Path,
-    /// The agent's state.
-    pub state: IceState,
-    /// The agent's role.
-    pub role: Option<Role>,
-    /// The agent's generation.
-    pub generation: u32,
-    /// The selected pair.
-    pub selected: Option<SelectedPair>,
-    /// The agent's checklist.
-    pub checklist: Vec<PairSnapshot>,
-    /// When data could first be sent, from the beginning of the world.
-    pub usable_after: Option<Duration>,
-    /// When a pair was first selected.
-    pub selected_after: Option<Duration>,
-    /// When it failed, if it did.
-    pub failed_after: Option<Duration>,
-    /// Datagrams of data that arrived.
-    pub data_received: u64,
-    /// What it recorded, to the end.
-    pub events: Vec<Event>,
-    /// How many of these events there were when the rest of this outcome was taken, before it closed.
-    pub observed: usize,
-    /// The same as it would stand in a file.
-    pub recording: String,
-}
-
-/// What became of a world.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The offerer.
-    pub a: PeerOutcome,
-    /// The answerer.
-    pub b: PeerOutcome,
-    /// Datagrams of data that passed the relay while data was tried.
-    pub relayed_data: u64,
-    /// Allocations left at the server after both sides closed.
-    pub allocations_left: usize,
-    /// Datagrams of data that each side sent.
-    pub data_sent: u64,
-}
-
-impl Outcome {
-    /// How the two are connected; `None` when they disagree.
-    pub fn path(&self) -> Option<Path> {
-        (self.a.path == self.b.path).then_some(self.a.path)
-    }
-}
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -426,160 +362,6 @@ impl World {
         self.queue.push(later, Happening::Icmp(sender, icmp));
     }
 
-    /// A datagram of a peer: through its kernel, onto the network.
-    fn send(&mut self, index: usize, source: SocketAddr, destination: SocketAddr, bytes: Vec<u8>) {
-        let now = self.now;
-        let host = self.peers[index].host;
-        let mut packet = Packet::new(source, destination, bytes);
-        packet.origin = Some((index, source, destination, now));
-        let Some(kernel) = &mut self.peers[index].kernel else {
-            return self.queue.push(now, Happening::Packet(Place::From(host), packet));
-        };
-        let icmp = |offender, (icmp_type, icmp_code)| {
-            let (local, remote, mtu, quoted) = (source, destination, None, Vec::new());
-            let icmp = peer::Icmp { local, remote, offender, icmp_type, icmp_code, mtu, quoted };
-            Happening::Icmp(index, icmp)
-        };
-        match kernel.send(source, destination, packet.bytes.len()) {
-            Sent::Leaves(Leaving { interface, gateway }) => {
-                let neighbor = gateway.unwrap_or(destination.ip());
-                let asks = kernel.host.interfaces[interface].kind != InterfaceKind::Tunnel;
-                let silent = kernel.host.silent_neighbors.contains(&neighbor);
-                if asks && (silent || !self.network.answers(host, interface, neighbor)) {
-                    let offender = kernel.neighbor_failed(interface, neighbor);
-                    // Host unreachable (RFC 792), from the host to itself.
-                    return self.queue.push(now + NEIGHBOR_TIMEOUT, icmp(offender, (3, 1)));
-                }
-                self.queue.push(now, Happening::Packet(Place::Leaving(host, interface, gateway), packet));
-            }
-            Sent::Refused(errno) => self.refuse(index, source, destination, errno),
-            Sent::Rejected(errno, kind) => {
-                self.queue.push(now, icmp(Some(source.ip()), kind));
-                self.refuse(index, source, destination, errno);
-            }
-        }
-    }
-
-    fn refuse(&mut self, index: usize, source: SocketAddr, destination: SocketAddr, errno: i32) {
-        // Told a moment later, so that the machine is not fed while it is drained.
-        self.queue.push(self.now, Happening::Refused(index, source, destination, errno));
-    }
-
-    fn act(&mut self, index: usize, actions: Vec<peer::Action>) {
-        let now = self.now;
-        for action in actions {
-            match action {
-                peer::Action::Send { source, destination, bytes } => {
-                    self.send(index, source, destination, bytes);
-                }
-                peer::Action::Connect { id, local, remote } => self.connect(index, id, local, remote),
-                peer::Action::SendOnStream { id, bytes } => {
-                    let found = self.connections.iter().find(|(_, c)| c.peer == index && c.id == id);
-                    if let Some((stream, connection)) = found {
-                        self.queue.push(now + connection.delay, Happening::ToServer(*stream, bytes));
-                    }
-                }
-                peer::Action::CloseStream(id) => {
-                    let found = self.connections.iter().find(|(_, c)| c.peer == index && c.id == id);
-                    if let Some((stream, connection)) = found {
-                        self.queue.push(now + connection.delay, Happening::StreamClosed(*stream));
-                    }
-                }
-                peer::Action::Exchange { id, local, remote, request } => {
-                    self.exchange(index, id, local, remote, request);
-                }
-                peer::Action::Signal(signal) => {
-                    let way = self.signaling[index];
-                    let candidate = matches!(signal, Signal::Candidate(_) | Signal::EndOfCandidates);
-                    let delay =
-                        if matches!(signal, Signal::Description { .. }) { way.description } else { way.candidates };
-                    if !(way.lose_all || candidate && way.lose_candidates) {
-                        self.queue.push(now + delay, Happening::Signal(1 - index, signal));
-                    }
-                }
-                peer::Action::Wake(at) => {
-                    let at = at.max(now);
-                    if self.wakes[index] != Some(at) {
-                        self.wakes[index] = Some(at);
-                        self.queue.push(at, Happening::WakePeer(index, at));
-                    }
-                }
-            }
-        }
-        self.look();
-    }
-
-    fn serve(&mut self, actions: Vec<server::Action>) {
-        for action in actions {
-            match action {
-                server::Action::Send(packet) => {
-                    let from = Place::From(self.server.host);
-                    let at = self.now + self.server.answers_after();
-                    self.queue.push(at, Happening::Packet(from, packet));
-                }
-                server::Action::SendOnStream(stream, bytes) => {
-                    if let Some(connection) = self.connections.get(&stream) {
-                        let at = self.now + connection.delay + self.server.answers_after();
-                        self.queue.push(at, Happening::FromServer(stream, bytes));
-                    }
-                }
-                server::Action::Wake(at) => {
-                    let at = at.max(self.now);
-                    if self.server_wake != Some(at) {
-                        self.server_wake = Some(at);
-                        self.queue.push(at, Happening::WakeServer(at));
-                    }
-                }
-            }
-        }
-    }
-
-    fn connect(&mut self, index: usize, id: StreamId, local: IpAddr, remote: SocketAddr) {
-        let local = SocketAddr::new(local, 50_000 + (self.next_connection % 10_000) as u16);
-        let host = self.peers[index].host;
-        let interface = match &self.peers[index].kernel {
-            Some(kernel) => kernel.connect(local, remote).map(|leaving| leaving.interface),
-            None => Ok(0),
-        };
-        if let Err(Some(errno)) = interface {
-            // Told a moment later, so that the machine is not fed while it is drained.
-            return self.queue.push(self.now, Happening::ConnectFailed(index, id, peer::errno_name(errno)));
-        }
-        let way = interface
-            .ok()
-            .and_then(|interface| self.network.connect(self.now, host, interface, local, remote))
-            .filter(|(far, _, _)| *far == self.server.host && remote.port() == server::PORT && self.server.accepts());
-        match way {
-            Some((_, source, delay)) => {
-                let stream = self.next_connection;
-                self.next_connection += 1;
-                self.connections.insert(stream, Connection { peer: index, id, source, delay });
-                self.queue.push(self.now + delay * 2, Happening::Connected(index, id, local, remote));
-            }
-            None => {
-                let why = "connection timed out";
-                self.queue.push(self.now + CONNECT_TIMEOUT, Happening::ConnectFailed(index, id, why));
-            }
-        }
-    }
-
-    /// A request to a router on the link: a handshake, the request, the response.
-    fn exchange(&mut self, index: usize, id: ExchangeId, source: IpAddr, to: SocketAddr, request: Vec<u8>) {
-        let Peer { host, kernel, .. } = &self.peers[index];
-        let leaving = kernel.as_ref().and_then(|kernel| kernel.connect(SocketAddr::new(source, 0), to).ok());
-        let way = leaving.and_then(|leaving| self.network.router_on_link(*host, leaving.interface, to.ip()));
-        match way {
-            Some((router, delay)) => {
-                let exchange = Exchange { peer: index, id, router, source, to, request, delay };
-                self.queue.push(self.now + delay * 3, Happening::ToRouter(exchange));
-            }
-            None => {
-                let failed = Happening::FromRouter(index, id, Err("connection timed out"));
-                self.queue.push(self.now + CONNECT_TIMEOUT, failed);
-            }
-        }
-    }
-
     /// After a peer did something: whether both are settled now, and whether it is time for the restart.
     fn look(&mut self) {
         let settled = self.peers.iter().all(|peer| match peer.state() {
@@ -606,35 +388,5 @@ impl World {
     fn is_settled(&self) -> bool {
         let generations = self.peers.iter().all(|peer| peer.generation() == self.last_generation);
         generations && self.settled.is_some_and(|settled| self.now.since(settled) >= SETTLE)
-    }
-
-    fn outcome(&self, index: usize) -> PeerOutcome {
-        let peer = &self.peers[index];
-        let selected = peer.selected();
-        let relayed = |pair: &SelectedPair| {
-            let ends = [pair.local.kind, pair.remote.kind];
-            ends.contains(&CandidateType::Relayed) || self.server.is_relay(pair.pair.remote)
-        };
-        let path = match &selected {
-            Some(_) if peer.state() == IceState::Failed => Path::Failed,
-            Some(pair) if relayed(pair) => Path::Relayed,
-            Some(_) => Path::Direct,
-            None => Path::Failed,
-        };
-        PeerOutcome {
-            path,
-            state: peer.state(),
-            role: peer.role(),
-            generation: peer.generation(),
-            selected,
-            checklist: peer.checklist(),
-            usable_after: peer::after(START, peer.first_usable),
-            selected_after: peer::after(START, peer.first_selected),
-            failed_after: peer::after(START, peer.failed),
-            data_received: peer.data_received,
-            events: Vec::new(),
-            observed: peer.events.len(),
-            recording: String::new(),
-        }
     }
 }

@@ -1,0 +1,81 @@
+//! A kind of fault: how it shows, what it hides, and the findings that name it.
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Culprit {
+    /// The side where it was planted.
+    Own,
+    /// The server.
+    Server,
+    /// Signaling.
+    Signaling,
+    /// Nobody's in particular, or not known from where it is seen.
+    Anybody,
+}
+
+/// How a fault shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shows {
+    /// Always.
+    Always,
+    /// In what the host does with packets for a candidate of the other side: one must be known that could be reached.
+    InSending,
+    /// In what happens to packets of the other side: some must arrive.
+    InArrivals,
+    /// In what servers answer: they must.
+    AtServers,
+    /// In what happens to packets for the other side's relayed address: the relay must work.
+    TowardsRelay,
+    /// Only where the path needs the relay and the rest of the way there is whole.
+    AtRelay,
+}
+
+/// What a fault keeps from showing on the other side. Two faults of which one hides the other are not planted together:
+/// what touches no packet leaves no trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hides {
+    /// Nothing.
+    Nothing,
+    /// Its own packets do not reach the other side.
+    Packets,
+    /// Nor does the other side learn an address of it that could be reached.
+    Addresses,
+    /// Nor do the servers answer anybody.
+    Servers,
+}
+
+impl Fault {
+    /// Whether it keeps a fault on the other side from showing.
+    pub fn hides(&self, other: &Self) -> bool {
+        match other.shows {
+            Shows::Always => false,
+            Shows::InArrivals => self.hides >= Hides::Packets,
+            Shows::InSending => self.hides >= Hides::Addresses,
+            Shows::AtServers => self.hides == Hides::Servers,
+            Shows::TowardsRelay => self.hides >= Hides::Addresses || self.shows == Shows::AtRelay,
+            Shows::AtRelay => self.hides >= Hides::Addresses,
+        }
+    }
+}
+
+/// A fault that can be planted in a world.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// Its name.
+    pub name: &'static str,
+    /// The findings that name it; any of them is right.
+    pub findings: &'static [&'static str],
+    /// Those that are right as well as long as the other side's recording is not there, or shows nothing of it because a
+    /// fault there hides this one.
+    pub alone: &'static [&'static str],
+    /// Whom they must blame.
+    pub culprit: Culprit,
+    /// How it shows.
+    pub shows: Shows,
+    /// What it keeps from showing on the other side.
+    pub hides: Hides,
+    /// It changes where the hosts are, so that no second fault of this kind fits into a world.
+    pub moves: bool,
+    /// The piece of a scenario file that makes it.
+    pub piece: &'static str,
+}

@@ -1,0 +1,188 @@
+//! Routes, policy rules and the packet filter of a host, with names replaced by addresses.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::error::Wrong;
+use super::file;
+use super::resolve::{least_mtu, public_address};
+use super::topology::{FirewallRule, MAIN, Route, Rule, Topology};
+use super::value::Cidr;
+
+/// Names that stand for addresses in a host's routes and rules.
+struct Names {
+    known: BTreeMap<&'static str, IpAddr>,
+}
+
+impl Names {
+    fn of(topology: &Topology, index: usize) -> Self {
+        let peer = &topology.hosts[usize::from(index == 0)];
+        let own = &topology.hosts[index];
+        let mut known = BTreeMap::new();
+        let mut know = |name, address: Option<IpAddr>| _ = address.map(|address| known.insert(name, address));
+        know("peer", public_address(topology, peer, true));
+        know("peer6", public_address(topology, peer, false));
+        know("peer-host", peer.interfaces[0].addresses.iter().map(|cidr| cidr.address).find(IpAddr::is_ipv4));
+        know("server", Some(topology.server_address()));
+        know("server6", topology.server.addresses.iter().map(|cidr| cidr.address).find(IpAddr::is_ipv6));
+        know("gateway", own.interfaces[0].gateways.iter().map(|(gateway, _)| *gateway).find(IpAddr::is_ipv4));
+        Self { known }
+    }
+
+    fn network(&self, key: &str, text: &str) -> Result<Cidr, Wrong> {
+        match text {
+            "default" => return Ok(Cidr::default_of(true)),
+            "default6" => return Ok(Cidr::default_of(false)),
+            _ => {}
+        }
+        let (name, prefix) = text.split_once('/').map_or((text, None), |(name, prefix)| (name, Some(prefix)));
+        let written = match self.known.get(name) {
+            Some(address) => format!("{address}{}", prefix.map(|prefix| format!("/{prefix}")).unwrap_or_default()),
+            None => text.to_owned(),
+        };
+        written.parse().map(Cidr::network).map_err(|problem| {
+            let names: Vec<_> = self.known.keys().copied().collect();
+            Wrong::new(key, problem, format!("write a network, default, default6, or one of {}", names.join(", ")))
+        })
+    }
+
+    fn address(&self, key: &str, text: &str) -> Result<IpAddr, Wrong> {
+        match self.known.get(text) {
+            Some(address) => Ok(*address),
+            None => text.parse().map_err(|_| {
+                let names: Vec<_> = self.known.keys().copied().collect();
+                let hint = format!("write an address or one of {}", names.join(", "));
+                Wrong::new(key, format!("{text:?} is no address"), hint)
+            }),
+        }
+    }
+}
+
+/// Routes, policy rules and the packet filter of a host, with names replaced by addresses.
+pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: &mut Topology) -> Result<(), Wrong> {
+    let key = format!("host.{name}");
+    let names = Names::of(topology, index);
+    let known: Vec<String> = topology.hosts[index].interfaces.iter().map(|i| i.name.clone()).collect();
+    let device = |key: String, dev: &Option<String>| match dev {
+        Some(dev) if dev != "lo" && !known.contains(dev) => {
+            let hint = format!("this host has {}", known.join(", "));
+            Err(Wrong::new(key, format!("there is no interface {dev:?}"), hint))
+        }
+        dev => Ok(dev.clone()),
+    };
+    let network = |key: String, text: &Option<String>| text.as_ref().map(|text| names.network(&key, text)).transpose();
+
+    for (number, interface) in spec.interface.iter().enumerate().filter(|(_, i)| !i.address.is_empty()) {
+        let key = format!("{key}.interface[{number}].address");
+        let mut addresses = Vec::new();
+        for text in &interface.address {
+            let network = names.network(&key, text)?;
+            // `peer/24`: the network of the peer, in which this host takes the first address that is not the peer's.
+            let own: Cidr = match text.parse() {
+                Ok(own) => own,
+                Err(_) => first_address(network, names.known.get("peer").copied()),
+            };
+            addresses.push(own);
+        }
+        topology.hosts[index].interfaces[number + 1].addresses = addresses;
+    }
+
+    let mut routes = Vec::new();
+    for (number, route) in spec.route.iter().enumerate() {
+        let key = format!("{key}.route[{number}]");
+        let dev = device(format!("{key}.dev"), &route.dev)?;
+        if route.kind == file::RouteKind::Unicast && dev.is_none() {
+            return Err(Wrong::new(format!("{key}.dev"), "the route leads nowhere", "say the device, or a kind"));
+        }
+        let via = match (route.via.as_deref(), &dev) {
+            (Some("gateway"), Some(dev)) => {
+                let own = topology.hosts[index].interfaces.iter().find(|interface| interface.name == *dev);
+                own.and_then(|own| own.segment).and_then(|segment| topology.segments[segment].gateways.first().copied())
+            }
+            (Some(text), _) => Some(names.address(&format!("{key}.via"), text)?),
+            (None, _) => None,
+        };
+        least_mtu(&key, route.mtu)?;
+        routes.push(Route {
+            to: names.network(&format!("{key}.to"), &route.to)?,
+            kind: route.kind,
+            dev,
+            via,
+            src: route.src.as_ref().map(|src| names.address(&format!("{key}.src"), src)).transpose()?,
+            table: route.table.unwrap_or(MAIN),
+            metric: route.metric,
+            mtu: route.mtu,
+        });
+    }
+    let mut rules = Vec::new();
+    for (number, rule) in spec.rule.iter().enumerate() {
+        let key = format!("{key}.rule[{number}]");
+        let from = match rule.from.as_deref().and_then(|from| from.strip_prefix("address-of ")) {
+            Some(dev) => {
+                device(format!("{key}.from"), &Some(dev.to_owned()))?;
+                let host = &topology.hosts[index];
+                let own = host.interfaces.iter().find(|interface| interface.name == dev);
+                own.and_then(|own| own.addresses.first()).map(|cidr| Cidr::host(cidr.address))
+            }
+            None => network(format!("{key}.from"), &rule.from)?,
+        };
+        if rule.action == file::RuleAction::Lookup && rule.table.is_none() {
+            return Err(Wrong::new(format!("{key}.table"), "the rule looks nowhere", "say the table, or an action"));
+        }
+        rules.push(Rule {
+            priority: rule.priority,
+            not: rule.not,
+            from,
+            to: network(format!("{key}.to"), &rule.to)?,
+            fwmark: rule.fwmark,
+            oif: device(format!("{key}.oif"), &rule.oif)?,
+            iif: device(format!("{key}.iif"), &rule.iif)?,
+            ipproto: rule.ipproto,
+            sport: rule.sport.clone(),
+            dport: rule.dport.clone(),
+            uidrange: rule.uidrange.clone(),
+            action: rule.action,
+            table: rule.table.unwrap_or(0),
+            suppress_prefixlength: rule.suppress_prefixlength,
+        });
+    }
+    let mut firewall = Vec::new();
+    for (number, rule) in spec.firewall.iter().enumerate() {
+        let key = format!("{key}.firewall[{number}]");
+        if (rule.verdict == file::Verdict::SetMark) != rule.mark.is_some() {
+            return Err(Wrong::new(
+                format!("{key}.mark"),
+                "a mark and no rule for it",
+                "say verdict = \"set-mark\" and mark",
+            ));
+        }
+        firewall.push(FirewallRule {
+            hook: rule.hook,
+            verdict: rule.verdict,
+            mark: rule.mark,
+            fwmark: rule.fwmark,
+            ipproto: rule.ipproto,
+            from: network(format!("{key}.from"), &rule.from)?,
+            to: network(format!("{key}.to"), &rule.to)?,
+            sport: rule.sport.clone(),
+            dport: rule.dport.clone(),
+            dev: device(format!("{key}.dev"), &rule.dev)?,
+            unsolicited: rule.unsolicited,
+        });
+    }
+    let silent = spec.silent_neighbor.iter().map(|text| names.address(&format!("{key}.silent-neighbor"), text));
+    let silent = silent.collect::<Result<Vec<_>, _>>()?;
+    let host = &mut topology.hosts[index];
+    (host.routes, host.rules, host.firewall, host.silent_neighbors) = (routes, rules, firewall, silent);
+    Ok(())
+}
+
+/// The first address of a network that is not someone's.
+fn first_address(network: Cidr, taken: Option<IpAddr>) -> Cidr {
+    let plus = |number: u32| match network.address {
+        IpAddr::V4(first) => IpAddr::V4((u32::from(first) + number).into()),
+        IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(number)).into()),
+    };
+    let address = if taken == Some(plus(1)) { plus(2) } else { plus(1) };
+    Cidr { address, prefix: network.prefix }
+}

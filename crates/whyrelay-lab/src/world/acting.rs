@@ -1,0 +1,169 @@
+//! What peers and the server do: datagrams, connections, requests and signaling, on their way.
+
+use std::net::{IpAddr, SocketAddr};
+
+use whyrelay_core::engine::gather::StreamId;
+use whyrelay_core::engine::port_mapping::ExchangeId;
+
+use crate::scenario::file::InterfaceKind;
+
+use super::kernel::{Leaving, NEIGHBOR_TIMEOUT, Sent};
+use super::network::{Packet, Place};
+use super::peer::{Peer, Signal};
+use super::{CONNECT_TIMEOUT, Connection, Exchange, Happening, World, peer, server};
+
+impl World {
+    /// A datagram of a peer: through its kernel, onto the network.
+    fn send(&mut self, index: usize, source: SocketAddr, destination: SocketAddr, bytes: Vec<u8>) {
+        let now = self.now;
+        let host = self.peers[index].host;
+        let mut packet = Packet::new(source, destination, bytes);
+        packet.origin = Some((index, source, destination, now));
+        let Some(kernel) = &mut self.peers[index].kernel else {
+            return self.queue.push(now, Happening::Packet(Place::From(host), packet));
+        };
+        let icmp = |offender, (icmp_type, icmp_code)| {
+            let (local, remote, mtu, quoted) = (source, destination, None, Vec::new());
+            let icmp = peer::Icmp { local, remote, offender, icmp_type, icmp_code, mtu, quoted };
+            Happening::Icmp(index, icmp)
+        };
+        match kernel.send(source, destination, packet.bytes.len()) {
+            Sent::Leaves(Leaving { interface, gateway }) => {
+                let neighbor = gateway.unwrap_or(destination.ip());
+                let asks = kernel.host.interfaces[interface].kind != InterfaceKind::Tunnel;
+                let silent = kernel.host.silent_neighbors.contains(&neighbor);
+                if asks && (silent || !self.network.answers(host, interface, neighbor)) {
+                    let offender = kernel.neighbor_failed(interface, neighbor);
+                    // Host unreachable (RFC 792), from the host to itself.
+                    return self.queue.push(now + NEIGHBOR_TIMEOUT, icmp(offender, (3, 1)));
+                }
+                self.queue.push(now, Happening::Packet(Place::Leaving(host, interface, gateway), packet));
+            }
+            Sent::Refused(errno) => self.refuse(index, source, destination, errno),
+            Sent::Rejected(errno, kind) => {
+                self.queue.push(now, icmp(Some(source.ip()), kind));
+                self.refuse(index, source, destination, errno);
+            }
+        }
+    }
+
+    fn refuse(&mut self, index: usize, source: SocketAddr, destination: SocketAddr, errno: i32) {
+        // Told a moment later, so that the machine is not fed while it is drained.
+        self.queue.push(self.now, Happening::Refused(index, source, destination, errno));
+    }
+
+    pub(super) fn act(&mut self, index: usize, actions: Vec<peer::Action>) {
+        let now = self.now;
+        for action in actions {
+            match action {
+                peer::Action::Send { source, destination, bytes } => {
+                    self.send(index, source, destination, bytes);
+                }
+                peer::Action::Connect { id, local, remote } => self.connect(index, id, local, remote),
+                peer::Action::SendOnStream { id, bytes } => {
+                    let found = self.connections.iter().find(|(_, c)| c.peer == index && c.id == id);
+                    if let Some((stream, connection)) = found {
+                        self.queue.push(now + connection.delay, Happening::ToServer(*stream, bytes));
+                    }
+                }
+                peer::Action::CloseStream(id) => {
+                    let found = self.connections.iter().find(|(_, c)| c.peer == index && c.id == id);
+                    if let Some((stream, connection)) = found {
+                        self.queue.push(now + connection.delay, Happening::StreamClosed(*stream));
+                    }
+                }
+                peer::Action::Exchange { id, local, remote, request } => {
+                    self.exchange(index, id, local, remote, request);
+                }
+                peer::Action::Signal(signal) => {
+                    let way = self.signaling[index];
+                    let candidate = matches!(signal, Signal::Candidate(_) | Signal::EndOfCandidates);
+                    let delay =
+                        if matches!(signal, Signal::Description { .. }) { way.description } else { way.candidates };
+                    if !(way.lose_all || candidate && way.lose_candidates) {
+                        self.queue.push(now + delay, Happening::Signal(1 - index, signal));
+                    }
+                }
+                peer::Action::Wake(at) => {
+                    let at = at.max(now);
+                    if self.wakes[index] != Some(at) {
+                        self.wakes[index] = Some(at);
+                        self.queue.push(at, Happening::WakePeer(index, at));
+                    }
+                }
+            }
+        }
+        self.look();
+    }
+
+    pub(super) fn serve(&mut self, actions: Vec<server::Action>) {
+        for action in actions {
+            match action {
+                server::Action::Send(packet) => {
+                    let from = Place::From(self.server.host);
+                    let at = self.now + self.server.answers_after();
+                    self.queue.push(at, Happening::Packet(from, packet));
+                }
+                server::Action::SendOnStream(stream, bytes) => {
+                    if let Some(connection) = self.connections.get(&stream) {
+                        let at = self.now + connection.delay + self.server.answers_after();
+                        self.queue.push(at, Happening::FromServer(stream, bytes));
+                    }
+                }
+                server::Action::Wake(at) => {
+                    let at = at.max(self.now);
+                    if self.server_wake != Some(at) {
+                        self.server_wake = Some(at);
+                        self.queue.push(at, Happening::WakeServer(at));
+                    }
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, index: usize, id: StreamId, local: IpAddr, remote: SocketAddr) {
+        let local = SocketAddr::new(local, 50_000 + (self.next_connection % 10_000) as u16);
+        let host = self.peers[index].host;
+        let interface = match &self.peers[index].kernel {
+            Some(kernel) => kernel.connect(local, remote).map(|leaving| leaving.interface),
+            None => Ok(0),
+        };
+        if let Err(Some(errno)) = interface {
+            // Told a moment later, so that the machine is not fed while it is drained.
+            return self.queue.push(self.now, Happening::ConnectFailed(index, id, peer::errno_name(errno)));
+        }
+        let way = interface
+            .ok()
+            .and_then(|interface| self.network.connect(self.now, host, interface, local, remote))
+            .filter(|(far, _, _)| *far == self.server.host && remote.port() == server::PORT && self.server.accepts());
+        match way {
+            Some((_, source, delay)) => {
+                let stream = self.next_connection;
+                self.next_connection += 1;
+                self.connections.insert(stream, Connection { peer: index, id, source, delay });
+                self.queue.push(self.now + delay * 2, Happening::Connected(index, id, local, remote));
+            }
+            None => {
+                let why = "connection timed out";
+                self.queue.push(self.now + CONNECT_TIMEOUT, Happening::ConnectFailed(index, id, why));
+            }
+        }
+    }
+
+    /// A request to a router on the link: a handshake, the request, the response.
+    fn exchange(&mut self, index: usize, id: ExchangeId, source: IpAddr, to: SocketAddr, request: Vec<u8>) {
+        let Peer { host, kernel, .. } = &self.peers[index];
+        let leaving = kernel.as_ref().and_then(|kernel| kernel.connect(SocketAddr::new(source, 0), to).ok());
+        let way = leaving.and_then(|leaving| self.network.router_on_link(*host, leaving.interface, to.ip()));
+        match way {
+            Some((router, delay)) => {
+                let exchange = Exchange { peer: index, id, router, source, to, request, delay };
+                self.queue.push(self.now + delay * 3, Happening::ToRouter(exchange));
+            }
+            None => {
+                let failed = Happening::FromRouter(index, id, Err("connection timed out"));
+                self.queue.push(self.now + CONNECT_TIMEOUT, failed);
+            }
+        }
+    }
+}
