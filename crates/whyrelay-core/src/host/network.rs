@@ -93,6 +93,9 @@ pub struct Link {
 
 impl Link {
     /// Whether packets that leave by it go into a tunnel, by its kind or, for drivers without one, by its name.
+    ///
+    /// Linux calls TUN and TAP devices alike `tun`. A TAP is an Ethernet, which has a hardware address; it may well be
+    /// a virtual machine's or a container's uplink, so that only its name can tell.
     pub fn is_tunnel(&self) -> bool {
         const KINDS: [&str; 16] = [
             "wireguard",
@@ -113,7 +116,11 @@ impl Link {
             "ovpn",
         ];
         const NAMES: [&str; 8] = ["wg", "wt", "tun", "utun", "tailscale", "zt", "ppp", "tap"];
+        const LAYER_2: [&str; 8] = ["tap", "zt", "vpn", "ovpn", "tun", "wg", "wt", "tailscale"];
         match &self.link_kind {
+            Some(kind) if kind == "tun" && self.mac.is_some() => {
+                LAYER_2.iter().any(|name| self.device.starts_with(name))
+            }
             Some(kind) => KINDS.contains(&kind.as_str()),
             None => NAMES.iter().any(|name| {
                 self.device.strip_prefix(name).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))

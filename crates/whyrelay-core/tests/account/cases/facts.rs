@@ -18,6 +18,15 @@ impl Session {
 
     /// An interface with an address.
     pub(crate) fn link(&mut self, vantage: Vantage, device: &str, kind: Option<&str>, own: &str) {
+        self.link_with(vantage, device, kind, None, own);
+    }
+
+    /// A TAP device, which is an Ethernet.
+    pub(crate) fn tap(&mut self, vantage: Vantage, device: &str, own: &str) {
+        self.link_with(vantage, device, Some("tun"), Some("02:00:00:00:00:01".to_owned()), own);
+    }
+
+    fn link_with(&mut self, vantage: Vantage, device: &str, kind: Option<&str>, mac: Option<String>, own: &str) {
         let link = Link {
             device: device.into(),
             index: 2,
@@ -26,7 +35,7 @@ impl Session {
             up: true,
             running: true,
             mtu: 1500,
-            mac: None,
+            mac,
             master: None,
         };
         self.fact(vantage, HostFact::Link(link));

@@ -5,6 +5,7 @@ use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::trace::event::{EventKind, InterfaceUse, SessionOptions, Side, Transport, Vantage};
 
 use super::facts::{UPLINK, Way, policy_rule};
+use super::near::by_tap;
 use super::{Case, case, failing, lost};
 use crate::builder::{Check, Fate, Session, address};
 use crate::report::{A, A_MAPPED, B, B_MAPPED, STUN, a_checks, direct};
@@ -101,6 +102,7 @@ fn routing() -> Vec<Case> {
         case("WR106", "A", collision),
         case("WR107", "A", diverted(&tunnel, into("wg0", 254, 32_766), |_| {})),
         case("WR108", "A", everything),
+        case("WR108", "A", by_tap("tap0")),
         case("WR109", "A", rewritten),
         case("WR113", "A", silent),
         case("WR114", "A", shadowed),

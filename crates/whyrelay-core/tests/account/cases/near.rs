@@ -67,6 +67,15 @@ fn send_failed(session: &mut Session, local: &str, remote: &str, errno: i32) {
     session.push(Vantage::A, EventKind::SendFailed { transport, local, remote, errno, detail });
 }
 
+/// Everything leaves by a TAP device.
+pub(super) fn by_tap(device: &'static str) -> Session {
+    lost(|session| {
+        session.tap(Vantage::A, device, "192.168.1.2");
+        session.route(SERVER, STUN, 0, Ok(Way { device, ..UPLINK }));
+        session.route(PEER, B_MAPPED, 0, Ok(Way { device, ..UPLINK }));
+    })
+}
+
 fn routing() -> Vec<Near> {
     let everywhere = failing(Fate::SendRefused(22), LOST, |session| {
         session.rule(whyrelay_core::host::PolicyRule {
@@ -119,6 +128,7 @@ fn routing() -> Vec<Near> {
         near("WR106", "it is refused without the mark, too", everywhere),
         near("WR107", "the servers' packets go the same way", all_in_tunnel),
         near("WR108", "the servers' packets go by the uplink", diverted(&TUNNEL, into("wg0", 254, 32_766), |_| {})),
+        near("WR108", "the default route leads by an uplink that is a TAP device", by_tap(UPLINK.device)),
         near(
             "WR109",
             "they left where the kernel had said",
