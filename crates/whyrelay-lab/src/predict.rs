@@ -15,7 +15,7 @@ pub struct Place {
     pub filtering: FilteringBehavior,
     /// UDP to arbitrary peers does not get out, or what comes back does not get in.
     pub blocked: bool,
-    /// An early packet takes the port.
+    /// An early packet takes the port: it gets to a router that accepts what comes to itself.
     pub tracks: bool,
 }
 
@@ -32,15 +32,19 @@ impl Place {
             return Self { blocked: true, ..place };
         };
         let port = topology.sessions.get(host).map_or(0, |session| session.port);
-        for router in topology.way_out(segment) {
+        // From the outermost inward: a packet that nobody asked for gets as far as every filter on its way lets it.
+        let mut exposed = true;
+        for router in topology.way_out(segment).into_iter().rev() {
             match &router.translation {
                 Translation::Nat(behavior) => {
                     place.mapping = place.mapping.max(behavior.mapping);
                     place.filtering = place.filtering.max(behavior.filtering);
-                    place.tracks |= behavior.unsolicited == Unsolicited::Tracked;
+                    place.tracks |= exposed && behavior.unsolicited == Unsolicited::Tracked;
+                    exposed &= behavior.filtering == FilteringBehavior::EndpointIndependent;
                 }
                 Translation::OneToOne { filtering, .. } | Translation::Nothing { filtering, .. } => {
                     place.filtering = place.filtering.max(*filtering);
+                    exposed &= *filtering == FilteringBehavior::EndpointIndependent;
                 }
             }
             let closed = router
@@ -76,4 +80,35 @@ pub fn predict(a: Place, b: Place, first: First) -> Path {
     let a = (mapping(a, first == First::B), a.filtering);
     let b = (mapping(b, first == First::A), b.filtering);
     if can_connect(a, b) { Path::Direct } else { Path::Relayed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::run_virtual;
+    use crate::scenario::Scenario;
+
+    /// The first of two routers is the inner one.
+    #[test]
+    fn an_early_packet_takes_no_port_behind_a_router_that_drops_it() {
+        for (behind, tracks) in [
+            (&["linux-input-accept"][..], true),
+            (&["linux-input-accept", "home-router"], false),
+            (&["linux-input-accept", "home-router-address-restricted"], false),
+            (&["linux-input-accept", "home-router-open"], true),
+            (&["linux-input-accept", "cloud-security-group"], false),
+            (&["home-router", "linux-input-accept"], true),
+        ] {
+            let text = format!(
+                "title = \"t\"\n[host.a]\nbehind = {behind:?}\n[host.b]\nbehind = \"home-router\"\n\
+                 [signaling.b]\ncandidates-delay = \"400ms\"\n[expect]\npath = \"direct\"\n"
+            );
+            let Scenario { topology, .. } = Scenario::parse("test", &text).unwrap_or_else(|error| panic!("{error}"));
+            let place = Place::of(&topology, 0);
+            assert_eq!(place.tracks, tracks, "{behind:?}");
+            let expected = predict(place, Place::of(&topology, 1), First::B);
+            assert_eq!(expected, if tracks { Path::Relayed } else { Path::Direct }, "{behind:?}");
+            assert_eq!(run_virtual(&topology).path, Some(expected), "{behind:?}");
+        }
+    }
 }
