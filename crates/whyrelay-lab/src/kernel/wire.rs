@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use whyrelay_core::random::Random;
 
 use super::tun::Device;
-use crate::scenario::topology::Link;
+use crate::scenario::topology::{BURST_MEMORY, Link};
 
 /// The largest Ethernet frame.
 const LARGEST: usize = 65_550;
@@ -49,13 +49,15 @@ struct Direction {
     random: Random,
     /// In a bad time (Gilbert's model).
     bad: bool,
+    /// When the last packet came.
+    last: Instant,
     /// When the last frame has left, on a link with a rate.
     idle: Instant,
 }
 
 impl Direction {
     const fn new(link: Link, random: Random, now: Instant) -> Self {
-        Self { link, random, bad: false, idle: now }
+        Self { link, random, bad: false, last: now, idle: now }
     }
 
     /// When the copies of a frame arrive: none, one or two.
@@ -67,7 +69,7 @@ impl Direction {
         }
         let size = frame.len().saturating_sub(ETHERNET);
         let fits = self.link.mtu.is_none_or(|mtu| size <= usize::from(mtu));
-        let lost = !fits || self.is_lost();
+        let lost = !fits || self.is_lost(now);
         let copies = if lost { 0 } else { 1 + usize::from(self.happens(self.link.duplication)) };
         let mut leaves = now;
         if let (Some(rate), false) = (self.link.rate.filter(|rate| *rate > 0), lost) {
@@ -88,12 +90,16 @@ impl Direction {
         moments.into_iter().flatten()
     }
 
-    fn is_lost(&mut self) -> bool {
+    fn is_lost(&mut self, now: Instant) -> bool {
         if let Some(burst) = self.link.burst {
             // A bad time lasts `length` packets on average, and is `bad` percent of all.
             let ends = 1.0 / burst.length.max(1.0);
             let share = (burst.bad / 100.0).clamp(0.0, 0.999);
             let begins = ends * share / (1.0 - share);
+            if now.saturating_duration_since(self.last) > BURST_MEMORY {
+                self.bad = self.chance(share);
+            }
+            self.last = now;
             let changes = if self.bad { ends } else { begins };
             if self.chance(changes) {
                 self.bad = !self.bad;
@@ -237,6 +243,19 @@ mod tests {
         let burst = Some(Burst { bad: 10.0, length: 8.0, loss: None });
         assert!((lost(Link { burst, ..link() }) - 0.10).abs() < 0.02);
         assert_eq!(lost(link()), 0.0);
+    }
+
+    #[test]
+    fn repetitions_seconds_apart_do_not_fall_into_one_burst() {
+        let now = Instant::now();
+        let burst = Some(Burst { bad: 10.0, length: 100.0, loss: None });
+        let mut direction = Direction::new(Link { burst, ..link() }, Random::from_number(1), now);
+        let mut arrives = |number: u32| direction.carry(now + Duration::from_secs(1) * number, &frame(100)).count() > 0;
+        let lost: Vec<bool> = (0..10_000).map(|number| !arrives(number)).collect();
+        let in_a_row = lost.windows(2).filter(|pair| pair[0] && pair[1]).count();
+        let lost = lost.iter().filter(|lost| **lost).count();
+        assert!((800..1_200).contains(&lost), "{lost} of 10,000, and a tenth is meant");
+        assert!(in_a_row * 5 < lost, "{in_a_row} of {lost} behind another");
     }
 
     #[test]

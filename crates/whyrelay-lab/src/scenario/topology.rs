@@ -136,6 +136,11 @@ impl Router {
     }
 }
 
+/// How long a link without packets is still in the burst that it was in: what fades, is congested or is reconnected comes
+/// and goes within such a time. Behind a longer pause it is as likely to be bad as at any moment; else the repetitions of
+/// a patient protocol, seconds apart, would all fall into one burst, as if time stood still between packets.
+pub const BURST_MEMORY: Duration = Duration::from_millis(100);
+
 /// A link.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Link {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
 
+use crate::scenario::topology::BURST_MEMORY;
+
 /// What IP and UDP put around a payload, in bytes.
 const HEADERS: [usize; 2] = [28, 48];
 
@@ -34,7 +36,8 @@ pub struct Link {
     pub mtu: Option<u16>,
 }
 
-/// Losses that come together (Gilbert's model): a link is good or bad, and changes with every packet at random.
+/// Losses that come together (Gilbert's model): a link is good or bad, and changes with every packet at random; behind a
+/// pause of [`BURST_MEMORY`] it is what it is most of the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Burst {
     /// The chance that a good link becomes bad, of 1,000,000.
@@ -49,6 +52,8 @@ pub struct Burst {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LinkState {
     bad: bool,
+    /// When the last packet came, for links with bursts.
+    last: Timestamp,
     /// When the last packet has left, for links with a rate.
     busy_until: Timestamp,
 }
@@ -96,6 +101,10 @@ impl Link {
         }
         let size = payload + if ipv4 { HEADERS[0] } else { HEADERS[1] };
         if let Some(burst) = self.burst {
+            if now.since(state.last) > BURST_MEMORY {
+                state.bad = random.below(u64::from(burst.begins + burst.ends).max(1)) < u64::from(burst.begins);
+            }
+            state.last = now;
             let change = if state.bad { burst.ends } else { burst.begins };
             if random.below(1_000_000) < u64::from(change) {
                 state.bad = !state.bad;
@@ -132,5 +141,38 @@ impl Link {
             *moment = Some(self.delay + held + Duration::from_micros(later));
         }
         moments.into_iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tenth of the time is bad, for a hundred packets on average.
+    const BURSTY: Link =
+        Link { burst: Some(Burst { begins: 1_111, ends: 10_000, loss: 10_000 }), ..Link::with_delay(Duration::ZERO) };
+
+    /// Of packets with so much time between them: how many are lost, and how many behind another that was lost.
+    fn lost(between: Duration) -> (u32, u32) {
+        let (mut state, mut random) = (LinkState::default(), Random::from_number(3));
+        let (mut lost, mut in_a_row, mut before) = (0, 0, false);
+        for number in 0..200_000 {
+            let now = Timestamp::from_micros(1_000_000) + between * number;
+            let this = BURSTY.admit(now, &mut state, &mut random, 100, true).is_none();
+            lost += u32::from(this);
+            in_a_row += u32::from(this && before);
+            before = this;
+        }
+        (lost, in_a_row)
+    }
+
+    #[test]
+    fn a_burst_does_not_outlast_a_pause_and_takes_its_share_all_the_same() {
+        let (together, apart) = (lost(Duration::from_millis(1)), lost(Duration::from_secs(1)));
+        for (lost, _) in [together, apart] {
+            assert!((16_000..24_000).contains(&lost), "{lost} of 200,000, and a tenth is meant");
+        }
+        assert!(together.1 * 10 > together.0 * 9, "{together:?}: losses come together");
+        assert!(apart.1 * 5 < apart.0, "{apart:?}: and not behind a pause");
     }
 }

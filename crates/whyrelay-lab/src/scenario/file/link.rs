@@ -36,7 +36,7 @@ pub struct Link {
     pub mtu: Option<u16>,
 }
 
-/// Losses that come together (Gilbert's model).
+/// Losses that come together (Gilbert's model). A link that carries nothing for 100 ms forgets its burst.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Burst {
