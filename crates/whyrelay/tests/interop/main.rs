@@ -22,6 +22,7 @@ mod check_account;
 mod check_ipv6;
 mod check_lab;
 mod check_obstacles;
+mod check_pair;
 mod check_servers;
 mod check_ways;
 mod foreign;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
     check_ipv6::register(&mut suite);
     check_lab::register(&mut suite);
     check_servers::register(&mut suite);
+    check_pair::register(&mut suite);
     check_ways::register(&mut suite);
     check_obstacles::register(&mut suite);
     port_mapping::register(&mut suite);

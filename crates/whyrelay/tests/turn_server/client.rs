@@ -17,6 +17,37 @@ use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
 /// How long anything may take on loopback.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// This machine and the networks behind it, in every spelling.
+pub(crate) const SPELLINGS: [&str; 27] = [
+    "127.0.0.1",
+    "127.1.2.3",
+    "0.0.0.0",
+    "10.0.0.1",
+    "100.64.0.1",
+    "169.254.169.254",
+    "172.31.255.255",
+    "192.168.0.1",
+    "224.0.0.1",
+    "255.255.255.255",
+    "240.0.0.1",
+    "::",
+    "::1",
+    "::127.0.0.1",
+    "::ffff:127.0.0.1",
+    "::ffff:0:127.0.0.1",
+    "64:ff9b::127.0.0.1",
+    "64:ff9b:1::127.0.0.1",
+    "2002:7f00:1::",
+    "2001:0:808:808::80ff:fffe",
+    "fe80::1",
+    "fec0::1",
+    "fd00::1",
+    "fd00:ec2::254",
+    "ff02::1",
+    "2a00::5efe:127.0.0.1",
+    "64:ff9b::a9fe:a9fe",
+];
+
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 

@@ -4,6 +4,7 @@ mod abuse;
 mod client;
 mod flood;
 mod operator;
+mod serving;
 mod transports;
 
 use std::net::SocketAddr;

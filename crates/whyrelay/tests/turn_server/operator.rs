@@ -19,23 +19,29 @@ use whyrelay_core::wire::stun::Method;
 use crate::client::{PATIENCE, TurnClient};
 
 /// The program, serving on loopback with its files in a directory. It ends when dropped.
-struct Serve {
+pub(crate) struct Serve {
     child: Child,
     said: Lines<BufReader<ChildStderr>>,
     signaling: SocketAddr,
-    stun: SocketAddr,
+    pub(crate) stun: SocketAddr,
     discovery: Vec<SocketAddr>,
-    directory: TempDir,
+    pub(crate) directory: TempDir,
 }
 
 impl Serve {
-    async fn start(flags: &[&str]) -> Result<Self> {
+    /// It may relay to loopback.
+    pub(crate) async fn start(flags: &[&str]) -> Result<Self> {
+        Self::start_strictly(&[&["--allow-loopback-peers"], flags].concat()).await
+    }
+
+    /// It may relay where the flags allow.
+    pub(crate) async fn start_strictly(flags: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         write_certificate(directory.path(), "localhost")?;
         std::fs::write(directory.path().join("users"), "alice:wonderland\n")?;
         std::fs::write(directory.path().join("secret"), "north\n")?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_whyrelay"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--allow-loopback-peers", "--turn-users-file", "users"]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--turn-users-file", "users"]);
         command.args(["--turn-secret-file", "secret", "--relay-address", "127.0.0.1", "-v"]);
         if !flags.contains(&"--stun-listen") {
             command.args(["--stun-listen", "127.0.0.1:0"]);
@@ -67,6 +73,22 @@ impl Serve {
         timeout(PATIENCE, about).await.context("no word of the reload")?
     }
 
+    /// Its threads that carry datagrams: name, and how often each was put on a core so far.
+    pub(crate) fn carriers(&self) -> Result<Vec<(String, u64)>> {
+        let mut found = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id().context("it has ended")?))? {
+            let path = task?.path();
+            // One of the runtime's may have ended since.
+            let read = |file: &str| std::fs::read_to_string(path.join(file));
+            let (Ok(name), Ok(runs)) = (read("comm"), read("schedstat")) else { continue };
+            if let Some(number) = name.trim().strip_prefix("turn-") {
+                found.push((number.to_owned(), runs.split_whitespace().nth(2).context("schedstat")?.parse()?));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     async fn metrics(&self) -> Result<String> {
         fetch(self.signaling, "/metrics", "").await
     }
@@ -80,7 +102,7 @@ fn write_certificate(directory: &Path, name: &str) -> Result<()> {
 }
 
 /// A client configuration that trusts the certificate that lies there now.
-fn trusting(directory: &Path) -> Result<rustls::ClientConfig> {
+pub(crate) fn trusting(directory: &Path) -> Result<rustls::ClientConfig> {
     use rustls_pki_types::pem::PemObject as _;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(rustls_pki_types::CertificateDer::from_pem_file(directory.join("cert.pem"))?)?;
@@ -103,7 +125,7 @@ fn value(metrics: &str, name: &str) -> Option<u64> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
-async fn relays(client: &mut TurnClient, peer: &UdpSocket) -> Result<()> {
+pub(crate) async fn relays(client: &mut TurnClient, peer: &UdpSocket) -> Result<()> {
     client.send_indication(peer.local_addr()?, b"hello", false).await?;
     let mut buffer = [0; 16];
     let (length, _) = timeout(PATIENCE, peer.recv_from(&mut buffer)).await.context("nothing relayed")??;
@@ -158,7 +180,7 @@ async fn a_reload_replaces_certificate_users_and_secret_and_drops_no_allocation(
 }
 
 /// As a back end makes them that shares the secret (coturn's `use-auth-secret`).
-fn time_limited(secret: &str, name: &str) -> (String, String) {
+pub(crate) fn time_limited(secret: &str, name: &str) -> (String, String) {
     use whyrelay_core::engine::turn_server::SharedSecret;
     use whyrelay_core::time::Timestamp;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
