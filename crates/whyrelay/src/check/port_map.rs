@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use whyrelay_core::engine::port_mapping::{ExchangeId, Input, Output, PortMapper};
+use tokio::sync::oneshot;
+use whyrelay_core::engine::port_mapping::{ExchangeId, Input, LEASE, Output, PortMapper};
 use whyrelay_core::random::Random;
 use whyrelay_core::time::{Now, Timestamp};
 use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
@@ -192,13 +193,20 @@ async fn arrives(silent: &mut Sockets, wait: Duration, is: impl Fn(SocketAddr, &
 /// How long making a mapping for a session may take.
 const HOLD_LIMIT: Duration = Duration::from_secs(5);
 
-/// A mapping that stands until it is released.
+/// A mapping that stands until it is released: it is renewed meanwhile.
 pub(crate) struct HeldMapping {
+    /// Where it is reached from outside.
+    pub(crate) external: SocketAddr,
+    keeping: tokio::task::JoinHandle<bool>,
+    release: oneshot::Sender<()>,
+}
+
+/// What is kept.
+struct Kept {
     driver: Driver,
     protocol: PortMapperProtocol,
     local: SocketAddr,
-    /// Where it is reached from outside.
-    pub(crate) external: SocketAddr,
+    external: SocketAddr,
 }
 
 /// Maps the port of a socket of ours by the router.
@@ -207,10 +215,22 @@ pub(crate) struct HeldMapping {
 /// Why there is none; then none is left either.
 pub(crate) async fn hold(
     journal: Journal,
+    random: Random,
+    socket: (SocketAddr, String),
+    gateway: Ipv4Addr,
+    options: UdpOptions,
+) -> Result<HeldMapping, String> {
+    hold_renewing(journal, random, socket, gateway, options, LEASE / 2).await
+}
+
+/// The same, with the time from one renewal to the next.
+async fn hold_renewing(
+    journal: Journal,
     mut random: Random,
     (local, interface): (SocketAddr, String),
     gateway: Ipv4Addr,
     options: UdpOptions,
+    interval: Duration,
 ) -> Result<HeldMapping, String> {
     let origin = Origin { address: SocketAddr::new(local.ip(), 0), interface: Some(interface) };
     let mut driver = Driver::open(journal, random.fork(), &origin, gateway, options)?;
@@ -222,7 +242,10 @@ pub(crate) async fn hold(
     let failed = match driver.run(until).await {
         Some(Said::Mapped { protocol, external: Some(external), external_port }) => {
             let external = SocketAddr::new(external, external_port);
-            return Ok(HeldMapping { driver, protocol, local, external });
+            let (release, released) = oneshot::channel();
+            let kept = Kept { driver, protocol, local, external };
+            let keeping = tokio::spawn(kept.until(released, interval));
+            return Ok(HeldMapping { external, keeping, release });
         }
         Some(Said::MapFailed { detail }) => detail,
         Some(Said::Mapped { .. }) => "the router told no external address".to_owned(),
@@ -236,13 +259,47 @@ pub(crate) async fn hold(
 
 impl HeldMapping {
     /// Removes it; whether the router said so.
-    pub(crate) async fn release(mut self) -> bool {
+    pub(crate) async fn release(self) -> bool {
+        let _ = self.release.send(());
+        self.keeping.await.unwrap_or(false)
+    }
+}
+
+impl Kept {
+    /// Renews it so often until it is released; whether the router said that it is gone.
+    async fn until(mut self, mut released: oneshot::Receiver<()>, interval: Duration) -> bool {
+        loop {
+            // Also when nobody is left who could release it.
+            tokio::select! {
+                _ = &mut released => break,
+                () = tokio::time::sleep(interval) => {}
+            }
+            self.driver.feed(Input::Renew);
+            tokio::select! {
+                _ = &mut released => break,
+                said = self.driver.run(Instant::now() + HOLD_LIMIT) => if let Some(Said::MapFailed { detail }) = said {
+                    let what = "the port mapping's renewal, which is tried again";
+                    self.driver.journal.missing(what, detail);
+                },
+            }
+        }
         self.driver.feed(Input::Unmap);
-        let said = self.driver.run(Instant::now() + HOLD_LIMIT).await;
+        let said = self.run_to_the_end().await;
         let removed = matches!(said, Some(Said::Unmapped { confirmed: true }));
         let (protocol, local, external) = (self.protocol, self.local, self.external);
         self.driver.journal.measured(Measurement::PortMapped { protocol, local, external, reached: None, removed });
         removed
+    }
+
+    /// What the machine says of the end; of a renewal that was under way it may have said something before.
+    async fn run_to_the_end(&mut self) -> Option<Said> {
+        let until = Instant::now() + HOLD_LIMIT;
+        loop {
+            match self.driver.run(until).await? {
+                said @ Said::Unmapped { .. } => return Some(said),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -363,5 +420,60 @@ async fn talk(local: SocketAddr, remote: SocketAddr, mark: Option<u32>, request:
         if length == 0 || !matches!(http::response(&response, false), Progress::More) {
             return Ok(response);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use whyrelay_core::engine::port_mapping::router::{MappingRouter, RouterConfig};
+
+    use whyrelay_core::trace::event::EventKind;
+
+    use super::*;
+    use crate::io::clock::Clock;
+
+    /// The router is at an address of loopback that nothing else uses.
+    #[tokio::test]
+    async fn a_held_mapping_is_renewed_until_it_is_released_and_then_it_is_gone() {
+        const GATEWAY: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
+        let external = Ipv4Addr::new(198, 51, 100, 7);
+        let config = RouterConfig { internal: GATEWAY, external, nat_pmp: true, pcp: false, upnp: None };
+        let socket = tokio::net::UdpSocket::bind((GATEWAY, 5351)).await.unwrap();
+        let clock = Clock::start();
+        let (asked, mut requests) = tokio::sync::mpsc::unbounded_channel();
+        let serving = tokio::spawn(async move {
+            let mut router = MappingRouter::new(clock.now(), config);
+            let mut buffer = [0; 1500];
+            loop {
+                let (length, source) = socket.recv_from(&mut buffer).await.unwrap();
+                let answer = router.datagram(clock.now(), source, 5351, &buffer[..length]);
+                // RFC 6886 3.3: operation 1 maps UDP.
+                if buffer[..2] == [0, 1] {
+                    asked.send(router.forwards(clock.now()).count()).unwrap();
+                }
+                if let Some(answer) = answer {
+                    socket.send_to(&answer, source).await.unwrap();
+                }
+            }
+        });
+        let (journal, mut entries) = Journal::new(clock);
+        let local = ("127.0.0.1:40404".parse().unwrap(), "lo".to_owned());
+        let options = UdpOptions::default();
+        let interval = Duration::from_millis(50);
+        let held = hold_renewing(journal, Random::from_number(1), local, GATEWAY, options, interval).await.unwrap();
+        assert_eq!(held.external.ip(), IpAddr::V4(external));
+        for _ in 0..4 {
+            let asked = tokio::time::timeout(Duration::from_secs(10), requests.recv()).await;
+            assert_eq!(asked.expect("it is not renewed"), Some(1));
+        }
+        assert!(held.release().await, "the router did not say that it is gone");
+        let left = std::iter::from_fn(|| requests.try_recv().ok()).last();
+        assert_eq!(left, Some(0));
+        let removed = |entry| {
+            let crate::check::Entry::Fact(_, EventKind::Measured(fact)) = entry else { return false };
+            matches!(fact, Measurement::PortMapped { removed: true, .. })
+        };
+        assert!(std::iter::from_fn(|| entries.try_recv().ok()).any(removed));
+        serving.abort();
     }
 }

@@ -20,9 +20,10 @@ const DRAWN_PORTS: std::ops::Range<u16> = 20_000..60_000;
 pub(super) enum State {
     /// Enters at the start and when no protocol made it; leaves with `Map`.
     Idle,
-    /// Enters with a request; leaves with its answer, or when patience ends and the next protocol is asked.
-    Making { attempt: Attempt, left: Vec<PortMapperProtocol>, refusals: Vec<String> },
-    /// Enters with success; leaves with `Unmap`.
+    /// Enters with a request; leaves with its answer, or when patience ends and the next protocol is asked. `renews`: the
+    /// mapping that the request is to prolong, which stands whatever the answer.
+    Making { attempt: Attempt, left: Vec<PortMapperProtocol>, refusals: Vec<String>, renews: Option<Made> },
+    /// Enters with success; leaves with `Renew` or `Unmap`.
     Made(Made),
     /// Enters with `Unmap`; leaves with an answer or when patience ends.
     Removing { attempt: Attempt },
@@ -93,6 +94,25 @@ impl PortMapper {
         self.map_by_next(internal_port, left, Vec::new());
     }
 
+    /// Asks for the same mapping for as long again, by the protocol that made it.
+    pub(super) fn renew(&mut self) {
+        let State::Made(made) = self.mapping else { return };
+        let Made { protocol, internal_port, external_port, nonce } = made;
+        let attempt = match protocol {
+            PortMapperProtocol::Pcp => Some(self.ask_pcp(internal_port, nonce, lease_s())),
+            PortMapperProtocol::NatPmp => Some(self.ask_nat_pmp(internal_port, lease_s())),
+            PortMapperProtocol::Upnp => self.discovery.control().cloned().map(|control| {
+                let action = self.add(internal_port, external_port, lease_s());
+                // No other port will do.
+                self.ask_upnp(&control, action, internal_port, external_port, lease_s(), MAX_PORTS)
+            }),
+        };
+        if let Some(attempt) = attempt {
+            let renews = Some(made);
+            self.mapping = State::Making { attempt, left: Vec::new(), refusals: Vec::new(), renews };
+        }
+    }
+
     pub(super) fn unmap(&mut self) {
         match std::mem::replace(&mut self.mapping, State::Over) {
             State::Made(made) => self.remove(made),
@@ -140,7 +160,7 @@ impl PortMapper {
                 }),
             };
             if let Some(attempt) = attempt {
-                self.mapping = State::Making { attempt, left, refusals };
+                self.mapping = State::Making { attempt, left, refusals, renews: None };
                 return;
             }
         }
@@ -153,16 +173,24 @@ impl PortMapper {
 
     /// Nothing came that tells whether the router has done it: the next protocol is asked, and the end takes this back.
     fn give_up(&mut self, protocol: PortMapperProtocol, why: &str) {
-        if let State::Making { attempt, .. } = &self.mapping {
+        if let State::Making { attempt, renews: None, .. } = &self.mapping {
             self.unanswered = Some(attempt.asked_for());
         }
         self.refuse(protocol, why);
     }
 
     fn refuse(&mut self, protocol: PortMapperProtocol, why: &str) {
-        if let State::Making { attempt, left, mut refusals } = std::mem::replace(&mut self.mapping, State::Idle) {
-            refusals.push(format!("{}: {why}", protocol.name()));
-            self.map_by_next(attempt.internal_port, left, refusals);
+        let why = format!("{}: {why}", protocol.name());
+        match std::mem::replace(&mut self.mapping, State::Idle) {
+            State::Making { renews: Some(made), .. } => {
+                self.mapping = State::Made(made);
+                self.outputs.push_back(Output::MapFailed { detail: why });
+            }
+            State::Making { attempt, left, mut refusals, renews: None } => {
+                refusals.push(why);
+                self.map_by_next(attempt.internal_port, left, refusals);
+            }
+            _ => {}
         }
     }
 

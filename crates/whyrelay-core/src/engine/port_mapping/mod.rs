@@ -80,6 +80,9 @@ pub enum Input<'a> {
         /// Our port.
         internal_port: u16,
     },
+    /// Ask for the mapping for as long again; to be fed in good time before [`LEASE`] is over. Answered with
+    /// [`Output::Mapped`], or [`Output::MapFailed`]: then the old one stands until its end.
+    Renew,
     /// Remove the mapping.
     Unmap,
     /// The time of [`Output::Timeout`] has come.
@@ -193,6 +196,7 @@ impl PortMapper {
             Input::Exchanged { exchange, bytes } => self.exchanged(exchange, Ok(bytes)),
             Input::ExchangeFailed { exchange, detail } => self.exchanged(exchange, Err(detail)),
             Input::Map { internal_port } => self.map(internal_port),
+            Input::Renew => self.renew(),
             Input::Unmap => self.unmap(),
             Input::Timeout => {}
         }

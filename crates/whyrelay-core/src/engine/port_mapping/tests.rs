@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::router::{MappingRouter, RouterConfig};
-use super::{ExchangeId, Input, Output, PortMapper, REPEATS};
+use super::{ExchangeId, Input, LEASE, Output, PortMapper, REPEATS};
 use crate::random::Random;
 use crate::time::Timestamp;
 use crate::trace::event::EventKind;
@@ -130,6 +130,36 @@ fn each_protocol_is_found_mapped_and_removed_and_discovery_maps_nothing() {
         assert_eq!((protocol, external), (wanted.last().unwrap().0, outside));
         let internal = "192.168.1.2:4000".parse().unwrap();
         assert_eq!(world.router.forward(world.now, external_port), Some(internal));
+        world.client.handle_input(world.now, Input::Unmap);
+        assert_eq!(world.run(), Output::Unmapped { confirmed: true });
+        assert_eq!(world.router.forwards(world.now).count(), 0);
+    }
+}
+
+#[test]
+fn a_mapping_that_is_renewed_in_time_outlives_its_lease_and_one_that_cannot_be_stands_until_its_end() {
+    for config in routers() {
+        let mut world = World::new(config);
+        assert_eq!(world.run(), Output::Discovered);
+        world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+        let made = world.run();
+        let Output::Mapped { external_port, .. } = made else { panic!("{config:?}: {made:?}") };
+        for _ in 0..5 {
+            world.now += LEASE / 2;
+            world.client.handle_input(world.now, Input::Renew);
+            assert_eq!(world.run(), made, "{config:?}");
+        }
+        assert_eq!(world.router.forwards(world.now).count(), 1, "{config:?}");
+        // The router hears nothing any more, by datagrams.
+        if config.upnp.is_none() {
+            world.lose = 100;
+            world.client.handle_input(world.now, Input::Renew);
+            assert!(matches!(world.run(), Output::MapFailed { .. }), "{config:?}");
+            assert!(world.router.forward(world.now, external_port).is_some(), "{config:?}");
+            world.lose = 0;
+            world.client.handle_input(world.now, Input::Renew);
+            assert_eq!(world.run(), made, "{config:?}");
+        }
         world.client.handle_input(world.now, Input::Unmap);
         assert_eq!(world.run(), Output::Unmapped { confirmed: true });
         assert_eq!(world.router.forwards(world.now).count(), 0);
