@@ -1,5 +1,5 @@
-//! Many datagrams with one system call: `recvmmsg` with UDP_GRO on the way in, `sendmsg` with UDP_SEGMENT on the way
-//! out. The safe wrappers that exist neither reset the lengths of addresses between calls nor do without an allocation
+//! Many datagrams with one system call: `recvmmsg` with UDP_GRO on the way in, `sendmsg` with UDP_SEGMENT and
+//! `sendmmsg` on the way out. The safe wrappers that exist neither reset the lengths of addresses between calls nor do without an allocation
 //! for each send.
 
 use std::io::{self, IoSlice};
@@ -162,6 +162,43 @@ pub(super) fn send(
     destination: &SockAddr,
 ) -> io::Result<()> {
     let mut control = Control([0; 32]);
+    let header = departing(parts, segment, destination, &mut control);
+    // SAFETY: every pointer is to something borrowed for longer than this call, with its true length; the kernel only
+    // reads through them.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The same for many destinations with one system call: parts, size of a segment, destination. Answers how many of the
+/// first were sent; an error is about the first.
+#[expect(unsafe_code, reason = "sendmmsg(2) with control messages, without an allocation for each")]
+pub(super) fn send_many<'a>(
+    socket: BorrowedFd<'_>,
+    departures: impl Iterator<Item = (&'a [IoSlice<'a>], Option<u16>, &'a SockAddr)>,
+) -> io::Result<usize> {
+    let mut controls = [Control([0; 32]); BATCH];
+    let mut headers = [empty(); BATCH];
+    let mut count = 0;
+    for ((header, control), (parts, segment, destination)) in headers.iter_mut().zip(&mut controls).zip(departures) {
+        header.msg_hdr = departing(parts, segment, destination, control);
+        count += 1;
+    }
+    // SAFETY: as in `send`; the first `count` headers point to what `departures` borrows for 'a, and to `controls`. The
+    // kernel writes nothing but `msg_len` of each.
+    let sent = unsafe {
+        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT as _)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// The header of a message; it points to what is passed here, which must outlive its use.
+#[expect(unsafe_code, reason = "a control message is written through the pointers of cmsg(3)")]
+fn departing(
+    parts: &[IoSlice<'_>],
+    segment: Option<u16>,
+    destination: &SockAddr,
+    control: &mut Control,
+) -> libc::msghdr {
     let mut header = empty().msg_hdr;
     header.msg_name = destination.as_ptr().cast_mut().cast();
     header.msg_namelen = destination.len();
@@ -182,10 +219,7 @@ pub(super) fn send(
             ptr::write_unaligned(libc::CMSG_DATA(message).cast(), segment);
         }
     }
-    // SAFETY: every pointer is to something borrowed for longer than this call, with its true length; the kernel only
-    // reads through them.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    header
 }
 
 /// Has the kernel hand over datagrams of one flow together. Where it cannot, they come one by one.

@@ -17,12 +17,12 @@ const MAX_SEGMENTS: usize = 64;
 /// Datagrams that wait in the kernel while the thread is busy; granted up to the system's limit.
 pub(super) const BUFFER: usize = 4 * 1024 * 1024;
 
-/// Flows of one batch that are kept apart; with more, those that are there leave.
-const MAX_RUNS: usize = 16;
+/// Flows of one batch that are kept apart; with more, those that are there leave. As many as one batch has sources.
+const MAX_RUNS: usize = mmsg::BATCH;
 
-/// Sends datagrams, runs of one size from one socket to one destination together (UDP_SEGMENT), from where they are.
-/// Those of different flows may come in any order, and keep theirs within each. What the system does not take is lost,
-/// as on any path, and counted.
+/// Sends datagrams, runs of one size from one socket to one destination together (UDP_SEGMENT), and what one listener
+/// sends to many destinations with one system call (`sendmmsg`), from where they are. Those of different flows may come
+/// in any order, and keep theirs within each. What the system does not take is lost, as on any path, and counted.
 pub(super) struct GroupedSender<'a> {
     unsent: &'a AtomicU64,
     runs: Vec<Run<'a>>,
@@ -42,7 +42,9 @@ struct Run<'a> {
     /// Of all its datagrams.
     total: usize,
     datagrams: usize,
-    /// Two for each datagram, header and data.
+    /// Header and data of the first datagram, as long as it is alone: most are.
+    first: [IoSlice<'a>; 2],
+    /// Two for each datagram, header and data, once there are several.
     parts: Vec<IoSlice<'a>>,
 }
 
@@ -64,16 +66,25 @@ impl<'a> GroupedSender<'a> {
         if self.runs.len() == MAX_RUNS {
             self.flush();
         }
-        let mut run = Run { origin, destination, size, total: 0, datagrams: 0, parts: Vec::new() };
+        let first = [IoSlice::new(&[]), IoSlice::new(&[])];
+        let mut run = Run { origin, destination, size, total: 0, datagrams: 0, first, parts: Vec::new() };
         run.push(header, data);
         self.runs.push(run);
     }
 
     /// Sends what was taken.
     pub(super) fn flush(&mut self) {
-        for mut run in self.runs.drain(..) {
-            run.leave(self.unsent);
+        let of_listener = |run: &Run<'a>| match run.origin {
+            Origin::Listener(socket) => Some(socket),
+            Origin::Relay(_) => None,
+        };
+        for together in self.runs.chunk_by(|one, next| of_listener(one).is_some() && one.origin.is(&next.origin)) {
+            match (of_listener(&together[0]), together) {
+                (Some(socket), [_, _, ..]) => leave_together(socket, together, self.unsent),
+                _ => together.iter().for_each(|run| run.leave_alone(self.unsent)),
+            }
         }
+        self.runs.clear();
     }
 
     /// Sends one datagram that must not be fragmented, at once.
@@ -82,6 +93,26 @@ impl<'a> GroupedSender<'a> {
         let parts = [IoSlice::new(data)];
         let sent = relay.send(true, |socket| mmsg::send(socket, &parts, None, &destination.into()));
         self.unsent.fetch_add(u64::from(!matches!(sent, Ok(Ok(())))), Ordering::Relaxed);
+    }
+}
+
+/// Sends the datagrams of several runs of one listener.
+fn leave_together(socket: &Socket, runs: &[Run<'_>], unsent: &AtomicU64) {
+    let departure = |run: &Run<'_>| (SockAddr::from(run.destination), run.segment());
+    let departures: Vec<(SockAddr, Option<u16>)> = runs.iter().map(departure).collect();
+    let mut at = 0;
+    while at < runs.len() {
+        let waiting = runs[at..].iter().zip(&departures[at..]);
+        let waiting = waiting.map(|(run, (destination, segment))| (run.parts(), *segment, destination));
+        at += match mmsg::send_many(socket.as_fd(), waiting) {
+            Ok(left) if left > 0 => left,
+            // The first of them is refused: as it would be alone.
+            _ => {
+                let lost = runs[at].leave_by(socket.as_fd());
+                unsent.fetch_add(lost as u64, Ordering::Relaxed);
+                1
+            }
+        };
     }
 }
 
@@ -106,16 +137,38 @@ impl<'a> Run<'a> {
 
     fn push(&mut self, header: &'a [u8], data: &'a [u8]) {
         let size = header.len() + data.len();
-        if self.datagrams == 0 {
-            self.size = size;
+        let parts = [IoSlice::new(header), IoSlice::new(data)];
+        match self.datagrams {
+            0 => (self.size, self.first) = (size, parts),
+            1 => self.parts.extend([self.first, parts].into_iter().flatten()),
+            _ => self.parts.extend(parts),
         }
         self.total += size;
         self.datagrams += 1;
-        self.parts.extend([IoSlice::new(header), IoSlice::new(data)]);
+    }
+
+    /// Two for each datagram.
+    fn parts(&self) -> &[IoSlice<'a>] {
+        match self.datagrams {
+            0 => &[],
+            1 => &self.first,
+            _ => &self.parts,
+        }
+    }
+
+    /// The size that the kernel cuts them to, if there are several.
+    fn segment(&self) -> Option<u16> {
+        u16::try_from(self.size).ok().filter(|_| self.datagrams > 1)
     }
 
     /// Sends all its datagrams, and is empty.
     fn leave(&mut self, unsent: &AtomicU64) {
+        self.leave_alone(unsent);
+        self.parts.clear();
+        (self.total, self.datagrams) = (0, 0);
+    }
+
+    fn leave_alone(&self, unsent: &AtomicU64) {
         let lost = match self.origin {
             Origin::Listener(socket) => self.leave_by(socket.as_fd()),
             Origin::Relay(relay) => relay.send(false, |socket| self.leave_by(socket)).unwrap_or(self.datagrams),
@@ -123,19 +176,17 @@ impl<'a> Run<'a> {
         if lost > 0 {
             unsent.fetch_add(lost as u64, Ordering::Relaxed);
         }
-        self.parts.clear();
-        (self.total, self.datagrams) = (0, 0);
     }
 
     /// How many datagrams were lost.
     fn leave_by(&self, socket: BorrowedFd<'_>) -> usize {
         let destination = SockAddr::from(self.destination);
-        let size = u16::try_from(self.size).ok().filter(|_| self.datagrams > 1);
-        if size.is_some() && mmsg::send(socket, &self.parts, size, &destination).is_ok() {
+        let size = self.segment();
+        if size.is_some() && mmsg::send(socket, self.parts(), size, &destination).is_ok() {
             return 0;
         }
         // One alone; or a device without segmentation, or datagrams over its MTU: one by one.
-        self.parts.chunks(2).filter(|parts| mmsg::send(socket, parts, None, &destination).is_err()).count()
+        self.parts().chunks(2).filter(|parts| mmsg::send(socket, parts, None, &destination).is_err()).count()
     }
 }
 
@@ -191,5 +242,33 @@ mod tests {
             arena.fill(receiver.as_fd()).unwrap();
             assert_eq!(arena.datagrams().count(), 2);
         }
+    }
+
+    #[test]
+    fn one_that_is_refused_among_many_is_counted_and_keeps_back_none() {
+        let from = Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let receivers: Vec<UdpSocket> = (0..5).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let unsent = AtomicU64::new(0);
+        let mut sender = GroupedSender::new(&unsent);
+        // Nothing can be sent to port 0, and a socket of IPv4 sends nothing to IPv6.
+        let refused = ["127.0.0.1:0", "[::1]:9"];
+        for (at, receiver) in receivers.iter().enumerate() {
+            if let Some(refused) = refused.get(at / 2).filter(|_| at % 2 == 0) {
+                sender.send(Origin::Listener(&from), refused.parse().unwrap(), b"", b"x");
+            }
+            for _ in 0..=at {
+                sender.send(Origin::Listener(&from), receiver.local_addr().unwrap(), b"ab", b"x");
+            }
+        }
+        sender.flush();
+        for (at, receiver) in receivers.iter().enumerate() {
+            receiver.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+            let mut buffer = [0; 10];
+            for _ in 0..=at {
+                let length = receiver.recv(&mut buffer).unwrap();
+                assert_eq!(&buffer[..length], b"abx");
+            }
+        }
+        assert_eq!(unsent.into_inner(), refused.len() as u64);
     }
 }
