@@ -34,11 +34,16 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Tries the files before a session starts: an hour of it must not be lost for a wrong directory.
+    /// Tries the files before a session starts: an hour of it must not be lost for a wrong directory. A session that
+    /// comes to nothing leaves none behind.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         for file in [&self.output, &self.html].into_iter().flatten() {
+            let existed = file.exists();
             let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
             opened.with_context(|| format!("creating the account {}", file.display()))?;
+            if !existed {
+                std::fs::remove_file(file).with_context(|| format!("trying the account {}", file.display()))?;
+            }
         }
         Ok(())
     }
@@ -125,4 +130,22 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
 pub(super) fn status(report: &Report) -> u8 {
     let wrong = report.findings.iter().any(|finding| finding.severity != Severity::Info);
     if report.path == session::Path::Direct && !wrong { HEALTHY } else { FINDING }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_tried_and_neither_made_nor_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| Some(directory.path().join(name));
+        std::fs::write(path("old.html").unwrap(), "of yesterday").unwrap();
+        let wanted = Wanted { output: path("new.json"), html: path("old.html"), ..Wanted::default() };
+        wanted.check().unwrap();
+        assert!(!path("new.json").unwrap().exists());
+        assert_eq!(std::fs::read_to_string(path("old.html").unwrap()).unwrap(), "of yesterday");
+        let error = Wanted { output: path("missing/new.json"), ..Wanted::default() }.check().unwrap_err();
+        assert!(format!("{error:#}").contains("creating the account"), "{error:#}");
+    }
 }
