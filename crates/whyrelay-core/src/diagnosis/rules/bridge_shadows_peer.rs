@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe(
         "Give the bridge another network: for Docker \"default-address-pools\" or \"bip\" in /etc/docker/daemon.json, then recreate the network.",
     )],
-    threads: &["netbirdio/netbird#2604", "netbirdio/netbird#1753"],
+    threads: &[],
     depends_on: &["WR801"],
     examine,
 };

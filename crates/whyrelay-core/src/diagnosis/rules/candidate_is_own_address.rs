@@ -19,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe(
         "Leave the bridge out on the peer (whyrelay --exclude-interface docker0, netbird up --extra-iface-blacklist docker0).",
     )],
-    threads: &["netbirdio/netbird#721"],
+    threads: &[],
     depends_on: &[],
     examine,
 };

@@ -16,7 +16,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe(
         "Give the container the capability: docker run --cap-add NET_ADMIN --cap-add NET_RAW, and set sysctls with --sysctl.",
     )],
-    threads: &["netbirdio/netbird#1332", "netbirdio/netbird#2753"],
+    threads: &["netbirdio/netbird#2290", "netbirdio/netbird#1332", "netbirdio/netbird#2753"],
     depends_on: &["WR801"],
     examine,
 };

@@ -21,6 +21,7 @@ pub(super) const RULE: Rule = Rule {
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
     threads: &[
+        "tailscale/tailscale#9084",
         "netbirdio/netbird#730",
         "netbirdio/netbird#5978",
         "tailscale/tailscale#1312",

@@ -17,7 +17,12 @@ pub(super) const RULE: Rule = Rule {
         Fix::owner("Turn off the router's inspection or \"security suite\" for this host, or use another line."),
         Fix::safe("Carry the tunnel in something that does not look like it (a relay over TLS, AmneziaWG)."),
     ],
-    threads: &["threefoldtech/zos#1442", "tailscale/tailscale#19457", "zerotier/ZeroTierOne#1349"],
+    threads: &[
+        "xiahualiu/wg_gaming_installer#36",
+        "threefoldtech/zos#1442",
+        "tailscale/tailscale#19457",
+        "zerotier/ZeroTierOne#1349",
+    ],
     depends_on: &[],
     examine,
 };

@@ -19,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe(
         "Give this host another port: whyrelay --port, netbird up --wireguard-port 51821, tailscaled --port, or randomizeClientPort.",
     )],
-    threads: &["tailscale/tailscale#16300", "netbirdio/netbird#2703"],
+    threads: &["tailscale/tailscale#3105", "tailscale/tailscale#16300", "netbirdio/netbird#2703"],
     depends_on: &["WR801"],
     examine,
 };

@@ -17,7 +17,13 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Resolve the name on that machine, with the resolver that the service uses."),
         Fix::safe("Name the server by its address to prove that only the name is at fault."),
     ],
-    threads: &["netbirdio/netbird#3404", "netbirdio/netbird#2507", "netbirdio/netbird#719", "netbirdio/netbird#1151"],
+    threads: &[
+        "netbirdio/netbird#3404",
+        "netbirdio/netbird#5635",
+        "netbirdio/netbird#1788",
+        "netbirdio/netbird#719",
+        "netbirdio/netbird#1151",
+    ],
     depends_on: &["WR102"],
     examine,
 };

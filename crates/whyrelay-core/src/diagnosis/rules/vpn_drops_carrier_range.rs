@@ -22,6 +22,8 @@ pub(super) const RULE: Rule = Rule {
         "For Tailscale: --netfilter-mode=nodivert, or accept the peer's address ahead of ts-input.",
     )],
     threads: &[
+        "tailscale/tailscale#12555",
+        "tailscale/tailscale#3837",
         "tailscale/tailscale#12829",
         "tailscale/tailscale#12828",
         "tailscale/tailscale#3104",

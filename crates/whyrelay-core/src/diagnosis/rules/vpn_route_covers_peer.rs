@@ -22,6 +22,7 @@ pub(super) const RULE: Rule = Rule {
         "Take the peer's address out of the route: split the range, or exclude it in the VPN's network route or exit node settings.",
     )],
     threads: &[
+        "netbirdio/netbird#2159",
         "netbirdio/netbird#4047",
         "netbirdio/netbird#4069",
         "netbirdio/netbird#3924",
