@@ -79,7 +79,9 @@ fn tried(report: &Report) -> Option<Aside> {
         heading: "Tried for this session only".to_owned(),
         lead: None,
         points: report.tried.iter().cloned().map(Point::of).collect(),
-        conclusion: report.decided.then_some(conclusion),
+        // What was not made says nothing of the path.
+        conclusion: (report.decided && !report.tried.iter().all(|what| what.ends_with(super::probes::NOT_MADE)))
+            .then_some(conclusion),
     })
 }
 

@@ -8,6 +8,7 @@ use crate::diagnosis::evidence::{HostEvidence, SideEvidence};
 use crate::diagnosis::session::Session;
 use crate::host::{ProbeAim, ProbeOutcome, Subject};
 use crate::trace::event::Vantage;
+use crate::trace::measurement::Measurement;
 
 /// Most probes that a report lists.
 const MAX_PROBES: usize = 200;
@@ -113,10 +114,30 @@ fn summary(host: &HostEvidence, name: &str, vantage: Vantage, own: Option<Fared>
 /// What each side tries for this one session.
 pub(super) fn tried(session: &Session<'_>) -> Vec<String> {
     let tried = session.recorded().flat_map(|vantage| {
-        let options = &session.evidence.side(vantage).options;
-        options.tried.iter().map(move |what| format!("{}: {what}", vantage.name()))
+        let side = session.evidence.side(vantage);
+        let not_made = no_mapping(side);
+        side.options.tried.iter().map(move |what| {
+            let made = if not_made && what.starts_with(MAPPING) { NOT_MADE } else { "" };
+            format!("{}: {what}{made}", vantage.name())
+        })
     });
     tried.collect()
+}
+
+/// How the words of a port mapping that is tried begin.
+const MAPPING: &str = "a port mapping";
+
+/// What is added to something that could not be tried.
+pub(super) const NOT_MADE: &str = "; not made: no router answered that makes one";
+
+/// Whether routers were asked for a port mapping and none makes any.
+fn no_mapping(side: &SideEvidence) -> bool {
+    let mut answers = side.measured.facts.iter().filter_map(|(_, measurement)| match measurement {
+        Measurement::PortMapper { found, .. } => Some(*found),
+        _ => None,
+    });
+    let first = answers.next();
+    first.is_some_and(|found| !found) && answers.all(|found| !found)
 }
 
 /// The probes of both sides.

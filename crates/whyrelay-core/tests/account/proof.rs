@@ -4,6 +4,7 @@ use whyrelay_core::diagnosis::session::Path;
 use whyrelay_core::host::{PolicyRule, ProbeAim, RoutePurpose};
 use whyrelay_core::report::{Proof, Report, TextOptions, render_json, render_text};
 use whyrelay_core::trace::event::{Event, EventKind, Vantage};
+use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
 
 use crate::builder::{Fate, Session};
 use crate::cases::facts::{UPLINK, Way, policy_rule};
@@ -40,6 +41,20 @@ pub(crate) fn diverted_and_probed() -> Session {
     session
 }
 
+/// The same, with a port mapping tried, and what the router said to that.
+fn mapping_tried(found: bool) -> Report {
+    let mut session = diverted();
+    for event in &mut session.events {
+        if let (Vantage::A, EventKind::RecordingStarted { options, .. }) = (event.vantage, &mut event.kind) {
+            options.tried = vec!["a port mapping by the router, removed at the end".into()];
+        }
+    }
+    let protocol = PortMapperProtocol::NatPmp;
+    let said = Measurement::PortMapper { protocol, gateway: None, found, external: None, detail: None };
+    session.push(Vantage::A, EventKind::Measured(said));
+    Report::from_events(&session.events)
+}
+
 /// The same after the rule is gone.
 pub(crate) fn mended() -> Session {
     let mut session = direct();
@@ -68,6 +83,22 @@ fn a_fix_is_proven_by_what_is_gone_and_what_changed() {
     let text = render_text(&report, &TextOptions::default());
     assert!(text.contains("Fixed: the path was relayed and is direct now; gone: WR106"), "{text}");
     assert!(render_json(&report).contains("\"fixed\": true"));
+}
+
+#[test]
+fn a_mapping_that_no_router_made_says_nothing_of_the_path() {
+    let (without, with) = (mapping_tried(false), mapping_tried(true));
+    assert_eq!(
+        (without.tried.as_slice(), with.tried.as_slice()),
+        (
+            &["A: a port mapping by the router, removed at the end; not made: no router answered that makes one"
+                .into()][..],
+            &["A: a port mapping by the router, removed at the end".into()][..],
+        )
+    );
+    let text = |report| render_text(report, &TextOptions::default());
+    assert!(!text(&without).contains("With it the path"), "{}", text(&without));
+    assert!(text(&with).contains("With it the path is still relayed."), "{}", text(&with));
 }
 
 #[test]
