@@ -134,6 +134,10 @@ pub(super) fn programs<'a>(links: impl IntoIterator<Item = &'a Link>, host: &Hos
             seen.entry(software).or_default().sign(format!("policy rule {}", rule.priority));
         }
     }
+    // Its chains can be read by root alone, its settings by everybody.
+    if !in_laboratory() && fs::read_to_string(UFW_SETTINGS).is_ok_and(|text| is_enabled(&text)) {
+        seen.entry(SoftwareName::Ufw).or_default().sign(format!("file {UFW_SETTINGS}"));
+    }
     for name in host.chains.iter().flat_map(|(_, table, chain)| [table, chain]) {
         if let Some(software) = installed::by_firewall_name(name) {
             seen.entry(software).or_default().sign(format!("firewall {name}"));
@@ -145,6 +149,16 @@ pub(super) fn programs<'a>(links: impl IntoIterator<Item = &'a Link>, host: &Hos
         HostFact::Software(Software { software, signs: seen.signs, process_id: seen.process, environment, installed })
     };
     seen.into_iter().map(fact).collect()
+}
+
+/// Where ufw says whether it is on.
+const UFW_SETTINGS: &str = "/etc/ufw/ufw.conf";
+
+/// Whether ufw's settings turn it on.
+fn is_enabled(settings: &str) -> bool {
+    settings
+        .lines()
+        .any(|line| line.split('#').next().is_some_and(|line| line.trim().eq_ignore_ascii_case("enabled=yes")))
 }
 
 /// Whether this host is one of the laboratory's: then the processes of this machine, and the container that it may
@@ -236,4 +250,15 @@ pub(super) fn resolver() -> Option<HostFact> {
         .collect();
     let stub = servers.iter().any(IpAddr::is_loopback);
     Some(HostFact::Resolver { servers, stub })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ufw_is_on_where_its_settings_say_so() {
+        assert!(is_enabled("# Set to yes to start on boot.\nENABLED=yes\n\nLOGLEVEL=low\n"));
+        assert!(!is_enabled("# ENABLED=yes\nENABLED=no\n") && !is_enabled(""));
+    }
 }
