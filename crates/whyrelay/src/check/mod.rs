@@ -44,6 +44,7 @@ use servers::{Known, Servers};
 use stop::Stop;
 use table::Table;
 
+use crate::host::Told;
 use crate::io::clock::Clock;
 use crate::io::interfaces;
 use crate::io::tls::ClientTls;
@@ -130,8 +131,22 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     drain(&mut sink, &mut entries);
     if sink.finish_tap() {
         let until = tokio::time::Instant::now() + FACTS_LIMIT;
-        while let Ok(Some((moment, fact))) = tokio::time::timeout_at(until, next_fact(&mut facts)).await {
-            sink.record(clock.now(), EventKind::HostFact { moment, fact: Box::new(fact) });
+        let mut told = Told::default();
+        let late = loop {
+            match tokio::time::timeout_at(until, next_fact(&mut facts)).await {
+                Ok(Some((moment, fact))) => {
+                    told.note(moment, &fact);
+                    sink.record(clock.now(), EventKind::HostFact { moment, fact: Box::new(fact) });
+                }
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
+        if late {
+            for fact in told.missing("it took longer than the check waits for it") {
+                let (moment, fact) = (Moment::After, Box::new(fact));
+                sink.record(clock.now(), EventKind::HostFact { moment, fact });
+            }
         }
     }
     table.clear();

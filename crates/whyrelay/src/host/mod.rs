@@ -42,7 +42,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
-use whyrelay_core::host::{HostFact, MAX_FACTS, Moment, RoutePurpose};
+use whyrelay_core::host::{HostFact, MAX_FACTS, Moment, RoutePurpose, Subject};
 
 pub(crate) use tap::{Tap, is_server_request};
 
@@ -154,6 +154,50 @@ pub(crate) trait Collector: Send {
     fn after(&mut self, scope: &Scope, emit: &mut Emit<'_>);
 }
 
+/// The subjects of [`Moment::After`], in the order in which they are told.
+const AFTER: [Subject; 7] = [
+    Subject::Counters,
+    Subject::Nftables,
+    Subject::OwnPackets,
+    Subject::Routes,
+    Subject::Neighbors,
+    Subject::Sockets,
+    Subject::Conntrack,
+];
+
+/// How far the facts of [`Moment::After`] have come: where nobody can wait for the rest, it is said what is missing.
+#[derive(Debug, Default)]
+pub(crate) struct Told(Option<usize>);
+
+impl Told {
+    /// Notes a fact.
+    pub(crate) fn note(&mut self, moment: Moment, fact: &HostFact) {
+        let subject = match fact {
+            _ if moment != Moment::After => return,
+            HostFact::Counters { .. } => Subject::Counters,
+            HostFact::FirewallRule(_) => Subject::Nftables,
+            HostFact::OwnPacket(_) => Subject::OwnPackets,
+            HostFact::Neighbor(_) => Subject::Neighbors,
+            HostFact::Socket(_) => Subject::Sockets,
+            HostFact::Counted { subject: Subject::LegacyIptables, .. }
+            | HostFact::NotMeasured { subject: Subject::LegacyIptables, .. } => Subject::Nftables,
+            HostFact::Counted { subject, .. } | HostFact::NotMeasured { subject, .. } => *subject,
+            _ => return,
+        };
+        self.0 = self.0.max(AFTER.iter().position(|after| *after == subject));
+    }
+
+    /// What was not told.
+    pub(crate) fn missing(&self, why: &str) -> impl Iterator<Item = HostFact> {
+        let from = self.0.map_or(0, |last| last + 1);
+        AFTER[from..].iter().map(move |subject| HostFact::NotMeasured {
+            subject: *subject,
+            why: why.to_owned(),
+            needs: None,
+        })
+    }
+}
+
 /// Starts the collecting thread. The tap tells it what the session does; facts come from the receiver, which ends when
 /// the facts of [`Moment::After`] are all there.
 pub(crate) fn start() -> (Tap, tokio::sync::mpsc::Receiver<(Moment, HostFact)>) {
@@ -235,4 +279,32 @@ impl Collector for Unmeasured {
     fn flow(&mut self, _: &Flow, _: &mut Emit<'_>) {}
     fn later(&mut self, _: &mut Emit<'_>) {}
     fn after(&mut self, _: &Scope, _: &mut Emit<'_>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_told_in_time_is_not_measured() {
+        let missing = |facts: &[HostFact]| {
+            let mut told = Told::default();
+            facts.iter().for_each(|fact| told.note(Moment::After, fact));
+            let missing = told.missing("slow").map(|fact| match fact {
+                HostFact::NotMeasured { subject, .. } => subject,
+                other => panic!("{other:?}"),
+            });
+            missing.collect::<Vec<_>>()
+        };
+        let counted = |subject| HostFact::Counted { subject, total: 10_000, recorded: 0 };
+        let counters = HostFact::Counters { moved: std::collections::BTreeMap::new(), read: Vec::new() };
+        assert_eq!(missing(&[]), AFTER);
+        assert_eq!(missing(&[counters, counted(Subject::LegacyIptables)]), AFTER[2..]);
+        assert_eq!(missing(&[counted(Subject::Routes)]), AFTER[4..]);
+        assert_eq!(missing(&[counted(Subject::Conntrack), counted(Subject::Routes)]), []);
+        // The counts of before the checks say nothing of after.
+        let mut told = Told::default();
+        told.note(Moment::Before, &counted(Subject::Conntrack));
+        assert_eq!(told.missing("slow").count(), AFTER.len());
+    }
 }

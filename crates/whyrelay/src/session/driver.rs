@@ -29,6 +29,7 @@ use super::sink::Sink;
 use super::{Outcome, SessionConfig};
 use crate::channel::{Certificate, Channel};
 use crate::check::Entry;
+use crate::host::Told;
 use crate::io::clock::Clock;
 use crate::io::names::{Resolved, Resolver};
 use crate::io::stream::{StreamInput, Streams};
@@ -396,6 +397,7 @@ impl Session {
         // The checks are over: the last facts are collected while everything is closed.
         self.record_tallies();
         let mut facts = self.sink.finish_tap();
+        let mut told = Told::default();
         while let Ok(entry) = inputs.beside.try_recv() {
             self.sink.note(entry);
         }
@@ -412,7 +414,13 @@ impl Session {
                 self.feed(peer::Input::Close);
                 self.drain();
             }
-            if self.closed && !facts || Instant::now() >= until {
+            let is_late = Instant::now() >= until;
+            if is_late && facts {
+                for fact in told.missing("it took longer than the session waits for it") {
+                    self.host_input(Moment::After, fact);
+                }
+            }
+            if self.closed && !facts || is_late {
                 return;
             }
             let deadline = if self.closed {
@@ -430,7 +438,10 @@ impl Session {
                 }
                 Some(input) = inputs.streams.recv() => self.stream_input(input),
                 fact = inputs.host.recv(), if facts => match fact {
-                    Some((moment, fact)) => self.host_input(moment, fact),
+                    Some((moment, fact)) => {
+                        told.note(moment, &fact);
+                        self.host_input(moment, fact);
+                    }
                     None => facts = false,
                 },
                 () = tokio::time::sleep_until(deadline.into()) => {}
