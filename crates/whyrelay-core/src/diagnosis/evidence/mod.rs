@@ -7,8 +7,10 @@
 
 mod check;
 mod checklist;
+mod fold;
 mod host;
 mod measured;
+mod seen;
 mod server;
 mod side;
 mod sizes;
@@ -18,32 +20,27 @@ pub use check::{Answer, Check, Outcome};
 pub use checklist::{FoldedPair, FoldedState};
 pub use host::{HostEvidence, Taken};
 pub use measured::{Measured, NatBehavior};
-pub use server::{Allocation, ServerPath, ServerRequest};
-pub use side::{
+pub use seen::{
     AgentPair, Damaged, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
-    SideEvidence, Traffic,
+    Traffic,
 };
+pub use server::{Allocation, ServerPath, ServerRequest};
+pub use side::SideEvidence;
 pub use sizes::{LARGE, Sizes};
 
 use crate::trace::event::{Event, Vantage};
 
 /// Both sides' events, folded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Evidence {
     a: SideEvidence,
     b: SideEvidence,
 }
 
-impl Default for Evidence {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Evidence {
     /// Nothing seen yet.
     pub fn new() -> Self {
-        Self { a: SideEvidence::new(Vantage::A), b: SideEvidence::new(Vantage::B) }
+        Self::default()
     }
 
     /// Folds a whole recording.

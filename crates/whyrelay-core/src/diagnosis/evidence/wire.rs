@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use super::check::{Answer, Check, Outcome};
+use super::seen::Damaged;
 use super::server::{Allocation, ServerPath, ServerRequest};
-use super::side::{Damaged, MAX_LIST, MAX_TRANSACTIONS, SideEvidence};
+use super::side::{MAX_LIST, MAX_TRANSACTIONS, SideEvidence};
 use crate::ice::candidate::CandidateTransport;
 use crate::time::Timestamp;
 use crate::trace::event::{Datagram, Direction, Pair, Transport};

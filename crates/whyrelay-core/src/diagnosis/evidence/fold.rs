@@ -1,0 +1,231 @@
+//! The fold of every event but datagrams, in the order of the layers.
+
+use super::seen::{
+    AgentPair, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
+};
+use super::side::{MAX_LIST, SideEvidence};
+use crate::time::Timestamp;
+use crate::trace::event::{Direction, Event, EventKind, FailReason, IceState, PruneReason, Side, StateReason};
+
+impl SideEvidence {
+    pub(super) fn apply(&mut self, event: &Event) {
+        if self.last_seq.is_some_and(|last| event.seq <= last) {
+            return;
+        }
+        if self.events == 0 {
+            self.first_at = event.at;
+        }
+        self.last_at = event.at;
+        self.last_seq = Some(event.seq);
+        self.events += 1;
+        self.apply_kind(event.seq, event.at, &event.kind);
+    }
+
+    fn apply_kind(&mut self, seq: u64, at: Timestamp, kind: &EventKind) {
+        match kind {
+            EventKind::RecordingStarted { program, id, options, .. } => {
+                self.program = Some(program.clone());
+                self.id = Some(id.clone());
+                self.options = options.clone();
+            }
+            EventKind::PeerIdentified { program, sends_recording } => {
+                self.peer_program = Some((program.clone(), *sends_recording));
+            }
+            EventKind::RecordingEnded { reason } => self.ended = Some((seq, *reason)),
+            EventKind::PeerRecording { missing } => self.peer_recording = Some((seq, missing.clone())),
+            EventKind::EventsDropped { count } => self.dropped += count,
+
+            EventKind::Signaling { server, state } => {
+                push(&mut self.signaling, (seq, server.clone(), state.clone()), &mut self.overflow);
+            }
+            EventKind::SignalMessage { direction, message, .. } if self.messages.len() < MAX_LIST => {
+                *self.messages.entry((*direction == Direction::Out, message.clone())).or_default() += 1;
+            }
+            EventKind::SignalMessage { .. } => self.overflow += 1,
+            EventKind::Description { side, ufrag, fingerprint, generation, .. } => {
+                let (ufrag, fingerprint) = (ufrag.clone(), fingerprint.clone());
+                if *side == Side::Local {
+                    self.generation = *generation;
+                }
+                let description = Description { seq, side: *side, ufrag, fingerprint, generation: *generation };
+                push(&mut self.descriptions, description, &mut self.overflow);
+            }
+            EventKind::SignalRefused { message, detail } => {
+                push(&mut self.refused_messages, (seq, message.clone(), detail.clone()), &mut self.overflow);
+            }
+            EventKind::ServerKnown { url, announced } => {
+                push(&mut self.servers_known, (seq, url.clone(), *announced), &mut self.overflow);
+            }
+            _ => self.apply_socket_kind(seq, at, kind),
+        }
+    }
+
+    fn apply_socket_kind(&mut self, seq: u64, at: Timestamp, kind: &EventKind) {
+        match kind {
+            EventKind::Interface { name, addresses, used, .. } => {
+                push(&mut self.interfaces, (seq, name.clone(), addresses.clone(), *used), &mut self.overflow);
+            }
+            EventKind::SocketOpened { transport, local, interface, .. } if self.sockets.len() < MAX_LIST => {
+                self.sockets.insert((*transport, *local), (seq, interface.clone()));
+            }
+            EventKind::SocketOpened { .. } => self.overflow += 1,
+            EventKind::SocketFailed { transport, local, detail, .. } => {
+                push(&mut self.socket_failures, (seq, *transport, *local, detail.clone()), &mut self.overflow);
+            }
+            EventKind::SocketClosed { .. } => {}
+            EventKind::Datagram(datagram) => self.apply_datagram(seq, at, datagram),
+            EventKind::Traffic { direction, transport, local, remote, bytes, .. } => {
+                if self.traffic.len() < MAX_LIST {
+                    let traffic = self.traffic.entry((*transport, *local, *remote)).or_default();
+                    match direction {
+                        Direction::Out => traffic.bytes_out = traffic.bytes_out.saturating_add(*bytes),
+                        Direction::In => traffic.bytes_in = traffic.bytes_in.saturating_add(*bytes),
+                    }
+                }
+            }
+            EventKind::SendFailed { local, remote, errno, detail, .. } => {
+                if let Some(id) = self.last_sent.get(&(*local, *remote))
+                    && let Some(check) = self.sent.get_mut(id)
+                {
+                    check.refused = (check.refused + 1).min(check.transmissions);
+                }
+                if self.send_failures.len() < MAX_LIST {
+                    let failure = SendFailure { count: 0, seq, detail: detail.clone() };
+                    self.send_failures.entry((*local, *remote, *errno)).or_insert(failure).count += 1;
+                }
+            }
+            EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, .. } => {
+                if self.icmp_errors.len() < MAX_LIST {
+                    let key = (*local, *remote, *icmp_type, *icmp_code);
+                    let error = IcmpError { count: 0, seq, offender: *offender };
+                    self.icmp_errors.entry(key).or_insert(error).count += 1;
+                }
+            }
+            EventKind::HostFact { moment, fact } => {
+                if !self.host.apply(seq, *moment, fact) {
+                    self.overflow += 1;
+                }
+            }
+            _ => self.apply_gathering_kind(seq, at, kind),
+        }
+    }
+
+    fn apply_gathering_kind(&mut self, seq: u64, at: Timestamp, kind: &EventKind) {
+        let overflow = &mut self.overflow;
+        match kind {
+            EventKind::LocalCandidate { candidate, base, interface, server } => {
+                let (interface, server) = (interface.clone(), server.clone());
+                let local = LocalCandidate { seq, candidate: candidate.clone(), base: *base, interface, server };
+                push(&mut self.local_candidates, local, overflow);
+            }
+            EventKind::LocalCandidateDiscarded { candidate, reason } => {
+                push(&mut self.discarded_candidates, (seq, candidate.clone(), reason.clone()), overflow);
+            }
+            EventKind::RemoteCandidate { candidate, resolved } => {
+                let address = candidate.address.ip().or(*resolved);
+                let remote = RemoteCandidate { seq, candidate: candidate.clone(), address };
+                push(&mut self.remote_candidates, remote, overflow);
+            }
+            EventKind::RemoteCandidateRefused { line, reason } => {
+                push(&mut self.refused_candidates, (seq, line.clone(), reason.clone()), overflow);
+            }
+            EventKind::EndOfCandidates { side } => {
+                self.end_of_candidates.entry(*side).or_insert(seq);
+            }
+            EventKind::NameResolved { name, addresses, error, .. } => {
+                push(&mut self.names, (seq, name.clone(), addresses.clone(), error.clone()), overflow);
+            }
+            EventKind::ServerFailed { server, method, failure, .. } => {
+                let (server, method, failure) = (server.clone(), method.clone(), failure.clone());
+                push(&mut self.server_failures, FailedServer { seq, server, method, failure }, overflow);
+            }
+            EventKind::Allocated { server, relayed, .. } if self.allocated.len() < MAX_LIST => {
+                self.allocated.insert(*relayed, (seq, server.clone()));
+            }
+            // The wire says the same: see `wire`.
+            EventKind::Allocated { .. } | EventKind::PermissionCreated { .. } | EventKind::ChannelBound { .. } => {}
+            EventKind::Deallocated { .. } => {}
+            _ => self.apply_ice_kind(seq, at, kind),
+        }
+    }
+
+    fn apply_ice_kind(&mut self, seq: u64, at: Timestamp, kind: &EventKind) {
+        let overflow = &mut self.overflow;
+        match kind {
+            EventKind::IceStarted { role, .. } => self.role = Some(*role),
+            EventKind::PairFormed { pair, priority, state, .. } if self.pairs.len() < MAX_LIST => {
+                let agent = AgentPair { priority: *priority, state: *state, pruned: None, no_connection: None, seq };
+                self.pairs.insert(*pair, agent);
+            }
+            EventKind::PairFormed { .. } => *overflow += 1,
+            EventKind::PairPruned { pair, reason } => {
+                if let PruneReason::Connected { pair: wire } = reason
+                    && self.connections.len() < MAX_LIST
+                {
+                    self.connections.insert(*wire, *pair);
+                }
+                if let Some(agent) = self.pairs.get_mut(pair) {
+                    agent.pruned = Some(reason.clone());
+                    agent.seq = seq;
+                }
+            }
+            EventKind::PairStateChanged { pair, to, reason, .. } => {
+                if let Some(agent) = self.pairs.get_mut(pair) {
+                    agent.state = *to;
+                    agent.no_connection = match reason {
+                        StateReason::Failed(FailReason::ConnectionFailed { detail }) => Some(detail.clone()),
+                        _ => None,
+                    };
+                    agent.seq = seq;
+                }
+            }
+            EventKind::PairCounted { pair, counts } if self.counts.len() < MAX_LIST => {
+                self.counts.insert(*pair, (seq, *counts));
+                if let Some(state) = counts.state {
+                    let priority = counts.priority.unwrap_or(0);
+                    let agent = AgentPair { priority, state, pruned: None, no_connection: None, seq };
+                    self.pairs.insert(*pair, agent);
+                }
+            }
+            EventKind::PairCounted { .. } => *overflow += 1,
+            EventKind::CheckRefused { local, remote, code, detail } => {
+                push(&mut self.refused_checks, (seq, *local, *remote, *code, detail.clone()), overflow);
+            }
+            EventKind::PairNominated { pair, .. } => push(&mut self.nominated, (seq, *pair), overflow),
+            EventKind::PairSelected { pair, .. } => push(&mut self.selected, (seq, *pair), overflow),
+            EventKind::RoleConflict { role, .. } => {
+                self.role = Some(*role);
+                self.role_conflicts += 1;
+            }
+            EventKind::IceStateChanged { to, reason, .. } => {
+                self.closed |= *to == IceState::Closed;
+                push(&mut self.ice_states, (seq, *to, *reason), overflow);
+            }
+            EventKind::IceRestarted { generation, .. } => self.generation = *generation,
+            EventKind::Dtls { state } => push(&mut self.dtls, (seq, state.clone()), overflow),
+            EventKind::ChannelOpened { .. } => self.channel_opened = Some((seq, at)),
+            EventKind::ChannelClosed { detail } => self.channel_closed = Some((seq, detail.clone())),
+            EventKind::RoundTrips { count, lost, median_us, p99_us } => {
+                let (count, lost, median_us, p99_us) = (*count, *lost, *median_us, *p99_us);
+                self.round_trips = Some(RoundTrips { count, lost, median_us, p99_us });
+            }
+            EventKind::Throughput { direction, bytes, took_us } => {
+                self.throughput.insert(*direction, (*bytes, *took_us));
+            }
+            EventKind::CheckStarted { .. } | EventKind::Measured(_) | EventKind::NotMeasured { .. } => {
+                *overflow += u64::from(!self.measured.apply(seq, kind));
+            }
+            // The kinds above this one in the chain of matches never come here.
+            _ => {}
+        }
+    }
+}
+
+/// Adds to a list within its bound.
+fn push<T>(list: &mut Vec<T>, item: T, overflow: &mut u64) {
+    if list.len() < MAX_LIST {
+        list.push(item);
+    } else {
+        *overflow += 1;
+    }
+}
