@@ -110,10 +110,13 @@ fn optimistic(session: &Session<'_>, vantage: Vantage, network: &Network) -> (Ma
 /// The best path that both networks allow.
 pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
     let relay_only = session.recorded().any(|vantage| session.evidence.side(vantage).options.relay_only);
+    let relays = session.recorded().any(|vantage| session.evidence.side(vantage).knows_relay()) || has_relay(session);
     let without_direct = if has_relay(session) { Expected::Relayed } else { Expected::None };
     let blocked = findings.iter().any(|finding| matches!(finding.code, "WR302" | "WR304"));
     match session.path {
         Path::Direct => return Expected::Direct,
+        // Without any server that relays, not even that.
+        _ if relay_only && !relays => return Expected::None,
         _ if relay_only => return Expected::Relayed,
         _ if blocked => return without_direct,
         _ => {}

@@ -1,10 +1,11 @@
 //! What the NAT and firewall in front of a side are like, put together from everything that tells of them: servers'
 //! answers to the session's own sockets, what the peer saw, and discovery where it was made.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::evidence::SideEvidence;
-use super::routes::is_contended;
+use super::routes::Rivals;
 use super::session::Session;
 use crate::ice::candidate::CandidateTransport;
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior};
@@ -62,30 +63,37 @@ impl Network {
     pub(super) fn work_out(session: &Session<'_>, vantage: Vantage, is_ipv6: bool) -> Self {
         let side = session.evidence.side(vantage);
         let mut network = Self::default();
-        network.hear_servers(side, &told(side), is_ipv6);
+        let told = told(side);
+        network.hear_servers(session.rivals(vantage), &told, is_ipv6);
         network.hear_discovery(side, is_ipv6);
-        network.hear_peer(session, vantage, is_ipv6);
+        network.hear_peer(session, vantage, &told, is_ipv6);
         network.evidence.sort_unstable();
         network.evidence.dedup();
         network
     }
 
-    fn hear_servers(&mut self, side: &SideEvidence, told: &[Told], is_ipv6: bool) {
-        let of_family: Vec<&Told> = told.iter().filter(|told| told.mapped.is_ipv6() == is_ipv6).collect();
-        for answer in &of_family {
-            if !self.public.contains(&answer.mapped.ip()) {
+    fn hear_servers(&mut self, rivals: &Rivals<'_>, told: &[Told], is_ipv6: bool) {
+        let mut public = BTreeSet::new();
+        let mut by_socket: BTreeMap<SocketAddr, Vec<&Told>> = BTreeMap::new();
+        for answer in told.iter().filter(|told| told.mapped.is_ipv6() == is_ipv6) {
+            if public.insert(answer.mapped.ip()) {
                 self.public.push(answer.mapped.ip());
             }
             self.translates = Some(self.translates.unwrap_or(false) || answer.mapped != answer.local);
             self.evidence.push(answer.seq);
-            for other in of_family.iter().filter(|other| other.local == answer.local && other.seq < answer.seq) {
-                if is_contended(side, answer.local, answer.mapped, other.mapped) {
-                    // Another socket of this host took the port: nothing follows for the NAT.
-                } else if other.mapped != answer.mapped {
-                    self.mapping =
-                        Some(differing(answer, other).max(self.mapping.unwrap_or_else(|| differing(answer, other))));
-                } else if other.server.ip() != answer.server.ip() {
-                    self.mapping.get_or_insert(MappingBehavior::EndpointIndependent);
+            by_socket.entry(answer.local).or_default().push(answer);
+        }
+        for answers in by_socket.values() {
+            for (position, answer) in answers.iter().enumerate() {
+                for other in &answers[..position] {
+                    if rivals.contend(answer.local, answer.mapped, other.mapped) {
+                        // Another socket of this host took the port: nothing follows for the NAT.
+                    } else if other.mapped != answer.mapped {
+                        let differing = differing(answer, other);
+                        self.mapping = Some(self.mapping.map_or(differing, |known| known.max(differing)));
+                    } else if other.server.ip() != answer.server.ip() {
+                        self.mapping.get_or_insert(MappingBehavior::EndpointIndependent);
+                    }
                 }
             }
         }
@@ -105,15 +113,15 @@ impl Network {
     }
 
     /// What the peer saw: checks from the address that a server told say that the mapping is the same for both.
-    fn hear_peer(&mut self, session: &Session<'_>, vantage: Vantage, is_ipv6: bool) {
+    fn hear_peer(&mut self, session: &Session<'_>, vantage: Vantage, told: &[Told], is_ipv6: bool) {
         let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-        let told = told(side);
+        let known: BTreeSet<_> = told.iter().map(|told| (told.local, told.mapped)).collect();
         let udp = side.sent.iter().filter(|(_, check)| check.pair.transport == CandidateTransport::Udp);
         for (id, check) in udp.filter(|(_, check)| check.pair.remote.is_ipv6() == is_ipv6) {
             let Some(seen) = other.received.get(id).map(|received| received.pair.remote).or(check.mapped()) else {
                 continue;
             };
-            if told.iter().any(|told| told.local == check.pair.local && told.mapped == seen) {
+            if known.contains(&(check.pair.local, seen)) {
                 self.mapping.get_or_insert(MappingBehavior::EndpointIndependent);
             }
         }

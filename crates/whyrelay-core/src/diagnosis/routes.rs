@@ -1,11 +1,13 @@
 //! Where the kernel sends a session's packets for the peer, against where it sends those for the servers: the
 //! difference is local routing, and no NAT is to blame for what it does.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::evidence::{HostEvidence, SideEvidence, Taken};
+use super::network::told;
 use super::session::Session;
-use crate::host::{PolicyRule, RouteAnswer, RouteKind, RoutePurpose, RuleAction};
+use crate::host::{PolicyRule, ProbeAim, ProbeOutcome, RouteAnswer, RouteKind, RoutePurpose, RuleAction};
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::{AddressClass, same_subnet};
 use crate::trace::event::{Transport, Vantage};
@@ -58,32 +60,77 @@ pub fn reachable_candidates<'a>(side: &'a SideEvidence, peer: &'a SideEvidence) 
         })
 }
 
-/// Another address of a side with a socket on the same port, whose packets leave by the interface of this one: behind a
-/// NAT, which sees two hosts with one port, the two compete for it.
-pub fn rival(side: &SideEvidence, own: SocketAddr) -> Option<(SocketAddr, &Taken<RouteAnswer>)> {
-    let home = |address: IpAddr| side.host.addresses.iter().find(|known| known.fact.address == address);
-    let by = home(own.ip())?.fact.device.as_str();
-    side.host.route_answers.iter().find_map(|answer| {
-        let question = &answer.fact.question;
-        let other = SocketAddr::new(question.source?, question.source_port?);
-        let astray = other.port() == own.port()
-            && other.ip() != own.ip()
-            && question.out_device.is_none()
-            && answer.fact.device() == Some(by)
-            && home(other.ip()).is_some_and(|home| home.fact.device != by);
-        let sends = || {
-            side.servers.keys().any(|(transport, local, _)| *transport == Transport::Udp && *local == other)
-                || side.sent.values().any(|check| check.pair.local == other)
-        };
-        (astray && sends()).then_some((other, answer))
-    })
+/// Sockets of a side that send from an address of one interface by another: behind a NAT, which sees two hosts with one
+/// port, they compete for it with the socket that is at home there.
+#[derive(Clone, Debug, Default)]
+pub struct Rivals<'a> {
+    /// The interface of each address.
+    homes: BTreeMap<IpAddr, &'a str>,
+    /// By interface and port: the socket that strays there, and the route that says so.
+    strays: BTreeMap<(&'a str, u16), (SocketAddr, &'a Taken<RouteAnswer>)>,
+    /// Sockets without a rival, other ports' probes among them, that the NAT maps otherwise for each destination.
+    varies: bool,
 }
 
-/// Whether two addresses that servers told of one socket may differ only because a rival holds the port: towards one of
-/// them the NAT kept the port, towards the other it did not.
-pub fn is_contended(side: &SideEvidence, own: SocketAddr, one: SocketAddr, two: SocketAddr) -> bool {
-    let kept = |mapped: SocketAddr| mapped.port() == own.port();
-    kept(one) != kept(two) && rival(side, own).is_some()
+impl<'a> Rivals<'a> {
+    pub(super) fn work_out(side: &'a SideEvidence) -> Self {
+        let mut rivals = Self::default();
+        for known in &side.host.addresses {
+            rivals.homes.entry(known.fact.address).or_insert(&known.fact.device);
+        }
+        let asking = side.servers.keys().filter(|(transport, ..)| *transport == Transport::Udp);
+        let mut sends: BTreeSet<SocketAddr> = asking.map(|(_, local, _)| *local).collect();
+        sends.extend(side.sent.values().map(|check| check.pair.local));
+        for answer in &side.host.route_answers {
+            let question = &answer.fact.question;
+            let (Some(source), Some(port), Some(by)) = (question.source, question.source_port, answer.fact.device())
+            else {
+                continue;
+            };
+            let socket = SocketAddr::new(source, port);
+            let strays = rivals.homes.get(&source).is_some_and(|home| *home != by);
+            if question.out_device.is_none() && strays && sends.contains(&socket) {
+                rivals.strays.entry((by, port)).or_insert((socket, answer));
+            }
+        }
+        rivals.varies = rivals.vary(side);
+        rivals
+    }
+
+    /// Another address of the side with a socket on the same port, whose packets leave by the interface of this one.
+    pub fn of(&self, own: SocketAddr) -> Option<(SocketAddr, &'a Taken<RouteAnswer>)> {
+        let home = self.homes.get(&own.ip())?;
+        self.strays.get(&(*home, own.port())).copied()
+    }
+
+    /// Whether two addresses that servers told of one socket may differ only because a rival holds the port: towards one
+    /// of them the NAT kept the port, towards the other it did not. Not where it maps other ports by destination, too.
+    pub fn contend(&self, own: SocketAddr, one: SocketAddr, two: SocketAddr) -> bool {
+        let kept = |mapped: SocketAddr| mapped.port() == own.port();
+        kept(one) != kept(two) && !self.varies && self.of(own).is_some()
+    }
+
+    /// Whether sockets without a rival are mapped otherwise for each destination: then the NAT is so by itself.
+    pub const fn others_vary(&self) -> bool {
+        self.varies
+    }
+
+    fn vary(&self, side: &SideEvidence) -> bool {
+        let mut first: BTreeMap<SocketAddr, SocketAddr> = BTreeMap::new();
+        let mut differs = |local: SocketAddr, mapped: SocketAddr| {
+            let first = *first.entry(local).or_insert(mapped);
+            first.ip() == mapped.ip() && first.port() != mapped.port()
+        };
+        let probed = side.host.probes_with(|aim| *aim == ProbeAim::OtherPort);
+        let probed = probed.filter_map(|probe| match probe.fact.result {
+            ProbeOutcome::Answered { mapped: Some(mapped), .. } => Some((probe.fact.local, mapped)),
+            _ => None,
+        });
+        let told = told(side).into_iter().map(|told| (told.local, told.mapped));
+        let strays: BTreeSet<SocketAddr> = self.strays.values().map(|(socket, _)| *socket).collect();
+        let apart = |local: &SocketAddr| self.of(*local).is_none() && !strays.contains(local);
+        probed.chain(told).filter(|(local, _)| apart(local)).any(|(local, mapped)| differs(local, mapped))
+    }
 }
 
 /// Every diversion on a side, in the order of the answers.

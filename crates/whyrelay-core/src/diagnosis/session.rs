@@ -17,6 +17,7 @@ pub use outcome::{Path, SideOutcome};
 use super::evidence::Evidence;
 use super::finding::Severity;
 use super::network::Network;
+use super::routes::Rivals;
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::{AddressClass, same_subnet};
 use crate::trace::event::{Pair, Vantage};
@@ -36,6 +37,8 @@ pub struct Session<'a> {
     pub selected: Option<usize>,
     /// The networks in front of both sides, for IPv4 and IPv6: worked out when a rule first asks.
     networks: [OnceCell<Network>; 4],
+    /// Sockets that compete for a port, likewise.
+    rivals: [OnceCell<Rivals<'a>>; 2],
 }
 
 /// One end of a pair, as the other end knows it.
@@ -68,7 +71,7 @@ impl<'a> Session<'a> {
         let outcomes = [Vantage::A, Vantage::B].map(|vantage| outcome::of_side(evidence.side(vantage)));
         let selected = mark_selected(evidence, &mut pairs);
         let path = outcome::path(evidence, &outcomes, &pairs);
-        Self { evidence, pairs, outcomes, path, selected, networks: Default::default() }
+        Self { evidence, pairs, outcomes, path, selected, networks: Default::default(), rivals: Default::default() }
     }
 
     /// How a side ended.
@@ -89,6 +92,12 @@ impl<'a> Session<'a> {
     pub fn network(&self, vantage: Vantage, is_ipv6: bool) -> &Network {
         let index = 2 * usize::from(vantage == Vantage::B) + usize::from(is_ipv6);
         self.networks[index].get_or_init(|| Network::work_out(self, vantage, is_ipv6))
+    }
+
+    /// Which sockets of a side compete for a port of the NAT in front.
+    pub fn rivals(&self, vantage: Vantage) -> &Rivals<'a> {
+        let evidence: &'a Evidence = self.evidence;
+        self.rivals[usize::from(vantage == Vantage::B)].get_or_init(|| Rivals::work_out(evidence.side(vantage)))
     }
 
     /// How bad it is when something keeps the session from being direct: an error when there is no path at all.

@@ -1,5 +1,6 @@
 //! The account, from hand-made sessions: what both sides' recordings say when a chain breaks at each step.
 
+mod between;
 mod builder;
 mod cases;
 mod check_schema;

@@ -83,7 +83,10 @@ pub fn score(world: &World, observed: &Observed) -> Score {
                 && finding.blame == blame_of(planted.side)
         })
     };
-    let wrong = severe.iter().filter(|finding| !names(finding) && !half_seen(finding) && !is_symptom(world, finding));
+    // So is what follows from two addresses that share a port, which nobody planted.
+    let shared = !direct && severe.iter().any(|finding| shares_port(world, finding));
+    let is_symptom = |finding: &Finding| is_symptom(world, finding, shared);
+    let wrong = severe.iter().filter(|finding| !names(finding) && !half_seen(finding) && !is_symptom(finding));
     let mut wrong_alone = Vec::new();
     for vantage in [Vantage::A, Vantage::B] {
         let own = observed.events.iter().filter(|event| event.vantage == vantage);
@@ -95,7 +98,7 @@ pub fn score(world: &World, observed: &Observed) -> Score {
             known.any(|planted| finding.blame == blame_of(planted.side) || finding.blame == Blame::Path)
         };
         let severe = findings.iter().filter(|finding| finding.severity != Severity::Info);
-        let alone = severe.filter(|finding| !names(finding) && !also(finding) && !is_symptom(world, finding));
+        let alone = severe.filter(|finding| !names(finding) && !also(finding) && !is_symptom(finding));
         wrong_alone.extend(alone.map(|finding| format!("{}: {}", vantage.name(), shown(finding))));
     }
     Score {
@@ -151,9 +154,10 @@ fn is_named(planted: &Planted, finding: &Finding) -> bool {
     blamed && planted.fault.findings.contains(&finding.name)
 }
 
-/// Whether a finding only says what was seen of a planted fault, and blames no side that has none.
-fn is_symptom(world: &World, finding: &Finding) -> bool {
-    !world.planted.is_empty()
+/// Whether a finding only says what was seen of a planted fault, or of a port that two addresses share, and blames no
+/// side that has none.
+fn is_symptom(world: &World, finding: &Finding, shared: bool) -> bool {
+    (!world.planted.is_empty() || shared)
         && SYMPTOMS.contains(&finding.name)
         && match finding.blame {
             Blame::A => world.planted.iter().any(|planted| planted.side == 0),

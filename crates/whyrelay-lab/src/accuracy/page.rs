@@ -187,7 +187,7 @@ impl Accuracy {
              Two faults are on different sides, and none hides the other: what touches no packet leaves no trace. \
              A finding counts as right when name and blame are; symptoms (checks not arriving, no relay to fall back to) beside the cause are no mistake and no hit. \
              Where a fault is all that one side sees of it (its recording alone, or because the other side's fault hides the rest), what it looks like from there is right, too. \
-             A host with a tunnel sends from two addresses with one port: where its first packets get lost, that its NAT gave the port to the other address is so, whatever was planted.\n",
+             A host with a tunnel sends from two addresses with one port: where its first packets get lost, that its NAT gave the port to the other address is so, whatever was planted, and so is what follows from it.\n",
             self.one.harmless, self.two.harmless
         );
         let _ = writeln!(

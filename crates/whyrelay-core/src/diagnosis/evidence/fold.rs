@@ -115,7 +115,7 @@ impl SideEvidence {
         match kind {
             EventKind::LocalCandidate { candidate, base, interface, server } => {
                 let (interface, server) = (interface.clone(), server.clone());
-                let local = LocalCandidate { seq, candidate: candidate.clone(), base: *base, interface, server };
+                let local = LocalCandidate { seq, at, candidate: candidate.clone(), base: *base, interface, server };
                 push(&mut self.local_candidates, local, overflow);
             }
             EventKind::LocalCandidateDiscarded { candidate, reason } => {

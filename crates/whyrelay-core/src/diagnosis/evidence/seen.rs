@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::ice::candidate::Candidate;
+use crate::time::Timestamp;
 use crate::trace::event::{PairState, PruneReason, ServerFailure, Side};
 
 /// A description that took effect.
@@ -25,6 +26,8 @@ pub struct Description {
 pub struct LocalCandidate {
     /// Number of its event.
     pub seq: u64,
+    /// When it was gathered.
+    pub at: Timestamp,
     /// The candidate.
     pub candidate: Candidate,
     /// Its base.

@@ -1,6 +1,6 @@
 //! What passed between one socket and one STUN or TURN server.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::time::Timestamp;
@@ -43,8 +43,8 @@ pub struct Allocation {
     pub relayed: Vec<SocketAddr>,
     /// LIFETIME in seconds.
     pub lifetime_s: u32,
-    /// Permissions that were granted.
-    pub permissions: BTreeSet<IpAddr>,
+    /// Permissions that were granted, with the time of the first answer that says so.
+    pub permissions: BTreeMap<IpAddr, Timestamp>,
     /// Peers for which a permission or channel was refused: code and event.
     pub refused: BTreeMap<IpAddr, (u16, u64)>,
     /// Channels and their peers.

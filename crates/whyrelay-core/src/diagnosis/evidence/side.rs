@@ -18,7 +18,7 @@ use crate::trace::event::{
     Direction, DtlsState, EndReason, IceState, IceStateReason, InterfaceUse, Pair, PairCounts, RefuseReason, Role,
     SessionOptions, Side, SignalingState, Transport,
 };
-use crate::wire::stun::TransactionId;
+use crate::wire::stun::{Method, TransactionId};
 
 /// Most transactions, pairs and sockets that are kept a side: 10,000 checks with room for a long session's consent.
 pub(super) const MAX_TRANSACTIONS: usize = 200_000;
@@ -79,6 +79,8 @@ pub struct SideEvidence {
     pub names: Vec<(u64, String, Vec<IpAddr>, Option<String>)>,
     pub server_failures: Vec<FailedServer>,
     pub servers: BTreeMap<(Transport, SocketAddr, SocketAddr), ServerPath>,
+    /// Mapped addresses that are kept of all servers.
+    pub(super) addresses_told: usize,
     pub requests: BTreeMap<TransactionId, ServerRequest>,
     /// Relayed addresses by the client's own word, with the server's name.
     pub allocated: BTreeMap<SocketAddr, (u64, String)>,
@@ -151,6 +153,17 @@ impl SideEvidence {
             || self.local_candidates.iter().any(told)
     }
 
+    /// Whether it has a TURN server to ask: one was named to it, was asked, failed or allocated.
+    pub fn knows_relay(&self) -> bool {
+        let is_turn = |url: &str| url.starts_with("turn");
+        !self.options.no_turn
+            && (!self.allocated.is_empty()
+                || self.servers_known.iter().any(|(_, url, _)| is_turn(url))
+                || self.server_failures.iter().any(|failed| is_turn(&failed.server))
+                || self.servers.values().any(|path| path.requests.contains_key(&Method::ALLOCATE))
+                || self.local_candidates.iter().any(|local| local.candidate.kind == CandidateType::Relayed))
+    }
+
     /// Packets that reached this host's interfaces for one of its sockets, from addresses that no socket heard anything
     /// from: source, packets and event. `None`: arrivals were not looked at.
     pub fn unheard(&self) -> Option<Vec<(SocketAddr, u64, u64)>> {
@@ -169,13 +182,21 @@ impl SideEvidence {
         Some(unheard.filter(|(source, ..)| !heard(*source)).collect())
     }
 
-    /// How many requests to a server left over UDP: what the system refused to send did not.
-    pub fn asked(&self, server: SocketAddr) -> u32 {
-        let of_server =
-            |(transport, _, to): &(Transport, SocketAddr, SocketAddr)| *transport == Transport::Udp && *to == server;
-        let sent = self.servers.iter().filter(|(key, _)| of_server(key)).map(|(_, path)| path.transmissions());
-        let refused = self.send_failures.iter().filter(|((_, remote, _), _)| *remote == server);
-        sent.sum::<u32>().saturating_sub(refused.map(|(_, failure)| failure.count).sum())
+    /// How many requests to each server left over UDP: what the system refused to send did not.
+    pub fn asked(&self) -> BTreeMap<SocketAddr, u32> {
+        let mut asked: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        for ((transport, _, server), path) in &self.servers {
+            if *transport == Transport::Udp {
+                let sent = asked.entry(*server).or_default();
+                *sent = sent.saturating_add(path.transmissions());
+            }
+        }
+        for ((_, remote, _), failure) in &self.send_failures {
+            if let Some(sent) = asked.get_mut(remote) {
+                *sent = sent.saturating_sub(failure.count);
+            }
+        }
+        asked
     }
 
     /// Whether anything was heard of one address family from outside: an answer of a server, or a check that the system

@@ -159,11 +159,13 @@ impl SideEvidence {
         if seen.direction == Direction::In || seen.relayed {
             return;
         }
-        if self.servers.len() >= MAX_TRANSACTIONS || self.requests.len() >= MAX_TRANSACTIONS {
+        let key = (seen.transport, seen.local, seen.remote);
+        let fits = self.servers.len() < MAX_LIST || self.servers.contains_key(&key);
+        if !fits || self.requests.len() >= MAX_TRANSACTIONS {
             self.overflow += 1;
             return;
         }
-        let path = self.servers.entry((seen.transport, seen.local, seen.remote)).or_default();
+        let path = self.servers.entry(key).or_default();
         let tally = path.requests.entry(message.method).or_default();
         tally.transmissions += 1;
         if tally.transmissions == 1 {
@@ -242,8 +244,10 @@ impl SideEvidence {
         let mapped = message
             .xor_address(AttributeType::XOR_MAPPED_ADDRESS)
             .or_else(|| message.address(AttributeType::MAPPED_ADDRESS));
-        if let Some(mapped) = mapped {
-            path.mapped.entry(mapped).or_insert(seen.seq);
+        let new = mapped.filter(|mapped| self.addresses_told < MAX_LIST && !path.mapped.contains_key(mapped));
+        if let Some(mapped) = new {
+            path.mapped.insert(mapped, seen.seq);
+            self.addresses_told += 1;
         }
         match message.method {
             Method::ALLOCATE => {
@@ -256,7 +260,9 @@ impl SideEvidence {
             }
             Method::CREATE_PERMISSION | Method::CHANNEL_BIND => {
                 if let Some(allocation) = &mut path.allocation {
-                    allocation.permissions.extend(request.peers.iter().map(SocketAddr::ip));
+                    for peer in &request.peers {
+                        allocation.permissions.entry(peer.ip()).or_insert(seen.at);
+                    }
                 }
             }
             _ => {}
@@ -305,7 +311,7 @@ fn refuse_peers(path: &mut ServerPath, request: &ServerRequest, code: u16, seq: 
     }
     if let (Some(channel), Some(peer)) = (request.channel, request.peers.first())
         && allocation.channels.get(&channel) == Some(peer)
-        && !allocation.permissions.contains(&peer.ip())
+        && !allocation.permissions.contains_key(&peer.ip())
     {
         allocation.channels.remove(&channel);
     }

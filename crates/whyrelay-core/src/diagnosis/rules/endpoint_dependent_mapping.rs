@@ -2,7 +2,6 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::routes::is_contended;
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -55,14 +54,14 @@ fn examine(session: &Session<'_>) -> Examination {
         for ((local, _), mut answers) in told {
             answers.sort_unstable_by_key(|(_, _, seq)| *seq);
             let Some(&(first, first_server, first_seq)) = answers.first() else { continue };
-            compared |= answers.iter().any(|(_, server, _)| *server != first_server);
             let other = answers
                 .iter()
                 .find(|(mapped, server, _)| *server != first_server && mapped.ip() == first.ip() && *mapped != first);
-            if other.is_some_and(|(mapped, ..)| is_contended(side, local, first, *mapped)) {
-                compared = false;
+            // Which of two sockets the NAT gives the port to says nothing of the NAT.
+            if other.is_some_and(|(mapped, ..)| session.rivals(vantage).contend(local, first, *mapped)) {
                 continue;
             }
+            compared |= answers.iter().any(|(_, server, _)| *server != first_server);
             let Some(&(mapped, server, seq)) = other else { continue };
             faults.push(Fault {
                 blame: Blame::side(vantage),

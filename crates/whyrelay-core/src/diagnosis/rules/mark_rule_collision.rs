@@ -1,8 +1,9 @@
 //! Another program's rule takes the application's firewall mark for its own.
 
 use super::{Examination, Fix, Rule};
+use crate::diagnosis::evidence::HostEvidence;
 use crate::diagnosis::finding::Remedy;
-use crate::diagnosis::routes::{By, Diversion};
+use crate::diagnosis::routes::{By, Diversion, mark_rule};
 use crate::diagnosis::session::Session;
 use crate::trace::event::Vantage;
 
@@ -55,20 +56,15 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     let host = &session.evidence.side(vantage).host;
     let question = &diversion.answer.fact.question;
     let By::MarkRule(rule) = diversion.by else { return Said::default() };
-    let rule = rule.or_else(|| crate::diagnosis::routes::mark_rule(host, question.mark));
+    let rule = rule.or_else(|| mark_rule(host, question.mark));
     let mut advice = vec![
         Remedy::safe("See the difference that the mark makes")
             .run(ask(question))
             .run(ask(&crate::host::RouteQuestion { mark: 0, ..question.clone() })),
     ];
-    let mask = rule.and_then(|rule| rule.fact.mask).unwrap_or(u32::MAX);
-    if question.mark == NETBIRD || is_about(host, SoftwareName::Netbird) {
-        // A rule without a mask takes one mark only: any other will do.
-        let (what, mark) = if mask == u32::MAX {
-            ("Give NetBird another mark".to_owned(), NETBIRD << 1)
-        } else {
-            (format!("Give NetBird a mark that shares no bits with {mask:#x}"), free_mark(mask))
-        };
+    // Which other mark helps is known only where the rule is.
+    let free = rule.and_then(|rule| free_mark(host, rule.fact.mask.unwrap_or(u32::MAX)));
+    if let Some((what, mark)) = free.filter(|_| question.mark == NETBIRD || is_about(host, SoftwareName::Netbird)) {
         advice.push(
             Remedy::safe(what)
                 .run("mkdir -p /etc/systemd/system/netbird.service.d")
@@ -80,7 +76,7 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
                 .run("systemctl restart netbird"),
         );
     }
-    if is_about(host, SoftwareName::Mwan3) || mask == 0x3F00 {
+    if is_about(host, SoftwareName::Mwan3) || rule.is_some_and(|rule| rule.fact.mask == Some(0x3F00)) {
         advice.push(
             Remedy::safe("Or give mwan3 other bits")
                 .run("uci set mwan3.globals.mmx_mask='0x3F000000' && uci commit mwan3")
@@ -110,7 +106,15 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     (summary, rule.map(|rule| rule.seq).into_iter().collect(), advice)
 }
 
-/// NetBird's mark moved up until it shares no bit with a mask.
-fn free_mark(mask: u32) -> u32 {
-    (0..12).map(|shift| NETBIRD << shift).find(|mark| mark & mask == 0).unwrap_or(0x4000_0000)
+/// NetBird's mark moved up until no rule of this host takes it, best one that shares no bit with the mask of the rule
+/// that takes the present one; with what it does.
+fn free_mark(host: &HostEvidence, mask: u32) -> Option<(String, u32)> {
+    let marks = || (1..12).map(|shift| NETBIRD << shift).filter(|mark| mark_rule(host, *mark).is_none());
+    // A rule without a mask takes one mark only: any other will do.
+    if mask == u32::MAX {
+        return marks().next().map(|mark| ("Give NetBird another mark".to_owned(), mark));
+    }
+    let apart = marks().find(|mark| mark & mask == 0);
+    let apart = apart.map(|mark| (format!("Give NetBird a mark that shares no bits with {mask:#x}"), mark));
+    apart.or_else(|| Some(("Give NetBird a mark that no rule here takes".to_owned(), marks().next()?)))
 }

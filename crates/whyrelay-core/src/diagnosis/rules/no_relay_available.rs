@@ -17,7 +17,8 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Give both sides a TURN server (--turn), or drop --no-turn.")],
     threads: &[],
     depends_on: &[
-        "WR401", "WR402", "WR405", "WR406", "WR701", "WR702", "WR703", "WR302", "WR601", "WR602", "WR409", "WR410",
+        "WR801", "WR401", "WR402", "WR405", "WR406", "WR701", "WR702", "WR703", "WR302", "WR601", "WR602", "WR409",
+        "WR410",
     ],
     examine,
 };

@@ -3,8 +3,7 @@
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::network::told;
-use crate::diagnosis::routes::{is_contended, rival};
-use crate::diagnosis::session::{Path, Session};
+use crate::diagnosis::session::{Break, Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
 use crate::trace::event::Vantage;
 
@@ -27,19 +26,41 @@ pub(super) const RULE: Rule = Rule {
 fn examine(session: &Session<'_>) -> Examination {
     let found =
         session.recorded().filter_map(|vantage| own_socket(session, vantage).or_else(|| fault(session, vantage)));
-    Examination::of(found.collect())
+    let found: Vec<_> = found.collect();
+    match session.recorded().find_map(|vantage| unseen(session, vantage)).filter(|_| found.is_empty()) {
+        Some(missing) => Examination::Inconclusive { missing },
+        None => Examination::of(found),
+    }
+}
+
+/// A side sends from two addresses by one interface, its checks are not answered, and from where the peer sees them, if
+/// it does, is not known.
+fn unseen(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let lost = session
+        .pairs
+        .iter()
+        .filter(|pair| session.could_arrive(pair, vantage) && pair.from(vantage).broken == Some(Break::Somewhere));
+    let mut own = lost.filter_map(|pair| pair.side(vantage)).map(|side| side.pair.local);
+    let (own, (rival, _)) = own.find_map(|own| Some((own, session.rivals(vantage).of(own)?)))?;
+    let (here, there) = (vantage.name(), vantage.other().name());
+    Some(format!(
+        "where {there} sees the checks of {here} come from, which sends from {own} and {rival} by one interface: the recording of {there}"
+    ))
 }
 
 /// The other host is this one: a socket on the same port of another of its addresses, whose packets leave by the same
 /// interface.
 fn own_socket(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-    let told = told(side);
+    let (told, rivals) = (told(side), session.rivals(vantage));
+    if rivals.others_vary() {
+        return None;
+    }
     told.iter().find_map(|first| {
-        let (rival, answer) = rival(side, first.local)?;
-        let by_server = told.iter().find(|other| {
-            other.local == first.local && is_contended(side, first.local, first.mapped, other.mapped)
-        });
+        let (rival, answer) = rivals.of(first.local)?;
+        let by_server = told
+            .iter()
+            .find(|other| other.local == first.local && rivals.contend(first.local, first.mapped, other.mapped));
         // The peer saw the other socket's checks come from where servers see this one.
         let by_peer = || {
             side.sent.iter().filter(|(_, check)| check.pair.local == rival).find_map(|(id, check)| {

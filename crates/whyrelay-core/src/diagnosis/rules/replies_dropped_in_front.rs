@@ -61,7 +61,10 @@ fn examine(session: &Session<'_>) -> Examination {
 /// Whether a server that a side asks over UDP answers the other side.
 fn is_answered_elsewhere(session: &Session<'_>, vantage: Vantage) -> bool {
     let (own, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let asked = own.asked();
     other.servers.iter().any(|((transport, _, server), path)| {
-        *transport == Transport::Udp && path.has_answered() && own.asked(*server) >= 3
+        *transport == Transport::Udp
+            && path.has_answered()
+            && asked.get(server).is_some_and(|transmissions| *transmissions >= 3)
     })
 }

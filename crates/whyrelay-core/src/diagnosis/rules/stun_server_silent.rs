@@ -3,7 +3,7 @@
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::diagnosis::evidence::ServerPath;
@@ -38,28 +38,36 @@ fn examine(session: &Session<'_>) -> Examination {
             }
         }
         asked_any |= !servers.is_empty();
+        let asked = side.asked();
+        // A port that a server opened for a probe: whether packets get there has a rule of its own.
+        let third_parties: BTreeSet<SocketAddr> = side
+            .measured
+            .facts
+            .iter()
+            .filter_map(|(_, fact)| match fact {
+                Measurement::ThirdParty { remote, .. } => Some(*remote),
+                _ => None,
+            })
+            .collect();
+        // A side that hears nothing at all over UDP may itself be the cause.
+        let hears = !side.received.is_empty()
+            || side.sent.values().any(|check| check.answer.is_some())
+            || side.servers.iter().any(|((transport, ..), path)| *transport == Transport::Udp && path.has_answered());
+        let closed: BTreeMap<SocketAddr, u64> = side
+            .icmp_errors
+            .iter()
+            .filter(|((_, remote, icmp_type, code), error)| {
+                let closed = if remote.is_ipv4() { (3, 3) } else { (1, 4) };
+                (*icmp_type, *code) == closed && error.offender == Some(remote.ip())
+            })
+            .map(|((_, remote, ..), error)| (*remote, error.seq))
+            .collect();
         for (server, paths) in servers {
-            let transmissions = side.asked(server);
-            // A port that a server opened for a probe: whether packets get there has a rule of its own.
-            let is_third_party = side
-                .measured
-                .facts
-                .iter()
-                .any(|(_, fact)| matches!(fact, Measurement::ThirdParty { remote, .. } if *remote == server));
-            if transmissions < 3 || is_third_party || paths.iter().any(|path| path.has_answered()) {
+            let transmissions = asked.get(&server).copied().unwrap_or_default();
+            if transmissions < 3 || third_parties.contains(&server) || paths.iter().any(|path| path.has_answered()) {
                 continue;
             }
-            // A side that hears nothing at all over UDP may itself be the cause.
-            let hears = !side.received.is_empty()
-                || side.sent.values().any(|check| check.answer.is_some())
-                || side
-                    .servers
-                    .iter()
-                    .any(|((transport, ..), path)| *transport == Transport::Udp && path.has_answered());
-            let refused = side.icmp_errors.iter().find(|((_, remote, icmp_type, code), error)| {
-                let closed = if remote.is_ipv4() { (3, 3) } else { (1, 4) };
-                *remote == server && (*icmp_type, *code) == closed && error.offender == Some(server.ip())
-            });
+            let refused = closed.get(&server);
             let how = if refused.is_some() { ": its host says that nothing listens there" } else { "" };
             let asked = paths.iter().filter_map(|path| path.first_seq());
             faults.push(Fault {
@@ -69,7 +77,7 @@ fn examine(session: &Session<'_>) -> Examination {
                     "{} asked {server} {transmissions} times over UDP and got no answer{how}",
                     vantage.name()
                 ),
-                evidence: asked.chain(refused.map(|(_, error)| error.seq)).collect(),
+                evidence: asked.chain(refused.copied()).collect(),
                 ..Fault::default()
             });
         }

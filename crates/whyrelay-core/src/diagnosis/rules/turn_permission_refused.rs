@@ -40,7 +40,7 @@ fn examine(session: &Session<'_>) -> Examination {
         let mut groups: BTreeMap<(SocketAddr, Severity), Refused> = BTreeMap::new();
         for ((_, _, server), path) in &session.evidence.side(vantage).servers {
             let Some(allocation) = &path.allocation else { continue };
-            let refused = allocation.refused.iter().filter(|(peer, _)| !allocation.permissions.contains(*peer));
+            let refused = allocation.refused.iter().filter(|(peer, _)| !allocation.permissions.contains_key(*peer));
             let refused: Vec<_> = refused.map(|(peer, (code, seq))| (*peer, *code, *seq)).collect();
             let public = refused.iter().any(|(peer, ..)| AddressClass::of(*peer) == AddressClass::Public);
             if refused.is_empty() {

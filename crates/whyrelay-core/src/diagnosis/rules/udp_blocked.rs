@@ -1,19 +1,21 @@
 //! UDP is blocked.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
 use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::evidence::SideEvidence;
+use crate::diagnosis::evidence::{Check, SideEvidence};
 use crate::diagnosis::finding::{Blame, MAX_CITED, Severity};
 use crate::diagnosis::session::Session;
+use crate::ice::candidate::CandidateTransport;
 use crate::trace::event::Transport;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR302",
     name: "udp-blocked",
     title: "UDP is blocked",
-    meaning: "Nothing that a side sends over UDP is answered, while TCP works: its network lets no UDP out, or none back in. No direct path is possible, and only a relay over TCP or TLS works.",
+    meaning: "Nothing that a side sends over UDP is answered, by servers that are known to work: its network lets no UDP out, or none back in. No direct path is possible, and of relays only one over TCP or TLS.",
     detection: "Every STUN and TURN server that was asked over UDP stayed silent, without an ICMP error from its host (a router's is cited), and one of them answered over TCP or TLS, or answers the other side over UDP.",
     proof: "UDP to three servers at different addresses and ports unanswered, TCP to one of them answered, from the same host.",
     doubt: "One answer over UDP from anywhere.",
@@ -27,7 +29,7 @@ pub(super) const RULE: Rule = Rule {
 };
 
 /// A router that says that it refuses what goes to one of these servers: in words, and its event.
-fn refusing(side: &SideEvidence, servers: &[SocketAddr]) -> Option<(String, u64)> {
+fn refusing(side: &SideEvidence, servers: &BTreeSet<SocketAddr>) -> Option<(String, u64)> {
     let said = side.icmp_errors.iter().filter(|((_, remote, icmp_type, code), error)| {
         let unreachable = if remote.is_ipv4() { *icmp_type == 3 && *code != 4 } else { *icmp_type == 1 };
         unreachable && servers.contains(remote) && error.offender.is_some_and(|ip| !is_own(side, ip))
@@ -38,17 +40,23 @@ fn refusing(side: &SideEvidence, servers: &[SocketAddr]) -> Option<(String, u64)
 }
 
 fn examine(session: &Session<'_>) -> Examination {
-    let (mut faults, mut unproven) = (Vec::new(), false);
+    let (mut faults, mut unproven, mut unasked) = (Vec::new(), false, true);
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
         let udp: Vec<_> = side.servers.iter().filter(|((transport, ..), _)| *transport == Transport::Udp).collect();
-        let asked = udp.iter().any(|((.., server), _)| side.asked(*server) >= 3);
+        let asked = side.asked().values().any(|transmissions| *transmissions >= 3);
+        let direct =
+            |check: &Check| check.pair.transport == CandidateTransport::Udp && !side.is_relayed(check.pair.local);
         let heard = udp.iter().any(|(_, path)| path.has_answered())
-            || !side.received.is_empty() && side.received.values().any(|check| !side.is_relayed(check.pair.local));
+            || side.received.values().any(direct)
+            || side.sent.values().any(|check| check.answer.is_some() && direct(check));
+        unasked &= !asked && !heard;
+        let servers: BTreeSet<SocketAddr> = udp.iter().map(|((.., server), _)| *server).collect();
         // An ICMP error of the server's own host says that UDP reaches it: nothing listens there.
-        let refused = side.icmp_errors.iter().any(|((_, remote, ..), error)| {
-            error.offender == Some(remote.ip()) && udp.iter().any(|((.., server), _)| server == remote)
-        });
+        let refused = side
+            .icmp_errors
+            .iter()
+            .any(|((_, remote, ..), error)| error.offender == Some(remote.ip()) && servers.contains(remote));
         if !asked || heard || refused {
             continue;
         }
@@ -56,13 +64,13 @@ fn examine(session: &Session<'_>) -> Examination {
             side.servers.iter().find(|((transport, ..), path)| *transport != Transport::Udp && path.has_answered());
         // Another way to know that the server answers: the other side hears it over UDP.
         let elsewhere = session.evidence.side(vantage.other()).servers.iter().find(|((transport, _, server), path)| {
-            *transport == Transport::Udp && path.has_answered() && udp.iter().any(|((.., asked), _)| asked == server)
+            *transport == Transport::Udp && path.has_answered() && servers.contains(server)
         });
         let Some(((transport, _, server), path)) = stream.or(elsewhere) else {
             unproven = true;
             continue;
         };
-        let refusing = refusing(side, &udp.iter().map(|((.., server), _)| *server).collect::<Vec<_>>());
+        let refusing = refusing(side, &servers);
         let by = refusing.as_ref().map_or_else(String::new, |(words, _)| words.clone());
         let whom = if stream.is_some() { String::new() } else { format!(" {}", vantage.other().name()) };
         faults.push(Fault {
@@ -83,6 +91,7 @@ fn examine(session: &Session<'_>) -> Examination {
         });
     }
     match (faults.is_empty(), unproven) {
+        (true, _) if unasked => Examination::Inconclusive { missing: "no server was asked over UDP".to_owned() },
         (true, true) => Examination::Inconclusive {
             missing: "no server is known to work: none answers over TCP or TLS, nor the other side over UDP".to_owned(),
         },

@@ -1,5 +1,7 @@
 //! UDP is let out to servers and not to peers.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{Examination, Fault, Fix, Rule};
@@ -99,13 +101,12 @@ fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
     let to_relay = |pair: &&JoinedPair| {
         pair.side(vantage).is_some_and(|own| peer.is_relayed(own.pair.remote) && !side.is_relayed(own.pair.local))
     };
-    let permitted = |address: std::net::SocketAddr| {
+    // When the peer was permitted this side's packets at a relayed address of its own, by its clock.
+    let permitted = |address: SocketAddr| {
         let allocations = peer.servers.values().filter_map(|path| path.allocation.as_ref());
-        told.iter().any(|told| {
-            allocations.clone().any(|allocation| {
-                allocation.relayed.contains(&address) && allocation.permissions.contains(&told.mapped.ip())
-            })
-        })
+        let here: BTreeSet<IpAddr> = told.iter().map(|told| told.mapped.ip()).collect();
+        let allocation = allocations.into_iter().find(|allocation| allocation.relayed.contains(&address))?;
+        allocation.permissions.iter().filter(|(to, _)| here.contains(to)).map(|(_, at)| *at).min()
     };
     let mut lost = Vec::new();
     for pair in session.pairs.iter().filter(to_relay) {
@@ -119,13 +120,24 @@ fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
         {
             return None;
         }
+        let Some(permitted) = permitted(own.pair.remote) else { continue };
+        let sent = || side.sent.values().filter(|check| check.pair == own.pair);
+        let (Some(first), Some(last)) = (sent().map(|check| check.first).min(), sent().map(|check| check.last).max())
+        else {
+            continue;
+        };
         // Before its check arrives here, the peer may not have known of this side, and so not have asked for a permission.
-        let known = side.received.values().map(|check| check.first).min().is_some_and(|heard| {
-            side.sent.values().any(|check| check.pair == own.pair && check.last >= heard + PERMITTED_AFTER)
-        });
-        let public = AddressClass::of(own.pair.remote.ip()) == AddressClass::Public && known;
+        let heard = side.received.values().map(|check| check.first).min();
+        let by_hearing = heard.is_some_and(|heard| last >= heard + PERMITTED_AFTER);
+        // Or by how long it took, on either clock: this side learned of the relayed address after the peer had it, and
+        // was still sending to it when the permission was as old as that.
+        let gathered = peer.local_candidates.iter().find(|local| local.base == own.pair.remote).map(|local| local.at);
+        let by_waiting = gathered
+            .filter(|gathered| *gathered <= permitted)
+            .is_some_and(|gathered| last - first > permitted - gathered + PERMITTED_AFTER);
+        let public = AddressClass::of(own.pair.remote.ip()) == AddressClass::Public;
         let left = chain.sent.is_some_and(|sent| sent.transmissions >= 3 && sent.refused == 0);
-        if public && left && permitted(own.pair.remote) {
+        if public && left && (by_hearing || by_waiting) {
             lost.push((own.pair, chain.evidence.clone()));
         }
     }

@@ -1,0 +1,198 @@
+//! Where two rules, or a rule and nothing, lie close together: which one speaks, and whom it blames.
+
+use std::time::Duration;
+
+use whyrelay_core::diagnosis::evidence::Evidence;
+use whyrelay_core::diagnosis::finding::{Blame, Severity};
+use whyrelay_core::diagnosis::rules::diagnose;
+use whyrelay_core::host::{ProbeAim, RoutePurpose, RuleAction, SoftwareName};
+use whyrelay_core::ice::candidate::CandidateType;
+use whyrelay_core::report::Report;
+use whyrelay_core::trace::event::{EndReason, EventKind, SessionOptions, Side, Vantage};
+
+use crate::builder::{Check, Fate, Session};
+use crate::cases::facts::{UPLINK, policy_rule};
+use crate::cases::{STUN_2, failing};
+use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats};
+
+const LOST: Fate = Fate::LostOnTheWay;
+
+/// Codes, blames and severities.
+fn findings(session: &Session) -> Vec<String> {
+    let findings = Report::from_events(&session.events).findings;
+    let shown =
+        findings.iter().map(|finding| format!("{} {} {}", finding.code, finding.blame.name(), finding.severity.name()));
+    shown.collect()
+}
+
+fn finds(session: &Session, code: &str) -> Option<String> {
+    findings(session).into_iter().find(|found| found.starts_with(code))
+}
+
+fn missing(session: &Session) -> String {
+    let evidence = Evidence::of(&session.events);
+    let whole = whyrelay_core::diagnosis::session::Session::of(&evidence);
+    diagnose(&whole).not_measured.into_iter().map(|missing| format!("{}: {}\n", missing.what, missing.why)).collect()
+}
+
+/// Both ask for their relay only; with the servers that A knows, B knows one.
+fn relay_only(servers: &[&str]) -> Session {
+    let mut session = Session::with_options(SessionOptions { relay_only: true, ..SessionOptions::default() });
+    for url in servers {
+        session.push(Vantage::A, EventKind::ServerKnown { url: (*url).to_owned(), announced: false });
+    }
+    session.push(Vantage::B, EventKind::ServerKnown { url: "turns:192.0.2.10:443".to_owned(), announced: false });
+    session.push(Vantage::A, EventKind::EndOfCandidates { side: Side::Local });
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    session
+}
+
+#[test]
+fn relay_only_without_a_turn_server_can_never_connect() {
+    let none = relay_only(&["stun:192.0.2.10:3478"]);
+    let report = Report::from_events(&none.events);
+    let first = report.findings.first().expect("a finding");
+    let told = (first.code, first.blame, first.severity);
+    assert_eq!(told, ("WR801", Blame::A, Severity::Error), "{:?}", report.findings);
+    assert!(first.summary.ends_with("without any TURN server: that can never connect"), "{}", first.summary);
+    assert!(first.advice.iter().any(|line| line.contains("--turn")), "{:?}", first.advice);
+    // With a server whose relay fails, that server is to be looked at.
+    let known = relay_only(&["turn:192.0.2.10:3478"]);
+    assert!(finds(&known, "WR801").is_some_and(|found| found.ends_with("info")), "{:?}", findings(&known));
+}
+
+#[test]
+fn a_nat_that_maps_by_destination_is_named_although_two_sockets_share_a_port() {
+    for (other_port, expected) in [
+        // Another port of the same host is mapped alike for both: the second address took this one.
+        (Some(["203.0.113.1:41000", "203.0.113.1:41000"]), "WR207 A warning"),
+        // It is mapped by destination, too: so is the NAT.
+        (Some(["203.0.113.1:41000", "203.0.113.1:7777"]), "WR201 A warning"),
+        (None, "WR207 A warning"),
+    ] {
+        let mut session = behind_nats();
+        session.stun(Vantage::B, B, STUN_2, Some(B_MAPPED));
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
+        session.route_from("10.66.0.2", STUN_2, UPLINK);
+        session.stun(Vantage::A, "10.66.0.2:40000", STUN_2, None);
+        session.stun(Vantage::A, A, STUN_2, Some("203.0.113.1:24430"));
+        for (server, mapped) in [STUN, STUN_2].into_iter().zip(other_port.into_iter().flatten()) {
+            session.probe(ProbeAim::OtherPort, "192.168.1.2:41000", server, Some(mapped));
+        }
+        session.check(Check { transmissions: 7, ..a_checks(LOST) });
+        session.check(Check { transmissions: 7, ..b_checks(LOST) });
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        assert_eq!(findings(&session).first().map(String::as_str), Some(expected), "{:?}", findings(&session));
+    }
+}
+
+#[test]
+fn two_sockets_with_one_port_are_asked_about_where_the_peer_was_not_recorded() {
+    let lost = |second: bool| {
+        let mut session = behind_nats();
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
+        if second {
+            session.route_from("10.66.0.2", STUN, UPLINK);
+            session.stun(Vantage::A, "10.66.0.2:40000", STUN, None);
+        }
+        session.check(Check { transmissions: 7, ..a_checks(LOST) });
+        session.fail(Vantage::A);
+        session.events = session.of(Vantage::A);
+        session
+    };
+    let text = missing(&lost(true));
+    assert!(text.contains("which sends from 192.168.1.2:40000 and 10.66.0.2:40000 by one interface"), "{text}");
+    assert!(!missing(&lost(false)).contains("by one interface"));
+}
+
+#[test]
+fn udp_only_to_servers_is_found_where_no_check_of_the_peer_came_at_all() {
+    for (wait, expected) in [(Duration::from_secs(1), Some("WR304 B warning")), (Duration::ZERO, None)] {
+        let mut session = behind_nats();
+        session.local_candidate(Vantage::A, CandidateType::Relayed, RELAYED, RELAYED, None);
+        session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, B_MAPPED);
+        session.candidate(Vantage::A, CandidateType::Relayed, RELAYED, RELAYED, None);
+        // The peer answers over B's relay and checks nothing itself.
+        session.allocate(Vantage::B, B, STUN, "192.0.2.10:60001", B_MAPPED, A_MAPPED);
+        session.candidate(Vantage::B, CandidateType::Relayed, "192.0.2.10:60001", "192.0.2.10:60001", None);
+        let to_relay = Check { remote: RELAYED, transmissions: 1, ..b_checks(LOST) };
+        session.check(to_relay);
+        session.wait(wait);
+        session.check(to_relay);
+        session.check(to_relay);
+        session.select(Vantage::A, A, "192.0.2.10:60001");
+        session.select(Vantage::B, "192.0.2.10:60001", A_MAPPED);
+        session.end(Vantage::A, EndReason::Finished);
+        session.end(Vantage::B, EndReason::Finished);
+        assert_eq!(finds(&session, "WR304").as_deref(), expected, "{wait:?}: {:?}", findings(&session));
+    }
+}
+
+#[test]
+fn whether_udp_is_blocked_is_not_known_where_nothing_was_asked_over_udp() {
+    let mut session = Session::new();
+    session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    session.candidate(Vantage::B, CandidateType::Host, B, B, None);
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert!(missing(&session).contains("udp-blocked"), "{}", missing(&session));
+    assert!(missing(&session).contains("no server was asked over UDP"));
+    // An answer of the peer itself came over UDP.
+    let mut heard = Session::new();
+    heard.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    heard.stun(Vantage::A, A, STUN, None);
+    heard.stun(Vantage::B, B, STUN, Some(B_MAPPED));
+    heard.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, None);
+    heard.check(a_checks(Fate::Error(400)));
+    heard.fail(Vantage::A);
+    heard.fail(Vantage::B);
+    assert_eq!(finds(&heard, "WR302"), None, "{:?}", findings(&heard));
+}
+
+#[test]
+fn another_mark_is_advised_only_where_it_is_known_to_help() {
+    let advice = |mark: Option<(u32, Option<u32>)>, also: Option<(u32, u32)>| {
+        let session = failing(Fate::SendRefused(22), LOST, |session| {
+            for (priority, (mark, mask)) in
+                [mark, also.map(|(mark, mask)| (mark, Some(mask)))].into_iter().flatten().enumerate()
+            {
+                session.rule(whyrelay_core::host::PolicyRule {
+                    rule_action: RuleAction::Blackhole,
+                    table: None,
+                    mark: Some(mark),
+                    mask,
+                    ..policy_rule(100 + u32::try_from(priority).expect("small"))
+                });
+            }
+            session.software(SoftwareName::Netbird, &[]);
+            session.route(RoutePurpose::Server, STUN, 0, Ok(UPLINK));
+            session.route(RoutePurpose::Peer, B_MAPPED, 0, Ok(UPLINK));
+            session.route(RoutePurpose::Peer, B_MAPPED, 0x1BD00, Err(22));
+        });
+        let findings = Report::from_events(&session.events).findings;
+        let found = findings.into_iter().find(|finding| finding.code == "WR106").expect("WR106");
+        found.advice.into_iter().find(|line| line.contains("NB_FWMARK_BASE=0x"))
+    };
+    let base = |line: Option<String>| {
+        let line = line?;
+        let (_, rest) = line.split_once("NB_FWMARK_BASE=0x")?;
+        let digits: String = rest.chars().take_while(char::is_ascii_hexdigit).collect();
+        u32::from_str_radix(&digits, 16).ok()
+    };
+    // No rule is known to take it: which bits are free is not known either.
+    assert_eq!(advice(None, None), None);
+    let masked = base(advice(Some((0x3D00, Some(0x3F00))), None)).expect("a mark");
+    assert_eq!(masked & 0x3F00, 0, "{masked:#x}");
+    let exact = base(advice(Some((0x1BD00, None)), None)).expect("a mark");
+    assert_ne!(exact, 0x1BD00);
+    // The next mark would be taken by another rule.
+    let second = base(advice(Some((0x1BD00, None)), Some((0x37A00, 0x37A00)))).expect("a mark");
+    assert_ne!(second & 0x37A00, 0x37A00, "{second:#x}");
+    // No mark is without a bit of such a mask; one that the rule does not take is there all the same.
+    let wide = base(advice(Some((0x1BD00, Some(0x7FFF_FF00))), None)).expect("a mark");
+    assert_ne!(wide & 0x7FFF_FF00, 0x1BD00, "{wide:#x}");
+}
