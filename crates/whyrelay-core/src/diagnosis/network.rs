@@ -86,7 +86,7 @@ impl Network {
         for answers in by_socket.values() {
             for (position, answer) in answers.iter().enumerate() {
                 for other in &answers[..position] {
-                    if rivals.contend(answer.local, answer.mapped, other.mapped) {
+                    if rivals.contend(answer, other) {
                         // Another socket of this host took the port: nothing follows for the NAT.
                     } else if other.mapped != answer.mapped {
                         let differing = differing(answer, other);

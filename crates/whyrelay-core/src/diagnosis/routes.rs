@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::evidence::{HostEvidence, SideEvidence, Taken};
-use super::network::told;
+use super::network::{Told, told};
 use super::session::Session;
 use crate::host::{PolicyRule, ProbeAim, ProbeOutcome, RouteAnswer, RouteKind, RoutePurpose, RuleAction};
 use crate::ice::candidate::CandidateType;
@@ -68,6 +68,8 @@ pub struct Rivals<'a> {
     homes: BTreeMap<IpAddr, &'a str>,
     /// By interface and port: the socket that strays there, and the route that says so.
     strays: BTreeMap<(&'a str, u16), (SocketAddr, &'a Taken<RouteAnswer>)>,
+    /// By socket and server, over UDP: the number of the first request, and whether any was repeated.
+    asked: BTreeMap<(SocketAddr, SocketAddr), (u64, bool)>,
     /// Sockets without a rival, other ports' probes among them, that the NAT maps otherwise for each destination.
     varies: bool,
 }
@@ -78,8 +80,14 @@ impl<'a> Rivals<'a> {
         for known in &side.host.addresses {
             rivals.homes.entry(known.fact.address).or_insert(&known.fact.device);
         }
-        let asking = side.servers.keys().filter(|(transport, ..)| *transport == Transport::Udp);
-        let mut sends: BTreeSet<SocketAddr> = asking.map(|(_, local, _)| *local).collect();
+        let asking = side.servers.iter().filter(|((transport, ..), _)| *transport == Transport::Udp);
+        rivals.asked = asking
+            .filter_map(|((_, local, server), path)| {
+                let repeated = path.requests.values().any(|tally| tally.transmissions > tally.transactions);
+                Some(((*local, *server), (path.first_seq()?, repeated)))
+            })
+            .collect();
+        let mut sends: BTreeSet<SocketAddr> = rivals.asked.keys().map(|(local, _)| *local).collect();
         sends.extend(side.sent.values().map(|check| check.pair.local));
         for answer in &side.host.route_answers {
             let question = &answer.fact.question;
@@ -103,11 +111,18 @@ impl<'a> Rivals<'a> {
         self.strays.get(&(*home, own.port())).copied()
     }
 
-    /// Whether two addresses that servers told of one socket may differ only because a rival holds the port: towards one
-    /// of them the NAT kept the port, towards the other it did not. Not where it maps other ports by destination, too.
-    pub fn contend(&self, own: SocketAddr, one: SocketAddr, two: SocketAddr) -> bool {
-        let kept = |mapped: SocketAddr| mapped.port() == own.port();
-        kept(one) != kept(two) && !self.varies && self.of(own).is_some()
+    /// Whether two addresses that servers told of one socket may differ only because a rival holds the port: the NAT kept
+    /// it, or the rival's packet was there before. Not where it maps other ports by destination, too.
+    pub fn contend(&self, one: &Told, two: &Told) -> bool {
+        let Some((rival, _)) = self.of(one.local).filter(|_| !self.varies && one.mapped != two.mapped) else {
+            return false;
+        };
+        let may_be_taken = |told: &Told| {
+            let (own, other) = (self.asked.get(&(told.local, told.server)), self.asked.get(&(rival, told.server)));
+            // A repeated request may have been lost before it came to the NAT.
+            own.zip(other).is_some_and(|((own, repeated), (other, _))| other < own || *repeated)
+        };
+        [one, two].into_iter().all(|told| told.mapped.port() == told.local.port() || may_be_taken(told))
     }
 
     /// Whether sockets without a rival are mapped otherwise for each destination: then the NAT is so by itself.

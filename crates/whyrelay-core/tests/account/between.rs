@@ -10,7 +10,7 @@ use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{EndReason, EventKind, SessionOptions, Side, Vantage};
 
-use crate::builder::{Check, Fate, Session};
+use crate::builder::{Check, Fate, Session, address};
 use crate::cases::facts::{UPLINK, policy_rule};
 use crate::cases::{STUN_2, failing};
 use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats};
@@ -195,4 +195,61 @@ fn another_mark_is_advised_only_where_it_is_known_to_help() {
     // No mark is without a bit of such a mask; one that the rule does not take is there all the same.
     let wide = base(advice(Some((0x1BD00, Some(0x7FFF_FF00))), None)).expect("a mark");
     assert_ne!(wide & 0x7FFF_FF00, 0x1BD00, "{wide:#x}");
+}
+
+#[test]
+fn a_port_that_the_other_socket_took_at_every_server_says_nothing_of_the_nat() {
+    for (rival_first, expected) in [(true, "WR207 A warning"), (false, "WR201 A warning")] {
+        let mut session = Session::new();
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
+        session.route_from("10.66.0.2", STUN_2, UPLINK);
+        let rival = |session: &mut Session| {
+            for server in [STUN, STUN_2] {
+                session.stun(Vantage::A, "10.66.0.2:40000", server, None);
+            }
+        };
+        if rival_first {
+            rival(&mut session);
+        }
+        for (server, mapped) in [(STUN, "203.0.113.1:61501"), (STUN_2, "203.0.113.1:18948")] {
+            session.stun(Vantage::A, A, server, Some(mapped));
+            session.stun(Vantage::B, B, server, Some(B_MAPPED));
+        }
+        if !rival_first {
+            rival(&mut session);
+        }
+        session.candidate(Vantage::A, CandidateType::ServerReflexive, A_MAPPED, A, None);
+        session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, None);
+        session.check(Check { transmissions: 7, ..a_checks(LOST) });
+        session.check(Check { transmissions: 7, ..b_checks(LOST) });
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        assert_eq!(findings(&session).first().map(String::as_str), Some(expected), "{:?}", findings(&session));
+    }
+}
+
+#[test]
+fn a_gateway_that_refuses_everything_over_udp_is_named_once() {
+    let mut session = behind_nats();
+    session.events.retain(|event| event.vantage == Vantage::B || !matches!(event.kind, EventKind::Datagram(_)));
+    session.stun(Vantage::A, A, STUN, None);
+    session.check(Check { transmissions: 7, ..a_checks(LOST) });
+    for remote in [STUN, B_MAPPED] {
+        session.push(
+            Vantage::A,
+            EventKind::IcmpError {
+                local: address(A),
+                remote: address(remote),
+                offender: Some(address("192.168.1.1:1").ip()),
+                icmp_type: 3,
+                icmp_code: 13,
+                errno: 113,
+            },
+        );
+    }
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert_eq!(finds(&session, "WR302").as_deref(), Some("WR302 A warning"), "{:?}", findings(&session));
+    assert_eq!(finds(&session, "WR513"), None);
 }

@@ -1,6 +1,6 @@
 //! A router or firewall refuses the checks and says so.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Rule, udp_blocked};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::session::{Path, Session};
@@ -24,7 +24,15 @@ pub(super) const RULE: Rule = Rule {
 
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
+    // Who refuses everything over UDP refuses checks, too: that is one cause, and has a rule of its own.
+    let blocked: Vec<Blame> = match udp_blocked::examine(session) {
+        Examination::Found(faults) => faults.iter().map(|fault| fault.blame).collect(),
+        _ => Vec::new(),
+    };
     for vantage in session.recorded().filter(|_| session.path != Path::Direct) {
+        if blocked.contains(&Blame::side(vantage)) {
+            continue;
+        }
         let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
         let refused = side.icmp_errors.iter().filter_map(|((_, remote, icmp_type, code), error)| {
             let offender = error.offender.filter(|offender| !is_own(side, *offender))?;

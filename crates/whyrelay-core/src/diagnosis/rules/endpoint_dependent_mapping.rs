@@ -2,12 +2,12 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::network::{Told, told};
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::trace::address::AddressClass;
-use crate::trace::event::Transport;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR201",
@@ -35,42 +35,41 @@ pub(super) const RULE: Rule = Rule {
     examine,
 };
 
-/// A mapped address, the server that told it, and the number of the event.
-type Told = (SocketAddr, SocketAddr, u64);
-
 fn examine(session: &Session<'_>) -> Examination {
     let (mut faults, mut compared) = (Vec::new(), false);
     for vantage in session.recorded() {
-        let side = session.evidence.side(vantage);
-        // What each socket was told by servers outside of its own network: mapped address, server, event.
-        let mut told: BTreeMap<(SocketAddr, bool), Vec<Told>> = BTreeMap::new();
-        for ((transport, local, server), path) in &side.servers {
-            for (mapped, seq) in path.mapped.iter().filter(|_| *transport == Transport::Udp) {
-                if mapped != local && AddressClass::of(mapped.ip()) == AddressClass::Public {
-                    told.entry((*local, mapped.is_ipv6())).or_default().push((*mapped, *server, *seq));
-                }
+        let rivals = session.rivals(vantage);
+        // What each socket was told by servers outside of its own network, in the order of the events.
+        let mut by_socket: BTreeMap<(SocketAddr, bool), Vec<Told>> = BTreeMap::new();
+        for told in told(session.evidence.side(vantage)) {
+            if told.mapped != told.local && AddressClass::of(told.mapped.ip()) == AddressClass::Public {
+                by_socket.entry((told.local, told.mapped.is_ipv6())).or_default().push(told);
             }
         }
-        for ((local, _), mut answers) in told {
-            answers.sort_unstable_by_key(|(_, _, seq)| *seq);
-            let Some(&(first, first_server, first_seq)) = answers.first() else { continue };
-            let other = answers
-                .iter()
-                .find(|(mapped, server, _)| *server != first_server && mapped.ip() == first.ip() && *mapped != first);
+        for ((local, _), answers) in by_socket {
+            let Some(first) = answers.first() else { continue };
+            let others = || answers.iter().filter(|other| other.server != first.server);
+            let differing = || {
+                others().filter(|other| {
+                    other.mapped.ip() == first.mapped.ip() && other.mapped.port() != first.mapped.port()
+                })
+            };
             // Which of two sockets the NAT gives the port to says nothing of the NAT.
-            if other.is_some_and(|(mapped, ..)| session.rivals(vantage).contend(local, first, *mapped)) {
-                continue;
-            }
-            compared |= answers.iter().any(|(_, server, _)| *server != first_server);
-            let Some(&(mapped, server, seq)) = other else { continue };
+            let other = differing().find(|other| !rivals.contend(first, other));
+            compared |= other.is_some() || others().next().is_some() && differing().next().is_none();
+            let Some(other) = other else { continue };
             faults.push(Fault {
                 blame: Blame::side(vantage),
                 severity: Severity::Warning,
                 summary: format!(
-                    "The NAT of {} maps {local} to {first} towards {first_server} and to {mapped} towards {server}",
-                    vantage.name()
+                    "The NAT of {} maps {local} to {} towards {} and to {} towards {}",
+                    vantage.name(),
+                    first.mapped,
+                    first.server,
+                    other.mapped,
+                    other.server
                 ),
-                evidence: vec![first_seq, seq],
+                evidence: vec![first.seq, other.seq],
                 ..Fault::default()
             });
             break;

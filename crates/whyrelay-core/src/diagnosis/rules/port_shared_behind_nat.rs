@@ -12,7 +12,7 @@ pub(super) const RULE: Rule = Rule {
     name: "port-shared-behind-nat",
     title: "another host behind the NAT uses the same port",
     meaning: "Two hosts behind one NAT use the same port, as every NetBird or WireGuard host does by default (51820). So do two sockets of one host that has the port on two addresses and sends from both by one interface. The NAT can preserve the port for one of them only: for the other the mapping depends on the destination, although the NAT is endpoint-independent for every other port.",
-    detection: "The mapping of the session's port differs from server to server, and that of another port of the same host does not. Or this host itself sends from a second address by the same interface, and the NAT keeps the port towards one destination and not towards another, or the peer sees the second address's packets come from there.",
+    detection: "The mapping of the session's port differs from server to server, and that of another port of the same host does not. Or this host itself sends from a second address by the same interface, and the NAT keeps the port but towards destinations where that one's packets came first, or the peer sees the second address's packets come from there.",
     proof: "The router's connection table has entries of another host with the same port.",
     doubt: "A mapping that differs for another port, too: then the NAT is endpoint-dependent by itself.",
     fixes: &[Fix::safe(
@@ -58,9 +58,7 @@ fn own_socket(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     }
     told.iter().find_map(|first| {
         let (rival, answer) = rivals.of(first.local)?;
-        let by_server = told
-            .iter()
-            .find(|other| other.local == first.local && rivals.contend(first.local, first.mapped, other.mapped));
+        let by_server = told.iter().find(|other| other.local == first.local && rivals.contend(first, other));
         // The peer saw the other socket's checks come from where servers see this one.
         let by_peer = || {
             side.sent.iter().filter(|(_, check)| check.pair.local == rival).find_map(|(id, check)| {

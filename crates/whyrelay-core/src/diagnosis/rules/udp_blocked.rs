@@ -39,7 +39,7 @@ fn refusing(side: &SideEvidence, servers: &BTreeSet<SocketAddr>) -> Option<(Stri
     Some((format!("; {by}, on the way, refuses it (ICMP {icmp_type}/{code}: {meaning})"), error.seq))
 }
 
-fn examine(session: &Session<'_>) -> Examination {
+pub(super) fn examine(session: &Session<'_>) -> Examination {
     let (mut faults, mut unproven, mut unasked) = (Vec::new(), false, true);
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
