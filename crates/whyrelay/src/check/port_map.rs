@@ -295,9 +295,8 @@ impl Kept {
     async fn run_to_the_end(&mut self) -> Option<Said> {
         let until = Instant::now() + HOLD_LIMIT;
         loop {
-            match self.driver.run(until).await? {
-                said @ Said::Unmapped { .. } => return Some(said),
-                _ => {}
+            if let said @ Said::Unmapped { .. } = self.driver.run(until).await? {
+                return Some(said);
             }
         }
     }
