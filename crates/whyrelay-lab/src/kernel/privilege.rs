@@ -27,7 +27,16 @@ pub enum Privilege {
 /// When the system does not allow it; the error says what to do.
 pub fn acquire() -> Result<Privilege, LabError> {
     if Uid::effective().is_root() {
-        return Ok(Privilege::Root);
+        if fs::create_dir_all(super::state::DIRECTORY).is_ok() {
+            return Ok(Privilege::Root);
+        }
+        // Root of a user namespace (`unshare -r`), to whom /run does not belong.
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).map_err(|errno| LabError::NotAllowed {
+            what: format!("/run belongs to somebody else, and this user may make no namespaces ({errno})"),
+            hint: refused_because(),
+        })?;
+        own_run()?;
+        return Ok(Privilege::UserNamespace);
     }
     let (uid, gid) = (getuid(), getgid());
     let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
@@ -41,15 +50,19 @@ pub fn acquire() -> Result<Privilege, LabError> {
     write("setgroups", "deny".to_owned())?;
     write("uid_map", format!("0 {uid} 1"))?;
     write("gid_map", format!("0 {gid} 1"))?;
+    own_run()?;
+    Ok(Privilege::UserNamespace)
+}
+
+/// `ip netns` keeps its names in /run, which is somebody else's; a /run of our own is gone with this process.
+fn own_run() -> Result<(), LabError> {
     let none: Option<&str> = None;
-    // `ip netns` keeps its names in /run, which is somebody else's; a /run of our own is gone with this process.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .and_then(|()| mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755")))
         .map_err(|errno| LabError::NotAllowed {
             what: format!("mounting in a user namespace: {errno}"),
             hint: refused_because(),
-        })?;
-    Ok(Privilege::UserNamespace)
+        })
 }
 
 /// What stands in the way, as far as the system tells.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{ip, run};
 use super::error::LabError;
 
-const DIRECTORY: &str = "/run/whyrelay-lab";
+pub(super) const DIRECTORY: &str = "/run/whyrelay-lab";
 
 /// One lab's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
