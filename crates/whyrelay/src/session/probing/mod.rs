@@ -69,6 +69,8 @@ pub(super) struct Probing {
     silent_until: Option<Instant>,
     /// The silence that was asked for has begun.
     silence_begun: bool,
+    /// The peer was told that there will be one.
+    silence_announced: bool,
     sizes: sizes::Sizes,
     /// Probes of the peer that were recorded: aim, where, from where, and how long.
     seen: BTreeSet<(String, SocketAddr, SocketAddr, usize)>,
@@ -97,6 +99,7 @@ impl Probing {
             knocks: VecDeque::new(),
             silent_until: None,
             silence_begun: false,
+            silence_announced: false,
             sizes: sizes::Sizes::default(),
             seen: BTreeSet::new(),
         };
@@ -138,6 +141,7 @@ impl Session {
         self.send_openers();
         self.send_knocks();
         self.probe_sizes();
+        self.announce_silence();
         self.begin_silence();
         if self.may_compare() {
             self.compare();
@@ -185,6 +189,7 @@ impl Session {
             self.separate();
             self.probe_sizes();
             self.begin_silence();
+            self.withdraw_silence();
         }
         let over = self.linger_deadline().is_some_and(|until| Instant::now() >= until);
         let wanted = self.probing.under_way() || self.probing.peer_probes && !self.signals.peer_left;

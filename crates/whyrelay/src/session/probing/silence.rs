@@ -36,6 +36,24 @@ fn steps(longest: Duration) -> Vec<u32> {
 }
 
 impl Session {
+    /// Tells the peer as soon as it can be told anything: one that has all it wants would be gone before it heard of a
+    /// silence that begins with the path.
+    pub(super) fn announce_silence(&mut self) {
+        let wanted = self.config.lifetime.is_some() && self.signals.peer_answers_probes();
+        if wanted && !self.probing.silence_announced {
+            self.probing.silence_announced = true;
+            self.say_about_probes(&PeerProbing { under_way: Some(true), ..PeerProbing::default() });
+        }
+    }
+
+    /// The session is over, and there was no path to be silent on: the peer need not wait for it.
+    pub(super) fn withdraw_silence(&mut self) {
+        let begun = self.probing.silence_begun || self.probing.under_way();
+        if self.probing.silence_announced && !begun {
+            self.say_about_probes(&PeerProbing { under_way: Some(false), ..PeerProbing::default() });
+        }
+    }
+
     /// Begins, once there is a direct path, with the socket of the selected pair for a model.
     pub(super) fn begin_silence(&mut self) {
         let Some(longest) = self.config.lifetime.filter(|_| !self.probing.silence_begun) else { return };
