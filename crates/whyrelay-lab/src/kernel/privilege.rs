@@ -27,7 +27,7 @@ pub enum Privilege {
 /// When the system does not allow it; the error says what to do.
 pub fn acquire() -> Result<Privilege, LabError> {
     if Uid::effective().is_root() {
-        if fs::create_dir_all(super::state::DIRECTORY).is_ok() {
+        if super::state::is_ours() {
             return Ok(Privilege::Root);
         }
         // Root of a user namespace (`unshare -r`), to whom /run does not belong.
