@@ -42,7 +42,11 @@ fn near(asked: &str) -> Vec<&'static Rule> {
     }
     let words: Vec<&str> = asked.split(|c: char| !c.is_alphanumeric()).filter(|word| word.len() > 2).collect();
     let distance = |rule: &Rule| {
-        let shared = words.iter().filter(|word| rule.name.contains(**word) || rule.title.contains(**word)).count();
+        let is_meant = |word: &str| {
+            let is_typo = |part: &str| edits(word, part) <= word.len() / 4;
+            rule.name.contains(word) || rule.title.contains(word) || rule.name.split('-').any(is_typo)
+        };
+        let shared = words.iter().filter(|word| is_meant(word)).count();
         let apart = edits(&asked, rule.name);
         let is_near = shared > 0 || apart <= asked.len().min(rule.name.len()) / 3;
         is_near.then_some((words.len() - shared, apart))
@@ -122,6 +126,7 @@ mod tests {
             ("udp-blokced", "WR302", 3),
             ("port taken", "WR124", 3),
             ("hairpin", "WR204", 3),
+            ("hairpn", "WR204", 3),
             ("mtu-blackhole", "WR603", 3),
         ] {
             let near: Vec<_> = near(asked).iter().map(|rule| rule.code).collect();

@@ -96,8 +96,12 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
+    /// Some signs of each kind are enough: ufw alone has thirty chains.
     fn sign(&mut self, text: String) {
-        if self.signs.len() < 8 && !self.signs.contains(&text) {
+        const MOST: usize = 3;
+        let kind = |sign: &str| sign.split_whitespace().next().map(str::to_owned);
+        let alike = self.signs.iter().filter(|sign| kind(sign) == kind(&text)).count();
+        if alike < MOST && !self.signs.contains(&text) {
             self.signs.push(bounded(text));
         }
     }

@@ -148,6 +148,7 @@ impl CheckReport {
             .iter()
             .map(|(_, what, why)| NotMeasured { what: what.clone(), why: why.clone() })
             .collect();
+        not_measured.extend(super::unprivileged(&side.host, "this host"));
         not_measured.extend(diagnosis.not_measured);
         for missing in &mut not_measured {
             missing.why = missing.why.replace("the host of A", "this host");
