@@ -319,3 +319,36 @@ fn dump(message: u16, mut take: impl FnMut(u8, &[u8]) -> ControlFlow<()>) -> io:
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn firewall(rules: &[(u64, &str, Option<u64>)]) -> Firewall {
+        let rule = |(handle, words, packets): &(u64, &str, Option<u64>)| {
+            let rule = Rule { words: vec![(*words).to_owned()], packets: *packets, ..Rule::default() };
+            ((1, "fw".to_owned(), "input".to_owned(), *handle), rule)
+        };
+        Firewall {
+            framework: FirewallFramework::Nftables,
+            rules: rules.iter().map(rule).collect(),
+            ..Firewall::legacy()
+        }
+    }
+
+    #[test]
+    fn a_handle_that_another_rule_has_now_counts_from_nothing() {
+        let before = firewall(&[(2, "drop", Some(500)), (3, "accept", Some(7)), (5, "log", None)]);
+        let now = firewall(&[
+            (2, "drop", Some(510)),
+            // The ruleset was loaded again, and its handles were given anew.
+            (3, "udp drop", Some(9)),
+            (4, "reject", Some(2)),
+            (5, "log", Some(3)),
+            (6, "accept", None),
+        ]);
+        assert_eq!(now.counted_since(&before), [Some(10), Some(9), Some(2), None, None]);
+        let reset = firewall(&[(2, "drop", Some(4))]);
+        assert_eq!(reset.counted_since(&before), [Some(4)], "set to nothing in between");
+    }
+}

@@ -304,6 +304,25 @@ mod tests {
     }
 
     #[test]
+    fn only_a_mark_that_is_restored_is_the_packet_s_own() {
+        let target = |mode: u8| {
+            let mut data: Vec<u8> = [0, u32::MAX, 0xFF].iter().flat_map(|number: &u32| number.to_ne_bytes()).collect();
+            data.push(mode);
+            let expression = expression("target", &[(1, b"CONNMARK\0"), (2, &number(1)), (3, &data)]);
+            Rule::read(&nested(&[(1, &expression)]))
+        };
+        for (mode, words, sets_mark) in [
+            (0, "CONNMARK --set-xmark 0x0/0xffffffff", false),
+            (1, "CONNMARK --save-mark --nfmask 0xff --ctmask 0xffffffff", false),
+            (2, "CONNMARK --restore-mark --nfmask 0xff --ctmask 0xffffffff", true),
+            (9, "CONNMARK", true),
+        ] {
+            let rule = target(mode);
+            assert_eq!((rule.words.join(" ").as_str(), rule.sets_mark), (words, sets_mark));
+        }
+    }
+
+    #[test]
     fn what_stands_in_the_packet_is_in_network_order() {
         let payload = |base, offset, length| {
             let fields = [(1, number(1)), (2, number(base)), (3, number(offset)), (4, number(length))];
