@@ -1,6 +1,6 @@
 //! The diagnosis is as accurate as docs/accuracy.md says: the first worlds of each kind again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use whyrelay_core::report::Report;
@@ -21,8 +21,52 @@ fn the_first_worlds_reach_the_goals_and_every_miss_is_listed() {
     assert!(accuracy.first_right() >= 0.99, "first finding: {}", accuracy.first_right());
     assert!(accuracy.both_found() >= 0.95, "both found: {}", accuracy.both_found());
     assert!(accuracy.false_findings() < 0.005, "false findings: {}", accuracy.false_findings());
+    assert!(accuracy.wrong_alone() == 0.0, "one side alone says something wrong: {}", accuracy.wrong_alone());
+    no_rule_is_worse_than_the_page_says(&accuracy, &page);
     // The numbers mean something only as long as most faults keep the path from being direct.
     assert!(accuracy.one.harmless * 10 < accuracy.one.worlds, "{} worlds are direct", accuracy.one.harmless);
+}
+
+/// These worlds are some of those that the page counts: of none of its rows can more be missed or wrong here than there.
+fn no_rule_is_worse_than_the_page_says(accuracy: &Accuracy, page: &str) {
+    let rows = counted(page);
+    assert!(rows.len() >= 30, "only {} rules have a row in docs/accuracy.md", rows.len());
+    let rules = accuracy.rules();
+    let mut worse = Vec::new();
+    for (name, counts) in &rules {
+        let (missed, wrong) = (counts.should - counts.fired, counts.wrong);
+        let [may_miss, may_be_wrong] = rows.get(*name).copied().unwrap_or_default();
+        if missed > may_miss || wrong > may_be_wrong {
+            worse.push(format!("{name}: {missed} missed of {}, {wrong} for nothing", counts.should));
+        }
+    }
+    for name in rows.keys() {
+        if rules.get(name.as_str()).is_none_or(|counts| counts.fired == 0) {
+            worse.push(format!("{name}: nothing here fires it"));
+        }
+    }
+    assert!(worse.is_empty(), "worse than docs/accuracy.md says:\n{}", worse.join("\n"));
+}
+
+/// The table "By rule": how often each missed its fault, and how often it fired for nothing.
+fn counted(page: &str) -> BTreeMap<String, [u64; 2]> {
+    let missing = |cell: &str| {
+        let (part, whole) = cell.trim().split_once(" of ")?;
+        whole.parse::<u64>().ok()?.checked_sub(part.parse().ok()?)
+    };
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("| WR")?.split('|');
+        let (_, name) = cells.next()?.trim().split_once(' ')?;
+        Some((name.to_owned(), [missing(cells.next()?)?, missing(cells.next()?)?]))
+    };
+    page.lines().filter_map(row).collect()
+}
+
+#[test]
+fn a_rule_that_got_worse_is_told_by_the_page() {
+    let page = "| WR101 one | 3 of 4 | 9 of 9 |\n| WR102 two | 5 of 5 | 8 of 9 |\n";
+    let rows = counted(page);
+    assert_eq!((rows["one"], rows["two"]), ([1, 0], [0, 1]));
 }
 
 /// Experiment L1: two Linux routers that accept what comes to themselves, both directions, and one STUN server.
