@@ -103,15 +103,25 @@ impl Endpoint {
                 .map_err(|source| SignalingError::Name { host: name.clone(), source })?
                 .collect(),
         };
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(SignalingError::Unreachable { authority: self.authority.clone(), source: last })
+        let unreachable = |source| SignalingError::Unreachable { authority: self.authority.clone(), source };
+        connect_to_one(&addresses).await.map_err(unreachable)
     }
+}
+
+/// Connects to the first address that takes it. The error is the last that tells of the network or the server: that this
+/// host has no way to one address family is told only where nothing else is known.
+async fn connect_to_one(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let no_way =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable);
+    let mut told: Option<io::Error> = None;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if told.as_ref().is_some_and(|told| !no_way(told)) && no_way(&error) => {}
+            Err(error) => told = Some(error),
+        }
+    }
+    Err(told.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
 }
 
 /// The TLS configuration, made when it is first needed: reading the system's roots takes milliseconds.
@@ -159,6 +169,22 @@ mod tests {
                 (endpoint.target("/send").as_str(), endpoint.websocket_url("/send").as_str()),
                 (target, websocket)
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_route_hides_no_refusal_of_another() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Nobody can connect to it, whatever the routes: the system says that the network is unreachable, and sends nothing.
+        let without_route: SocketAddr = "255.255.255.255:9".parse().unwrap();
+        for (addresses, kind) in [
+            (&[closed, without_route][..], io::ErrorKind::ConnectionRefused),
+            (&[without_route, closed], io::ErrorKind::ConnectionRefused),
+            (&[without_route, without_route], io::ErrorKind::NetworkUnreachable),
+            (&[], io::ErrorKind::NotFound),
+        ] {
+            let error = connect_to_one(addresses).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{addresses:?}: {error}");
         }
     }
 
