@@ -161,10 +161,12 @@ fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'sta
         }),
         Measurement::Certificate { server, name, names, not_after_s, chain, refused } if server == url => {
             let now_s = side.last_at.as_micros() / 1_000_000;
-            let days = not_after_s.map(|end| (end as i64 - now_s as i64) / 86_400);
-            let ends = days.map_or_else(String::new, |days| match days {
-                0.. => format!(", ends in {days} days"),
-                _ => format!(", ended {} days ago", -days),
+            let left = not_after_s.map(|end| {
+                i64::try_from(end).unwrap_or(i64::MAX).saturating_sub(i64::try_from(now_s).unwrap_or(i64::MAX))
+            });
+            let ends = left.map_or_else(String::new, |left| match left {
+                0.. => format!(", ends in {}", lasting(left)),
+                _ => format!(", ended {} ago", lasting(-left)),
             });
             Some(match refused {
                 Some(why) => {
@@ -176,7 +178,7 @@ fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'sta
                     )
                 }
                 None => {
-                    let soon = days.is_some_and(|days| days < 14);
+                    let soon = left.is_some_and(|left| left < ENDS_SOON_S);
                     let value = format!("trusted for {name}, chain of {chain}{ends}");
                     ("certificate", value, if soon { State::Warning } else { State::Good })
                 }
@@ -206,6 +208,10 @@ fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'sta
         _ => None,
     }
 }
+
+/// A certificate that ends within this many seconds (14 days) should have been renewed: those that are renewed by
+/// programs are a month before.
+const ENDS_SOON_S: i64 = 14 * 86_400;
 
 /// Whether any server answered over UDP.
 fn udp_passes(side: &SideEvidence) -> bool {
@@ -325,6 +331,36 @@ mod tests {
         assert_eq!(told("timed credentials"), Some("made here from the secret, for 60 min more by this host's clock"));
         assert_eq!(told("clock"), Some("3 h behind ours (exact to 2 ms)"));
         assert_eq!(off_by(119_999), "120.0 s");
+    }
+
+    #[test]
+    fn a_certificate_that_ended_today_has_ended() {
+        const NOW_S: u64 = 1_000_000;
+        let url = "turns:192.0.2.1:5349".to_owned();
+        for (not_after_s, words, state) in [
+            (NOW_S - 18_000, "ended 5 h ago", State::Warning),
+            (NOW_S - 1, "ended 1 s ago", State::Warning),
+            (NOW_S, "ends in 0 s", State::Warning),
+            (NOW_S + 18_000, "ends in 5 h", State::Warning),
+            (NOW_S + 90 * 86_400, "ends in 90 days", State::Good),
+        ] {
+            let shown = Measurement::Certificate {
+                server: url.clone(),
+                name: "192.0.2.1".into(),
+                names: vec!["192.0.2.1".into()],
+                not_after_s: Some(not_after_s),
+                chain: 1,
+                refused: None,
+            };
+            let known = EventKind::ServerKnown { url: url.clone(), announced: false };
+            let at = Timestamp::from_micros(NOW_S * 1_000_000);
+            let event = |(seq, kind)| Event { seq, at, vantage: Vantage::A, kind };
+            let events: Vec<Event> = (0..).zip([known, EventKind::Measured(shown)]).map(event).collect();
+            let rows = of(Evidence::of(&events).side(Vantage::A));
+            let row = rows.iter().find(|row| row.name == "certificate").unwrap();
+            assert!(row.value.ends_with(words), "{}", row.value);
+            assert_eq!(row.state, state, "{}", row.value);
+        }
     }
 
     #[test]
