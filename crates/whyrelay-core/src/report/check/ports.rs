@@ -16,31 +16,38 @@ struct Asked {
     passed: bool,
     /// By the server itself, whose port is closed: the way to it is open.
     refused: bool,
+    /// A connection, by the server or a firewall that answers for it: it shows nothing of the way.
+    reset: bool,
 }
 
 pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
     let facts = &side.measured.facts;
     let reached = |over: Transport, https: bool| {
         facts.iter().filter_map(move |(seq, fact)| match fact {
-            Measurement::Reach { transport, remote, rtt_us, unannounced, .. }
+            Measurement::Reach { transport, remote, rtt_us, detail, unannounced }
                 if *transport == over && (remote.port() == HTTPS_PORT) == https =>
             {
                 let refusal = refusal::of(side, &[*remote]).filter(|_| over == Transport::Udp);
                 let refused = rtt_us.is_none() && refusal.as_ref().is_some_and(|refusal| refusal.by_server);
                 let passed = rtt_us.is_some() || refused;
+                let reset = !passed && over != Transport::Udp && detail.as_deref().is_some_and(refusal::is_reset);
                 // Whether anybody listens there is not known: silence says nothing of the network.
                 let tells = passed || !unannounced;
                 let evidence = [Some(*seq), refusal.filter(|_| refused).map(|refusal| refusal.seq)];
                 let evidence = evidence.into_iter().flatten().collect();
-                tells.then_some(Asked { evidence, port: remote.port(), passed, refused })
+                tells.then_some(Asked { evidence, port: remote.port(), passed, refused, reset })
             }
             _ => None,
         })
     };
     let third_party = facts.iter().filter_map(|(seq, fact)| match fact {
-        Measurement::ThirdParty { remote, observed, .. } => {
-            Some(Asked { evidence: vec![*seq], port: remote.port(), passed: observed.is_some(), refused: false })
-        }
+        Measurement::ThirdParty { remote, observed, .. } => Some(Asked {
+            evidence: vec![*seq],
+            port: remote.port(),
+            passed: observed.is_some(),
+            refused: false,
+            reset: false,
+        }),
         _ => None,
     });
     [
@@ -60,6 +67,7 @@ fn row(name: &'static str, asked: impl Iterator<Item = Asked>) -> Option<Row> {
     let asked: Vec<Asked> = asked.collect();
     let count = |is: fn(&&Asked) -> bool| asked.iter().filter(is).count();
     let (all, passed, refused) = (asked.len(), count(|asked| asked.passed), count(|asked| asked.refused));
+    let reset = count(|asked| asked.reset);
     let mut ports: Vec<u16> = asked.iter().map(|asked| asked.port).collect();
     ports.sort_unstable();
     ports.dedup();
@@ -69,6 +77,8 @@ fn row(name: &'static str, asked: impl Iterator<Item = Asked>) -> Option<Row> {
     };
     let (value, state) = match (passed, all, refused) {
         (_, 0, _) => return None,
+        (0, ..) if reset == all => (format!("{ports}{} ({reset} of {all})", refusal::RESET), State::Plain),
+        (0, ..) if reset > 0 => (format!("{ports}no answer (0 of {all}; {reset} {})", refusal::RESET), State::Bad),
         (0, ..) => (format!("{ports}no answer (0 of {all})"), State::Bad),
         (.., 0) => (format!("{ports}passes ({passed} of {all})"), State::Good),
         _ => (format!("{ports}passes ({passed} of {all}; {refused} refused by the server itself)"), State::Good),
@@ -146,6 +156,41 @@ mod tests {
         assert_eq!(refused, ["port 3478: passes (1 of 1; 1 refused by the server itself)"]);
         let by_another = of_one_that_did_not_answer(false, Some("10.0.0.1"));
         assert_eq!(by_another, ["port 3478: no answer (0 of 1)"]);
+    }
+
+    #[test]
+    fn a_connection_that_is_refused_is_not_one_that_nobody_answers() {
+        let (rtt_us, unannounced) = (None, false);
+        let told = |transport, details: &[Option<&str>]| {
+            let facts = (1..).zip(details).map(|(last, detail)| Measurement::Reach {
+                transport,
+                remote: SocketAddr::from(([192, 0, 2, last], 443)),
+                rtt_us,
+                detail: detail.map(str::to_owned),
+                unannounced,
+            });
+            let event = |(seq, fact)| {
+                let (at, vantage, kind) = (Timestamp::from_micros(seq), Vantage::A, EventKind::Measured(fact));
+                Event { seq, at, vantage, kind }
+            };
+            let events: Vec<Event> = (0..).zip(facts).map(event).collect();
+            let evidence = Evidence::of(&events);
+            let of_servers = super::super::rows::of(evidence.side(Vantage::A));
+            let of_servers: Vec<_> = of_servers.into_iter().map(|row| row.value).collect();
+            let rows = of(evidence.side(Vantage::A));
+            (rows.into_iter().map(|row| (row.value, row.state)).collect::<Vec<_>>(), of_servers)
+        };
+        let refused = Some("Connection refused (os error 111)");
+        for transport in [Transport::Tcp, Transport::Tls] {
+            let one = "refused, by the server or a firewall that answers for it (1 of 1)";
+            let (rows, of_servers) = told(transport, &[refused]);
+            assert_eq!(rows, [(one.to_owned(), State::Plain)]);
+            assert_eq!(of_servers, ["refused, by the server or a firewall that answers for it"]);
+            let silent = Some("no answer within 2.1 s");
+            let some = "no answer (0 of 2; 1 refused, by the server or a firewall that answers for it)";
+            assert_eq!(told(transport, &[refused, silent]).0, [(some.to_owned(), State::Bad)]);
+            assert_eq!(told(transport, &[silent]).0, [("no answer (0 of 1)".to_owned(), State::Bad)]);
+        }
     }
 
     #[test]

@@ -32,6 +32,14 @@ pub(super) fn of(side: &SideEvidence, remotes: &[SocketAddr]) -> Option<Refusal>
     Some(Refusal { words: by_errno(*errno), by_server: false, seq: failure.seq })
 }
 
+/// What is said of a connection that was refused: a firewall's reset looks like the server's.
+pub(super) const RESET: &str = "refused, by the server or a firewall that answers for it";
+
+/// Whether what the system said of a connection is that it was refused (ECONNREFUSED), by Linux's number.
+pub(super) fn is_reset(detail: &str) -> bool {
+    detail.contains("(os error 111)")
+}
+
 /// Destination unreachable (RFC 792, RFC 4443 §3.1). Packets that live for few hops die of something else, and those that
 /// are too large for the path are asked for.
 fn is_unreachable(remote: SocketAddr, icmp_type: u8, code: u8) -> bool {

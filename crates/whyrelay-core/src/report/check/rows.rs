@@ -192,6 +192,9 @@ fn reach(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
             (format!("passes in {}, but {}", milliseconds(*us), tls_in_words(&detail)), State::Warning)
         }
         (None, Some(detail)) if detail.starts_with("no answer") => (detail, State::Warning),
+        (None, Some(detail)) if *transport != Transport::Udp && refusal::is_reset(&detail) => {
+            (refusal::RESET.to_owned(), State::Warning)
+        }
         (None, Some(detail)) => (format!("no answer: {detail}"), State::Warning),
         (None, None) => ("no answer".to_owned(), State::Bad),
     };
