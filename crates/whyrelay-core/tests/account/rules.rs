@@ -9,6 +9,7 @@ use whyrelay_core::trace::event::{
     DtlsState, EndReason, Event, EventKind, IceState, IceStateReason, InterfaceUse, RefuseReason, ServerFailure,
     SessionOptions, Side, SignalingState, Transport, Vantage,
 };
+use whyrelay_core::trace::measurement::Measurement;
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::integrity::Integrity;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
@@ -412,13 +413,25 @@ fn a_host_without_addresses_is_the_cause() {
 
 /// What is found of a host that looks at itself, with one interface, and signaling that failed like this.
 fn check_with(used: InterfaceUse, ip: &str, detail: &str) -> Vec<String> {
-    let addresses = vec![ip.parse().expect("an address")];
+    check_with_all(&[("eth0", used, &[ip])], None, detail)
+}
+
+/// The same with these interfaces, a default route by one of them or none.
+fn check_with_all(
+    interfaces: &[(&str, InterfaceUse, &[&str])],
+    default_route: Option<&str>,
+    detail: &str,
+) -> Vec<String> {
     let state = SignalingState::Failed { detail: detail.into() };
-    let kinds = [
-        EventKind::CheckStarted { consents: Vec::new() },
-        EventKind::Interface { name: "eth0".into(), index: 1, addresses, used },
-        EventKind::Signaling { server: "http://192.0.2.10:8080".into(), state },
-    ];
+    let interfaces = interfaces.iter().map(|(name, used, addresses)| {
+        let addresses = addresses.iter().map(|ip| ip.parse().expect("an address")).collect();
+        EventKind::Interface { name: (*name).into(), index: 1, addresses, used: *used }
+    });
+    let route = default_route.map(|interface| Measurement::Gateway { interface: interface.into(), gateway: None });
+    let kinds = std::iter::once(EventKind::CheckStarted { consents: Vec::new() })
+        .chain(interfaces)
+        .chain(route.map(EventKind::Measured))
+        .chain([EventKind::Signaling { server: "http://192.0.2.10:8080".into(), state }]);
     let event = |(seq, kind)| Event { seq, at: Timestamp::from_micros(seq), vantage: Vantage::A, kind };
     let report = CheckReport::from_events(&(0..).zip(kinds).map(event).collect::<Vec<_>>());
     report.findings.iter().map(|found| format!("{} {} {}", found.code, found.blame.name(), found.summary)).collect()
@@ -438,6 +451,27 @@ fn a_check_without_a_network_or_a_route_blames_this_host_and_not_the_server() {
         let found = check_with(InterfaceUse::Used, "192.168.1.2", detail);
         assert!(found.len() == 1 && found[0].starts_with(blame) && found[0].ends_with(end), "{found:?}");
     }
+}
+
+#[test]
+fn a_link_without_an_address_and_a_bridge_to_guests_are_no_network() {
+    const UNREACHABLE: &str = "cannot reach it: Network is unreachable (os error 101)";
+    let no_address = ("eth0", InterfaceUse::NoAddress, &[][..]);
+    let lo = ("lo", InterfaceUse::Loopback, &["127.0.0.1"][..]);
+    let docker = ("docker0", InterfaceUse::Used, &["172.17.0.1"][..]);
+    let bridge = ("br-lan", InterfaceUse::Used, &["192.168.1.2"][..]);
+    for (interfaces, words) in [
+        (&[lo, no_address][..], "eth0 is up and has no address"),
+        (&[lo, docker, no_address], "eth0 is up and has no address"),
+        (&[lo, docker], "it has no interface but loopback and those to its own guests"),
+        (&[lo], "it has no interface but loopback"),
+    ] {
+        let found = check_with_all(interfaces, None, UNREACHABLE);
+        assert_eq!(found, [format!("WR102 A A has no network: {words}")]);
+    }
+    // The network of a router, by a bridge that has such a name.
+    let found = check_with_all(&[lo, bridge], Some("br-lan"), "Connection refused (os error 111)");
+    assert!(found.len() == 1 && found[0].starts_with("WR701 signaling "), "{found:?}");
 }
 
 #[test]

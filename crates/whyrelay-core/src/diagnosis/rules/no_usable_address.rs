@@ -6,15 +6,17 @@ use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::evidence::{ServerPath, SideEvidence};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
+use crate::host::leads_to_guests;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{InterfaceUse, Side};
+use crate::trace::measurement::Measurement;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR102",
     name: "no-usable-address",
     title: "a side has no address to use",
     meaning: "No interface of this host is up with a usable address, or the options exclude all of them, so there is not even a host candidate.",
-    detection: "Gathering ended on a side without any local candidate, or every interface was left out; in a check, no interface is up with an address that leaves its network, and no server answered.",
+    detection: "Gathering ended on a side without any local candidate, or every interface was left out; in a check, no interface but those to the host's own guests is up with an address that leaves its network, and no server answered.",
     proof: "The cited interfaces with their state.",
     doubt: "An interface that is up with an address.",
     fixes: &[Fix::safe("Bring an interface up."), Fix::safe("Check --interface and --exclude-interface.")],
@@ -23,24 +25,39 @@ pub(super) const RULE: Rule = Rule {
     examine,
 };
 
-/// Of a host that looks at itself: its interfaces in words, when none of them leads anywhere and nobody answered.
+/// Of a host that looks at itself: its interfaces in words, when none of them leads anywhere and nobody answered. Those
+/// to its own guests (docker0, virbr0) lead nowhere: they have an address whatever the network is like. A router's br-lan
+/// has such a name, too, and a default route tells it from them.
 pub(super) fn without_network(side: &SideEvidence) -> Option<String> {
     let leaves = |ip: &IpAddr| !matches!(AddressClass::of(*ip), AddressClass::Loopback | AddressClass::LinkLocal);
-    let has_way =
-        side.interfaces.iter().any(|(.., addresses, used)| *used == InterfaceUse::Used && addresses.iter().any(leaves));
+    let is_default = |name: &str| {
+        let mut facts = side.measured.facts.iter();
+        facts.any(|(_, fact)| matches!(fact, Measurement::Gateway { interface, .. } if interface == name))
+    };
+    let to_guests = |name: &str| leads_to_guests(name) && !is_default(name);
+    let has_way = side.interfaces.iter().any(|(_, name, addresses, used)| {
+        *used == InterfaceUse::Used && !to_guests(name) && addresses.iter().any(leaves)
+    });
     let answered = side.servers.values().any(ServerPath::has_answered);
     let excluded =
         side.interfaces.iter().any(|(.., used)| matches!(used, InterfaceUse::NotIncluded | InterfaceUse::Excluded));
     if side.measured.alone.is_none() || has_way || answered || excluded {
         return None;
     }
-    let told = side.interfaces.iter().filter_map(|(_, name, _, used)| match used {
+    let outward = side.interfaces.iter().filter(|(_, name, ..)| !to_guests(name));
+    let told = outward.filter_map(|(_, name, _, used)| match used {
         InterfaceUse::Down => Some(format!("{name} is down")),
+        InterfaceUse::NoAddress => Some(format!("{name} is up and has no address")),
         InterfaceUse::Used => Some(format!("{name} has no address that leaves its network")),
         _ => None,
     });
     let told: Vec<String> = told.take(MAX_NAMED).collect();
-    Some(if told.is_empty() { "it has no interface but loopback".to_owned() } else { told.join(", ") })
+    let has_guests = side.interfaces.iter().any(|(_, name, ..)| to_guests(name));
+    Some(match (told.is_empty(), has_guests) {
+        (true, false) => "it has no interface but loopback".to_owned(),
+        (true, true) => "it has no interface but loopback and those to its own guests".to_owned(),
+        (false, _) => told.join(", "),
+    })
 }
 
 /// Interfaces that are named; hosts of containers have hundreds.
