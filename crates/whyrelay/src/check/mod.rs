@@ -202,9 +202,14 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
         };
         journal.missing("the NAT's behavior, servers and what gets through", why);
     }
+    servers::look_at_credentials(config, &journal, &known);
     if let Some(mark) = config.mark.filter(|mark| !local::can_mark(*mark)) {
-        let what = format!("everything that sockets with the mark {mark:#x} see");
-        journal.missing(what, "it takes root (CAP_NET_ADMIN): run it with sudo, or without --mark");
+        const WHY: &str = "it takes root (CAP_NET_ADMIN): run it with sudo, or without --mark";
+        journal.missing(format!("everything that sockets with the mark {mark:#x} see"), WHY);
+        for (_, what, _) in CONSENTS.into_iter().filter(|(is_asked, ..)| is_asked(config)) {
+            journal.missing(what, WHY);
+        }
+        tell_ipv6(&journal, ipv6, &[]);
         tell_unasked(config, &journal);
         return Ok(());
     }
@@ -223,7 +228,6 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
     let mut parts: Vec<Part> = Vec::new();
     // These take back themselves what they changed.
     let mut careful: Vec<Part> = Vec::new();
-    servers::look_at_credentials(config, &journal, &known);
     let asked = ways.probe_servers();
     // A server that was named instead of announced says itself where it offers behavior discovery; an announced one is
     // not waited for.
@@ -298,16 +302,17 @@ fn tell_ipv6(journal: &Journal, state: Result<IpAddr, (Ipv6State, Option<IpAddr>
     journal.measured(Measurement::Ipv6 { state, address });
 }
 
-/// What waits for consent.
+/// What waits for consent: whether it was given, what it is, and its flag.
+const CONSENTS: [(fn(&CheckConfig) -> bool, &str, &str); 3] = [
+    (|config| config.hairpin, "hairpinning", "--hairpin"),
+    (|config| config.lifetime.is_some(), "the lifetime of an idle mapping", "--lifetime TIME"),
+    (|config| config.map, "mapping a port on the router", "--map"),
+];
+
+/// What has no consent.
 fn tell_unasked(config: &CheckConfig, journal: &Journal) {
-    for (asked, what, flag) in [
-        (config.hairpin, "hairpinning", "--hairpin"),
-        (config.lifetime.is_some(), "the lifetime of an idle mapping", "--lifetime TIME"),
-        (config.map, "mapping a port on the router", "--map"),
-    ] {
-        if !asked {
-            journal.missing(what, format!("it takes your consent: {flag}"));
-        }
+    for (_, what, flag) in CONSENTS.into_iter().filter(|(is_asked, ..)| !is_asked(config)) {
+        journal.missing(what, format!("it takes your consent: {flag}"));
     }
 }
 

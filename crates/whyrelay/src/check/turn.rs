@@ -34,6 +34,13 @@ pub(crate) struct Target {
     pub(crate) lifetime: Option<Duration>,
 }
 
+impl Target {
+    /// The server's address in use: it has one of each family at most, and our end has one family.
+    fn address(&self) -> Option<IpAddr> {
+        self.server.addresses.iter().find(|ip| ip.is_ipv4() == self.origin.address.is_ipv4()).copied()
+    }
+}
+
 /// Tries one server until `until` or until the check is stopped; allocations are given back in any case.
 pub(crate) async fn try_server(
     journal: Journal,
@@ -47,7 +54,12 @@ pub(crate) async fn try_server(
     let experiments = target.experiments && url.transport() == Transport::Udp;
     let mut client = match Client::start(journal.clone(), random, &target, experiments, (tls, options)) {
         Ok(client) => client,
-        Err(error) => return journal.missing(format!("{url}: allocation and relaying"), error.to_string()),
+        Err(error) => {
+            if target.lifetime.is_some() {
+                journal.missing(experiments::LIFETIME, "there is no allocation to send from after the silence");
+            }
+            return journal.missing(format!("{url}: allocation and relaying"), error.to_string());
+        }
     };
     let used = stop.unless(use_server(&mut client, &journal, &target, experiments, until)).await;
     if used.is_none() {
@@ -68,13 +80,17 @@ async fn use_server(client: &mut Client, journal: &Journal, target: &Target, exp
     match allocated.first() {
         Some(&(relayed, mapped)) => {
             let public = |ip: IpAddr| AddressClass::of(ip) == AddressClass::Public;
-            if !public(relayed.ip()) && target.server.addresses.iter().any(|ip| public(*ip)) {
+            // Of a server that has addresses inside and outside, the one that was asked counts.
+            if !public(relayed.ip()) && target.address().is_some_and(public) {
                 let why =
                     format!("the server relays at {relayed}, which cannot be reached from outside of its network");
                 journal.missing(format!("{url}: echo through the relay"), why);
+                let why = "the relay's address cannot be reached";
                 if experiments {
-                    let what = "early arrival and egress to a third party";
-                    journal.missing(what, "the relay's address cannot be reached");
+                    journal.missing("early arrival and egress to a third party", why);
+                }
+                if target.lifetime.is_some() {
+                    journal.missing(experiments::LIFETIME, why);
                 }
                 return;
             }
@@ -93,6 +109,9 @@ async fn use_server(client: &mut Client, journal: &Journal, target: &Target, exp
             journal.missing(what, "there is no allocation");
             if experiments {
                 journal.missing("early arrival and egress to a third party", "there is no allocation to send from");
+            }
+            if target.lifetime.is_some() {
+                journal.missing(experiments::LIFETIME, "there is no allocation to send from after the silence");
             }
         }
     }
@@ -212,5 +231,55 @@ async fn send_to_ourselves(
                 happening = client.next(wake) => if happening.is_none() { break },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use whyrelay_core::engine::gather::Password;
+    use whyrelay_core::trace::event::EventKind;
+
+    use super::super::journal::Entry;
+    use super::*;
+    use crate::io::clock::Clock;
+
+    fn target(url: &str, addresses: &[&str], lifetime: Option<Duration>) -> Target {
+        let (username, password) = (Some("alice".into()), Some(Password::new("wonderland".to_owned())));
+        let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        let server = Server { url: url.parse().unwrap(), addresses, username, password };
+        let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
+        Target { server, origin, experiments: false, lifetime }
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_the_lifetime_is_told_why_there_is_none_without_an_allocation() {
+        let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for lifetime in [None, Some(Duration::from_secs(15))] {
+            let (journal, mut entries) = Journal::new(Clock::start());
+            let (_stopping, stop) = Stop::new();
+            let target = target(&format!("turn:{closed}"), &["127.0.0.1"], lifetime);
+            let with = (ClientTls::default(), UdpOptions::default());
+            let until = Instant::now() + Duration::from_secs(3);
+            try_server(journal, Random::from_number(1), target, with, until, stop).await;
+            let mut missing = Vec::new();
+            while let Ok(entry) = entries.try_recv() {
+                if let Entry::Fact(_, EventKind::NotMeasured { what, .. }) = entry {
+                    missing.push(what);
+                }
+            }
+            assert_eq!(
+                missing.iter().filter(|what| *what == experiments::LIFETIME).count(),
+                usize::from(lifetime.is_some()),
+                "{missing:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_address_in_use_is_that_of_our_ends_family() {
+        let inside = target("turn:turn.example.org", &["10.0.0.5", "2001:db8::5"], None);
+        assert_eq!(inside.address(), Some("10.0.0.5".parse().unwrap()));
+        let other = target("turn:turn.example.org", &["2001:db8::5"], None);
+        assert_eq!(other.address(), None);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use crate::check::{LIMIT, check, check_by, findings, missing, our_server, rows};
+use crate::check::{LIMIT, check, check_by, findings, measured, missing, our_server, rows};
 use crate::coturn::{Coturn, PASSWORD, Transport, USER};
 use crate::namespace::Namespace;
 use crate::ours::Server;
@@ -96,6 +96,8 @@ fn without_network() -> Result<()> {
 }
 
 fn ordinary_user() -> Result<()> {
+    let (file, password) = password_file()?;
+    file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     let mut internet = Internet::new()?;
     let server = our_server(&internet)?;
     let site = internet.site(Nat::Home)?;
@@ -126,6 +128,17 @@ fn ordinary_user() -> Result<()> {
     let says = |told: &String| told.contains("sockets with the mark 0x1bd00") && told.contains("it takes root");
     ensure!(told.iter().any(says), "{told:#?}: {}", ours.account);
     ensure!(!told.iter().any(|told| told.contains("no route")), "{told:#?}: {}", ours.account);
+    ensure!(measured(&json, "ipv6").is_some(), "{}", ours.account);
+    // What was asked for is told of, and what needs no socket is done.
+    let asked = ["--hairpin", "--map", "--lifetime", "15s", "--mark", "0x1bd00"];
+    let turn = ["--turn", "turn:11.0.113.1:3478", "--turn-user", "9999999999:alice", "--turn-password-file", &password];
+    let (json, ours) = check_by(&mut unprivileged(), &[&asked[..], &turn].concat())?;
+    let told = missing(&json);
+    for what in ["hairpinning", "the lifetime of an idle mapping", "mapping a port on the router"] {
+        let says = |told: &&String| told.starts_with(&format!("{what}: it takes root"));
+        ensure!(told.iter().filter(says).count() == 1, "{what}: {told:#?}: {}", ours.account);
+    }
+    ensure!(measured(&json, "timed-credentials").is_some(), "{}", ours.account);
     let mut command = unprivileged();
     let (json, ours) = check_by(&mut command, &["--signal", server.url(), "--as", "mark=0x1bd00"])?;
     ensure!(rows(&json, "sockets").is_empty(), "they had no mark: {}", ours.account);
@@ -234,12 +247,14 @@ fn private_relay() -> Result<()> {
     let site = internet.site(Nat::Home)?;
     let (_file, password) = password_file()?;
     let turn = ["--turn", "turn:11.0.113.1:3478", "--turn-user", USER, "--turn-password-file", &password];
-    let (json, ours) = check(&site.host, &turn)?;
+    let (json, ours) = check(&site.host, &[&turn[..], &["--lifetime", "15s"]].concat())?;
     let context = || format!("{}\n{}", ours.account, coturn.account());
     ensure!(findings(&json) == ["relay-address-private"], "{}", context());
     ensure!(rows(&json, "UDP, random high port").is_empty(), "{}", context());
     let told = missing(&json);
     ensure!(told.iter().any(|told| told.contains("cannot be reached from outside")), "{told:?}: {}", context());
+    let lifetime = "the lifetime of an idle mapping: the relay's address cannot be reached";
+    ensure!(told.iter().any(|told| told == lifetime), "{told:?}: {}", context());
     Ok(())
 }
 

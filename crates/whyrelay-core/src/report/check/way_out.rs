@@ -58,7 +58,7 @@ fn row(seq: u64, fact: &Measurement) -> Option<Row> {
                 Ipv6State::NoPath => ("there is an address, but no path", State::Warning),
                 Ipv6State::NoAddress => ("the system has it, but no address that reaches out", State::Plain),
                 Ipv6State::Off => ("off in the system", State::Plain),
-                Ipv6State::NotTried => ("there is an address; no server was there to try it with", State::Plain),
+                Ipv6State::NotTried => ("there is an address; no server was asked over it", State::Plain),
             };
             (Section::Ipv6, "this host".to_owned(), "IPv6", format!("{value}{address}"), state)
         }

@@ -88,15 +88,14 @@ impl Client {
             ..GatherConfig::default()
         };
         let url = &target.server.url;
-        let family = |ip: &&IpAddr| ip.is_ipv4() == target.origin.address.is_ipv4();
         let over_udp = url.transport() == Transport::Udp;
-        let address = target.server.addresses.iter().find(family).filter(|_| over_udp);
+        let address = target.address().filter(|_| over_udp);
         let mut client = Self {
             gatherer: Gatherer::new(journal.now(), config, random.fork()),
             sockets: Sockets::new(journal.clone()),
             streams: Streams::new(sender, tls),
             stream_inputs,
-            remote: address.map(|ip| SocketAddr::new(*ip, url.port())),
+            remote: address.map(|ip| SocketAddr::new(ip, url.port())),
             random,
             origin: target.origin.clone(),
             options,
