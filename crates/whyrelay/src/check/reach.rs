@@ -21,7 +21,7 @@ use super::sockets::bare;
 use crate::io::stream::{ConnectOptions, StreamInput, Streams};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
-use crate::io::waiting::MOST;
+use crate::io::waiting::{MOST, readers_have_run};
 
 /// For a port where perhaps nobody listens. Twice: three requests without an answer are what makes a server a silent one
 /// for the diagnosis, and here none is known to be.
@@ -169,7 +169,7 @@ pub(crate) async fn over_stream(
     let local = Some(target.origin.address);
     streams.connect(id, ConnectOptions { local, remote, tls: name, mark, framing: Framing::Stun });
     let request = random.transaction_id();
-    let mut late = 0;
+    let (mut late, mut over) = (0, false);
     let outcome = loop {
         // What came before the time was over counts; a server that talks on does not hold it.
         let input = tokio::select! {
@@ -180,6 +180,12 @@ pub(crate) async fn over_stream(
             }
             () = tokio::time::sleep_until(until.into()) => None,
         };
+        // Once: what the connection's reader had no time to hand over came before, too.
+        if input.is_none() && !over {
+            over = true;
+            readers_have_run(until, &mut streams).await;
+            continue;
+        }
         match input {
             Some(StreamInput::Connected { local, .. }) => {
                 let (interface, receive_buffer) = (target.origin.interface.clone(), None);
@@ -226,4 +232,50 @@ pub(crate) async fn over_stream(
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::super::journal::Entry;
+    use super::*;
+    use crate::io::clock::Clock;
+
+    #[tokio::test]
+    async fn an_answer_over_tcp_that_came_while_the_process_stood_still_counts() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let remote = listener.local_addr().unwrap();
+        let (asked, is_asked) = tokio::sync::oneshot::channel();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut bytes = [0; 28];
+            stream.read_exact(&mut bytes).unwrap();
+            let request = Message::decode(&bytes).unwrap().transaction;
+            asked.send(()).unwrap();
+            // The process stands still by now.
+            std::thread::sleep(Duration::from_millis(100));
+            stream.write_all(&MessageBuilder::new(Class::Success, Method::BINDING, request).build()).unwrap();
+            stream
+        });
+        let (journal, mut entries) = Journal::new(Clock::start());
+        let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
+        let target = Target { label: String::new(), remote, origin, expected: false, unannounced: false };
+        let until = Instant::now() + Duration::from_secs(4);
+        let stand_still = async {
+            is_asked.await.unwrap();
+            // Nothing is awaited, so no reader has its turn.
+            std::thread::sleep(until.saturating_duration_since(Instant::now()) + Duration::from_millis(100));
+        };
+        tokio::join!(over_stream(journal, Random::from_number(1), target, None, None, until), stand_still);
+        let facts = std::iter::from_fn(|| entries.try_recv().ok());
+        let reached = facts.filter_map(|entry| match entry {
+            Entry::Fact(_, EventKind::Measured(Measurement::Reach { rtt_us, detail, .. })) => Some((rtt_us, detail)),
+            _ => None,
+        });
+        let reached: Vec<_> = reached.collect();
+        assert!(matches!(reached[..], [(Some(_), None)]), "{reached:?}");
+        server.join().unwrap();
+    }
 }
