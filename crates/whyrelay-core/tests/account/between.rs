@@ -5,14 +5,14 @@ use std::time::Duration;
 use whyrelay_core::diagnosis::evidence::Evidence;
 use whyrelay_core::diagnosis::finding::{Blame, Severity};
 use whyrelay_core::diagnosis::rules::diagnose;
-use whyrelay_core::host::{ProbeAim, RoutePurpose, RuleAction, SoftwareName};
+use whyrelay_core::host::{HostFact, ProbeAim, RoutePurpose, RuleAction, SoftwareName};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{EndReason, EventKind, SessionOptions, Side, Vantage};
 
 use crate::builder::{Check, Fate, Session, address};
-use crate::cases::facts::{UPLINK, policy_rule};
-use crate::cases::{STUN_2, failing};
+use crate::cases::facts::{UPLINK, Way, policy_rule};
+use crate::cases::{STUN_2, failing, lost};
 use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats};
 
 const LOST: Fate = Fate::LostOnTheWay;
@@ -252,4 +252,62 @@ fn a_gateway_that_refuses_everything_over_udp_is_named_once() {
     session.fail(Vantage::B);
     assert_eq!(finds(&session, "WR302").as_deref(), Some("WR302 A warning"), "{:?}", findings(&session));
     assert_eq!(finds(&session, "WR513"), None);
+}
+
+#[test]
+fn large_probes_that_the_peer_saw_or_that_met_silence_like_small_ones_are_no_black_hole() {
+    for (passes, lost, seen, expected) in [
+        (1360, &[1400, 1500][..], None, Some("WR603 the path warning")),
+        // The peer saw the largest: its answer was long in coming.
+        (1360, &[1400, 1500], Some(1472), None),
+        // What the peer saw was smaller.
+        (1360, &[1400, 1500], Some(1332), Some("WR603 the path warning")),
+        // Smaller ones met silence, too: it is not about size.
+        (1360, &[1200, 1280, 1400, 1500], None, None),
+    ] {
+        let mut session = behind_nats();
+        session.check(Check { nominate: true, ..a_checks(Fate::Answered) });
+        session.check(b_checks(Fate::Answered));
+        session.probe(ProbeAim::Padded { length: passes }, A, B_MAPPED, Some(A_MAPPED));
+        for length in lost {
+            session.probe(ProbeAim::Padded { length: *length }, A, B_MAPPED, None);
+        }
+        if let Some(length) = seen {
+            let (aim, local, remote) = ("padded".to_owned(), address(B), address(A_MAPPED));
+            session.fact(Vantage::B, HostFact::ProbeSeen { aim, local, remote, length });
+        }
+        session.select(Vantage::A, A, B_MAPPED);
+        session.select(Vantage::B, B, A_MAPPED);
+        session.end(Vantage::A, EndReason::Finished);
+        session.end(Vantage::B, EndReason::Finished);
+        assert_eq!(finds(&session, "WR603").as_deref(), expected, "{lost:?} {seen:?}");
+    }
+}
+
+#[test]
+fn a_tap_device_that_is_the_only_uplink_is_no_vpn() {
+    for (mac, uplink, expected) in [
+        (Some("52:54:00:12:34:56"), false, None),
+        (Some("52:54:00:12:34:56"), true, Some("WR108 A warning")),
+        // A TUN device has no address of the link.
+        (None, false, Some("WR108 A warning")),
+    ] {
+        let session = lost(|session| {
+            session.link(Vantage::A, "tap0", Some("tun"), "10.0.2.100");
+            for event in &mut session.events {
+                if let EventKind::HostFact { fact, .. } = &mut event.kind
+                    && let HostFact::Link(link) = fact.as_mut()
+                {
+                    link.mac = mac.map(str::to_owned);
+                }
+            }
+            if uplink {
+                session.link(Vantage::A, "eth0", None, "192.168.1.2");
+            }
+            for (purpose, to) in [(RoutePurpose::Server, STUN), (RoutePurpose::Peer, B_MAPPED)] {
+                session.route(purpose, to, 0, Ok(Way { device: "tap0", gateway: Some("10.0.2.2"), ..UPLINK }));
+            }
+        });
+        assert_eq!(finds(&session, "WR108").as_deref(), expected, "{mac:?} {uplink} {:?}", findings(&session));
+    }
 }

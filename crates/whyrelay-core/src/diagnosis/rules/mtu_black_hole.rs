@@ -58,11 +58,14 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     if let Some((summary, seq)) = sweep {
         return Some(fault(session, format!("Large packets vanish: {summary}"), vec![seq]));
     }
-    padded(side).map(|(summary, evidence)| fault(session, summary(vantage), evidence))
+    let peer = session.evidence.side(vantage.other());
+    padded(side, peer).map(|(summary, evidence)| fault(session, summary(vantage), evidence))
 }
 
-/// Probes of some sizes were answered, and of all larger ones that left none was: two at least, as one may be lost.
-fn padded(side: &SideEvidence) -> Option<(impl Fn(Vantage) -> String, Vec<u64>)> {
+/// Probes of some sizes were answered, and of all larger ones that left none was: two at least, as one may be lost. What
+/// the peer saw was not lost, and silence is not about size where smaller ones met it, too: answers that are long in
+/// coming find nobody waiting.
+fn padded(side: &SideEvidence, peer: &SideEvidence) -> Option<(impl Fn(Vantage) -> String, Vec<u64>)> {
     let of = |answered: bool| {
         side.host.probes.iter().filter_map(move |probe| match (&probe.fact.aim, &probe.fact.result) {
             (ProbeAim::Padded { length }, ProbeOutcome::Answered { .. }) if answered => {
@@ -75,8 +78,15 @@ fn padded(side: &SideEvidence) -> Option<(impl Fn(Vantage) -> String, Vec<u64>)>
         })
     };
     let (passes, seq, remote) = of(true).max()?;
+    if of(false).any(|(length, _, to)| length < passes && to == remote) {
+        return None;
+    }
+    // A probe's length is that of the packet, what the peer saw that of the payload (RFC 791, RFC 8200, RFC 768).
+    let headers = if remote.is_ipv4() { 28 } else { 48 };
+    let seen = peer.host.probes_seen.iter().filter(|taken| taken.fact.0 == "padded").map(|taken| taken.fact.3);
+    let arrived = seen.max().map_or(0, |payload| payload.saturating_add(headers));
     let mut lost: Vec<(u16, u64)> = of(false)
-        .filter(|(length, _, to)| *length > passes && *to == remote)
+        .filter(|(length, _, to)| *length > passes && u32::from(*length) > arrived && *to == remote)
         .map(|(length, seq, _)| (length, seq))
         .collect();
     lost.sort_unstable();
