@@ -33,8 +33,8 @@ pub const SAMPLE: Size = Size { healthy: 80, one: 240, two: 120, any: 0 };
 pub const SEED: u64 = 1;
 
 /// The first of the seeds that no rule was ever tuned on. A range is used up once its misses were read and rules were
-/// mended after that: so was the one from 1,000,001 on.
-pub const HELD_OUT_SEED: u64 = 2_000_001;
+/// mended after that: so were those from 1,000,001 and from 2,000,001 on.
+pub const HELD_OUT_SEED: u64 = 3_000_001;
 
 /// How many of those.
 pub const HELD_OUT: Size = Size { healthy: 500, one: 3000, two: 1500, any: 1500 };
@@ -180,7 +180,7 @@ impl Accuracy {
         let _ = writeln!(page, "| scenarios whose account is as they say | {run} | {right} of {run} | - | - | all |");
         let _ = writeln!(
             page,
-            "\nThe seeds from {SEED} on are those on which rules were mended. The held-out seeds begin at {HELD_OUT_SEED}, a range that was chosen after the last rule was mended (the one before, from 1000001 on, was used up: its misses were read before rules were mended); only the row of two faults that may hide each other and what is headed so below come from them."
+            "\nThe seeds from {SEED} on are those on which rules were mended. The held-out seeds begin at {HELD_OUT_SEED}, a range that was chosen after the last rule was mended (those from 1000001 and from 2000001 on were used up: their misses were read before rules were mended); only the row of two faults that may hide each other and what is headed so below come from them."
         );
         let _ = writeln!(
             page,
