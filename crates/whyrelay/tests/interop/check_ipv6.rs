@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use crate::check::{behavior, check, measured};
+use crate::check::{behavior, check, findings, measured};
 use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::suite::{Suite, Tool};
@@ -93,6 +93,12 @@ fn works() -> Result<()> {
         ensure!(known == ("endpoint-independent", filtering), "{known:?}: {}", context());
         let told = unsolicited(&json).unwrap_or("nothing");
         ensure!(told.starts_with(word), "{told}: {}", context());
+        // A path that takes whole packets of 1500 bytes: headers of 48, 1452 of payload, and nothing larger to lose.
+        let sizes =
+            json["measurements"].as_array().into_iter().flatten().filter(|fact| fact["measurement"] == "path-mtu");
+        let sizes: Vec<_> = sizes.map(|fact| (fact["payload"].as_u64(), fact["lost"].as_u64())).collect();
+        ensure!(sizes == [(Some(1452), None); 2], "{sizes:?}: {}", context());
+        ensure!(findings(&json).is_empty(), "{}", context());
         for kind in ["early-arrival", "third-party", "path-mtu", "packet-shape", "relay-echo", "clock", "hop"] {
             ensure!(measured(&json, kind).is_some(), "{kind} is missing: {}", context());
         }
