@@ -1,7 +1,7 @@
 //! Each rule fires on what it is about, and stays quiet where its cause is explained or absent.
 
 use whyrelay_core::diagnosis::evidence::Evidence;
-use whyrelay_core::host::{HostFact, Probe, ProbeAim, ProbeOutcome, RoutePurpose};
+use whyrelay_core::host::{HostFact, Moment, OwnPacket, Probe, ProbeAim, ProbeOutcome, RoutePurpose, Subject};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::{CheckReport, Expected, Report};
 use whyrelay_core::time::Timestamp;
@@ -563,4 +563,55 @@ fn the_ephemeral_port_of_a_tcp_connection_is_no_mapping() {
         let codes = findings(&session);
         assert_eq!(codes.contains(&"WR504 A".to_owned()), udp, "{codes:?}");
     }
+}
+
+/// A host that asked a server three times over UDP; `arrived`: an interface saw the answers, or nobody looked.
+fn check_of_a_silent_server(arrived: Option<bool>) -> CheckReport {
+    let (local, remote) = (address(A), address(STUN));
+    let mut kinds = vec![EventKind::CheckStarted { consents: Vec::new() }];
+    for number in 0..3 {
+        let id = whyrelay_core::wire::stun::TransactionId([number; 12]);
+        let data = MessageBuilder::new(Class::Request, Method::BINDING, id).build();
+        kinds.push(EventKind::Datagram(whyrelay_core::trace::event::Datagram {
+            direction: Direction::Out,
+            transport: Transport::Udp,
+            local,
+            remote,
+            interface: None,
+            length: 20,
+            data,
+            integrity: None,
+        }));
+    }
+    let fact = match arrived {
+        Some(arrived) => HostFact::OwnPacket(OwnPacket {
+            device: "eth0".into(),
+            arrived,
+            source: if arrived { remote } else { local },
+            destination: if arrived { local } else { remote },
+            packets: 3,
+        }),
+        None => HostFact::NotMeasured {
+            subject: Subject::OwnPackets,
+            why: "Operation not permitted".into(),
+            needs: Some("CAP_NET_RAW".into()),
+        },
+    };
+    kinds.push(EventKind::HostFact { moment: Moment::After, fact: Box::new(fact) });
+    let event = |(seq, kind)| Event { seq, at: Timestamp::from_micros(seq), vantage: Vantage::A, kind };
+    CheckReport::from_events(&(0..).zip(kinds).map(event).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_check_tells_its_own_firewall_from_a_silent_server_where_it_may_look() {
+    let codes = |report: &CheckReport| report.findings.iter().map(|found| found.code).collect::<Vec<_>>();
+    let dropped = check_of_a_silent_server(Some(true));
+    assert_eq!(codes(&dropped), ["WR111"]);
+    assert!(dropped.findings[0].summary.contains("3 packets of"), "{}", dropped.findings[0].summary);
+    assert_eq!(codes(&check_of_a_silent_server(Some(false))), ["WR301"]);
+    let unseen = check_of_a_silent_server(None);
+    assert_eq!(codes(&unseen), ["WR301"]);
+    let told = unseen.not_measured.iter().map(|missing| format!("{}: {}", missing.what, missing.why));
+    let told: Vec<String> = told.filter(|told| told.contains("needs CAP_NET_RAW")).collect();
+    assert!(told.iter().any(|told| told.contains("input-firewall-drops") || told.contains("own firewall")), "{told:?}");
 }

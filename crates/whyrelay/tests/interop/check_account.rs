@@ -20,6 +20,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_account::a_router_that_refuses_udp_is_named_and_is_no_further_hop", &tools, refusing_router);
     suite.test("check_account::the_servers_own_refusal_shows_that_its_ports_get_through", &tools, closed_port);
     suite.test("check_account::a_host_without_a_network_is_told_so_first", &tools, without_network);
+    suite.test("check_account::this_hosts_own_firewall_is_told_from_a_silent_server", &tools, own_firewall);
     suite.test("check_account::an_ordinary_user_is_told_what_takes_root", &tools, ordinary_user);
     suite.test("check_account::a_connection_that_does_not_come_about_is_told", &tools, only_web);
     suite.test("check_account::our_own_server_is_tried_over_tcp_and_tls", &tools, tries);
@@ -95,18 +96,43 @@ fn without_network() -> Result<()> {
     Ok(())
 }
 
+/// `whyrelay` on a host, by a user with no privileges at all.
+fn without_privileges(host: &Namespace) -> std::process::Command {
+    let mut command = host.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+    command.arg(env!("CARGO_BIN_EXE_whyrelay"));
+    command
+}
+
+/// Answers arrive and are dropped here: root sees that, and who may not is told what it would take.
+fn own_firewall() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    let site = internet.site(Nat::Home)?;
+    site.host.nft(
+        "table inet own { chain i { type filter hook input priority 0; \
+         iifname eth0 meta l4proto udp counter drop; }\n}\n",
+    )?;
+    let (json, ours) = check(&site.host, &["--signal", server.url()])?;
+    ensure!(findings(&json).first() == Some(&"input-firewall-drops"), "{}", ours.account);
+    ensure!(json["findings"][0]["blame"] == "a" && first(&json).contains("drop"), "{}", ours.account);
+    ensure!(!findings(&json).contains(&"stun-server-silent"), "it has a cause: {}", ours.account);
+    let (json, ours) = check_by(&mut without_privileges(&site.host), &["--signal", server.url()])?;
+    ensure!(!findings(&json).contains(&"input-firewall-drops"), "{}", ours.account);
+    let told = missing(&json);
+    let says = |told: &String| told.contains("own firewall drops") || told.contains("input-firewall-drops");
+    let says = |told: &String| says(told) && told.contains("needs CAP_NET_RAW");
+    ensure!(told.iter().any(says), "{told:#?}: {}", ours.account);
+    Ok(())
+}
+
 fn ordinary_user() -> Result<()> {
     let (file, password) = password_file()?;
     file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     let mut internet = Internet::new()?;
     let server = our_server(&internet)?;
     let site = internet.site(Nat::Home)?;
-    let unprivileged = || {
-        let mut command = site.host.command("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
-        command.arg(env!("CARGO_BIN_EXE_whyrelay"));
-        command
-    };
+    let unprivileged = || without_privileges(&site.host);
     let mut command = unprivileged();
     let (json, ours) = check_by(&mut command, &["--signal", server.url()])?;
     let (as_root, by_root) = check(&site.host, &["--signal", server.url()])?;

@@ -1,11 +1,13 @@
 //! This host's own firewall drops what arrives.
 
 use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::evidence::Taken;
-use crate::diagnosis::finding::{Blame, Remedy};
+use std::net::SocketAddr;
+
+use crate::diagnosis::evidence::{ServerPath, SideEvidence, Taken};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Break, Path, Session};
-use crate::host::{FirewallRule, SoftwareName};
-use crate::trace::event::Vantage;
+use crate::host::{FirewallRule, SoftwareName, Subject};
+use crate::trace::event::{Transport, Vantage};
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
 use super::errno::EPERM;
@@ -16,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them, because nobody on this host asked for them yet.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. In a check: the answers of a server that seems silent reached an interface and no socket.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -37,7 +39,61 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
         return Examination::Clear;
     }
+    if session.evidence.is_alone() {
+        return of_one_host(session.evidence.side(Vantage::A));
+    }
     Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+/// Of a host that looks at itself: whether the answers of a server that seems silent reached an interface and no socket.
+pub(super) fn of_one_host(side: &SideEvidence) -> Examination {
+    let host = &side.host;
+    let mut silent: Vec<SocketAddr> = Vec::new();
+    for (transport, _, server) in side.servers.keys() {
+        let answered = |((over, _, other), path): (&(Transport, SocketAddr, SocketAddr), &ServerPath)| {
+            *over == Transport::Udp && other == server && path.has_answered()
+        };
+        let is_new = *transport == Transport::Udp && !silent.contains(server);
+        if is_new && side.asked(*server) >= 3 && !side.servers.iter().any(answered) {
+            silent.push(*server);
+        }
+    }
+    // What a server answers over TCP does not count: these packets are UDP's.
+    let arrived: Vec<_> =
+        host.own_packets.iter().filter(|packet| packet.fact.arrived && silent.contains(&packet.fact.source)).collect();
+    let Some((source, first)) = arrived.first().map(|packet| (packet.fact.source, packet.seq)) else {
+        return match host.why_not_measured(Subject::OwnPackets).filter(|_| !silent.is_empty()) {
+            Some((why, Some(needs))) => Examination::Inconclusive { missing: format!("{why} (needs {needs})") },
+            Some((why, None)) => Examination::Inconclusive { missing: why.to_owned() },
+            None => Examination::Clear,
+        };
+    };
+    let packets: u64 =
+        arrived.iter().filter(|packet| packet.fact.source == source).map(|packet| packet.fact.packets).sum();
+    let rule = host.firewall_rules.iter().find(|rule| took(rule));
+    let by = rule.map_or_else(String::new, |rule| format!(", by {}", quoted_firewall(&rule.fact)));
+    let mut advice = rule.map(|rule| against(&rule.fact, host, None, true)).unwrap_or_default();
+    if advice.is_empty() {
+        advice.push(Remedy::safe("See which rule on input drops the answers").run("nft list ruleset"));
+    }
+    Examination::of(vec![Fault {
+        blame: Blame::side(side.vantage),
+        severity: Severity::Error,
+        summary: format!(
+            "{packets} packets of {source} reached an interface of {} and no program: its own firewall drops them on input{by}",
+            side.vantage.name()
+        ),
+        evidence: rule.map(|rule| rule.seq).into_iter().chain([first]).collect(),
+        advice,
+        ..Fault::default()
+    }])
+}
+
+/// Whether a rule dropped something that arrived since the session began.
+fn took(rule: &Taken<FirewallRule>) -> bool {
+    let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
+    let inbound = matches!(rule.fact.hook.as_deref(), Some("input" | "prerouting" | "ingress"));
+    drops && inbound && rule.fact.packets_since.is_some_and(|packets| packets > 0)
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
@@ -57,11 +113,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     if unheard.as_ref().is_some_and(Vec::is_empty) {
         return None;
     }
-    let took = |rule: &&Taken<FirewallRule>| {
-        let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
-        let inbound = matches!(rule.fact.hook.as_deref(), Some("input" | "prerouting" | "ingress"));
-        drops && inbound && rule.fact.packets_since.is_some_and(|packets| packets > 0)
-    };
+    let took = |rule: &&Taken<FirewallRule>| took(rule);
     // A host that did not send there, or may not, has no connection to which an arrival could belong: that is what a
     // rule by state sees then, and no fault of the rule.
     let refused = side.send_failures.keys().any(|(.., errno)| *errno == EPERM);

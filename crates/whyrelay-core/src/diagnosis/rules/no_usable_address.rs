@@ -41,7 +41,8 @@ pub(super) fn without_network(side: &SideEvidence) -> Option<String> {
     let answered = side.servers.values().any(ServerPath::has_answered);
     let excluded =
         side.interfaces.iter().any(|(.., used)| matches!(used, InterfaceUse::NotIncluded | InterfaceUse::Excluded));
-    if side.measured.alone.is_none() || has_way || answered || excluded {
+    // A recording without interfaces lacks them: it tells nothing of them.
+    if side.measured.alone.is_none() || side.interfaces.is_empty() || has_way || answered || excluded {
         return None;
     }
     let outward = side.interfaces.iter().filter(|(_, name, ..)| !to_guests(name));

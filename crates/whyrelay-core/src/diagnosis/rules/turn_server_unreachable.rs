@@ -1,6 +1,6 @@
 //! the TURN server cannot be reached.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Rule, input_firewall_drops};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::ice::candidate::CandidateType;
@@ -27,10 +27,13 @@ fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
+        // A host that looks at itself, and drops the answers: nothing is known of the server then.
+        let drops_answers =
+            session.evidence.is_alone() && matches!(input_firewall_drops::of_one_host(side), Examination::Found(_));
         let mut servers: Vec<&str> = Vec::new();
         for failed in &side.server_failures {
             let why = match &failed.failure {
-                ServerFailure::Timeout { transmissions, .. } if failed.method == "Allocate" => {
+                ServerFailure::Timeout { transmissions, .. } if failed.method == "Allocate" && !drops_answers => {
                     format!("no answer to {transmissions} requests")
                 }
                 ServerFailure::ConnectionFailed { detail } => detail.clone(),
