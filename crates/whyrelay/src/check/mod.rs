@@ -302,8 +302,10 @@ fn tell_ipv6(journal: &Journal, state: Result<IpAddr, (Ipv6State, Option<IpAddr>
     journal.measured(Measurement::Ipv6 { state, address });
 }
 
+type IsAsked = fn(&CheckConfig) -> bool;
+
 /// What waits for consent: whether it was given, what it is, and its flag.
-const CONSENTS: [(fn(&CheckConfig) -> bool, &str, &str); 3] = [
+const CONSENTS: [(IsAsked, &str, &str); 3] = [
     (|config| config.hairpin, "hairpinning", "--hairpin"),
     (|config| config.lifetime.is_some(), "the lifetime of an idle mapping", "--lifetime TIME"),
     (|config| config.map, "mapping a port on the router", "--map"),

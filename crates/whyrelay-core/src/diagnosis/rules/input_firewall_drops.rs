@@ -48,13 +48,14 @@ fn examine(session: &Session<'_>) -> Examination {
 /// Of a host that looks at itself: whether the answers of a server that seems silent reached an interface and no socket.
 pub(super) fn of_one_host(side: &SideEvidence) -> Examination {
     let host = &side.host;
+    let asked = side.asked();
     let mut silent: Vec<SocketAddr> = Vec::new();
     for (transport, _, server) in side.servers.keys() {
         let answered = |((over, _, other), path): (&(Transport, SocketAddr, SocketAddr), &ServerPath)| {
             *over == Transport::Udp && other == server && path.has_answered()
         };
         let is_new = *transport == Transport::Udp && !silent.contains(server);
-        if is_new && side.asked(*server) >= 3 && !side.servers.iter().any(answered) {
+        if is_new && asked.get(server).is_some_and(|sent| *sent >= 3) && !side.servers.iter().any(answered) {
             silent.push(*server);
         }
     }
@@ -77,11 +78,11 @@ pub(super) fn of_one_host(side: &SideEvidence) -> Examination {
         advice.push(Remedy::safe("See which rule on input drops the answers").run("nft list ruleset"));
     }
     Examination::of(vec![Fault {
-        blame: Blame::side(side.vantage),
+        blame: Blame::side(Vantage::A),
         severity: Severity::Error,
         summary: format!(
             "{packets} packets of {source} reached an interface of {} and no program: its own firewall drops them on input{by}",
-            side.vantage.name()
+            Vantage::A.name()
         ),
         evidence: rule.map(|rule| rule.seq).into_iter().chain([first]).collect(),
         advice,
