@@ -1,6 +1,7 @@
 //! What the flags of `whyrelay serve` promise, over UDP, TCP and TLS, by the program itself.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::net::UdpSocket;
@@ -130,7 +131,17 @@ async fn alternate_turn_server_sends_new_clients_away_over_every_transport() -> 
 async fn every_core_carries_datagrams() -> Result<()> {
     let serve = Serve::start(&[]).await?;
     let cores = std::thread::available_parallelism()?.get().min(16);
-    let before = serve.carriers()?;
+    // It greets before the last of them runs.
+    let all = async {
+        loop {
+            let found = serve.carriers()?;
+            if found.len() >= cores {
+                return anyhow::Ok(found);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let before = timeout(PATIENCE, all).await.context("not a thread for each core")??;
     assert_eq!(before.len(), cores, "{before:?}");
     let request = MessageBuilder::new(Class::Request, Method::BINDING, TransactionId([1; 12])).build();
     for _ in 0..16 * cores {
