@@ -127,6 +127,9 @@ pub enum Measurement {
     Reach {
         /// UDP, TCP or TLS.
         transport: Transport,
+        /// Our socket; `None`: there was no connection, or the recording is an older one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        local: Option<SocketAddr>,
         /// The destination.
         remote: SocketAddr,
         /// Round trip in microseconds; `None`: no answer.

@@ -261,8 +261,12 @@ fn udp_is_blocked_when_only_streams_are_answered() {
     assert!(!blocked.iter().any(|finding| finding.starts_with("WR301") || finding.starts_with("WR501")), "{blocked:?}");
     assert!(summary(&session, "WR302").ends_with("answers over TLS"), "{}", summary(&session, "WR302"));
 
-    let (local, remote, offender) = (address(A), address(STUN), "10.0.0.1".parse().ok());
     let (icmp_type, icmp_code, errno) = (3, 13, 113);
+    // What a VPN's address met, which no server was heard from, is not told of this one.
+    let (local, remote, offender) = (address("10.8.0.2:7"), address(STUN), "10.8.0.1".parse().ok());
+    session.push(Vantage::A, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
+    assert!(summary(&session, "WR302").ends_with("answers over TLS"), "{}", summary(&session, "WR302"));
+    let (local, offender) = (address(A), "10.0.0.1".parse().ok());
     session.push(Vantage::A, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
     let refused = "; 10.0.0.1, on the way, refuses it (ICMP 3/13: administratively prohibited)";
     assert!(summary(&session, "WR302").ends_with(refused), "{}", summary(&session, "WR302"));

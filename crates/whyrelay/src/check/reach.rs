@@ -69,8 +69,8 @@ pub(crate) async fn over_udp(
                 let transport = Transport::Udp;
                 let rtt = transactions.answer(at, question.id).map(|answered| answered.rtt);
                 let rtt_us = Some(micros(rtt.unwrap_or_else(|| started.elapsed())));
-                let (detail, unannounced) = (None, target.unannounced);
-                return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail, unannounced });
+                let (local, detail, unannounced) = (Some(question.local), None, target.unannounced);
+                return journal.measured(Measurement::Reach { transport, local, remote, rtt_us, detail, unannounced });
             }
             Some(Heard::Refused { errno, .. }) => {
                 transactions.refuse(errno, |()| true);
@@ -91,7 +91,8 @@ pub(crate) async fn over_udp(
         }
     };
     let (transport, rtt_us, detail, unannounced) = (Transport::Udp, None, refused, target.unannounced);
-    journal.measured(Measurement::Reach { transport, remote, rtt_us, detail, unannounced });
+    let local = Some(question.local);
+    journal.measured(Measurement::Reach { transport, local, remote, rtt_us, detail, unannounced });
     if target.expected {
         let (server, method) = (target.label, Method::BINDING.to_string());
         journal.fact(EventKind::ServerFailed { server, local: Some(question.local), method, failure });
@@ -125,8 +126,9 @@ pub(crate) async fn over_another_port(
                 // A firewall's refusal tells of nothing but itself, and is an event.
                 Heard::Refused { .. } => continue,
             };
-            let (rtt_us, unannounced) = (Some(micros(started.elapsed())), target.unannounced);
-            return journal.measured(Measurement::Reach { transport, remote, rtt_us, detail, unannounced });
+            let (local, rtt_us) = (Some(question.local), Some(micros(started.elapsed())));
+            let unannounced = target.unannounced;
+            return journal.measured(Measurement::Reach { transport, local, remote, rtt_us, detail, unannounced });
         }
     }
     let what = format!("UDP to port {} of {}", remote.port(), remote.ip());
@@ -169,7 +171,7 @@ pub(crate) async fn over_stream(
     let local = Some(target.origin.address);
     streams.connect(id, ConnectOptions { local, remote, tls: name, mark, framing: Framing::Stun });
     let request = random.transaction_id();
-    let (mut late, mut over) = (0, false);
+    let (mut late, mut over, mut connected) = (0, false, None);
     let outcome = loop {
         // What came before the time was over counts; a server that talks on does not hold it.
         let input = tokio::select! {
@@ -190,6 +192,7 @@ pub(crate) async fn over_stream(
             Some(StreamInput::Connected { local, .. }) => {
                 let (interface, receive_buffer) = (target.origin.interface.clone(), None);
                 let local = bare(local);
+                connected = Some(local);
                 journal.fact(EventKind::SocketOpened { transport, local, interface, mark, receive_buffer });
                 let bytes = MessageBuilder::new(Class::Request, Method::BINDING, request).fingerprint().build();
                 let (at, direction, integrity) = (journal.now(), Direction::Out, None);
@@ -226,8 +229,8 @@ pub(crate) async fn over_stream(
         let (server, method) = (target.label, Method::BINDING.to_string());
         journal.fact(EventKind::ServerFailed { server, local: None, method, failure });
     }
-    let unannounced = target.unannounced;
-    journal.measured(Measurement::Reach { transport, remote, rtt_us, detail, unannounced });
+    let (local, unannounced) = (connected, target.unannounced);
+    journal.measured(Measurement::Reach { transport, local, remote, rtt_us, detail, unannounced });
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -135,9 +135,9 @@ impl SideEvidence {
             EventKind::NameResolved { name, addresses, error, .. } => {
                 push(&mut self.names, (seq, name.clone(), addresses.clone(), error.clone()), overflow);
             }
-            EventKind::ServerFailed { server, method, failure, .. } => {
-                let (server, method, failure) = (server.clone(), method.clone(), failure.clone());
-                push(&mut self.server_failures, FailedServer { seq, server, method, failure }, overflow);
+            EventKind::ServerFailed { server, local, method, failure } => {
+                let (server, local, method, failure) = (server.clone(), *local, method.clone(), failure.clone());
+                push(&mut self.server_failures, FailedServer { seq, server, local, method, failure }, overflow);
             }
             EventKind::Allocated { server, relayed, .. } if self.allocated.len() < MAX_LIST => {
                 self.allocated.insert(*relayed, (seq, server.clone()));

@@ -98,6 +98,8 @@ pub struct FailedServer {
     pub seq: u64,
     /// The server.
     pub server: String,
+    /// Our socket.
+    pub local: Option<SocketAddr>,
     /// The STUN method.
     pub method: String,
     /// What went wrong.

@@ -1,7 +1,7 @@
 //! UDP is blocked.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
 use super::{Examination, Fault, Fix, Rule};
@@ -28,11 +28,12 @@ pub(super) const RULE: Rule = Rule {
     examine,
 };
 
-/// A router that says that it refuses what goes to one of these servers: in words, and its event.
-fn refusing(side: &SideEvidence, servers: &BTreeSet<SocketAddr>) -> Option<(String, u64)> {
-    let said = side.icmp_errors.iter().filter(|((_, remote, icmp_type, code), error)| {
+/// A router that says that it refuses what goes by one of these ways, from our address to a server: in words, and its
+/// event.
+fn refusing(side: &SideEvidence, ways: &BTreeSet<(IpAddr, SocketAddr)>) -> Option<(String, u64)> {
+    let said = side.icmp_errors.iter().filter(|((local, remote, icmp_type, code), error)| {
         let unreachable = if remote.is_ipv4() { *icmp_type == 3 && *code != 4 } else { *icmp_type == 1 };
-        unreachable && servers.contains(remote) && error.offender.is_some_and(|ip| !is_own(side, ip))
+        unreachable && ways.contains(&(local.ip(), *remote)) && error.offender.is_some_and(|ip| !is_own(side, ip))
     });
     let ((_, _, icmp_type, code), error) = said.min_by_key(|(_, error)| error.seq)?;
     let (by, meaning) = (error.offender?, meaning(*icmp_type, *code));
@@ -70,7 +71,12 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             unproven = true;
             continue;
         };
-        let refusing = refusing(side, &servers);
+        let mut ways: BTreeSet<_> = udp.iter().map(|((_, local, server), _)| (local.ip(), *server)).collect();
+        // Where this side itself hears a server over TCP, it is that address whose UDP is looked at, not a VPN's.
+        let hearing =
+            stream.map(|((_, local, _), _)| local.ip()).filter(|ip| ways.iter().any(|(local, _)| local == ip));
+        ways.retain(|(local, _)| hearing.is_none_or(|hearing| *local == hearing));
+        let refusing = refusing(side, &ways);
         let by = refusing.as_ref().map_or_else(String::new, |(words, _)| words.clone());
         let whom = if stream.is_some() { String::new() } else { format!(" {}", vantage.other().name()) };
         faults.push(Fault {

@@ -24,10 +24,10 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
     let facts = &side.measured.facts;
     let reached = |over: Transport, https: bool| {
         facts.iter().filter_map(move |(seq, fact)| match fact {
-            Measurement::Reach { transport, remote, rtt_us, detail, unannounced }
+            Measurement::Reach { transport, local, remote, rtt_us, detail, unannounced }
                 if *transport == over && (remote.port() == HTTPS_PORT) == https =>
             {
-                let refusal = refusal::of(side, &[*remote]).filter(|_| over == Transport::Udp);
+                let refusal = refusal::of(side, *local, &[*remote]).filter(|_| over == Transport::Udp);
                 let refused = rtt_us.is_none() && refusal.as_ref().is_some_and(|refusal| refusal.by_server);
                 let passed = rtt_us.is_some() || refused;
                 let reset = !passed && over != Transport::Udp && detail.as_deref().is_some_and(refusal::is_reset);
@@ -100,8 +100,8 @@ mod tests {
     fn each_class_of_ports_that_was_asked_has_a_row() {
         let remote = |text: &str| text.parse::<SocketAddr>().unwrap();
         let reach = |transport, to: &str, rtt_us| {
-            let (detail, unannounced) = (None, false);
-            Measurement::Reach { transport, remote: remote(to), rtt_us, detail, unannounced }
+            let (local, detail, unannounced) = (None, None, false);
+            Measurement::Reach { transport, local, remote: remote(to), rtt_us, detail, unannounced }
         };
         let (local, observed) = (remote("192.0.2.1:1"), None);
         let facts = [
@@ -137,9 +137,15 @@ mod tests {
 
     /// The rows for one port that did not answer: a try or not, with whom an ICMP error came from.
     fn of_one_that_did_not_answer(unannounced: bool, offender: Option<&str>) -> Vec<String> {
+        of_one_asked_from("192.0.2.1:7", unannounced, offender)
+    }
+
+    /// The same, asked from here; the ICMP error is another socket's, of 192.0.2.1.
+    fn of_one_asked_from(asking: &str, unannounced: bool, offender: Option<&str>) -> Vec<String> {
         let (transport, local) = (Transport::Udp, "192.0.2.1:1".parse().unwrap());
         let remote: SocketAddr = "192.0.2.9:3478".parse().unwrap();
-        let reach = Measurement::Reach { transport, remote, rtt_us: None, detail: None, unannounced };
+        let (asking, rtt_us, detail) = (asking.parse().ok(), None, None);
+        let reach = Measurement::Reach { transport, local: asking, remote, rtt_us, detail, unannounced };
         let icmp = offender.map(|offender| {
             let (icmp_type, icmp_code, errno) = (3, 3, 111);
             EventKind::IcmpError { local, remote, offender: offender.parse().ok(), icmp_type, icmp_code, errno }
@@ -156,6 +162,9 @@ mod tests {
         assert_eq!(refused, ["port 3478: passes (1 of 1; 1 refused by the server itself)"]);
         let by_another = of_one_that_did_not_answer(false, Some("10.0.0.1"));
         assert_eq!(by_another, ["port 3478: no answer (0 of 1)"]);
+        // What a VPN's address met is not this one's.
+        let elsewhere = of_one_asked_from("10.8.0.2:7", false, Some("192.0.2.9"));
+        assert_eq!(elsewhere, ["port 3478: no answer (0 of 1)"]);
     }
 
     #[test]
@@ -164,6 +173,7 @@ mod tests {
         let told = |transport, details: &[Option<&str>]| {
             let facts = (1..).zip(details).map(|(last, detail)| Measurement::Reach {
                 transport,
+                local: None,
                 remote: SocketAddr::from(([192, 0, 2, last], 443)),
                 rtt_us,
                 detail: detail.map(str::to_owned),

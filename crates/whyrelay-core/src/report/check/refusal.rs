@@ -17,17 +17,19 @@ pub(super) struct Refusal {
     pub(super) seq: u64,
 }
 
-/// What was first said about datagrams to one of these addresses; `None`: nothing was.
-pub(super) fn of(side: &SideEvidence, remotes: &[SocketAddr]) -> Option<Refusal> {
-    let icmp = side.icmp_errors.iter().filter(|((_, remote, icmp_type, code), _)| {
-        remotes.contains(remote) && is_unreachable(*remote, *icmp_type, *code)
+/// What was first said about datagrams from a local address to one of these; `None`: nothing was. What another address of
+/// this host met (a VPN's) is another way's. Without a local address, of an older recording, any counts.
+pub(super) fn of(side: &SideEvidence, local: Option<SocketAddr>, remotes: &[SocketAddr]) -> Option<Refusal> {
+    let ours = |socket: SocketAddr| local.is_none_or(|local| local.ip() == socket.ip());
+    let icmp = side.icmp_errors.iter().filter(|((socket, remote, icmp_type, code), _)| {
+        ours(*socket) && remotes.contains(remote) && is_unreachable(*remote, *icmp_type, *code)
     });
     if let Some(((_, remote, icmp_type, code), error)) = icmp.min_by_key(|(_, error)| error.seq) {
         let by_server = error.offender == Some(remote.ip());
         let words = by_icmp(side, *remote, error.offender, *icmp_type, *code);
         return Some(Refusal { words, by_server, seq: error.seq });
     }
-    let sends = side.send_failures.iter().filter(|((_, remote, _), _)| remotes.contains(remote));
+    let sends = side.send_failures.iter().filter(|((socket, remote, _), _)| ours(*socket) && remotes.contains(remote));
     let ((.., errno), failure) = sends.min_by_key(|(_, failure)| failure.seq)?;
     Some(Refusal { words: by_errno(*errno), by_server: false, seq: failure.seq })
 }
@@ -94,7 +96,15 @@ mod tests {
             .zip(std::iter::once(interface).chain(kinds))
             .map(|(seq, kind)| Event { seq, at: Timestamp::from_micros(seq), vantage: Vantage::A, kind })
             .collect();
-        of(Evidence::of(&events).side(Vantage::A), &[SERVER.parse().unwrap()])
+        let evidence = Evidence::of(&events);
+        let of_local = |local: Option<&str>| {
+            of(evidence.side(Vantage::A), local.map(|local| local.parse().unwrap()), &[SERVER.parse().unwrap()])
+        };
+        // Another socket of the same address is the same way, and another address is not.
+        let refusal = of_local(Some("192.168.1.2:9"));
+        assert_eq!(of_local(None), refusal);
+        assert_eq!(of_local(Some("10.8.0.2:40000")), None);
+        refusal
     }
 
     fn icmp(offender: &str, icmp_type: u8, icmp_code: u8, errno: i32) -> EventKind {

@@ -171,7 +171,7 @@ fn row(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
 
 /// What came back of a server that was asked.
 fn reach(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
-    let Measurement::Reach { transport, remote, rtt_us, detail, unannounced } = fact else { return None };
+    let Measurement::Reach { transport, local, remote, rtt_us, detail, unannounced } = fact else { return None };
     let name = match transport {
         Transport::Udp => "UDP",
         Transport::Tcp => "TCP",
@@ -179,7 +179,7 @@ fn reach(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
     };
     let mut evidence = vec![seq];
     let mut detail = detail.clone();
-    if let (Transport::Udp, None, Some(refusal)) = (transport, rtt_us, refusal::of(side, &[*remote])) {
+    if let (Transport::Udp, None, Some(refusal)) = (transport, rtt_us, refusal::of(side, *local, &[*remote])) {
         evidence.push(refusal.seq);
         detail = Some(refusal.words);
     }

@@ -123,13 +123,15 @@ fn words(side: &SideEvidence, failed: &FailedServer) -> Option<(Vec<u64>, String
         ServerFailure::ConnectionFailed { detail } => tls_in_words(detail),
         ServerFailure::BadResponse { detail } | ServerFailure::Unresolved { detail } => detail.clone(),
         ServerFailure::NoCredentials => "no user name or password to answer with".to_owned(),
-        ServerFailure::SendFailed { errno } => match refusal::of(side, &addresses(side, &failed.server)) {
-            Some(refusal) => {
-                evidence.push(refusal.seq);
-                refusal.words
+        ServerFailure::SendFailed { errno } => {
+            match refusal::of(side, failed.local, &addresses(side, &failed.server)) {
+                Some(refusal) => {
+                    evidence.push(refusal.seq);
+                    refusal.words
+                }
+                None => refusal::by_errno(*errno),
             }
-            None => refusal::by_errno(*errno),
-        },
+        }
         ServerFailure::NoLocalAddress => super::super::words::NO_LOCAL_ADDRESS.to_owned(),
     };
     Some((evidence, words))
