@@ -27,7 +27,7 @@ pub struct TurnArgs {
     /// Allocations in all
     #[arg(long, value_name = "N", default_value_t = Limits::default().allocations)]
     pub total_quota: usize,
-    /// New peers (permissions and channels) of one user at one address per second
+    /// New peers (permissions, and channels without one) of one user at one address per second
     #[arg(long, value_name = "N", default_value_t = Limits::default().new_peers_per_second.unwrap_or(u32::MAX),
         value_parser = clap::value_parser!(u32).range(1..))]
     pub max_new_peers: u32,

@@ -159,24 +159,18 @@ impl Allocation {
         self.permissions.iter().any(|permission| permission.ip == ip && permission.expires > now)
     }
 
-    /// Whether a channel can be bound or refreshed; true for a new one.
-    pub(super) fn may_bind(
-        &self,
-        now: Timestamp,
-        number: u16,
-        peer: SocketAddr,
-        limit: usize,
-    ) -> Result<bool, NotBound> {
+    /// Whether a channel can be bound or refreshed.
+    pub(super) fn may_bind(&self, now: Timestamp, number: u16, peer: SocketAddr, limit: usize) -> Result<(), NotBound> {
         let mut live = 0;
         for channel in self.channels.iter().filter(|channel| channel.expires > now) {
             live += 1;
             match (channel.number == number, channel.peer == peer) {
-                (true, true) => return Ok(false),
+                (true, true) => return Ok(()),
                 (false, false) => {}
                 _ => return Err(NotBound::Taken),
             }
         }
-        if live < limit { Ok(true) } else { Err(NotBound::Full) }
+        if live < limit { Ok(()) } else { Err(NotBound::Full) }
     }
 
     /// Binds or refreshes a channel (RFC 8656 §12.2) that [`Self::may_bind`] allows.
@@ -269,9 +263,9 @@ mod tests {
     fn a_channel_has_one_peer_and_a_peer_one_channel_for_ten_minutes() {
         let mut allocation = allocation();
         let [one, two] = [0x4000, 0x4001];
-        assert_eq!(allocation.may_bind(NOW, one, peer(1), 2), Ok(true));
+        assert_eq!(allocation.may_bind(NOW, one, peer(1), 2), Ok(()));
         allocation.bind(NOW, one, peer(1));
-        assert_eq!(allocation.may_bind(NOW, one, peer(1), 1), Ok(false));
+        assert_eq!(allocation.may_bind(NOW, one, peer(1), 1), Ok(()));
         assert_eq!(allocation.may_bind(NOW, one, peer(2), 2), Err(NotBound::Taken));
         assert_eq!(allocation.may_bind(NOW, two, peer(1), 2), Err(NotBound::Taken));
         assert_eq!(allocation.may_bind(NOW, two, peer(2), 1), Err(NotBound::Full));
@@ -279,7 +273,7 @@ mod tests {
         assert_eq!(allocation.channel_to(NOW, peer(1)), Some(one));
         let later = NOW + CHANNEL_LIFETIME;
         assert_eq!((allocation.peer_of(later, one), allocation.channel_to(later, peer(1))), (None, None));
-        assert_eq!(allocation.may_bind(later, one, peer(2), 1), Ok(true));
+        assert_eq!(allocation.may_bind(later, one, peer(2), 1), Ok(()));
         allocation.bind(later, one, peer(2));
         assert_eq!(allocation.peer_of(later, one), Some(peer(2)));
     }

@@ -68,7 +68,7 @@ pub struct Limits {
     pub permissions: usize,
     /// Channels of one allocation; one more gets 508.
     pub channels: usize,
-    /// New peers (permissions and channels) of one user at one address per second, whatever allocations they are for; a
+    /// New peers (permissions, and channels without one) of one user at one address per second, whatever allocations they are for; a
     /// second's worth may come at once, and what is over gets 508. One request that names more peers than that passes
     /// when nothing was asked for in the second before, and the seconds after it pay. What is refreshed, or refused for
     /// another reason, costs nothing. `None`: no limit.

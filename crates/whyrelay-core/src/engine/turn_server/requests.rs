@@ -209,12 +209,13 @@ impl TurnServer {
         if !permitted && allocation.permissions_left(now, permissions) == 0 {
             return Err(FULL);
         }
-        let new = allocation.may_bind(now, number, peer, channels).map_err(|why| match why {
+        allocation.may_bind(now, number, peer, channels).map_err(|why| match why {
             NotBound::Taken => Rejection::new(400, "Channel Or Peer Already Bound"),
             NotBound::Full => FULL,
         })?;
-        // Last: what is refused for another reason costs nothing.
-        if !permitted || new {
+        // Last: what is refused for another reason costs nothing. Nor does a channel to an address that is permitted
+        // already: it reaches nothing that a Send indication does not.
+        if !permitted {
             self.may_add_peers(now, &client, 1)?;
         }
         let Some(allocation) = self.allocations.get_mut(&client) else { return Ok(None) };

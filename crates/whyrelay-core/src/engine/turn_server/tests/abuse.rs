@@ -228,6 +228,18 @@ fn a_channel_that_is_refused_costs_none_of_the_new_peers() {
 }
 
 #[test]
+fn a_channel_to_a_peer_that_is_permitted_is_bound_while_permissions_on_credit_are_paid() {
+    let mut fixture = Fixture::with(|config| config.limits.new_peers_per_second = Some(2));
+    let mut alice = Caller::alice();
+    alice.allocate(&mut fixture);
+    assert_eq!(alice.permit(&mut fixture, &["8.8.8.8:1", "8.8.4.4:1", "9.9.9.9:1"]), 0, "three at once, of two");
+    for (number, peer) in [(0x4000, "8.8.8.8:1"), (0x4001, "8.8.4.4:1"), (0x4002, "8.8.8.8:2")] {
+        assert_eq!(alice.bind(&mut fixture, number, peer), 0, "{peer}");
+    }
+    assert_eq!(alice.bind(&mut fixture, 0x4003, "8.8.8.9:1"), 508, "a new address");
+}
+
+#[test]
 fn security_10_loops_and_answers_are_not_answered() {
     let mut fixture = Fixture::with(|config| config.policy.own_endpoints = vec!["198.41.0.1:3478".parse().unwrap()]);
     let binding = |class| MessageBuilder::new(class, Method::BINDING, TransactionId([1; 12])).build();
