@@ -39,7 +39,8 @@ impl Limiter {
     }
 }
 
-fn network(address: IpAddr) -> IpAddr {
+/// What counts as one client.
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
         v4 => v4,

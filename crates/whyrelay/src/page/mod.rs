@@ -5,8 +5,9 @@
 //! the same code as everywhere else.
 
 mod limit;
+mod memory;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ use whyrelay_core::trace::recording::{Recording, encode};
 use whyrelay_core::trace::redact::redact;
 
 use limit::Limiter;
+use memory::{Memory, Upload};
 
 /// Accounts that are made at a time: each holds a recording in memory and a core.
 const AT_ONCE: usize = 2;
@@ -39,13 +41,6 @@ const MAX_LIVE: usize = 5 * 1024 * 1024;
 
 /// A recording must have been sent within this time.
 const UPLOAD_WITHIN: Duration = Duration::from_secs(20);
-
-/// Bytes of all bodies that are on their way or wait for their turn: what is more is refused at once. A page's own
-/// recording has one or two megabytes.
-const MEMORY: usize = 4 * MAX_UNPACKED;
-
-/// What that is counted in, and what a body counts at least.
-const UNIT: usize = 64 * 1024;
 
 /// Longest text that a QR code is made of: a link to a room has about a hundred bytes.
 const MAX_LINK: usize = 1024;
@@ -87,14 +82,12 @@ struct Shared {
 struct Lane {
     limiter: Arc<Limiter>,
     working: Arc<Semaphore>,
-    /// For bodies that are on their way or wait for their turn, in units of [`UNIT`].
-    memory: Arc<Semaphore>,
+    memory: Arc<Memory>,
 }
 
 impl Lane {
     fn new(at_once: usize) -> Self {
-        let memory = Arc::new(Semaphore::new(MEMORY / UNIT));
-        Self { limiter: Arc::default(), working: Arc::new(Semaphore::new(at_once)), memory }
+        Self { limiter: Arc::default(), working: Arc::new(Semaphore::new(at_once)), memory: Arc::default() }
     }
 }
 
@@ -163,7 +156,7 @@ async fn made(
         Err(refusal) => return refusal,
     };
     let work = move || {
-        let made = make(&upload.bytes);
+        let made = make(upload.bytes());
         drop((permit, upload));
         made
     };
@@ -242,7 +235,7 @@ async fn qr(
         Ok(admitted) => admitted,
         Err(refusal) => return refusal,
     };
-    match qrcode::QrCode::new(&upload.bytes) {
+    match qrcode::QrCode::new(upload.bytes()) {
         Ok(code) => {
             let image = code.render::<qrcode::render::svg::Color<'_>>().min_dimensions(256, 256).build();
             with_headers((StatusCode::OK, image).into_response(), "image/svg+xml", &head.headers)
@@ -265,7 +258,7 @@ async fn admitted(
         return Err(refuse(StatusCode::TOO_MANY_REQUESTS, "too many requests from this address; wait a minute"));
     }
     // Whole before its turn: a slow sender holds up nobody.
-    let upload = match tokio::time::timeout(UPLOAD_WITHIN, received(&lane.memory, body, most)).await {
+    let upload = match tokio::time::timeout(UPLOAD_WITHIN, received(&lane.memory, remote.ip(), body, most)).await {
         Ok(received) => received?,
         Err(_) => return Err(refuse(StatusCode::REQUEST_TIMEOUT, "the request took too long")),
     };
@@ -275,30 +268,21 @@ async fn admitted(
     Ok((permit, upload))
 }
 
-/// A body that has come whole, and the memory that it counts for.
-struct Upload {
-    bytes: Vec<u8>,
-    _memory: OwnedSemaphorePermit,
-}
-
 /// Receives a body of at most so many bytes. It counts for what has come of it, not for what it says that it will be.
-async fn received(memory: &Arc<Semaphore>, body: Body, most: usize) -> Result<Upload, Response> {
+async fn received(memory: &Arc<Memory>, client: IpAddr, body: Body, most: usize) -> Result<Upload, Response> {
     let busy = || refuse(StatusCode::SERVICE_UNAVAILABLE, "too much is being sent here; try again in a minute");
-    let mut held = Arc::clone(memory).try_acquire_owned().map_err(|_| busy())?;
-    let mut bytes = Vec::new();
+    let mut upload = memory.begin(client).ok_or_else(busy)?;
     let mut stream: BodyDataStream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
         let piece = piece.map_err(|_| refuse(StatusCode::BAD_REQUEST, "the request ended too early"))?;
-        if bytes.len() + piece.len() > most {
+        if upload.bytes().len() + piece.len() > most {
             return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "this is larger than is accepted"));
         }
-        let needed = (bytes.len() + piece.len()).div_ceil(UNIT);
-        while held.num_permits() < needed {
-            held.merge(Arc::clone(memory).try_acquire_owned().map_err(|_| busy())?);
+        if !upload.push(&piece) {
+            return Err(busy());
         }
-        bytes.extend_from_slice(&piece);
     }
-    Ok(Upload { bytes, _memory: held })
+    Ok(upload)
 }
 
 /// Whether a request comes from a page of this server, or from no page at all.
@@ -409,8 +393,12 @@ mod tests {
     }
 
     fn request(path: &str, body: Body) -> Request<Body> {
+        request_of(1, path, body)
+    }
+
+    fn request_of(client: u8, path: &str, body: Body) -> Request<Body> {
         let mut request = Request::post(path).body(body).unwrap();
-        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 1))));
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, client], 1))));
         request
     }
 
@@ -444,6 +432,7 @@ mod tests {
             assert_eq!(answer.unwrap().unwrap().status(), StatusCode::OK);
         }
 
+        // One client has no more than its share …
         for _ in 0..4 {
             let (sender, body) = slow(vec![b' '; MAX_UNPACKED]);
             sending.push(sender);
@@ -452,7 +441,18 @@ mod tests {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        let answer = routes.clone().oneshot(request("/account", Body::from(started))).await.unwrap();
+        let answer = routes.clone().oneshot(request_of(2, "/account", Body::from(started))).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "another client");
+        // … and all together no more than there is.
+        for client in 2..=4 {
+            let (sender, body) = slow(vec![b' '; MAX_UNPACKED]);
+            sending.push(sender);
+            waiting.spawn(routes.clone().oneshot(request_of(client, "/account", body)));
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let answer = routes.clone().oneshot(request_of(5, "/account", Body::from(started))).await.unwrap();
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         sending.clear();
         while waiting.join_next().await.is_some() {}
