@@ -5,7 +5,6 @@ use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::trace::event::{EventKind, InterfaceUse, SessionOptions, Side, Transport, Vantage};
 
 use super::facts::{UPLINK, Way, policy_rule};
-use super::near::by_tap;
 use super::{Case, case, failing, lost};
 use crate::builder::{Check, Fate, Session, address};
 use crate::report::{A, A_MAPPED, B, B_MAPPED, STUN, a_checks, direct};
@@ -84,6 +83,12 @@ fn routing() -> Vec<Case> {
         session.route(SERVER, STUN, 0, Ok(into("wg0", 51_820, 32_765)));
         session.route(PEER, B_MAPPED, 0, Ok(into("wg0", 51_820, 32_765)));
     });
+    let by_tap = lost(|session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.tap(Vantage::A, "tap0", "10.66.0.2");
+        session.route(SERVER, STUN, 0, Ok(into("tap0", 254, 32_766)));
+        session.route(PEER, B_MAPPED, 0, Ok(into("tap0", 254, 32_766)));
+    });
     let rewritten = diverted(&tunnel, UPLINK, |session| session.own_packet("wg0", A, B_MAPPED));
     let shadowed = diverted(&[("br-1234", Some("bridge"))], into("br-1234", 254, 32_766), |session| {
         icmp(session, Vantage::A, B_MAPPED, "10.66.0.2", 3, 1);
@@ -102,7 +107,7 @@ fn routing() -> Vec<Case> {
         case("WR106", "A", collision),
         case("WR107", "A", diverted(&tunnel, into("wg0", 254, 32_766), |_| {})),
         case("WR108", "A", everything),
-        case("WR108", "A", by_tap("tap0")),
+        case("WR108", "A", by_tap),
         case("WR109", "A", rewritten),
         case("WR113", "A", silent),
         case("WR114", "A", shadowed),
