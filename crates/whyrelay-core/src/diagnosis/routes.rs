@@ -111,8 +111,9 @@ impl<'a> Rivals<'a> {
         self.strays.get(&(*home, own.port())).copied()
     }
 
-    /// Whether two addresses that servers told of one socket may differ only because a rival holds the port: the NAT kept
-    /// it, or the rival's packet was there before. Not where it maps other ports by destination, too.
+    /// Whether two addresses that servers told of one socket may differ only because a rival holds the port: towards one
+    /// of them the NAT kept it and towards the other it did not, or the rival's packet was there before at both. Not where
+    /// it maps other ports by destination, too.
     pub fn contend(&self, one: &Told, two: &Told) -> bool {
         let Some((rival, _)) = self.of(one.local).filter(|_| !self.varies && one.mapped != two.mapped) else {
             return false;
@@ -122,7 +123,9 @@ impl<'a> Rivals<'a> {
             // A repeated request may have been lost before it came to the NAT.
             own.zip(other).is_some_and(|((own, repeated), (other, _))| other < own || *repeated)
         };
-        [one, two].into_iter().all(|told| told.mapped.port() == told.local.port() || may_be_taken(told))
+        let kept = |told: &Told| told.mapped.port() == told.local.port();
+        // Which of two packets sent at about one time came first is not known; a NAT that draws ports keeps none.
+        kept(one) != kept(two) || may_be_taken(one) && may_be_taken(two)
     }
 
     /// Whether sockets without a rival are mapped otherwise for each destination: then the NAT is so by itself.
