@@ -92,11 +92,6 @@ pub struct Link {
 }
 
 impl Link {
-    /// Whether it is a TAP device, which carries Ethernet: its kind is that of TUN, and it has an address of the link.
-    pub fn is_tap(&self) -> bool {
-        self.link_kind.as_deref() == Some("tun") && self.mac.is_some()
-    }
-
     /// Whether packets that leave by it go into a tunnel, by its kind or, for drivers without one, by its name.
     ///
     /// Linux calls TUN and TAP devices alike `tun`. A TAP is an Ethernet, which has a hardware address; it may well be

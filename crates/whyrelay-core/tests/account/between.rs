@@ -283,31 +283,3 @@ fn large_probes_that_the_peer_saw_or_that_met_silence_like_small_ones_are_no_bla
         assert_eq!(finds(&session, "WR603").as_deref(), expected, "{lost:?} {seen:?}");
     }
 }
-
-#[test]
-fn a_tap_device_that_is_the_only_uplink_is_no_vpn() {
-    for (mac, uplink, expected) in [
-        (Some("52:54:00:12:34:56"), false, None),
-        (Some("52:54:00:12:34:56"), true, Some("WR108 A warning")),
-        // A TUN device has no address of the link.
-        (None, false, Some("WR108 A warning")),
-    ] {
-        let session = lost(|session| {
-            session.link(Vantage::A, "tap0", Some("tun"), "10.0.2.100");
-            for event in &mut session.events {
-                if let EventKind::HostFact { fact, .. } = &mut event.kind
-                    && let HostFact::Link(link) = fact.as_mut()
-                {
-                    link.mac = mac.map(str::to_owned);
-                }
-            }
-            if uplink {
-                session.link(Vantage::A, "eth0", None, "192.168.1.2");
-            }
-            for (purpose, to) in [(RoutePurpose::Server, STUN), (RoutePurpose::Peer, B_MAPPED)] {
-                session.route(purpose, to, 0, Ok(Way { device: "tap0", gateway: Some("10.0.2.2"), ..UPLINK }));
-            }
-        });
-        assert_eq!(finds(&session, "WR108").as_deref(), expected, "{mac:?} {uplink} {:?}", findings(&session));
-    }
-}

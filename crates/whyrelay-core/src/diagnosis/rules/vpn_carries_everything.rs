@@ -1,7 +1,6 @@
 //! A VPN carries all of this side's traffic, this session's included.
 
 use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::evidence::HostEvidence;
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::is_refused;
 use crate::diagnosis::session::{Path, Session};
@@ -32,22 +31,10 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
 }
 
-/// Whether nothing else could carry what goes into a tunnel: then it is none, but how a container or a virtual machine
-/// is connected (slirp4netns and pasta give their one uplink as a TAP device).
-fn is_only_uplink(host: &HostEvidence, device: &str) -> bool {
-    host.links.iter().all(|link| {
-        let other = link.fact.device != device && link.fact.up && !link.fact.loopback;
-        !other || link.fact.is_tunnel() || link.fact.is_virtual_bridge()
-    })
-}
-
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
     let host = &side.host;
-    let tunnel = |device: &str| {
-        host.link(device)
-            .is_some_and(|link| link.fact.is_tunnel() && !(link.fact.is_tap() && is_only_uplink(host, device)))
-    };
+    let tunnel = |device: &str| host.link(device).is_some_and(|link| link.fact.is_tunnel());
     let plain = host
         .routes_to_servers()
         .filter(|answer| answer.fact.question.out_device.is_none() && !is_refused(&answer.fact));

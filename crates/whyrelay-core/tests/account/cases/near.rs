@@ -129,7 +129,6 @@ fn routing() -> Vec<Near> {
         near("WR107", "the servers' packets go the same way", all_in_tunnel),
         near("WR108", "the servers' packets go by the uplink", diverted(&TUNNEL, into("wg0", 254, 32_766), |_| {})),
         near("WR108", "the default route leads by an uplink that is a TAP device", by_tap(UPLINK.device)),
-        near("WR108", "a TAP device is all there is, as slirp4netns has it", by_tap("tap0")),
         near(
             "WR109",
             "they left where the kernel had said",
