@@ -11,8 +11,8 @@ use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{EndReason, EventKind, SessionOptions, Side, Vantage};
 
 use crate::builder::{Check, Fate, Session, address};
-use crate::cases::facts::{UPLINK, Way, policy_rule};
-use crate::cases::{STUN_2, failing, lost};
+use crate::cases::facts::{UPLINK, policy_rule};
+use crate::cases::{STUN_2, failing};
 use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats};
 
 const LOST: Fate = Fate::LostOnTheWay;
