@@ -48,6 +48,15 @@ fn relay_only(servers: &[&str]) -> Session {
     session
 }
 
+/// With the checks of both sides lost, that is the first finding.
+fn lost_it_says_first(mut session: Session, expected: &str) {
+    session.check(Check { transmissions: 7, ..a_checks(LOST) });
+    session.check(Check { transmissions: 7, ..b_checks(LOST) });
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    assert_eq!(findings(&session).first().map(String::as_str), Some(expected), "{:?}", findings(&session));
+}
+
 #[test]
 fn relay_only_without_a_turn_server_can_never_connect() {
     let none = relay_only(&["stun:192.0.2.10:3478"]);
@@ -81,11 +90,7 @@ fn a_nat_that_maps_by_destination_is_named_although_two_sockets_share_a_port() {
         for (server, mapped) in [STUN, STUN_2].into_iter().zip(other_port.into_iter().flatten()) {
             session.probe(ProbeAim::OtherPort, "192.168.1.2:41000", server, Some(mapped));
         }
-        session.check(Check { transmissions: 7, ..a_checks(LOST) });
-        session.check(Check { transmissions: 7, ..b_checks(LOST) });
-        session.fail(Vantage::A);
-        session.fail(Vantage::B);
-        assert_eq!(findings(&session).first().map(String::as_str), Some(expected), "{:?}", findings(&session));
+        lost_it_says_first(session, expected);
     }
 }
 
@@ -221,11 +226,7 @@ fn a_port_that_the_other_socket_took_at_every_server_says_nothing_of_the_nat() {
         }
         session.candidate(Vantage::A, CandidateType::ServerReflexive, A_MAPPED, A, None);
         session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, None);
-        session.check(Check { transmissions: 7, ..a_checks(LOST) });
-        session.check(Check { transmissions: 7, ..b_checks(LOST) });
-        session.fail(Vantage::A);
-        session.fail(Vantage::B);
-        assert_eq!(findings(&session).first().map(String::as_str), Some(expected), "{:?}", findings(&session));
+        lost_it_says_first(session, expected);
     }
 }
 
