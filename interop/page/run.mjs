@@ -4,7 +4,8 @@
 //   run.mjs peer --url URL [--side a|b] [--relay-only] [--shot DIRECTORY]
 //   run.mjs follow --url URL          stays until the other side's trace is seen live, then finishes, or waits for the
 //                                     other side to die (--until-gone)
-//   run.mjs pair --url URL            two pages in one room
+//   run.mjs pair --url URL            two pages in one room, one of them with a certificate that was not announced
+//                                     (--wrong-fingerprint)
 //   run.mjs keyboard --url URL        without a pointer, and with axe looking for what keeps people out
 //   run.mjs report --url URL          a saved report: how it opens, and on a phone
 //   run.mjs read --url URL            a saved report: what keeps people out of it, and on paper
@@ -28,6 +29,7 @@ const { values: flags, positionals } = parseArgs({
     events: { type: "string" },
     recording: { type: "boolean", default: false },
     "until-gone": { type: "boolean", default: false },
+    "wrong-fingerprint": { type: "boolean", default: false },
     timeout: { type: "string", default: "45" },
   },
 });
@@ -75,7 +77,10 @@ async function follow(browser) {
   const { page } = opened;
   await page.waitForFunction(() => !document.querySelector("#so-far").hidden
     && document.querySelector("#pairs-note").textContent.startsWith("What both sides recorded")
-    && !document.querySelector("#pairs tbody tr.selected").textContent.includes("?"), undefined, { timeout });
+    && !document.querySelector("#pairs tbody tr.selected").textContent.includes("?"), undefined, { timeout })
+    .catch(async (error) => {
+      throw new Error(`${error.message}; the page says: ${await page.innerText("body")}`);
+    });
   const seen = await page.evaluate(() => ({
     finished: !document.querySelector("#account").hidden,
     soFar: document.querySelector("#so-far").textContent,
@@ -108,10 +113,20 @@ async function pair(browser) {
   await first.page.waitForFunction(() => document.querySelector("#status").textContent.startsWith("Waiting"));
   await shoot(first, "waiting");
   const second = await open(browser, await first.page.textContent("#link"));
+  if (flags["wrong-fingerprint"]) await second.page.evaluate(hearWrongFingerprint);
   await start(second);
   const [b, a] = await Promise.all([outcome(first, timeout), outcome(second, timeout)]);
   await shoot(first, "pair");
   return { a, b };
+}
+
+// As if somebody in between had exchanged the other side's certificate.
+function hearWrongFingerprint() {
+  const take = RTCPeerConnection.prototype.setRemoteDescription;
+  RTCPeerConnection.prototype.setRemoteDescription = function ({ type, sdp }) {
+    const other = (_, before, byte) => before + (byte === "00" ? "11" : "00");
+    return take.call(this, { type, sdp: sdp.replace(/(a=fingerprint:\S+ )(\S\S)/, other) });
+  };
 }
 
 // Two pages that stay connected until one of them is told to finish: what they show meanwhile.

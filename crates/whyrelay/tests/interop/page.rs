@@ -29,6 +29,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("page::uses_pseudonyms_when_we_ask", &tools, with_pseudonyms);
     suite.test("page::meets_another_page", &tools, || two_pages(false));
     suite.test("page::is_relayed_to_another_page", &tools, || two_pages(true));
+    suite.test("page::tells_dtls_that_fails_from_ice_that_fails", &tools, wrong_fingerprint);
     suite.test("page::tells_why_it_fails", &[NetworkNamespaces, Chromium, Nft], failing);
     suite.test("page::needs_no_pointer_and_keeps_nobody_out", &tools, keyboard);
     suite.test("page::shows_a_session_while_it_lasts", &tools, live);
@@ -168,6 +169,20 @@ fn two_pages(relayed: bool) -> Result<()> {
         ensure!(!chains.contains('?'), "a browser knows its counts: {result}");
     }
     ensure!(result["a"]["reason"] == result["b"]["reason"], "{result}");
+    Ok(())
+}
+
+/// ICE finds a path, and the other side's certificate is not the one that was announced.
+fn wrong_fingerprint() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let server = Server::start(&namespace, &[])?;
+    let mut command = browser(&namespace, "pair", &server)?;
+    let page = Process::start("two pages", command.arg("--wrong-fingerprint"))?;
+    let result = peers::success(page).with_context(|| server.account())?;
+    for side in ["a", "b"] {
+        must_be(&result[side], "failed")?;
+        ensure!(result[side]["findings"].to_string().contains("WR60"), "{side}: {result}");
+    }
     Ok(())
 }
 

@@ -14,6 +14,8 @@ const STATISTICS_MS = 400;
 const CONNECT_WITHIN_MS = 30_000;
 // How long the connection stays for the plot when nobody asked for longer.
 const LINGER_MS = 2000;
+// How long ICE must have failed, with every candidate there, until there is no path.
+const PATIENCE_MS = 5000;
 const MAX_REMOTE_CANDIDATES = 200;
 const MAX_MESSAGE = 64 * 1024;
 
@@ -183,7 +185,7 @@ export class Session extends EventTarget {
         await this.remoteCandidate(content);
         break;
       case "end-of-candidates":
-        this.recorder.record("end-of-candidates", { side: "remote" });
+        this.remoteEnd();
         break;
       case "restart":
         if (this.side === "a") await this.restart();
@@ -267,15 +269,10 @@ export class Session extends EventTarget {
       this.iceState = to;
       if (to === "checking" && this.phase === "connecting") this.status("Looking for a path…");
       if (to === "disconnected") this.status("The path is silent; waiting for it to come back…", "wait");
-      if (to === "failed") this.iceFailed();
+      this.judge();
       this.change("state");
     });
-    connection.addEventListener("connectionstatechange", () => {
-      if (connection.connectionState === "failed" && ice !== "failed") {
-        this.recorder.record("dtls", { state: { state: "failed", detail: "the browser says that DTLS failed" } });
-        this.finish("failed");
-      }
-    });
+    connection.addEventListener("connectionstatechange", () => this.judge());
     connection.addEventListener("icecandidate", ({ candidate }) => this.localCandidate(candidate));
     connection.addEventListener("icegatheringstatechange", () => {
       if (connection.iceGatheringState === "complete") this.localEnd();
@@ -285,6 +282,24 @@ export class Session extends EventTarget {
     this.poller = setInterval(() => this.poll().catch(() => {}), STATISTICS_MS);
   }
 
+  // Whether what the browser calls failed is over. It says so of ICE whenever no pair is left, and takes it back for the
+  // next candidate, or for a check of the other side that comes later than its own (RFC 8863).
+  judge() {
+    clearTimeout(this.late);
+    const { connectionState, iceConnectionState, sctp } = this.connection ?? {};
+    const failed = connectionState === "failed" || iceConnectionState === "failed";
+    if (!failed || this.phase === "finishing" || this.phase === "done") return;
+    if (sctp?.transport?.state === "failed") {
+      this.recorder.record("dtls", { state: { state: "failed", detail: "the browser says that DTLS failed" } });
+      this.finish("failed");
+    } else if (this.phase === "connected") {
+      this.iceFailed();
+    } else {
+      this.status("No path so far; the other side may still find one…", "wait");
+      if (this.localEnded && this.remoteEnded) this.late = setTimeout(() => this.iceFailed(), PATIENCE_MS);
+    }
+  }
+
   iceFailed() {
     // A path that was there may come back by a restart, as long as the user stays.
     if (this.phase === "connected" && this.options.stay && !this.signaling.ended) {
@@ -292,6 +307,11 @@ export class Session extends EventTarget {
       if (this.side === "a") this.restart().catch((error) => this.fail(words(error)));
       else this.say("restart", "the path is lost");
       return;
+    }
+    // It calls that "disconnected" while it waits for candidates.
+    if (this.iceState !== "failed") {
+      this.recorder.record("ice-state-changed", { from: this.iceState ?? "new", to: "failed", reason: "not-told" });
+      this.iceState = "failed";
     }
     this.finish("failed");
   }
@@ -423,6 +443,13 @@ export class Session extends EventTarget {
     this.localEnded = true;
     this.recorder.record("end-of-candidates", { side: "local" });
     this.flush();
+    this.judge();
+  }
+
+  remoteEnd() {
+    this.remoteEnded = true;
+    this.recorder.record("end-of-candidates", { side: "remote" });
+    this.judge();
   }
 
   candidateError(event) {
@@ -443,7 +470,7 @@ export class Session extends EventTarget {
 
   async remoteCandidate(line) {
     if (line.trim() === "") {
-      this.recorder.record("end-of-candidates", { side: "remote" });
+      this.remoteEnd();
       return;
     }
     if (!this.connection?.remoteDescription) {
@@ -554,6 +581,7 @@ export class Session extends EventTarget {
     if (this.phase === "finishing" || this.phase === "done") return;
     this.phase = "finishing";
     clearTimeout(this.limit);
+    clearTimeout(this.late);
     this.status("Exchanging the recordings…");
     await this.poll().catch(() => {});
     clearInterval(this.poller);
@@ -612,6 +640,7 @@ export class Session extends EventTarget {
   // Ends at the user's wish.
   stop() {
     clearTimeout(this.limit);
+    clearTimeout(this.late);
     clearTimeout(this.serversTimer);
     clearInterval(this.poller);
     this.phase = "done";
