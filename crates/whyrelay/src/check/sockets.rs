@@ -53,10 +53,22 @@ impl Sockets {
         interface: Option<&str>,
         options: UdpOptions,
     ) -> io::Result<SocketAddr> {
+        self.open_announced(address, interface, options, |_| {})
+    }
+
+    /// The same. `announce` tells of the socket by its address, ahead of its opening in the journal.
+    pub(crate) fn open_announced(
+        &mut self,
+        address: SocketAddr,
+        interface: Option<&str>,
+        options: UdpOptions,
+        announce: impl FnOnce(SocketAddr),
+    ) -> io::Result<SocketAddr> {
         let transport = Transport::Udp;
         match UdpDoor::open(address, options, self.sender.clone()) {
             Ok(door) => {
                 let local = bare(door.local());
+                announce(local);
                 let (interface, receive_buffer) = (interface.map(str::to_owned), door.receive_buffer());
                 let mark = options.mark;
                 self.journal.fact(EventKind::SocketOpened { transport, local, interface, mark, receive_buffer });
@@ -98,18 +110,21 @@ impl Sockets {
         until: Instant,
         verify: impl Fn(SocketAddr, SocketAddr, &[u8]) -> Option<Integrity>,
     ) -> Option<Arrived> {
+        let over = self.journal.clock().timestamp(until);
         loop {
             let input = match self.waiting.pop_front() {
                 Some(input) => input,
-                // Once for each time that is over: a flood ends nothing, and delays it no further.
-                None if self.taken_at.is_some_and(|(at, _)| at >= until) => return None,
+                // A flood ends nothing, and delays it by no more than what waited.
+                None if self.taken_at.is_some_and(|(at, heard)| at >= until && heard >= over) => return None,
                 None => tokio::select! {
                     // A sender of ours is kept, so that this never ends.
                     Some(input) = self.inputs.recv() => input,
                     () = tokio::time::sleep_until(until.into()) => {
-                        self.taken_at = Some((Instant::now(), self.journal.now()));
-                        self.waiting = waiting(&mut self.inputs, &self.doors);
-                        self.waiting.pop_front()?
+                        let at = Instant::now();
+                        let found = waiting(&mut self.inputs, &self.doors, self.journal.clock());
+                        self.taken_at = Some((at, found.heard));
+                        self.waiting = found.inputs;
+                        continue;
                     }
                 },
             };

@@ -247,10 +247,19 @@ impl Streams {
         self.open.remove(&id);
     }
 
-    /// Whether bytes have arrived on a connection that are not in the channel yet, nor with its reader.
-    pub fn are_unread(&mut self) -> bool {
+    /// What has arrived by now and nobody has read.
+    pub(super) fn unread(&mut self) -> Unread {
         self.take_accepted();
-        self.open.values().any(|open| open.witness.is_unread())
+        let of = |open: &Open| {
+            let (arrived, read) = open.witness.progress()?;
+            (read < arrived).then(|| (open.witness.clone(), arrived))
+        };
+        Unread(self.open.values().filter_map(of).collect())
+    }
+
+    /// Whether what is read finds no room: then no reader gets any further.
+    pub(super) fn are_full(&self) -> bool {
+        self.inputs.capacity() == 0
     }
 
     /// Takes over what the listeners accepted.
@@ -258,6 +267,19 @@ impl Streams {
         while let Ok((id, open)) = self.accepted.try_recv() {
             self.open.insert(id, open);
         }
+    }
+}
+
+/// Bytes that had arrived on connections at a moment, and had not been read then. What comes later is none of them, so
+/// that the other end of a connection cannot make it last.
+#[derive(Debug)]
+pub(super) struct Unread(Vec<(Witness, u64)>);
+
+impl Unread {
+    /// Whether some of them are still not read.
+    pub(super) fn any(&mut self) -> bool {
+        self.0.retain(|(witness, arrived)| witness.progress().is_some_and(|(_, read)| read < *arrived));
+        !self.0.is_empty()
     }
 }
 

@@ -89,6 +89,15 @@ pub struct IcmpError {
     pub quoted: Option<[u8; QUOTED]>,
 }
 
+/// What is left in a socket of which a part was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Nothing.
+    Nothing,
+    /// Something, perhaps, that came after this: kernel time of the last datagram that was taken, where there is one.
+    Later(Option<Duration>),
+}
+
 /// An open socket; dropping it ends its reader.
 #[derive(Debug)]
 pub struct UdpDoor {
@@ -202,7 +211,8 @@ impl UdpDoor {
     }
 
     /// What waits in the socket now, ahead of its reader: at most so many datagrams and errors together.
-    pub(super) fn take_waiting(&self, most: usize, buffer: &mut Vec<u8>, inputs: &mut VecDeque<UdpInput>) {
+    pub(super) fn take_waiting(&self, most: usize, buffer: &mut Vec<u8>, inputs: &mut VecDeque<UdpInput>) -> Left {
+        let mut last = None;
         buffer.resize(MAX_DATAGRAM, 0);
         let (local, tries, most) = (self.local, 2 * most, inputs.len() + most);
         for _ in 0..tries {
@@ -213,20 +223,25 @@ impl UdpDoor {
                 inputs.push_back(UdpInput::Icmp(error));
             }
             if inputs.len() >= most {
-                return;
+                break;
             }
             match receive(&self.socket, buffer) {
                 Ok((remote, kernel_time, length)) => {
                     let bytes = buffer[..length].to_vec();
+                    last = kernel_time;
                     inputs.push_back(UdpInput::Datagram { local, remote, kernel_time, bytes });
                 }
                 // Told once, and its entry is in the queue of errors.
                 Err(error) if is_pending_icmp(&error) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Left::Nothing,
                 // The reader would not be told again.
-                Err(error) => return inputs.push_back(UdpInput::Broken { local, error }),
+                Err(error) => {
+                    inputs.push_back(UdpInput::Broken { local, error });
+                    return Left::Nothing;
+                }
             }
         }
+        Left::Later(last)
     }
 
     /// Our address.
@@ -329,7 +344,8 @@ impl Drop for UdpDoor {
 }
 
 /// Reads datagrams and errors until the session's loop is gone. When the loop falls behind, the channel fills, this
-/// waits, and datagrams wait in the kernel.
+/// waits, and datagrams wait in the kernel: nothing is read that there is no room for, because what a reader that waits
+/// held in its hands would be nowhere to be found.
 async fn read(socket: Arc<UdpSocket>, local: SocketAddr, inputs: mpsc::Sender<UdpInput>) {
     let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
@@ -341,41 +357,49 @@ async fn read(socket: Arc<UdpSocket>, local: SocketAddr, inputs: mpsc::Sender<Ud
             }
         };
         if ready.is_error() {
-            while let Some(error) = receive_error(&socket, local, &mut buffer) {
-                if inputs.send(UdpInput::Icmp(error)).await.is_err() {
-                    return;
-                }
+            if !read_errors(&socket, local, &inputs, &mut buffer).await {
+                return;
             }
         }
         loop {
+            let Ok(room) = inputs.reserve().await else { return };
             let received = socket.try_io(Interest::READABLE, || receive(&socket, &mut buffer));
             match received {
                 Ok((remote, kernel_time, length)) => {
                     let bytes = buffer[..length].to_vec();
-                    let input = UdpInput::Datagram { local, remote, kernel_time, bytes };
-                    if inputs.send(input).await.is_err() {
-                        return;
-                    }
+                    room.send(UdpInput::Datagram { local, remote, kernel_time, bytes });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if is_pending_icmp(&error) => {
                     // The error queue has the details; this only clears the socket's pending error.
-                    while let Some(error) = receive_error(&socket, local, &mut buffer) {
-                        if inputs.send(UdpInput::Icmp(error)).await.is_err() {
-                            return;
-                        }
+                    drop(room);
+                    if !read_errors(&socket, local, &inputs, &mut buffer).await {
+                        return;
                     }
                 }
-                Err(error) => {
-                    let _ = inputs.send(UdpInput::Broken { local, error }).await;
-                    return;
-                }
+                Err(error) => return room.send(UdpInput::Broken { local, error }),
             }
         }
         if ready.is_error() {
             // tokio keeps the error readiness until an operation for it would block.
             let cleared = socket.try_io(Interest::ERROR, || Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock)));
             drop(cleared);
+        }
+    }
+}
+
+/// Reads the queue of errors; false when the session's loop is gone.
+async fn read_errors(
+    socket: &UdpSocket,
+    local: SocketAddr,
+    inputs: &mpsc::Sender<UdpInput>,
+    buffer: &mut [u8],
+) -> bool {
+    loop {
+        let Ok(room) = inputs.reserve().await else { return false };
+        match receive_error(socket, local, buffer) {
+            Some(error) => room.send(UdpInput::Icmp(error)),
+            None => return true,
         }
     }
 }

@@ -25,9 +25,14 @@ impl Witness {
         *self.lock() = None;
     }
 
-    /// Whether bytes have arrived that the reader has not read.
-    pub(super) fn is_unread(&self) -> bool {
-        self.lock().as_ref().and_then(unread).is_some_and(|bytes| bytes > 0)
+    /// How many bytes have arrived, and how many of them the reader has read (of TLS, of its records).
+    pub(super) fn progress(&self) -> Option<(u64, u64)> {
+        let guard = self.lock();
+        let socket = guard.as_ref()?;
+        // In this order: what arrives in between counts as unread.
+        let arrived = received(socket)?;
+        let unread = u64::try_from(unread(socket)?).unwrap_or(0);
+        Some((arrived, arrived.saturating_sub(unread)))
     }
 
     /// When the bytes arrived that were just read: now, unless the reader stood still.
@@ -53,10 +58,21 @@ fn unread(socket: &Socket) -> Option<libc::c_int> {
 
 /// How long ago data arrived last: `tcpi_last_data_recv` of `struct tcp_info`, milliseconds, behind 8 bytes of flags and
 /// 11 words.
-#[expect(unsafe_code, reason = "one getsockopt with pointers to a live buffer and its size")]
 fn last_received(socket: &Socket) -> Option<Duration> {
-    const OFFSET: usize = 8 + 11 * 4;
-    let mut info = [0_u8; OFFSET + 4];
+    let millis: [u8; 4] = of_tcp_info(socket, 8 + 11 * 4)?;
+    Some(Duration::from_millis(u32::from_ne_bytes(millis).into()))
+}
+
+/// Bytes that have arrived: `tcpi_bytes_received`, behind 8 bytes of flags, 24 words and three double words.
+fn received(socket: &Socket) -> Option<u64> {
+    of_tcp_info(socket, 8 + 24 * 4 + 3 * 8).map(u64::from_ne_bytes)
+}
+
+/// So many bytes of `struct tcp_info`, from an offset on.
+#[expect(unsafe_code, reason = "one getsockopt with pointers to a live buffer and its size")]
+fn of_tcp_info<const SIZE: usize>(socket: &Socket, offset: usize) -> Option<[u8; SIZE]> {
+    let mut info = [0_u8; 256];
+    let info = info.get_mut(..offset + SIZE)?;
     let mut length = info.len() as libc::socklen_t;
     // SAFETY: the descriptor is open as long as `socket` is borrowed; the kernel writes at most `length` bytes to `info`.
     let result = unsafe {
@@ -64,8 +80,7 @@ fn last_received(socket: &Socket) -> Option<Duration> {
         libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &mut length)
     };
     let whole = result == 0 && length as usize == info.len();
-    let millis = u32::from_ne_bytes(*info.last_chunk()?);
-    whole.then(|| Duration::from_millis(millis.into()))
+    info.last_chunk().copied().filter(|_| whole)
 }
 
 #[cfg(test)]
@@ -80,18 +95,23 @@ mod tests {
         let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut theirs, _) = listener.accept().unwrap();
         let witness = Witness::default();
-        assert!(!witness.is_unread());
+        assert_eq!(witness.progress(), None);
         witness.sees(&ours);
-        assert!(!witness.is_unread());
+        assert_eq!(witness.progress(), Some((0, 0)));
         theirs.write_all(b"hello").unwrap();
         let sent = Instant::now();
-        while !witness.is_unread() {
+        while witness.progress() != Some((5, 0)) {
+            assert!(sent.elapsed() < Duration::from_secs(20), "{:?}", witness.progress());
             std::thread::yield_now();
         }
         std::thread::sleep(Duration::from_millis(300));
         let after = witness.arrived().saturating_duration_since(sent);
         assert!(after < Duration::from_millis(100), "{after:?} after it was sent, not 300 ms");
+        let mut buffer = [0; 3];
+        ours.readable().await.unwrap();
+        assert_eq!(ours.try_read(&mut buffer).unwrap(), 3);
+        assert_eq!(witness.progress(), Some((5, 3)));
         witness.forget();
-        assert!(!witness.is_unread());
+        assert_eq!(witness.progress(), None);
     }
 }

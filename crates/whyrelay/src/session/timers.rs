@@ -39,10 +39,11 @@ impl Session {
         self.machine_timers(inputs).await;
         if self.probes_are_due() {
             let noted = self.clock.now();
-            for input in waiting(&mut inputs.probes, self.probing.doors()) {
+            let found = waiting(&mut inputs.probes, self.probing.doors(), self.clock);
+            for input in found.inputs {
                 self.probe_input(input);
             }
-            self.time_out_probes(noted);
+            self.time_out_probes(noted.min(found.heard));
         }
         let now = Instant::now();
         if now >= self.next_traffic {
@@ -80,13 +81,15 @@ impl Session {
         let noted = self.clock.now();
         if noted >= self.peer_deadline {
             readers_have_run(self.clock.instant(self.peer_deadline), &mut self.streams).await;
-            for input in waiting(&mut inputs.udp, self.doors.values()) {
+            let found = waiting(&mut inputs.udp, self.doors.values(), self.clock);
+            for input in found.inputs {
                 self.udp_input(input);
                 self.drain();
             }
             self.take_streams(inputs, MOST);
             self.take_names(inputs, MOST);
-            self.peer.handle_input(Now::timers(self.clock.now(), noted), peer::Input::Timeout);
+            let heard = noted.min(found.heard);
+            self.peer.handle_input(Now::timers(self.clock.now(), heard), peer::Input::Timeout);
             self.drain();
         }
         let now = Instant::now();
