@@ -10,6 +10,7 @@ use whyrelay_core::trace::event::{Direction, EventKind, Transport};
 use whyrelay_core::trace::measurement::Measurement;
 use whyrelay_core::wire::integrity::Integrity;
 
+use super::asked::{Asked, Row, STOPPED};
 use crate::io::clock::Clock;
 
 /// Entries between the parts and the sink. A flood of datagrams fills it; what does not fit is counted.
@@ -44,13 +45,17 @@ pub(crate) struct Journal {
     lost: Arc<AtomicU64>,
     ipv6_answered: Arc<AtomicBool>,
     status: Arc<Mutex<Option<String>>>,
+    /// What the part that has this handle is to tell, and that of all parts.
+    own: Asked,
+    all: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Journal {
     /// A journal and where its entries come out.
     pub(crate) fn new(clock: Clock) -> (Self, mpsc::Receiver<Entry>) {
         let (entries, written) = mpsc::channel(QUEUE);
-        (Self { clock, entries, lost: Arc::default(), ipv6_answered: Arc::default(), status: Arc::default() }, written)
+        let (lost, ipv6_answered, status) = (Arc::default(), Arc::default(), Arc::default());
+        (Self { clock, entries, lost, ipv6_answered, status, own: Asked::default(), all: Arc::default() }, written)
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -61,8 +66,37 @@ impl Journal {
         self.clock.now()
     }
 
+    /// A handle for a part that is to tell these; [`Self::stopped`] says so of what it does not come to.
+    pub(crate) fn asking(&self, rows: Vec<Row>) -> Self {
+        let own = Asked::new(rows);
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
+        Self { own, ..self.clone() }
+    }
+
+    /// The part with this handle is over.
+    pub(crate) fn is_over(&self) {
+        self.own.is_over();
+    }
+
+    /// Says of everything that was asked and has no answer that the check was stopped.
+    pub(crate) fn stopped(&self) {
+        let all: Vec<Asked> = self.all.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for what in all.iter().flat_map(Asked::left) {
+            self.missing(what, STOPPED);
+        }
+    }
+
+    /// The same of the part with this handle alone, which is over then.
+    pub(crate) fn stopped_here(&self) {
+        for what in self.own.left() {
+            self.missing(what, STOPPED);
+        }
+        self.own.is_over();
+    }
+
     /// Notes a fact.
     pub(crate) fn fact(&self, kind: EventKind) {
+        self.own.told(&kind);
         self.note(Entry::Fact(self.now(), kind));
     }
 

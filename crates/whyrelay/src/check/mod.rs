@@ -3,6 +3,7 @@
 //! Parts run side by side, each with sockets of its own. Each notes in the journal what it sees before it acts on
 //! it; one loop takes the entries into the recording, and the account is made from the recording alone.
 
+mod asked;
 mod certificate;
 mod compare;
 mod config;
@@ -34,11 +35,12 @@ use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, Event, EventKind, SessionOptions, Vantage};
 use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
 
+use asked::{Row, STOPPED};
 pub use config::CheckConfig;
 pub(crate) use journal::{Entry, Journal, Passed};
 pub(crate) use local::origin_toward;
 pub(crate) use nat::{Origin, discover};
-use parts::{Look, Part};
+use parts::{Look, Part, part};
 pub(crate) use port_map::{HeldMapping, hold as hold_mapping};
 use servers::{Known, Servers};
 use stop::Stop;
@@ -46,7 +48,7 @@ use table::Table;
 
 use crate::host::Told;
 use crate::io::clock::Clock;
-use crate::io::interfaces;
+use crate::io::interfaces::{self, Interface};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
 use crate::session::Sink;
@@ -57,8 +59,8 @@ const LIMIT: Duration = Duration::from_millis(2600);
 /// How often the table is drawn while nothing happens.
 const TABLE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What was changed elsewhere is taken back within this time when the check is stopped.
-const CLEAN_UP_LIMIT: Duration = Duration::from_millis(2500);
+/// What was changed elsewhere is taken back within this time when the check is stopped: a port mapping takes longest.
+const CLEAN_UP_LIMIT: Duration = port_map::UNMAP_LIMIT.saturating_add(Duration::from_millis(100));
 
 /// Asking a named server what it offers delays everything else by this at most: two round trips of 300 ms each.
 const DESCRIBE_LIMIT: Duration = Duration::from_millis(600);
@@ -76,6 +78,8 @@ pub(crate) fn default_gateway(interface: &str) -> Option<std::net::Ipv4Addr> {
 /// # Errors
 /// When whyrelay cannot look: no random bytes, no file.
 pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color: bool) -> anyhow::Result<Vec<Event>> {
+    let found = interfaces::list(&config.interfaces).context("listing the interfaces")?;
+    interfaces::all_there(&config.interfaces, &found).map_err(anyhow::Error::msg)?;
     let clock = Clock::start();
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
@@ -102,7 +106,7 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     let (journal, mut entries) = Journal::new(clock);
     let mut table = Table::new(color);
     let (stopping, stop) = Stop::new();
-    let look = look(&config, journal.clone(), random, stop);
+    let look = look(&config, &found, journal.clone(), random, stop);
     tokio::pin!(look);
     let mut reason = EndReason::Finished;
     let mut patience = None;
@@ -120,10 +124,7 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
             Some((moment, fact)) = next_fact(&mut facts) => {
                 sink.record(clock.now(), EventKind::HostFact { moment, fact: Box::new(fact) });
             }
-            looked = &mut look => {
-                looked?;
-                break;
-            }
+            () = &mut look => break,
             () = tokio::time::sleep(TABLE_INTERVAL) => {}
         }
         table.draw(sink.events(), journal.status());
@@ -178,20 +179,28 @@ fn drain(sink: &mut Sink, entries: &mut mpsc::Receiver<Entry>) {
 }
 
 /// All parts, side by side.
-async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: Stop) -> anyhow::Result<()> {
+async fn look(config: &CheckConfig, found: &[Interface], journal: Journal, mut random: Random, stop: Stop) {
     let until = Instant::now() + LIMIT;
     let tls = ClientTls::new(config.tls_roots.clone());
-    let found = interfaces::list(&config.interfaces).context("listing the interfaces")?;
-    for interface in &found {
+    for interface in found {
         let addresses = interface.addresses.iter().map(SocketAddr::ip).collect();
         let (name, index, used) = (interface.name.clone(), interface.index, interface.used);
         journal.fact(EventKind::Interface { name, index, addresses, used });
     }
-    let routes = local::look(&journal, &found, config.mark);
-    let ipv6 = local::ipv6_state(&found);
+    let routes = local::look(&journal, found, config.mark);
+    let ipv6 = local::ipv6_state(found);
 
     let asking = stop.clone().unless(servers::known(config, &journal, &tls, until)).await;
-    let Some(Servers { list: known, mut discovery, announced_by_whyrelay }) = asking else { return Ok(()) };
+    let Servers { list: known, mut discovery, announced_by_whyrelay } = asking.unwrap_or_default();
+    if stop.is_asked() && known.is_empty() {
+        journal.missing("the NAT's behavior, servers and what gets through", STOPPED);
+        for (_, what, _) in CONSENTS.into_iter().filter(|(is_asked, ..)| is_asked(config)) {
+            journal.missing(what, STOPPED);
+        }
+        tell_ipv6(&journal, ipv6, &[]);
+        tell_unasked(config, &journal);
+        return;
+    }
     if known.is_empty() {
         let why = if !config.urls.is_empty() {
             "no name of a server was resolved"
@@ -211,13 +220,13 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
         }
         tell_ipv6(&journal, ipv6, &[]);
         tell_unasked(config, &journal);
-        return Ok(());
+        return;
     }
     let options = UdpOptions { mark: config.mark, ..UdpOptions::default() };
     let ways = Look {
         config,
         journal: &journal,
-        found: &found,
+        found,
         known: &known,
         is_all_announced: announced_by_whyrelay,
         tls: &tls,
@@ -237,9 +246,13 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
         let describe =
             |asked: &(Origin, SocketAddr)| probes::describe(&journal, random.fork(), asked.clone(), options, limit);
         let describing = join_all(asked.iter().map(describe).collect::<Vec<_>>());
-        let Some(answers) = stop.clone().unless(describing).await else { return Ok(()) };
-        discovery.extend(answers.iter().flatten().filter_map(|described| described.discovery));
-        described = answers.iter().map(Option::is_some).collect();
+        if let Some(answers) = stop.clone().unless(describing).await {
+            discovery.extend(answers.iter().flatten().filter_map(|described| described.discovery));
+            described = answers.iter().map(Option::is_some).collect();
+        } else {
+            // Whose they are is not known; what they would be asked is told to be unmeasured.
+            described.fill(true);
+        }
     }
     let is_ours = described.contains(&true);
     let ours = asked.iter().zip(&described).filter(|((_, server), described)| server.is_ipv4() && **described);
@@ -253,16 +266,21 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
             "rules can look at the address: `whyrelay offer --as` asks a peer"
         };
         journal.missing(format!("how packets to a peer fare as {}", application.name()), what);
-        let (journal, random) = (journal.clone(), random.fork());
-        parts.push(Box::pin(compare::look(journal, random, application.clone(), asked.clone(), until)));
+        let (random, asked) = (random.fork(), asked.clone());
+        parts.push(part(&journal, Row::of_program(application.name()), |journal| {
+            compare::look(journal, random, application.clone(), asked, until)
+        }));
     }
-    for asked in &asked {
-        parts.push(Box::pin(hops::look(journal.clone(), random.fork(), asked.clone(), options, until)));
+    for (origin, server) in &asked {
+        let (random, asked) = (random.fork(), (origin.clone(), *server));
+        parts.push(part(&journal, Row::of_hops(*server), |journal| hops::look(journal, random, asked, options, until)));
     }
     for (asked, described) in asked.into_iter().zip(&described) {
         if *described {
-            let (journal, random) = (journal.clone(), random.fork());
-            parts.push(Box::pin(probes::look(journal, random, asked, options, until, !announced_by_whyrelay)));
+            let random = random.fork();
+            parts.push(part(&journal, Row::of_probes(asked.1), |journal| {
+                probes::look(journal, random, asked, options, until, !announced_by_whyrelay)
+            }));
         } else {
             let why = format!("{} is no whyrelay server, or silent: give --signal", asked.1);
             journal.missing("largest packets, WireGuard's shape, the server's clock", why);
@@ -271,16 +289,12 @@ async fn look(config: &CheckConfig, journal: Journal, mut random: Random, stop: 
     parts.extend(ways.nat(&mut random, &discovery));
     parts.extend(ways.reach(&mut random));
     careful.extend(ways.turn(&mut random, is_ours));
-    let parts = async {
-        // What is dropped leaves nothing behind.
-        if stop.clone().unless(join_all(parts)).await.is_none() {
-            journal.missing("the rest", "the check was stopped");
-        }
-    };
+    // What is dropped leaves nothing behind.
+    let parts = async { stop.clone().unless(join_all(parts)).await };
     futures_util::future::join(parts, join_all(careful)).await;
+    journal.stopped();
     tell_ipv6(&journal, ipv6, &known);
     tell_unasked(config, &journal);
-    Ok(())
 }
 
 /// IPv6, in four distinct answers.

@@ -12,6 +12,7 @@ use whyrelay_core::host::leads_to_guests;
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::Transport;
 
+use super::asked::Row;
 use super::config::{CheckConfig, Credentials};
 use super::journal::Journal;
 use super::local::{self, DefaultRoute};
@@ -41,6 +42,20 @@ const MAX_TRIED_BY: usize = 2;
 
 /// One thing that is looked at.
 pub(super) type Part = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A part that is to tell these, with a journal of its own.
+pub(super) fn part<F: Future<Output = ()> + 'static>(
+    journal: &Journal,
+    rows: Vec<Row>,
+    look: impl FnOnce(Journal) -> F,
+) -> Part {
+    let journal = journal.asking(rows);
+    let looking = look(journal.clone());
+    Box::pin(async move {
+        looking.await;
+        journal.is_over();
+    })
+}
 
 /// What all parts have in common.
 pub(super) struct Look<'a> {
@@ -132,7 +147,10 @@ impl Look<'_> {
                     discovery.iter().copied().filter(|remote| remote.is_ipv4() == ipv4).take(1).collect();
                 let servers = [proving.clone(), servers.clone()].concat();
                 let config = DiscoveryConfig { servers, proving, hairpin: self.config.hairpin, ports: true };
-                parts.push(Box::pin(nat::discover(journal.clone(), random.fork(), origin, config, options, until)));
+                let (random, rows) = (random.fork(), Row::of_nat(origin.address.ip(), config.hairpin));
+                parts.push(part(journal, rows, |journal| {
+                    nat::discover(journal, random, origin, config, options, until)
+                }));
             }
         }
         parts
@@ -158,14 +176,13 @@ impl Look<'_> {
                     let target =
                         reach::Target { label, remote, origin, expected: expected && !unannounced, unannounced };
                     let until = if unannounced { (Instant::now() + TRY_LIMIT).min(until) } else { until };
-                    let (journal, random, mark) = (journal.clone(), random.fork(), options.mark);
-                    parts.push(match transport {
-                        Transport::Udp => Box::pin(reach::over_udp(journal, random, target, options, until)),
-                        Transport::Tcp => Box::pin(reach::over_stream(journal, random, target, None, mark, until)),
-                        Transport::Tls => {
-                            let tls = Some((self.tls.clone(), server.url.host().to_string()));
-                            Box::pin(reach::over_stream(journal, random, target, tls, mark, until))
-                        }
+                    let (random, mark, rows) = (random.fork(), options.mark, Row::of_reach(transport, remote));
+                    let name = server.url.host().to_string();
+                    let tls = (transport == Transport::Tls).then(|| (self.tls.clone(), name));
+                    parts.push(if transport == Transport::Udp {
+                        part(journal, rows, |journal| reach::over_udp(journal, random, target, options, until))
+                    } else {
+                        part(journal, rows, |journal| reach::over_stream(journal, random, target, tls, mark, until))
                     });
                 }
             }
@@ -235,24 +252,18 @@ impl Look<'_> {
     /// Port 443, the class of ports beside STUN's own and random high ones: by the servers that listen there, and where
     /// none does over UDP, by what the first server's host says there.
     fn https_port(&self, random: &mut Random) -> Vec<Part> {
-        let there = |transport, wanted: fn(&SocketAddr) -> bool| {
-            let mut on = self.known.iter().filter(|server| server.url.port() == HTTPS_PORT);
-            on.any(|server| server.url.transport() == transport && server.remotes().any(|remote| wanted(&remote)))
-        };
-        if !self.known.is_empty() && !there(Transport::Tls, |_| true) {
+        if !self.known.is_empty() && !is_on_https_port(self.known, Transport::Tls, |_| true) {
             let why = "no server on 443 was given: name one with --turn turns:HOST:443";
             self.journal.missing("TURN over TLS to port 443", why);
         }
         let mut parts: Vec<Part> = Vec::new();
-        for family in [SocketAddr::is_ipv4, SocketAddr::is_ipv6] {
-            let mut hosts = self.known.iter().flat_map(Known::remotes).filter(family);
-            // A server there over the other family tells nothing of this one.
-            let Some(host) = hosts.next().filter(|_| !there(Transport::Udp, family)) else { continue };
-            let remote = SocketAddr::new(host.ip(), HTTPS_PORT);
+        for remote in https_ports(self.known) {
             let Some(origin) = self.origin_toward(remote) else { continue };
             let target = reach::Target { label: String::new(), remote, origin, expected: false, unannounced: true };
-            let (journal, random) = (self.journal.clone(), random.fork());
-            parts.push(Box::pin(reach::over_another_port(journal, random, target, self.options, self.until)));
+            let (random, rows) = (random.fork(), Row::of_reach(Transport::Udp, remote));
+            parts.push(part(self.journal, rows, |journal| {
+                reach::over_another_port(journal, random, target, self.options, self.until)
+            }));
         }
         parts
     }
@@ -294,7 +305,8 @@ impl Look<'_> {
         let address = local::reaching_ipv6([interface])?;
         let origin = Origin { address: SocketAddr::new(address, 0), interface: Some(interface.name.clone()) };
         let router = pinhole::router(gateway, interface.index);
-        Some(Box::pin(pinhole::look(self.journal.clone(), origin, router, self.options, self.until)))
+        let (options, until) = (self.options, self.until);
+        Some(part(self.journal, Row::of_pinhole(), |journal| pinhole::look(journal, origin, router, options, until)))
     }
 
     /// The TURN servers that there is a way to.
@@ -321,9 +333,11 @@ impl Look<'_> {
             target.experiments = over_udp && first && !is_ours;
             target.lifetime = self.config.lifetime.filter(|_| over_udp && first);
             first &= !over_udp;
-            let (journal, random, stop) = (self.journal.clone(), random.fork(), self.stop.clone());
-            let with = (self.tls.clone(), self.options);
-            parts.push(Box::pin(turn::try_server(journal, random, target, with, self.until, stop)));
+            let (random, stop, until) = (random.fork(), self.stop.clone(), self.until);
+            let (with, rows) =
+                ((self.tls.clone(), self.options), Row::of_relay(&target.server.url, target.experiments));
+            parts
+                .push(part(self.journal, rows, |journal| turn::try_server(journal, random, target, with, until, stop)));
         }
         let any = self.known.iter().any(|server| server.url.protocol() == ServerProtocol::Turn);
         if !any && !self.known.is_empty() && !is_ours {
@@ -335,5 +349,47 @@ impl Look<'_> {
             self.journal.missing("the lifetime of an idle mapping", why);
         }
         parts
+    }
+}
+
+/// Whether a server stands on [`HTTPS_PORT`] over a transport, at an address of a kind.
+fn is_on_https_port(known: &[Known], transport: Transport, wanted: fn(&SocketAddr) -> bool) -> bool {
+    let mut on = known.iter().filter(|server| server.url.port() == HTTPS_PORT);
+    on.any(|server| server.url.transport() == transport && server.remotes().any(|remote| wanted(&remote)))
+}
+
+/// Where [`HTTPS_PORT`] is asked over UDP, because no server that stands there tells whether it gets through.
+fn https_ports(known: &[Known]) -> Vec<SocketAddr> {
+    let of_family = |family: fn(&SocketAddr) -> bool| {
+        let host = known.iter().flat_map(Known::remotes).find(family)?;
+        // A server there over the other family tells nothing of this one.
+        let is_told = is_on_https_port(known, Transport::Udp, family);
+        (!is_told).then(|| SocketAddr::new(host.ip(), HTTPS_PORT))
+    };
+    [of_family(SocketAddr::is_ipv4), of_family(SocketAddr::is_ipv6)].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(url: &str, addresses: &[&str]) -> Known {
+        let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        Known { url: url.parse().unwrap(), addresses, credentials: None }
+    }
+
+    #[test]
+    fn port_443_is_asked_over_the_families_for_which_no_server_stands_there() {
+        let asked = |known: &[Known]| https_ports(known).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let both = known("stun:stun.example:3478", &["192.0.2.1", "2001:db8::1"]);
+        assert_eq!(asked(&[]), "");
+        assert_eq!(asked(&[both.clone()]), "192.0.2.1:443 [2001:db8::1]:443");
+        // A server over one family, or over TCP, tells nothing of UDP over the other.
+        let one = known("stun:192.0.2.9:443", &["192.0.2.9"]);
+        assert_eq!(asked(&[both.clone(), one]), "[2001:db8::1]:443");
+        let tls = known("turns:turn.example:443", &["192.0.2.1", "2001:db8::1"]);
+        assert_eq!(asked(&[both.clone(), tls]), "192.0.2.1:443 [2001:db8::1]:443");
+        let all = known("turn:turn.example:443", &["192.0.2.1", "2001:db8::1"]);
+        assert_eq!(asked(&[both, all]), "");
     }
 }

@@ -16,6 +16,7 @@ use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
 use whyrelay_core::wire::portmap::http::{self, Progress};
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
+use super::asked::STOPPED;
 use super::journal::Journal;
 use super::nat::Origin;
 use super::probes;
@@ -29,7 +30,10 @@ use crate::io::udp::UdpOptions;
 /// For a connection to the router and its response: the core gives up before.
 const EXCHANGE_LIMIT: Duration = Duration::from_millis(1000);
 
-/// Making, trying and removing a mapping together; it comes on top of what was not asked for.
+/// Taking back what was mapped, also where the router answers nothing any more: by then each protocol was asked for it.
+pub(crate) const UNMAP_LIMIT: Duration = Duration::from_secs(4);
+
+/// Making and trying a mapping together; it comes on top of what was not asked for.
 const MAP_LIMIT: Duration = Duration::from_secs(8);
 
 /// The packet from outside is awaited so long after the server has sent it.
@@ -90,17 +94,23 @@ pub(crate) async fn look(
         Ok(driver) => driver,
         Err(why) => return journal.missing("port mapping protocols of the router", why),
     };
-    let discovered = stop.clone().unless(driver.run(until)).await.flatten();
-    if !matches!(discovered, Some(Said::Discovered)) {
-        return journal.missing("port mapping protocols of the router", "the time of the check was over");
-    }
+    let why = match stop.clone().unless(driver.run(until)).await {
+        Some(Some(Said::Discovered)) if target.map => return map(&mut driver, random, &target, options, stop).await,
+        Some(Some(Said::Discovered)) => return,
+        Some(_) => "the time of the check was over",
+        None => STOPPED,
+    };
+    journal.missing("port mapping protocols of the router", why);
     if target.map {
-        map(&mut driver, random, &target, options, stop).await;
+        journal.missing(MAPPING, why);
     }
 }
 
+/// What takes consent.
+const MAPPING: &str = "mapping a port on the router";
+
 async fn map(driver: &mut Driver, random: Random, target: &Target, options: UdpOptions, stop: Stop) {
-    const WHAT: &str = "mapping a port on the router";
+    const WHAT: &str = MAPPING;
     let journal = driver.journal.clone();
     let until = Instant::now() + MAP_LIMIT;
     // A socket that sends to nobody: what arrives there came by the mapping.
@@ -114,8 +124,7 @@ async fn map(driver: &mut Driver, random: Random, target: &Target, options: UdpO
         Some(Said::Mapped { protocol, external, external_port }) => (protocol, external, external_port),
         said => {
             // The router may have made what it did not answer.
-            driver.feed(Input::Unmap);
-            let _ = driver.run(Instant::now() + MAP_LIMIT).await;
+            driver.unmap().await;
             let why = match said {
                 Some(Said::MapFailed { detail }) => detail,
                 _ => "the check was stopped before it was made".to_owned(),
@@ -125,8 +134,7 @@ async fn map(driver: &mut Driver, random: Random, target: &Target, options: UdpO
     };
     let mapped = (external, external_port);
     let tried = try_from_outside(&journal, random, target, options, &mut silent, mapped, &stop).await;
-    driver.feed(Input::Unmap);
-    let removed = matches!(driver.run(Instant::now() + MAP_LIMIT).await, Some(Said::Unmapped { confirmed: true }));
+    let removed = driver.unmap().await;
     let (reached, seen) = match tried {
         Ok((reached, seen)) => (Some(reached), Some(seen)),
         Err(why) => {
@@ -152,7 +160,6 @@ async fn try_from_outside(
     (external, port): (Option<IpAddr>, u16),
     stop: &Stop,
 ) -> Result<(bool, IpAddr), String> {
-    const STOPPED: &str = "the check was stopped";
     let mut why = "it takes a server to send from outside: give --signal, or --turn with a user".to_owned();
     if let Some(outside) = target.outside.clone() {
         let limit = Instant::now() + MAP_LIMIT / 2;
@@ -193,6 +200,9 @@ async fn arrives(silent: &mut Sockets, wait: Duration, is: impl Fn(SocketAddr, &
 /// How long making a mapping for a session may take.
 const HOLD_LIMIT: Duration = Duration::from_secs(5);
 
+/// What a session is told that ends before there is a mapping.
+pub(crate) const INTERRUPTED: &str = "interrupted before it was made";
+
 /// A mapping that stands until it is released: it is renewed meanwhile.
 pub(crate) struct HeldMapping {
     /// Where it is reached from outside.
@@ -209,18 +219,19 @@ struct Kept {
     external: SocketAddr,
 }
 
-/// Maps the port of a socket of ours by the router.
+/// Maps the port of a socket of ours by the router. `interrupted`: from then on none is wanted.
 ///
 /// # Errors
-/// Why there is none; then none is left either.
+/// Why there is none; then none is left either, as far as the router answers.
 pub(crate) async fn hold(
     journal: Journal,
     random: Random,
     socket: (SocketAddr, String),
     gateway: Ipv4Addr,
     options: UdpOptions,
+    interrupted: impl Future<Output = ()>,
 ) -> Result<HeldMapping, String> {
-    hold_renewing(journal, random, socket, gateway, options, LEASE / 2).await
+    hold_renewing(journal, random, socket, gateway, options, LEASE / 2, interrupted).await
 }
 
 /// The same, with the time from one renewal to the next.
@@ -231,15 +242,31 @@ async fn hold_renewing(
     gateway: Ipv4Addr,
     options: UdpOptions,
     interval: Duration,
+    interrupted: impl Future<Output = ()>,
 ) -> Result<HeldMapping, String> {
     let origin = Origin { address: SocketAddr::new(local.ip(), 0), interface: Some(interface) };
     let mut driver = Driver::open(journal, random.fork(), &origin, gateway, options)?;
     let until = Instant::now() + HOLD_LIMIT;
-    if !matches!(driver.run(until).await, Some(Said::Discovered)) {
+    tokio::pin!(interrupted);
+    let discovered = tokio::select! {
+        biased;
+        // Nothing was asked of the router that would change it.
+        () = &mut interrupted => return Err(INTERRUPTED.into()),
+        discovered = driver.run(until) => discovered,
+    };
+    if !matches!(discovered, Some(Said::Discovered)) {
         return Err("the router did not answer in time".into());
     }
     driver.feed(Input::Map { internal_port: local.port() });
-    let failed = match driver.run(until).await {
+    let said = tokio::select! {
+        biased;
+        () = &mut interrupted => {
+            driver.unmap().await;
+            return Err(INTERRUPTED.into());
+        }
+        said = driver.run(until) => said,
+    };
+    let failed = match said {
         Some(Said::Mapped { protocol, external: Some(external), external_port }) => {
             let external = SocketAddr::new(external, external_port);
             let (release, released) = oneshot::channel();
@@ -252,8 +279,7 @@ async fn hold_renewing(
         _ => "it took too long".to_owned(),
     };
     // The router may have it, also what it did not answer.
-    driver.feed(Input::Unmap);
-    let _ = driver.run(Instant::now() + HOLD_LIMIT).await;
+    driver.unmap().await;
     Err(failed)
 }
 
@@ -283,22 +309,10 @@ impl Kept {
                 },
             }
         }
-        self.driver.feed(Input::Unmap);
-        let said = self.run_to_the_end().await;
-        let removed = matches!(said, Some(Said::Unmapped { confirmed: true }));
+        let removed = self.driver.unmap().await;
         let (protocol, local, external) = (self.protocol, self.local, self.external);
         self.driver.journal.measured(Measurement::PortMapped { protocol, local, external, reached: None, removed });
         removed
-    }
-
-    /// What the machine says of the end; of a renewal that was under way it may have said something before.
-    async fn run_to_the_end(&mut self) -> Option<Said> {
-        let until = Instant::now() + HOLD_LIMIT;
-        loop {
-            if let said @ Said::Unmapped { .. } = self.driver.run(until).await? {
-                return Some(said);
-            }
-        }
     }
 }
 
@@ -324,6 +338,20 @@ impl Driver {
         let now = self.journal.now();
         // What arrived counts as in time until the machine has had its timeout.
         self.machine.handle_input(Now::ahead_of_timers(now, now), input);
+    }
+
+    /// Takes back what was made, or may have been; whether the router said that all of it is gone.
+    async fn unmap(&mut self) -> bool {
+        self.feed(Input::Unmap);
+        let until = Instant::now() + UNMAP_LIMIT;
+        loop {
+            match self.run(until).await {
+                Some(Said::Unmapped { confirmed }) => return confirmed,
+                // Of what was under way.
+                Some(_) => {}
+                None => return false,
+            }
+        }
     }
 
     /// Runs until the machine says something, or until a time.
@@ -459,7 +487,8 @@ mod tests {
         let local = ("127.0.0.1:40404".parse().unwrap(), "lo".to_owned());
         let options = UdpOptions::default();
         let interval = Duration::from_millis(50);
-        let held = hold_renewing(journal, Random::from_number(1), local, GATEWAY, options, interval).await.unwrap();
+        let (random, never) = (Random::from_number(1), std::future::pending());
+        let held = hold_renewing(journal, random, local, GATEWAY, options, interval, never).await.unwrap();
         assert_eq!(held.external.ip(), IpAddr::V4(external));
         for _ in 0..4 {
             let asked = tokio::time::timeout(Duration::from_secs(10), requests.recv()).await;
@@ -474,5 +503,61 @@ mod tests {
         };
         assert!(std::iter::from_fn(|| entries.try_recv().ok()).any(removed));
         serving.abort();
+    }
+
+    /// The router has the request, and its answer never comes.
+    #[tokio::test]
+    async fn an_interrupt_ends_the_making_of_a_mapping_at_once_and_takes_back_what_the_router_may_have_made() {
+        const GATEWAY: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 2);
+        let external = Ipv4Addr::new(198, 51, 100, 7);
+        let config = RouterConfig { internal: GATEWAY, external, nat_pmp: true, pcp: false, upnp: None };
+        let socket = tokio::net::UdpSocket::bind((GATEWAY, 5351)).await.unwrap();
+        let clock = Clock::start();
+        let (asked, is_asked) = oneshot::channel();
+        let serving = async {
+            let mut router = MappingRouter::new(clock.now(), config);
+            let (mut buffer, mut asked, mut forwards) = ([0; 1500], Some(asked), Vec::new());
+            loop {
+                let (length, source) = socket.recv_from(&mut buffer).await.unwrap();
+                let answer = router.datagram(clock.now(), source, 5351, &buffer[..length]).unwrap();
+                if buffer[..2] != [0, 1] {
+                    socket.send_to(&answer, source).await.unwrap();
+                    continue;
+                }
+                forwards.push(router.forwards(clock.now()).count());
+                if let Some(asked) = asked.take() {
+                    asked.send(()).unwrap();
+                } else if forwards.last() == Some(&0) {
+                    socket.send_to(&answer, source).await.unwrap();
+                    return forwards;
+                }
+            }
+        };
+        let (journal, _entries) = Journal::new(clock);
+        let local = ("127.0.0.1:40405".parse().unwrap(), "lo".to_owned());
+        let interrupted = async { is_asked.await.unwrap() };
+        let held = hold(journal, Random::from_number(1), local, GATEWAY, UdpOptions::default(), interrupted);
+        let both = async { tokio::join!(held, serving) };
+        let (held, forwards) = tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+        assert_eq!(held.err().as_deref(), Some(INTERRUPTED));
+        // It was made, and the next thing that the router heard of it was its end: no repetition was waited for.
+        assert_eq!(forwards, [1, 0]);
+    }
+
+    #[tokio::test]
+    async fn an_interrupt_while_the_router_is_looked_for_ends_it_and_nothing_is_mapped() {
+        const GATEWAY: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 3);
+        let socket = tokio::net::UdpSocket::bind((GATEWAY, 5351)).await.unwrap();
+        let (journal, _entries) = Journal::new(Clock::start());
+        let local = ("127.0.0.1:40406".parse().unwrap(), "lo".to_owned());
+        let interrupted = async { assert!(socket.recv_from(&mut [0; 1500]).await.unwrap().0 > 0) };
+        let held = hold(journal, Random::from_number(1), local, GATEWAY, UdpOptions::default(), interrupted).await;
+        assert_eq!(held.err().as_deref(), Some(INTERRUPTED));
+        let (mut buffer, mut asked) = ([0; 1500], Vec::new());
+        while let Ok((length, _)) = socket.try_recv_from(&mut buffer) {
+            asked.push(buffer[..length].to_vec());
+        }
+        // NAT-PMP's operation 1, PCP's opcode 1.
+        assert!(asked.iter().all(|request| request.get(1) != Some(&1)), "{asked:?}");
     }
 }

@@ -251,12 +251,13 @@ pub(crate) async fn look(
     until: Instant,
     described: bool,
 ) {
-    let what = "largest packets and WireGuard's shape";
+    let what = "early arrival, largest packets and WireGuard's shape";
     if !described {
         let asked = (origin.clone(), server);
         if describe(&journal, random.fork(), asked, options, until).await.is_none() {
             let why = format!("{server} did not answer when asked what it offers");
-            return journal.missing("largest packets, WireGuard's shape, the server's clock", why);
+            let what = "early arrival, a random high port, largest packets, WireGuard's shape, the server's clock";
+            return journal.missing(what, why);
         }
     }
     let unfragmented = UdpOptions { dont_fragment: true, ..options };

@@ -15,6 +15,11 @@ impl Stop {
         (sender, Self(receiver))
     }
 
+    /// Whether it is asked for.
+    pub(crate) fn is_asked(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Waits until it is asked for.
     pub(crate) async fn asked(&mut self) {
         // Without a sender nobody will ask.

@@ -14,6 +14,7 @@ use whyrelay_core::random::Random;
 use whyrelay_core::trace::address::AddressClass;
 use whyrelay_core::trace::event::Transport;
 
+use super::asked::STOPPED;
 use super::journal::Journal;
 use super::nat::Origin;
 use super::stop::Stop;
@@ -50,6 +51,13 @@ pub(crate) async fn try_server(
     until: Instant,
     stop: Stop,
 ) {
+    // An allocation that is asked for only to be given back.
+    if stop.is_asked() {
+        if target.lifetime.is_some() {
+            journal.missing(experiments::LIFETIME, STOPPED);
+        }
+        return journal.stopped_here();
+    }
     let url = target.server.url.clone();
     let experiments = target.experiments && url.transport() == Transport::Udp;
     let mut client = match Client::start(journal.clone(), random, &target, experiments, (tls, options)) {
@@ -63,7 +71,7 @@ pub(crate) async fn try_server(
     };
     let used = stop.unless(use_server(&mut client, &journal, &target, experiments, until)).await;
     if used.is_none() {
-        journal.missing(format!("{url}: the rest"), "the check was stopped");
+        journal.stopped_here();
         if target.lifetime.is_some() {
             journal.missing(experiments::LIFETIME, "the check was stopped before it was found");
             journal.say(None);

@@ -88,6 +88,17 @@ pub fn list(filter: &InterfaceFilter) -> io::Result<Vec<Interface>> {
     Ok(interfaces)
 }
 
+/// Whether there is an interface of each name that was asked for.
+///
+/// # Errors
+/// A sentence that names the one that is missing, and those that there are.
+pub fn all_there(filter: &InterfaceFilter, interfaces: &[Interface]) -> Result<(), String> {
+    let is_there = |name: &String| interfaces.iter().any(|interface| interface.name == *name);
+    let Some(missing) = filter.include.iter().find(|name| !is_there(name)) else { return Ok(()) };
+    let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    Err(format!("--interface {missing}: there is no such interface; there are {}", names.join(", ")))
+}
+
 /// The addresses to open sockets on, each with its interface's name.
 ///
 /// An IPv6 link-local address is used only where its interface has no other IPv6 address: it adds pairs without
@@ -132,6 +143,25 @@ mod tests {
         let plain = InterfaceFilter::default();
         assert_eq!(plain.judge("lo", true, true), InterfaceUse::Loopback);
         assert_eq!(plain.judge("eth0", false, false), InterfaceUse::Down);
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_named_with_those_that_are() {
+        let interface = |name: &str| Interface {
+            name: name.into(),
+            index: 1,
+            addresses: Vec::new(),
+            used: InterfaceUse::NotIncluded,
+        };
+        let found = [interface("eth0"), interface("lo")];
+        let asked = |names: &[&str]| InterfaceFilter {
+            include: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..InterfaceFilter::default()
+        };
+        assert_eq!(all_there(&asked(&[]), &found), Ok(()));
+        assert_eq!(all_there(&asked(&["lo", "eth0"]), &found), Ok(()));
+        let error = all_there(&asked(&["eth0", "eth1"]), &found).unwrap_err();
+        assert_eq!(error, "--interface eth1: there is no such interface; there are eth0, lo");
     }
 
     #[test]

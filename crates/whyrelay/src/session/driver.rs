@@ -149,8 +149,8 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     session.imitate();
     session.announce_trials();
     session.open_sockets(&udp_sender)?;
-    // Nothing is under way yet that would have to be served meanwhile.
-    session.map_port().await;
+    // Nothing is under way yet that would have to be served meanwhile. A clone: the loop hears of an interrupt, too.
+    session.map_port(inputs.interrupt.clone()).await;
     session.machine_timers(&mut inputs).await;
     session.use_named_servers();
     session.drain();

@@ -1,6 +1,6 @@
 //! A port mapping by the router for the length of one session (`--try mapping`).
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use whyrelay_core::engine::peer;
 
 use super::Trial;
@@ -26,8 +26,8 @@ pub(super) async fn release(mapping: Option<Mapping>) -> Option<Released> {
 }
 
 impl Session {
-    /// Has the router map the port of one of our sockets, and makes a candidate of it.
-    pub(super) async fn map_port(&mut self) {
+    /// Has the router map the port of one of our sockets, and makes a candidate of it; an interrupt ends that.
+    pub(super) async fn map_port(&mut self, mut interrupt: watch::Receiver<u32>) {
         if !self.tries(&Trial::Mapping) {
             return;
         }
@@ -40,7 +40,13 @@ impl Session {
         };
         let (journal, entries) = Journal::new(self.clock);
         let options = self.options_on(Some(&interface));
-        let made = hold_mapping(journal, self.random.fork(), (local, interface), gateway, options).await;
+        let interrupted = async move {
+            // Without a sender nobody will interrupt.
+            if interrupt.changed().await.is_err() {
+                std::future::pending().await
+            }
+        };
+        let made = hold_mapping(journal, self.random.fork(), (local, interface), gateway, options, interrupted).await;
         let mut entries = entries;
         while let Ok(entry) = entries.try_recv() {
             self.sink.note(entry);

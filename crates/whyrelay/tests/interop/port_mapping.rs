@@ -27,6 +27,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("port_mapping::a_session_tries_a_mapping_and_leaves_none_behind", &tools, tried);
     let name = "port_mapping::an_interrupted_session_unmaps_before_a_silent_relay_is_given_up";
     suite.test(name, &tools, interrupted_session);
+    let name = "port_mapping::a_session_that_is_interrupted_while_it_maps_takes_back_what_the_router_did_not_answer";
+    suite.test(name, &tools, interrupted_while_mapping);
     suite.test("port_mapping::nothing_is_mapped_without_consent", &tools, without_consent);
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("port_mapping::a_router_without_any_is_told_as_such", &tools, none);
@@ -227,6 +229,26 @@ fn interrupted_session() -> Result<()> {
     let unmapped = at(|kind| matches!(kind, EventKind::Measured(Measurement::PortMapped { removed, .. }) if *removed))?;
     let given_up = at(|kind| matches!(kind, EventKind::Deallocated { .. }))?;
     ensure!(unmapped < given_up, "unmapped at {unmapped}, the relay given up at {given_up}: {account}");
+    Ok(())
+}
+
+/// The router maps, and its answer to that is lost: the session does not wait for it, and asks for the end of it.
+fn interrupted_while_mapping() -> Result<()> {
+    let (_internet, server, site) = world()?;
+    let daemon = Daemon::start(&site.router, false, true)?;
+    // NAT-PMP's answer to operation 1, PCP's to opcode 1; what tells that the router speaks them is another.
+    site.router.nft(
+        "table inet deaf { chain o { type filter hook output priority 0; udp sport 5351 @th,72,8 129 drop; }\n}\n",
+    )?;
+    let mut command = ours::peer(&site.host, Role::Offerer, server.url());
+    let process = Process::start("offerer", command.args(["--no-tcp", "--try", "mapping"]))?;
+    daemon.process.line(LIMIT, |line| line.contains("added mapping") || line.contains("redirecting port"))?;
+    ensure!(!mappings(&site)?.is_empty(), "nothing is mapped: {}", daemon.process.account());
+    process.signal(Signal::SIGINT)?;
+    let finished = process.finish(LIMIT)?;
+    let account = format!("{}\n{}", finished.account, daemon.process.account());
+    ensure!(mappings(&site)?.is_empty(), "it is still mapped: {account}");
+    ensure!(finished.account.contains("no port mapping: interrupted before it was made"), "{account}");
     Ok(())
 }
 

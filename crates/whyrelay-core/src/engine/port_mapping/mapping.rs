@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use super::discovery::{Control, read};
 use super::{EXCHANGE_PATIENCE, ExchangeId, LEASE, Output, Pending, PortMapper};
-use crate::time::Timestamp;
+use crate::time::{Now, Timestamp};
 use crate::trace::measurement::PortMapperProtocol;
 use crate::wire::portmap::igd::{self, Action, Fault, Outcome};
 use crate::wire::portmap::{nat_pmp, pcp};
@@ -25,6 +25,9 @@ pub(super) enum State {
     Making { attempt: Attempt, left: Vec<PortMapperProtocol>, refusals: Vec<String>, renews: Option<Made> },
     /// Enters with success; leaves with `Renew` or `Unmap`.
     Made(Made),
+    /// Enters with `Unmap` while UPnP's request is under way; leaves with its end, or when patience ends. A router may serve
+    /// connections in any order, and what it has refused to us may be somebody else's.
+    Stopping { attempt: Attempt, renews: Option<Made> },
     /// Enters with `Unmap`; leaves with an answer or when patience ends.
     Removing { attempt: Attempt },
     /// Enters when all is over.
@@ -60,6 +63,10 @@ pub(super) struct Made {
 }
 
 impl Attempt {
+    fn is_over(&self, now: Now) -> bool {
+        matches!(self.by, By::Upnp { until, .. } if now.heard >= until)
+    }
+
     /// What is there if the router has done as it was asked.
     const fn asked_for(&self) -> Made {
         let protocol = match self.by {
@@ -75,10 +82,12 @@ impl Attempt {
 impl State {
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         match self {
-            Self::Making { attempt, .. } | Self::Removing { attempt } => Some(match &attempt.by {
-                By::Pcp(pending) | By::NatPmp(pending) => pending.deadline(),
-                By::Upnp { until, .. } => *until,
-            }),
+            Self::Making { attempt, .. } | Self::Stopping { attempt, .. } | Self::Removing { attempt } => {
+                Some(match &attempt.by {
+                    By::Pcp(pending) | By::NatPmp(pending) => pending.deadline(),
+                    By::Upnp { until, .. } => *until,
+                })
+            }
             Self::Idle | Self::Made(_) | Self::Over => None,
         }
     }
@@ -116,13 +125,13 @@ impl PortMapper {
     pub(super) fn unmap(&mut self) {
         match std::mem::replace(&mut self.mapping, State::Over) {
             State::Made(made) => self.remove(made),
+            State::Making { attempt: attempt @ Attempt { by: By::Upnp { .. }, .. }, renews, .. } => {
+                self.mapping = State::Stopping { attempt, renews };
+            }
             // It may have been made although its answer was lost: ask for its end by the same protocol.
             State::Making { attempt, .. } => self.remove(attempt.asked_for()),
-            removing @ State::Removing { .. } => self.mapping = removing,
-            State::Idle | State::Over => match self.unanswered.take() {
-                Some(made) => self.remove(made),
-                None => self.outputs.push_back(Output::Unmapped { confirmed: true }),
-            },
+            removing @ (State::Stopping { .. } | State::Removing { .. }) => self.mapping = removing,
+            State::Idle | State::Over => self.removed(true),
         }
     }
 
@@ -141,9 +150,14 @@ impl PortMapper {
         }
     }
 
+    /// One is gone, or nobody says so; then what may have been made besides is taken back, too.
     fn removed(&mut self, confirmed: bool) {
         self.mapping = State::Over;
-        self.outputs.push_back(Output::Unmapped { confirmed });
+        self.all_gone &= confirmed;
+        match self.unanswered.pop() {
+            Some(made) => self.remove(made),
+            None => self.outputs.push_back(Output::Unmapped { confirmed: self.all_gone }),
+        }
     }
 
     fn map_by_next(&mut self, internal_port: u16, mut left: Vec<PortMapperProtocol>, mut refusals: Vec<String>) {
@@ -174,7 +188,7 @@ impl PortMapper {
     /// Nothing came that tells whether the router has done it: the next protocol is asked, and the end takes this back.
     fn give_up(&mut self, protocol: PortMapperProtocol, why: &str) {
         if let State::Making { attempt, renews: None, .. } = &self.mapping {
-            self.unanswered = Some(attempt.asked_for());
+            self.unanswered.push(attempt.asked_for());
         }
         self.refuse(protocol, why);
     }
@@ -239,10 +253,15 @@ impl PortMapper {
     }
 
     pub(super) fn advance_mapping(&mut self) {
+        if let State::Stopping { attempt, .. } = &self.mapping
+            && attempt.is_over(self.now)
+        {
+            self.remove(attempt.asked_for());
+        }
         let (attempt, removing) = match &mut self.mapping {
             State::Making { attempt, .. } => (attempt, false),
             State::Removing { attempt } => (attempt, true),
-            State::Idle | State::Made(_) | State::Over => return,
+            State::Idle | State::Made(_) | State::Stopping { .. } | State::Over => return,
         };
         let (alive, protocol) = match &mut attempt.by {
             By::Pcp(pending) => (pending.advance(self.now, &mut self.outputs), PortMapperProtocol::Pcp),
@@ -251,7 +270,10 @@ impl PortMapper {
         };
         match (alive, removing) {
             (true, _) => {}
-            (false, true) => self.removed(false),
+            (false, true) => {
+                self.removed(false);
+                self.advance_mapping();
+            }
             (false, false) => {
                 self.give_up(protocol, "no answer");
                 // What was asked of the next one leaves at once.
@@ -265,7 +287,7 @@ impl PortMapper {
         let (attempt, removing) = match &self.mapping {
             State::Making { attempt, .. } => (attempt, false),
             State::Removing { attempt } => (attempt, true),
-            State::Idle | State::Made(_) | State::Over => return,
+            State::Idle | State::Made(_) | State::Stopping { .. } | State::Over => return,
         };
         let internal_port = attempt.internal_port;
         match attempt.by {
@@ -307,13 +329,14 @@ impl PortMapper {
     /// The router's answer to UPnP.
     pub(super) fn mapped_over(&mut self, exchange: ExchangeId, result: Result<&[u8], &str>) {
         let (attempt, removing) = match &self.mapping {
-            State::Making { attempt, .. } => (attempt, false),
+            State::Making { attempt, .. } | State::Stopping { attempt, .. } => (attempt, false),
             State::Removing { attempt } => (attempt, true),
             State::Idle | State::Made(_) | State::Over => return,
         };
         if !matches!(attempt.by, By::Upnp { exchange: wanted, .. } if wanted == exchange) {
             return;
         }
+        let asked_for = attempt.asked_for();
         let Attempt { internal_port, external_port, lease_s, ports_tried, .. } = *attempt;
         let outcome = read(result).map(|response| igd::outcome(&response));
         if removing {
@@ -323,6 +346,13 @@ impl PortMapper {
                 Ok(Outcome::Fault(fault)) => gone(fault),
                 Err(_) => false,
             });
+        }
+        if let State::Stopping { renews, .. } = self.mapping {
+            return match (outcome, renews) {
+                (Ok(Outcome::Fault(_)), None) => self.removed(true),
+                (Ok(Outcome::Fault(_)), Some(made)) => self.remove(made),
+                (Ok(Outcome::Done { .. }) | Err(_), _) => self.remove(asked_for),
+            };
         }
         let Some(control) = self.discovery.control().cloned() else { return };
         match outcome {

@@ -155,8 +155,10 @@ pub struct PortMapper {
     discovery: discovery::Discovery,
     mapping: mapping::State,
     /// What the router was asked to map and did not answer; UPnP's, which is asked last and whose mapping may be
-    /// permanent, takes the place of others.
-    unanswered: Option<mapping::Made>,
+    /// permanent, is the first to be taken back.
+    unanswered: Vec<mapping::Made>,
+    /// Whether everything that was taken back so far is gone, by the router's word.
+    all_gone: bool,
 }
 
 impl PortMapper {
@@ -171,7 +173,8 @@ impl PortMapper {
             exchanges: 0,
             discovery: discovery::Discovery::new(now, local, gateway),
             mapping: mapping::State::Idle,
-            unanswered: None,
+            unanswered: Vec::new(),
+            all_gone: true,
         };
         machine.start_discovery();
         machine

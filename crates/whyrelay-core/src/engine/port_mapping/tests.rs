@@ -241,6 +241,69 @@ fn a_mapping_in_the_making_is_taken_back_when_it_is_interrupted() {
 }
 
 #[test]
+fn an_interrupted_request_over_http_has_its_end_before_it_is_taken_back() {
+    let refusal = {
+        let body = Fault::body(Fault::CONFLICT, "ConflictInMappingEntry");
+        format!("HTTP/1.1 500 Internal Server Error\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    // Made, refused because the port is somebody else's, and no word of it.
+    for refused in [Some(false), Some(true), None] {
+        let mut world = World::new(routers()[2]);
+        world.run();
+        world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+        let (exchange, request) = world.exchange();
+        world.client.handle_input(world.now, Input::Unmap);
+        assert!(matches!(world.client.poll_output(), Output::Timeout(_)), "the router may serve the second one first");
+        let made = world.router.http(world.now, IpAddr::V4(HOST), &request).unwrap();
+        match refused {
+            Some(false) => world.client.handle_input(world.now, Input::Exchanged { exchange, bytes: &made }),
+            Some(true) => {
+                world.client.handle_input(world.now, Input::Exchanged { exchange, bytes: refusal.as_bytes() });
+            }
+            None => {}
+        }
+        let began = world.now;
+        assert_eq!(world.run(), Output::Unmapped { confirmed: true }, "{refused:?}");
+        assert!(world.now - began <= super::EXCHANGE_PATIENCE, "{:?}", world.now - began);
+        // What was refused to us was not taken away from anybody.
+        let left = usize::from(refused == Some(true));
+        assert_eq!(world.router.forwards(world.now).count(), left, "{refused:?}");
+    }
+}
+
+#[test]
+fn what_one_protocol_did_not_answer_is_taken_back_though_another_made_the_mapping() {
+    let mut world = World::new(routers()[3]);
+    world.run();
+    world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+    // PCP's request reaches the router each time, and its answers are lost.
+    loop {
+        match world.client.poll_output() {
+            Output::Transmit { bytes, .. } if bytes[0] == 2 => {
+                world.router.datagram(world.now, SocketAddr::from((HOST, 4000)), portmap::PORT, &bytes);
+            }
+            Output::Transmit { remote, bytes } => {
+                let source = SocketAddr::from((HOST, 4000));
+                let bytes = world.router.datagram(world.now, source, remote.port(), &bytes).unwrap();
+                world.client.handle_input(world.now, Input::Datagram { remote, bytes: &bytes });
+                break;
+            }
+            Output::Timeout(at) => {
+                world.now = at;
+                world.client.handle_input(at, Input::Timeout);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let Output::Mapped { protocol: PortMapperProtocol::NatPmp, .. } = world.run() else { panic!("by NAT-PMP") };
+    let sent = world.sent;
+    world.client.handle_input(world.now, Input::Unmap);
+    assert_eq!(world.run(), Output::Unmapped { confirmed: true });
+    assert_eq!(world.sent - sent, 2, "one by NAT-PMP, one by PCP");
+    assert_eq!(world.router.forwards(world.now).count(), 0);
+}
+
+#[test]
 fn a_port_that_is_taken_or_a_lease_that_is_refused_is_asked_for_otherwise() {
     let mut world = World::new(routers()[2]);
     world.run();
