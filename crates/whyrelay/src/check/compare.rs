@@ -75,17 +75,21 @@ async fn ask(
     until: Instant,
     as_application: bool,
 ) -> Option<bool> {
-    // Told ahead of the opening, so that routes are asked about as this socket's.
-    let profile = SocketProfile {
-        local: wanted,
-        as_application,
-        mark: options.mark.unwrap_or(0),
-        user: options.user.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
-        bound_device: options.device.map(|device| device.name()),
-        raw: options.raw,
+    // Told ahead of the opening, so that routes are asked about as this socket's; by the port that the system gave where
+    // any would do: two sockets are never at one address.
+    let announce = |local| {
+        let profile = SocketProfile {
+            local,
+            as_application,
+            mark: options.mark.unwrap_or(0),
+            user: options.user.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
+            bound_device: options.device.map(|device| device.name()),
+            raw: options.raw,
+        };
+        fact(journal, HostFact::SocketProfile(profile));
     };
-    fact(journal, HostFact::SocketProfile(profile));
-    let mut question = Question::open(journal, random, (wanted, origin.interface.as_deref()), server, options)?;
+    let from = (wanted, origin.interface.as_deref());
+    let mut question = Question::open_announced(journal, random, from, server, options, announce)?;
     for _ in 0..SENDS {
         // The system's refusal is an event of its own.
         let _ = question.send();
@@ -100,4 +104,56 @@ async fn ask(
         }
     }
     Some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use whyrelay_core::engine::stun_server;
+    use whyrelay_core::wire::stun::Message;
+
+    use super::super::journal::Entry;
+    use super::*;
+    use crate::io::clock::Clock;
+
+    #[tokio::test]
+    async fn each_socket_has_a_profile_of_its_own_also_without_a_port() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let remote = server.local_addr().unwrap();
+        let answering = std::thread::spawn(move || {
+            let mut buffer = [0; 1500];
+            for _ in 0..2 {
+                let (length, client) = server.recv_from(&mut buffer).unwrap();
+                let answer = stun_server::answer(&Message::decode(&buffer[..length]).unwrap(), client).unwrap();
+                server.send_to(&answer, client).unwrap();
+            }
+        });
+        let suspect = Suspect::resolve(&format!("uid={}", nix::unistd::geteuid())).unwrap();
+        let (journal, mut entries) = Journal::new(Clock::start());
+        let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
+        let until = Instant::now() + Duration::from_secs(20);
+        look(journal, Random::from_number(1), suspect, vec![(origin, remote)], until).await;
+        answering.join().unwrap();
+        let (mut told, mut opened) = (Vec::new(), Vec::new());
+        while let Ok(entry) = entries.try_recv() {
+            match entry {
+                Entry::Fact(_, EventKind::HostFact { fact, .. }) => {
+                    if let HostFact::SocketProfile(profile) = *fact {
+                        told.push((profile.local, profile.as_application));
+                    }
+                }
+                // Told ahead of it.
+                Entry::Fact(_, EventKind::SocketOpened { local, .. }) => {
+                    assert_eq!(told.last().map(|(told, _)| *told), Some(local));
+                    opened.push(local);
+                }
+                _ => {}
+            }
+        }
+        let [(own, true), (plain, false)] = told[..] else { panic!("{told:?}") };
+        assert!(own != plain && own.port() != 0 && plain.port() != 0, "{told:?}");
+        assert_eq!(opened, [own, plain]);
+    }
 }

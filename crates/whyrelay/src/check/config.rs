@@ -83,6 +83,9 @@ impl CheckConfig {
     /// # Errors
     /// A sentence that names the argument and the way out.
     pub fn resolve(args: CheckArgs) -> anyhow::Result<Self> {
+        if let Some(signal) = &args.signal {
+            crate::signaling::name_in(signal)?;
+        }
         let mut urls = parse_urls("--stun", &args.stun, ServerProtocol::Stun)?;
         urls.extend(parse_urls("--turn", &args.turn, ServerProtocol::Turn)?);
         let secret = args.turn_secret_file.map(|file| {

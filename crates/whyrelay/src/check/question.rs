@@ -42,8 +42,20 @@ impl Question {
         remote: SocketAddr,
         options: UdpOptions,
     ) -> Option<Self> {
+        Self::open_announced(journal, random, (address, interface), remote, options, |_| {})
+    }
+
+    /// The same. `announce` tells of the socket by its address, ahead of its opening in the journal.
+    pub(crate) fn open_announced(
+        journal: &Journal,
+        random: &mut Random,
+        (address, interface): (SocketAddr, Option<&str>),
+        remote: SocketAddr,
+        options: UdpOptions,
+        announce: impl FnOnce(SocketAddr),
+    ) -> Option<Self> {
         let mut sockets = Sockets::new(journal.clone());
-        let local = sockets.open(address, interface, options).ok()?;
+        let local = sockets.open_announced(address, interface, options, announce).ok()?;
         let id = random.transaction_id();
         let bytes = MessageBuilder::new(Class::Request, Method::BINDING, id).fingerprint().build();
         Some(Self { sockets, local, remote, id, bytes })

@@ -13,7 +13,7 @@ use super::config::Credentials;
 use super::journal::Journal;
 use super::{CheckConfig, name_of};
 use crate::io::tls::ClientTls;
-use crate::signaling::{Client, Incoming, ServerClock, SignalingError, SignalingOptions, Transport};
+use crate::signaling::{Client, Incoming, ServerClock, SignalingError, SignalingOptions, Transport, name_in};
 
 /// Signaling and its announcement may take this long of the check's time.
 const SIGNALING_LIMIT: Duration = Duration::from_millis(1000);
@@ -120,10 +120,23 @@ async fn announced(
         }
         Client::connect(options).await.map_err(|error: SignalingError| chain(&error))
     };
+    // Beside it: so that a resolver that does not answer is told from a server that does not.
+    let name = name_in(signal).ok().flatten();
+    let looking_up = name.clone().map(|name| tokio::spawn(tokio::net::lookup_host((name, 0))));
+    let started = Instant::now();
     let mut client = match tokio::time::timeout_at(until.into(), connecting).await {
         Ok(Ok(client)) => client,
         Ok(Err(detail)) => return fail(detail),
-        Err(_) => return fail("the server did not answer in time".to_owned()),
+        Err(_) => {
+            let waited = started.elapsed().as_secs_f64();
+            let is_found = looking_up.is_none_or(|looking_up| looking_up.is_finished());
+            return fail(match name.filter(|_| !is_found) {
+                Some(name) => {
+                    format!("cannot find the address of {name}: the resolver did not answer within {waited:.1} s")
+                }
+                None => format!("the server did not answer within {waited:.1} s"),
+            });
+        }
     };
     let by = match client.server().transport {
         Transport::LongPoll => "long-poll",

@@ -12,10 +12,10 @@ use whyrelay_core::report::{
 use whyrelay_core::trace::event::Event;
 
 use super::args::Format;
-use super::{FINDING, HEALTHY, answer};
+use super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer};
 
 /// What is said when the account of one host alone is asked for as HTML.
-pub(super) const NO_HTML: &str = "the account of one host alone has no HTML form: use --format text or json";
+const NO_HTML: &str = "the account of one host alone has no HTML form: use --format text or json";
 
 /// In which form the account is wanted, and where.
 #[derive(Clone, Debug, Default)]
@@ -118,7 +118,11 @@ impl Wanted {
             Some(file) => write(file, &text)?,
             None => answer(&text)?,
         }
-        Ok(if report.healthy { HEALTHY } else { FINDING })
+        Ok(match (report.looked(), report.healthy) {
+            (false, _) => COULD_NOT_LOOK,
+            (true, true) => HEALTHY,
+            (true, false) => FINDING,
+        })
     }
 }
 

@@ -74,6 +74,9 @@ pub enum Verb {
     /// Be side B: wait for the offer and answer it. Either side may start first
     Answer(PeerArgs),
     /// Look at this host alone: what its network does to UDP, which servers work, what would stop a peer
+    ///
+    /// Exit status: 0 nothing was found wrong, 1 there is a finding, 2 nothing could be measured of the network (no server
+    /// was named, or none could be asked), or an argument is wrong
     Check(CheckArgs),
     /// Print the account from recordings: one side's, both sides', or one that holds both
     Report(ReportArgs),
@@ -93,7 +96,7 @@ pub enum Format {
     /// For people.
     #[default]
     Text,
-    /// For programs: one object, schema whyrelay.report/1.
+    /// For programs: one object, schema whyrelay.report/1 (of a check, whyrelay.check/1).
     Json,
     /// For a browser: one file that needs nothing else.
     Html,

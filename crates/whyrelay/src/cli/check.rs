@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::account::{NO_HTML, Wanted};
-use super::args::{CheckArgs, Format};
+use super::account::Wanted;
+use super::args::CheckArgs;
 use super::{peer, runtime};
 use crate::check::{self, CheckConfig};
 
 pub(super) fn run(args: CheckArgs, color: bool) -> anyhow::Result<u8> {
-    let format = args.format;
-    anyhow::ensure!(format != Format::Html, NO_HTML);
+    let (format, output) = (args.format.into(), args.output.clone());
+    let wanted = Wanted { format, color, output, ..Wanted::default() };
+    wanted.check()?;
     let config = CheckConfig::resolve(args)?;
     let runtime = runtime()?;
     let events = runtime.block_on(async {
@@ -18,5 +19,5 @@ pub(super) fn run(args: CheckArgs, color: bool) -> anyhow::Result<u8> {
     });
     // Name look-ups that hang in the system's resolver must not hold the process.
     runtime.shutdown_timeout(Duration::from_millis(10));
-    Wanted { format, color, ..Wanted::default() }.print(&events?)
+    wanted.print(&events?)
 }

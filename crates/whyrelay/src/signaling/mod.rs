@@ -52,6 +52,14 @@ pub struct SignalingOptions {
     pub roots: Option<Arc<RootCertStore>>,
 }
 
+/// The name of a signaling server that has to be looked up; `None`: the URL has an address.
+///
+/// # Errors
+/// When the URL is broken.
+pub fn name_in(url: &str) -> Result<Option<String>, SignalingError> {
+    Ok(stream::Endpoint::parse(url)?.name())
+}
+
 impl SignalingOptions {
     /// `id` waits for `peer` in the default room of the server at `url`.
     pub fn new(url: impl Into<String>, id: impl Into<String>, peer: impl Into<String>) -> Self {

@@ -58,6 +58,14 @@ impl Endpoint {
         })
     }
 
+    /// The host, where it is a name.
+    pub(super) fn name(&self) -> Option<String> {
+        match &self.host {
+            Host::Domain(name) => Some(name.clone()),
+            Host::Ipv4(_) | Host::Ipv6(_) => None,
+        }
+    }
+
     /// The path of `route` with its query.
     pub(super) fn target(&self, route: &str) -> String {
         format!("{}{route}", self.prefix)

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::check::{LIMIT, check, check_by, findings, measured, missing, our_server, rows};
@@ -25,6 +26,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_account::a_connection_that_does_not_come_about_is_told", &tools, only_web);
     suite.test("check_account::our_own_server_is_tried_over_tcp_and_tls", &tools, tries);
     suite.test("check_account::a_recording_gives_every_account_again", &tools, again);
+    suite.test("check_account::a_check_that_is_stopped_says_so_of_what_was_asked", &tools, stopped);
+    suite.test("check_account::a_resolver_that_does_not_answer_is_told_from_a_server", &tools, silent_resolver);
     let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver];
     suite.test("check_account::a_url_over_tcp_is_not_asked_over_udp", &tools, tcp_only);
     suite.test("check_account::a_relay_at_a_private_address_is_the_first_cause", &tools, private_relay);
@@ -75,6 +78,81 @@ fn closed_port() -> Result<()> {
     let udp = reach(&json, "11.0.113.1:3478", "UDP");
     ensure!(udp.contains("its host says that nothing listens on the port (ICMP 3/3)"), "{udp}: {}", ours.account);
     ensure!(!findings(&json).contains(&"udp-blocked"), "{}", ours.account);
+    Ok(())
+}
+
+/// At each moment from before the servers are known to behind the last answer: nothing that was asked is left without a
+/// line.
+fn stopped() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    // Nothing answers over UDP, so that it takes its whole time.
+    let site = internet.site(Nat::NoUdp)?;
+    for moment in [0, 30, 150, 400, 900] {
+        let mut command = site.host.command(env!("CARGO_BIN_EXE_whyrelay"));
+        command.args(["check", "--format", "json", "--signal", server.url(), "--hairpin", "--map"]);
+        let check = Process::start("whyrelay check", &mut command)?;
+        std::thread::sleep(Duration::from_millis(300 + moment));
+        // It may not have come so far as to listen for it: then it ends as any program does.
+        check.signal(Signal::SIGINT)?;
+        let finished = check.finish(LIMIT)?;
+        if finished.status.code().is_none() {
+            continue;
+        }
+        let json: Value = serde_json::from_str(&finished.stdout)?;
+        let told = missing(&json);
+        let before_servers =
+            told.iter().any(|told| told.starts_with("the NAT's behavior, servers and what gets through"));
+        for (kind, word) in [
+            ("mapping", "mapping for 192.168.1.2"),
+            ("filtering", "filtering for 192.168.1.2"),
+            ("port-allocation", "ports for 192.168.1.2"),
+            ("early-arrival", "early arrival by"),
+            ("path-mtu", "largest packets by"),
+            ("packet-shape", "WireGuard's shape by"),
+            ("hop", "routers on the way to 11.0.113.1:3478"),
+        ] {
+            let says = |told: &&String| told.contains(word) && told.ends_with("the check was stopped");
+            let lines = told.iter().filter(says).count();
+            // A test that ended by itself has said why.
+            let what = word.split(" by").next().and_then(|word| word.split(" for").next()).unwrap_or(word);
+            let by_itself = told.iter().any(|told| told.contains(what) && !told.ends_with("the check was stopped"));
+            let is_told = measured(&json, kind).is_some() || before_servers || by_itself || lines == 1;
+            ensure!(is_told, "after {moment} ms {kind} has no line: {told:#?}: {}", finished.account);
+        }
+        for (kind, word) in [("hairpin", "hairpinning"), ("port-mapped", "mapping a port on the router")] {
+            let lines = told.iter().filter(|told| told.starts_with(word)).count();
+            ensure!(measured(&json, kind).is_some() || lines == 1, "{moment} ms: {kind}: {told:#?}");
+        }
+        ensure!(measured(&json, "ipv6").is_some(), "{moment} ms: {}", finished.account);
+    }
+    Ok(())
+}
+
+/// The name of the signaling server: nobody answers at the resolver's address.
+fn silent_resolver() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let _server = our_server(&internet)?;
+    let site = internet.site(Nat::Home)?;
+    let file = tempfile::NamedTempFile::new()?;
+    let path = file.path().display().to_string();
+    for (text, words) in [
+        ("nameserver 11.0.113.77\n", "cannot find the address of signal.example: the resolver did not answer within"),
+        // Nothing listens there, which the system knows at once.
+        (
+            "nameserver 127.0.0.1\noptions attempts:1\n",
+            "cannot find the address of the signaling server signal.example:",
+        ),
+    ] {
+        std::fs::write(&path, text)?;
+        let mut command = site.host.command("sh");
+        command.args(["-e", "-c", "mount --bind $0 /etc/resolv.conf; exec \"$@\"", &path]);
+        command.arg(env!("CARGO_BIN_EXE_whyrelay"));
+        let (json, ours) = check_by(&mut command, &["--signal", "http://signal.example:8080"])?;
+        ensure!(findings(&json) == ["signaling-failed"], "{}", ours.account);
+        ensure!(first(&json).contains(words), "{words}: {}", ours.account);
+        ensure!(ours.status.code() == Some(2), "nothing was measured: {}", ours.account);
+    }
     Ok(())
 }
 

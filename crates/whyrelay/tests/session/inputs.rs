@@ -7,7 +7,14 @@ fn what_cannot_work_is_said_in_one_line_with_the_way_out() {
     let server = Server::start();
     let url = server.url.as_str();
     let here = ["--address", "127.0.0.2"];
-    let table: [(&[&str], &str, &str); 9] = [
+    let table: [(&[&str], &str, &str); 12] = [
+        (&["check", "--signal", "htp:/x"], "is broken", ""),
+        (
+            &["check", "--stun", "stun:127.0.0.1", "--interface", "nowhere0"],
+            "--interface nowhere0",
+            "there is no such interface; there are ",
+        ),
+        (&["check", "--output", "/nonexistent/r"], "creating the account", "/nonexistent/r"),
         (&["offer", "--signal", "htp:/x"], "is broken", "hint: give it as http://HOST:PORT"),
         (&["offer", "--signal", "http://127.0.0.1:1"], "cannot reach the signaling server", "hint: check that"),
         (&["offer", "--signal", url, "--stun", "stun://x"], "has slashes", "--stun"),
@@ -129,9 +136,33 @@ fn a_check_without_a_server_is_not_called_healthy_and_says_what_became_of_as() {
     let ended = Process::start(&["check", "--as", "port=45123", "--interface", "lo"], &[]).finish();
     assert!(!ended.stdout.contains("HEALTHY"), "{}", ended.stdout);
     assert!(ended.stdout.starts_with("NOT MEASURED\n"), "{}", ended.stdout);
+    assert_eq!(ended.code(), 2, "nothing was measured: {}", ended.stdout);
     assert!(ended.stdout.contains("As another program (--as)"), "{}", ended.stdout);
     assert!(ended.stdout.contains("not measured: no server was asked over UDP"), "{}", ended.stdout);
     assert!(!ended.stdout.contains("nothing is recorded about routes"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_check_that_measured_nothing_has_the_exit_status_of_an_offer_that_could_not_look() {
+    let ended = Process::start(&["check", "--signal", "http://127.0.0.1:1", "--interface", "lo"], &[]).finish();
+    assert_eq!(ended.code(), 2, "{}", ended.stdout);
+    assert!(ended.stdout.contains("WR701"), "{}", ended.stdout);
+    let server = Server::start();
+    let measured = Process::start(&["check", "--signal", &server.url, "--interface", "lo"], &[]).finish();
+    assert!(measured.code() < 2, "{}\n{}", measured.stdout, measured.stderr);
+}
+
+#[test]
+fn the_account_of_a_check_goes_to_a_file_where_one_is_named() {
+    let directory = directory();
+    let (path, name) = file(&directory, "check.json");
+    let ended = Process::start(&["check", "--interface", "lo", "--format", "json", "-o", &name], &[]).finish();
+    assert!(ended.stdout.is_empty(), "{}", ended.stdout);
+    let account = std::fs::read_to_string(path).unwrap();
+    assert!(account.contains("whyrelay.check/1"), "{account}");
+    let help = Process::start(&["check", "--help"], &[]).finish();
+    assert!(help.stdout.contains("whyrelay.check/1") && !help.stdout.contains("whyrelay.report/1"), "{}", help.stdout);
+    assert!(help.stdout.contains("2 nothing could be measured"), "{}", help.stdout);
 }
 
 #[cfg(target_os = "linux")]

@@ -114,6 +114,11 @@ impl CheckReport {
         events.iter().any(|event| matches!(event.kind, crate::trace::event::EventKind::CheckStarted { .. }))
     }
 
+    /// Whether anything was measured of the network: else that nothing was found says nothing.
+    pub fn looked(&self) -> bool {
+        self.rows.iter().any(|row| matches!(row.section, Section::Nat | Section::Udp))
+    }
+
     /// The account of these events.
     pub fn from_events(events: &[Event]) -> Self {
         Self::from_evidence(&Evidence::of(events))

@@ -1,6 +1,7 @@
 //! Rows about which class of ports gets through: those of the servers' URLs, 443, and a random high one. What each server
 //! said stands under its address.
 
+use super::rows::udp_was_asked;
 use super::{Row, Section, State, refusal};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::trace::event::Transport;
@@ -40,7 +41,10 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
             _ => None,
         })
     };
+    let udp_was_asked = udp_was_asked(side);
     let third_party = facts.iter().filter_map(|(seq, fact)| match fact {
+        // A port that may be closed: where nobody was asked over UDP, nothing is known of what gets through.
+        Measurement::ThirdParty { observed: None, .. } if !udp_was_asked => None,
         Measurement::ThirdParty { remote, observed, .. } => Some(Asked {
             evidence: vec![*seq],
             port: remote.port(),

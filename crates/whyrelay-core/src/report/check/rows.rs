@@ -147,6 +147,10 @@ fn row(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
             Some(observed) => {
                 udp(seq, *remote, "third party, high port", format!("reached, as {observed}"), State::Good)
             }
+            None if !udp_was_asked(side) => {
+                let value = format!("not measured: {sent} packets did not arrive, and {NOBODY_OVER_UDP}");
+                udp(seq, *remote, "third party, high port", value, State::Plain)
+            }
             None => {
                 udp(seq, *remote, "third party, high port", format!("nothing of {sent} packets arrived"), State::Bad)
             }
@@ -167,6 +171,17 @@ fn row(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
         }
         _ => None,
     }
+}
+
+/// Why silence over UDP shows nothing: the port may as well be closed at the server.
+const NOBODY_OVER_UDP: &str = "no server was asked over UDP that would tell this network from a closed port";
+
+/// Whether any server whose URL names UDP was asked over it.
+pub(super) fn udp_was_asked(side: &SideEvidence) -> bool {
+    side.measured.facts.iter().any(|(_, fact)| {
+        matches!(fact, Measurement::Reach { transport: Transport::Udp, unannounced: false, .. })
+            || matches!(fact, Measurement::MappedAddress { .. })
+    })
 }
 
 /// What came back of a server that was asked.

@@ -12,7 +12,7 @@ pub fn render_check_text(report: &CheckReport, options: &TextOptions) -> String 
     let mut out = String::new();
     let (word, style) = match (report.healthy, report.known) {
         (true, true) => ("HEALTHY", Style::Good),
-        (true, false) if report.rows.iter().any(|row| row.section == Section::Nat) => ("NOTHING FOUND", Style::Warn),
+        (true, false) if report.looked() => ("NOTHING FOUND", Style::Warn),
         (true, false) => ("NOT MEASURED", Style::Warn),
         (false, _) => ("FINDINGS", Style::Bad),
     };
