@@ -26,6 +26,7 @@ const { values: flags } = parseArgs({
     turn: { type: "string" },
     "turn-user": { type: "string", default: "" },
     "relay-only": { type: "boolean", default: false },
+    "any-certificate": { type: "boolean", default: false },
     blind: { type: "boolean", default: false },
     echo: { type: "boolean", default: false },
     timeout: { type: "string", default: "30" },
@@ -108,7 +109,7 @@ const options = {
 
 async function runInChromium() {
   const { launch } = await import("../page/browser.mjs");
-  const browser = await launch();
+  const browser = await launch(flags["any-certificate"] ? ["--ignore-certificate-errors"] : []);
   try {
     const page = await browser.newPage();
     page.on("console", (message) => log(message.text()));

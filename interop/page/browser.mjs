@@ -15,7 +15,7 @@ export async function barriers(page) {
     .map(({ id, nodes }) => `${id} ${nodes.map(({ html }) => html).join(" ")}`);
 }
 
-export function launch() {
+export function launch(more = []) {
   return chromium.launch({
     executablePath: process.env.WHYRELAY_INTEROP_CHROMIUM ?? "/usr/bin/chromium",
     headless: true,
@@ -27,6 +27,7 @@ export function launch() {
       "--disable-background-networking",
       "--disable-component-update",
       "--disable-sync",
+      ...more,
     ],
   });
 }

@@ -3,21 +3,24 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use whyrelay_lab::kernel::{Lab, Plan, RouterChoice};
 use whyrelay_lab::scenario::Scenario;
 
-use crate::check::{behavior, check_by, measured};
+use crate::check::{behavior, check_by, findings, measured, rows};
 use crate::process::Process;
 use crate::suite::{Suite, Tool};
 
 /// As the scenarios' names have them.
-const WORDS: [(&str, &str); 3] =
+pub(crate) const WORDS: [(&str, &str); 3] =
     [("ei", "endpoint-independent"), ("ad", "address-dependent"), ("apd", "address-and-port-dependent")];
 
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("check_lab::knows_all_nine_kinds_of_nat_in_user_space", &tools, nine_kinds);
+    suite.test("check_lab::a_pool_of_public_addresses_is_seen", &tools, pool);
+    suite.test("check_lab::another_public_address_for_each_destination_is_a_finding", &tools, per_destination);
 }
 
 fn nine_kinds() -> Result<()> {
@@ -38,8 +41,48 @@ fn nine_kinds() -> Result<()> {
     Ok(())
 }
 
+/// Each socket has any of four public addresses, and the same one for everybody.
+fn pool() -> Result<()> {
+    let text = "title = \"A pool of addresses\"\n\
+                [router.nat]\nmapping = \"endpoint-independent\"\nfiltering = \"address-and-port-dependent\"\n\
+                ports = \"preserving\"\noverloading = false\naddresses = 4\npooling = \"arbitrary\"\n\
+                [host.a]\nbehind = \"nat\"\n[host.b]\nbehind = \"home-router\"\n[expect]\npath = \"direct\"\n";
+    let scenario = Scenario::parse("pool", text)?;
+    let (json, account) = check_in(&scenario)?;
+    ensure!(behavior(&json, "mapping") == "endpoint-independent", "{account}");
+    let ports = rows(&json, "ports");
+    let told = ports.iter().any(|row| row.contains("several public addresses: 203.0.113."));
+    ensure!(told, "{ports:?}: {account}");
+    let state =
+        json["rows"].as_array().into_iter().flatten().find(|row| row["name"] == "ports").map(|row| &row["state"]);
+    ensure!(state.is_some_and(|state| state == "warning"), "{state:?}: {account}");
+    Ok(())
+}
+
+/// The laboratory's own scenario of a NAT that gives each mapping any of its addresses.
+fn per_destination() -> Result<()> {
+    let (json, account) = check_in(&Scenario::find("addresses-vary")?)?;
+    ensure!(behavior(&json, "mapping") == "address-and-port-dependent", "{account}");
+    let mapped = rows(&json, "mapped address");
+    let mut addresses: Vec<&str> = mapped.iter().filter_map(|row| Some(row.split_once(':')?.0)).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    ensure!(addresses.len() > 1, "one row for each server, with the address that it sees: {mapped:?}: {account}");
+    ensure!(findings(&json).contains(&"public-address-varies"), "{account}");
+    Ok(())
+}
+
+/// The account of a check on the scenario's host A.
+fn check_in(scenario: &Scenario) -> Result<(Value, String)> {
+    let lab = Lab::up(Plan::of(&scenario.topology, RouterChoice::UserSpace)?)?;
+    let (server, url) = serve(&lab, scenario)?;
+    let mut command = lab.command("a", env!("CARGO_BIN_EXE_whyrelay"))?;
+    let (json, ours) = check_by(&mut command, &["--signal", &url])?;
+    Ok((json, format!("{}\n{}", ours.account, server.account())))
+}
+
 /// A server with a second address, which the laboratory's own has not.
-fn serve(lab: &Lab, scenario: &Scenario) -> Result<(Process, String)> {
+pub(crate) fn serve(lab: &Lab, scenario: &Scenario) -> Result<(Process, String)> {
     let first = scenario.topology.server_address();
     let second = "198.51.100.200";
     let add = format!(

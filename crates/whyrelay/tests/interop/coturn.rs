@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 
 use crate::namespace::Namespace;
@@ -121,10 +121,13 @@ pub(crate) fn write_certificates(host: &str, directory: &Path) -> Result<()> {
 fn write_certificates_until(host: &str, directory: &Path, year: Option<i32>) -> Result<()> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Python takes RFC 5280 at its word (VERIFY_X509_STRICT): an authority may sign, and is named by its key.
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
     let key = KeyPair::generate()?;
     let mut server = CertificateParams::new(vec![host.to_owned()])?;
     server.is_ca = IsCa::ExplicitNoCa;
+    server.use_authority_key_identifier_extension = true;
     if let Some(year) = year {
         server.not_after = rcgen::date_time_ymd(year, 1, 1);
     }

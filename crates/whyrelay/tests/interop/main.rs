@@ -21,6 +21,7 @@ mod check;
 mod check_account;
 mod check_ipv6;
 mod check_lab;
+mod check_loss;
 mod check_obstacles;
 mod check_pair;
 mod check_servers;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
     check_account::register(&mut suite);
     check_ipv6::register(&mut suite);
     check_lab::register(&mut suite);
+    check_loss::register(&mut suite);
     check_servers::register(&mut suite);
     check_pair::register(&mut suite);
     check_ways::register(&mut suite);
