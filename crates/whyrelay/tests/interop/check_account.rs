@@ -335,6 +335,22 @@ fn tcp_only() -> Result<()> {
     let told = missing(&json);
     ensure!(told.iter().any(|told| told.starts_with("UDP to 11.0.113.1: no URL names it")), "{told:?}: {}", context());
     ensure!(told.iter().any(|told| told.starts_with("the NAT's behavior")), "{told:?}: {}", context());
+    // Where the network lets no UDP out either, nothing that was asked tells that.
+    let site = internet.site(Nat::NoUdp)?;
+    let trust = coturn.authority().display().to_string();
+    for url in [url, coturn.url(Transport::Tls)] {
+        let arguments = ["--turn", &url, "--turn-user", USER, "--turn-password-file", &password, "--tls-ca", &trust];
+        let (json, ours) = check(&site.host, &arguments)?;
+        let context = || format!("{url}: {}\n{}", ours.account, coturn.log());
+        ensure!(rows(&json, "allocation").iter().any(|told| told.starts_with("relays at")), "{}", context());
+        ensure!(rows(&json, "UDP, random high port").is_empty(), "{}", context());
+        let third = rows(&json, "third party, high port");
+        ensure!(third.iter().all(|told| told.starts_with("not measured")), "{third:?}: {}", context());
+        ensure!(!ours.stdout.contains("nothing of "), "{}", context());
+        let told = missing(&json);
+        ensure!(told.iter().any(|told| told.starts_with("UDP to 11.0.113.1: no URL names it")), "{}", context());
+        ensure!(json["healthy"] == true && json["known"] == false, "{}", context());
+    }
     Ok(())
 }
 

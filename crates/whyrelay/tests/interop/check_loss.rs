@@ -126,7 +126,7 @@ fn in_one_lab(
 }
 
 /// From the first event to the later one of mapping and filtering.
-fn known_after(recording: &[u8]) -> Result<Duration> {
+pub(crate) fn known_after(recording: &[u8]) -> Result<Duration> {
     let recording = Recording::read(recording).map_err(|error| anyhow!("{error}"))?;
     let first = recording.events.first().context("an empty recording")?.at;
     let at = |is: fn(&Measurement) -> bool| -> Option<Timestamp> {

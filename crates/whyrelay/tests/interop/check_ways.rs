@@ -5,14 +5,16 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::check::{check, our_server};
-use crate::router::{Internet, Nat, Site};
+use crate::check::{check, check_by, our_server, rows};
+use crate::resolver::Resolver;
+use crate::router::{Internet, Nat, SERVER, Site};
 use crate::suite::{Suite, Tool};
 
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("check_ways::each_uplink_has_its_own_nat", &tools, two_uplinks);
+    suite.test("check_ways::resolvers_of_two_links_are_told_with_the_link_that_asks_them", &tools, split_horizon);
 }
 
 /// The second uplink's own addresses.
@@ -62,5 +64,49 @@ fn two_uplinks() -> Result<()> {
         let named = |row: &Value| row["subject"] == address && row["name"] == "interface" && row["value"] == interface;
         ensure!(rows.iter().any(named), "{address} is on {interface}: {}", context());
     }
+    Ok(())
+}
+
+/// As with a VPN that brings a resolver of its own: systemd-resolved answers the host's programs, and asks each link's
+/// servers by that link. A name that only the second link's knows is resolved, and whom it may have come from is told.
+fn split_horizon() -> Result<()> {
+    const NAME: &str = "turn.inside.example";
+    let mut internet = Internet::new()?;
+    let _server = our_server(&internet)?;
+    let (host, other) = (internet.site(Nat::Home)?, internet.site(Nat::Home)?);
+    plug_in(&host, &other)?;
+    let _stub = Resolver::start(&host.host, Ipv4Addr::new(127, 0, 0, 53), NAME, SERVER[0])?;
+    let files = tempfile::tempdir()?;
+    let write = |name: &str, text: String| std::fs::write(files.path().join(name), text);
+    let first = host.host.address().to_string().replace(".2", ".1");
+    write("stub.conf", "nameserver 127.0.0.53\n".to_owned())?;
+    write("resolv.conf", format!("nameserver {first}\nnameserver {SECOND_GATEWAY}\n"))?;
+    // What systemd-resolved keeps of each link stands in a file with the link's index.
+    let script = format!(
+        "mount -t tmpfs none /run; mkdir -p /run/systemd/resolve/netif; cp $0/resolv.conf /run/systemd/resolve/
+         echo SERVERS={first} > /run/systemd/resolve/netif/$(cat /sys/class/net/eth0/ifindex)
+         echo SERVERS={SECOND_GATEWAY} > /run/systemd/resolve/netif/$(cat /sys/class/net/eth1/ifindex)
+         mount --bind $0/stub.conf /etc/resolv.conf; exec \"$@\""
+    );
+    let mut command = host.host.command("sh");
+    command.args(["-e", "-c", &script]).arg(files.path()).arg(env!("CARGO_BIN_EXE_whyrelay"));
+    let (json, ours) = check_by(&mut command, &["--stun", &format!("stun:{NAME}:3478")])?;
+    ensure!(rows(&json, "name") == [SERVER[0].to_string()], "{}", ours.account);
+    let mut told = rows(&json, "resolver");
+    told.sort_unstable();
+    let wanted = [
+        "127.0.0.53, systemd-resolved on this host".to_owned(),
+        format!("{first} through eth0"),
+        format!("{SECOND_GATEWAY} through eth1"),
+    ];
+    ensure!(told == wanted, "{told:?}: {}", ours.account);
+    ensure!(json["known"] == true, "the server by that name was not asked: {}", ours.account);
+    // A name that none of them knows: the resolver's own word, and no server to blame.
+    let mut command = host.host.command("sh");
+    command.args(["-e", "-c", &script]).arg(files.path()).arg(env!("CARGO_BIN_EXE_whyrelay"));
+    let (json, ours) = check_by(&mut command, &["--stun", "stun:turn.nowhere.example:3478"])?;
+    let named = rows(&json, "name");
+    ensure!(named.iter().any(|row| row.contains("Name or service not known")), "{named:?}: {}", ours.account);
+    ensure!(ours.status.code() == Some(2), "nothing was measured: {}", ours.account);
     Ok(())
 }

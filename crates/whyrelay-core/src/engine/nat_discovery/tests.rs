@@ -294,7 +294,7 @@ fn without_a_nat_it_takes_two_round_trips() {
 
 #[test]
 fn a_slow_path_is_not_taken_for_a_filter() {
-    for (milliseconds, limit) in [(1, 700), (50, 1000), (300, 2000), (600, 3500)] {
+    for (milliseconds, limit) in [(1, 620), (50, 1000), (300, 2000), (600, 3500)] {
         for filtering in FilteringBehavior::ALL {
             let mut world = World::new(Some(Behavior::new(MappingBehavior::EndpointIndependent, filtering)), 3);
             world.rtt = Duration::from_millis(milliseconds);

@@ -136,6 +136,14 @@ mod tests {
         );
         let tls = [reach(Transport::Tls, "192.0.2.9:443", Some(9))];
         assert_eq!(told(&tls), ["TLS, port 443: passes (1 of 1) [0]"]);
+        // A relay's port that is silent, where nobody was asked over UDP.
+        let by_tcp = [reach(Transport::Tcp, "192.0.2.9:3478", Some(9)), facts[5].clone()];
+        assert_eq!(told(&by_tcp), ["TCP, servers' ports: port 3478: passes (1 of 1) [0]"]);
+        let events: Vec<Event> = (0..).zip(by_tcp).map(event).collect();
+        let rows = super::super::rows::of(Evidence::of(&events).side(Vantage::A));
+        let third = rows.iter().find(|row| row.name == "third party, high port").unwrap();
+        assert!(third.value.starts_with("not measured: 5 packets did not arrive, and no server"), "{}", third.value);
+        assert_eq!(third.state, State::Plain);
         assert!(told(&[]).is_empty());
     }
 

@@ -85,6 +85,7 @@ impl Client {
             relay_only: true,
             ipv6: target.origin.address.is_ipv6(),
             allocations_per_server,
+            quick: true,
             ..GatherConfig::default()
         };
         let url = &target.server.url;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::super::*;
 use super::bench::{Bench, RELAYED, SOCKET, Script, TURN, TurnScript, address, config, ip, relayed};
 use crate::ice::candidate::CandidateTransport;
+use crate::trace::event::ServerFailure;
 use crate::wire::stun::Method;
 
 /// Times at which a relayed candidate came, in milliseconds since the start.
@@ -116,6 +117,21 @@ fn the_next_address_of_a_silent_server_is_asked() {
         assert!(bench.ended_at().is_some_and(|at| at < 4000), "{url}");
         assert_eq!(bench.sent_to("198.51.100.9:3478"), 0, "{url}: the third is not needed");
     }
+}
+
+#[test]
+fn who_has_3_s_for_everything_gives_a_silent_turn_server_up_after_half_of_it() {
+    let took = |quick: bool| {
+        let mut bench = Bench::new(GatherConfig { quick, ..config(&["turn:198.51.100.9"]) });
+        bench.servers.insert(address("198.51.100.9:3478"), Script::Silent);
+        bench.socket(SOCKET, "eth0", CandidateTransport::Udp);
+        bench.complete();
+        bench.run_for(10_000);
+        assert!(matches!(bench.failures()[..], [(_, ServerFailure::Timeout { .. })]), "{:?}", bench.failures());
+        bench.ended_at().unwrap()
+    };
+    assert!(took(true) <= 1510, "{} ms", took(true));
+    assert!(took(false) >= 2500, "{} ms", took(false));
 }
 
 #[test]
