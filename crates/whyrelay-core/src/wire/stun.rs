@@ -379,6 +379,13 @@ impl<'a> Message<'a> {
         self.defects.iter().all(|defect| matches!(defect, Defect::MalformedValue { .. }))
     }
 
+    /// Whether FINGERPRINT alone is wrong: somebody on the way has changed the message, as gateways do that rewrite
+    /// addresses.
+    pub fn is_rewritten(&self) -> bool {
+        let benign = |defect: &Defect| matches!(defect, Defect::MalformedValue { .. } | Defect::WrongFingerprint);
+        self.defects.contains(&Defect::WrongFingerprint) && self.defects.iter().all(benign)
+    }
+
     /// The message's own bytes, without what follows its end.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes

@@ -77,7 +77,8 @@ impl Question {
             match self.sockets.recv(until).await? {
                 Arrived::Datagram { at, remote, bytes, .. } => {
                     let answers = Message::decode(&bytes).is_ok_and(|message| {
-                        message.is_sound()
+                        // Changed on the way, it has come all the same.
+                        (message.is_sound() || message.is_rewritten())
                             && message.transaction == self.id
                             && matches!(message.class, Class::Success | Class::Error)
                     });

@@ -7,7 +7,7 @@ use serde_json::Value;
 use whyrelay_lab::kernel::{Lab, Plan, RouterChoice};
 use whyrelay_lab::scenario::Scenario;
 
-use crate::check::{behavior, check_by, findings, measured, rows};
+use crate::check::{behavior, check_by, findings, measured, missing, rows};
 use crate::process::Process;
 use crate::suite::{Suite, Tool};
 
@@ -19,6 +19,8 @@ pub(crate) const WORDS: [(&str, &str); 3] =
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("check_lab::knows_all_nine_kinds_of_nat_in_user_space", &tools, nine_kinds);
+    suite.test("check_lab::an_application_layer_gateway_is_seen_where_it_is", &tools, gateway);
+    suite.test("check_lab::udp_that_goes_to_servers_only_is_a_finding", &tools, servers_only);
     suite.test("check_lab::a_pool_of_public_addresses_is_seen", &tools, pool);
     suite.test("check_lab::another_public_address_for_each_destination_is_a_finding", &tools, per_destination);
 }
@@ -38,6 +40,43 @@ fn nine_kinds() -> Result<()> {
             ensure!(measured(&json, "early-arrival").is_some(), "{}", context());
         }
     }
+    Ok(())
+}
+
+/// One that rewrites plain addresses inside of packets, and none.
+fn gateway() -> Result<()> {
+    for (line, answer) in [("alg = \"addresses\"\n", "yes: "), ("", "no: ")] {
+        let text = format!(
+            "title = \"A gateway\"\n[router.nat]\npreset = \"home-router\"\n{line}\
+             [host.a]\nbehind = \"nat\"\n[host.b]\nbehind = \"home-router\"\n[expect]\npath = \"direct\"\n"
+        );
+        let (json, account) = check_in(&Scenario::parse("gateway", &text)?)?;
+        let told = rows(&json, "rewriting");
+        ensure!(told.len() == 1 && told[0].starts_with(answer), "{line:?}: {told:?}: {account}");
+        ensure!(behavior(&json, "mapping") == "endpoint-independent", "{line:?}: {account}");
+        ensure!(behavior(&json, "filtering") == "address-and-port-dependent", "{line:?}: {account}");
+    }
+    // One that knows XOR-MAPPED-ADDRESS, too: what it changed is no answer, and UDP is not blocked.
+    let (json, account) = check_in(&Scenario::find("alg-rewrites-stun")?)?;
+    let told = missing(&json);
+    ensure!(
+        told.iter().any(|told| told.contains("an application-level gateway rewrites them")),
+        "{told:#?}: {account}"
+    );
+    ensure!(findings(&json).first() == Some(&"answers-rewritten"), "{:?}: {account}", findings(&json));
+    let udp = rows(&json, "UDP, servers' ports");
+    ensure!(udp == ["port 3478: passes (1 of 1)"], "{udp:?}: {account}");
+    Ok(())
+}
+
+/// STUN's port is let out, a third party's high port is not: every tester is content, and peers are not reached.
+fn servers_only() -> Result<()> {
+    let (json, account) = check_in(&Scenario::find("udp-to-stun-only")?)?;
+    let third = rows(&json, "third party, high port");
+    ensure!(third.iter().any(|row| row.starts_with("nothing of ")), "{third:?}: {account}");
+    let ports = rows(&json, "UDP, servers' ports");
+    ensure!(ports.iter().any(|row| row.contains("passes")), "{ports:?}: {account}");
+    ensure!(findings(&json).first() == Some(&"udp-only-to-servers"), "{:?}: {account}", findings(&json));
     Ok(())
 }
 

@@ -75,7 +75,7 @@ impl NatDiscovery {
         let answers: Vec<(SocketAddr, SocketAddr)> =
             self.mapped.iter().filter_map(|(remote, _)| Some((*remote, self.seen_by(*remote)?))).collect();
         let (Some(local), Some(&(_, first))) = (self.local(MAPPING), answers.first()) else {
-            return self.missing("mapping", "no server answered over UDP");
+            return self.missing("mapping", self.without_answers());
         };
         let Some((behavior, exact)) = behavior_of(&answers) else {
             return self.missing("mapping", "it takes servers at two addresses, or one that has two (RFC 5780)");
@@ -92,7 +92,7 @@ impl NatDiscovery {
                 let why = if self.first.is_some() {
                     "no server has a second address to answer from (RFC 5780)"
                 } else {
-                    "no server answered over UDP"
+                    self.without_answers()
                 };
                 self.missing("filtering", why);
             }
@@ -218,7 +218,7 @@ impl NatDiscovery {
         if self.first.is_none() {
             if !self.is_asking(What::Mapping) {
                 self.hairpin.settled = true;
-                self.missing("hairpinning", "no server answered over UDP");
+                self.missing("hairpinning", self.without_answers());
             }
             return;
         }

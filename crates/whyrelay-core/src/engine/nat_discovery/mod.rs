@@ -212,6 +212,8 @@ pub struct NatDiscovery {
     nonces: [Option<Vec<u8>>; 2],
     ports: BTreeMap<SocketId, Ended>,
     rewriting_told: bool,
+    /// An answer came that somebody on the way had changed, in what matters.
+    disbelieved: bool,
     hairpin: Hairpin,
     mapping_done: bool,
     filtering_done: bool,
@@ -250,6 +252,7 @@ impl NatDiscovery {
             nonces: [None, None],
             ports: BTreeMap::new(),
             rewriting_told: false,
+            disbelieved: false,
             hairpin: Hairpin { settled: !config.hairpin, ..Hairpin::default() },
             mapping_done: false,
             filtering_done: false,
@@ -350,13 +353,41 @@ impl NatDiscovery {
 
     fn datagram(&mut self, socket: SocketId, remote: SocketAddr, bytes: &[u8]) {
         let Ok(message) = Message::decode(bytes) else { return };
-        if !message.is_sound() || message.method != Method::BINDING {
+        if message.method != Method::BINDING {
+            return;
+        }
+        if message.is_rewritten() && message.class == Class::Success {
+            return self.rewritten_answer(socket, remote, &message);
+        }
+        if !message.is_sound() {
             return;
         }
         match message.class {
             Class::Success | Class::Error => self.answer(socket, remote, &message),
             Class::Indication => self.hairpinned(socket, remote, &message),
             Class::Request => {}
+        }
+    }
+
+    /// An application-level gateway changes addresses inside of packets, and leaves FINGERPRINT as it was. Where it knows
+    /// the plain one only, XOR-MAPPED-ADDRESS is right, and differs; else nothing of the answer can be believed.
+    fn rewritten_answer(&mut self, socket: SocketId, remote: SocketAddr, message: &Message<'_>) {
+        let plain = message.address(AttributeType::MAPPED_ADDRESS);
+        let xored = message.xor_address(AttributeType::XOR_MAPPED_ADDRESS);
+        let Some(request) = self.transactions.peek(message.transaction) else { return };
+        if plain.zip(xored).is_some_and(|(plain, xored)| plain != xored) {
+            self.answer(socket, remote, message);
+        } else if request.socket == socket && same_endpoint(request.remote, remote) {
+            self.disbelieved = true;
+        }
+    }
+
+    /// Why nothing is known where no server has answered.
+    pub(super) fn without_answers(&self) -> &'static str {
+        if self.disbelieved {
+            "the answers were changed on the way (their FINGERPRINT is wrong): an application-level gateway rewrites them"
+        } else {
+            "no server answered over UDP"
         }
     }
 

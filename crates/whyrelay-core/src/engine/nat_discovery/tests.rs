@@ -27,6 +27,8 @@ struct Server {
     ignores_change: bool,
     /// Obeys CHANGE-REQUEST only with its nonce, which names our address.
     wants_proof: bool,
+    /// A gateway on the way rewrites its answers; whether it knows the hidden form, too.
+    gateway: Option<bool>,
 }
 
 impl Server {
@@ -60,7 +62,19 @@ impl Server {
             let other = SocketAddr::new(self.addresses[1 - ip], self.ports[1 - port]);
             reply = reply.address(AttributeType::OTHER_ADDRESS, other);
         }
-        Some((SocketAddr::new(self.addresses[source_ip], self.ports[source_port]), reply.build()))
+        let from_where = SocketAddr::new(self.addresses[source_ip], self.ports[source_port]);
+        let Some(knows_xor) = self.gateway else { return Some((from_where, reply.build())) };
+        // What an application-level gateway at the NAT makes of it.
+        let mut bytes = reply.address(AttributeType::MAPPED_ADDRESS, from).fingerprint().build();
+        let IpAddr::V4(outside) = from.ip() else { return None };
+        for form in if knows_xor { &[0, 0x2112_A442][..] } else { &[0] } {
+            let known = (u32::from(outside) ^ form).to_be_bytes();
+            let other = (u32::from_be_bytes([192, 168, 1, 2]) ^ form).to_be_bytes();
+            while let Some(at) = bytes.windows(4).position(|window| window == known) {
+                bytes[at..at + 4].copy_from_slice(&other);
+            }
+        }
+        Some((from_where, bytes))
     }
 }
 
@@ -104,6 +118,7 @@ impl World {
                 second_dead: false,
                 ignores_change: false,
                 wants_proof: false,
+                gateway: None,
             },
             rtt: Duration::from_millis(50),
             loss: 0,
@@ -314,6 +329,36 @@ fn silence_of_everything_is_not_measured_and_takes_at_most_1_5_s() {
     let whats: Vec<_> = run.missing.iter().map(|(what, _)| what.as_str()).collect();
     assert_eq!(whats, ["mapping of 192.168.1.2", "filtering of 192.168.1.2"]);
     assert_eq!(run.done, Schedule::QUICK.total());
+}
+
+#[test]
+fn a_gateway_that_rewrites_plain_addresses_is_told_and_hides_nothing_else() {
+    for (mapping, filtering) in nine_kinds() {
+        let mut world = World::new(Some(Behavior::new(mapping, filtering)), 5);
+        world.server.gateway = Some(false);
+        let run = world.run(config());
+        assert_eq!((run.mapping(), run.filtering()), (Some((mapping, true)), Some(filtering)));
+        let told: Vec<_> = run
+            .facts
+            .iter()
+            .filter_map(|fact| match fact {
+                Measurement::AddressRewriting { plain, xored, .. } => Some((plain.ip(), xored.ip())),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told, [("192.168.1.2".parse().unwrap(), "203.0.113.7".parse().unwrap())]);
+    }
+}
+
+#[test]
+fn a_gateway_that_knows_the_hidden_address_too_is_not_believed_and_is_no_blocked_udp() {
+    let behavior = Behavior::new(MappingBehavior::EndpointIndependent, FilteringBehavior::AddressAndPortDependent);
+    let mut world = World::new(Some(behavior), 5);
+    world.server.gateway = Some(true);
+    let run = world.run(config());
+    assert_eq!((run.mapping(), run.filtering()), (None, None), "it would seem that there is no NAT");
+    assert_eq!(run.missing.len(), 2, "{:?}", run.missing);
+    assert!(run.missing.iter().all(|(_, why)| why.contains("application-level gateway")), "{:?}", run.missing);
 }
 
 #[test]
