@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use whyrelay_core::engine::server_url::{ServerHost, ServerProtocol, ServerUrl};
 use whyrelay_core::signal::unguessable_name;
 use whyrelay_core::trace::event::{EventKind, ServerFailure, SignalingState};
@@ -17,6 +19,11 @@ use crate::signaling::{Client, Incoming, ServerClock, SignalingError, SignalingO
 
 /// Signaling and its announcement may take this long of the check's time.
 const SIGNALING_LIMIT: Duration = Duration::from_millis(1000);
+
+/// Connections to signaling that are tried at once, and the time between two: 10 % loss each way leaves 3 in 10,000
+/// without any that comes about.
+const MAX_ATTEMPTS: usize = 5;
+const ATTEMPTS_INTERVAL: Duration = Duration::from_millis(150);
 
 /// Names may take this long; what is not resolved by then is not asked.
 const NAMES_LIMIT: Duration = Duration::from_millis(1000);
@@ -106,20 +113,17 @@ async fn announced(
         journal.fact(EventKind::Signaling { server, state: SignalingState::Failed { detail } });
         (Vec::new(), Vec::new(), false)
     };
-    let mut name = [0; 16];
-    if getrandom::fill(&mut name).is_err() {
-        return fail("the system gives no random bytes".to_owned());
-    }
-    // A room of our own: nobody is disturbed.
-    let name = unguessable_name(name);
-    let mut options = SignalingOptions::new(signal, "check", "nobody");
-    options.room = name;
-    let connecting = async {
+    let connecting = first_to_come(|| async {
+        let mut name = [0; 16];
+        getrandom::fill(&mut name).map_err(|_| "the system gives no random bytes".to_owned())?;
+        let mut options = SignalingOptions::new(signal, "check", "nobody");
+        // A room of our own: nobody is disturbed.
+        options.room = unguessable_name(name);
         if !config.tls_roots.is_empty() {
             options.roots = Some(tls.roots().await.map_err(|error| error.to_string())?);
         }
         Client::connect(options).await.map_err(|error: SignalingError| chain(&error))
-    };
+    });
     // Beside it: so that a resolver that does not answer is told from a server that does not.
     let name = name_in(signal).ok().flatten();
     let looking_up = name.clone().map(|name| tokio::spawn(tokio::net::lookup_host((name, 0))));
@@ -183,6 +187,19 @@ async fn announced(
     let is_whyrelay = client.server().whyrelay.is_some();
     client.close(Duration::from_millis(50)).await;
     (known, discovery, is_whyrelay)
+}
+
+/// Tries again beside what has not come to an end, and answers what does first. The system sends a lost SYN again after a
+/// second, which is all the time that there is.
+async fn first_to_come<T, F: Future<Output = T>>(attempt: impl Fn() -> F) -> T {
+    let mut attempts = FuturesUnordered::new();
+    attempts.push(attempt());
+    loop {
+        tokio::select! {
+            Some(done) = attempts.next() => return done,
+            () = tokio::time::sleep(ATTEMPTS_INTERVAL), if attempts.len() < MAX_ATTEMPTS => attempts.push(attempt()),
+        }
+    }
 }
 
 /// Looks all names up at once.
@@ -260,4 +277,41 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_attempt_that_hangs_is_tried_again_beside_it_and_one_that_ends_is_not() {
+        let begun = Cell::new(0);
+        // The third comes through.
+        let answer = first_to_come(|| {
+            begun.set(begun.get() + 1);
+            let number = begun.get();
+            async move {
+                if number != 3 {
+                    std::future::pending::<()>().await;
+                }
+                number
+            }
+        });
+        assert_eq!(answer.await, 3);
+        assert_eq!(begun.replace(0), 3);
+        let refused = first_to_come(|| {
+            begun.set(begun.get() + 1);
+            async { Err::<(), _>("refused") }
+        });
+        assert_eq!((refused.await, begun.get()), (Err("refused"), 1));
+        let silent = first_to_come(|| {
+            begun.set(begun.get() + 1);
+            std::future::pending::<()>()
+        });
+        begun.set(0);
+        assert!(tokio::time::timeout(ATTEMPTS_INTERVAL * 10, silent).await.is_err());
+        assert_eq!(begun.get(), MAX_ATTEMPTS);
+    }
 }

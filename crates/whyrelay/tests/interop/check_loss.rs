@@ -106,7 +106,7 @@ fn in_one_lab(
     );
     let scenario = Scenario::parse(&format!("check-loss-{loss}-{mapping}-{filtering}"), &text)?;
     let lab = Lab::up(Plan::of(&scenario.topology, RouterChoice::UserSpace)?)?;
-    let (server, _) = serve(&lab, &scenario)?;
+    let (server, url) = serve(&lab, &scenario)?;
     let stun = format!("stun:{}:3478", scenario.topology.server_address());
     let mut all = Vec::new();
     for run in 0..runs {
@@ -114,7 +114,9 @@ fn in_one_lab(
         let path = file.path().display().to_string();
         let mut command = lab.command("a", env!("CARGO_BIN_EXE_whyrelay"))?;
         let began = Instant::now();
-        let (json, ours) = check_by(&mut command, &["--stun", &stun, "--record", &path])?;
+        // Named, and announced over signaling: then TCP is lossy, too.
+        let by = if run % 2 == 0 { ["--stun", &stun] } else { ["--signal", &url] };
+        let (json, ours) = check_by(&mut command, &[&by[..], &["--record", &path]].concat())?;
         let whole = began.elapsed();
         let known = (behavior(&json, "mapping"), behavior(&json, "filtering"));
         let context = || format!("run {run}: {known:?}: {}\n{}", ours.account, server.account());
