@@ -33,6 +33,7 @@ pub(crate) const KINDS: [(Nat, &str, &str); 9] = [
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("check::knows_every_nat_of_the_kernel_by_our_own_server", &tools, by_our_own_server);
+    suite.test("check::tells_how_the_nat_gives_ports", &tools, ports);
     suite.test("check::names_blocked_udp", &tools, blocked_udp);
     suite.test("check::finds_a_port_that_an_early_packet_takes", &tools, early_packet);
     suite.test("check::tells_a_second_nat_from_a_carriers", &tools, second_nat);
@@ -117,6 +118,25 @@ fn by_our_own_server() -> Result<()> {
         let stolen = measured(&json, "early-arrival")
             .is_some_and(|fact| fact["observed"] != fact["mapped"] && fact["control"] == fact["mapped"]);
         ensure!(stolen == (nat == Nat::OpenInput), "an early packet took the port: {stolen}: {}", context());
+    }
+    Ok(())
+}
+
+/// Preserved, in order, or in none.
+fn ports() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    for (nat, words) in [
+        (Nat::Home, "preserved (5 of 5)"),
+        (Nat::Sequential, "predictable ("),
+        (Nat::Random, "not preserved, unpredictable ("),
+    ] {
+        let site = internet.site(nat)?;
+        let (json, ours) = check(&site.host, &["--signal", server.url()])?;
+        let told = rows(&json, "ports");
+        let right =
+            told.len() == 1 && told[0].contains(words) && (nat == Nat::Random) == told[0].contains("unpredictable");
+        ensure!(right, "{nat:?}: {told:?}: {}", ours.account);
     }
     Ok(())
 }

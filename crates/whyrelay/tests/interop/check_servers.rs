@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use anyhow::{Result, ensure};
 
-use crate::check::{LIMIT, check, measured};
+use crate::check::{LIMIT, check, findings, measured, our_server_with, rows};
 use crate::coturn::{Coturn, PASSWORD, Transport, USER};
 use crate::process::Process;
 use crate::router::{Internet, Nat};
@@ -15,6 +15,8 @@ pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver];
     suite.test("check_servers::a_certificate_is_judged_by_name_chain_and_end", &tools, certificate);
     suite.test("check_servers::a_wrong_password_is_told", &tools, wrong_password);
+    let ours = [Tool::NetworkNamespaces, Tool::Nft];
+    suite.test("check_servers::timed_credentials_are_judged_offline", &ours, timed_credentials);
     suite.test("check_servers::a_foreign_turn_server_is_third_party_enough", &tools, third_party);
 }
 
@@ -47,6 +49,28 @@ fn certificate() -> Result<()> {
     ensure!(fact["refused"].as_str().is_some_and(|why| why.contains("UnknownIssuer")), "{fact}: {}", ours.account);
     let found = json["findings"].as_array().into_iter().flatten().any(|found| found["name"] == "turn-tls-failed");
     ensure!(found, "no finding: {}", ours.account);
+    Ok(())
+}
+
+/// By the secret, and by this host's clock: expired ones, forged ones, and those that it makes itself.
+fn timed_credentials() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let (secret, forged) = (password_file("north")?, password_file("a-guess")?);
+    let path = |file: &tempfile::NamedTempFile| file.path().display().to_string();
+    let (secret, forged) = (path(&secret), path(&forged));
+    let _server = our_server_with(&internet, &["--turn-secret-file", &secret])?;
+    let site = internet.site(Nat::Home)?;
+    let turn = ["--turn", "turn:11.0.113.1:3478", "--turn-secret-file", &secret];
+    let (json, ours) = check(&site.host, &turn)?;
+    let told = rows(&json, "timed credentials");
+    ensure!(told.len() == 1 && told[0].starts_with("made here from the secret"), "{told:?}: {}", ours.account);
+    ensure!(rows(&json, "authentication") == ["accepted"], "{}", ours.account);
+    let old = [&turn[..], &["--turn-user", "1000000000:alice", "--turn-password-file", &forged]].concat();
+    let (json, ours) = check(&site.host, &old)?;
+    let told = rows(&json, "timed credentials");
+    let says = |words: &str| told.len() == 1 && told[0].contains(words);
+    ensure!(says("expired ") && says("NOT signed with the secret"), "{told:?}: {}", ours.account);
+    ensure!(findings(&json).contains(&"turn-credentials-expired"), "{:?}: {}", findings(&json), ours.account);
     Ok(())
 }
 
