@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::evidence::{HostEvidence, SideEvidence, Taken};
+use super::evidence::{HostEvidence, ServerPath, SideEvidence, Taken};
 use super::network::{Told, told};
-use super::session::Session;
+use super::session::{Path, Session};
 use crate::host::{PolicyRule, ProbeAim, ProbeOutcome, RouteAnswer, RouteKind, RoutePurpose, RuleAction};
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::{AddressClass, same_subnet};
@@ -168,9 +168,55 @@ pub fn diversions<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversion<
     // A mark that is refused everywhere shows with the servers, too, where the peer has no address to ask about.
     let refused = side.host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none());
     let refused = refused.filter(|answer| is_refused(&answer.fact) && mark_matters(&side.host, answer));
-    refused
+    let refused: Vec<_> = refused
         .map(|answer| Diversion { answer, server: None, by: By::MarkRule(deciding(&side.host, &answer.fact)) })
-        .collect()
+        .collect();
+    if refused.is_empty() { led_astray(side, &candidates) } else { refused }
+}
+
+/// Whether the side's mark keeps it from the servers as well: what they did not answer then says nothing of them.
+pub fn mark_keeps_from_servers(session: &Session<'_>, vantage: Vantage) -> bool {
+    let by_mark = |diversion: &Diversion<'_>| matches!(diversion.by, By::MarkRule(_));
+    session.path != Path::Direct
+        && diversions(session, vantage).iter().any(|diversion| {
+            let host = &session.evidence.side(vantage).host;
+            let servers = || host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none());
+            by_mark(diversion) && servers().any(|answer| mark_matters(host, answer))
+        })
+}
+
+/// A rule that selects by the session's mark and sends everything, the packets to the servers as well, where nothing is
+/// answered: the way to the servers is no measure then, that of the same packets without the mark is.
+fn led_astray<'a>(side: &'a SideEvidence, candidates: &[IpAddr]) -> Vec<Diversion<'a>> {
+    let host = &side.host;
+    let answered = side.servers.values().any(ServerPath::has_answered)
+        || side.sent.values().any(|check| check.answer.is_some() && !side.is_relayed(check.pair.local));
+    // Where sockets without the mark were tried, one of them must have been answered: else it is not the mark.
+    let without_it = || {
+        host.probes_with(|aim| matches!(aim, ProbeAim::Plain | ProbeAim::WithoutMark)).map(|probe| &probe.fact.result)
+    };
+    let tried = without_it().any(|result| !matches!(result, ProbeOutcome::NotMade { .. }));
+    let helps = without_it().any(|result| matches!(result, ProbeOutcome::Answered { .. }));
+    if answered || tried && !helps || !tried && side.servers.is_empty() {
+        return Vec::new();
+    }
+    let about = |purpose: RoutePurpose| {
+        host.route_answers.iter().filter(move |answer| {
+            let question = &answer.fact.question;
+            question.purpose == purpose && question.out_device.is_none() && !is_refused(&answer.fact)
+        })
+    };
+    let peers = about(RoutePurpose::Peer).filter(|answer| candidates.contains(&answer.fact.question.destination));
+    let all = peers.chain(about(RoutePurpose::Server)).filter(|answer| mark_matters(host, answer));
+    all.filter_map(|answer| {
+        let rule = deciding(host, &answer.fact)?;
+        (rule.fact.mark.is_some() && !rule.fact.invert).then(|| Diversion {
+            answer,
+            server: unmarked(host, answer),
+            by: By::MarkRule(Some(rule)),
+        })
+    })
+    .collect()
 }
 
 fn diversion<'a>(host: &'a HostEvidence, answer: &'a Taken<RouteAnswer>) -> Option<Diversion<'a>> {
@@ -234,13 +280,7 @@ fn mark_matters(host: &HostEvidence, answer: &Taken<RouteAnswer>) -> bool {
     if question.mark == 0 {
         return false;
     }
-    let without = host.route_answers.iter().chain(&host.probe_answers).find(|other| {
-        let asked = &other.fact.question;
-        asked.mark == 0
-            && (asked.destination, asked.source) == (question.destination, question.source)
-            && asked.out_device.is_none()
-    });
-    match without {
+    match unmarked(host, answer) {
         Some(other) => {
             is_refused(&other.fact) != is_refused(&answer.fact)
                 || (!is_refused(&answer.fact) && other.fact.device() != answer.fact.device())
@@ -253,12 +293,28 @@ fn mark_matters(host: &HostEvidence, answer: &Taken<RouteAnswer>) -> bool {
     }
 }
 
+/// The answer for the same packet without a mark.
+pub fn unmarked<'a>(host: &'a HostEvidence, answer: &Taken<RouteAnswer>) -> Option<&'a Taken<RouteAnswer>> {
+    let question = &answer.fact.question;
+    host.route_answers.iter().chain(&host.probe_answers).find(|other| {
+        let asked = &other.fact.question;
+        asked.mark == 0
+            && (asked.destination, asked.source) == (question.destination, question.source)
+            && asked.out_device.is_none()
+    })
+}
+
 /// The first rule that selects by a mark and takes this one.
 pub fn mark_rule(host: &HostEvidence, mark: u32) -> Option<&Taken<PolicyRule>> {
     host.policy_rules.iter().filter(|rule| !rule.fact.invert).find(|rule| {
         let mask = rule.fact.mask.unwrap_or(u32::MAX);
         rule.fact.mark.is_some_and(|wanted| mask != 0 && mark & mask == wanted & mask && wanted & mask != 0)
     })
+}
+
+/// Whether a rule is one of the three that every Linux has.
+pub fn is_own_rule(rule: &PolicyRule) -> bool {
+    OWN_PRIORITIES.contains(&rule.priority)
 }
 
 /// The policy rule that decided, where it was worked out or its table tells.

@@ -5,14 +5,14 @@ use std::time::Duration;
 use whyrelay_core::diagnosis::evidence::Evidence;
 use whyrelay_core::diagnosis::finding::{Blame, Severity};
 use whyrelay_core::diagnosis::rules::diagnose;
-use whyrelay_core::host::{HostFact, ProbeAim, RoutePurpose, RuleAction, SoftwareName};
+use whyrelay_core::host::{HostFact, PolicyRule, ProbeAim, RoutePurpose, RuleAction, SoftwareName};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{EndReason, EventKind, SessionOptions, Side, Vantage};
 
 use crate::builder::{Check, Fate, Session, address};
 use crate::cases::facts::{UPLINK, policy_rule};
-use crate::cases::{STUN_2, failing};
+use crate::cases::{STUN_2, failing, lost};
 use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats};
 
 const LOST: Fate = Fate::LostOnTheWay;
@@ -283,4 +283,31 @@ fn large_probes_that_the_peer_saw_or_that_met_silence_like_small_ones_are_no_bla
         session.end(Vantage::B, EndReason::Finished);
         assert_eq!(finds(&session, "WR603").as_deref(), expected, "{lost:?} {seen:?}");
     }
+}
+
+#[test]
+fn a_source_that_strays_by_a_rule_names_the_rule() {
+    let strays = |mark: u32, rule: PolicyRule| {
+        let mut way = UPLINK;
+        (way.rule, way.table) = (Some(rule.priority), 200);
+        let session = lost(|session| {
+            session.link(Vantage::A, "eth1", None, "192.168.1.2");
+            session.link(Vantage::A, "eth0", None, "192.168.2.2");
+            session.rule(rule);
+            for (purpose, to) in [(RoutePurpose::Server, STUN), (RoutePurpose::Peer, B_MAPPED)] {
+                session.route(purpose, to, mark, Ok(way));
+            }
+        });
+        let finding = Report::from_events(&session.events).findings.into_iter().find(|found| found.code == "WR115");
+        let finding = finding.expect("it leaves by another interface");
+        (finding.summary, finding.advice.join("\n"))
+    };
+    let (summary, advice) =
+        strays(0x1BD00, PolicyRule { mark: Some(0x10000), mask: Some(0x10000), ..policy_rule(1000) });
+    assert!(summary.ends_with("\"ip rule 1000: from all fwmark 0x10000/0x10000 lookup 200\" decides so"), "{summary}");
+    assert!(advice.contains("ip rule add pref 999 fwmark 0x1bd00 lookup main"), "{advice}");
+    let (summary, advice) = strays(0, policy_rule(1000));
+    assert!(summary.contains("ip rule 1000: from all lookup 200") && !advice.contains("fwmark"), "{summary}");
+    let (summary, _) = strays(0, policy_rule(32_766));
+    assert!(summary.ends_with("an address of eth1, by eth0"), "{summary}");
 }

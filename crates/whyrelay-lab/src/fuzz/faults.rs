@@ -102,6 +102,12 @@ pub const FAULTS: &[Fault] = &[
         ..DEAF
     },
     Fault {
+        name: "mark-to-dead-uplink",
+        findings: MARK,
+        piece: "[router.dead%]\nblock-udp = true\nallow-tcp = [\"1\"]\n[[host.SELF.interface]]\nname = \"eth%\"\nbehind = \"dead%\"\n[[host.SELF.route]]\nto = \"default\"\ndev = \"eth%\"\nvia = \"gateway\"\ntable = 20%\n[[host.SELF.rule]]\npriority = 100%\nfwmark = \"0x10000/0x10000\"\ntable = 20%\n[host.SELF.session]\nmark = \"0x1bd00\"\n",
+        ..DEAF
+    },
+    Fault {
         name: "route-blackhole",
         findings: REFUSES,
         piece: "[[host.SELF.route]]\nto = \"peer\"\nkind = \"blackhole\"\n",

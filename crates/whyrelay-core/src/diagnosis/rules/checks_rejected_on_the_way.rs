@@ -3,6 +3,7 @@
 use super::{Examination, Fault, Fix, Rule, udp_blocked};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::Blame;
+use crate::diagnosis::routes::mark_keeps_from_servers;
 use crate::diagnosis::session::{Path, Session};
 
 pub(super) const RULE: Rule = Rule {
@@ -30,7 +31,8 @@ fn examine(session: &Session<'_>) -> Examination {
         _ => Vec::new(),
     };
     for vantage in session.recorded().filter(|_| session.path != Path::Direct) {
-        if blocked.contains(&Blame::side(vantage)) {
+        // Nor is it about the path to the peer where a mark leads all packets away from it.
+        if blocked.contains(&Blame::side(vantage)) || mark_keeps_from_servers(session, vantage) {
             continue;
         }
         let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));

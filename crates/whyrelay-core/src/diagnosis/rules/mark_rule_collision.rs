@@ -3,12 +3,12 @@
 use super::{Examination, Fix, Rule};
 use crate::diagnosis::evidence::HostEvidence;
 use crate::diagnosis::finding::Remedy;
-use crate::diagnosis::routes::{By, Diversion, mark_rule};
+use crate::diagnosis::routes::{By, Diversion, is_refused, mark_rule, unmarked};
 use crate::diagnosis::session::Session;
 use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
-use super::wording::{ask, ip, is_about, quoted, way};
+use super::wording::{ask, exempt_mark, is_about, quoted, way};
 use crate::host::{RoutePurpose, SoftwareName};
 
 pub(super) const RULE: Rule = Rule {
@@ -16,7 +16,7 @@ pub(super) const RULE: Rule = Rule {
     name: "mark-rule-collision",
     title: "another program's rule takes the application's firewall mark for its own",
     meaning: "The application marks its sockets (NetBird 0x1bd00, Tailscale 0x80000, wg-quick 0xca6c), and a policy rule of another program (mwan3 with mask 0x3f00, UniFi's 0x10000, a VRF, a container network) matches bits of that mark. Its packets are then dropped (\"invalid argument\") or routed wrongly, while every unmarked program on the same host works. A plain test proves nothing here.",
-    detection: "The same packet with and without the mark: another route, or a refusal; or a rule with a mask that takes the mark and refuses.",
+    detection: "The same packet with and without the mark: another route, or a refusal; or a rule with a mask that takes the mark and refuses. Where the rule sends the packets to the servers the same way, no server may have answered, and of the sockets without the mark, where any were tried, one must have been.",
     proof: "ip route get ADDRESS mark MARK against the same without mark; and a check without the mark that is answered.",
     doubt: "The same answer with and without the mark.",
     fixes: &[
@@ -85,15 +85,11 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     }
     let by = rule.map_or_else(|| "a policy rule".to_owned(), |rule| format!("\"{}\"", quoted(&rule.fact)));
     if let Some(rule) = rule {
-        let family = ip(rule.fact.family);
-        let before = rule.fact.priority.saturating_sub(1);
-        advice.push(
-            Remedy::safe("Or exempt the mark ahead of that rule (undo: the same with del)")
-                .run(format!("{family} rule add pref {before} fwmark {:#x} lookup main", question.mark)),
-        );
+        advice.push(exempt_mark("Or exempt the mark ahead of that rule", &rule.fact, question.mark));
     }
+    let without = unmarked(host, diversion.answer).filter(|answer| !is_refused(&answer.fact));
     let summary = format!(
-        "On {} {by} takes packets with the mark {:#x}: to the {} ({}) {}, and without the mark they would not",
+        "On {} {by} takes packets with the mark {:#x}: to the {} ({}) {}, and without the mark they {}",
         vantage.name(),
         question.mark,
         if question.purpose == RoutePurpose::Server { "server" } else { "peer" },
@@ -101,7 +97,8 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
         match &diversion.answer.fact.failure {
             Some(failure) => format!("the system refuses them ({})", failure.detail),
             None => format!("they go to {}", way(&diversion.answer.fact)),
-        }
+        },
+        without.map_or_else(|| "would not".to_owned(), |answer| format!("go to {}", way(&answer.fact)))
     );
     (summary, rule.map(|rule| rule.seq).into_iter().collect(), advice)
 }

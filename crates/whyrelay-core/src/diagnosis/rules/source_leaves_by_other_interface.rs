@@ -2,10 +2,11 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
+use crate::diagnosis::routes::{deciding, is_own_rule};
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::trace::event::Vantage;
 
-use super::wording::{ask, ip};
+use super::wording::{ask, exempt_mark, ip, quoted};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR115",
@@ -60,17 +61,28 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         route.fact.gateway.filter(|_| route.fact.device.as_deref() == Some(home.fact.device.as_str()))
     });
     let via = gateway.map_or_else(|| "GATEWAY".to_owned(), |gateway| gateway.to_string());
+    // A rule of another program may be what sends them there; the kernel's own three only look up its tables.
+    let rule = deciding(host, &answer.fact).filter(|rule| !is_own_rule(&rule.fact));
+    let by_rule = rule.map_or_else(String::new, |rule| format!(": \"{}\" decides so", quoted(&rule.fact)));
+    let mark = answer.fact.question.mark;
+    let by_mark = rule.filter(|rule| mark != 0 && rule.fact.mark.is_some() && !rule.fact.invert);
+    let exempt = by_mark.map(|rule| exempt_mark("Let packets with this mark go as all others do", &rule.fact, mark));
     Some(Fault {
         blame: Blame::side(vantage),
         severity: session.harm(),
-        summary: format!("{} sends packets from {source}, an address of {}, by {device}", vantage.name(), home.fact.device),
-        evidence: vec![answer.seq, home.seq],
-        advice: vec![
-            Remedy::safe("See what the kernel does with these packets").run(ask(&answer.fact.question)),
-            Remedy::safe(format!("Route this address by its own interface, until the next boot (undo: {family} rule del from {source} lookup 1001; {family} route flush table 1001)"))
+        summary: format!(
+            "{} sends packets from {source}, an address of {}, by {device}{by_rule}",
+            vantage.name(),
+            home.fact.device
+        ),
+        evidence: [answer.seq, home.seq].into_iter().chain(rule.map(|rule| rule.seq)).collect(),
+        advice: [Remedy::safe("See what the kernel does with these packets").run(ask(&answer.fact.question))]
+            .into_iter()
+            .chain(exempt)
+            .chain([Remedy::safe(format!("Route this address by its own interface, until the next boot (undo: {family} rule del from {source} lookup 1001; {family} route flush table 1001)"))
                 .run(format!("{family} route add default via {via} dev {} table 1001", home.fact.device))
-                .run(format!("{family} rule add from {source} lookup 1001")),
-        ],
+                .run(format!("{family} rule add from {source} lookup 1001"))])
+            .collect(),
         ..Fault::default()
     })
 }

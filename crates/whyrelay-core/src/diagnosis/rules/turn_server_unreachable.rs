@@ -2,6 +2,7 @@
 
 use super::{Examination, Fault, Fix, Rule, input_firewall_drops};
 use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::routes::mark_keeps_from_servers;
 use crate::diagnosis::session::Session;
 use crate::ice::candidate::CandidateType;
 use crate::trace::event::ServerFailure;
@@ -25,7 +26,8 @@ pub(super) const RULE: Rule = Rule {
 
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
-    for vantage in session.recorded() {
+    // Nothing is known of a server either to which this side's packets do not go.
+    for vantage in session.recorded().filter(|&vantage| !mark_keeps_from_servers(session, vantage)) {
         let side = session.evidence.side(vantage);
         // A host that looks at itself, and drops the answers: nothing is known of the server then.
         let drops_answers =

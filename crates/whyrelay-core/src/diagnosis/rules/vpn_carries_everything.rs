@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
         "Exclude this program, or the peer's address, from the VPN (split tunneling); or pause the VPN.",
     )],
     threads: &["netbirdio/netbird#2143", "netbirdio/netbird#2522", "coder/coder#13327", "libp2p/specs#488"],
-    depends_on: &["WR801"],
+    depends_on: &["WR801", "WR106"],
     examine,
 };
 

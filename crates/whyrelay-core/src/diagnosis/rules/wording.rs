@@ -87,6 +87,13 @@ pub(super) const fn ip(family: Family) -> &'static str {
     }
 }
 
+/// A rule ahead of another that looks packets with a mark up where all others are.
+pub(super) fn exempt_mark(what: &str, rule: &PolicyRule, mark: u32) -> Remedy {
+    let (family, before) = (ip(rule.family), rule.priority.saturating_sub(1));
+    Remedy::safe(format!("{what} (undo: the same with del)"))
+        .run(format!("{family} rule add pref {before} fwmark {mark:#x} lookup main"))
+}
+
 /// The command that asks the kernel the same question.
 pub(crate) fn ask(question: &RouteQuestion) -> String {
     let family = Family::of(question.destination);

@@ -1,8 +1,8 @@
 //! Cases of the 1xx and 8xx families: what a host does to its own packets.
 
-use whyrelay_core::host::{HostFact, NeighborState, Prefix, RoutePurpose, RuleAction, SoftwareName};
+use whyrelay_core::host::{HostFact, NeighborState, Prefix, ProbeAim, RoutePurpose, RuleAction, SoftwareName};
 use whyrelay_core::ice::candidate::CandidateType;
-use whyrelay_core::trace::event::{EventKind, InterfaceUse, SessionOptions, Side, Transport, Vantage};
+use whyrelay_core::trace::event::{EventKind, InterfaceUse, ServerFailure, SessionOptions, Side, Transport, Vantage};
 
 use super::facts::{UPLINK, Way, policy_rule};
 use super::{Case, case, failing, lost};
@@ -40,6 +40,37 @@ pub(super) fn icmp(
     let (local, remote) = (address(if vantage == Vantage::A { A } else { B }), address(remote));
     let offender = Some(offender.parse().expect("an address"));
     session.push(vantage, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno: 113 });
+}
+
+/// A mark by which a rule sends everything of A, its packets to the servers as well, to an uplink where nothing is
+/// answered; `without`: what a probe without the mark saw.
+pub(super) fn astray(without: Option<&str>) -> Session {
+    let second = Way { device: "eth1", gateway: Some("192.168.2.1"), table: 200, rule: Some(1000) };
+    let mut session = Session::new();
+    session.stun(Vantage::A, A, STUN, None);
+    session.stun(Vantage::B, B, STUN, Some(B_MAPPED));
+    session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    session.candidate(Vantage::B, CandidateType::Host, B, B, None);
+    session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, Some("stun:192.0.2.10:3478"));
+    let failure = ServerFailure::Timeout { transmissions: 7, took_us: 7_900_000 };
+    let (server, method) = ("turn:192.0.2.10:3478".to_owned(), "Allocate".to_owned());
+    session.push(Vantage::A, EventKind::ServerFailed { server, local: None, method, failure });
+    session.check(Check { transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
+    session.link(Vantage::A, "eth0", None, "192.168.1.2");
+    session.link(Vantage::A, "eth1", None, "192.168.2.2");
+    let (mark, mask) = (Some(0x10000), Some(0x10000));
+    session.rule(whyrelay_core::host::PolicyRule { mark, mask, ..policy_rule(1000) });
+    for (purpose, to) in [(SERVER, STUN), (PEER, B_MAPPED)] {
+        session.route(purpose, to, 0x1BD00, Ok(second));
+        session.probe_route(purpose, to, 0, Ok(UPLINK));
+    }
+    icmp(&mut session, Vantage::A, B_MAPPED, "192.168.2.2", 3, 1);
+    icmp(&mut session, Vantage::A, B_MAPPED, "192.168.2.1", 3, 0);
+    session.neighbor("192.168.2.1", NeighborState::Failed);
+    session.probe(ProbeAim::WithoutMark, "192.168.1.2:40001", B_MAPPED, without);
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    session
 }
 
 pub(super) fn cases() -> Vec<Case> {
@@ -105,6 +136,7 @@ fn routing() -> Vec<Case> {
         case("WR104", "A", refused(22)),
         case("WR105", "A", diverted(&tunnel, into("wg0", 200, 100), to_peer)),
         case("WR106", "A", collision),
+        case("WR106", "A", astray(Some("203.0.113.1:40001"))),
         case("WR107", "A", diverted(&tunnel, into("wg0", 254, 32_766), |_| {})),
         case("WR108", "A", everything),
         case("WR108", "A", by_tap),

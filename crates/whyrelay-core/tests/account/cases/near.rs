@@ -12,7 +12,7 @@ use whyrelay_core::wire::integrity::Integrity;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use super::facts::{UPLINK, Way, policy_rule};
-use super::host::{diverted, icmp};
+use super::host::{astray, diverted, icmp};
 use super::network::{connected, lost_and, refused_with, server_failed};
 use super::{STUN_2, failing, lost, over_relay};
 use crate::builder::{Check, Fate, Session, address};
@@ -126,6 +126,7 @@ fn routing() -> Vec<Near> {
             diverted(&TUNNEL, Way { table: 200, rule: Some(100), ..UPLINK }, to_peer),
         ),
         near("WR106", "it is refused without the mark, too", everywhere),
+        near("WR106", "the mark leads elsewhere, and without it nothing is answered either", astray(None)),
         near("WR107", "the servers' packets go the same way", all_in_tunnel),
         near("WR108", "the servers' packets go by the uplink", diverted(&TUNNEL, into("wg0", 254, 32_766), |_| {})),
         near("WR108", "the default route leads by an uplink that is a TAP device", by_tap(UPLINK.device)),
