@@ -296,13 +296,12 @@ impl Peer {
             ice::Output::NeedPermission { relayed, peer } => {
                 self.gather(now, gather::Input::NeedPermission { relayed, peer });
             }
-            ice::Output::ConnectTcp { pair, .. } => {
+            ice::Output::ConnectTcp { pair, local, remote } => {
                 let id = StreamId(self.next_peer_stream);
                 self.next_peer_stream += 1;
                 self.peer_streams.insert(id, PeerStream { pair, connected: false });
-                let local = SocketAddr::new(pair.local.ip(), 0);
                 let framing = Framing::LengthPrefixed;
-                self.outputs.push_back(Output::Connect { id, local, remote: pair.remote, tls: None, framing });
+                self.outputs.push_back(Output::Connect { id, local, remote, tls: None, framing });
             }
             ice::Output::SelectedPair(selected) => {
                 if self.relayed.contains(&selected.pair.local) {

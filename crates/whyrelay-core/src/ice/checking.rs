@@ -84,7 +84,8 @@ impl Agent {
         if pair.readiness == Readiness::Unconnected {
             pair.readiness = Readiness::Connecting(now + schedule.give_up());
             let (pair, scope) = (pair.wire, pair.scope);
-            self.push(Output::ConnectTcp { pair, scope });
+            let local = scoped(SocketAddr::new(pair.local.ip(), 0), scope);
+            self.push(Output::ConnectTcp { pair, local, remote: scoped(pair.remote, scope) });
             return self.set_pair_state(id, PairState::InProgress, StateReason::CheckSent);
         }
         let (local, wire, scope) = (pair.local, pair.wire, pair.scope);

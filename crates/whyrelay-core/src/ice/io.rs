@@ -202,8 +202,10 @@ pub enum Output {
     ConnectTcp {
         /// The pair.
         pair: Pair,
-        /// The scope of a link-local remote address, or 0.
-        scope: u32,
+        /// Its local address with port zero and, where it is link-local, the scope without which nothing can be bound to it.
+        local: SocketAddr,
+        /// Its remote address, likewise with its scope.
+        remote: SocketAddr,
     },
     /// Data goes over this pair from now on. Before the first of these, [`super::Agent::send_pair`] names the pair that may
     /// be used already.

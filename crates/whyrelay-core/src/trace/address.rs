@@ -1,6 +1,6 @@
 //! What an address says about where it can be reached from.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,11 @@ impl AddressClass {
             Self::Public
         }
     }
+}
+
+/// The address without IPv6 scope and flow label, which mean something on one host only.
+pub fn bare(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
 }
 
 /// Whether two addresses are likely to be on one link: same /24 (IPv4) or same /64 (IPv6).

@@ -6,9 +6,9 @@ use whyrelay_core::diagnosis::evidence::Evidence;
 use whyrelay_core::diagnosis::finding::{Blame, Severity};
 use whyrelay_core::diagnosis::rules::diagnose;
 use whyrelay_core::host::{HostFact, PolicyRule, ProbeAim, RoutePurpose, RuleAction, SoftwareName};
-use whyrelay_core::ice::candidate::CandidateType;
+use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
 use whyrelay_core::report::Report;
-use whyrelay_core::trace::event::{EndReason, EventKind, SessionOptions, Side, Vantage};
+use whyrelay_core::trace::event::{EndReason, EventKind, Pair, PairState, SessionOptions, Side, Vantage};
 
 use crate::builder::{Check, Fate, Session, address};
 use crate::cases::facts::{UPLINK, policy_rule};
@@ -283,6 +283,31 @@ fn large_probes_that_the_peer_saw_or_that_met_silence_like_small_ones_are_no_bla
         session.end(Vantage::B, EndReason::Finished);
         assert_eq!(finds(&session, "WR603").as_deref(), expected, "{lost:?} {seen:?}");
     }
+}
+
+#[test]
+fn a_link_local_address_is_the_same_with_and_without_a_zone() {
+    // Each side's sockets see the zone of its own interface, and candidates have none.
+    let (a, b) = ("[fe80::a]:40000", "[fe80::b]:50000");
+    let (a_zoned, b_zoned) = ("[fe80::a%3]:40000", "[fe80::b%2]:50000");
+    let mut session = Session::new();
+    session.candidate(Vantage::A, CandidateType::Host, a, a_zoned, None);
+    session.candidate(Vantage::B, CandidateType::Host, b, b_zoned, None);
+    let pairs = |vantage, local, remote| {
+        let pair = Pair { transport: CandidateTransport::Udp, local: address(local), remote: address(remote) };
+        let (priority, foundation, state) = (7, "1:1".to_owned(), PairState::Waiting);
+        (vantage, EventKind::PairFormed { pair, priority, foundation, state })
+    };
+    for (vantage, kind) in [pairs(Vantage::A, a, b), pairs(Vantage::B, b, a)] {
+        session.push(vantage, kind);
+    }
+    let check = Check { local: a, remote: b_zoned, seen_at: b, seen_from: a_zoned, ..a_checks(Fate::AnswerLost) };
+    session.check(Check { transmissions: 7, ..check });
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    let report = Report::from_events(&session.events);
+    assert_eq!(report.pairs.len(), 1, "{:?}", report.pairs);
+    assert!(finds(&session, "WR503").is_some() && finds(&session, "WR501").is_none(), "{:?}", findings(&session));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::seen::{
 };
 use super::side::{MAX_LIST, SideEvidence};
 use crate::time::Timestamp;
+use crate::trace::address::bare;
 use crate::trace::event::{Direction, Event, EventKind, FailReason, IceState, PruneReason, Side, StateReason};
 
 impl SideEvidence {
@@ -66,7 +67,7 @@ impl SideEvidence {
                 push(&mut self.interfaces, (seq, name.clone(), addresses.clone(), *used), &mut self.overflow);
             }
             EventKind::SocketOpened { transport, local, interface, .. } if self.sockets.len() < MAX_LIST => {
-                self.sockets.insert((*transport, *local), (seq, interface.clone()));
+                self.sockets.insert((*transport, bare(*local)), (seq, interface.clone()));
             }
             EventKind::SocketOpened { .. } => self.overflow += 1,
             EventKind::SocketFailed { transport, local, detail, .. } => {
@@ -76,7 +77,7 @@ impl SideEvidence {
             EventKind::Datagram(datagram) => self.apply_datagram(seq, at, datagram),
             EventKind::Traffic { direction, transport, local, remote, bytes, .. } => {
                 if self.traffic.len() < MAX_LIST {
-                    let traffic = self.traffic.entry((*transport, *local, *remote)).or_default();
+                    let traffic = self.traffic.entry((*transport, bare(*local), bare(*remote))).or_default();
                     match direction {
                         Direction::Out => traffic.bytes_out = traffic.bytes_out.saturating_add(*bytes),
                         Direction::In => traffic.bytes_in = traffic.bytes_in.saturating_add(*bytes),
@@ -84,19 +85,20 @@ impl SideEvidence {
                 }
             }
             EventKind::SendFailed { local, remote, errno, detail, .. } => {
-                if let Some(id) = self.last_sent.get(&(*local, *remote))
+                let (local, remote) = (bare(*local), bare(*remote));
+                if let Some(id) = self.last_sent.get(&(local, remote))
                     && let Some(check) = self.sent.get_mut(id)
                 {
                     check.refused = (check.refused + 1).min(check.transmissions);
                 }
                 if self.send_failures.len() < MAX_LIST {
                     let failure = SendFailure { count: 0, seq, detail: detail.clone() };
-                    self.send_failures.entry((*local, *remote, *errno)).or_insert(failure).count += 1;
+                    self.send_failures.entry((local, remote, *errno)).or_insert(failure).count += 1;
                 }
             }
             EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, .. } => {
                 if self.icmp_errors.len() < MAX_LIST {
-                    let key = (*local, *remote, *icmp_type, *icmp_code);
+                    let key = (bare(*local), bare(*remote), *icmp_type, *icmp_code);
                     let error = IcmpError { count: 0, seq, offender: *offender };
                     self.icmp_errors.entry(key).or_insert(error).count += 1;
                 }
@@ -115,7 +117,8 @@ impl SideEvidence {
         match kind {
             EventKind::LocalCandidate { candidate, base, interface, server } => {
                 let (interface, server) = (interface.clone(), server.clone());
-                let local = LocalCandidate { seq, at, candidate: candidate.clone(), base: *base, interface, server };
+                let (candidate, base) = (candidate.clone(), bare(*base));
+                let local = LocalCandidate { seq, at, candidate, base, interface, server };
                 push(&mut self.local_candidates, local, overflow);
             }
             EventKind::LocalCandidateDiscarded { candidate, reason } => {

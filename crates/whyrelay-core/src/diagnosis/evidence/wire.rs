@@ -8,6 +8,7 @@ use super::server::{Allocation, ServerPath, ServerRequest};
 use super::side::{MAX_LIST, MAX_TRANSACTIONS, SideEvidence};
 use crate::ice::candidate::CandidateTransport;
 use crate::time::Timestamp;
+use crate::trace::address::bare;
 use crate::trace::event::{Datagram, Direction, Pair, Transport};
 use crate::wire::attribute::AttributeType;
 use crate::wire::demux::Protocol;
@@ -32,12 +33,14 @@ struct Seen<'a> {
 
 impl SideEvidence {
     pub(super) fn apply_datagram(&mut self, seq: u64, at: Timestamp, datagram: &Datagram) {
+        let Datagram { direction, transport, integrity, ref data, .. } = *datagram;
+        // One side's scope is nothing that the other knows.
+        let (local, remote) = (bare(datagram.local), bare(datagram.remote));
         let is_data = datagram.transport == Transport::Udp && Protocol::of(&datagram.data) == Protocol::Dtls;
         if is_data && self.sizes.len() < MAX_LIST {
-            let sizes = self.sizes.entry((datagram.local, datagram.remote)).or_default();
+            let sizes = self.sizes.entry((local, remote)).or_default();
             sizes.add(seq, datagram.direction, datagram.length);
         }
-        let Datagram { direction, transport, local, remote, integrity, ref data, .. } = *datagram;
         self.datagrams += 1;
         self.apply_seen(Seen { seq, at, direction, transport, local, remote, integrity, bytes: data, relayed: false });
     }

@@ -249,6 +249,20 @@ fn link_local_addresses_pair_with_their_like_and_get_a_scope() {
 }
 
 #[test]
+fn a_tcp_connection_between_link_local_addresses_names_the_interface_at_both_ends() {
+    use CandidateTransport::{TcpActive, TcpPassive};
+    let mut lone = Lone::new(Role::Controlling).meet();
+    let active = candidate(CandidateType::Host, TcpActive, "[fe80::1]:9", 9);
+    let local = LocalCandidate { candidate: active, base: "[fe80::1]:9".parse().unwrap(), interface_index: 3 };
+    lone.network.input(A, Input::LocalCandidate(local));
+    let passive = candidate(CandidateType::Host, TcpPassive, "[fe80::5]:5", 9);
+    lone.network.input(A, Input::RemoteCandidate { candidate: passive, resolved: None });
+    lone.network.run(SECOND);
+    let asked: Vec<_> = lone.network.connecting.iter().map(|(from, to)| format!("{from} {to}")).collect();
+    assert_eq!(asked, ["[fe80::1%3]:0 [fe80::5%3]:5"]);
+}
+
+#[test]
 fn a_relayed_pair_waits_for_a_direct_one_and_the_direct_one_wins() {
     let mut network = Network::new(1, Link::of_delay(20));
     // The direct path opens only after 300 ms.

@@ -78,6 +78,8 @@ pub(super) struct Network {
     pub(super) sent: [Vec<(Timestamp, Transmit)>; 2],
     pub(super) selected: [Vec<(Timestamp, SelectedPair)>; 2],
     pub(super) timeouts: u64,
+    /// From where to where TCP connections were asked for.
+    pub(super) connecting: Vec<(SocketAddr, SocketAddr)>,
     /// Whether datagrams are events, too: thousands of runs need none.
     pub(super) recorded: bool,
 }
@@ -115,6 +117,7 @@ impl Network {
             sent: [Vec::new(), Vec::new()],
             selected: [Vec::new(), Vec::new()],
             timeouts: 0,
+            connecting: Vec::new(),
             recorded: false,
         };
         network.drain(A);
@@ -139,7 +142,10 @@ impl Network {
                     let delay = self.link.delay;
                     self.later(side, delay, Happening::Permission { relayed, peer });
                 }
-                Output::ConnectTcp { pair, .. } => self.connect(side, pair),
+                Output::ConnectTcp { pair, local, remote } => {
+                    self.connecting.push((local, remote));
+                    self.connect(side, pair);
+                }
                 Output::Transmit(transmit) => self.transmit(side, transmit),
             }
         }
