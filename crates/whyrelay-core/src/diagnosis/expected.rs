@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::finding::{Blame, Finding};
+use super::finding::{Blame, Finding, Severity};
 use super::network::Network;
 use super::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateType;
@@ -126,7 +126,11 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
     if varies(Blame::A) && varies(Blame::B) {
         return without_direct;
     }
+    // What the NATs would allow, something between the two does not: then more is to be known of it.
+    let first = findings.iter().find(|finding| finding.severity != Severity::Info);
+    let refuted = first.is_some_and(|first| first.blame == Blame::Path && matches!(first.code, "WR501" | "WR513"));
     match (family(session, false), family(session, true)) {
+        (Some(true), _) | (_, Some(true)) if refuted => Expected::Unknown,
         (Some(true), _) | (_, Some(true)) => Expected::Direct,
         (Some(false), Some(false)) => without_direct,
         (Some(false), None) | (None, Some(false)) if !is_dual_stack(session) => without_direct,

@@ -144,7 +144,7 @@ fn profile(profile: &SocketProfile) -> String {
 fn tally(tally: &ProfileTally) -> String {
     let like = if tally.as_application { "the application's" } else { "a plain program's" };
     format!(
-        "sockets like {like}: {} of {} addresses of the peer answered, {} of {} requests to servers",
+        "sockets like {like}: {} of {} pairs with the peer answered, {} of {} requests to servers",
         tally.pairs_answered, tally.pairs_checked, tally.server_answers, tally.server_requests
     )
 }

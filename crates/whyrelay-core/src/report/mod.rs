@@ -128,7 +128,7 @@ pub struct SelectedPair {
     pub local: End,
     /// B's end.
     pub remote: End,
-    /// Median round trip of checks, in milliseconds.
+    /// Shortest round trip of a check on it, either side's, in milliseconds.
     pub rtt_ms: Option<f64>,
 }
 
@@ -339,7 +339,7 @@ fn unread_events(unread: u64, total: u64) -> Option<(NotMeasured, String)> {
 
 fn selected_pair(session: &Session<'_>, pair: &JoinedPair) -> Option<SelectedPair> {
     let (local, remote) = (session.end(pair, Vantage::A)?, session.end(pair, Vantage::B)?);
-    let rtt_us = pair.a_to_b.round_trip_us.or(pair.b_to_a.round_trip_us);
+    let rtt_us = [&pair.a_to_b, &pair.b_to_a].into_iter().filter_map(|chain| chain.round_trip_us).min();
     Some(SelectedPair { local, remote, rtt_ms: rtt_us.map(milliseconds) })
 }
 

@@ -40,10 +40,10 @@ pub struct ComparisonRow {
     pub summary: String,
 }
 
-/// How the sockets of one kind fared with the peer's addresses.
+/// How the sockets of one kind fared with the peer's addresses, each of them with each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Fared {
-    /// Addresses of the peer that were checked.
+    /// Pairs that were checked: an own address with one of the peer's.
     pub checked: u32,
     /// Of these, those that answered.
     pub answered: u32,
@@ -102,7 +102,7 @@ fn comparison(side: &SideEvidence, vantage: Vantage) -> Option<ComparisonRow> {
 fn summary(host: &HostEvidence, name: &str, vantage: Vantage, own: Option<Fared>, plain: Option<Fared>) -> String {
     let of = |fared: Option<Fared>| match fared {
         Some(Fared { checked: 0, .. }) => "nothing was checked".to_owned(),
-        Some(Fared { checked, answered }) => format!("{answered} of {checked} addresses of the peer answered"),
+        Some(Fared { checked, answered }) => format!("{answered} of {checked} pairs with the peer answered"),
         None => {
             let why = host.why_not_measured(Subject::Application).map_or("the session was cut off", |(why, _)| why);
             format!("not measured: {why}")

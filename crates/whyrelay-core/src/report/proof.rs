@@ -1,6 +1,6 @@
 //! An earlier session beside this one (`--prove`): what is gone, what is new, what the host has that it had not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -10,6 +10,7 @@ use crate::diagnosis::evidence::{Evidence, HostEvidence};
 use crate::diagnosis::finding::{Blame, Finding, Severity};
 use crate::diagnosis::rules::{quoted, quoted_firewall};
 use crate::diagnosis::session::Path;
+use crate::host::{Prefix, Route};
 use crate::trace::event::{Event, Vantage};
 
 /// Most changes of a host that are listed.
@@ -125,9 +126,14 @@ fn changes(before: &[Event], now: &[Event]) -> Vec<String> {
         if !old.is_told() || !new.is_told() {
             continue;
         }
-        let (had, has) = (traits(old), traits(new));
-        changes.extend(had.difference(&has).map(|what| format!("{}: gone: {what}", vantage.name())));
-        changes.extend(has.difference(&had).map(|what| format!("{}: new: {what}", vantage.name())));
+        let (mut had, mut has) = (traits(old), traits(new));
+        // A recording has the routes to what its session asked about, so that one may be missing in it and be there.
+        let (had_routes, has_routes) = (routes(old), routes(new));
+        had.extend(had_routes.iter().filter(|(_, to)| asks_about(new, to)).map(|(route, _)| route.clone()));
+        has.extend(has_routes.iter().filter(|(_, to)| asks_about(old, to)).map(|(route, _)| route.clone()));
+        let kept = |what: &&String| !(had_routes.contains_key(*what) && has_routes.contains_key(*what));
+        changes.extend(had.difference(&has).filter(kept).map(|what| format!("{}: gone: {what}", vantage.name())));
+        changes.extend(has.difference(&had).filter(kept).map(|what| format!("{}: new: {what}", vantage.name())));
     }
     changes.truncate(MAX_CHANGES);
     changes
@@ -139,12 +145,6 @@ fn traits(host: &HostEvidence) -> BTreeSet<String> {
     traits.extend(host.policy_rules.iter().map(|rule| quoted(&rule.fact)));
     traits.extend(host.firewall_rules.iter().map(|rule| quoted_firewall(&rule.fact)));
     traits.extend(host.links.iter().filter(|link| link.fact.up).map(|link| format!("interface {}", link.fact.device)));
-    for route in &host.routes {
-        let route = &route.fact;
-        let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-        let device = route.device.as_ref().map(|device| format!(" dev {device}")).unwrap_or_default();
-        traits.insert(format!("route {}{via}{device} table {}", route.destination, route.table));
-    }
     for ((name, interface), (_, value)) in &host.sysctls {
         let of = interface.as_ref().map(|interface| format!(" of {interface}")).unwrap_or_default();
         traits.insert(format!("{name}{of} = {value}"));
@@ -162,4 +162,21 @@ fn traits(host: &HostEvidence) -> BTreeSet<String> {
         traits.insert(format!("tested as {}{mark}{port}", application.asked));
     }
     traits
+}
+
+/// The routes of a host in the same words, with where they lead to.
+fn routes(host: &HostEvidence) -> BTreeMap<String, Prefix> {
+    let words = |route: &Route| {
+        let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+        let device = route.device.as_ref().map(|device| format!(" dev {device}")).unwrap_or_default();
+        format!("route {}{via}{device} table {}", route.destination, route.table)
+    };
+    host.routes.iter().map(|route| (words(&route.fact), route.fact.destination)).collect()
+}
+
+/// Whether the session on a host sent to an address that is covered by this: then its recording has the routes that lead
+/// there.
+fn asks_about(host: &HostEvidence, to: &Prefix) -> bool {
+    let answers = host.route_answers.iter().chain(&host.probe_answers);
+    answers.into_iter().any(|answer| to.contains(answer.fact.question.destination))
 }

@@ -7,13 +7,15 @@ use whyrelay_core::diagnosis::finding::{Blame, Severity};
 use whyrelay_core::diagnosis::rules::diagnose;
 use whyrelay_core::host::{HostFact, PolicyRule, ProbeAim, RoutePurpose, RuleAction, SoftwareName};
 use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
-use whyrelay_core::report::Report;
-use whyrelay_core::trace::event::{EndReason, EventKind, Pair, PairState, SessionOptions, Side, Vantage};
+use whyrelay_core::report::{Expected, Report};
+use whyrelay_core::trace::event::{
+    Direction, EndReason, Event, EventKind, Pair, PairState, SessionOptions, Side, Vantage,
+};
 
 use crate::builder::{Check, Fate, Session, address};
 use crate::cases::facts::{UPLINK, policy_rule};
 use crate::cases::{STUN_2, failing, lost};
-use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats};
+use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats, direct};
 
 const LOST: Fate = Fate::LostOnTheWay;
 
@@ -335,4 +337,78 @@ fn a_source_that_strays_by_a_rule_names_the_rule() {
     assert!(summary.contains("ip rule 1000: from all lookup 200") && !advice.contains("fwmark"), "{summary}");
     let (summary, _) = strays(0, policy_rule(32_766));
     assert!(summary.ends_with("an address of eth1, by eth0"), "{summary}");
+}
+
+#[test]
+fn what_the_nats_would_allow_is_no_prediction_where_everything_gets_lost_between_them() {
+    let session = failing(LOST, LOST, |_| {});
+    let report = Report::from_events(&session.events);
+    assert_eq!(findings(&session).first().map(String::as_str), Some("WR501 the path error"));
+    assert_eq!((report.expected, report.note), (Expected::Unknown, ""));
+    // Where a host is to blame, the networks do allow it.
+    let refused = failing(Fate::SendRefused(1), LOST, |_| {});
+    let report = Report::from_events(&refused.events);
+    assert_eq!((report.expected, report.note), (Expected::Direct, "these networks should allow a direct path"));
+}
+
+#[test]
+fn lost_checks_are_counted_as_the_account_counts_them() {
+    let summary = |session: &Session| {
+        let report = Report::from_events(&session.events);
+        report.findings.into_iter().find(|found| found.code == "WR501").expect("they are lost").summary
+    };
+    let one = failing(LOST, Fate::Answered, |_| {});
+    assert_eq!(summary(&one), format!("A sent checks to {B_MAPPED} 7 times and none reached B"));
+    let other = "198.51.100.2:50001";
+    let two = failing(LOST, Fate::Answered, |session| {
+        session.check(Check { remote: other, transmissions: 7, ..a_checks(LOST) });
+    });
+    let said = summary(&two);
+    assert_eq!(said, format!("A sent checks on 2 pairs, as to {B_MAPPED}, 14 times and none reached B"));
+}
+
+#[test]
+fn the_round_trip_of_a_path_is_the_shortest_that_was_seen() {
+    let mut session = direct();
+    let before = Report::from_events(&session.events).selected_pair.and_then(|pair| pair.rtt_ms).expect("measured");
+    // The first answer to A on the pair waits for a second, and everything after it on A's side.
+    let answers = |event: &Event| {
+        event.vantage == Vantage::A
+            && matches!(&event.kind, EventKind::Datagram(datagram)
+                if datagram.direction == Direction::In && datagram.remote == address(B_MAPPED) && datagram.integrity.is_some())
+    };
+    let first = session.events.iter().filter(|event| answers(event)).map(|event| event.seq).min().expect("an answer");
+    session.check(Check { nominate: true, ..a_checks(Fate::Answered) });
+    for event in session.events.iter_mut().filter(|event| event.vantage == Vantage::A && event.seq >= first) {
+        event.at = event.at + Duration::from_secs(1);
+    }
+    let after = Report::from_events(&session.events).selected_pair.and_then(|pair| pair.rtt_ms).expect("measured");
+    assert!((before - after).abs() < 5.0, "{before} and {after} ms");
+}
+
+#[test]
+fn a_whyrelay_that_died_is_not_told_to_be_run() {
+    let advice = |is_whyrelay: bool| {
+        let mut session = failing(LOST, LOST, |session| {
+            let (program, sends_recording) = ("whyrelay 0.1.0".to_owned(), is_whyrelay);
+            session.push(Vantage::A, EventKind::PeerIdentified { program, sends_recording });
+        });
+        session.events.retain(|event| event.vantage == Vantage::A);
+        let finding = Report::from_events(&session.events).findings.into_iter().find(|found| found.code == "WR505");
+        finding.expect("its checks are not answered").advice
+    };
+    let died = advice(true);
+    assert!(died[0].contains("B is whyrelay and ended before it sent its recording"), "{died:?}");
+    assert!(!advice(false)[0].contains("is whyrelay and ended"), "{:?}", advice(false));
+}
+
+#[test]
+fn a_missing_capability_has_advice_for_hosts_and_containers() {
+    let unable = lost(|session| {
+        session.application(Some(0x1BD00), true);
+        session.capabilities(&["CAP_NET_RAW"], None);
+    });
+    let report = Report::from_events(&unable.events);
+    let advice = &report.findings.iter().find(|found| found.code == "WR123").expect("it lacks it").advice;
+    assert!(advice.iter().any(|line| line.contains("On a host: run it as root")), "{advice:?}");
 }

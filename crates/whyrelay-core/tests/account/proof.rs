@@ -127,10 +127,34 @@ fn a_comparison_names_both_and_says_what_differs() {
     assert_eq!(row.differs, Some(true));
     assert_eq!(
         row.summary,
-        "On A as netbird: 0 of 2 addresses of the peer answered; as a plain program: 2 of 2 addresses of the peer answered"
+        "On A as netbird: 0 of 2 pairs with the peer answered; as a plain program: 2 of 2 pairs with the peer answered"
     );
     let untried = lost(|session| session.application(Some(0x1BD00), true));
     let row = Report::from_events(&untried.events).comparisons.remove(0);
     assert_eq!((row.differs, row.plain), (None, None), "not measured is not no");
     assert!(Report::from_events(&direct().events).comparisons.is_empty());
+}
+
+#[test]
+fn a_route_that_the_later_session_had_no_reason_to_record_is_not_gone() {
+    let with = |link_local: bool, route_to_peer: bool| {
+        lost(|session| {
+            session.link(Vantage::A, "eth0", None, "192.168.1.2");
+            session.route(RoutePurpose::Peer, B_MAPPED, 0, Ok(UPLINK));
+            if link_local {
+                session.route(RoutePurpose::Peer, "[fe80::b]:50000", 0, Ok(Way { gateway: None, ..UPLINK }));
+                session.route_to("fe80::", 64);
+            }
+            if route_to_peer {
+                session.route_to("198.51.100.0", 24);
+            }
+        })
+    };
+    let (all, none) = (with(true, true), with(false, false));
+    let (_, proof) = prove(&all.events, &none.events);
+    assert_eq!(proof.changes, ["A: gone: route 198.51.100.0/24 dev eth0 table 254"]);
+    let (_, proof) = prove(&none.events, &all.events);
+    assert_eq!(proof.changes, ["A: new: route 198.51.100.0/24 dev eth0 table 254"]);
+    let (_, proof) = prove(&all.events, &all.events);
+    assert!(proof.changes.is_empty(), "{:?}", proof.changes);
 }

@@ -14,7 +14,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "grep CapEff /proc/PID/status, and capsh --decode.",
     doubt: "The capability in the list.",
     fixes: &[Fix::safe(
-        "Give the container the capability: docker run --cap-add NET_ADMIN --cap-add NET_RAW, and set sysctls with --sysctl.",
+        "On a host: run it as root, or give it the capabilities, in its systemd unit (AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW) or on its binary (setcap cap_net_admin,cap_net_raw+ep). In a container: docker or podman run --cap-add NET_ADMIN --cap-add NET_RAW, and sysctls with --sysctl.",
     )],
     threads: &["netbirdio/netbird#2290", "netbirdio/netbird#1332", "netbirdio/netbird#2753"],
     depends_on: &["WR801"],

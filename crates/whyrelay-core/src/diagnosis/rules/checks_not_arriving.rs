@@ -1,6 +1,7 @@
 //! checks get lost on the way.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use super::counterfactual::last_hop;
 use super::{Examination, Fault, Fix, Rule};
@@ -42,19 +43,23 @@ fn examine(session: &Session<'_>) -> Examination {
         let chains: Vec<_> = could.filter(|pair| pair.from(from).broken == Some(Break::OnTheWay)).collect();
         let Some(first) = chains.iter().find_map(|pair| pair.side(from)) else { continue };
         let sent: u32 = chains.iter().filter_map(|pair| pair.from(from).sent).map(|sent| sent.transmissions).sum();
-        lost.push((from, first.pair.remote, sent));
+        lost.push((from, first.pair.remote, sent, chains.len()));
         evidence.extend(chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()));
     }
-    let one = |from: Vantage, remote: std::net::SocketAddr, sent: u32| {
+    // How often on all of them: the account has each pair's own number.
+    let whereto = |remote: &SocketAddr, sent: u32, pairs: usize| {
         let times = if sent == 1 { "once".to_owned() } else { format!("{sent} times") };
-        format!("{} sent checks to {remote} {times} and none reached {}", from.name(), from.other().name())
+        if pairs == 1 { format!("to {remote} {times}") } else { format!("on {pairs} pairs, as to {remote}, {times}") }
+    };
+    let one = |(from, remote, sent, pairs): &(Vantage, SocketAddr, u32, usize)| {
+        let whereto = whereto(remote, *sent, *pairs);
+        format!("{} sent checks {whereto} and none reached {}", from.name(), from.other().name())
     };
     let summary = match lost.as_slice() {
         [] => return Examination::Clear,
-        [(from, remote, sent)] => one(*from, *remote, *sent),
-        [(from, remote, sent), (_, back, count), ..] => {
-            let other = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
-            format!("{}; nor did any that {} sent to {back} {other}", one(*from, *remote, *sent), from.other().name())
+        [only] => one(only),
+        [first, (from, back, count, pairs), ..] => {
+            format!("{}; nor did any that {} sent {}", one(first), from.name(), whereto(back, *count, *pairs))
         }
     };
     let mut summary = summary;

@@ -1,7 +1,7 @@
 //! checks are not answered, and where they get lost was not measured.
 
 use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path};
 use crate::trace::event::Vantage;
@@ -14,7 +14,9 @@ pub(super) const RULE: Rule = Rule {
     detection: "Checks on pairs that could work have no answer, and the other side's recording is missing or incomplete.",
     proof: "The other side's recording.",
     doubt: "The other side's recording.",
-    fixes: &[Fix::safe("Run whyrelay on the other side, too, or give whyrelay report both recordings.")],
+    fixes: &[Fix::safe(
+        "Give whyrelay report both sides' recordings; where the other side is not whyrelay, run whyrelay there, too.",
+    )],
     threads: &[],
     depends_on: &[
         "WR801", "WR305", "WR101", "WR805", "WR208", "WR302", "WR304", "WR202", "WR206", "WR207", "WR201", "WR504",
@@ -32,12 +34,20 @@ fn examine(session: &Session<'_>) -> Examination {
         let Some(side) = chains.iter().find_map(|pair| pair.side(from)) else { continue };
         let heard = chains.iter().any(|pair| pair.from(from.other()).seen.as_ref().is_some_and(|seen| seen.checks > 0));
         let (here, there) = (from.name(), from.other().name());
+        // It is whyrelay, and did not live to send what it saw.
+        let died = matches!(session.evidence.side(from).peer_program, Some((_, true)))
+            && !session.evidence.is_recorded(from.other());
+        let again = died.then(|| {
+            let text = format!("{there} is whyrelay and ended before it sent its recording: run both again, and {there} with --record FILE, which keeps what it saw until it ends");
+            Remedy::safe(text)
+        });
         let back = if heard { format!(", although checks of {there} arrive") } else { String::new() };
         faults.push(Fault {
             blame: Blame::Path,
             severity: Severity::Warning,
             summary: format!("Checks of {here} to {} are not answered{back}", side.pair.remote),
             evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
+            advice: again.into_iter().collect(),
             ..Fault::default()
         });
     }

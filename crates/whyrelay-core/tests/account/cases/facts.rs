@@ -209,6 +209,15 @@ impl Session {
         self.fact(Vantage::A, HostFact::Capabilities { user: 0, effective, container: container.map(str::to_owned) });
     }
 
+    /// A route of A's main table by eth0.
+    pub(crate) fn route_to(&mut self, network: &str, length: u8) {
+        let destination = Prefix { address: network.parse().expect("an address"), length };
+        let (device, route_kind) = (Some("eth0".into()), RouteKind::Unicast);
+        let (gateway, preferred_source, metric, mtu) = (None, None, None, None);
+        let route = Route { table: 254, destination, route_kind, device, gateway, preferred_source, metric, mtu };
+        self.fact(Vantage::A, HostFact::Route(route));
+    }
+
     pub(crate) fn default_route(&mut self, table: u32) {
         let destination = Prefix { address: "0.0.0.0".parse().expect("an address"), length: 0 };
         self.fact(

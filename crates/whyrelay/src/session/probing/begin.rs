@@ -221,7 +221,9 @@ impl Session {
         self.host_input(Moment::After, HostFact::ProfileTally(tally));
         let plain = self.sink.probes(|aim| *aim == ProbeAim::Plain);
         if plain.is_empty() {
-            let why = if self.signals.peer_answers_probes() {
+            let why = if self.remote.is_none() {
+                "the other side never came, so that nobody was there to be asked"
+            } else if self.signals.peer_answers_probes() {
                 "the session ended before a plain program's sockets were tried"
             } else {
                 "the other side does not answer probes: it is not whyrelay, or an older one"
