@@ -9,7 +9,7 @@ use super::network::{Told, told};
 use super::session::{Path, Session};
 use crate::host::{PolicyRule, ProbeAim, ProbeOutcome, RouteAnswer, RouteKind, RoutePurpose, RuleAction};
 use crate::ice::candidate::CandidateType;
-use crate::trace::address::{AddressClass, same_subnet};
+use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
 
 /// The tables and rules that every Linux has: local, main and default.
@@ -52,10 +52,7 @@ pub fn reachable_candidates<'a>(side: &'a SideEvidence, peer: &'a SideEvidence) 
         .map(|address| address.ip())
         .filter(move |&address| match AddressClass::of(address) {
             AddressClass::Public | AddressClass::CarrierGrade => true,
-            AddressClass::Private => side
-                .local_candidates
-                .iter()
-                .any(|local| same_subnet(local.base.ip(), address) && local.base.ip() != address),
+            AddressClass::Private => side.known.has_neighbor(address),
             _ => false,
         })
 }
@@ -154,7 +151,7 @@ impl<'a> Rivals<'a> {
 /// Every diversion on a side, in the order of the answers.
 pub fn diversions<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversion<'a>> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-    let candidates: Vec<IpAddr> = reachable_candidates(side, peer).collect();
+    let candidates: BTreeSet<IpAddr> = reachable_candidates(side, peer).collect();
     let about_peer = side.host.route_answers.iter().filter(|answer| {
         let question = &answer.fact.question;
         question.purpose == RoutePurpose::Peer
@@ -187,7 +184,7 @@ pub fn mark_keeps_from_servers(session: &Session<'_>, vantage: Vantage) -> bool 
 
 /// A rule that selects by the session's mark and sends everything, the packets to the servers as well, where nothing is
 /// answered: the way to the servers is no measure then, that of the same packets without the mark is.
-fn led_astray<'a>(side: &'a SideEvidence, candidates: &[IpAddr]) -> Vec<Diversion<'a>> {
+fn led_astray<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<Diversion<'a>> {
     let host = &side.host;
     let answered = side.servers.values().any(ServerPath::has_answered)
         || side.sent.values().any(|check| check.answer.is_some() && !side.is_relayed(check.pair.local));

@@ -119,8 +119,7 @@ impl<'a> Session<'a> {
             AddressClass::Public | AddressClass::CarrierGrade => AddressClass::of(local) != AddressClass::Loopback,
             AddressClass::Loopback => AddressClass::of(local) == AddressClass::Loopback,
             AddressClass::Private | AddressClass::LinkLocal => {
-                let own = self.evidence.side(from).local_candidates.iter().map(|candidate| candidate.base.ip());
-                own.chain([local]).any(|base| same_subnet(base, remote))
+                self.evidence.side(from).known.shares_network(remote) || same_subnet(local, remote)
             }
             AddressClass::Unspecified | AddressClass::Multicast => false,
         }
@@ -136,8 +135,8 @@ impl<'a> Session<'a> {
         let address = relayed.or(mapped).or_else(|| theirs.map(|side| side.pair.remote)).or(base)?;
         let connected = ours.filter(|side| side.pair.local == address).map(|side| own.base_of(side.pair));
         let named = connected.filter(|&base| Some(base) != ours.map(|side| side.pair.local)).unwrap_or(address);
-        let own_candidate = own.local_candidates.iter().find(|local| local.candidate.address.ip() == Some(named));
-        let as_told = other.remote_candidates.iter().find(|remote| remote.address == Some(address));
+        let own_candidate = own.known.locals_at(named).first().and_then(|at| own.local_candidates.get(*at));
+        let as_told = other.known.remote_at(address).and_then(|at| other.remote_candidates.get(at));
         let kind = match (own_candidate, as_told) {
             _ if relayed.is_some() => CandidateType::Relayed,
             (Some(local), _) => local.candidate.kind,
@@ -152,11 +151,7 @@ impl<'a> Session<'a> {
 /// Whether a side's pair goes through a relay: our own, or the peer's.
 pub(crate) fn is_relayed(evidence: &Evidence, vantage: Vantage, pair: Pair) -> bool {
     let (own, other) = (evidence.side(vantage), evidence.side(vantage.other()));
-    let told = own
-        .remote_candidates
-        .iter()
-        .any(|remote| remote.candidate.kind == CandidateType::Relayed && remote.address == Some(pair.remote));
-    own.is_relayed(pair.local) || told || other.is_relayed(pair.remote)
+    own.is_relayed(pair.local) || own.known.is_told_as_relayed(pair.remote) || other.is_relayed(pair.remote)
 }
 
 /// Marks the pair that data goes over, by A's word, else by B's, else by the nominations on the wire.

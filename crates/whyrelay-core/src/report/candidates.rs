@@ -1,11 +1,12 @@
 //! The candidate table.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::diagnosis::evidence::{Evidence, LocalCandidate, RemoteCandidate};
-use crate::ice::candidate::{CandidateTransport, CandidateType};
+use crate::diagnosis::evidence::Evidence;
+use crate::ice::candidate::{Candidate, CandidateTransport, CandidateType};
 use crate::trace::event::Vantage;
 
 /// Most candidates of a side that a report lists.
@@ -44,12 +45,15 @@ pub(super) fn rows(evidence: &Evidence) -> Vec<CandidateRow> {
 
 fn rows_of(evidence: &Evidence, vantage: Vantage) -> Vec<CandidateRow> {
     let (own, other) = (evidence.side(vantage), evidence.side(vantage.other()));
-    let same = |local: &LocalCandidate, remote: &RemoteCandidate| {
-        local.candidate.address == remote.candidate.address && local.candidate.transport == remote.candidate.transport
-    };
+    let signature = |candidate: &Candidate| (candidate.address.to_string(), candidate.transport);
+    let mut theirs = BTreeMap::new();
+    for remote in &other.remote_candidates {
+        theirs.entry(signature(&remote.candidate)).or_insert(remote);
+    }
+    let ours: BTreeSet<_> = own.local_candidates.iter().map(|local| signature(&local.candidate)).collect();
     let mut rows: Vec<CandidateRow> = Vec::new();
     for local in &own.local_candidates {
-        let remote = other.remote_candidates.iter().find(|remote| same(local, remote));
+        let remote = theirs.get(&signature(&local.candidate)).copied();
         rows.push(CandidateRow {
             side: vantage,
             kind: local.candidate.kind,
@@ -66,7 +70,7 @@ fn rows_of(evidence: &Evidence, vantage: Vantage) -> Vec<CandidateRow> {
     }
     // What the other side knows of us: all there is without our recording, and peer-reflexive ones.
     for remote in &other.remote_candidates {
-        if own.local_candidates.iter().any(|local| same(local, remote)) {
+        if ours.contains(&signature(&remote.candidate)) {
             continue;
         }
         rows.push(CandidateRow {
@@ -82,7 +86,7 @@ fn rows_of(evidence: &Evidence, vantage: Vantage) -> Vec<CandidateRow> {
             seq: remote.seq,
         });
     }
-    let mut known = std::collections::BTreeSet::new();
+    let mut known = BTreeSet::new();
     rows.retain(|row| known.insert((row.kind, row.transport, row.address.clone(), row.base)));
     rows.truncate(MAX_CANDIDATES);
     rows

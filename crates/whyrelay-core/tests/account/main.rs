@@ -8,6 +8,7 @@ mod events;
 mod every_rule;
 mod findings;
 mod growing;
+mod growth;
 mod half_seen;
 mod hostile;
 mod html;

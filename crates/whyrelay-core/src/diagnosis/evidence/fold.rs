@@ -3,7 +3,8 @@
 use super::seen::{
     AgentPair, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
 };
-use super::side::{MAX_LIST, SideEvidence};
+use super::side::{MAX_COMPARED, MAX_LIST, SideEvidence};
+use crate::host::HostFact;
 use crate::time::Timestamp;
 use crate::trace::address::bare;
 use crate::trace::event::{Direction, Event, EventKind, FailReason, IceState, PruneReason, Side, StateReason};
@@ -47,15 +48,18 @@ impl SideEvidence {
                 let (ufrag, fingerprint) = (ufrag.clone(), fingerprint.clone());
                 if *side == Side::Local {
                     self.generation = *generation;
+                    if self.generations.len() < MAX_LIST {
+                        self.generations.insert(ufrag.clone(), *generation);
+                    }
                 }
                 let description = Description { seq, side: *side, ufrag, fingerprint, generation: *generation };
-                push(&mut self.descriptions, description, &mut self.overflow);
+                push_compared(&mut self.descriptions, description, &mut self.overflow);
             }
             EventKind::SignalRefused { message, detail } => {
                 push(&mut self.refused_messages, (seq, message.clone(), detail.clone()), &mut self.overflow);
             }
             EventKind::ServerKnown { url, announced } => {
-                push(&mut self.servers_known, (seq, url.clone(), *announced), &mut self.overflow);
+                push_compared(&mut self.servers_known, (seq, url.clone(), *announced), &mut self.overflow);
             }
             _ => self.apply_socket_kind(seq, at, kind),
         }
@@ -64,14 +68,18 @@ impl SideEvidence {
     fn apply_socket_kind(&mut self, seq: u64, at: Timestamp, kind: &EventKind) {
         match kind {
             EventKind::Interface { name, addresses, used, .. } => {
-                push(&mut self.interfaces, (seq, name.clone(), addresses.clone(), *used), &mut self.overflow);
+                if self.interfaces.len() < MAX_COMPARED {
+                    addresses.iter().for_each(|address| self.known.add_own(*address));
+                }
+                push_compared(&mut self.interfaces, (seq, name.clone(), addresses.clone(), *used), &mut self.overflow);
             }
             EventKind::SocketOpened { transport, local, interface, .. } if self.sockets.len() < MAX_LIST => {
+                self.known.add_own(local.ip());
                 self.sockets.insert((*transport, bare(*local)), (seq, interface.clone()));
             }
             EventKind::SocketOpened { .. } => self.overflow += 1,
             EventKind::SocketFailed { transport, local, detail, .. } => {
-                push(&mut self.socket_failures, (seq, *transport, *local, detail.clone()), &mut self.overflow);
+                push_compared(&mut self.socket_failures, (seq, *transport, *local, detail.clone()), &mut self.overflow);
             }
             EventKind::SocketClosed { .. } => {}
             EventKind::Datagram(datagram) => self.apply_datagram(seq, at, datagram),
@@ -91,21 +99,25 @@ impl SideEvidence {
                 {
                     check.refused = (check.refused + 1).min(check.transmissions);
                 }
-                if self.send_failures.len() < MAX_LIST {
+                if self.send_failures.len() < MAX_COMPARED {
                     let failure = SendFailure { count: 0, seq, detail: detail.clone() };
                     self.send_failures.entry((local, remote, *errno)).or_insert(failure).count += 1;
                 }
             }
             EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, .. } => {
-                if self.icmp_errors.len() < MAX_LIST {
+                if self.icmp_errors.len() < MAX_COMPARED {
                     let key = (bare(*local), bare(*remote), *icmp_type, *icmp_code);
                     let error = IcmpError { count: 0, seq, offender: *offender };
                     self.icmp_errors.entry(key).or_insert(error).count += 1;
                 }
             }
             EventKind::HostFact { moment, fact } => {
-                if !self.host.apply(seq, *moment, fact) {
-                    self.overflow += 1;
+                let taken = self.host.apply(seq, *moment, fact);
+                self.overflow += u64::from(!taken);
+                if let HostFact::Address(address) = &**fact
+                    && taken
+                {
+                    self.known.add_own(address.address);
                 }
             }
             _ => self.apply_gathering_kind(seq, at, kind),
@@ -119,30 +131,41 @@ impl SideEvidence {
                 let (interface, server) = (interface.clone(), server.clone());
                 let (candidate, base) = (candidate.clone(), bare(*base));
                 let local = LocalCandidate { seq, at, candidate, base, interface, server };
-                push(&mut self.local_candidates, local, overflow);
+                if self.local_candidates.len() < MAX_COMPARED {
+                    self.known.add_local(self.local_candidates.len(), &local);
+                }
+                push_compared(&mut self.local_candidates, local, overflow);
             }
             EventKind::LocalCandidateDiscarded { candidate, reason } => {
-                push(&mut self.discarded_candidates, (seq, candidate.clone(), reason.clone()), overflow);
+                push_compared(&mut self.discarded_candidates, (seq, candidate.clone(), reason.clone()), overflow);
             }
             EventKind::RemoteCandidate { candidate, resolved } => {
                 let address = candidate.address.ip().or(*resolved);
                 let remote = RemoteCandidate { seq, candidate: candidate.clone(), address };
-                push(&mut self.remote_candidates, remote, overflow);
+                if self.remote_candidates.len() < MAX_COMPARED {
+                    self.known.add_remote(self.remote_candidates.len(), &remote);
+                }
+                push_compared(&mut self.remote_candidates, remote, overflow);
             }
             EventKind::RemoteCandidateRefused { line, reason } => {
-                push(&mut self.refused_candidates, (seq, line.clone(), reason.clone()), overflow);
+                push_compared(&mut self.refused_candidates, (seq, line.clone(), reason.clone()), overflow);
             }
             EventKind::EndOfCandidates { side } => {
                 self.end_of_candidates.entry(*side).or_insert(seq);
             }
             EventKind::NameResolved { name, addresses, error, .. } => {
-                push(&mut self.names, (seq, name.clone(), addresses.clone(), error.clone()), overflow);
+                push_compared(&mut self.names, (seq, name.clone(), addresses.clone(), error.clone()), overflow);
             }
             EventKind::ServerFailed { server, local, method, failure } => {
                 let (server, local, method, failure) = (server.clone(), *local, method.clone(), failure.clone());
-                push(&mut self.server_failures, FailedServer { seq, server, local, method, failure }, overflow);
+                push_compared(
+                    &mut self.server_failures,
+                    FailedServer { seq, server, local, method, failure },
+                    overflow,
+                );
             }
             EventKind::Allocated { server, relayed, .. } if self.allocated.len() < MAX_LIST => {
+                self.known.add_relayed(*relayed);
                 self.allocated.insert(*relayed, (seq, server.clone()));
             }
             // The wire says the same: see `wire`.
@@ -226,7 +249,16 @@ impl SideEvidence {
 
 /// Adds to a list within its bound.
 fn push<T>(list: &mut Vec<T>, item: T, overflow: &mut u64) {
-    if list.len() < MAX_LIST {
+    push_within(MAX_LIST, list, item, overflow);
+}
+
+/// The same for a list that is looked through for each entry of another.
+fn push_compared<T>(list: &mut Vec<T>, item: T, overflow: &mut u64) {
+    push_within(MAX_COMPARED, list, item, overflow);
+}
+
+fn push_within<T>(most: usize, list: &mut Vec<T>, item: T, overflow: &mut u64) {
+    if list.len() < most {
         list.push(item);
     } else {
         *overflow += 1;

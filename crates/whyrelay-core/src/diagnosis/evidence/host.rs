@@ -9,6 +9,10 @@ use crate::host::{
     SoftwareName, Subject,
 };
 
+/// Most facts of one kind that are kept, since facts are compared with each other. Who records them keeps some hundred
+/// of a kind; answers of routing are one for each socket and address.
+const MAX_OF_A_KIND: usize = 2000;
+
 /// A fact with its event and moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Taken<T> {
@@ -73,7 +77,21 @@ impl HostEvidence {
             return false;
         }
         self.facts += 1;
+        let full = |length: usize| length >= MAX_OF_A_KIND;
         match fact {
+            HostFact::Link(_) if full(self.links.len()) => return false,
+            HostFact::Address(_) if full(self.addresses.len()) => return false,
+            HostFact::Route(_) if full(self.routes.len()) => return false,
+            HostFact::PolicyRule(_) if full(self.policy_rules.len()) => return false,
+            HostFact::Neighbor(_) if full(self.neighbors.len()) => return false,
+            HostFact::FirewallRule(_) if full(self.firewall_rules.len()) => return false,
+            HostFact::ConntrackEntry(_) if full(self.conntrack.len()) => return false,
+            HostFact::Socket(_) if full(self.sockets.len()) => return false,
+            HostFact::Software(_) if full(self.software.len()) => return false,
+            HostFact::RouteAnswer(_) if full(self.route_answers.len().max(self.probe_answers.len())) => return false,
+            HostFact::OwnPacket(_) if full(self.own_packets.len()) => return false,
+            HostFact::Probe(_) if full(self.probes.len()) => return false,
+            HostFact::ProbeSeen { .. } if full(self.probes_seen.len()) => return false,
             HostFact::Link(link) => push(&mut self.links, seq, moment, link),
             HostFact::Address(address) => push(&mut self.addresses, seq, moment, address),
             HostFact::Route(route) => push(&mut self.routes, seq, moment, route),

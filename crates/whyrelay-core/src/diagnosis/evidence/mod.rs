@@ -9,6 +9,7 @@ mod check;
 mod checklist;
 mod fold;
 mod host;
+mod known;
 mod measured;
 mod seen;
 mod server;
@@ -19,6 +20,7 @@ mod wire;
 pub use check::{Answer, Check, Outcome};
 pub use checklist::{FoldedPair, FoldedState};
 pub use host::{HostEvidence, Taken};
+pub use known::Known;
 pub use measured::{Measured, NatBehavior};
 pub use seen::{
     AgentPair, Damaged, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,

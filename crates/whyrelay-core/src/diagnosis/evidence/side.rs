@@ -1,10 +1,11 @@
 //! What one side saw.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::check::Check;
 use super::host::HostEvidence;
+use super::known::Known;
 use super::measured::Measured;
 use super::seen::{
     AgentPair, Damaged, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
@@ -25,6 +26,13 @@ pub(super) const MAX_TRANSACTIONS: usize = 200_000;
 
 /// Most entries of any list a side.
 pub(super) const MAX_LIST: usize = 10_000;
+
+/// Most entries of lists that are looked through for each entry of another: candidates, servers, errors. An agent has
+/// some hundred candidates at most.
+pub(super) const MAX_COMPARED: usize = 2000;
+
+/// Most addresses that servers told: each is compared with each.
+pub(super) const MAX_TOLD: usize = 300;
 
 /// Everything that one side saw, folded. Fields are facts in the order of their layers.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +78,8 @@ pub struct SideEvidence {
 
     /// What this side's host told of itself.
     pub host: HostEvidence,
+    /// All addresses that the fields below and above tell of.
+    pub known: Known,
 
     pub local_candidates: Vec<LocalCandidate>,
     pub remote_candidates: Vec<RemoteCandidate>,
@@ -86,6 +96,8 @@ pub struct SideEvidence {
     pub allocated: BTreeMap<SocketAddr, (u64, String)>,
 
     pub generation: u32,
+    /// Of each user name fragment of this side.
+    pub(super) generations: BTreeMap<String, u32>,
     pub role: Option<Role>,
     pub role_conflicts: u32,
     pub sent: BTreeMap<TransactionId, Check>,
@@ -117,14 +129,13 @@ pub struct SideEvidence {
 impl SideEvidence {
     /// Whether ICE-TCP connections are accepted at an address.
     pub(super) fn is_listening(&self, local: SocketAddr) -> bool {
-        let passive = |c: &LocalCandidate| c.candidate.transport == CandidateTransport::TcpPassive && c.base == local;
-        self.local_candidates.iter().any(passive)
+        let at = self.known.locals_of(local).iter().filter_map(|at| self.local_candidates.get(*at));
+        at.into_iter().any(|local| local.candidate.transport == CandidateTransport::TcpPassive)
     }
 
     /// The generation of this side's description with a user name fragment.
     pub(super) fn generation_with(&self, ufrag: &str) -> Option<u32> {
-        let own = self.descriptions.iter().filter(|description| description.side == Side::Local);
-        own.filter(|description| description.ufrag == ufrag).map(|description| description.generation).next_back()
+        self.generations.get(ufrag).copied()
     }
 
     /// The agent's last state.
@@ -145,12 +156,7 @@ impl SideEvidence {
 
     /// Whether an address is a relayed address of this side.
     pub fn is_relayed(&self, address: SocketAddr) -> bool {
-        let told = |local: &LocalCandidate| {
-            local.candidate.kind == CandidateType::Relayed && local.candidate.address.ip() == Some(address)
-        };
-        self.allocated.contains_key(&address)
-            || self.servers.values().any(|path| allocated_at(path, address))
-            || self.local_candidates.iter().any(told)
+        self.known.is_relayed(address)
     }
 
     /// Whether it has a TURN server to ask: one was named to it, was asked, failed or allocated.
@@ -171,15 +177,13 @@ impl SideEvidence {
         if arrivals.is_empty() {
             return None;
         }
-        let heard = |address: SocketAddr| {
-            // What came by a relay did not come to one of these sockets.
-            let here = |check: &Check| check.pair.remote == address && !self.is_relayed(check.pair.local);
-            self.received.values().any(here)
-                || self.sent.values().any(|check| here(check) && check.answer.is_some())
-                || self.servers.iter().any(|((_, _, server), path)| *server == address && path.has_answered())
-        };
+        // What came by a relay did not come to one of these sockets.
+        let here = |check: &&Check| !self.is_relayed(check.pair.local);
+        let checks = self.received.values().chain(self.sent.values().filter(|check| check.answer.is_some()));
+        let servers = self.servers.iter().filter(|(_, path)| path.has_answered()).map(|((.., server), _)| *server);
+        let heard: BTreeSet<SocketAddr> = checks.filter(here).map(|check| check.pair.remote).chain(servers).collect();
         let unheard = arrivals.into_iter().map(|packet| (packet.fact.source, packet.fact.packets, packet.seq));
-        Some(unheard.filter(|(source, ..)| !heard(*source)).collect())
+        Some(unheard.filter(|(source, ..)| !heard.contains(source)).collect())
     }
 
     /// How many requests to each server left over UDP: what the system refused to send did not.
@@ -212,8 +216,4 @@ impl SideEvidence {
     pub fn is_counted(&self) -> bool {
         !self.counts.is_empty() && self.datagrams == 0
     }
-}
-
-fn allocated_at(path: &ServerPath, address: SocketAddr) -> bool {
-    path.allocation.as_ref().is_some_and(|allocation| allocation.relayed.contains(&address))
 }

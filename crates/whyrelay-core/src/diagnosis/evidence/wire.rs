@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::check::{Answer, Check, Outcome};
 use super::seen::Damaged;
 use super::server::{Allocation, ServerPath, ServerRequest};
-use super::side::{MAX_LIST, MAX_TRANSACTIONS, SideEvidence};
+use super::side::{MAX_COMPARED, MAX_LIST, MAX_TOLD, MAX_TRANSACTIONS, SideEvidence};
 use crate::ice::candidate::CandidateTransport;
 use crate::time::Timestamp;
 use crate::trace::address::bare;
@@ -163,11 +163,12 @@ impl SideEvidence {
             return;
         }
         let key = (seen.transport, seen.local, seen.remote);
-        let fits = self.servers.len() < MAX_LIST || self.servers.contains_key(&key);
+        let fits = self.servers.len() < MAX_COMPARED || self.servers.contains_key(&key);
         if !fits || self.requests.len() >= MAX_TRANSACTIONS {
             self.overflow += 1;
             return;
         }
+        self.known.add_server(seen.remote);
         let path = self.servers.entry(key).or_default();
         let tally = path.requests.entry(message.method).or_default();
         tally.transmissions += 1;
@@ -247,16 +248,21 @@ impl SideEvidence {
         let mapped = message
             .xor_address(AttributeType::XOR_MAPPED_ADDRESS)
             .or_else(|| message.address(AttributeType::MAPPED_ADDRESS));
-        let new = mapped.filter(|mapped| self.addresses_told < MAX_LIST && !path.mapped.contains_key(mapped));
-        if let Some(mapped) = new {
-            path.mapped.insert(mapped, seen.seq);
-            self.addresses_told += 1;
+        if let Some(mapped) = mapped.filter(|mapped| !path.mapped.contains_key(mapped)) {
+            if self.addresses_told < MAX_TOLD {
+                path.mapped.insert(mapped, seen.seq);
+                self.addresses_told += 1;
+            } else {
+                self.overflow += 1;
+            }
         }
         match message.method {
             Method::ALLOCATE => {
+                let relayed: Vec<_> = message.xor_addresses(AttributeType::XOR_RELAYED_ADDRESS).take(2).collect();
+                relayed.iter().for_each(|address| self.known.add_relayed(*address));
                 path.allocation = Some(Allocation {
                     seq: seen.seq,
-                    relayed: message.xor_addresses(AttributeType::XOR_RELAYED_ADDRESS).take(2).collect(),
+                    relayed,
                     lifetime_s: message.u32(AttributeType::LIFETIME).unwrap_or_default(),
                     ..Allocation::default()
                 });

@@ -1,5 +1,8 @@
 //! A router or firewall refuses the checks and says so.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
 use super::{Examination, Fault, Fix, Rule, udp_blocked};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::Blame;
@@ -36,6 +39,7 @@ fn examine(session: &Session<'_>) -> Examination {
             continue;
         }
         let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+        let checked: BTreeSet<SocketAddr> = side.sent.values().map(|check| check.pair.remote).collect();
         let refused = side.icmp_errors.iter().filter_map(|((_, remote, icmp_type, code), error)| {
             let offender = error.offender.filter(|offender| !is_own(side, *offender))?;
             let unreachable = if remote.is_ipv4() {
@@ -43,7 +47,7 @@ fn examine(session: &Session<'_>) -> Examination {
             } else {
                 *icmp_type == 1 && *code != 4
             };
-            let checked = side.sent.values().any(|check| check.pair.remote == *remote);
+            let checked = checked.contains(remote);
             // The peer's own host has a rule of its own.
             let by_peer = is_own(peer, offender);
             (unreachable && checked && !by_peer).then_some((error.seq, *remote, offender, *icmp_type, *code))
@@ -69,13 +73,7 @@ fn examine(session: &Session<'_>) -> Examination {
 
 /// Whether an address is one of a side's own.
 pub(crate) fn is_own(side: &SideEvidence, address: std::net::IpAddr) -> bool {
-    // Of a relayed candidate it is the relay's address.
-    let bases = side.local_candidates.iter().map(|local| local.base).filter(|base| !side.is_relayed(*base));
-    let bases = bases.map(|base| base.ip());
-    let sockets = side.sockets.keys().map(|(_, local)| local.ip());
-    let interfaces = side.interfaces.iter().flat_map(|(_, _, addresses, _)| addresses.iter().copied());
-    let facts = side.host.addresses.iter().map(|taken| taken.fact.address);
-    bases.chain(sockets).chain(interfaces).chain(facts).any(|own| own == address)
+    side.known.is_own(address)
 }
 
 pub(crate) const fn meaning(icmp_type: u8, code: u8) -> &'static str {

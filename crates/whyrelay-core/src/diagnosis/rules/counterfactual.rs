@@ -31,7 +31,7 @@ pub(super) fn counterfactual(side: &SideEvidence) -> (String, Vec<u64>) {
 
 /// Whether an address is a server's that this side asked.
 pub(super) fn is_server(side: &SideEvidence, remote: SocketAddr) -> bool {
-    side.servers.keys().any(|(_, _, server)| *server == remote)
+    side.known.is_server(remote)
 }
 
 /// The last hop on the way to the peer that still answered a packet of low TTL, and which it is.

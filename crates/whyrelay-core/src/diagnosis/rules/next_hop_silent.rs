@@ -1,5 +1,6 @@
 //! The next hop towards the peer does not answer on the link.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Examination, Fault, Fix, Rule};
@@ -35,7 +36,7 @@ fn examine(session: &Session<'_>) -> Examination {
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-    let candidates: Vec<_> = crate::diagnosis::routes::reachable_candidates(side, peer).collect();
+    let candidates: BTreeSet<_> = crate::diagnosis::routes::reachable_candidates(side, peer).collect();
     let own = side.icmp_errors.iter().filter(|((_, remote, icmp_type, code), error)| {
         let unreachable = if remote.is_ipv4() { (*icmp_type, *code) == (3, 1) } else { (*icmp_type, *code) == (1, 3) };
         unreachable
@@ -98,14 +99,24 @@ fn ping(hop: IpAddr, device: Option<&str>) -> String {
 
 /// The peer's address whose next hop the kernel still looks for: it gives up after three seconds, and a session that
 /// has a relay may end before.
-fn waiting<'a>(session: &'a Session<'_>, vantage: Vantage, candidates: &[IpAddr]) -> Option<(&'a SocketAddr, u64)> {
+fn waiting<'a>(
+    session: &'a Session<'_>,
+    vantage: Vantage,
+    candidates: &BTreeSet<IpAddr>,
+) -> Option<(&'a SocketAddr, u64)> {
     let host = &session.evidence.side(vantage).host;
     let pairs = session.pairs.iter().filter(|pair| session.could_arrive(pair, vantage));
     let remotes = pairs.filter_map(|pair| pair.side(vantage)).map(|own| &own.pair.remote);
+    let mut answers = BTreeMap::new();
+    for answer in host.route_answers.iter().filter(|answer| answer.fact.question.out_device.is_none()) {
+        answers.entry(answer.fact.question.destination).or_insert(answer);
+    }
+    // The last that was told of each.
+    let neighbors: BTreeMap<IpAddr, _> =
+        host.neighbors.iter().map(|neighbor| (neighbor.fact.address, neighbor)).collect();
     remotes.filter(|remote| candidates.contains(&remote.ip())).find_map(|remote| {
-        let answer = host.routes_to(remote.ip()).find(|answer| answer.fact.question.out_device.is_none())?;
-        let hop = answer.fact.route.as_ref()?.gateway.unwrap_or(remote.ip());
-        let neighbor = host.neighbors.iter().rfind(|neighbor| neighbor.fact.address == hop)?;
+        let hop = answers.get(&remote.ip())?.fact.route.as_ref()?.gateway.unwrap_or(remote.ip());
+        let neighbor = neighbors.get(&hop)?;
         let silent = matches!(neighbor.fact.neighbor_state, NeighborState::Failed | NeighborState::Incomplete);
         silent.then_some((remote, neighbor.seq))
     })

@@ -1,16 +1,15 @@
 //! An early packet took the port in the NAT.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 
 use super::counterfactual::is_server;
 use super::{Examination, Fault, Fix, Rule};
 
-use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::{Network, Told, told};
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
-use crate::ice::candidate::{CandidateTransport, CandidateType};
+use crate::ice::candidate::CandidateTransport;
 use crate::trace::event::Vantage;
 use crate::trace::measurement::Measurement;
 
@@ -82,18 +81,24 @@ fn probed(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         _ => None,
     };
     let early = |aim: &ProbeAim| *aim == ProbeAim::EarlyArrival;
+    let (mut told_to, mut opened_to) = (BTreeMap::new(), BTreeMap::new());
+    for told in side.host.probes_with(early).filter(|told| is_server(side, told.fact.remote)) {
+        if let Some(mapped) = mapped_of(&told.fact.result) {
+            told_to.entry(told.fact.local).or_insert(mapped);
+        }
+    }
+    for opened in side.host.probes_with(|aim| matches!(aim, ProbeAim::AfterOpener { .. })) {
+        if matches!(opened.fact.result, ProbeOutcome::Answered { .. }) {
+            opened_to.entry(opened.fact.remote).or_insert(opened);
+        }
+    }
     side.host.probes_with(early).filter(|probe| !is_server(side, probe.fact.remote)).find_map(|probe| {
-        let told = side.host.probes_with(early).find_map(|told| {
-            let mapped = mapped_of(&told.fact.result).filter(|_| told.fact.local == probe.fact.local)?;
-            is_server(side, told.fact.remote).then_some(mapped)
-        })?;
+        let told = *told_to.get(&probe.fact.local)?;
         if told == probe.fact.local {
             // No NAT: nothing to give up.
             return None;
         }
-        let opened = side.host.probes_with(|aim| matches!(aim, ProbeAim::AfterOpener { .. })).find(|opened| {
-            opened.fact.remote == probe.fact.remote && matches!(opened.fact.result, ProbeOutcome::Answered { .. })
-        });
+        let opened = opened_to.get(&probe.fact.remote);
         let (how, more) = match (mapped_of(&probe.fact.result), opened) {
             (Some(seen), _) if seen.ip() == told.ip() && seen.port() != told.port() => {
                 (format!("it then sends from port {}", seen.port()), None)
@@ -201,7 +206,7 @@ fn shifted(session: &Session<'_>, vantage: Vantage, first: &Told) -> Option<(u16
         .iter()
         .filter(|(_, check)| check.pair.transport == CandidateTransport::Udp && check.pair.local == first.local);
     let seen = sent.filter_map(|(id, check)| {
-        let to = if other.is_relayed(check.pair.remote) || is_told_as_relayed(side, check.pair.remote) {
+        let to = if other.is_relayed(check.pair.remote) || side.known.is_told_as_relayed(check.pair.remote) {
             To::Relay
         } else {
             To::Peer
@@ -211,10 +216,4 @@ fn shifted(session: &Session<'_>, vantage: Vantage, first: &Told) -> Option<(u16
         (from.ip() == first.mapped.ip() && from.port() != first.mapped.port()).then_some((from.port(), to, seq))
     });
     seen.min_by_key(|(_, to, seq)| (*to == To::Relay, *seq))
-}
-
-fn is_told_as_relayed(side: &SideEvidence, address: SocketAddr) -> bool {
-    side.remote_candidates
-        .iter()
-        .any(|remote| remote.candidate.kind == CandidateType::Relayed && remote.address == Some(address))
 }

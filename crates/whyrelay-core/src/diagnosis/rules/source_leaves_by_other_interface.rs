@@ -1,5 +1,8 @@
 //! Packets leave by another interface than their source address is on.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::{deciding, is_own_rule};
@@ -39,19 +42,22 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             !link.fact.is_tunnel() && !link.fact.is_virtual_bridge() || link.fact.link_kind.as_deref() == Some("veth")
         })
     };
+    let lost: BTreeSet<(IpAddr, IpAddr)> = session
+        .pairs
+        .iter()
+        .filter(|pair| {
+            matches!(pair.from(vantage).broken, Some(Break::OnTheWay | Break::OnTheWayBack | Break::Somewhere))
+                && session.could_arrive(pair, vantage)
+        })
+        .filter_map(|pair| pair.side(vantage))
+        .map(|own| (own.pair.local.ip(), own.pair.remote.ip()))
+        .collect();
     let wrong = host.route_answers.iter().find_map(|answer| {
         let question = &answer.fact.question;
         let (source, device) = (question.source?, answer.fact.device()?);
         let home = host.addresses.iter().find(|address| address.fact.address == source)?;
         let elsewhere = home.fact.device != device && device != "lo" && physical(&home.fact.device) && physical(device);
-        let lost = session.pairs.iter().any(|pair| {
-            let from_it = pair
-                .side(vantage)
-                .is_some_and(|own| own.pair.local.ip() == source && own.pair.remote.ip() == question.destination);
-            from_it
-                && session.could_arrive(pair, vantage)
-                && matches!(pair.from(vantage).broken, Some(Break::OnTheWay | Break::OnTheWayBack | Break::Somewhere))
-        });
+        let lost = lost.contains(&(source, question.destination));
         (question.out_device.is_none() && elsewhere && lost).then_some((answer, home, device))
     });
     let (answer, home, device) = wrong?;

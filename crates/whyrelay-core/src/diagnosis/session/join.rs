@@ -138,10 +138,9 @@ fn guess(evidence: &Evidence, rows: &[Rows<'_>; 2], mirrors: &mut BTreeMap<Pair,
         if mirrors.contains_key(pair) {
             continue;
         }
-        let behind =
-            |local: &&crate::diagnosis::evidence::LocalCandidate| local.candidate.address.ip() == Some(pair.remote);
-        let Some(base) = b.local_candidates.iter().find(behind).map(|local| local.base) else { continue };
-        let own = a.local_candidates.iter().filter(|local| local.base == pair.local);
+        let behind = b.known.locals_at(pair.remote).first().and_then(|at| b.local_candidates.get(*at));
+        let Some(base) = behind.map(|local| local.base) else { continue };
+        let own = a.known.locals_of(pair.local).iter().filter_map(|at| a.local_candidates.get(*at));
         let mut addresses: Vec<_> = own.filter_map(|local| local.candidate.address.ip()).collect();
         addresses.push(pair.local);
         let class = AddressClass::of(pair.remote.ip());
