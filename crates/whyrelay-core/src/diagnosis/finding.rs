@@ -78,6 +78,8 @@ impl Severity {
 pub enum Effect {
     /// It only looks, or changes something of this program or host that is easily changed back.
     Safe,
+    /// It restarts something or takes it down, and cuts connections that go on now.
+    CutsConnections,
     /// It changes what a firewall lets through, on this host, a router or a server.
     ChangesFirewall,
     /// It needs whoever owns the router, the provider's line or another network.
@@ -89,6 +91,7 @@ impl Effect {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Safe => "safe",
+            Self::CutsConnections => "cuts connections",
             Self::ChangesFirewall => "changes the firewall",
             Self::NeedsRouterOwner => "needs the router's owner",
         }
@@ -111,6 +114,11 @@ impl Remedy {
     /// A remedy that changes nothing that is not easily changed back.
     pub fn safe(text: impl Into<String>) -> Self {
         Self { effect: Effect::Safe, text: text.into(), commands: Vec::new() }
+    }
+
+    /// A remedy that cuts connections that go on now.
+    pub fn cuts(text: impl Into<String>) -> Self {
+        Self { effect: Effect::CutsConnections, ..Self::safe(text) }
     }
 
     /// A remedy that changes what a firewall lets through.

@@ -166,7 +166,7 @@ pub(super) fn aim(aim: &ProbeAim) -> String {
         ProbeAim::Device { device } => format!("bound to {device}"),
         ProbeAim::OtherPort => "from another port".into(),
         ProbeAim::WithoutMark => "without the mark".into(),
-        ProbeAim::TimeToLive { ttl } => format!("over {ttl} hops at most"),
+        ProbeAim::TimeToLive { ttl } => format!("as far as hop {ttl} (TTL {ttl})"),
         ProbeAim::Padded { length } => format!("in packets of {length} bytes"),
         ProbeAim::EarlyArrival => "after the peer's own packets".into(),
         ProbeAim::Silence { seconds } => format!("after {seconds} s of silence"),

@@ -41,7 +41,7 @@ pub fn render_text(report: &Report, options: &TextOptions) -> String {
     findings::render(&mut out, report, paint);
     asides(&mut out, report, paint);
     sides(&mut out, report, paint);
-    tables::candidates(&mut out, report, paint);
+    tables::candidates(&mut out, report, options.columns, paint);
     pairs::render(&mut out, report, options, paint);
     not_measured(&mut out, report, paint);
     harmless(&fold::fold(&out, options.columns), options.color)
@@ -74,6 +74,7 @@ fn color_sequence(text: &str) -> usize {
 
 fn verdict(out: &mut String, report: &Report, paint: Paint) {
     let style = match report.path {
+        _ if !report.decided => Style::Warn,
         Path::Direct => Style::Good,
         Path::Relayed => Style::Warn,
         Path::Failed => Style::Bad,
@@ -84,7 +85,7 @@ fn verdict(out: &mut String, report: &Report, paint: Paint) {
         note if note.starts_with("these") => format!(": {note}"),
         note => format!(", {note}"),
     };
-    let _ = writeln!(out, "{}{note}", paint.apply(style, words::path(report.path)));
+    let _ = writeln!(out, "{}{note}", paint.apply(style, report.heading));
     wrap(out, paint, "  ", &report.reason);
     for way in words::ways(report) {
         wrap(out, paint, "  ", &way);
@@ -126,7 +127,7 @@ fn sides(out: &mut String, report: &Report, paint: Paint) {
             Role::Controlling => "controlling".to_owned(),
             Role::Controlled => "controlled".to_owned(),
         }));
-        words.extend(side.channel_opened_ms.map(|ms| format!("channel open after {ms:.0} ms")));
+        words.extend(side.channel_opened_ms.map(|ms| format!("data channel opened after {ms:.0} ms")));
         if side.ended.is_none() {
             words.push("recording cut off".to_owned());
         }

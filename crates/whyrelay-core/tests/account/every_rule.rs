@@ -75,7 +75,7 @@ fn every_rule_is_silent_one_step_away_from_its_fault() {
 }
 
 #[test]
-fn a_command_that_changes_what_a_firewall_lets_through_says_so() {
+fn a_command_that_changes_what_a_firewall_lets_through_or_cuts_connections_says_so() {
     let changes = |command: &str| {
         ["nft insert", "nft delete", "iptables", "ip6tables", "ufw", "firewall-cmd"]
             .iter()
@@ -87,13 +87,21 @@ fn a_command_that_changes_what_a_firewall_lets_through_says_so() {
             .iter()
             .any(|start| command.starts_with(start))
     };
+    let cuts = |command: &String| {
+        [" restart", "tailscale set ", "networks deselect", "daemon-reload"].iter().any(|part| command.contains(part))
+    };
     let mut seen = 0;
     for case in cases::all() {
         for finding in Report::from_events(&case.session.events).findings {
             for remedy in &finding.remedies {
+                let is_cut = remedy.commands.iter().any(cuts);
                 for command in &remedy.commands {
                     seen += 1;
-                    let expected = if changes(command) && !looks(command) { "changes the firewall" } else { "safe" };
+                    let expected = match changes(command) && !looks(command) {
+                        true => "changes the firewall",
+                        false if is_cut => "cuts connections",
+                        false => "safe",
+                    };
                     assert_eq!(remedy.effect.name(), expected, "{}: {command}", finding.code);
                     let hole = command
                         .split([' ', '/', '='])
@@ -105,6 +113,31 @@ fn a_command_that_changes_what_a_firewall_lets_through_says_so() {
         }
     }
     assert!(seen > 20, "only {seen} commands");
+}
+
+#[test]
+fn what_a_command_sets_is_not_advised_again_in_words() {
+    for case in cases::all() {
+        for finding in Report::from_events(&case.session.events).findings {
+            for setting in ["NB_FWMARK_BASE", "NB_FORCE_RELAY", "mmx_mask"] {
+                let said = finding.remedies.iter().filter(|remedy| remedy.line().contains(setting)).count();
+                assert!(said <= 1, "{}: {setting} is advised {said} times: {:#?}", finding.code, finding.remedies);
+            }
+        }
+    }
+}
+
+/// NetBird takes nothing but "true" for it.
+#[test]
+fn netbirds_other_words_do_not_force_its_relay() {
+    use whyrelay_core::host::SoftwareName;
+    let forced = |value: &str| {
+        let mut session = direct();
+        session.software(SoftwareName::Netbird, &[("NB_FORCE_RELAY", value)]);
+        findings(&session.events).iter().any(|(code, ..)| *code == "WR803")
+    };
+    assert!(forced("true") && forced("TRUE"));
+    assert!(!forced("1") && !forced("yes") && !forced("on"));
 }
 
 #[test]

@@ -158,3 +158,13 @@ fn live_events_and_recordings_in_any_order_give_the_same_bytes() {
         assert_eq!(render_text(&replayed, &options), render_text(&live, &options));
     }
 }
+
+#[test]
+fn a_terminal_that_is_narrower_than_the_candidate_table_gets_them_one_below_the_other() {
+    let report = Report::from_events(&relayed().events);
+    let narrow = render_text(&report, &TextOptions { columns: Some(40), ..TextOptions::default() });
+    let words = "Candidates\n  A host 192.168.1.2:40000\n    on eth0\n  A srflx 203.0.113.1:40000\n    base 192.168.1.2:40000 on eth0\n    from stun:192.0.2.10:3478\n";
+    assert!(narrow.contains(words), "{narrow}");
+    let wide = render_text(&report, &TextOptions { columns: Some(120), ..TextOptions::default() });
+    assert_eq!(wide, render_text(&report, &TextOptions::default()));
+}

@@ -1,6 +1,5 @@
 //! Printing the account and what it says for the exit status.
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -12,7 +11,7 @@ use whyrelay_core::report::{
 use whyrelay_core::trace::event::Event;
 
 use super::args::Format;
-use super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer};
+use super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer, terminal_columns};
 
 /// What is said when the account of one host alone is asked for as HTML.
 const NO_HTML: &str = "the account of one host alone has no HTML form: use --format text or json";
@@ -79,14 +78,7 @@ impl Wanted {
     /// As wide as the terminal.
     fn text(&self) -> TextOptions {
         let own = TextOptions { color: self.color && self.output.is_none(), ..TextOptions::default() };
-        if self.output.is_some() || !std::io::stdout().is_terminal() {
-            return own;
-        }
-        match ratatui::crossterm::terminal::size() {
-            // A terminal that tells no size says 0.
-            Ok((columns @ 20.., _)) => TextOptions { columns: Some(columns.into()), ..own },
-            _ => own,
-        }
+        TextOptions { columns: terminal_columns().filter(|_| self.output.is_none()), ..own }
     }
 
     fn render(&self, report: &Report) -> anyhow::Result<()> {

@@ -5,18 +5,43 @@ use std::fmt::Write as _;
 use whyrelay_core::diagnosis::rules::{self, RULES, Rule};
 
 use super::args::ExplainArgs;
-use super::{HEALTHY, answer};
+use super::{HEALTHY, answer, terminal_columns};
+
+/// Columns of a line, at most.
+const WIDTH: usize = 100;
 
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<u8> {
+    let columns = terminal_columns();
     let text = match &args.code {
         Some(code) => {
             let rule = rules::find(code.trim()).ok_or_else(|| unknown(code))?;
-            explain(rule)
+            explain(rule, columns.map_or(WIDTH, |columns| columns.min(WIDTH)))
         }
-        None => RULES.iter().map(|rule| format!("{}  {:<32}  {}\n", rule.code, rule.name, rule.title)).collect(),
+        None if args.list => list(columns),
+        None => anyhow::bail!(
+            "explain takes a finding's code or name, like WR504 or peer-sees-other-port\n\
+             hint: `whyrelay explain --list` names them all"
+        ),
     };
     answer(&text)?;
     Ok(HEALTHY)
+}
+
+/// Every finding, by its code: one line each, or the title below where the terminal is narrower.
+fn list(columns: Option<usize>) -> String {
+    let mut rules: Vec<&Rule> = RULES.iter().collect();
+    rules.sort_by_key(|rule| rule.code);
+    let line = |rule: &&Rule| format!("{}  {:<32}  {}\n", rule.code, rule.name, rule.title);
+    let widest = rules.iter().map(|rule| line(rule).chars().count()).max().unwrap_or(0);
+    let Some(narrow) = columns.filter(|columns| *columns < widest) else {
+        return rules.iter().map(line).collect();
+    };
+    let mut text = String::new();
+    for rule in rules {
+        let _ = writeln!(text, "{}  {}", rule.code, rule.name);
+        wrap(&mut text, narrow, "       ", "       ", rule.title);
+    }
+    text
 }
 
 fn unknown(asked: &str) -> anyhow::Error {
@@ -70,35 +95,36 @@ fn edits(from: &str, to: &str) -> usize {
     row[to.len()]
 }
 
-fn explain(rule: &Rule) -> String {
-    let mut text = format!("{} {}: {}\n\n", rule.code, rule.name, rule.title);
-    paragraph(&mut text, "", rule.meaning);
-    paragraph(&mut text, "How it is detected: ", rule.detection);
-    paragraph(&mut text, "What proves it: ", rule.proof);
-    paragraph(&mut text, "What would change the judgement: ", rule.doubt);
+fn explain(rule: &Rule, width: usize) -> String {
+    let mut text = String::new();
+    paragraph(&mut text, width, &format!("{} {}: {}", rule.code, rule.name, rule.title));
+    paragraph(&mut text, width, rule.meaning);
+    paragraph(&mut text, width, &format!("How it is detected: {}", rule.detection));
+    paragraph(&mut text, width, &format!("What proves it: {}", rule.proof));
+    paragraph(&mut text, width, &format!("What would change the judgement: {}", rule.doubt));
     text.push_str("What helps:\n");
     for fix in rule.fixes {
         let line = format!("{} ({})", fix.text.trim_end_matches('.'), fix.effect.name());
-        wrap(&mut text, "  - ", "    ", &line);
+        wrap(&mut text, width, "  - ", "    ", &line);
     }
     if !rule.threads.is_empty() {
         text.push('\n');
-        wrap(&mut text, "", "  ", &format!("Public threads: {}", rule.threads.join(", ")));
+        wrap(&mut text, width, "", "  ", &format!("Public threads: {}", rule.threads.join(", ")));
     }
     text
 }
 
-fn paragraph(text: &mut String, lead: &str, body: &str) {
-    wrap(text, "", "", &format!("{lead}{body}"));
+fn paragraph(text: &mut String, width: usize, body: &str) {
+    wrap(text, width, "", "", body);
     text.push('\n');
 }
 
-/// Wraps at 100 columns.
-fn wrap(text: &mut String, first: &str, rest: &str, body: &str) {
+/// Wraps at a width.
+fn wrap(text: &mut String, width: usize, first: &str, rest: &str, body: &str) {
     let mut line = first.to_owned();
     let mut empty = true;
     for word in body.split_whitespace() {
-        if !empty && line.chars().count() + 1 + word.chars().count() > 100 {
+        if !empty && line.chars().count() + 1 + word.chars().count() > width {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{line}");
             line = rest.to_owned();
@@ -134,6 +160,23 @@ mod tests {
         }
         for nonsense in ["", "xyzzy", "WR999", "4294967295", "\u{1f980}\u{1f980}"] {
             assert!(near(nonsense).is_empty(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_short_lines() {
+        // The longest name takes 34 columns.
+        let narrow = list(Some(44));
+        assert!(narrow.lines().all(|line| line.chars().count() <= 44), "{narrow}");
+        assert!(narrow.starts_with("WR101  send-refused-by-system\n       the "), "{narrow}");
+        assert_eq!(list(None), list(Some(1000)));
+        for rule in RULES {
+            let text = explain(rule, 40);
+            // Names and paths are not broken.
+            assert!(
+                text.lines().all(|line| line.chars().count() <= 40 || line.trim().split(' ').count() <= 2),
+                "{text}"
+            );
         }
     }
 

@@ -88,6 +88,18 @@ fn use_color(color: Color) -> bool {
     }
 }
 
+/// Columns of the terminal that stdout is; `None` where it is none.
+fn terminal_columns() -> Option<usize> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    match ratatui::crossterm::terminal::size() {
+        // A terminal that tells no size says 0.
+        Ok((columns @ 20.., _)) => Some(columns.into()),
+        _ => None,
+    }
+}
+
 /// Writes an answer to stdout. A reader that closed the pipe has read enough: that is no error.
 fn answer(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();

@@ -27,7 +27,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let host = &session.evidence.side(vantage).host;
     let seq = host.software.iter().find_map(|software| {
         let lazy = software.fact.environment.as_ref()?.get("NB_LAZY_CONN")?;
-        matches!(lazy.to_ascii_lowercase().as_str(), "1" | "t" | "true" | "yes" | "on").then_some(software.seq)
+        matches!(lazy.trim().to_ascii_lowercase().as_str(), "1" | "t" | "true" | "on").then_some(software.seq)
     })?;
     Some(Fault {
         blame: Blame::side(vantage),

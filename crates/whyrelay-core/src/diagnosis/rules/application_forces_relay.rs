@@ -13,7 +13,9 @@ pub(super) const RULE: Rule = Rule {
     detection: "The environment of the running program.",
     proof: "tr '\\0' '\\n' < /proc/PID/environ.",
     doubt: "The variable unset and the program restarted.",
-    fixes: &[Fix::safe("Take the variable out of the service's environment and restart it.")],
+    fixes: &[Fix::cuts(
+        "Take NB_FORCE_RELAY or NB_ICE_FORCE_RELAY_CONN out of the service's environment and restart it.",
+    )],
     threads: &[],
     depends_on: &[],
     examine,
@@ -38,12 +40,19 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         summary: format!("The VPN on {} is told to use its relay only: {name}={value}", vantage.name()),
         evidence: vec![seq],
         advice: vec![
-            Remedy::safe("With NetBird under systemd").run("systemctl edit netbird").run("systemctl restart netbird"),
+            Remedy::cuts(format!("With NetBird under systemd, unset {name} (undo: remove that file and do the same)"))
+                .run("mkdir -p /etc/systemd/system/netbird.service.d")
+                .run(format!(
+                    "printf '[Service]\\nUnsetEnvironment={name}\\n' > /etc/systemd/system/netbird.service.d/direct.conf"
+                ))
+                .run("systemctl daemon-reload")
+                .run("systemctl restart netbird"),
         ],
         ..Fault::default()
     })
 }
 
-fn is_true(value: &str) -> bool {
-    matches!(value.trim().to_ascii_lowercase().as_str(), "1" | "t" | "true" | "yes" | "on")
+/// As NetBird reads it: nothing but this word, in whatever case.
+const fn is_true(value: &str) -> bool {
+    value.eq_ignore_ascii_case("true")
 }

@@ -13,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     detection: "This session, made as the application, is direct.",
     proof: "The VPN's own status: relayed before its restart and direct after it.",
     doubt: "The VPN shown as direct already.",
-    fixes: &[Fix::safe(
+    fixes: &[Fix::cuts(
         "If the VPN still says \"Relayed\": netbird down && netbird up (for Tailscale: tailscale down && tailscale up).",
     )],
     threads: &["netbirdio/netbird#2507", "netbirdio/netbird#3237", "netbirdio/netbird#3213", "netbirdio/netbird#6082"],

@@ -17,10 +17,10 @@ pub(super) const RULE: Rule = Rule {
     detection: "The kernel routes packets to a candidate of the peer onto a bridge, on the link, and those to the servers not.",
     proof: "ip route get PEER-ADDRESS shows the bridge without a gateway; ip neigh shows FAILED.",
     doubt: "The peer answering on that bridge: then it is a container of this host.",
-    fixes: &[Fix::safe(
+    fixes: &[Fix::cuts(
         "Give the bridge another network: for Docker \"default-address-pools\" or \"bip\" in /etc/docker/daemon.json, then recreate the network.",
     )],
-    threads: &[],
+    threads: &["moby/moby#37823", "bitwarden/server#947"],
     depends_on: &["WR801"],
     examine,
 };

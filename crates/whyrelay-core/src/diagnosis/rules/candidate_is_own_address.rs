@@ -16,10 +16,11 @@ pub(super) const RULE: Rule = Rule {
     detection: "A remote host candidate equals an address of an interface of this host.",
     proof: "ip route get ADDRESS says \"local\".",
     doubt: "An answer of the peer from there.",
-    fixes: &[Fix::safe(
-        "Leave the bridge out on the peer (whyrelay --exclude-interface docker0, netbird up --extra-iface-blacklist docker0).",
-    )],
-    threads: &[],
+    fixes: &[
+        Fix::safe("Leave the bridge out on the peer: whyrelay --exclude-interface docker0."),
+        Fix::cuts("For NetBird there: netbird down && netbird up --extra-iface-blacklist docker0."),
+    ],
+    threads: &["open-mpi/ompi#14371"],
     depends_on: &[],
     examine,
 };

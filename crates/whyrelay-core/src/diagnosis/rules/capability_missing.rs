@@ -13,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     detection: "A VPN or a mark is asked for, and the capability is not among the process's effective ones, or a socket option was refused.",
     proof: "grep CapEff /proc/PID/status, and capsh --decode.",
     doubt: "The capability in the list.",
-    fixes: &[Fix::safe(
+    fixes: &[Fix::cuts(
         "On a host: run it as root, or give it the capabilities, in its systemd unit (AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW) or on its binary (setcap cap_net_admin,cap_net_raw+ep). In a container: docker or podman run --cap-add NET_ADMIN --cap-add NET_RAW, and sysctls with --sysctl.",
     )],
     threads: &["netbirdio/netbird#2290", "netbirdio/netbird#1332", "netbirdio/netbird#2753"],

@@ -15,8 +15,8 @@ pub(super) const RULE: Rule = Rule {
     detection: "The process is in a container, and its address is that of a bridge network.",
     proof: "The same session with host networking.",
     doubt: "A container with host networking, or a published port that is reached from outside.",
-    fixes: &[Fix::safe(
-        "Run the container with host networking (docker run --network host), or publish its UDP port (-p 51820:51820/udp).",
+    fixes: &[Fix::cuts(
+        "Start the container anew with host networking (docker run --network host), or with its UDP port published (-p 51820:51820/udp).",
     )],
     threads: &["netbirdio/netbird#2604", "netbirdio/netbird#3213"],
     depends_on: &["WR801"],

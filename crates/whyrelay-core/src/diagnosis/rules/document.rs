@@ -20,8 +20,8 @@ const FAMILIES: [(char, &str); 8] = [
 pub fn markdown() -> String {
     let mut page = String::from(
         "# Findings\n\nWritten by `cargo xtask findings` from the rules themselves; `whyrelay explain CODE` says the \
-         same. Each fix is marked with what it does: *safe*, *changes the firewall* or *needs the router's owner*. A \
-         rule is quiet where another that it depends on has found the cause on the same side.\n",
+         same. Each fix is marked with what it does: *safe*, *cuts connections* that go on now, *changes the \
+         firewall* or *needs the router's owner*. A rule is quiet where another that it depends on has found the cause on the same side.\n",
     );
     for (digit, title) in FAMILIES {
         let mut family: Vec<&Rule> = RULES.iter().filter(|rule| rule.code[2..].starts_with(digit)).collect();

@@ -20,13 +20,13 @@ pub(super) const RULE: Rule = Rule {
     proof: "ip route get ADDRESS mark MARK against the same without mark; and a check without the mark that is answered.",
     doubt: "The same answer with and without the mark.",
     fixes: &[
-        Fix::safe(
-            "Give the application another mark: for NetBird set NB_FWMARK_BASE to a value that shares no bits with the rule's mask.",
+        Fix::cuts(
+            "Give the application another mark: for NetBird (from September 2026 on) set NB_FWMARK_BASE to a value that shares no bits with the rule's mask.",
         ),
-        Fix::safe(
+        Fix::cuts(
             "Or narrow the other program's mask: for mwan3 uci set mwan3.globals.mmx_mask, for others its own setting.",
         ),
-        Fix::safe("Or let NetBird do without marks: NB_USE_LEGACY_ROUTING=true, or NB_SKIP_SOCKET_MARK=true."),
+        Fix::cuts("Or let NetBird do without marks: NB_USE_LEGACY_ROUTING=true, or NB_SKIP_SOCKET_MARK=true."),
     ],
     threads: &[
         "netbirdio/netbird#2116",
@@ -66,7 +66,7 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     let free = rule.and_then(|rule| free_mark(host, rule.fact.mask.unwrap_or(u32::MAX)));
     if let Some((what, mark)) = free.filter(|_| question.mark == NETBIRD || is_about(host, SoftwareName::Netbird)) {
         advice.push(
-            Remedy::safe(what)
+            Remedy::cuts(format!("{what} (from NetBird of September 2026 on)"))
                 .run("mkdir -p /etc/systemd/system/netbird.service.d")
                 .run(format!(
                     "printf '[Service]\\nEnvironment=NB_FWMARK_BASE={:#x}\\n' > /etc/systemd/system/netbird.service.d/mark.conf",
@@ -78,7 +78,7 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     }
     if is_about(host, SoftwareName::Mwan3) || rule.is_some_and(|rule| rule.fact.mask == Some(0x3F00)) {
         advice.push(
-            Remedy::safe("Or give mwan3 other bits")
+            Remedy::cuts("Or give mwan3 other bits")
                 .run("uci set mwan3.globals.mmx_mask='0x3F000000' && uci commit mwan3")
                 .run("mwan3 restart"),
         );

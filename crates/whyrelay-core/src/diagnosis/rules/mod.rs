@@ -138,8 +138,20 @@ impl Fix {
         Self { effect: Effect::Safe, text }
     }
 
+    const fn cuts(text: &'static str) -> Self {
+        Self { effect: Effect::CutsConnections, text }
+    }
+
     const fn firewall(text: &'static str) -> Self {
         Self { effect: Effect::ChangesFirewall, text }
+    }
+
+    /// Whether a command of the advice sets what this fix names: then it is said already, and exactly.
+    fn is_said_in(&self, advice: &[Remedy]) -> bool {
+        let is_setting = |word: &&str| word.len() > 5 && word.contains('_');
+        let words = || self.text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(is_setting);
+        let commands = || advice.iter().flat_map(|remedy| &remedy.commands);
+        words().any(|word| commands().any(|command| command.contains(word)))
     }
 
     const fn owner(text: &'static str) -> Self {
@@ -389,8 +401,8 @@ fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
     evidence.sort_unstable();
     evidence.dedup();
     evidence.truncate(MAX_CITED);
-    let fixes = rule.fixes.iter();
-    remedies.extend(fixes.map(|fix| Remedy { effect: fix.effect, ..Remedy::safe(fix.text) }));
+    let fixes: Vec<&Fix> = rule.fixes.iter().filter(|fix| !fix.is_said_in(&remedies)).collect();
+    remedies.extend(fixes.into_iter().map(|fix| Remedy { effect: fix.effect, ..Remedy::safe(fix.text) }));
     let advice = remedies.iter().map(Remedy::line).collect();
     let doubt = doubt.unwrap_or_else(|| rule.doubt.to_owned());
     // What did no harm is no warning: the session is direct all the same.

@@ -15,9 +15,12 @@ pub(super) const RULE: Rule = Rule {
     detection: "The mapping of the session's port differs from server to server, and that of another port of the same host does not. Or this host itself sends from a second address by the same interface, and the NAT keeps the port but towards destinations where that one's packets came first, or the peer sees the second address's packets come from there.",
     proof: "The router's connection table has entries of another host with the same port.",
     doubt: "A mapping that differs for another port, too: then the NAT is endpoint-dependent by itself.",
-    fixes: &[Fix::safe(
-        "Give this host another port: whyrelay --port, netbird up --wireguard-port 51821, tailscaled --port, or randomizeClientPort.",
-    )],
+    fixes: &[
+        Fix::safe("Give this host another port: whyrelay --port 51821."),
+        Fix::cuts(
+            "For NetBird: netbird down && netbird up --wireguard-port 51821; for Tailscale: PORT in /etc/default/tailscaled and a restart of tailscaled, or randomizeClientPort in the policy file.",
+        ),
+    ],
     threads: &["tailscale/tailscale#3105", "tailscale/tailscale#16300", "netbirdio/netbird#2703"],
     depends_on: &["WR801"],
     examine,

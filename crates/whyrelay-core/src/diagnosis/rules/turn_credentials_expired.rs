@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
             "Set the clocks of the TURN server, of whoever hands out credentials and of this host (timedatectl set-ntp true).",
         ),
     ],
-    threads: &[],
+    threads: &["nextcloud/spreed#6323", "nextcloud/talk-desktop#1416", "coturn/coturn#1204"],
     depends_on: &[],
     examine,
 };

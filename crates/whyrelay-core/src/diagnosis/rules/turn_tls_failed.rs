@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     doubt: "The same certificate accepted by another client on another machine: then this machine lacks the authority, or its clock is wrong.",
     fixes: &[
         Fix::safe("Use the name of the certificate in the turns: URL, not the address."),
-        Fix::safe(
+        Fix::cuts(
             "Give the server its full chain (fullchain.pem) and a certificate that has not expired, then restart it.",
         ),
     ],

@@ -18,9 +18,12 @@ pub(super) const RULE: Rule = Rule {
     detection: "Candidates on interfaces whose names are those of virtual bridges, and a checklist that was full, or more of them than of others.",
     proof: "The list of candidates by interface.",
     doubt: "A session without those interfaces that is no better.",
-    fixes: &[Fix::safe(
-        "Leave those interfaces out: whyrelay --exclude-interface docker0 (and so on), netbird up --extra-iface-blacklist docker0,br-.",
-    )],
+    fixes: &[
+        Fix::safe("Leave those interfaces out: whyrelay --exclude-interface docker0 (and so on)."),
+        Fix::cuts(
+            "For NetBird: netbird down && netbird up --extra-iface-blacklist docker0,br- (names by their beginning).",
+        ),
+    ],
     threads: &["netbirdio/netbird#390", "netbirdio/netbird#721", "netbirdio/netbird#7353"],
     depends_on: &["WR801"],
     examine,

@@ -46,14 +46,14 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     advice.extend(detour(diversion, "Send the peer's own address past the tunnel"));
     if is_about(host, SoftwareName::Netbird) {
         advice.push(
-            Remedy::safe("With NetBird, see and deselect the route that covers it")
+            Remedy::cuts("With NetBird, see and deselect the route that covers it (undo: netbird networks select -a)")
                 .run("netbird networks list")
                 .run("netbird networks deselect NETWORK-ID"),
         );
     }
     if is_about(host, SoftwareName::Tailscale) {
         advice.push(
-            Remedy::safe("With Tailscale, do without the exit node or subnet routes")
+            Remedy::cuts("With Tailscale, do without the exit node or subnet routes")
                 .run("tailscale set --exit-node= --accept-routes=false"),
         );
     }

@@ -134,7 +134,9 @@ fn row(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
         }
         Measurement::EarlyArrival { local, mapped, observed, control, arrived, .. } => {
             let (value, state) = match (observed == mapped, control == mapped) {
-                (true, _) if *arrived => ("an early packet comes in".to_owned(), State::Good),
+                (true, _) if *arrived => {
+                    ("harmless: the early packet gets through to this host".to_owned(), State::Good)
+                }
                 (true, _) => ("harmless: the mapping outlives an early packet".to_owned(), State::Good),
                 (false, true) => {
                     (format!("an early packet steals the mapping: {mapped} becomes {observed}"), State::Bad)

@@ -39,10 +39,10 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
                 format!("{:.1} s", f64::from(*precision_ms) / 1000.0)
             };
             let value = if offset_ms.unsigned_abs() <= u64::from(*precision_ms) {
-                format!("agrees with ours (exact to {exact})")
+                format!("agrees with ours (to within {exact})")
             } else {
                 let way = if *offset_ms > 0 { "ahead of" } else { "behind" };
-                format!("{} {way} ours (exact to {exact})", off_by(offset_ms.unsigned_abs()))
+                format!("{} {way} ours (to within {exact})", off_by(offset_ms.unsigned_abs()))
             };
             let state = if off { State::Warning } else { State::Good };
             rows.push(Row { section, subject, name, value, state, evidence: vec![*seq] });
@@ -331,7 +331,7 @@ mod tests {
         let rows = of(evidence.side(Vantage::A));
         let told = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.value.as_str());
         assert_eq!(told("timed credentials"), Some("made here from the secret, for 60 min more by this host's clock"));
-        assert_eq!(told("clock"), Some("3 h behind ours (exact to 2 ms)"));
+        assert_eq!(told("clock"), Some("3 h behind ours (to within 2 ms)"));
         assert_eq!(off_by(119_999), "120.0 s");
     }
 

@@ -7,7 +7,7 @@ mod tables;
 use super::describe::duration;
 use super::markup::Markup;
 use super::svg::{self, PICTURE_STYLE};
-use super::{Report, SideSummary, words};
+use super::{Report, SideSummary};
 use crate::diagnosis::session::Path;
 use crate::trace::event::{Role, Vantage};
 
@@ -25,7 +25,7 @@ pub fn render_html(report: &Report) -> String {
     out.raw(
         "\n<meta name=\"referrer\" content=\"no-referrer\">\n<meta name=\"color-scheme\" content=\"light dark\">\n",
     );
-    out.element("title", &[], &format!("whyrelay: {}", words::path(report.path)));
+    out.element("title", &[], &format!("whyrelay: {}", report.heading));
     out.raw("\n<style>\n");
     out.raw(STYLE);
     out.raw(PICTURE_STYLE);
@@ -56,14 +56,16 @@ const fn class(path: Path) -> &'static str {
 }
 
 fn verdict(out: &mut Markup, report: &Report) {
-    out.open("header", &[("class", class(report.path))]);
+    let class = if report.decided { class(report.path) } else { "verdict relayed" };
+    out.open("header", &[("class", class)]);
     out.open("div", &[("class", "word")]);
     out.text(match report.path {
         Path::Direct => "✓ ",
+        _ if !report.decided => "? ",
         Path::Relayed => "⇄ ",
         Path::Failed => "✕ ",
     });
-    out.text(words::path(report.path));
+    out.text(report.heading);
     if !report.note.is_empty() {
         out.element("span", &[("class", "note")], report.note);
     }
@@ -226,7 +228,7 @@ fn one_side(out: &mut Markup, side: &SideSummary) {
             Role::Controlled => "controlled".to_owned(),
         }),
     );
-    row("channel open after", side.channel_opened_ms.map(|ms| format!("{ms:.0} ms")));
+    row("data channel opened after", side.channel_opened_ms.map(|ms| format!("{ms:.0} ms")));
     row(
         "round trip of messages",
         side.channel_round_trips.map(|trips| {

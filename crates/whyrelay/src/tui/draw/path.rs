@@ -115,7 +115,7 @@ pub(in crate::tui) fn lines(screen: &Screen, report: &Report) -> Vec<String> {
 fn side(side: &SideSummary) -> String {
     let mut parts = vec![side.program.clone().unwrap_or_else(|| "unknown program".to_owned())];
     parts.extend(side.id.as_ref().map(|id| format!("id {id}")));
-    parts.extend(side.channel_opened_ms.map(|ms| format!("channel open after {ms:.0} ms")));
+    parts.extend(side.channel_opened_ms.map(|ms| format!("data channel opened after {ms:.0} ms")));
     if let Some(trips) = side.channel_round_trips {
         let (median, p99) = (words::duration(trips.median_us), words::duration(trips.p99_us));
         parts.push(format!("messages {median} median, {p99} p99 of {}, {} lost", trips.count, trips.lost));
