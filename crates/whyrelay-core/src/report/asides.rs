@@ -38,6 +38,7 @@ impl Point {
 pub fn asides(report: &Report) -> Vec<Aside> {
     let mut asides = Vec::new();
     asides.extend(proof(report));
+    asides.extend(outages(report));
     asides.extend(tried(report));
     asides.extend(report.comparisons.iter().map(|row| Aside {
         id: "as-program",
@@ -63,6 +64,15 @@ fn proof(report: &Report) -> Option<Aside> {
     points.extend(proof.changes.iter().cloned().map(Point::of));
     let heading = "Compared with the earlier session".to_owned();
     Some(Aside { id: "proof", heading, lead: Some(proof.summary.clone()), points, conclusion: None })
+}
+
+fn outages(report: &Report) -> Option<Aside> {
+    if report.outages.is_empty() {
+        return None;
+    }
+    let points = report.outages.iter().map(|row| Point { words: row.words.clone(), seq: Some(row.seq) });
+    let heading = "Breaks of the path".to_owned();
+    Some(Aside { id: "outages", heading, lead: None, points: points.collect(), conclusion: None })
 }
 
 fn tried(report: &Report) -> Option<Aside> {

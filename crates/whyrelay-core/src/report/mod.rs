@@ -17,6 +17,7 @@ mod html;
 mod json;
 mod markup;
 mod network;
+mod outages;
 mod probes;
 mod proof;
 mod reason;
@@ -44,6 +45,7 @@ pub use flows::{Flow, Route};
 pub use html::render_html;
 pub use json::render_json;
 pub use network::{HostAddress, Nat, Network, NetworkServer, NetworkSide, Reach};
+pub use outages::OutageRow;
 pub use probes::{ComparisonRow, Fared, ProbeRow};
 pub use proof::{Compared, Proof};
 pub use text::{TextOptions, render_text};
@@ -56,7 +58,7 @@ use crate::diagnosis::finding::{Finding, NotMeasured};
 use crate::diagnosis::rules;
 use crate::diagnosis::session::{Chain, End, JoinedPair, Path, Session};
 use crate::host::{Installed, Software, SoftwareName, Subject};
-use crate::trace::event::{Direction, EndReason, Event, Pair, PairState, Role, Vantage};
+use crate::trace::event::{Direction, EndReason, Event, InterfaceUse, Pair, PairState, Role, Vantage};
 
 /// The schema of the JSON account. Fields are added freely; a change of one needs a new number.
 pub const SCHEMA: &str = "whyrelay.report/1";
@@ -71,7 +73,7 @@ pub struct Report {
     pub schema: &'static str,
     /// The path.
     pub path: Path,
-    /// The path as a heading.
+    /// The path as a heading; `UNDECIDED` where the events do not tell how it came out.
     pub heading: &'static str,
     /// Whether the events tell how it came out; when they do not, a path that was not seen is called failed.
     pub decided: bool,
@@ -109,6 +111,9 @@ pub struct Report {
     pub comparisons: Vec<ComparisonRow>,
     /// The probes of both sides.
     pub probes: Vec<ProbeRow>,
+    /// Times without a path after there had been one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outages: Vec<OutageRow>,
     /// What is tried for this one session (`--try`), in words.
     pub tried: Vec<String>,
     /// An earlier session beside this one (`--prove`); `null` where none was given.
@@ -293,7 +298,7 @@ impl Report {
         Self {
             schema: SCHEMA,
             path: session.path,
-            heading: words::path(session.path),
+            heading: if session.is_decided() { words::path(session.path) } else { words::UNDECIDED },
             decided: session.is_decided(),
             expected,
             verdict,
@@ -307,6 +312,7 @@ impl Report {
             b: summary(Vantage::B),
             comparisons: probes::comparisons(&session),
             probes: probes::probes(&session),
+            outages: outages::rows(&session, &scale),
             tried: probes::tried(&session),
             proof: None,
             network: network::network(&session),
@@ -425,9 +431,23 @@ fn missing_sides(evidence: &Evidence) -> Vec<NotMeasured> {
             let why = format!("{} events were beyond the bounds of the diagnosis", side.overflow);
             missing.push(NotMeasured { what: format!("all of what {name} saw"), why });
         }
+        missing.extend(absent_interfaces(side, name));
         missing.extend(unprivileged(&side.host, name));
     }
     missing
+}
+
+/// Interfaces that were to be left out and are not there: perhaps another name was meant.
+fn absent_interfaces(side: &SideEvidence, name: &str) -> Option<NotMeasured> {
+    let names = |absent: bool| {
+        let interfaces = side.interfaces.iter().filter(|(.., used)| (*used == InterfaceUse::Absent) == absent);
+        interfaces.map(|(_, name, ..)| name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let (absent, there) = (names(true), names(false));
+    (!absent.is_empty()).then(|| NotMeasured {
+        what: format!("the session without {absent} on {name} (--exclude-interface)"),
+        why: format!("{name} has no interface of that name; it has {there}"),
+    })
 }
 
 /// What a side could not look at for want of a privilege, one entry for each privilege.

@@ -32,22 +32,43 @@ pub(super) fn reason(session: &Session<'_>, findings: &[Finding]) -> String {
 }
 
 fn failed(session: &Session<'_>, cause: Option<&Finding>) -> String {
-    let broke =
-        session.outcomes.iter().any(|outcome| matches!(outcome, SideOutcome::Failed { was_connected: true, .. }));
+    let broke = broke(session);
     let undecided = !session.is_decided();
     if let (Some(here), None) = (interrupted_alone(session), cause) {
         return format!("{} was interrupted before {} came.", here.name(), here.other().name());
     }
     let what = match (broke, undecided) {
-        (true, _) => "A and B were connected, then the connection broke",
-        (false, true) => "The recording stops before A and B were connected",
-        (false, false) => "A and B could not be connected",
+        (Some(broke), _) => broke,
+        (None, true) => "The recording stops before A and B were connected".to_owned(),
+        (None, false) => "A and B could not be connected".to_owned(),
     };
     match cause {
         Some(finding) => format!("{what}: {}.", sentence(&finding.summary)),
         None if undecided => format!("{what}."),
         None => format!("{what}, and what was measured does not say why."),
     }
+}
+
+/// What there was until the connection broke, and when that was; `None`: there was none.
+fn broke(session: &Session<'_>) -> Option<String> {
+    let broke = |outcome: &SideOutcome| matches!(outcome, SideOutcome::Failed { was_connected: true, .. });
+    if !session.outcomes.iter().any(broke) {
+        return None;
+    }
+    let outage = session.recorded().find_map(|vantage| {
+        let side = session.evidence.side(vantage);
+        Some((vantage, side.outage()?.at.since(side.first_at)))
+    });
+    let (Some((vantage, after)), Some(selected)) = (outage, session.selected) else {
+        return Some("A and B were connected, then the connection broke".to_owned());
+    };
+    let how = if session.pairs[selected].relayed { "through a relay" } else { "directly" };
+    let (after, name) = (super::describe::duration(micros(after)), vantage.name());
+    Some(format!("A and B talked {how}, until the path broke {after} after the beginning of {name}'s recording"))
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The side that was told to end while the other had not come.

@@ -85,6 +85,9 @@ pub const fn path(path: Path) -> &'static str {
     }
 }
 
+/// The heading where the events do not tell how it came out.
+pub const UNDECIDED: &str = "UNDECIDED";
+
 /// What belongs behind the heading; empty where the path says it all.
 pub(super) const fn note(path: Path, verdict: Verdict, expected: Expected) -> &'static str {
     match (verdict, expected) {

@@ -13,6 +13,7 @@ mod half_seen;
 mod hostile;
 mod html;
 mod json_schema;
+mod outages;
 mod pcapng;
 mod proof;
 mod readable;

@@ -494,7 +494,7 @@ fn a_path_that_breaks_later_is_failed_with_its_reason() {
     session.end(Vantage::A, EndReason::Failed);
     assert_eq!(findings(&session), ["WR506 the path"]);
     let report = Report::from_events(&session.events);
-    assert!(report.reason.starts_with("A and B were connected, then the connection broke"), "{}", report.reason);
+    assert!(report.reason.starts_with("A and B talked directly, until the path broke "), "{}", report.reason);
 
     session.end(Vantage::B, EndReason::PeerLeft);
     let found = Report::from_events(&session.events);

@@ -69,6 +69,7 @@ impl Wanted {
     fn report(&self, events: &[Event]) -> Report {
         let mut report = Report::from_events(events);
         report.lacks(self.unread.0, self.unread.1);
+        report.ends_early(events);
         if let Some(before) = &self.before {
             report.prove(before, events);
         }

@@ -1,13 +1,15 @@
 //! The fold of every event but datagrams, in the order of the layers.
 
 use super::seen::{
-    AgentPair, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
+    AgentPair, Description, FailedServer, IcmpError, LocalCandidate, Outage, RemoteCandidate, RoundTrips, SendFailure,
 };
 use super::side::{MAX_COMPARED, MAX_LIST, SideEvidence};
 use crate::host::HostFact;
 use crate::time::Timestamp;
 use crate::trace::address::bare;
-use crate::trace::event::{Direction, Event, EventKind, FailReason, IceState, PruneReason, Side, StateReason};
+use crate::trace::event::{
+    Direction, Event, EventKind, FailReason, IceState, IceStateReason, PruneReason, Side, SignalingState, StateReason,
+};
 
 impl SideEvidence {
     pub(super) fn apply(&mut self, event: &Event) {
@@ -38,6 +40,11 @@ impl SideEvidence {
             EventKind::EventsDropped { count } => self.dropped += count,
 
             EventKind::Signaling { server, state } => {
+                match state {
+                    SignalingState::PeerLeft => self.peer_left = Some((seq, at)),
+                    SignalingState::PeerPresent => self.peer_left = None,
+                    _ => {}
+                }
                 push(&mut self.signaling, (seq, server.clone(), state.clone()), &mut self.overflow);
             }
             EventKind::SignalMessage { direction, message, .. } if self.messages.len() < MAX_LIST => {
@@ -176,6 +183,7 @@ impl SideEvidence {
     }
 
     fn apply_ice_kind(&mut self, seq: u64, at: Timestamp, kind: &EventKind) {
+        self.note_outage(seq, at, kind);
         let overflow = &mut self.overflow;
         match kind {
             EventKind::IceStarted { role, .. } => self.role = Some(*role),
@@ -242,6 +250,34 @@ impl SideEvidence {
                 *overflow += u64::from(!self.measured.apply(seq, kind));
             }
             // The kinds above this one in the chain of matches never come here.
+            _ => {}
+        }
+    }
+}
+
+impl SideEvidence {
+    /// A path that was selected, and then the agent has none for a while, or for good.
+    fn note_outage(&mut self, seq: u64, at: Timestamp, kind: &EventKind) {
+        let begins = |reason: IceStateReason| {
+            let restarts = u32::from(reason == IceStateReason::Restarted);
+            Outage { seq, at, reason, restarts, ended: None }
+        };
+        let open = self.outages.last_mut().filter(|outage| outage.ended.is_none());
+        match (kind, open) {
+            (
+                EventKind::IceStateChanged {
+                    to: IceState::Checking | IceState::Disconnected | IceState::Failed,
+                    reason,
+                    ..
+                },
+                None,
+            ) if !self.selected.is_empty() => push(&mut self.outages, begins(*reason), &mut self.overflow),
+            (EventKind::IceRestarted { .. }, Some(outage)) => outage.restarts += 1,
+            (
+                EventKind::IceStateChanged { to: IceState::Connected | IceState::Completed, .. }
+                | EventKind::PairSelected { .. },
+                Some(outage),
+            ) => outage.ended = Some(at),
             _ => {}
         }
     }

@@ -23,8 +23,8 @@ pub use host::{HostEvidence, Taken};
 pub use known::Known;
 pub use measured::{Measured, NatBehavior};
 pub use seen::{
-    AgentPair, Damaged, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
-    Traffic,
+    AgentPair, Damaged, Description, FailedServer, IcmpError, LocalCandidate, Outage, RemoteCandidate, RoundTrips,
+    SendFailure, Traffic,
 };
 pub use server::{Allocation, ServerPath, ServerRequest};
 pub use side::SideEvidence;

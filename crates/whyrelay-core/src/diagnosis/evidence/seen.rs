@@ -4,7 +4,22 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::ice::candidate::Candidate;
 use crate::time::Timestamp;
-use crate::trace::event::{PairState, PruneReason, ServerFailure, Side};
+use crate::trace::event::{IceStateReason, PairState, PruneReason, ServerFailure, Side};
+
+/// A time without a path, after there had been one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// Number of the event that shows it.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// What showed it.
+    pub reason: IceStateReason,
+    /// How often ICE restarted meanwhile.
+    pub restarts: u32,
+    /// When there was a path again; `None`: never.
+    pub ended: Option<Timestamp>,
+}
 
 /// A description that took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use super::host::HostEvidence;
 use super::known::Known;
 use super::measured::Measured;
 use super::seen::{
-    AgentPair, Damaged, Description, FailedServer, IcmpError, LocalCandidate, RemoteCandidate, RoundTrips, SendFailure,
-    Traffic,
+    AgentPair, Damaged, Description, FailedServer, IcmpError, LocalCandidate, Outage, RemoteCandidate, RoundTrips,
+    SendFailure, Traffic,
 };
 use super::server::{ServerPath, ServerRequest};
 use super::sizes::Sizes;
@@ -56,6 +56,8 @@ pub struct SideEvidence {
 
     /// The last state of the signaling connection and everything that went wrong with it.
     pub signaling: Vec<(u64, String, SignalingState)>,
+    /// The event that says that the peer left, and when, if it has not come back.
+    pub peer_left: Option<(u64, Timestamp)>,
     pub messages: BTreeMap<(bool, String), u32>,
     pub descriptions: Vec<Description>,
     pub refused_messages: Vec<(u64, String, String)>,
@@ -113,6 +115,8 @@ pub struct SideEvidence {
     pub nominated: Vec<(u64, Pair)>,
     pub selected: Vec<(u64, Pair)>,
     pub ice_states: Vec<(u64, IceState, IceStateReason)>,
+    /// Times without a path after there had been one.
+    pub outages: Vec<Outage>,
     /// Whether the agent has closed: what comes then is still read, and not answered.
     pub closed: bool,
 
@@ -146,6 +150,11 @@ impl SideEvidence {
     /// The pair used for data last.
     pub fn selected_pair(&self) -> Option<(u64, Pair)> {
         self.selected.last().copied()
+    }
+
+    /// The time without a path that has not ended: the path broke and did not come back.
+    pub fn outage(&self) -> Option<&Outage> {
+        self.outages.last().filter(|outage| outage.ended.is_none())
     }
 
     /// The base of the candidate behind a pair's own end. A TCP active candidate has no port (RFC 6544 §4.5): each of

@@ -1,6 +1,9 @@
 //! the peer vanished.
 
+use std::time::Duration;
+
 use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::evidence::{Outage, SideEvidence};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{EndReason, SignalingState};
@@ -10,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     name: "peer-vanished",
     title: "the peer vanished",
     meaning: "A side left in the middle of the session without a word: its program or machine was stopped, or it lost all of its network.",
-    detection: "The signaling server says that the peer left, or the recording ends for that reason, before the session was finished.",
+    detection: "The signaling server says that the peer left, or the recording ends for that reason, before the session was finished; where the connection was kept open (--stay), that the path fell silent and the peer left then, or its system says that nobody is at its port any more.",
     proof: "The end of the other side's own recording.",
     doubt: "The other side's recording, if it goes on after the cited event: then only its signaling broke.",
     fixes: &[Fix::safe("Look at the end of the other side's recording.")],
@@ -23,7 +26,18 @@ fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
         let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-        let Some((end, EndReason::PeerLeft)) = side.ended else { continue };
+        let end = match (side.ended, side.outage()) {
+            (Some((_, EndReason::PeerLeft)), Some(_)) if matches!(other.ended, Some((_, EndReason::Interrupted))) => {
+                // It was told to end because the path had broken.
+                continue;
+            }
+            (Some((end, EndReason::PeerLeft)), _) => end,
+            // Kept open, and the path fell silent at about the time when the peer was gone.
+            (_, Some(outage)) if other.ended.is_none() && (left_by(side, outage) || port_closed(side).is_some()) => {
+                outage.seq
+            }
+            _ => continue,
+        };
         // A peer that ended in good order has only left first.
         if matches!(other.ended, Some((_, EndReason::Finished | EndReason::Failed | EndReason::TimeLimit))) {
             continue;
@@ -33,9 +47,29 @@ fn examine(session: &Session<'_>) -> Examination {
             blame: Blame::side(vantage.other()),
             severity: Severity::Error,
             summary: format!("{} vanished in the middle of the session", vantage.other().name()),
-            evidence: left.map(|(seq, ..)| *seq).chain([end]).collect(),
+            evidence: left.map(|(seq, ..)| *seq).chain([end]).chain(port_closed(side)).collect(),
             ..Fault::default()
         });
     }
     Examination::of(faults)
+}
+
+/// A signaling server keeps the place of a client whose connection broke for some seconds, and whole networks are missed
+/// later still.
+const NOTICED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Whether the peer had left when the path broke, or was then found to have.
+fn left_by(side: &SideEvidence, outage: &Outage) -> bool {
+    side.peer_left.is_some_and(|(_, at)| at <= outage.at + NOTICED_WITHIN)
+}
+
+/// The event that shows that no program is at the peer's port any more: on the pair that carried data its system
+/// answers "port unreachable".
+fn port_closed(side: &SideEvidence) -> Option<u64> {
+    let (selected, pair) = side.selected_pair()?;
+    let on_pair = side.icmp_errors.iter().filter(|((local, remote, kind, code), error)| {
+        let is_port = matches!((remote.is_ipv4(), kind, code), (true, 3, 3) | (false, 1, 4));
+        is_port && (*local, *remote) == (pair.local, pair.remote) && error.seq > selected
+    });
+    on_pair.map(|(_, error)| error.seq).min()
 }

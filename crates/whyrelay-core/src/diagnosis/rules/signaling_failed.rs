@@ -10,7 +10,7 @@ pub(super) const RULE: Rule = Rule {
     name: "signaling-failed",
     title: "signaling failed",
     meaning: "The signaling server could not be reached or refused this side. Without signaling the two sides cannot learn each other's candidates, so nothing else can work.",
-    detection: "The signaling connection was given up before the peer's description came; where the system has no route to the server, the fault is this side's.",
+    detection: "The signaling connection was given up, or was lost and did not come back, before the peer's description came; where the system has no route to the server, the fault is this side's.",
     proof: "The error of the connection, and curl to the server's /health from this machine.",
     doubt: "The peer's description arriving all the same.",
     fixes: &[
@@ -30,8 +30,11 @@ fn examine(session: &Session<'_>) -> Examination {
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
         let met = side.descriptions.iter().any(|description| description.side == Side::Remote);
-        let Some((seq, server, SignalingState::Failed { detail })) = side.signaling.last().filter(|_| !met) else {
-            continue;
+        let Some((seq, server, state)) = side.signaling.last().filter(|_| !met) else { continue };
+        let (what, detail) = match state {
+            SignalingState::Failed { detail } => ("could not use", detail),
+            SignalingState::Lost { detail } => ("lost, and has not reached again,", detail),
+            _ => continue,
         };
         // A host without any network has a finding of its own, which explains this.
         if no_usable_address::without_network(side).is_some() {
@@ -43,7 +46,7 @@ fn examine(session: &Session<'_>) -> Examination {
         faults.push(Fault {
             blame: if without_route { Blame::side(vantage) } else { Blame::Signaling },
             severity: Severity::Error,
-            summary: format!("{} could not use the signaling server {server}: {detail}{why}", vantage.name()),
+            summary: format!("{} {what} the signaling server {server}: {detail}{why}", vantage.name()),
             evidence: vec![*seq],
             advice: if without_route {
                 vec![Remedy::safe("Look at this machine's routes: is there a default route?").run("ip route show")]

@@ -56,6 +56,9 @@ pub(super) fn of_side(side: &SideEvidence) -> SideOutcome {
     if let Some(Some(seq)) = dtls_failed {
         return SideOutcome::Failed { seq, was_connected };
     }
+    if let Some(outage) = side.outage().filter(|_| !finished) {
+        return SideOutcome::Failed { seq: outage.seq, was_connected };
+    }
     match (side.ice_state(), selected, side.ended) {
         (_, Some((seq, pair)), _) if finished => SideOutcome::Connected { seq, pair },
         (Some((seq, IceState::Failed, _)), ..) => SideOutcome::Failed { seq, was_connected },

@@ -79,6 +79,8 @@ pub enum InterfaceUse {
     Excluded,
     /// It has no usable address.
     NoAddress,
+    /// `--exclude-interface` names it, and this host has none of that name.
+    Absent,
 }
 
 /// Bytes as base64 in JSON.

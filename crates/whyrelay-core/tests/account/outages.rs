@@ -1,0 +1,219 @@
+//! Connections that are kept open and break, recordings that end before their session did, and what was to be left out
+//! and is not there.
+
+use std::time::Duration;
+
+use whyrelay_core::diagnosis::finding::Severity;
+use whyrelay_core::diagnosis::session::Path;
+use whyrelay_core::report::{Report, TextOptions, render_html, render_text};
+use whyrelay_core::trace::event::{
+    EndReason, Event, EventKind, IceState, IceStateReason, InterfaceUse, Side, SignalingState, Vantage,
+};
+
+use crate::builder::{Session, address};
+use crate::report::{A, B_MAPPED, direct};
+
+const SERVER: &str = "http://192.0.2.1:8080/";
+
+/// A direct session that has not ended yet.
+fn kept_open() -> Session {
+    let mut session = direct();
+    session.events.retain(|event| !matches!(event.kind, EventKind::RecordingEnded { .. }));
+    session
+}
+
+fn ice(session: &mut Session, vantage: Vantage, from: IceState, to: IceState, reason: IceStateReason) {
+    session.push(vantage, EventKind::IceStateChanged { from, to, reason });
+}
+
+fn silent(session: &mut Session, vantage: Vantage) {
+    ice(session, vantage, IceState::Completed, IceState::Disconnected, IceStateReason::ConsentSilent);
+}
+
+/// ICE restarts in vain.
+fn restarted(session: &mut Session, vantage: Vantage, generation: u32) {
+    session.push(vantage, EventKind::IceRestarted { generation, side: Side::Local });
+    ice(session, vantage, IceState::Disconnected, IceState::Checking, IceStateReason::Restarted);
+}
+
+/// The user ends it; the agent closes first.
+fn interrupted(session: &mut Session, vantage: Vantage) {
+    session.close(vantage);
+    session.end(vantage, EndReason::Interrupted);
+}
+
+fn signaling(session: &mut Session, vantage: Vantage, state: SignalingState) {
+    session.push(vantage, EventKind::Signaling { server: SERVER.into(), state });
+}
+
+fn harmful(report: &Report) -> Vec<String> {
+    let harmful = report.findings.iter().filter(|finding| finding.severity != Severity::Info);
+    harmful.map(|finding| format!("{} {}", finding.code, finding.blame.name())).collect()
+}
+
+fn flat(report: &Report) -> String {
+    render_text(report, &TextOptions::default()).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_killed_peer_breaks_a_connection_that_is_kept_open() {
+    let mut session = kept_open();
+    session.wait(Duration::from_secs(12));
+    signaling(&mut session, Vantage::A, SignalingState::PeerLeft);
+    session.wait(Duration::from_secs(6));
+    silent(&mut session, Vantage::A);
+    session.wait(Duration::from_secs(3));
+    restarted(&mut session, Vantage::A, 1);
+    restarted(&mut session, Vantage::A, 2);
+    interrupted(&mut session, Vantage::A);
+    let report = Report::from_events(&session.events);
+    assert_eq!((report.path, report.heading), (Path::Failed, "FAILED"));
+    assert_eq!(harmful(&report), ["WR705 B"]);
+    let words = "A and B talked directly, until the path broke 18.";
+    assert!(report.reason.starts_with(words), "{}", report.reason);
+    assert!(report.reason.contains("after the beginning of A's recording: B vanished"), "{}", report.reason);
+    let [outage] = report.outages.as_slice() else { panic!("{:?}", report.outages) };
+    assert_eq!((outage.restarts, outage.end_us), (2, None));
+    let text = flat(&report);
+    assert!(text.contains("Breaks of the path A the path fell silent at 18."), "{text}");
+    assert!(text.contains("ICE restarted 2 times; no path again"), "{text}");
+    assert!(render_html(&report).contains("ICE restarted 2 times; no path again"));
+}
+
+#[test]
+fn a_peer_whose_absence_signaling_finds_a_little_later_vanished_too() {
+    let mut session = kept_open();
+    silent(&mut session, Vantage::A);
+    session.wait(Duration::from_secs(12));
+    signaling(&mut session, Vantage::A, SignalingState::PeerLeft);
+    interrupted(&mut session, Vantage::A);
+    assert_eq!(harmful(&Report::from_events(&session.events)), ["WR705 B"]);
+}
+
+#[test]
+fn a_peer_whose_port_is_closed_vanished() {
+    let ended = |remote: &str, icmp_code| {
+        let mut session = kept_open();
+        session.push(
+            Vantage::A,
+            EventKind::IcmpError {
+                local: address(A),
+                remote: address(remote),
+                offender: None,
+                icmp_type: 3,
+                icmp_code,
+                errno: 111,
+            },
+        );
+        silent(&mut session, Vantage::A);
+        interrupted(&mut session, Vantage::A);
+        harmful(&Report::from_events(&session.events))
+    };
+    assert_eq!(ended(B_MAPPED, 3), ["WR705 B"]);
+    // Another error, and another address.
+    for other in [ended(B_MAPPED, 1), ended("198.51.100.77:9", 3)] {
+        assert!(!other.contains(&"WR705 B".to_owned()), "{other:?}");
+    }
+}
+
+#[test]
+fn a_path_that_falls_silent_while_the_peer_is_there_lost_its_consent() {
+    let mut cut = kept_open();
+    silent(&mut cut, Vantage::A);
+    interrupted(&mut cut, Vantage::A);
+    // A peer that leaves long after the silence is not what broke the path.
+    let mut left_later = kept_open();
+    silent(&mut left_later, Vantage::A);
+    left_later.wait(Duration::from_secs(40));
+    signaling(&mut left_later, Vantage::A, SignalingState::PeerLeft);
+    interrupted(&mut left_later, Vantage::A);
+    // Whoever was told to end because of it did not vanish.
+    let mut told = kept_open();
+    silent(&mut told, Vantage::A);
+    silent(&mut told, Vantage::B);
+    interrupted(&mut told, Vantage::A);
+    signaling(&mut told, Vantage::B, SignalingState::PeerLeft);
+    told.close(Vantage::B);
+    told.end(Vantage::B, EndReason::PeerLeft);
+    for (name, session) in [("cut", cut), ("left later", left_later), ("told to end", told)] {
+        let report = Report::from_events(&session.events);
+        assert_eq!(report.path, Path::Failed, "{name}");
+        assert!(harmful(&report).iter().all(|found| found == "WR506 the path"), "{name}: {:?}", harmful(&report));
+        assert!(!harmful(&report).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn a_path_that_came_back_is_direct_and_the_break_is_told() {
+    let mut session = kept_open();
+    session.wait(Duration::from_secs(10));
+    silent(&mut session, Vantage::B);
+    restarted(&mut session, Vantage::B, 1);
+    session.wait(Duration::from_secs(2));
+    ice(&mut session, Vantage::B, IceState::Checking, IceState::Connected, IceStateReason::PairSucceeded);
+    interrupted(&mut session, Vantage::B);
+    session.end(Vantage::A, EndReason::Finished);
+    let report = Report::from_events(&session.events);
+    assert_eq!((report.path, harmful(&report)), (Path::Direct, vec![]));
+    let text = flat(&report);
+    assert!(text.contains("ICE restarted once; a path again after 2.00 s"), "{text}");
+    // And where nothing broke, nothing is said.
+    assert!(!flat(&Report::from_events(&direct().events)).contains("Breaks of the path"));
+}
+
+#[test]
+fn a_recording_that_ends_before_anything_was_decided_is_not_called_failed() {
+    let session = Session::new();
+    let events: Vec<Event> = session.of(Vantage::A);
+    let mut report = Report::from_events(&events);
+    report.ends_early(&events);
+    assert_eq!((report.heading, report.decided), ("UNDECIDED", false));
+    assert!(render_text(&report, &TextOptions::default()).starts_with("UNDECIDED\n"));
+    assert!(!render_html(&report).contains("FAILED"));
+    assert!(report.reason.contains("A's recording ends early, "), "{}", report.reason);
+}
+
+#[test]
+fn a_direct_session_whose_recording_was_cut_is_direct_so_far() {
+    let session = kept_open();
+    let mut report = Report::from_events(&session.events);
+    report.ends_early(&session.events);
+    assert_eq!(report.heading, "DIRECT");
+    for name in ["A", "B"] {
+        assert!(report.reason.contains(&format!("{name}'s recording ends early, ")), "{}", report.reason);
+    }
+    let whole = direct();
+    let mut report = Report::from_events(&whole.events);
+    report.ends_early(&whole.events);
+    assert!(!report.reason.contains("ends early"), "{}", report.reason);
+}
+
+#[test]
+fn a_signaling_server_that_was_lost_while_waiting_is_not_the_peers_fault() {
+    let waiting = |lost: &[SignalingState]| {
+        let mut session = Session::new();
+        session.events.retain(|event| !matches!(&event.kind, EventKind::Description { side: Side::Remote, .. }));
+        session.events.retain(|event| event.vantage == Vantage::A);
+        signaling(&mut session, Vantage::A, SignalingState::Connected { by: "websocket".into() });
+        for state in lost {
+            signaling(&mut session, Vantage::A, state.clone());
+        }
+        session.end(Vantage::A, EndReason::TimeLimit);
+        harmful(&Report::from_events(&session.events))
+    };
+    let lost = SignalingState::Lost { detail: "Connection refused (os error 111)".into() };
+    assert_eq!(waiting(std::slice::from_ref(&lost)), ["WR701 signaling"]);
+    // Back again, it is the peer that is waited for.
+    assert_eq!(waiting(&[lost, SignalingState::Connected { by: "websocket".into() }]), ["WR702 B"]);
+}
+
+#[test]
+fn an_interface_that_was_to_be_left_out_and_is_not_there_is_told() {
+    let mut session = direct();
+    let interface = |name: &str, used| EventKind::Interface { name: name.into(), index: 0, addresses: vec![], used };
+    session.push(Vantage::A, interface("eth0", InterfaceUse::Used));
+    session.push(Vantage::A, interface("eht1", InterfaceUse::Absent));
+    let text = flat(&Report::from_events(&session.events));
+    let words = "the session without eht1 on A (--exclude-interface): A has no interface of that name; it has eth0";
+    assert!(text.contains(words), "{text}");
+}
