@@ -157,8 +157,8 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
         sink.record(clock.now(), EventKind::EventsDropped { count: journal.lost() });
     }
     sink.end(clock.now(), EventKind::RecordingEnded { reason });
-    if let Some(error) = sink.take_file_error() {
-        crate::tell!("warning: the recording could not be written: {error}");
+    while let Some(unwritten) = sink.take_unwritten() {
+        crate::tell!("warning: {unwritten}");
     }
     Ok(sink.events().to_vec())
 }

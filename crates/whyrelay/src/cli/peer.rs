@@ -43,7 +43,11 @@ pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<
     });
     // Name look-ups that hang in the system's resolver must not hold the process.
     runtime.shutdown_timeout(Duration::from_millis(10));
-    wanted.print(&outcome?.events)
+    let session::Outcome { events, unwritten } = outcome?;
+    let status = wanted.print(&events)?;
+    // The account is there; what was asked for besides is not.
+    anyhow::ensure!(unwritten.is_empty(), "{}", unwritten.join("; "));
+    Ok(status)
 }
 
 /// The recording to compare with: read before the session starts, whose own recording may take its place.

@@ -106,6 +106,8 @@ pub(super) struct Session {
     pub(super) mapping: Option<Mapping>,
     pub(super) beside: Beside,
     pub(super) following: Following,
+    /// Files that could not be written to the end.
+    unwritten: Vec<String>,
     /// Candidates of the peer, and the word that there are no more (`None`), that wait for the openers ahead of them.
     pub(super) held_back: VecDeque<(Instant, Option<Candidate>)>,
 }
@@ -177,10 +179,8 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
         return Err(error);
     }
     session.exchange(&mut inputs.interrupt, reason).await;
-    if let Some(error) = session.sink.take_file_error() {
-        session.progress.step(&format!("warning: the recording could not be written: {error}"));
-    }
-    Ok(Outcome { events: session.sink.events().to_vec() })
+    session.tell_unwritten();
+    Ok(Outcome { events: session.sink.events().to_vec(), unwritten: session.unwritten })
 }
 
 impl Session {
@@ -261,6 +261,7 @@ impl Session {
             mapping: None,
             beside,
             following: Following::new(),
+            unwritten: Vec::new(),
             held_back: VecDeque::new(),
         })
     }
@@ -311,6 +312,7 @@ impl Session {
         loop {
             self.drain();
             self.sink.flush();
+            self.tell_unwritten();
             if let Phase::Ending(reason) = self.phase
                 && !self.lingers(reason)
             {
@@ -452,6 +454,14 @@ impl Session {
 
     pub(super) fn host_input(&mut self, moment: Moment, fact: HostFact) {
         self.record(EventKind::HostFact { moment, fact: Box::new(fact) });
+    }
+
+    /// Says which file cannot be written any more, as soon as that is known.
+    fn tell_unwritten(&mut self) {
+        while let Some(unwritten) = self.sink.take_unwritten() {
+            self.progress.step(&format!("warning: {unwritten}"));
+            self.unwritten.push(unwritten.to_string());
+        }
     }
 
     /// Records a fact at this moment.

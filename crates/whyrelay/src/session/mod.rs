@@ -35,4 +35,6 @@ use whyrelay_core::trace::event::Event;
 pub struct Outcome {
     /// Our events, then the other side's where they came.
     pub events: Vec<Event>,
+    /// Files that could not be written to the end, each with the reason.
+    pub unwritten: Vec<String>,
 }

@@ -1,6 +1,7 @@
 //! Where events go as they happen: into memory for the account, into the recording's file, into the capture.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -40,6 +41,21 @@ enum Redaction {
     On(Redactor),
 }
 
+/// A file of ours that cannot be written any more.
+#[derive(Debug)]
+pub(crate) struct Unwritten {
+    what: &'static str,
+    path: PathBuf,
+    error: std::io::Error,
+}
+
+impl fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, path, error) = (self.what, self.path.display(), &self.error);
+        write!(f, "the {what} {path} cannot be written any more and ends early: {error}")
+    }
+}
+
 /// Takes everything that one session sees.
 #[derive(Debug)]
 pub(crate) struct Sink {
@@ -49,7 +65,7 @@ pub(crate) struct Sink {
     path: Option<PathBuf>,
     capture: Option<(File, PcapngWriter)>,
     capture_path: Option<PathBuf>,
-    file_error: Option<std::io::Error>,
+    unwritten: Vec<Unwritten>,
     redaction: Redaction,
     interfaces: BTreeMap<SocketAddr, String>,
     traffic: BTreeMap<(SocketAddr, SocketAddr, Transport, Direction), (u64, u64)>,
@@ -91,7 +107,7 @@ impl Sink {
             recorder: Recorder::new(vantage),
             events: Vec::new(),
             file,
-            file_error: None,
+            unwritten: Vec::new(),
             interfaces: BTreeMap::new(),
             traffic: BTreeMap::new(),
             dropped: 0,
@@ -222,19 +238,18 @@ impl Sink {
     /// Writes both files again from memory. Whoever is killed meanwhile keeps the old ones.
     fn write_anew(&mut self) {
         self.show(|| Feed::Anew(self.events.clone()));
-        let events = &self.events;
         if let Some(path) = self.file.as_ref().and(self.path.as_ref()) {
-            match replace(path, events.iter().map(|event| encode(event).into_bytes())) {
+            match replace(path, self.events.iter().map(|event| encode(event).into_bytes())) {
                 Ok(file) => self.file = Some(file),
-                Err(error) => return self.fail(error),
+                Err(error) => self.recording_failed(error),
             }
         }
         if let Some(path) = self.capture.as_ref().and(self.capture_path.as_ref()) {
             let mut writer = PcapngWriter::new();
             let header = writer.header();
-            match replace(path, std::iter::once(header).chain(events.iter().map(|event| writer.push(event)))) {
+            match replace(path, std::iter::once(header).chain(self.events.iter().map(|event| writer.push(event)))) {
                 Ok(file) => self.capture = Some((file, writer)),
-                Err(error) => self.fail(error),
+                Err(error) => self.capture_failed(error),
             }
         }
     }
@@ -356,16 +371,17 @@ impl Sink {
 
     /// Ends what is being written. Each event goes to the system at once, so that a crash of this process loses nothing.
     pub(super) fn flush(&mut self) {
-        let recorded = self.file.as_mut().map_or(Ok(()), Write::flush);
-        let captured = self.capture.as_mut().map_or(Ok(()), |(file, _)| file.flush());
-        if let Err(error) = recorded.and(captured) {
-            self.fail(error);
+        if let Err(error) = self.file.as_mut().map_or(Ok(()), Write::flush) {
+            self.recording_failed(error);
+        }
+        if let Err(error) = self.capture.as_mut().map_or(Ok(()), |(file, _)| file.flush()) {
+            self.capture_failed(error);
         }
     }
 
-    /// What went wrong with the file, once.
-    pub(crate) fn take_file_error(&mut self) -> Option<std::io::Error> {
-        self.file_error.take()
+    /// The next file that cannot be written any more; each is told once.
+    pub(crate) fn take_unwritten(&mut self) -> Option<Unwritten> {
+        self.unwritten.pop()
     }
 
     /// Everything so far.
@@ -374,23 +390,29 @@ impl Sink {
     }
 
     fn write(&mut self, event: &Event) {
-        let mut written = Ok(());
-        if let Some(file) = &mut self.file {
-            written = file.write_all(encode(event).as_bytes());
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.write_all(encode(event).as_bytes())
+        {
+            self.recording_failed(error);
         }
-        if let Some((file, writer)) = &mut self.capture {
-            written = written.and(file.write_all(&writer.push(event)));
-        }
-        if let Err(error) = written {
-            self.fail(error);
+        if let Some((file, writer)) = &mut self.capture
+            && let Err(error) = file.write_all(&writer.push(event))
+        {
+            self.capture_failed(error);
         }
     }
 
     /// A full disk must not end the session: the account still comes, from memory.
-    fn fail(&mut self, error: std::io::Error) {
+    fn recording_failed(&mut self, error: std::io::Error) {
         self.file = None;
+        let path = self.path.clone().unwrap_or_default();
+        self.unwritten.push(Unwritten { what: "recording", path, error });
+    }
+
+    fn capture_failed(&mut self, error: std::io::Error) {
         self.capture = None;
-        self.file_error = Some(error);
+        let path = self.capture_path.clone().unwrap_or_default();
+        self.unwritten.push(Unwritten { what: "capture", path, error });
     }
 }
 
