@@ -42,7 +42,8 @@ impl Agent {
 
     /// The peer's address was learned from its check, and while its candidates are still coming, one of them may tell
     /// that it is a relayed one.
-    fn selected_may_be_relayed(&self) -> bool {
+    #[must_use]
+    pub fn selected_may_be_relayed(&self) -> bool {
         let pair = self.selected_here().and_then(|id| self.generation.checklist.get(id));
         let remote = pair.map(|pair| self.generation.remotes[pair.remote].candidate.kind);
         remote == Some(CandidateType::PeerReflexive) && !self.generation.remote_done

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use whyrelay_core::engine::peer;
 use whyrelay_core::engine::peer_probes;
 use whyrelay_core::host::leads_to_guests;
-use whyrelay_core::ice::candidate::Candidate;
+use whyrelay_core::ice::candidate::{Candidate, CandidateType};
 use whyrelay_core::trace::event::Direction;
 
 use super::driver::Session;
@@ -114,7 +114,10 @@ impl Session {
     pub(super) fn take_candidate(&mut self, candidate: Candidate) {
         let remote = candidate.address.ip().filter(|_| self.tries(&Trial::Opener) && self.held_back.len() < MAX_HELD);
         let Some(remote) = remote else { return self.feed(peer::Input::RemoteCandidate(candidate)) };
-        self.send_trial_openers(remote);
+        // A relay is none of the peer's own addresses: its NAT is on no way to it.
+        if candidate.kind != CandidateType::Relayed {
+            self.send_trial_openers(remote);
+        }
         self.held_back.push_back((Instant::now() + OPENER_AHEAD, Some(candidate)));
     }
 
@@ -139,7 +142,16 @@ impl Session {
 
     /// Lets the agent have the candidates that were held back long enough.
     pub(super) fn release_candidates(&mut self) {
-        while let Some((_, candidate)) = self.held_back.pop_front_if(|(at, _)| *at <= Instant::now()) {
+        self.release_candidates_until(Instant::now());
+    }
+
+    /// Lets it have all of them: a session that is over needs no openers, and what they tell of the path is missing.
+    pub(super) fn release_all_candidates(&mut self) {
+        self.release_candidates_until(Instant::now() + OPENER_AHEAD);
+    }
+
+    fn release_candidates_until(&mut self, until: Instant) {
+        while let Some((_, candidate)) = self.held_back.pop_front_if(|(at, _)| *at <= until) {
             self.feed(match candidate {
                 Some(candidate) => peer::Input::RemoteCandidate(candidate),
                 None => peer::Input::RemoteEndOfCandidates,

@@ -4,13 +4,17 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::homes::Homes;
-use crate::ours::Account;
+use crate::namespace::Namespace;
+use crate::ours::{self, Account, Server};
+use crate::peers::{LIMIT, Role};
+use crate::process::Process;
 use crate::suite::{Suite, Tool};
 
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("probes::large_packets_are_asked_for_each_way", &tools, sizes);
+    suite.test("probes::a_relay_that_is_not_known_as_one_yet_is_no_direct_path", &tools, relay_unknown);
     suite.test("probes::silence_shows_when_the_router_forgets", &tools, silence);
 }
 
@@ -63,6 +67,26 @@ fn sizes() -> Result<()> {
     ensure!(account.json["path"] == "direct" && !account.has_finding(), "{}", account.printed);
     let found = finding(&account, "WR604").with_context(|| format!("no WR604: {}", account.printed))?;
     ensure!(found["summary"].as_str().is_some_and(|words| words.ends_with("1280 bytes at most")), "{found}");
+    Ok(())
+}
+
+/// With `--try opener` the peer's candidates wait, and its checks by its relay come first: until the candidate tells,
+/// nobody knows that it is a relay's address. Large packets are asked for on direct paths only.
+fn relay_unknown() -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&left, &["--allow-peer", "203.0.113.0/24"])?;
+    let start = |namespace: &Namespace, role: Role, more: &[&str]| {
+        let mut command = ours::peer(namespace, role, server.url());
+        Process::start(role.name(), command.arg("--no-tcp").args(more))
+    };
+    let answerer = start(&left, Role::Answerer, &["--relay-only"])?;
+    answerer.line(LIMIT, |line| line.contains("gathering is complete"))?;
+    let account = Account::of(start(&right, Role::Offerer, &["--try", "opener"])?)?;
+    Account::of(answerer)?;
+    ensure!(account.printed.contains("→ prflx"), "its relay was known at once: {}", account.printed);
+    account.must_be_relayed()?;
+    ensure!(rows(&account, "a", "in packets of ").is_empty(), "{}", account.printed);
+    ensure!(!account.printed.contains("probing whether packets of"), "{}", account.printed);
     Ok(())
 }
 

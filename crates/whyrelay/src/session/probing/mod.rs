@@ -186,6 +186,7 @@ impl Session {
         }
         if self.probing.linger_until.is_none() {
             self.probing.linger_until = Some(Instant::now() + LINGER);
+            self.release_all_candidates();
             self.separate();
             self.probe_sizes();
             self.begin_silence();

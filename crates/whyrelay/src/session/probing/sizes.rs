@@ -78,6 +78,10 @@ impl Session {
         if !self.peer_answers_probes() || !self.is_direct() {
             return None;
         }
+        // A session that is over hears of no more candidates.
+        if self.peer.agent().selected_may_be_relayed() && self.probing.linger_until.is_none() {
+            return None;
+        }
         let pair = self.peer.agent().selected_pair()?.pair;
         let (local, remote) = (bare(pair.local), pair.remote);
         let usable = pair.transport == CandidateTransport::Udp
