@@ -37,6 +37,7 @@ const PACKAGES: &[(Probe, &str)] = &[
     (Probe::Program("miniupnpd"), "miniupnpd-nftables"),
     (Probe::Program("wireguard-go"), "wireguard-go"),
     (Probe::Program("wg"), "wireguard-tools"),
+    (Probe::Program("openvpn"), "openvpn"),
 ];
 
 enum Probe {
@@ -120,6 +121,7 @@ pub(crate) fn prepare() -> Result<Tools> {
             ("MINIUPNPD", "miniupnpd"),
             ("WIREGUARD_GO", "wireguard-go"),
             ("WG", "wg"),
+            ("OPENVPN", "openvpn"),
         ] {
             tools.add(name, program_or_package(program));
         }

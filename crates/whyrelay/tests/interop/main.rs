@@ -35,6 +35,7 @@ mod host;
 mod interrupted;
 mod lab;
 mod natdiscovery;
+mod openvpn;
 mod our_relay;
 mod page;
 mod port_mapping;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     harness::register(&mut suite);
     foreign::register(&mut suite);
     relayed::register(&mut suite);
+    openvpn::register(&mut suite);
     our_relay::register(&mut suite);
     golab::register(&mut suite);
     advice::register(&mut suite);

@@ -33,6 +33,8 @@ pub(crate) enum Tool {
     Miniupnpd,
     /// WireGuard in user space, with `wg` to set it up.
     Wireguard,
+    /// OpenVPN.
+    Openvpn,
     /// `ip`, and the right to make namespaces.
     NetworkNamespaces,
 }
@@ -52,6 +54,7 @@ impl Tool {
             Self::NatDiscovery => &["NATDISCOVERY"],
             Self::Miniupnpd => &["MINIUPNPD"],
             Self::Wireguard => &["WIREGUARD_GO", "WG"],
+            Self::Openvpn => &["OPENVPN"],
             Self::NetworkNamespaces => &["NETNS"],
         }
     }
