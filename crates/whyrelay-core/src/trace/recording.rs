@@ -83,7 +83,7 @@ pub enum RecordingError {
     #[error("the recording has {0} bytes, at most {MAX_RECORDING} are read")]
     TooLarge(usize),
     /// Two recordings have different events of the same number.
-    #[error("they are not of one session: each has another event {seq}")]
+    #[error("they are not of one session: both have an event {seq} of side {side}, and not the same one", side = if seq % 2 == 0 { "A" } else { "B" })]
     Conflict {
         /// The number.
         seq: u64,

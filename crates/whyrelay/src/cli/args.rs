@@ -24,7 +24,8 @@ use super::turn_args::TurnArgs;
         sides, and says whether the path is direct, relayed or dead, and where it breaks.\n\n\
         Three commands make a test: `whyrelay serve` on a machine that both can reach, then `whyrelay answer` on \
         one of the two and `whyrelay offer` on the other, in any order. `whyrelay demo` shows it all on this machine.",
-    after_help = "Exit status: 0 the path is direct and healthy, 1 there is a finding, 2 whyrelay could not look.\n\
+    after_help = "Exit status: 0 the path is direct and healthy; 1 it is relayed, there is none, it broke, or there is a \
+        finding; 2 whyrelay could not look, or could not write a file that was asked for.\n\
         Answers go to stdout, everything else to stderr.",
     propagate_version = true
 )]
@@ -188,7 +189,7 @@ pub struct ServeArgs {
 /// `whyrelay offer` and `whyrelay answer`.
 #[derive(Clone, Debug, Args)]
 pub struct PeerArgs {
-    /// The signaling server
+    /// The signaling server: the URL that `whyrelay serve` prints; without it, one on this machine
     #[arg(
         long,
         visible_alias = "signaling-addr",
@@ -263,13 +264,14 @@ pub struct PeerArgs {
     /// Give up when there is no connection after this time, the wait for the peer not counted
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration, help_heading = "Session")]
     pub timeout: Duration,
-    /// Wait this long for the peer to appear
+    /// Wait this long for the peer to appear, from when signaling is connected
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration, help_heading = "Session")]
     pub wait: Duration,
     /// Keep RFC 8445's own retransmission schedule: up to 40 s until a dead pair is given up
     #[arg(long, help_heading = "Session")]
     pub patient: bool,
-    /// Keep the connection open and report consent loss, path changes and restarts until Ctrl-C
+    /// Keep the connection open and report consent loss, path changes and restarts until Ctrl-C. When there is no path
+    /// at that moment, it broke: the exit status is 1
     #[arg(long, help_heading = "Session")]
     pub stay: bool,
     /// Apply something harmless for this one session and tell whether the path is direct with it: port (another one),
@@ -324,7 +326,7 @@ pub enum DtlsVersion {
 #[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
     /// Recordings: one, or one of each side
-    #[arg(required = true, num_args = 1..=2, value_name = "FILE")]
+    #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// How to print the account
     #[arg(long, value_enum, default_value_t)]
@@ -347,7 +349,7 @@ pub struct ReportArgs {
 #[derive(Clone, Debug, Args)]
 pub struct ExplainArgs {
     /// The finding's code or name, like WR504 or peer-sees-other-port
-    #[arg(value_name = "CODE", required_unless_present = "list")]
+    #[arg(value_name = "CODE")]
     pub code: Option<String>,
     /// List all findings
     #[arg(long, conflicts_with = "code")]
@@ -399,7 +401,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     if !(0.0..=LONGEST).contains(&seconds) {
         return Err(format!("{text:?} is no time that can be waited for"));
     }
-    Ok(Duration::from_secs_f64(seconds))
+    match Duration::from_secs_f64(seconds) {
+        Duration::ZERO => Err(format!("{text:?} leaves no time for anything; write 500ms, 5s or 2m")),
+        duration => Ok(duration),
+    }
 }
 
 /// A firewall mark, decimal or with `0x`.
@@ -483,6 +488,10 @@ mod tests {
             ("whyrelay offer --mark red", "is no firewall mark"),
             ("whyrelay offer --try reboot", "cannot be tried; give port, device"),
             ("whyrelay offer --timeout soon", "write 500ms, 5s or 2m"),
+            ("whyrelay offer --timeout 0s", "leaves no time for anything"),
+            ("whyrelay answer --wait 0", "leaves no time for anything"),
+            ("whyrelay check --lifetime 0ms", "leaves no time for anything"),
+            ("whyrelay lab fuzz --worlds 0", "0 is not in 1.."),
             ("whyrelay serve --relay-ports 9", "is no port range"),
             ("whyrelay offer --relay-only --no-turn", "cannot be used with"),
             ("whyrelay offer --turn-password secret", "unexpected argument"),

@@ -13,6 +13,12 @@ use super::runtime;
 use crate::tui::over_recording;
 
 pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
+    let given = args.files.len();
+    anyhow::ensure!(
+        given <= 2,
+        "an account is of one session: it takes one recording, or one of each side, and {given} files are given\n\
+         hint: run `whyrelay report` once for each session"
+    );
     let mut recordings = Vec::new();
     for file in &args.files {
         let bytes = std::fs::read(file).with_context(|| format!("reading the recording {}", file.display()))?;
@@ -36,7 +42,16 @@ pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
     let recording = Recording::merge(recordings).with_context(|| {
         let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
         format!("putting {} together", names.join(" and "))
-    })?;
+    });
+    let recording = match recording {
+        Err(error) if args.files.len() > 1 => {
+            let one = args.files[0].display();
+            anyhow::bail!(
+                "{error:#}\nhint: name the two sides of one session, or look at one alone: whyrelay report {one}"
+            )
+        }
+        recording => recording?,
+    };
     let unread = recording.unread();
     let mut events = recording.events;
     if args.redact {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use whyrelay_core::engine::turn_server::PeerPolicy;
+use whyrelay_core::host::leads_to_guests;
 use whyrelay_core::signal::{IceServer, ServersAnnouncement, unguessable_name};
 
 use super::args::ServeArgs;
@@ -187,12 +188,16 @@ fn greeting(
     let room = unguessable_name(random);
     let scheme = if is_tls { "https" } else { "http" };
     let port = signaling.port();
-    let host = match &args.public_host {
-        Some(host) => host.clone(),
-        None if signaling.ip().is_unspecified() => best_address().map_or("127.0.0.1".into(), url_host),
-        None => url_host(signaling.ip()),
+    let hosts: Vec<String> = match &args.public_host {
+        Some(host) => vec![host.clone()],
+        None if signaling.ip().is_unspecified() => {
+            likeliest_first(own_addresses(), signaling.is_ipv6()).into_iter().map(url_host).collect()
+        }
+        None => vec![url_host(signaling.ip())],
     };
+    let host = hosts.first().map_or("127.0.0.1", String::as_str);
     let url = format!("{scheme}://{host}:{port}");
+    let others: Vec<String> = hosts.iter().skip(1).map(|host| format!("{scheme}://{host}:{port}")).collect();
     let servers = match relay {
         None => "no STUN, no TURN (--no-stun)".to_owned(),
         Some(relay) => {
@@ -210,27 +215,82 @@ fn greeting(
     };
     Ok(format!(
         "whyrelay {} serves signaling on {signaling}, {servers}.\n\n\
-         Run these on the two machines, in any order:\n\n  \
-         whyrelay answer --signal {url} --room {room}\n  \
-         whyrelay offer --signal {url} --room {room}\n\n\
+         {}\
          Ctrl-C ends the server.\n",
-        env!("CARGO_PKG_VERSION")
+        env!("CARGO_PKG_VERSION"),
+        what_to_run(&url, &others, &room)
     ))
+}
+
+/// Most addresses that are listed besides.
+const MAX_OTHERS: usize = 8;
+
+/// The two commands with this URL, and the other ones.
+fn what_to_run(url: &str, others: &[String], room: &str) -> String {
+    let mut text = format!(
+        "Run these on the two machines, in any order:\n\n  \
+         whyrelay answer --signal {url} --room {room}\n  \
+         whyrelay offer --signal {url} --room {room}\n\n"
+    );
+    if !others.is_empty() {
+        text.push_str("Each of the two may use another address of this machine, where it does not reach that one:\n\n");
+        others.iter().take(MAX_OTHERS).for_each(|url| text.push_str(&format!("  {url}\n")));
+        text.push('\n');
+    }
+    text
 }
 
 fn url_host(ip: IpAddr) -> String {
     if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
 }
 
-/// The address that another machine most likely reaches this one at.
-fn best_address() -> Option<IpAddr> {
+/// The addresses of this machine, each with its interface.
+fn own_addresses() -> Vec<(IpAddr, Option<String>)> {
     let filter = InterfaceFilter::default();
-    let found = interfaces::list(&filter).ok()?;
+    let found = interfaces::list(&filter).unwrap_or_default();
     let usable = interfaces::usable(&found, &filter);
-    let rank = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) if !ip.is_link_local() => 0,
-        IpAddr::V6(ip) if !ip.is_unicast_link_local() => 1,
-        _ => 2,
-    };
-    usable.into_iter().map(|(address, _)| address.ip()).min_by_key(rank)
+    usable.into_iter().map(|(address, interface)| (address.ip(), interface)).collect()
+}
+
+/// Those at which another machine most likely reaches this one come first; those of IPv6 only where it is listened on.
+fn likeliest_first(mut addresses: Vec<(IpAddr, Option<String>)>, with_ipv6: bool) -> Vec<IpAddr> {
+    // A link-local address of IPv6 needs a scope, which is another one on each machine.
+    addresses.retain(|(ip, _)| match ip {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(ip) => with_ipv6 && !ip.is_unicast_link_local(),
+    });
+    addresses.sort_by_key(|(ip, interface)| {
+        let is_link_local = matches!(ip, IpAddr::V4(ip) if ip.is_link_local());
+        // Virtual bridges lead to this machine's own guests.
+        let to_guests = interface.as_deref().is_some_and(leads_to_guests);
+        (is_link_local, to_guests, ip.is_ipv6())
+    });
+    addresses.into_iter().map(|(ip, _)| ip).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_of_this_machine_is_offered_the_likeliest_first() {
+        let address = |ip: &str, interface: &str| (ip.parse().unwrap(), Some(interface.to_owned()));
+        let addresses = vec![
+            address("172.17.0.1", "docker0"),
+            address("fe80::1", "eth0"),
+            address("2001:db8::1", "eth0"),
+            address("192.0.2.1", "eth0"),
+        ];
+        let urls = |with_ipv6| {
+            let sorted = likeliest_first(addresses.clone(), with_ipv6);
+            sorted.into_iter().map(|ip| format!("http://{}:8080", url_host(ip))).collect::<Vec<_>>()
+        };
+        let all = urls(true);
+        let text = what_to_run(&all[0], &all[1..], "r");
+        assert!(text.contains("whyrelay answer --signal http://192.0.2.1:8080 --room r\n"), "{text}");
+        assert!(text.contains("\n\n  http://[2001:db8::1]:8080\n  http://172.17.0.1:8080\n\n"), "{text}");
+        assert_eq!(urls(false), ["http://192.0.2.1:8080", "http://172.17.0.1:8080"]);
+        let one = what_to_run(&all[0], &[], "r");
+        assert!(!one.contains("another address"), "{one}");
+    }
 }

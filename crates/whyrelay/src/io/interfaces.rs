@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
+use anyhow::Context as _;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use whyrelay_core::trace::event::InterfaceUse;
@@ -88,15 +89,29 @@ pub fn list(filter: &InterfaceFilter) -> io::Result<Vec<Interface>> {
     Ok(interfaces)
 }
 
-/// Whether there is an interface of each name that was asked for.
+/// Those of the names that no interface of this host has, and the names that there are.
 ///
 /// # Errors
-/// A sentence that names the one that is missing, and those that there are.
-pub fn all_there(filter: &InterfaceFilter, interfaces: &[Interface]) -> Result<(), String> {
-    let is_there = |name: &String| interfaces.iter().any(|interface| interface.name == *name);
-    let Some(missing) = filter.include.iter().find(|name| !is_there(name)) else { return Ok(()) };
-    let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    Err(format!("--interface {missing}: there is no such interface; there are {}", names.join(", ")))
+/// When the system does not list them.
+pub fn absent<'a>(names: impl IntoIterator<Item = &'a String>) -> io::Result<(Vec<String>, Vec<String>)> {
+    let there: Vec<String> = list(&InterfaceFilter::default())?.into_iter().map(|interface| interface.name).collect();
+    Ok((names.into_iter().filter(|name| !there.contains(*name)).cloned().collect(), there))
+}
+
+/// Refuses names that no interface of this host has.
+///
+/// # Errors
+/// A sentence that names the flag, those that are missing, and those that there are; when the system does not list them.
+pub fn must_exist<'a>(flag: &str, names: impl IntoIterator<Item = &'a String>) -> anyhow::Result<()> {
+    let (absent, there) = absent(names).context("listing the interfaces")?;
+    anyhow::ensure!(
+        absent.is_empty(),
+        "{flag}{}{}: this host has no interface of that name; it has {}\nhint: check {flag}",
+        if flag.ends_with('=') { "" } else { " " },
+        absent.join(", "),
+        there.join(", ")
+    );
+    Ok(())
 }
 
 /// The addresses to open sockets on, each with its interface's name.
@@ -143,25 +158,6 @@ mod tests {
         let plain = InterfaceFilter::default();
         assert_eq!(plain.judge("lo", true, true), InterfaceUse::Loopback);
         assert_eq!(plain.judge("eth0", false, false), InterfaceUse::Down);
-    }
-
-    #[test]
-    fn an_interface_that_is_not_there_is_named_with_those_that_are() {
-        let interface = |name: &str| Interface {
-            name: name.into(),
-            index: 1,
-            addresses: Vec::new(),
-            used: InterfaceUse::NotIncluded,
-        };
-        let found = [interface("eth0"), interface("lo")];
-        let asked = |names: &[&str]| InterfaceFilter {
-            include: names.iter().map(|name| (*name).to_owned()).collect(),
-            ..InterfaceFilter::default()
-        };
-        assert_eq!(all_there(&asked(&[]), &found), Ok(()));
-        assert_eq!(all_there(&asked(&["lo", "eth0"]), &found), Ok(()));
-        let error = all_there(&asked(&["eth0", "eth1"]), &found).unwrap_err();
-        assert_eq!(error, "--interface eth1: there is no such interface; there are eth0, lo");
     }
 
     #[test]

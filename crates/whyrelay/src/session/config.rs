@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use whyrelay_core::engine::credentials::Password;
 use whyrelay_core::engine::server_url::{ServerProtocol, ServerUrl};
 use whyrelay_core::signal::{DEFAULT_ANSWERER, DEFAULT_OFFERER, MAX_NAME};
@@ -12,7 +13,7 @@ use whyrelay_core::trace::event::{SessionOptions, Vantage};
 use super::Trial;
 use crate::application::Suspect;
 use crate::cli::args::{DtlsVersion, PeerArgs};
-use crate::io::interfaces::InterfaceFilter;
+use crate::io::interfaces::{self, InterfaceFilter};
 use crate::io::udp::UdpOptions;
 
 /// What one session is to do.
@@ -44,6 +45,8 @@ pub struct SessionConfig {
     pub no_tcp: bool,
     /// Which interfaces and addresses.
     pub interfaces: InterfaceFilter,
+    /// Interfaces that are to be left out and are not there.
+    pub absent: Vec<String>,
     /// The local UDP port.
     pub port: Option<u16>,
     /// SO_MARK.
@@ -108,6 +111,10 @@ impl SessionConfig {
             suspect.port = args.port.or(suspect.port).filter(|_| !args.trials.contains(&Trial::Port));
             suspect
         });
+        interfaces::must_exist("--interface", &args.interface)?;
+        interfaces::must_exist("--try exclude=", args.trials.iter().filter_map(Trial::excluded_name))?;
+        // One command line for many hosts leaves out what only some of them have.
+        let (absent, _) = interfaces::absent(&args.exclude_interface).context("listing the interfaces")?;
         let left_out = application.iter().flat_map(|suspect| &suspect.left_out);
         let left_out: Vec<String> = left_out.filter(|name| !args.interface.contains(name)).cloned().collect();
         let turn_credentials = turn_credentials(args.turn_user, args.turn_password_file.as_deref(), &turn)?;
@@ -129,6 +136,7 @@ impl SessionConfig {
                 exclude: [args.exclude_interface, left_out, super::trial::excluded(&args.trials)].concat(),
                 addresses: args.address,
             },
+            absent,
             port: args
                 .port
                 .or(application.as_ref().and_then(|suspect| suspect.port))
@@ -171,6 +179,7 @@ impl SessionConfig {
             no_turn: false,
             no_tcp: false,
             interfaces: InterfaceFilter { addresses: vec![address], ..InterfaceFilter::default() },
+            absent: Vec::new(),
             port: None,
             mark: None,
             application: None,

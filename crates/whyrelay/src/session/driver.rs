@@ -307,7 +307,6 @@ impl Session {
         inputs: &mut Inputs,
         mut connecting: std::pin::Pin<&mut impl Future<Output = anyhow::Result<Client>>>,
     ) -> anyhow::Result<EndReason> {
-        let started = Instant::now();
         let mut connected = false;
         loop {
             self.drain();
@@ -318,7 +317,7 @@ impl Session {
             {
                 return Ok(reason);
             }
-            let deadline = self.deadline(started);
+            let deadline = self.deadline();
             let signaling = async {
                 match self.signals.client.as_mut() {
                     Some(client) => client.recv().await,
@@ -352,7 +351,7 @@ impl Session {
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             self.share(inputs);
-            self.timers(started, inputs).await;
+            self.timers(inputs).await;
         }
     }
 

@@ -50,11 +50,13 @@ impl Session {
                 self.record(EventKind::SignalRefused { message, detail });
             }
             Some(Incoming::Disconnected { error, retry_in }) => {
+                self.signals.is_lost = true;
                 let detail = error.to_string();
                 self.progress.step(&format!("signaling: {detail}; trying again in {:.1} s", retry_in.as_secs_f64()));
                 self.record(EventKind::Signaling { server, state: SignalingState::Lost { detail } });
             }
             Some(Incoming::Reconnected) => {
+                self.signals.is_lost = false;
                 self.progress.step("signaling: connected again");
                 let by = "websocket or long-poll, again".into();
                 self.record(EventKind::Signaling { server, state: SignalingState::Connected { by } });

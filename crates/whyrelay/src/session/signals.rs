@@ -47,6 +47,8 @@ pub(super) struct Signals {
     pub(super) assembler: RecordingAssembler,
     pub(super) peer_recording: Option<Vec<u8>>,
     pub(super) waiting_since: Instant,
+    /// The connection is lost, and is being made again.
+    pub(super) is_lost: bool,
     /// What to run on the other side.
     other_command: String,
 }
@@ -65,6 +67,7 @@ impl Signals {
             assembler: RecordingAssembler::new(),
             peer_recording: None,
             waiting_since: Instant::now(),
+            is_lost: false,
             other_command: config.other_command(),
         }
     }
@@ -117,7 +120,7 @@ impl Signals {
 
     /// What the user waits for.
     pub(super) fn waiting_line(&self) -> Option<String> {
-        let client = self.client.as_ref()?;
+        let client = self.client.as_ref().filter(|_| !self.is_lost)?;
         let waited = self.waiting_since.elapsed();
         if waited < Duration::from_millis(900) {
             return None;

@@ -25,6 +25,13 @@ impl Session {
             let (name, index, used) = (interface.name.clone(), interface.index, interface.used);
             self.record(EventKind::Interface { name, index, addresses, used });
         }
+        for name in self.config.absent.clone() {
+            let there: Vec<&str> = found.iter().map(|interface| interface.name.as_str()).collect();
+            let there = if self.config.redact { String::new() } else { format!("; it has {}", there.join(", ")) };
+            self.progress
+                .step(&format!("warning: --exclude-interface {name}: this host has no interface of that name{there}"));
+            self.record(EventKind::Interface { name, index: 0, addresses: vec![], used: InterfaceUse::Absent });
+        }
         let usable = interfaces::usable(&found, &self.config.interfaces);
         if usable.is_empty() {
             let names: Vec<&str> = found.iter().map(|interface| interface.name.as_str()).collect();

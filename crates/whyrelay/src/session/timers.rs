@@ -11,10 +11,10 @@ use crate::io::waiting::{MOST, readers_have_run, waiting};
 
 impl Session {
     /// When something is due next.
-    pub(super) fn deadline(&mut self, started: Instant) -> Instant {
+    pub(super) fn deadline(&mut self) -> Instant {
         let mut deadline = self.clock.instant(self.peer_deadline).min(self.next_traffic);
         let phase = match self.phase {
-            Phase::Waiting => Some(started + self.config.wait),
+            Phase::Waiting => self.wait_until(),
             Phase::Connecting(since) => Some(since + self.config.timeout),
             Phase::Open | Phase::Ending(_) => None,
         };
@@ -35,7 +35,7 @@ impl Session {
     }
 
     /// Does what is due.
-    pub(super) async fn timers(&mut self, started: Instant, inputs: &mut Inputs) {
+    pub(super) async fn timers(&mut self, inputs: &mut Inputs) {
         self.machine_timers(inputs).await;
         if self.probes_are_due() {
             let noted = self.clock.now();
@@ -51,10 +51,13 @@ impl Session {
             self.sink.record_traffic(self.clock.now());
         }
         match self.phase {
-            Phase::Waiting if now >= started + self.config.wait => {
+            Phase::Waiting if self.wait_until().is_some_and(|until| now >= until) => {
                 let (wait, command) = (self.config.wait.as_secs_f64(), self.config.other_command());
-                let step = format!("the other side did not come within {wait} s; there, run `{command}` meanwhile");
-                self.progress.step(&step);
+                self.progress.step(&if self.signals.is_lost {
+                    format!("the connection to the signaling server did not come back within the {wait} s of --wait")
+                } else {
+                    format!("the other side did not come within {wait} s; there, run `{command}` meanwhile")
+                });
                 self.end(EndReason::TimeLimit);
             }
             Phase::Waiting => self.progress_of_waiting(),
@@ -103,6 +106,12 @@ impl Session {
     /// comes to it.
     pub(super) fn peer_now(&self, arrived: Timestamp) -> Now {
         Now::ahead_of_timers(self.clock.now(), arrived)
+    }
+
+    /// Until when the other side is waited for: `--wait` begins when it could come, with the connection to signaling.
+    /// Making that has a limit of its own.
+    fn wait_until(&self) -> Option<Instant> {
+        self.signals.client.as_ref().map(|_| self.signals.waiting_since + self.config.wait)
     }
 
     fn progress_of_waiting(&mut self) {

@@ -41,6 +41,16 @@ pub enum Trial {
     Mapping,
 }
 
+impl Trial {
+    /// The interface that the user wants left out by name.
+    pub(super) const fn excluded_name(&self) -> Option<&String> {
+        match self {
+            Self::Exclude(Some(name)) => Some(name),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -50,8 +50,54 @@ fn a_killed_peers_recording_can_be_read() {
     let replayed = report(&[&path], &["--format", "json"]);
     assert_eq!(replayed.code(), 0, "{}", replayed.stderr);
     assert!(replayed.stdout.contains(r#""path":"direct""#) || replayed.stdout.contains(r#""path": "direct""#));
+    assert!(replayed.stdout.contains("A's recording ends early, "), "{}", replayed.stdout);
     b.signal(Signal::SIGINT);
     b.finish();
+}
+
+#[test]
+fn a_peer_that_is_killed_while_the_connection_is_kept_open_leaves_no_healthy_session() {
+    let server = Server::start();
+    let b = server.peer("answer", "s", &["--stay"]);
+    let a = server.peer("offer", "s", &["--stay"]);
+    a.wait_for("round trip over the channel: median");
+    b.signal(Signal::SIGKILL);
+    b.finish();
+    a.wait_for("the path is silent");
+    a.wait_for("restarting ICE");
+    a.signal(Signal::SIGINT);
+    let a = a.finish();
+    assert_eq!(a.code(), 1, "{}\n{}", a.stdout, a.stderr);
+    let flat = a.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.starts_with("FAILED"), "{}", a.stdout);
+    assert!(flat.contains("A and B talked directly, until the path broke "), "{}", a.stdout);
+    assert!(flat.contains("WR705") && flat.contains("Breaks of the path A the path fell silent at "), "{}", a.stdout);
+}
+
+#[test]
+fn a_recording_that_is_cut_before_the_peer_came_is_undecided() {
+    let server = Server::start();
+    let directory = directory();
+    let (path, name) = file(&directory, "u.jsonl");
+    let a = server.peer("offer", "u", &["--record", &name]);
+    a.wait_for("signaling: connected");
+    a.signal(Signal::SIGKILL);
+    a.finish();
+    let replayed = report(&[&path], &[]);
+    assert_eq!(replayed.code(), 1, "{}", replayed.stderr);
+    assert!(replayed.stdout.starts_with("UNDECIDED\n"), "{}", replayed.stdout);
+    assert!(replayed.stdout.contains("ends early"), "{}", replayed.stdout);
+}
+
+#[test]
+fn the_wait_for_the_peer_does_not_count_the_way_to_the_server() {
+    // It takes connections and never answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    let a = Process::start(&["offer", "--signal", &url, "--address", "127.0.0.2", "--wait", "300ms"], &[]).finish();
+    assert_eq!(a.code(), 2, "{}", a.stderr);
+    assert!(!a.stderr.contains("did not come"), "{}", a.stderr);
+    assert!(a.stderr.contains("connecting to signaling"), "{}", a.stderr);
 }
 
 #[test]
@@ -149,6 +195,8 @@ fn a_signaling_server_that_dies_before_the_peer_came_is_said_and_the_recording_k
     a.wait_for("trying again in");
     let a = a.finish();
     assert_eq!(a.code(), 1, "{}", a.stderr);
-    assert!(a.stderr.contains("did not come"), "{}", a.stderr);
+    assert!(a.stderr.contains("the signaling server did not come back within the 3 s of --wait"), "{}", a.stderr);
+    // It is the server's fault, not that of a peer who could not be heard of.
+    assert!(a.stdout.contains("error[WR701]") && !a.stdout.contains("WR702"), "{}", a.stdout);
     assert_eq!(report(&[&path], &[]).stdout, a.stdout);
 }

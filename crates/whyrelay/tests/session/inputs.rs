@@ -7,12 +7,13 @@ fn what_cannot_work_is_said_in_one_line_with_the_way_out() {
     let server = Server::start();
     let url = server.url.as_str();
     let here = ["--address", "127.0.0.2"];
-    let table: [(&[&str], &str, &str); 12] = [
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/../whyrelay-core/tests/recordings/failed.jsonl");
+    let table: [(&[&str], &str, &str); 16] = [
         (&["check", "--signal", "htp:/x"], "is broken", ""),
         (
             &["check", "--stun", "stun:127.0.0.1", "--interface", "nowhere0"],
             "--interface nowhere0",
-            "there is no such interface; there are ",
+            "this host has no interface of that name; it has ",
         ),
         (&["check", "--output", "/nonexistent/r"], "creating the account", "/nonexistent/r"),
         (&["offer", "--signal", "htp:/x"], "is broken", "hint: give it as http://HOST:PORT"),
@@ -24,6 +25,14 @@ fn what_cannot_work_is_said_in_one_line_with_the_way_out() {
         (&["offer", "--signal", url, "--id", "x", "--peer", "x"], "are both", "hint: give the two sides"),
         (&["offer", "--signal", url, "--record", "/nonexistent/r"], "creating the recording", "/nonexistent/r"),
         (&["report", "/nonexistent"], "reading the recording", "No such file"),
+        (&["report", recorded, recorded, recorded], "3 files are given", "hint: run `whyrelay report` once for each"),
+        (&["explain"], "takes a finding's code or name", "hint: `whyrelay explain --list` names them all"),
+        (
+            &["offer", "--signal", url, "--interface", "nosuch0"],
+            "no interface of that name; it has",
+            "check --interface",
+        ),
+        (&["offer", "--signal", url, "--try", "exclude=nosuch0"], "--try exclude=nosuch0: this host has no", " lo"),
     ];
     for (arguments, what, way_out) in table {
         let mut arguments = arguments.to_vec();
@@ -36,6 +45,51 @@ fn what_cannot_work_is_said_in_one_line_with_the_way_out() {
         assert!(ended.stderr.contains(way_out), "{arguments:?}: {}", ended.stderr);
         assert!(ended.stdout.is_empty(), "{arguments:?}: {}", ended.stdout);
     }
+}
+
+#[test]
+fn an_interface_that_cannot_be_left_out_is_named_at_once_and_in_the_account() {
+    let server = Server::start();
+    let b = server.peer("answer", "x", &[]);
+    let a = server.peer("offer", "x", &["--exclude-interface", "nosuch0"]).finish();
+    b.finish();
+    assert_eq!(a.code(), 0, "{}", a.stderr);
+    let warning = "warning: --exclude-interface nosuch0: this host has no interface of that name; it has ";
+    assert!(a.stderr.contains(warning), "{}", a.stderr);
+    let flat = a.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("without nosuch0 on A (--exclude-interface): A has no interface of that name"), "{flat}");
+}
+
+#[test]
+fn a_full_disk_is_told_when_it_happens_and_at_the_end() {
+    let server = Server::start();
+    let a = server.peer("offer", "f", &["--record", "/dev/full"]);
+    // Before anybody came.
+    a.wait_for("warning: the recording /dev/full cannot be written any more and ends early: No space left");
+    let b = server.peer("answer", "f", &[]);
+    let (a, b) = (a.finish(), b.finish());
+    assert_eq!((a.code(), b.code()), (2, 0), "{}", a.stderr);
+    assert!(a.stdout.starts_with("DIRECT"), "{}", a.stdout);
+    let last = a.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("error: the recording /dev/full cannot be written"), "{}", a.stderr);
+}
+
+#[test]
+fn findings_are_listed_by_their_codes() {
+    let list = Process::start(&["explain", "--list"], &[]).finish().stdout;
+    let codes: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(codes.is_sorted() && codes.len() > 70, "{codes:?}");
+}
+
+#[test]
+fn a_directory_that_is_made_for_recordings_is_said() {
+    let directory = directory();
+    let into = directory.path().join("new").display().to_string();
+    let arguments = ["lab", "run", "two-homes", "--record", &into];
+    let first = Process::start(&arguments, &[]).finish();
+    assert!(first.stderr.contains(&format!("made the directory {into}")), "{}", first.stderr);
+    let second = Process::start(&arguments, &[]).finish();
+    assert!(!second.stderr.contains("made the directory"), "{}", second.stderr);
 }
 
 #[test]
@@ -114,7 +168,8 @@ fn recordings_of_two_sessions_are_not_put_together() {
     std::fs::write(path, text.replace("\"at\":1", "\"at\":2")).unwrap();
     let ended = Process::start(&["report", &format!("{kept}failed.jsonl"), &other], &[]).finish();
     assert_eq!(ended.code(), 2, "{}", ended.stderr);
-    assert!(ended.stderr.contains("they are not of one session"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("they are not of one session: both have an event 0 of side A"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("hint: name the two sides of one session"), "{}", ended.stderr);
 }
 
 #[test]

@@ -140,7 +140,7 @@ pub enum DrawFormat {
 #[derive(Clone, Debug, Args)]
 pub struct FuzzArgs {
     /// How many worlds
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     pub worlds: u64,
     /// The first world's seed; the others follow
     #[arg(long, value_name = "S", default_value_t = 1)]

@@ -164,7 +164,10 @@ fn scenarios(wanted: &[String]) -> anyhow::Result<Vec<Scenario>> {
 }
 
 fn record(directory: &Path, results: &[(Verdict, Observed)]) -> anyhow::Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    if !directory.exists() {
+        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+        crate::tell!("made the directory {}", directory.display());
+    }
     for (verdict, observed) in results {
         for (side, recording) in ["a", "b"].iter().zip(&observed.recordings) {
             let file = directory.join(format!("{}-{side}.jsonl", verdict.scenario));
