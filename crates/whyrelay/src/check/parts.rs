@@ -383,7 +383,7 @@ mod tests {
         let asked = |known: &[Known]| https_ports(known).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let both = known("stun:stun.example:3478", &["192.0.2.1", "2001:db8::1"]);
         assert_eq!(asked(&[]), "");
-        assert_eq!(asked(&[both.clone()]), "192.0.2.1:443 [2001:db8::1]:443");
+        assert_eq!(asked(std::slice::from_ref(&both)), "192.0.2.1:443 [2001:db8::1]:443");
         // A server over one family, or over TCP, tells nothing of UDP over the other.
         let one = known("stun:192.0.2.9:443", &["192.0.2.9"]);
         assert_eq!(asked(&[both.clone(), one]), "[2001:db8::1]:443");

@@ -356,10 +356,8 @@ async fn read(socket: Arc<UdpSocket>, local: SocketAddr, inputs: mpsc::Sender<Ud
                 return;
             }
         };
-        if ready.is_error() {
-            if !read_errors(&socket, local, &inputs, &mut buffer).await {
-                return;
-            }
+        if ready.is_error() && !read_errors(&socket, local, &inputs, &mut buffer).await {
+            return;
         }
         loop {
             let Ok(room) = inputs.reserve().await else { return };
