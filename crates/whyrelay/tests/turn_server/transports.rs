@@ -77,6 +77,26 @@ async fn a_session_over_tls_on_the_same_port_as_tcp() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_binding_over_each_transport_and_address_family() -> Result<()> {
+    for address in ["127.0.0.1", "::1"] {
+        let address: std::net::IpAddr = address.parse()?;
+        let (_directory, files, trusting) = certificate()?;
+        let server = Server::with(|config| {
+            config.listen = vec![SocketAddr::new(address, 0)];
+            config.relay_addresses = vec![address];
+            config.tls = Some(files);
+        })?;
+        let over_udp = TurnClient::udp(server.address, "alice", "wonderland").await?;
+        let over_tcp = TurnClient::tcp(server.address, "alice", "wonderland").await?;
+        let over_tls = TurnClient::tls(server.address, trusting, "alice", "wonderland").await?;
+        for mut client in [over_udp, over_tcp, over_tls] {
+            assert_eq!(binding(&mut client).await?.ip(), address);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ipv6_client_gets_an_ipv6_relay() -> Result<()> {
     let server = Server::with(|config| {
         config.listen = vec!["[::1]:0".parse().expect("an address")];
