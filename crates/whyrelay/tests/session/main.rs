@@ -10,3 +10,4 @@ mod options;
 mod pty;
 mod screen;
 mod support;
+mod table;
