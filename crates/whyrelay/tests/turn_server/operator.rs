@@ -220,6 +220,42 @@ async fn metrics_count_what_happened_and_are_for_this_machine_only() -> Result<(
     Ok(())
 }
 
+/// Of a peer that went away for a moment: what comes for it waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_how_deep_the_mailboxes_are() -> Result<()> {
+    let serve = Serve::start(&[]).await?;
+    let mut receiving = TcpStream::connect(serve.signaling).await?;
+    receiving.write_all(b"GET /receive?id=bob HTTP/1.1\r\nHost: test\r\n\r\n").await?;
+    let mut first = [0; 1];
+    timeout(PATIENCE, receiving.read_exact(&mut first)).await.context("no answer")??;
+    drop(receiving);
+    let wait_for = async |queued: u64, deepest: u64| -> Result<()> {
+        let wanted = [("whyrelay_signaling_queued_messages", queued), ("whyrelay_signaling_deepest_mailbox", deepest)];
+        for _ in 0..500 {
+            let metrics = serve.metrics().await?;
+            if wanted.iter().all(|(name, expected)| value(&metrics, name) == Some(*expected)) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        anyhow::bail!("never {wanted:?}: {}", serve.metrics().await?)
+    };
+    let body = r#"{"type":"candidate","content":"","to":"bob","from":"alice"}"#;
+    let post = format!(
+        "POST /send HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    for sent in 1..=2 {
+        // What was written to the connection that is no more waits with the others once that is known.
+        let mut stream = TcpStream::connect(serve.signaling).await?;
+        stream.write_all(post.as_bytes()).await?;
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer)).await.context("no answer")??;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{sent}: {answer}");
+    }
+    wait_for(2, 2).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_serve_logs_holds_a_secret_or_a_clients_address() -> Result<()> {
     let mut serve = Serve::start(&[]).await?;
