@@ -177,3 +177,46 @@ pub(crate) fn bare(address: SocketAddr) -> SocketAddr {
         v4 => v4,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::clock::Clock;
+
+    #[tokio::test]
+    async fn a_flood_ends_no_time_early_and_holds_it_back_by_a_bounded_one() {
+        let (journal, entries) = Journal::new(Clock::start());
+        drop(entries);
+        let mut sockets = Sockets::new(journal);
+        let local = sockets.open("127.0.0.1:0".parse().unwrap(), None, UdpOptions::default()).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let until_then = Arc::clone(&over);
+        let flooding = std::thread::spawn(move || {
+            let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+            while !until_then.load(Ordering::Relaxed) {
+                // A full buffer is no reason to stop.
+                let _ = stranger.send_to(b"noise", local);
+            }
+        });
+        let began = Instant::now();
+        for milliseconds in [200, 400, 600] {
+            let until = began + Duration::from_millis(milliseconds);
+            let mut arrived = 0;
+            while sockets.recv(until).await.is_some() {
+                arrived += 1;
+            }
+            let ended = Instant::now();
+            assert!(ended >= until && arrived > 0, "{arrived} arrived");
+            assert!(ended < until + Duration::from_secs(3), "{:?} late", ended.saturating_duration_since(until));
+            // What the end is told by was handed out: the time itself is among it.
+            assert!(sockets.heard() >= sockets.journal.clock().timestamp(until));
+        }
+        over.store(true, Ordering::Relaxed);
+        flooding.join().unwrap();
+    }
+}

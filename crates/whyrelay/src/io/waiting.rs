@@ -158,6 +158,9 @@ mod tests {
         let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let clock = Clock::start();
+        // The kernel puts times on packets a moment after the first socket has asked for it; until then they are told
+        // the time at which they are read.
+        std::thread::sleep(Duration::from_millis(200));
         for _ in 0..2 * MOST_OF_ONE {
             stranger.send_to(b"noise", flooded.local()).unwrap();
         }
