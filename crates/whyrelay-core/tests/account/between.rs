@@ -412,3 +412,15 @@ fn a_missing_capability_has_advice_for_hosts_and_containers() {
     let advice = &report.findings.iter().find(|found| found.code == "WR123").expect("it lacks it").advice;
     assert!(advice.iter().any(|line| line.contains("On a host: run it as root")), "{advice:?}");
 }
+
+#[test]
+fn what_one_side_sees_of_a_server_is_not_explained_by_a_fault_of_the_other() {
+    let full = |whose: Vantage| {
+        failing(Fate::SendRefused(1), LOST, |session| {
+            session.fact(Vantage::A, HostFact::ConntrackUse { entries: 262_144, max: 262_144 });
+            session.stun(whose, if whose == Vantage::A { A } else { B }, "192.0.2.12:3478", None);
+        })
+    };
+    assert!(finds(&full(Vantage::B), "WR301").is_some(), "{:?}", findings(&full(Vantage::B)));
+    assert!(finds(&full(Vantage::A), "WR301").is_none(), "{:?}", findings(&full(Vantage::A)));
+}

@@ -2,6 +2,7 @@
 
 mod page;
 pub mod scenarios;
+mod trace;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,8 @@ use whyrelay_core::diagnosis::rules::{RULES, diagnose};
 use whyrelay_core::diagnosis::session::Session;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::Vantage;
+
+pub use trace::leaves_trace;
 
 pub use page::{Accuracy, FULL, HELD_OUT, HELD_OUT_SEED, SAMPLE, SEED, Size, tally};
 
@@ -103,7 +106,21 @@ pub fn score(world: &World, observed: &Observed) -> Score {
     }
     Score {
         harmless: direct,
-        found: world.planted.iter().map(|planted| severe.iter().any(|finding| is_named(planted, finding))).collect(),
+        found: world
+            .planted
+            .iter()
+            .map(|planted| {
+                // Where another fault hides it, it may be told as what does no harm by itself, or as what it looks like.
+                let hidden = is_hidden(world, planted);
+                let told = report.findings.iter().filter(|finding| hidden || finding.severity != Severity::Info);
+                told.into_iter().any(|finding| {
+                    is_named(planted, finding)
+                        || hidden
+                            && planted.fault.alone.contains(&finding.name)
+                            && finding.blame == blame_of(planted.side)
+                })
+            })
+            .collect(),
         first_is_right: severe
             .first()
             .is_some_and(|finding| world.planted.iter().any(|planted| is_named(planted, finding))),
@@ -218,8 +235,12 @@ pub struct Tally {
     pub by_fault: BTreeMap<&'static str, (u64, u64)>,
     /// For each fault beside one that keeps it from showing: planted and harmful, found all the same.
     pub by_hidden: BTreeMap<&'static str, (u64, u64)>,
+    /// Of these that were not found, those that left no trace.
+    pub untraced: BTreeMap<&'static str, u64>,
     /// Worlds that have such a fault.
     pub hiding: u64,
+    /// Worlds that were not direct and in which each fault that was not found left no trace.
+    pub all_seen: u64,
     /// For each rule, by its name.
     pub by_rule: BTreeMap<&'static str, Counts>,
     /// Seeds that came out wrong, with what was said.
@@ -228,7 +249,7 @@ pub struct Tally {
 
 impl Tally {
     /// Counts one world.
-    pub fn add(&mut self, seed: u64, world: &World, score: &Score) {
+    pub fn add(&mut self, seed: u64, world: &World, score: &Score, untraced: &[bool]) {
         self.worlds += 1;
         self.findings += score.findings.len() as u64;
         self.wrong += score.wrong.len() as u64;
@@ -239,6 +260,10 @@ impl Tally {
         } else {
             self.first_right += u64::from(score.first_is_right);
             self.all_found += u64::from(!score.found.contains(&false));
+            self.all_seen += u64::from(score.found.iter().zip(untraced).all(|(found, untraced)| *found || *untraced));
+            for (planted, _) in world.planted.iter().zip(untraced).filter(|(_, untraced)| **untraced) {
+                *self.untraced.entry(planted.fault.name).or_default() += 1;
+            }
             for (planted, found) in world.planted.iter().zip(&score.found) {
                 let counts = self.by_fault.entry(planted.fault.name).or_default();
                 *counts = (counts.0 + 1, counts.1 + u64::from(*found));
@@ -261,6 +286,10 @@ impl Tally {
         }
         let planted: Vec<_> = world.planted.iter().map(|planted| planted.fault.name).collect();
         let mut problems = score.problems();
+        // What left no trace is no miss.
+        if untraced.iter().zip(&score.found).all(|(untraced, found)| *untraced || *found) {
+            problems.retain(|problem| !problem.starts_with("not all that was planted"));
+        }
         problems.extend(score.wrong_alone.iter().map(|name| format!("alone, {name} is wrong")));
         if !problems.is_empty() {
             self.misses.push((seed, format!("{}: {}", planted.join(" + "), problems.join("; "))));
@@ -281,6 +310,10 @@ impl Tally {
             *counts = (counts.0 + planted, counts.1 + found);
         }
         self.hiding += other.hiding;
+        self.all_seen += other.all_seen;
+        for (name, untraced) in other.untraced {
+            *self.untraced.entry(name).or_default() += untraced;
+        }
         for (name, (planted, found)) in other.by_hidden {
             let counts = self.by_hidden.entry(name).or_default();
             *counts = (counts.0 + planted, counts.1 + found);

@@ -80,6 +80,8 @@ pub struct Piece {
 #[derive(Clone, Copy, Debug)]
 enum What {
     Fault(&'static Fault),
+    /// The place and the sockets that a fault brings, and nothing wrong with them.
+    Whole(&'static Fault),
     /// A name and a piece of a scenario file.
     Decoy(&'static str, &'static str),
 }
@@ -209,6 +211,7 @@ impl World {
         let text = text.replace('%', &piece.slot.to_string());
         let merged = toml::Table::try_from(&self.file).ok().zip(text.parse::<toml::Table>().ok());
         let Some((mut table, more)) = merged else { return false };
+        let more = if matches!(piece.what, What::Whole(_)) { whole(more) } else { more };
         lay_over(&mut table, more);
         let Ok(mut file) = table.try_into::<File>() else { return false };
         drop_unused(&mut file);
@@ -219,9 +222,25 @@ impl World {
         self.pieces.push(piece);
         match piece.what {
             What::Fault(fault) => self.planted.push(Planted { fault, side: piece.side }),
+            What::Whole(_) => {}
             What::Decoy(name, _) => self.decoys.push(name),
         }
         true
+    }
+
+    /// The same world, but that nothing is wrong in the place of one planted fault; `None` where that is no scenario.
+    pub fn without(&self, planted: usize) -> Option<Self> {
+        let mut faults = 0;
+        let pieces = self.pieces.iter().map(|piece| match piece.what {
+            What::Fault(fault) => {
+                faults += 1;
+                let what = if faults == planted + 1 { What::Whole(fault) } else { piece.what };
+                Piece { what, ..*piece }
+            }
+            _ => *piece,
+        });
+        let pieces: Vec<Piece> = pieces.collect();
+        self.again(self.base.clone(), pieces)
     }
 
     /// The world of another network with these pieces; `None` where they do not make a scenario.
@@ -237,10 +256,71 @@ impl World {
 impl What {
     const fn text(self) -> &'static str {
         match self {
-            Self::Fault(fault) => fault.piece,
+            Self::Fault(fault) | Self::Whole(fault) => fault.piece,
             Self::Decoy(_, piece) => piece,
         }
     }
+}
+
+/// What is left of a piece without what is wrong in it: where its hosts are, with home routers for what stood there,
+/// their tunnels and uplinks, ports and marks, and who speaks first.
+fn whole(piece: toml::Table) -> toml::Table {
+    const OF_HOST: [&str; 5] = ["behind", "ipv4", "ipv6", "interface", "session"];
+    let table = |value: toml::Value| value.try_into::<toml::Table>().unwrap_or_default();
+    let only = |value: toml::Value, keys: &[&str]| {
+        let kept = table(value).into_iter().filter(|(key, _)| keys.contains(&key.as_str()));
+        kept.collect::<toml::Table>()
+    };
+    let home = || toml::Value::String("home-router".to_owned());
+    let routers: Vec<String> = piece.get("router").cloned().map(table).unwrap_or_default().keys().cloned().collect();
+    let at_home = |value: toml::Value| {
+        let is_own = value.as_str().is_some_and(|name| routers.iter().any(|router| router == name));
+        if is_own { value } else { home() }
+    };
+    let mut left = toml::Table::new();
+    for (section, value) in piece {
+        let value = match section.as_str() {
+            "host" => {
+                let hosts = table(value).into_iter().map(|(name, host)| {
+                    let mut host = only(host, &OF_HOST);
+                    if let Some(behind) = host.remove("behind") {
+                        host.insert("behind".to_owned(), at_home(behind));
+                    }
+                    if let Some(session) = host.remove("session") {
+                        host.insert("session".to_owned(), only(session, &["port", "mark"]).into());
+                    }
+                    if let Some(toml::Value::Array(interfaces)) = host.get_mut("interface") {
+                        interfaces.retain(|one| one.get("kind").and_then(toml::Value::as_str) != Some("bridge"));
+                        for interface in interfaces.iter_mut().filter_map(toml::Value::as_table_mut) {
+                            if let Some(behind) = interface.remove("behind") {
+                                interface.insert("behind".to_owned(), at_home(behind));
+                            }
+                        }
+                    }
+                    (name, toml::Value::from(host))
+                });
+                hosts.collect::<toml::Table>()
+            }
+            "router" => {
+                let routers = table(value).into_iter().map(|(name, router)| {
+                    let mut router = only(router, &["inside"]);
+                    router.insert("preset".to_owned(), home());
+                    (name, toml::Value::from(router))
+                });
+                routers.collect()
+            }
+            "server" => only(value, &["ipv6"]),
+            // What is lost is the fault; who speaks first is not.
+            "signaling" => {
+                let sides =
+                    table(value).into_iter().map(|(side, said)| (side, only(said, &["candidates-delay"]).into()));
+                sides.collect()
+            }
+            _ => continue,
+        };
+        left.insert(section, value.into());
+    }
+    left
 }
 
 /// Routers that nobody is behind.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{Event, EventKind};
-use whyrelay_lab::accuracy::{Accuracy, SAMPLE, SEED};
+use whyrelay_lab::accuracy::{Accuracy, SAMPLE, SEED, leaves_trace, score};
 use whyrelay_lab::fuzz::{DECOYS, FAULTS, Kind, World, generate, shrink_by};
 use whyrelay_lab::run::run_virtual;
 use whyrelay_lab::scenario::Scenario;
@@ -145,4 +145,29 @@ fn a_wrong_world_is_made_small_down_to_the_fault_that_makes_it_wrong() {
         shrunk += 1;
     }
     assert!(shrunk > 30, "only {shrunk} worlds had two faults");
+}
+
+#[test]
+fn a_fault_alone_leaves_a_trace_and_one_that_another_hides_may_leave_none() {
+    let observe = |world: &World| {
+        run_virtual(&Scenario::of("fuzz", world.file.clone()).unwrap_or_else(|error| panic!("{error}")).topology)
+    };
+    for seed in 1..=12 {
+        let world = generate(seed, Kind::Faults(1));
+        let observed = observe(&world);
+        let harmful = !score(&world, &observed).harmless;
+        let names: Vec<_> = world.planted.iter().map(|planted| planted.fault.name).collect();
+        assert!(!harmful || leaves_trace(&world, &observed, 0), "{names:?} of seed {seed} left no trace");
+    }
+    let hidden = (1..=40).filter(|seed| {
+        let world = generate(*seed, Kind::AnyFaults(2));
+        let observed = observe(&world);
+        let score = score(&world, &observed);
+        let untraced = (0..world.planted.len()).filter(|at| !leaves_trace(&world, &observed, *at));
+        // What is found has left a trace.
+        let unseen: Vec<bool> = untraced.map(|at| !score.found[at]).collect();
+        assert!(!unseen.contains(&false), "seed {seed}: found, and left no trace");
+        !unseen.is_empty()
+    });
+    assert!(hidden.count() > 0, "nothing is ever hidden");
 }

@@ -2,6 +2,7 @@
 
 use super::finding::{Blame, Effect, Finding, MAX_CITED, NotMeasured, Remedy, Severity};
 use super::session::{Path, Session};
+use crate::trace::event::Vantage;
 
 mod answers_after_giving_up;
 mod answers_from_other_address;
@@ -203,6 +204,8 @@ pub struct Fault {
     pub advice: Vec<Remedy>,
     /// What would change this judgement, where it is more than what the rule says.
     pub doubt: Option<String>,
+    /// The one side that sees it, where it is not that side's fault: a fault of the other side explains nothing of it.
+    pub seen_by: Option<Vantage>,
 }
 
 impl Default for Fault {
@@ -214,6 +217,7 @@ impl Default for Fault {
             evidence: Vec::new(),
             advice: Vec::new(),
             doubt: None,
+            seen_by: None,
         }
     }
 }
@@ -351,8 +355,11 @@ pub fn diagnose(session: &Session<'_>) -> Diagnosis {
         match examination {
             Examination::Found(faults) => {
                 // A fault of one side explains nothing on the other.
-                let is_explained =
-                    |fault: &Fault| found.iter().any(|(code, blame)| explains(code) && blame.may_concern(fault.blame));
+                let is_explained = |fault: &Fault| {
+                    let seen_by = fault.seen_by.map_or(Blame::Path, Blame::side);
+                    let concerns = |blame: Blame| blame.may_concern(fault.blame) && blame.may_concern(seen_by);
+                    found.iter().any(|(code, blame)| explains(code) && concerns(*blame))
+                };
                 let open = faults.into_iter().filter(|fault| !is_explained(fault));
                 let open: Vec<Fault> = open.collect();
                 let harmful = open.iter().any(|fault| fault.severity != Severity::Info);
@@ -397,7 +404,7 @@ fn grouped(without: &[(&Rule, String)]) -> Vec<NotMeasured> {
 }
 
 fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
-    let Fault { blame, severity, summary, mut evidence, advice: mut remedies, doubt } = fault;
+    let Fault { blame, severity, summary, mut evidence, advice: mut remedies, doubt, seen_by: _ } = fault;
     evidence.sort_unstable();
     evidence.dedup();
     evidence.truncate(MAX_CITED);

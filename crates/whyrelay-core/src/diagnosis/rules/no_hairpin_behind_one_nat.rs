@@ -3,8 +3,10 @@
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::network::told;
+use crate::diagnosis::routes::diversions;
 use crate::diagnosis::session::Break;
 use crate::diagnosis::session::{Path, Session};
+use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -28,7 +30,7 @@ pub(super) const RULE: Rule = Rule {
         "zerotier/ZeroTierOne#2117",
         "coturn/coturn#206",
     ],
-    depends_on: &["WR801", "WR103", "WR104", "WR105", "WR107", "WR110", "WR111", "WR113", "WR114", "WR118"],
+    depends_on: &["WR801", "WR110", "WR111", "WR113"],
     examine,
 };
 
@@ -46,9 +48,16 @@ fn examine(session: &Session<'_>) -> Examination {
     let Some((mine, theirs)) = common else { return Examination::Clear };
     let public = mine.mapped.ip();
     let mut lost = Vec::new();
+    // A host that sends the packets for the other elsewhere, or does not send them, shows nothing of the network; nor
+    // does its NAT then let in what it did not ask for. On the inside the other's packets arrive all the same.
+    let astray =
+        [Vantage::A, Vantage::B].map(|vantage| !diversions(session, vantage).is_empty() || refuses(session, vantage));
+    let [a_strays, b_strays] = astray;
     for pair in &session.pairs {
-        for from in [Vantage::A, Vantage::B] {
-            if !session.could_arrive(pair, from) {
+        for (from, strays, other_strays) in [(Vantage::A, a_strays, b_strays), (Vantage::B, b_strays, a_strays)] {
+            let inside =
+                || pair.side(from).is_some_and(|own| AddressClass::of(own.pair.remote.ip()) == AddressClass::Private);
+            if !session.could_arrive(pair, from) || strays || other_strays && !inside() {
                 continue;
             }
             match pair.from(from).broken {
@@ -73,4 +82,10 @@ fn examine(session: &Session<'_>) -> Examination {
         evidence: [mine.seq, theirs.seq].into_iter().chain(lost).collect(),
         ..Fault::default()
     }])
+}
+
+/// Whether the system of a side refuses to send to the other.
+fn refuses(session: &Session<'_>, vantage: Vantage) -> bool {
+    let could = session.pairs.iter().filter(|pair| session.could_arrive(pair, vantage));
+    could.into_iter().any(|pair| pair.from(vantage).broken == Some(Break::AtSending))
 }

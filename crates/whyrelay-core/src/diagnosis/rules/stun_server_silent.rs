@@ -78,6 +78,7 @@ fn examine(session: &Session<'_>) -> Examination {
                     vantage.name()
                 ),
                 evidence: asked.chain(refused.copied()).collect(),
+                seen_by: Some(vantage),
                 ..Fault::default()
             });
         }

@@ -55,6 +55,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 severity: Severity::Warning,
                 summary: format!("{} cannot use {}: {why}", vantage.name(), failed.server),
                 evidence: vec![failed.seq],
+                seen_by: Some(vantage),
                 ..Fault::default()
             });
         }
