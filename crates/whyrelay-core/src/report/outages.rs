@@ -52,6 +52,9 @@ fn row(side: Vantage, outage: &Outage, scale: &timeline::Scale) -> OutageRow {
     };
     let end = match end_us {
         Some(end_us) => format!("; a path again after {}", duration(end_us.saturating_sub(start_us))),
+        None if outage.reason == IceStateReason::ConsentSilent && outage.restarts == 0 => {
+            "; no answer after that".to_owned()
+        }
         None => "; no path again".to_owned(),
     };
     let words = format!("{}  {what} at {}{restarts}{end}", side.name(), duration(start_us));

@@ -38,6 +38,7 @@ fn restarted(session: &mut Session, vantage: Vantage, generation: u32) {
 
 /// The user ends it; the agent closes first.
 fn interrupted(session: &mut Session, vantage: Vantage) {
+    session.wait(Duration::from_secs(4));
     session.close(vantage);
     session.end(vantage, EndReason::Interrupted);
 }
@@ -141,6 +142,16 @@ fn a_path_that_falls_silent_while_the_peer_is_there_lost_its_consent() {
         assert!(harmful(&report).iter().all(|found| found == "WR506 the path"), "{name}: {:?}", harmful(&report));
         assert!(!harmful(&report).is_empty(), "{name}");
     }
+}
+
+#[test]
+fn a_silence_that_has_just_begun_is_a_doubt() {
+    let mut session = kept_open();
+    silent(&mut session, Vantage::A);
+    session.end(Vantage::A, EndReason::Interrupted);
+    let report = Report::from_events(&session.events);
+    assert_eq!((report.path, harmful(&report)), (Path::Direct, vec![]));
+    assert!(flat(&report).contains("A the path fell silent at"), "{}", flat(&report));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::check::Check;
 use super::host::HostEvidence;
@@ -33,6 +34,9 @@ pub(super) const MAX_COMPARED: usize = 2000;
 
 /// Most addresses that servers told: each is compared with each.
 pub(super) const MAX_TOLD: usize = 300;
+
+/// A path that was silent for longer than this is broken: then ICE restarts.
+const DOUBTFUL: Duration = Duration::from_secs(3);
 
 /// Everything that one side saw, folded. Fields are facts in the order of their layers.
 #[derive(Clone, Debug, Default)]
@@ -152,9 +156,15 @@ impl SideEvidence {
         self.selected.last().copied()
     }
 
-    /// The time without a path that has not ended: the path broke and did not come back.
+    /// The time without a path that has not ended: the path broke and did not come back. Checks of consent that are
+    /// not answered for a while are a doubt: with heavy loss that happens on paths that work, and the next answer may
+    /// be behind the end of a recording that was cut.
     pub fn outage(&self) -> Option<&Outage> {
-        self.outages.last().filter(|outage| outage.ended.is_none())
+        let is_doubt = |outage: &Outage| {
+            let is_short = self.last_at.since(outage.at) < DOUBTFUL || self.ended.is_none();
+            outage.reason == IceStateReason::ConsentSilent && outage.restarts == 0 && is_short
+        };
+        self.outages.last().filter(|outage| outage.ended.is_none() && !is_doubt(outage))
     }
 
     /// The base of the candidate behind a pair's own end. A TCP active candidate has no port (RFC 6544 §4.5): each of
