@@ -27,7 +27,6 @@ pub(super) const RULE: Rule = Rule {
         "netbirdio/netbird#4069",
         "netbirdio/netbird#3924",
         "netbirdio/netbird#4503",
-        "netbirdio/netbird#4033",
         "netbirdio/netbird#4950",
     ],
     depends_on: &["WR801"],
