@@ -9,7 +9,7 @@ use whyrelay_core::host::{HostFact, PolicyRule, ProbeAim, RoutePurpose, RuleActi
 use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
 use whyrelay_core::report::{Expected, Report};
 use whyrelay_core::trace::event::{
-    Direction, EndReason, Event, EventKind, Pair, PairState, SessionOptions, Side, Vantage,
+    Direction, EndReason, Event, EventKind, Pair, PairState, SessionOptions, Side, SignalingState, Vantage,
 };
 
 use crate::builder::{Check, Fate, Session, address};
@@ -423,4 +423,20 @@ fn what_one_side_sees_of_a_server_is_not_explained_by_a_fault_of_the_other() {
     };
     assert!(finds(&full(Vantage::B), "WR301").is_some(), "{:?}", findings(&full(Vantage::B)));
     assert!(finds(&full(Vantage::A), "WR301").is_none(), "{:?}", findings(&full(Vantage::A)));
+}
+
+#[test]
+fn checks_to_a_side_that_had_left_get_lost_and_that_is_no_finding_of_its_own() {
+    let mut session = failing(LOST, LOST, |session| {
+        let state = SignalingState::Connected { by: "websocket".into() };
+        session.push(Vantage::A, EventKind::Signaling { server: "http://192.0.2.10:8080".into(), state });
+    });
+    // A waited, and left before the description of B came.
+    session.events.retain(|event| {
+        let description = matches!(&event.kind, EventKind::Description { side: Side::Remote, .. });
+        let after = matches!(event.kind, EventKind::Datagram(_) | EventKind::RemoteCandidate { .. });
+        event.vantage == Vantage::B || !(description || after)
+    });
+    let codes: Vec<_> = findings(&session).iter().map(|found| found[..5].to_owned()).collect();
+    assert!(codes.contains(&"WR702".to_owned()) && !codes.contains(&"WR501".to_owned()), "{codes:?}");
 }

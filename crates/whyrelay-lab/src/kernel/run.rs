@@ -25,6 +25,9 @@ use crate::run::Observed;
 use crate::scenario::Topology;
 use crate::scenario::file::{Certificate, Credentials, Path, WorldKind};
 
+/// How long a session waits for the other side.
+const WAIT: Duration = Duration::from_secs(20);
+
 /// How long a session may take in all. One that reaches it is broken: its own limits are far shorter.
 const LIMIT: Duration = Duration::from_secs(90);
 /// How long the answerer is waited for until it is in the room.
@@ -257,7 +260,9 @@ fn session(
     let wanted = &topology.sessions[index];
     let mut command = Command::new(conditions.program);
     command.arg(side.verb).args(["--signal", &signal_beside(), "--room", "lab", "--format", "json"]);
-    command.args(["--no-tcp", "--wait", "20s", "--timeout", "20s", "--color", "never"]);
+    // Who starts first waits so much longer.
+    let wait = WAIT + topology.sessions[1 - index].starts.saturating_sub(wanted.starts);
+    command.args(["--no-tcp", "--wait", &format!("{}ms", wait.as_millis()), "--timeout", "20s", "--color", "never"]);
     command.args(["--port", &wanted.port.to_string()]);
     command.arg("--record").arg(side.file("recording.jsonl"));
     if let Some(mark) = wanted.mark {

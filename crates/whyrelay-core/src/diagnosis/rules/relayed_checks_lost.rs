@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Check that the relay itself can reach the peer's address."),
     ],
     threads: &["coturn/coturn#731", "coturn/coturn#1081"],
-    depends_on: &["WR403", "WR404", "WR401", "WR110", "WR112", "WR703"],
+    depends_on: &["WR403", "WR404", "WR401", "WR110", "WR112", "WR702", "WR703"],
     examine,
 };
 
