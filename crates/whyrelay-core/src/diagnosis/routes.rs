@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::evidence::{HostEvidence, ServerPath, SideEvidence, Taken};
+use super::evidence::{HostEvidence, SideEvidence, Taken};
 use super::network::{Told, told};
 use super::session::{Path, Session};
 use crate::host::{PolicyRule, ProbeAim, ProbeOutcome, RouteAnswer, RouteKind, RoutePurpose, RuleAction};
@@ -186,21 +186,33 @@ pub fn mark_keeps_from_servers(session: &Session<'_>, vantage: Vantage) -> bool 
 /// answered: the way to the servers is no measure then, that of the same packets without the mark is.
 fn led_astray<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<Diversion<'a>> {
     let host = &side.host;
-    let answered = side.servers.values().any(ServerPath::has_answered)
-        || side.sent.values().any(|check| check.answer.is_some() && !side.is_relayed(check.pair.local));
-    // Where sockets without the mark were tried, one of them must have been answered: else it is not the mark.
-    let without_it = || {
-        host.probes_with(|aim| matches!(aim, ProbeAim::Plain | ProbeAim::WithoutMark)).map(|probe| &probe.fact.result)
+    // A rule is one of an address family: what the other family hears says nothing of it.
+    let answered = |is_ipv6: bool| {
+        side.servers.iter().any(|((.., server), path)| server.is_ipv6() == is_ipv6 && path.has_answered())
+            || side.sent.values().any(|check| {
+                check.pair.remote.is_ipv6() == is_ipv6 && check.answer.is_some() && !side.is_relayed(check.pair.local)
+            })
     };
-    let tried = without_it().any(|result| !matches!(result, ProbeOutcome::NotMade { .. }));
-    let helps = without_it().any(|result| matches!(result, ProbeOutcome::Answered { .. }));
-    if answered || tried && !helps || !tried && side.servers.is_empty() {
+    // Where sockets without the mark were tried, one of them must have been answered: else it is not the mark.
+    let without_it = |is_ipv6: bool| {
+        host.probes_with(|aim| matches!(aim, ProbeAim::Plain | ProbeAim::WithoutMark))
+            .filter(move |probe| probe.fact.remote.is_ipv6() == is_ipv6)
+            .map(|probe| &probe.fact.result)
+    };
+    let leads_nowhere = [false, true].map(|is_ipv6| {
+        let tried = without_it(is_ipv6).any(|result| !matches!(result, ProbeOutcome::NotMade { .. }));
+        let helps = without_it(is_ipv6).any(|result| matches!(result, ProbeOutcome::Answered { .. }));
+        let asked = side.servers.keys().any(|(.., server)| server.is_ipv6() == is_ipv6);
+        !answered(is_ipv6) && if tried { helps } else { asked }
+    });
+    if leads_nowhere == [false, false] {
         return Vec::new();
     }
     let about = |purpose: RoutePurpose| {
         host.route_answers.iter().filter(move |answer| {
             let question = &answer.fact.question;
-            question.purpose == purpose && question.out_device.is_none() && !is_refused(&answer.fact)
+            let nowhere = leads_nowhere[usize::from(question.destination.is_ipv6())];
+            nowhere && question.purpose == purpose && question.out_device.is_none() && !is_refused(&answer.fact)
         })
     };
     let peers = about(RoutePurpose::Peer).filter(|answer| candidates.contains(&answer.fact.question.destination));

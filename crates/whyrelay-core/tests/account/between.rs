@@ -440,3 +440,12 @@ fn checks_to_a_side_that_had_left_get_lost_and_that_is_no_finding_of_its_own() {
     let codes: Vec<_> = findings(&session).iter().map(|found| found[..5].to_owned()).collect();
     assert!(codes.contains(&"WR702".to_owned()) && !codes.contains(&"WR501".to_owned()), "{codes:?}");
 }
+
+#[test]
+fn a_mark_that_leads_ipv4_astray_is_named_although_ipv6_works() {
+    let mut session = crate::cases::astray(Some("203.0.113.1:40001"));
+    let own = "[2001:db8:a::1]:40000";
+    session.stun(Vantage::A, own, "[2001:db8:ffff::1]:3478", Some(own));
+    assert_eq!(findings(&session).first().map(String::as_str), Some("WR106 A error"), "{:?}", findings(&session));
+    assert!(finds(&session, "WR301").is_none(), "{:?}", findings(&session));
+}

@@ -44,7 +44,7 @@ pub(super) fn icmp(
 
 /// A mark by which a rule sends everything of A, its packets to the servers as well, to an uplink where nothing is
 /// answered; `without`: what a probe without the mark saw.
-pub(super) fn astray(without: Option<&str>) -> Session {
+pub(crate) fn astray(without: Option<&str>) -> Session {
     let second = Way { device: "eth1", gateway: Some("192.168.2.1"), table: 200, rule: Some(1000) };
     let mut session = Session::new();
     session.stun(Vantage::A, A, STUN, None);

@@ -5,6 +5,8 @@ mod host;
 pub(crate) mod near;
 mod network;
 
+pub(crate) use host::astray;
+
 use whyrelay_core::trace::event::Vantage;
 
 use crate::builder::{Fate, Session};
