@@ -380,7 +380,7 @@ fn the_round_trip_of_a_path_is_the_shortest_that_was_seen() {
     let first = session.events.iter().filter(|event| answers(event)).map(|event| event.seq).min().expect("an answer");
     session.check(Check { nominate: true, ..a_checks(Fate::Answered) });
     for event in session.events.iter_mut().filter(|event| event.vantage == Vantage::A && event.seq >= first) {
-        event.at = event.at + Duration::from_secs(1);
+        event.at += Duration::from_secs(1);
     }
     let after = Report::from_events(&session.events).selected_pair.and_then(|pair| pair.rtt_ms).expect("measured");
     assert!((before - after).abs() < 5.0, "{before} and {after} ms");
