@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use whyrelay_core::diagnosis::finding::Severity;
-use whyrelay_core::diagnosis::{rules, session};
+use whyrelay_core::diagnosis::session;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::Event;
 
@@ -134,8 +134,6 @@ pub struct Verdict {
     pub path: Option<Path>,
     /// Findings of severity error or warning, the root cause first.
     pub findings: Vec<Named>,
-    /// Expected findings for which there is no rule, so that they could not be looked for.
-    pub unknown: Vec<String>,
     /// From the start until both sides could send data, in milliseconds.
     pub usable_after_ms: Option<f64>,
     /// What is otherwise than expected; nothing: it passed.
@@ -180,13 +178,11 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
         })
         .collect();
     let is = |found: &Named, name: &str| found.code.eq_ignore_ascii_case(name) || found.name == name;
-    let mut unknown = Vec::new();
     for wanted in &expect.finding {
         match findings.iter().position(|found| is(found, &wanted.name) && blamed(found, wanted.blame)) {
             None if findings.iter().any(|found| is(found, &wanted.name)) => {
                 problems.push(format!("{} blames another than expected", wanted.name));
             }
-            None if rules::find(&wanted.name).is_none() => unknown.push(wanted.name.clone()),
             None => problems.push(format!("{} is missing", wanted.name)),
             Some(position) if wanted.first && position > 0 => {
                 problems.push(format!("{} is not the first: {} is", wanted.name, findings[0]));
@@ -207,7 +203,6 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
         expected_path: expect.path,
         path: observed.path,
         findings,
-        unknown,
         usable_after_ms: observed.usable_after.map(|after| after.as_micros() as f64 / 1000.0),
         problems,
     }

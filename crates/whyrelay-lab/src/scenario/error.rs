@@ -1,7 +1,7 @@
 //! What can be wrong with a scenario.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A scenario cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,16 @@ pub enum ScenarioError {
         /// The way out.
         hint: String,
     },
+}
+
+impl ScenarioError {
+    /// The same about a scenario that is in a file.
+    pub(super) fn in_file(mut self, path: &Path) -> Self {
+        if let Self::Syntax { name, .. } | Self::Meaning { name, .. } = &mut self {
+            *name = path.display().to_string();
+        }
+        self
+    }
 }
 
 /// Something wrong at a key.

@@ -5,7 +5,7 @@
 //! made: 192.168.10.0/24, 192.168.11.0/24 … for homes, 100.64.0.0/24 … between two routers, 10.20.0.0/24 … in clouds,
 //! and parts of 192.0.2.0/24 where nothing is translated.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior, MappingBehavior};
@@ -18,6 +18,18 @@ use super::value::Cidr;
 
 /// Where each side's block on the Internet begins: a, b, everybody else.
 const BLOCKS: [u8; 3] = [10, 110, 200];
+
+/// Each has a network of its own unless the scenario says one.
+const MOST_ROUTERS: usize = 200;
+
+/// Networks that are no hosts', or that are the Internet's and the server's here.
+const NOT_INSIDE: [Cidr; 5] = [
+    network([0, 0, 0, 0], 8),
+    network([127, 0, 0, 0], 8),
+    network([224, 0, 0, 0], 3),
+    network([203, 0, 113, 0], 24),
+    network([198, 51, 100, 0], 24),
+];
 
 /// Segments, routers and what has been given out.
 pub(super) struct Layout {
@@ -108,6 +120,10 @@ impl Layout {
         carries: bool,
     ) -> Result<usize, Wrong> {
         let key = format!("router.{name}");
+        if self.routers.len() >= MOST_ROUTERS {
+            let problem = format!("the scenario has more than {MOST_ROUTERS} routers");
+            return Err(Wrong::new(key, problem, "leave some out"));
+        }
         let number = self.routers.len() as u8;
         let translate = spec.translate.unwrap_or(Translate::Nat);
         let ipv4 = match (spec.inside, translate) {
@@ -115,10 +131,19 @@ impl Layout {
                 let hint = "write an IPv4 network with a prefix of 8 to 29 bits";
                 return Err(Wrong::new(format!("{key}.inside"), format!("{inside} does not do"), hint));
             }
+            (Some(inside), _) if NOT_INSIDE.iter().any(|other| overlap(*other, inside)) => {
+                let hint = "take one that hosts can have and that is not the Internet's or the server's here, \
+                            as 192.168.1.0/24";
+                return Err(Wrong::new(format!("{key}.inside"), format!("{inside} does not do"), hint));
+            }
             (Some(inside), _) => inside.network(),
+            (None, Translate::Nothing) if self.untranslated >= 8 => {
+                let problem = "there are public networks for eight routers that do not translate";
+                return Err(Wrong::new(key, problem, "say `inside`"));
+            }
             (None, Translate::Nothing) => {
                 self.untranslated += 1;
-                network([192, 0, 2, (self.untranslated - 1) % 8 * 32], 27)
+                network([192, 0, 2, (self.untranslated - 1) * 32], 27)
             }
             (None, Translate::OneToOne) => network([10, 20, number, 0], 24),
             (None, Translate::Nat) if carries => network([100, 64, number, 0], 24),
@@ -141,7 +166,7 @@ impl Layout {
         });
         self.next.push(2);
 
-        let count = if translate == Translate::Nat { spec.addresses.unwrap_or(1).clamp(1, 32) } else { 1 };
+        let count = if translate == Translate::Nat { spec.addresses.unwrap_or(1) } else { 1 };
         let mut outside_addresses: Vec<Cidr> = Vec::new();
         for _ in 0..count {
             outside_addresses.extend(self.addresses(outside, side, true, false));
@@ -212,8 +237,12 @@ fn behavior(spec: &file::Router) -> Behavior {
     }
 }
 
-fn network(address: [u8; 4], prefix: u8) -> Cidr {
-    Cidr { address: address.into(), prefix }
+const fn network([a, b, c, d]: [u8; 4], prefix: u8) -> Cidr {
+    Cidr { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), prefix }
+}
+
+fn overlap(one: Cidr, other: Cidr) -> bool {
+    one.contains(other.address) || other.contains(one.address)
 }
 
 /// The address so many after a network's first, with its prefix.

@@ -3,17 +3,19 @@
 //! A [`Scenario`] is read from a TOML file ([`mod@file`]) and resolves to a [`Topology`] with every address given, from
 //! which both worlds build. `docs/scenarios.md` is the manual, `docs/scenario.schema.json` the schema.
 
+mod check;
 mod embedded;
 mod error;
 pub mod file;
 mod host_rules;
 mod layout;
+mod plausible;
 pub mod presets;
 mod resolve;
 pub mod topology;
 pub mod value;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use error::ScenarioError;
 pub use presets::{PRESETS, Preset};
@@ -44,16 +46,16 @@ impl Scenario {
         Ok(Self { name: name.to_owned(), file, topology })
     }
 
-    /// Reads a scenario from a file.
+    /// Reads a scenario from a file. What is wrong with it is told with its path.
     pub fn read(path: &Path) -> Result<Self, ScenarioError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        Self::parse(&name, &text)
+        Self::parse(&name, &text).map_err(|error| error.in_file(path))
     }
 
-    /// The scenarios of a directory, in order of their names.
-    pub fn read_directory(path: &Path) -> Result<Vec<Self>, ScenarioError> {
+    /// The scenario files of a directory, in order of their names.
+    pub fn files(path: &Path) -> Result<Vec<PathBuf>, ScenarioError> {
         let failed = |source| ScenarioError::Read { path: path.to_owned(), source };
         let mut files = Vec::new();
         for entry in std::fs::read_dir(path).map_err(failed)? {
@@ -63,7 +65,7 @@ impl Scenario {
             }
         }
         files.sort();
-        files.iter().map(|file| Self::read(file)).collect()
+        Ok(files)
     }
 
     /// The scenarios that come with whyrelay: their names and texts.

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::check;
 use super::error::Wrong;
 use super::file::{self, File, InterfaceKind};
 use super::host_rules::host_rules;
 use super::layout::Layout;
+use super::plausible;
 use super::presets::{self, PRESETS};
 use super::topology::{Egress, Host, INTERNET, Interface, Link, Server, Session, Signaling, Topology, Translation};
 use super::value::Cidr;
@@ -16,12 +18,14 @@ use super::value::Cidr;
 const USUAL_METRIC: u32 = 100;
 
 pub(super) fn resolve(name: &str, file: &File) -> Result<Topology, Wrong> {
-    check(file)?;
+    check::check(file)?;
     let mut layout = Layout::new();
     let server = server(file, &mut layout)?;
     let order = order_of_routers(file)?;
     for router in &order {
-        let spec = merged(&format!("router.{router}"), &file.router[router])?;
+        let key = format!("router.{router}");
+        let spec = merged(&key, &file.router[router])?;
+        check::router(&key, &spec)?;
         let outside = match spec.outside.as_deref() {
             None | Some("internet") => INTERNET,
             Some(outer) => layout.inside_of(outer).unwrap_or(INTERNET),
@@ -61,33 +65,8 @@ pub(super) fn resolve(name: &str, file: &File) -> Result<Topology, Wrong> {
     for (index, name) in names.iter().enumerate() {
         host_rules(name, &file.host[*name], index, &mut topology)?;
     }
+    plausible::check(&topology)?;
     Ok(topology)
-}
-
-/// What can be said without laying anything out.
-fn check(file: &File) -> Result<(), Wrong> {
-    for peer in ["a", "b"] {
-        if !file.host.contains_key(peer) {
-            let hint = format!("write [host.{peer}]; a is the offerer, b the answerer");
-            return Err(Wrong::new(format!("host.{peer}"), "the scenario has no such host", hint));
-        }
-    }
-    for (section, names) in [("router", file.router.keys().collect::<Vec<_>>()), ("host", file.host.keys().collect())] {
-        for name in names {
-            let fine = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && (1..=32).contains(&name.len());
-            if !fine || name == "internet" || name == "server" {
-                let hint = "use up to 32 letters, digits and hyphens, and neither \"internet\" nor \"server\"";
-                return Err(Wrong::new(format!("{section}.{name}"), "this is no name", hint));
-            }
-        }
-    }
-    if file.worlds.is_empty() {
-        return Err(Wrong::new("worlds", "the list is empty", "leave it out for both worlds, or name one"));
-    }
-    if let Some(name) = file.expect.nat.keys().find(|name| !file.host.contains_key(*name)) {
-        return Err(Wrong::new(format!("expect.nat.{name}"), "there is no such host", "name one of the hosts"));
-    }
-    Ok(())
 }
 
 /// Named routers, outer ones first.
@@ -187,11 +166,6 @@ fn host(name: &str, spec: &file::Host, number: usize, layout: &mut Layout) -> Re
     }];
     for (index, interface) in spec.interface.iter().enumerate() {
         let key = format!("{key}.interface[{index}]");
-        if interface.name.is_empty() || interface.name.len() > 15 || interfaces.iter().any(|i| i.name == interface.name)
-        {
-            let hint = "an interface has a name of its own of up to 15 characters; eth0 is there already";
-            return Err(Wrong::new(format!("{key}.name"), format!("{:?} is no new name", interface.name), hint));
-        }
         let leads = !interface.behind.names().is_empty();
         let on_internet = interface.kind == InterfaceKind::Ethernet && !leads && interface.address.is_empty();
         let segment = match leads || on_internet {

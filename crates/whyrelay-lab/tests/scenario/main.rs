@@ -18,9 +18,10 @@ const ENDS: &str = "\n[expect]\npath = \"direct\"\n";
 #[test]
 fn every_scenario_in_the_program_is_a_file_and_resolves_the_same_after_being_written() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scenarios");
-    let files = Scenario::read_directory(&directory).unwrap_or_else(|error| panic!("{error}"));
+    let files = Scenario::files(&directory).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(files.len(), Scenario::embedded().len());
-    for scenario in files {
+    for file in files {
+        let scenario = Scenario::read(&file).unwrap_or_else(|error| panic!("{error}"));
         let again = Scenario::parse(&scenario.name, &scenario.to_toml());
         let again = again.unwrap_or_else(|error| panic!("{}: {error}\n{}", scenario.name, scenario.to_toml()));
         assert_eq!(again, scenario);
@@ -67,6 +68,97 @@ fn what_is_wrong_is_named_with_its_key_and_a_way_out() {
     ] {
         let said = error(&format!("{text}{ENDS}"));
         for part in parts {
+            assert!(said.contains(part), "{part:?} is not in: {said}");
+        }
+    }
+}
+
+/// Else a kernel would say so in its own words, two would have one address, or it would be changed without a word.
+#[test]
+fn what_cannot_be_is_refused_by_its_key() {
+    let many = |number: usize| (0..number).map(|n| format!("[host.h{n}]\nbehind = \"r\"\n")).collect::<String>();
+    let overfull = format!("[router.r]\ninside = \"10.0.0.0/29\"\n{}", many(6));
+    let full = format!("[router.r]\ninside = \"10.0.0.0/29\"\n{}", many(5));
+    let mut crowded: String = (0..4).map(|n| format!("[router.r{n}]\naddresses = 32\n")).collect();
+    for n in 0..4 {
+        crowded += &format!("[[host.a.interface]]\nname = \"x{n}\"\nbehind = \"r{n}\"\n");
+    }
+    let forwards = |second: &str| {
+        format!("[router.r]\n[[router.r.forward]]\nport = 40000\nto = \"x\"\n{second}[host.x]\nbehind = \"r\"\n")
+    };
+    let route = |keys: &str| format!("[[host.a.route]]\nto = \"peer\"\ndev = \"eth0\"\n{keys}");
+    for (piece, parts) in [
+        ("[router.x]\n[host.x]\n", &["host.x", "router has this name"][..]),
+        ("[host.y]\nbehind = \"home-router\"\n[host.y-home-router]\n", &["host.y-home-router", "router"]),
+        (&overfull, &["no address is left", "10.0.0.0/29", "inside"]),
+        (&crowded, &["router.r", "203.0.113.110", "addresses"]),
+        ("[router.r]\naddresses = 0\n", &["router.r.addresses", "1 to 32"]),
+        ("[router.r]\naddresses = 200\n", &["router.r.addresses", "1 to 32"]),
+        ("[router.r]\nallow-udp = [\"99999\"]\n", &["router.r.allow-udp", "65535"]),
+        ("[router.r]\nallow-tcp = [\"1-70000\"]\n", &["router.r.allow-tcp", "65535"]),
+        ("[router.r]\nstateless-inbound = [\"65536\"]\n", &["router.r.stateless-inbound", "65535"]),
+        ("[[host.a.rule]]\npriority = 5\ntable = 200\nsport = \"70000\"\n", &["host.a.rule[0].sport", "65535"]),
+        (
+            "[[host.a.firewall]]\nhook = \"output\"\nverdict = \"drop\"\nipproto = \"udp\"\ndport = \"70000\"\n",
+            &["host.a.firewall[0].dport", "65535"],
+        ),
+        ("[router.r]\nports = { contiguous = { block = 0 } }\n", &["router.r.ports.contiguous.block"]),
+        ("[router.r]\nblock-udp = true\nallow-udp = [\"3478\"]\n", &["router.r.allow-udp", "block-udp"]),
+        ("[router.r]\npreset = \"corporate-no-udp\"\nallow-udp = [\"3478\"]\n", &["router.r.allow-udp"]),
+        ("[router.r]\ninside = \"127.0.0.0/24\"\n", &["router.r.inside", "127.0.0.0/24"]),
+        ("[router.r]\ninside = \"224.0.0.0/24\"\n", &["router.r.inside", "224.0.0.0/24"]),
+        ("[router.r]\ninside = \"0.0.0.0/8\"\n", &["router.r.inside"]),
+        ("[router.r]\ninside = \"198.51.100.0/24\"\n", &["router.r.inside", "198.51.100.0/24"]),
+        ("[router.r]\ninside = \"203.0.0.0/16\"\n", &["router.r.inside"]),
+        ("[router.r]\n[[router.r.forward]]\nport = 40000\nto = \"b\"\n", &["router.r.forward[0].to", "not inside"]),
+        ("[router.r]\n[[router.r.forward]]\nport = 0\nto = \"a\"\n", &["router.r.forward[0]", "port 0"]),
+        (
+            &forwards("[[router.r.forward]]\nport = 40000\nto = \"x\"\nto-port = 5\n"),
+            &["router.r.forward[1].port", "40000 leads elsewhere"],
+        ),
+        (&route("via = \"2001:db8::1\"\n"), &["host.a.route[0].via", "family"]),
+        (&route("via = \"10.99.99.99\"\n"), &["host.a.route[0].via", "10.99.99.99 is not reached by eth0"]),
+        (&route("src = \"9.9.9.9\"\n"), &["host.a.route[0].src", "9.9.9.9"]),
+        (&route("table = 0\n"), &["host.a.route[0].table", "main"]),
+        (&(route("") + &route("")), &["host.a.route[1]", "already"]),
+        ("[[host.a.rule]]\npriority = 5\ntable = 0\n", &["host.a.rule[0].table", "254"]),
+        ("[[host.a.rule]]\npriority = 5\ntable = 9\nsuppress-prefixlength = 200\n", &["suppress-prefixlength", "128"]),
+        ("[host.a.sysctl]\n\"net.ipv4.conf.nope.rp_filter\" = 1\n", &["host.a.sysctl", "nope"]),
+        ("[host.a.sysctl]\nrp_filter = 9\n", &["host.a.sysctl", "9 means nothing"]),
+        ("[host.a.sysctl]\n\"net.ipv4/../../kernel.x\" = 1\n", &["host.a.sysctl", "no parameter"]),
+        ("[host.a.sysctl]\n\"vm.swappiness\" = 60\n", &["host.a.sysctl", "whole machine"]),
+        ("[host.a.session]\nuid = 4294967295\n", &["host.a.session.uid"]),
+        ("[[host.a.interface]]\nname = \"eth 1\"\n", &["host.a.interface[0].name", "eth 1"]),
+        ("[[host.a.interface]]\nname = \"e\\nlink set x\"\n", &["host.a.interface[0].name"]),
+        ("[[host.a.interface]]\nname = \"a/b\"\n", &["host.a.interface[0].name"]),
+        ("[[host.a.interface]]\nname = \"..\"\n", &["host.a.interface[0].name"]),
+        ("[[host.a.interface]]\nname = \"-j\"\n", &["host.a.interface[0].name"]),
+        ("[[host.a.interface]]\nname = \"lo\"\n", &["host.a.interface[0].name", "lo are there"]),
+        ("[[host.a.interface]]\nname = \"eth0\"\n", &["host.a.interface[0].name"]),
+        ("[[host.a.interface]]\nname = \"x\"\n[[host.a.interface]]\nname = \"x\"\n", &["host.a.interface[1].name"]),
+    ] {
+        let said = error(&format!("title = \"t\"\n[host.a]\n{piece}[host.b]\n{ENDS}"));
+        for part in parts {
+            assert!(said.contains(part), "{part:?} is not in: {said}\n{piece}");
+        }
+    }
+    let fits = format!("title = \"t\"\n[host.a]\n{full}[host.b]\n{ENDS}");
+    assert!(Scenario::parse("test", &fits).is_ok(), "five hosts and a router fill a /29");
+    let said = error(&format!("title = \"\\u001b[31mred\"\n[host.a]\n[host.b]\n{ENDS}"));
+    assert!(said.contains("title") && said.contains("control characters"), "{said}");
+    let chain = vec!["home-router"; 300];
+    let said = error(&format!("title = \"t\"\n[host.a]\nbehind = {chain:?}\n[host.b]\n{ENDS}"));
+    assert!(said.contains("more than 200 routers"), "{said}");
+}
+
+#[test]
+fn a_finding_that_nobody_looks_for_cannot_be_expected() {
+    for (expect, key) in [
+        ("[[expect.finding]]\nname = \"no-such-findng\"\n", "expect.finding[0].name"),
+        ("also = [\"mtu-black-hole\", \"no-such-findng\"]\n", "expect.also[1]"),
+    ] {
+        let said = error(&format!("title = \"t\"\n[host.a]\n[host.b]\n{ENDS}{expect}"));
+        for part in [key, "no-such-findng", "whyrelay explain --list"] {
             assert!(said.contains(part), "{part:?} is not in: {said}");
         }
     }

@@ -44,3 +44,76 @@ fn results_for_ci_systems_are_junit_on_stdout_and_in_a_file() {
 fn results_for_people_are_a_table() {
     insta::assert_snapshot!("lab-run-text", stdout(&["--jobs", "1"]));
 }
+
+/// One that is quick to run.
+const RIGHT: &str = "title = \"t\"\n[host.a]\n[host.b]\n[expect]\npath = \"direct\"\n";
+
+fn whyrelay(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_whyrelay")).args(arguments).output().expect("whyrelay runs")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+}
+
+/// Nothing is left out without a word: of two with one name none is run, unless they are the same.
+#[test]
+fn scenarios_of_one_name_are_not_taken_for_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
+    for place in [&one, &other] {
+        std::fs::create_dir(place).expect("a directory");
+        std::fs::write(place.join("x.toml"), RIGHT).expect("a file");
+    }
+    let arguments = ["lab", "run", &one.display().to_string(), &other.display().to_string()].map(str::to_owned);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let same = whyrelay(&arguments);
+    assert_eq!(same.status.code(), Some(0), "{}", said(&same));
+    std::fs::write(other.join("x.toml"), RIGHT.replace("\"t\"", "\"u\"")).expect("a file");
+    let different = whyrelay(&arguments);
+    assert_eq!(different.status.code(), Some(2), "{}", said(&different));
+    for part in ["the name x", &one.join("x.toml").display().to_string(), &other.join("x.toml").display().to_string()] {
+        assert!(said(&different).contains(part), "{part:?} is not in: {}", said(&different));
+    }
+}
+
+#[test]
+fn a_wrong_file_of_a_directory_is_told_with_its_path_and_the_others_run() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("good.toml"), RIGHT).expect("a file");
+    let bad = directory.path().join("bad.toml");
+    std::fs::write(&bad, RIGHT.replace("[host.b]", "[host.b]\nbehnd = \"x\"")).expect("a file");
+    let output = whyrelay(&["lab", "run", &directory.path().display().to_string()]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.contains("1 scenario, all as expected"), "{table}");
+    for part in ["could not run", "behnd", &bad.display().to_string()] {
+        assert!(table.contains(part), "{part:?} is not in: {table}");
+    }
+}
+
+/// Before the run: a run may take minutes.
+#[test]
+fn what_cannot_be_written_is_said_before_anything_runs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").expect("a file");
+    let within = file.join("junit.xml").display().to_string();
+    for option in ["--junit", "--record"] {
+        let output = whyrelay(&["lab", "run", "public-hosts", option, &within]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains(&within) && !said(&output).contains("[1/1]"), "{}", said(&output));
+    }
+}
+
+#[test]
+fn more_random_worlds_than_memory_holds_are_begun() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_whyrelay"));
+    command.args(["lab", "fuzz", "--worlds", "18446744073709551615"]).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("whyrelay runs");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let ended = child.try_wait().expect("its status");
+    child.kill().expect("it ends");
+    let output = child.wait_with_output().expect("its output");
+    assert_eq!(ended, None, "{}", String::from_utf8_lossy(&output.stderr));
+}

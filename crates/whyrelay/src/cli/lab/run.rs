@@ -1,6 +1,5 @@
 //! `whyrelay lab run`.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -36,14 +35,14 @@ pub(super) struct Skipped {
 }
 
 pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
-    let mut scenarios = scenarios(&args.scenarios)?;
-    let mut names = BTreeSet::new();
-    scenarios.retain(|scenario| names.insert(scenario.name.clone()));
+    let Chosen { scenarios, broken: unread } = choose(&args.scenarios)?;
+    written_later(args)?;
     let done = match args.kernel {
+        _ if scenarios.is_empty() => Vec::new(),
         true => in_namespaces(args, &scenarios)?,
         false => in_virtual_time(args, &scenarios),
     };
-    let (mut results, mut skipped, mut broken, mut up) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut results, mut skipped, mut broken, mut up) = (Vec::new(), Vec::new(), unread, Vec::new());
     let mut not_run = Vec::new();
     for done in done {
         match done {
@@ -59,14 +58,7 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
     if results.is_empty() && broken.is_empty() && not_run.is_empty() {
         anyhow::bail!("there is nothing to run\nhint: `whyrelay lab list` names the scenarios");
     }
-    if let Some(directory) = &args.record {
-        record(directory, &results)?;
-    }
     let verdicts: Vec<&Verdict> = results.iter().map(|(verdict, _)| verdict).collect();
-    if let Some(file) = &args.junit {
-        let text = junit::render(&verdicts, &skipped, &broken, &not_run);
-        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
-    }
     let mut text = String::new();
     if args.account {
         for (verdict, observed) in &results {
@@ -96,6 +88,14 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
         TableFormat::Junit => text = junit::render(&verdicts, &skipped, &broken, &not_run),
     }
     answer(&text)?;
+    // The table first: it is not lost with a disk that is full by now.
+    if let Some(directory) = &args.record {
+        record(directory, &results)?;
+    }
+    if let Some(file) = &args.junit {
+        let text = junit::render(&verdicts, &skipped, &broken, &not_run);
+        fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
     Ok(match (broken.is_empty() && not_run.is_empty(), verdicts.iter().all(|verdict| verdict.passed())) {
         (false, _) => COULD_NOT_LOOK,
         (true, true) => HEALTHY,
@@ -144,30 +144,79 @@ pub(super) fn each(scenarios: &[Scenario], jobs: usize, run: impl Fn(&Scenario) 
     })
 }
 
-/// The scenarios of names, files and directories.
-fn scenarios(wanted: &[String]) -> anyhow::Result<Vec<Scenario>> {
-    let mut scenarios = Vec::new();
+/// The scenarios to run.
+struct Chosen {
+    scenarios: Vec<Scenario>,
+    /// Files of directories that are none.
+    broken: Vec<Skipped>,
+}
+
+/// The scenarios of names, files and directories. A wrong file of a directory keeps none of the others from running.
+fn choose(wanted: &[String]) -> anyhow::Result<Chosen> {
+    let (mut found, mut broken) = (Vec::new(), Vec::new());
     if wanted.is_empty() {
         for (name, text) in Scenario::embedded() {
-            scenarios.push(Scenario::parse(name, text)?);
+            found.push(((*name).to_owned(), Scenario::parse(name, text)?));
         }
     }
     for wanted in wanted {
         let path = Path::new(wanted);
-        if path.is_dir() {
-            scenarios.extend(Scenario::read_directory(path)?);
-        } else {
-            scenarios.push(Scenario::find(wanted)?);
+        if !path.is_dir() {
+            found.push((wanted.clone(), Scenario::find(wanted)?));
+            continue;
+        }
+        for file in Scenario::files(path)? {
+            let place = file.display().to_string();
+            match Scenario::read(&file) {
+                Ok(scenario) => found.push((place, scenario)),
+                Err(error) => {
+                    let reason = format!("{:#}", anyhow::Error::new(error));
+                    crate::tell!("BROKEN {reason}");
+                    broken.push(Skipped { scenario: place, reason });
+                }
+            }
         }
     }
-    Ok(scenarios)
+    let mut scenarios: Vec<Scenario> = Vec::new();
+    let mut places: Vec<String> = Vec::new();
+    for (place, scenario) in found {
+        match scenarios.iter().position(|earlier| earlier.name == scenario.name) {
+            // Asked for twice.
+            Some(earlier) if scenarios[earlier] == scenario => {}
+            Some(earlier) => anyhow::bail!(
+                "two scenarios have the name {}: {} and {place}\nhint: rename one of the files, or run one after the other",
+                scenario.name,
+                places[earlier]
+            ),
+            None => {
+                scenarios.push(scenario);
+                places.push(place);
+            }
+        }
+    }
+    Ok(Chosen { scenarios, broken })
+}
+
+/// Says before the run what could not be written after it.
+fn written_later(args: &RunArgs) -> anyhow::Result<()> {
+    if let Some(directory) = &args.record {
+        if !directory.exists() {
+            fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+            crate::tell!("made the directory {}", directory.display());
+        }
+        let trial = directory.join(format!(".whyrelay-{}", std::process::id()));
+        fs::write(&trial, "").with_context(|| format!("writing into {}", directory.display()))?;
+        fs::remove_file(&trial).with_context(|| format!("removing {}", trial.display()))?;
+    }
+    if let Some(file) = &args.junit {
+        // What is there stays until there is something new.
+        let opened = fs::OpenOptions::new().create(true).append(true).open(file);
+        opened.with_context(|| format!("writing {}", file.display()))?;
+    }
+    Ok(())
 }
 
 fn record(directory: &Path, results: &[(Verdict, Observed)]) -> anyhow::Result<()> {
-    if !directory.exists() {
-        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-        crate::tell!("made the directory {}", directory.display());
-    }
     for (verdict, observed) in results {
         for (side, recording) in ["a", "b"].iter().zip(&observed.recordings) {
             let file = directory.join(format!("{}-{side}.jsonl", verdict.scenario));
@@ -191,9 +240,6 @@ fn table(verdicts: &[&Verdict], color: bool) -> String {
         let _ = writeln!(text, "{:<width$}  {expected:<8}  {got}  {usable:>8}  {first}", verdict.scenario);
         for problem in &verdict.problems {
             let _ = writeln!(text, "{:<width$}  {}", "", paint(format!("! {problem}"), 31));
-        }
-        for unknown in &verdict.unknown {
-            let _ = writeln!(text, "{:<width$}  no rule looks for {unknown} yet", "");
         }
     }
     let wrong = verdicts.iter().filter(|verdict| !verdict.passed()).count();

@@ -1,0 +1,166 @@
+//! What of a scenario file cannot be, said before anything is laid out.
+
+use whyrelay_core::diagnosis::rules;
+use whyrelay_core::nat::behavior::PortAllocation;
+
+use super::error::Wrong;
+use super::file::{self, File};
+use super::value::Span32;
+
+/// Most external addresses of a router: a third of a side's block of the Internet.
+const MOST_ADDRESSES: u8 = 32;
+
+/// Checks all but routers, which have a preset filled in first: [`router`].
+pub(super) fn check(file: &File) -> Result<(), Wrong> {
+    if file.title.chars().any(char::is_control) {
+        return Err(Wrong::new("title", "it has control characters", "write one line of plain text"));
+    }
+    for peer in ["a", "b"] {
+        if !file.host.contains_key(peer) {
+            let hint = format!("write [host.{peer}]; a is the offerer, b the answerer");
+            return Err(Wrong::new(format!("host.{peer}"), "the scenario has no such host", hint));
+        }
+    }
+    for (section, names) in [("router", file.router.keys().collect::<Vec<_>>()), ("host", file.host.keys().collect())] {
+        for name in names {
+            let fine = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && (1..=32).contains(&name.len());
+            if !fine || name == "internet" || name == "server" {
+                let hint = "use up to 32 letters, digits and hyphens, and neither \"internet\" nor \"server\"";
+                return Err(Wrong::new(format!("{section}.{name}"), "this is no name", hint));
+            }
+        }
+    }
+    if file.worlds.is_empty() {
+        return Err(Wrong::new("worlds", "the list is empty", "leave it out for both worlds, or name one"));
+    }
+    for (name, spec) in &file.host {
+        host(&format!("host.{name}"), spec)?;
+    }
+    expect(file)
+}
+
+fn expect(file: &File) -> Result<(), Wrong> {
+    let expect = &file.expect;
+    if let Some(name) = expect.nat.keys().find(|name| !file.host.contains_key(*name)) {
+        return Err(Wrong::new(format!("expect.nat.{name}"), "there is no such host", "name one of the hosts"));
+    }
+    let must = expect.finding.iter().enumerate().map(|(index, it)| (format!("finding[{index}].name"), &it.name));
+    let may = expect.also.iter().enumerate().map(|(index, name)| (format!("also[{index}]"), name));
+    // What nobody looks for would never be missed.
+    if let Some((key, name)) = must.chain(may).find(|(_, name)| rules::find(name).is_none()) {
+        let hint = "`whyrelay explain --list` names them all";
+        return Err(Wrong::new(format!("expect.{key}"), format!("there is no finding {name:?}"), hint));
+    }
+    Ok(())
+}
+
+fn host(key: &str, spec: &file::Host) -> Result<(), Wrong> {
+    for (index, interface) in spec.interface.iter().enumerate() {
+        let earlier = spec.interface[..index].iter().any(|earlier| earlier.name == interface.name);
+        if earlier || !is_interface_name(&interface.name) {
+            let hint = "an interface has a name of its own of up to 15 letters, digits, hyphens, dots and underscores; \
+                        eth0 and lo are there already";
+            let problem = format!("{:?} is no new name", interface.name);
+            return Err(Wrong::new(format!("{key}.interface[{index}].name"), problem, hint));
+        }
+    }
+    for (index, route) in spec.route.iter().enumerate() {
+        if route.table == Some(0) {
+            let hint = "leave it out for main";
+            return Err(Wrong::new(format!("{key}.route[{index}].table"), "there is no table 0", hint));
+        }
+    }
+    for (index, rule) in spec.rule.iter().enumerate() {
+        let key = format!("{key}.rule[{index}]");
+        if rule.table == Some(0) {
+            return Err(Wrong::new(format!("{key}.table"), "there is no table 0", "main is 254"));
+        }
+        if rule.suppress_prefixlength.is_some_and(|length| length > 128) {
+            let hint = "a prefix has up to 128 bits";
+            return Err(Wrong::new(format!("{key}.suppress-prefixlength"), "no prefix is so long", hint));
+        }
+        ports(&format!("{key}.sport"), &rule.sport)?;
+        ports(&format!("{key}.dport"), &rule.dport)?;
+    }
+    for (index, rule) in spec.firewall.iter().enumerate() {
+        let key = format!("{key}.firewall[{index}]");
+        ports(&format!("{key}.sport"), &rule.sport)?;
+        ports(&format!("{key}.dport"), &rule.dport)?;
+    }
+    if spec.session.uid == Some(u32::MAX) {
+        let hint = "the largest is 4294967294";
+        return Err(Wrong::new(format!("{key}.session.uid"), "it stands for no user", hint));
+    }
+    for (name, value) in &spec.sysctl {
+        sysctl(key, spec, name, *value)?;
+    }
+    Ok(())
+}
+
+/// What goes into the lines of `ip` and into file names.
+fn is_interface_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let taken = ["eth0", "lo", "all", "default", ".", ".."].contains(&name);
+    (1..=15).contains(&name.len()) && name.chars().all(plain) && !name.starts_with('-') && !taken
+}
+
+fn sysctl(key: &str, host: &file::Host, name: &str, value: i64) -> Result<(), Wrong> {
+    let wrong = |problem: String, hint: &str| Err(Wrong::new(format!("{key}.sysctl.{name:?}"), problem, hint));
+    let short = name == "rp_filter" || name == "src_valid_mark";
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if !short && !(name.starts_with("net.") && name.chars().all(plain)) {
+        let hint =
+            "write rp_filter, src_valid_mark, or a full name that begins with net: others are the whole machine's";
+        return wrong("this is no parameter of a network".to_owned(), hint);
+    }
+    for family in ["net.ipv4.conf.", "net.ipv4.neigh.", "net.ipv6.conf.", "net.ipv6.neigh."] {
+        let Some((interface, _)) = name.strip_prefix(family).and_then(|rest| rest.rsplit_once('.')) else { continue };
+        let known = ["all", "default", "lo", "eth0"].contains(&interface)
+            || host.interface.iter().any(|own| own.name == interface);
+        if !known {
+            return wrong(format!("there is no interface {interface:?}"), "name one of this host's, all or default");
+        }
+    }
+    let most = match name.rsplit('.').next() {
+        Some("rp_filter") => 2,
+        Some("src_valid_mark") => 1,
+        _ => return Ok(()),
+    };
+    match (0..=most).contains(&value) {
+        true => Ok(()),
+        false => wrong(format!("{value} means nothing"), "rp_filter is 0, 1 or 2, src_valid_mark 0 or 1"),
+    }
+}
+
+/// A router with its preset filled in.
+pub(super) fn router(key: &str, spec: &file::Router) -> Result<(), Wrong> {
+    let wrong = |what: &str, problem: &str, hint: &str| Err(Wrong::new(format!("{key}.{what}"), problem, hint));
+    if spec.addresses.is_some_and(|count| !(1..=MOST_ADDRESSES).contains(&count)) {
+        return wrong("addresses", "so many cannot be", "write a number from 1 to 32");
+    }
+    if matches!(spec.ports, Some(PortAllocation::Contiguous { block: 0 })) {
+        return wrong("ports.contiguous.block", "a block of no ports", "write how many ports a host inside gets");
+    }
+    if spec.block_udp == Some(true) && spec.allow_udp.is_some() {
+        let hint = "say one of the two; block-udp = false takes back what a preset says";
+        return wrong("allow-udp", "it lets UDP out that block-udp does not", hint);
+    }
+    for (what, list) in
+        [("allow-udp", &spec.allow_udp), ("allow-tcp", &spec.allow_tcp), ("stateless-inbound", &spec.stateless_inbound)]
+    {
+        ports(&format!("{key}.{what}"), list.iter().flatten())?;
+    }
+    for (index, forward) in spec.forward.iter().enumerate() {
+        if forward.port == 0 || forward.to_port == Some(0) {
+            return wrong(&format!("forward[{index}]"), "there is no port 0", "write a port from 1 to 65535");
+        }
+    }
+    Ok(())
+}
+
+fn ports<'a>(key: &str, ranges: impl IntoIterator<Item = &'a Span32>) -> Result<(), Wrong> {
+    match ranges.into_iter().find(|range| *range.0.end() > u32::from(u16::MAX)) {
+        Some(range) => Err(Wrong::new(key, format!("{range} are no ports"), "ports end at 65535")),
+        None => Ok(()),
+    }
+}
