@@ -8,6 +8,7 @@
 //! | [`matrix`] | the NAT × NAT table |
 //! | [`fuzz`] | random worlds, faults planted in them, and making a wrong one small |
 //! | [`accuracy`] | how right the diagnosis is on them |
+//! | [`discover`] | what a stranger would find out about a host's NAT |
 //! | [`draw`] | pictures of a scenario |
 //! | [`run`] | running a scenario and judging what came out, the same for both worlds |
 //! | [`world`] | hosts, NATs, links and servers in virtual time: two peers running the core's own machines |
@@ -16,6 +17,7 @@
 
 pub mod accuracy;
 mod alg;
+pub mod discover;
 pub mod draw;
 pub mod fuzz;
 #[cfg(target_os = "linux")]

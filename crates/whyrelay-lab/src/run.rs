@@ -8,6 +8,7 @@ use whyrelay_core::diagnosis::session;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::Event;
 
+use crate::discover;
 use crate::port_mapping;
 use crate::scenario::Topology;
 use crate::scenario::file::{Blame, Path, WorldKind};
@@ -151,6 +152,7 @@ impl Verdict {
 pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
     let expect = &topology.expect;
     let mut problems = observed.contradictions.clone();
+    problems.extend(discover::contradictions(topology));
     if observed.path != Some(expect.path) {
         problems.push(format!("the path is {}, expected {}", path_name(observed.path), path_name(Some(expect.path))));
     }

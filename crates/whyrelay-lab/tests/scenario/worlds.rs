@@ -26,6 +26,25 @@ fn every_scenario_comes_out_in_virtual_time_as_it_says() {
 }
 
 #[test]
+fn a_nat_that_is_otherwise_than_expected_fails_the_run_and_says_in_what() {
+    let text = "title = \"t\"\n[host.a]\nbehind = \"home-router\"\n[host.b]\nbehind = \"home-router\"\n\
+                [expect]\npath = \"direct\"\n[expect.nat.a]\nmapping = \"address-dependent\"\n\
+                filtering = \"endpoint-independent\"\nport-preservation = false\nhairpinning = true\nudp = false\n";
+    let Scenario { topology, .. } = Scenario::parse("test", text).unwrap_or_else(|error| panic!("{error}"));
+    let verdict = judge(&topology, &run_virtual(&topology));
+    assert_eq!(
+        verdict.problems,
+        [
+            "expect.nat.a.udp: it is true, expected false",
+            "expect.nat.a.mapping: it is endpoint-independent, expected address-dependent",
+            "expect.nat.a.filtering: it is address-and-port-dependent, expected endpoint-independent",
+            "expect.nat.a.hairpinning: it is false, expected true",
+            "expect.nat.a.port-preservation: it is true, expected false",
+        ]
+    );
+}
+
+#[test]
 fn the_same_seed_gives_the_same_recordings() {
     for Scenario { topology, .. } in all().iter().take(12) {
         assert_eq!(run_virtual(topology).recordings, run_virtual(topology).recordings, "{}", topology.name);
