@@ -35,7 +35,6 @@ pub use link::{Burst, Link};
 pub use outcome::{Outcome, Path, PeerOutcome};
 pub use setup::{Egress, Ipv6, Neighbor, PeerSetup, Router, RouterKind, Setup, Site};
 
-pub(crate) use facts::text as firewall_text;
 use kernel::Arrived;
 use network::{About, HostId, Network, Packet, Place, RouterId};
 use peer::{Peer, Signal};

@@ -1,6 +1,7 @@
 //! Scenario files: what is read, what is refused and how, and that the schema in docs is that of the code.
 
 mod accuracy;
+mod drawings;
 mod worlds;
 
 use std::path::Path;
