@@ -33,6 +33,9 @@ pub(super) fn check(file: &File) -> Result<(), Wrong> {
     if file.worlds.is_empty() {
         return Err(Wrong::new("worlds", "the list is empty", "leave it out for both worlds, or name one"));
     }
+    if file.worlds.len() > 1 && file.worlds[1..].contains(&file.worlds[0]) {
+        return Err(Wrong::new("worlds", "a world is named twice", "name each once"));
+    }
     for (name, spec) in &file.host {
         host(&format!("host.{name}"), spec)?;
     }
@@ -132,14 +135,28 @@ fn sysctl(key: &str, host: &file::Host, name: &str, value: i64) -> Result<(), Wr
     }
 }
 
-/// A router with its preset filled in.
-pub(super) fn router(key: &str, spec: &file::Router) -> Result<(), Wrong> {
+/// A router as it is written, and with its preset filled in.
+pub(super) fn router(key: &str, written: &file::Router, spec: &file::Router) -> Result<(), Wrong> {
     let wrong = |what: &str, problem: &str, hint: &str| Err(Wrong::new(format!("{key}.{what}"), problem, hint));
     if spec.addresses.is_some_and(|count| !(1..=MOST_ADDRESSES).contains(&count)) {
         return wrong("addresses", "so many cannot be", "write a number from 1 to 32");
     }
     if matches!(spec.ports, Some(PortAllocation::Contiguous { block: 0 })) {
         return wrong("ports.contiguous.block", "a block of no ports", "write how many ports a host inside gets");
+    }
+    let of_a_nat = [
+        ("mapping", written.mapping.is_some()),
+        ("ports", written.ports.is_some()),
+        ("overloading", written.overloading.is_some()),
+        ("addresses", written.addresses.is_some()),
+        ("pooling", written.pooling.is_some()),
+        ("refresh", written.refresh.is_some()),
+        ("hairpinning", written.hairpinning.is_some()),
+        ("unsolicited", written.unsolicited.is_some()),
+    ];
+    let is_nat = spec.translate.is_none_or(|translate| translate == file::Translate::Nat);
+    if let Some((what, _)) = of_a_nat.into_iter().find(|(_, written)| *written && !is_nat) {
+        return wrong(what, "this router is no NAT", "leave it out, or say translate = \"nat\"");
     }
     if spec.block_udp == Some(true) && spec.allow_udp.is_some() {
         let hint = "say one of the two; block-udp = false takes back what a preset says";

@@ -25,7 +25,7 @@ pub(super) fn resolve(name: &str, file: &File) -> Result<Topology, Wrong> {
     for router in &order {
         let key = format!("router.{router}");
         let spec = merged(&key, &file.router[router])?;
-        check::router(&key, &spec)?;
+        check::router(&key, &file.router[router], &spec)?;
         let outside = match spec.outside.as_deref() {
             None | Some("internet") => INTERNET,
             Some(outer) => layout.inside_of(outer).unwrap_or(INTERNET),

@@ -104,6 +104,8 @@ fn what_cannot_be_is_refused_by_its_key() {
             &["host.a.firewall[0].dport", "65535"],
         ),
         ("[router.r]\nports = { contiguous = { block = 0 } }\n", &["router.r.ports.contiguous.block"]),
+        ("[router.r]\npreset = \"cloud\"\nmapping = \"address-dependent\"\n", &["router.r.mapping", "no NAT"]),
+        ("[router.r]\ntranslate = \"nothing\"\nhairpinning = \"external-source\"\n", &["router.r.hairpinning"]),
         ("[router.r]\nblock-udp = true\nallow-udp = [\"3478\"]\n", &["router.r.allow-udp", "block-udp"]),
         ("[router.r]\npreset = \"corporate-no-udp\"\nallow-udp = [\"3478\"]\n", &["router.r.allow-udp"]),
         ("[router.r]\ninside = \"127.0.0.0/24\"\n", &["router.r.inside", "127.0.0.0/24"]),
@@ -147,6 +149,8 @@ fn what_cannot_be_is_refused_by_its_key() {
     assert!(Scenario::parse("test", &fits).is_ok(), "five hosts and a router fill a /29");
     let said = error(&format!("title = \"\\u001b[31mred\"\n[host.a]\n[host.b]\n{ENDS}"));
     assert!(said.contains("title") && said.contains("control characters"), "{said}");
+    let said = error(&format!("title = \"t\"\nworlds = [\"virtual\", \"virtual\"]\n[host.a]\n[host.b]\n{ENDS}"));
+    assert!(said.contains("worlds") && said.contains("twice"), "{said}");
     let chain = vec!["home-router"; 300];
     let said = error(&format!("title = \"t\"\n[host.a]\nbehind = {chain:?}\n[host.b]\n{ENDS}"));
     assert!(said.contains("more than 200 routers"), "{said}");
