@@ -11,7 +11,7 @@ use crate::scenario::{Scenario, ScenarioError};
 use crate::world::{self, run_topology};
 
 /// How much later the candidates of the side that speaks first arrive at the other.
-const HEAD_START: Duration = Duration::from_millis(400);
+pub const HEAD_START: Duration = Duration::from_millis(400);
 
 /// A row and column of the table.
 #[derive(Clone, Copy, Debug, Serialize)]

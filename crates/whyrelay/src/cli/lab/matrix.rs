@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use whyrelay_lab::draw::escape;
-use whyrelay_lab::matrix::{Cell, KINDS, cells, run_cell};
+use whyrelay_lab::matrix::{Cell, HEAD_START, KINDS, cells, run_cell};
 use whyrelay_lab::run::path_name;
 use whyrelay_lab::scenario::ScenarioError;
 use whyrelay_lab::scenario::file::Path;
 
-use super::super::{FINDING, HEALTHY, answer};
+use super::super::{FINDING, HEALTHY, answer, terminal_columns};
 use super::args::{MatrixArgs, PictureFormat};
 use super::work;
 
@@ -22,7 +22,7 @@ pub(super) fn run(args: &MatrixArgs, color: bool) -> anyhow::Result<u8> {
     let cells = results.into_iter().collect::<Result<Vec<Cell>, ScenarioError>>()?;
     crate::tell!("{:.1} s", begun.elapsed().as_secs_f64());
     let text = match args.format {
-        PictureFormat::Text => text(&cells, color),
+        PictureFormat::Text => text(&cells, color, terminal_columns()),
         PictureFormat::Json => {
             let object = serde_json::json!({ "schema": "whyrelay.matrix/1", "cells": cells });
             serde_json::to_string_pretty(&object).context("writing JSON")? + "\n"
@@ -43,6 +43,14 @@ const fn letter(path: Option<Path>) -> char {
     }
 }
 
+/// What came out; where theory says otherwise, that too.
+fn outcome(cell: &Cell) -> String {
+    match cell.agrees() {
+        true => letter(cell.path).to_string(),
+        false => format!("{}!{}", letter(cell.path), letter(Some(cell.expected))),
+    }
+}
+
 /// The time of a cell, short enough for the table.
 fn time(cell: &Cell) -> String {
     match cell.usable_after_ms {
@@ -57,35 +65,74 @@ fn pairs(cells: &[Cell]) -> impl Iterator<Item = (&Cell, &Cell)> {
     cells.chunks_exact(2).map(|pair| (&pair[0], &pair[1]))
 }
 
-fn text(cells: &[Cell], color: bool) -> String {
-    let labels = KINDS.iter().map(|kind| kind.label.len()).max().unwrap_or(0);
-    let mut text =
-        String::from("Rows: a, the offerer. Columns: b. In each cell: a speaking first, b speaking first.\n");
-    text.push_str("D direct, R relayed, F failed; ! not as theory says; then ms until both could send data.\n\n");
-    let _ = write!(text, "{:>width$}", "", width = labels + 4);
-    for column in 1..=KINDS.len() {
-        let _ = write!(text, " {column:>9}");
-    }
-    text.push('\n');
-    for (row, line) in pairs(cells).collect::<Vec<_>>().chunks(KINDS.len()).enumerate() {
-        let _ = write!(text, "{:>2} {:<width$} ", row + 1, KINDS[row].label, width = labels);
-        for (a_first, b_first) in line {
-            let mark = |cell: &Cell| if cell.agrees() { "" } else { "!" };
-            let letters = format!("{}{}{}{}", letter(a_first.path), mark(a_first), letter(b_first.path), mark(b_first));
-            let shown = format!(" {letters:>4} {:>4}", time(a_first));
-            let both = (a_first.path, b_first.path);
-            let code = match both {
-                _ if !a_first.agrees() || !b_first.agrees() => 41,
-                (Some(Path::Direct), Some(Path::Direct)) => 32,
-                (Some(Path::Relayed), Some(Path::Relayed)) => 33,
-                _ => 35,
-            };
-            match color {
-                true => _ = write!(text, "\x1b[{code}m{shown}\x1b[0m"),
-                false => text.push_str(&shown),
-            }
+/// Columns of the terminal for one column of the table: what came out and the time, twice.
+const COLUMN: usize = 11;
+const GAP: &str = "  ";
+
+/// What came out and the time: five columns, seven where theory says otherwise.
+fn shown(cell: &Cell) -> String {
+    format!("{}{:>4}", outcome(cell), time(cell))
+}
+
+/// The lines above a column, broken behind blanks and hyphens.
+fn head(label: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for part in label.split_inclusive([' ', '-']) {
+        match lines.last_mut() {
+            Some(line) if line.len() + part.trim_end().len() <= COLUMN => line.push_str(part),
+            _ => lines.push(part.to_owned()),
         }
+    }
+    lines.iter().map(|line| line.trim_end().to_owned()).collect()
+}
+
+/// As many columns side by side as there is room for, the others below.
+fn text(cells: &[Cell], color: bool, room: Option<usize>) -> String {
+    let labels = KINDS.iter().map(|kind| kind.label.len()).max().unwrap_or(0);
+    let mut text = format!(
+        "Rows: a, the offerer. Columns: b. In each cell a speaks first, then b.\n\
+         D direct, R relayed, F failed, and ms until both could send data.\n\
+         D!R: direct, and relayed by theory; without ! theory says the same.\n\
+         Who speaks first has its candidates come {} ms late to the other:\n\
+         that is part of the time wherever they were waited for.\n",
+        HEAD_START.as_millis()
+    );
+    let fits = room.map_or(KINDS.len(), |room| room.saturating_sub(labels) / (COLUMN + GAP.len()));
+    let rows: Vec<Vec<(&Cell, &Cell)>> =
+        pairs(cells).collect::<Vec<_>>().chunks(KINDS.len()).map(<[_]>::to_vec).collect();
+    let columns: Vec<usize> = (0..KINDS.len()).collect();
+    for block in columns.chunks(fits.max(1)) {
         text.push('\n');
+        let heads: Vec<Vec<String>> = block.iter().map(|column| head(KINDS[*column].label)).collect();
+        let height = heads.iter().map(Vec::len).max().unwrap_or(0);
+        for line in 0..height {
+            let _ = write!(text, "{:labels$}", "");
+            for head in &heads {
+                // The last lines stand on the table.
+                let part = (line + head.len()).checked_sub(height).map_or("", |line| head[line].as_str());
+                let _ = write!(text, "{GAP}{part:<COLUMN$}");
+            }
+            text.truncate(text.trim_end_matches(' ').len());
+            text.push('\n');
+        }
+        for (kind, row) in KINDS.iter().zip(&rows) {
+            let _ = write!(text, "{:<labels$}", kind.label);
+            for (a_first, b_first) in block.iter().map(|column| row[*column]) {
+                let both = format!("{} {}", shown(a_first), shown(b_first));
+                let code = match (a_first.path, b_first.path) {
+                    _ if !a_first.agrees() || !b_first.agrees() => 41,
+                    (Some(Path::Direct), Some(Path::Direct)) => 32,
+                    (Some(Path::Relayed), Some(Path::Relayed)) => 33,
+                    _ => 35,
+                };
+                let _ = match color {
+                    true => write!(text, "{GAP}\x1b[{code}m{both}\x1b[0m"),
+                    false => write!(text, "{GAP}{both}"),
+                };
+            }
+            text.truncate(text.trim_end_matches(' ').len());
+            text.push('\n');
+        }
     }
     let wrong: Vec<_> = cells.iter().filter(|cell| !cell.agrees()).collect();
     let direct = cells.iter().filter(|cell| cell.path == Some(Path::Direct)).count();
@@ -145,9 +192,9 @@ fn svg(cells: &[Cell]) -> String {
                 time(cell)
             );
             let (x, y) = (x + w / 2, y + h / 2 - 1);
-            let letter = letter(cell.path);
+            let outcome = outcome(cell);
             let _ =
-                writeln!(svg, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" font-weight=\"bold\">{letter}</text>");
+                writeln!(svg, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" font-weight=\"bold\">{outcome}</text>");
             let (y, time) = (y + 13, time(cell));
             let _ = writeln!(svg, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" font-size=\"9\">{time}</text>");
         }
@@ -155,8 +202,67 @@ fn svg(cells: &[Cell]) -> String {
     let y = height - 18;
     let _ = writeln!(
         svg,
-        "<text x=\"10\" y=\"{y}\" fill=\"#57606a\">D direct, R relayed; below: ms until both could send data; red \
-         border: not as theory says</text>\n</svg>"
+        "<text x=\"10\" y=\"{y}\" fill=\"#57606a\">D direct, R relayed; below: ms until both could send data, with \
+         the {} ms that the candidates of who speaks first come late, where they were waited for; red border and !: \
+         not as theory says</text>\n</svg>",
+        HEAD_START.as_millis()
     );
     svg
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made() -> Vec<Cell> {
+        cells()
+            .enumerate()
+            .map(|(number, (a, b, first))| Cell {
+                a: a.label,
+                b: b.label,
+                first,
+                expected: if number == 3 { Path::Relayed } else { Path::Direct },
+                path: Some(Path::Direct),
+                usable_after_ms: Some(if number % 2 == 0 { 61.0 } else { 4461.0 }),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_table_fits_its_terminal_and_names_every_column() {
+        for room in [40, 80, 120] {
+            let table = text(&made(), false, Some(room));
+            let (table, _) = table.split_once("512 worlds").unwrap_or_default();
+            let wide: Vec<&str> = table.lines().skip(5).filter(|line| line.len() > room).collect();
+            // The one that is not as theory says is wider by what theory says.
+            assert!(wide.len() <= 1, "{room}: {wide:#?}");
+            assert_eq!(
+                table.matches("\nhome + sym. carrier").count(),
+                KINDS.len().div_ceil((room - 19) / 13),
+                "{room}"
+            );
+        }
+        let heads: Vec<String> = KINDS.iter().flat_map(|kind| head(kind.label)).collect();
+        assert!(heads.iter().all(|line| line.len() <= COLUMN), "{heads:?}");
+        assert_eq!(head("home + sym. carrier"), ["home + sym.", "carrier"]);
+        assert_eq!(head("addr-restricted"), ["addr-", "restricted"]);
+        let whole = text(&made(), false, None);
+        assert!(heads.iter().all(|line| whole.contains(line.as_str())), "{whole}");
+    }
+
+    #[test]
+    fn both_times_the_head_start_and_what_theory_says_are_told() {
+        let table = text(&made(), false, None);
+        for part in [
+            "D  61 D4.5s",
+            "D!R4.5s",
+            "come 400 ms late",
+            "1 otherwise than theory",
+            "b first: direct, expected relayed",
+        ] {
+            assert!(table.to_lowercase().contains(&part.to_lowercase()), "{part:?} is not in:\n{table}");
+        }
+        let picture = svg(&made());
+        assert!(picture.contains(">D!R<") && picture.contains("400 ms"));
+    }
 }
