@@ -84,7 +84,7 @@ fn forwards(topology: &Topology) -> Result<(), Wrong> {
 }
 
 /// Whether an address is on a segment or behind routers that translate nothing.
-fn reaches(topology: &Topology, segment: usize, address: IpAddr) -> bool {
+pub(super) fn reaches(topology: &Topology, segment: usize, address: IpAddr) -> bool {
     let interfaces = topology.hosts.iter().flat_map(|host| &host.interfaces);
     let mut here = interfaces.filter(|interface| interface.segment == Some(segment));
     here.any(|interface| interface.addresses.iter().any(|cidr| cidr.address == address))

@@ -285,7 +285,11 @@ fn forwards(file: &File, topology: &mut Topology) -> Result<(), Wrong> {
             let key = format!("router.{name}.forward[{index}]");
             let Some(router) = topology.routers.iter().position(|router| router.name == *name) else { continue };
             let outside = topology.routers[router].external().next();
-            let host = topology.host(&forward.to).and_then(|host| host.addresses().find(IpAddr::is_ipv4));
+            // Of a host with several interfaces the one that is behind this router; else the first, which is refused.
+            let own: Vec<IpAddr> = topology.host(&forward.to).into_iter().flat_map(Host::addresses).collect();
+            let inside = topology.routers[router].inside;
+            let within = own.iter().find(|own| own.is_ipv4() && plausible::reaches(topology, inside, **own));
+            let host = within.or_else(|| own.iter().find(|own| own.is_ipv4())).copied();
             let (Some(outside), Some(host)) = (outside, host) else {
                 let hint = "name a host with an IPv4 address behind this router";
                 return Err(Wrong::new(format!("{key}.to"), format!("{:?} cannot be reached", forward.to), hint));

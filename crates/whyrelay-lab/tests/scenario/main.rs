@@ -157,6 +157,17 @@ fn what_cannot_be_is_refused_by_its_key() {
 }
 
 #[test]
+fn a_forward_leads_to_the_interface_behind_its_router() {
+    let text = "title = \"t\"\n[router.r]\n[[router.r.forward]]\nport = 7\nto = \"a\"\n[host.a]\n\
+                behind = \"home-router\"\n[[host.a.interface]]\nname = \"eth1\"\nbehind = \"r\"\n[host.b]\n";
+    let scenario = Scenario::parse("test", &format!("{text}{ENDS}")).unwrap_or_else(|error| panic!("{error}"));
+    let eth1 = scenario.topology.hosts[0].interfaces[1].addresses[0].address;
+    let router = scenario.topology.routers.iter().find(|router| router.name == "r");
+    let forwards: Vec<_> = router.into_iter().flat_map(|router| &router.forwards).map(|(_, to)| to.ip()).collect();
+    assert_eq!(forwards, [eth1]);
+}
+
+#[test]
 fn a_finding_that_nobody_looks_for_cannot_be_expected() {
     for (expect, key) in [
         ("[[expect.finding]]\nname = \"no-such-findng\"\n", "expect.finding[0].name"),
