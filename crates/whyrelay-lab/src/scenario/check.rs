@@ -111,7 +111,8 @@ fn sysctl(key: &str, host: &file::Host, name: &str, value: i64) -> Result<(), Wr
     let wrong = |problem: String, hint: &str| Err(Wrong::new(format!("{key}.sysctl.{name:?}"), problem, hint));
     let short = name == "rp_filter" || name == "src_valid_mark";
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    if !short && !(name.starts_with("net.") && name.chars().all(plain)) {
+    let full = name.starts_with("net.") && name.chars().all(plain);
+    if !short && !full {
         let hint =
             "write rp_filter, src_valid_mark, or a full name that begins with net: others are the whole machine's";
         return wrong("this is no parameter of a network".to_owned(), hint);
