@@ -133,8 +133,8 @@ pub struct Behavior {
     /// How ports are chosen.
     pub ports: PortAllocation,
     /// Whether two internal endpoints may have the same external address and port as long as their destinations
-    /// differ (RFC 4787 §4.2.1, "port overloading", as Linux does). A clash of destinations makes the mapping
-    /// destination-dependent for the flow that came later.
+    /// differ (RFC 4787 §4.2.1, "port overloading", as Linux does). A clash of destinations gives the
+    /// flow that came later another port, which the later ones of its source have, too.
     pub overloading: bool,
     /// Which external address is chosen.
     pub pooling: Pooling,

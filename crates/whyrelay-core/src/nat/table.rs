@@ -246,7 +246,10 @@ impl Table {
                     }
                 };
                 // An unsolicited packet or another host's flow holds this place: the flow gets a port of its own.
-                if self.is_taken(binding, destination) { self.allocate_beside(binding, destination)? } else { binding }
+                match self.is_taken(binding, destination) {
+                    true => self.allocate_beside(internal, scope, binding, destination)?,
+                    false => binding,
+                }
             }
         };
         self.flows.insert((internal, destination), Flow { external, refreshed: now });
@@ -346,7 +349,7 @@ impl Table {
         match self.behavior.ports {
             PortAllocation::Preserving => {
                 let same = SocketAddr::new(address, internal.port());
-                // Under overloading the binding keeps the port even if this one flow must do without it.
+                // Under overloading only the place of this one flow can be taken, which its caller sees.
                 let free = self.behavior.overloading || self.is_free(same, destination);
                 if free { Some(same) } else { self.random_port(address, destination) }
             }
@@ -372,9 +375,24 @@ impl Table {
         }
     }
 
-    /// A port for one flow whose binding's own is taken: Linux takes a random one.
-    fn allocate_beside(&mut self, binding: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
-        self.random_port(binding.ip(), destination)
+    /// A port for one flow whose binding's own is taken: Linux takes a random one. Under overloading it is the binding from
+    /// then on, as new flows follow the latest of their source (Linux's find_appropriate_src).
+    fn allocate_beside(
+        &mut self,
+        internal: SocketAddr,
+        scope: Scope,
+        taken: SocketAddr,
+        destination: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let beside = self.random_port(taken.ip(), destination)?;
+        if self.behavior.overloading
+            && let Some(binding) = self.bindings.get_mut(&(internal, scope))
+        {
+            binding.external = beside;
+            release(&mut self.used, taken);
+            *self.used.entry(beside).or_default() += 1;
+        }
+        Some(beside)
     }
 
     fn random_port(&mut self, address: IpAddr, destination: SocketAddr) -> Option<SocketAddr> {
