@@ -46,8 +46,11 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         of_route && candidates.contains(&remote.ip()) && !(remote.is_ipv6() && *errno == ENETUNREACH)
     });
     let first = refused.min_by_key(|(_, failure)| failure.seq);
+    // A host without IPv4 has no route for it, and nothing to send there.
+    let speaks_ipv4 = side.sockets.is_empty() || side.sockets.keys().any(|(_, own)| own.is_ipv4());
     let asked = diversions(session, vantage)
         .into_iter()
+        .filter(|_| speaks_ipv4)
         .find(|diversion| matches!(diversion.by, By::Refusal) && diversion.answer.fact.question.destination.is_ipv4());
     let (to, detail, seq) = match (first, &asked) {
         (Some(((_, remote, _), failure)), _) => (remote.ip(), failure.detail.clone(), failure.seq),
