@@ -2,12 +2,32 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, getgid, getuid};
 
+use super::command::ip;
 use super::error::LabError;
+
+/// What ends the programs of the labs in a /run of their own as soon as its standard input ends, which does so with the
+/// process that made them, however that ends: `lab clean` cannot, as nobody else sees their names.
+const KEEPER: &str = r#"
+trap '' HUP INT TERM
+cd /
+read -r _
+for round in 1 2 3; do
+    for lab in /run/netns/wrl*; do
+        for process in $("$1" netns pids "${lab##*/}"); do kill -9 "$process"; done
+    done
+done
+"#;
+
+/// Held open until this process ends.
+static KEPT: OnceLock<ChildStdin> = OnceLock::new();
 
 /// What this process may do, and how it came to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +74,8 @@ pub fn acquire() -> Result<Privilege, LabError> {
     Ok(Privilege::UserNamespace)
 }
 
-/// `ip netns` keeps its names in /run, which is somebody else's; a /run of our own is gone with this process.
+/// `ip netns` keeps its names in /run, which is somebody else's; a /run of our own is gone with this process and what it
+/// has started, which a keeper ends.
 fn own_run() -> Result<(), LabError> {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
@@ -62,7 +83,16 @@ fn own_run() -> Result<(), LabError> {
         .map_err(|errno| LabError::NotAllowed {
             what: format!("mounting in a user namespace: {errno}"),
             hint: refused_because(),
-        })
+        })?;
+    let mut keeper = Command::new("/bin/sh");
+    keeper.args(["-c", KEEPER, "sh"]).arg(ip()?).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Ctrl-C is for the lab, which ends in order.
+    let keeper = keeper.process_group(0).spawn().map_err(LabError::system("starting /bin/sh"))?;
+    if let Some(stdin) = keeper.stdin {
+        // Called a second time, the first keeper does.
+        let _ = KEPT.set(stdin);
+    }
+    Ok(())
 }
 
 /// What stands in the way, as far as the system tells.

@@ -5,10 +5,11 @@
 //! given out again does not protect anything.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::command::{ip, run};
@@ -66,6 +67,15 @@ impl Record {
     /// Whether the process that made it still runs.
     pub fn owner_lives(&self) -> bool {
         started(self.pid) == Some(self.started)
+    }
+
+    /// Why a user cannot remove it; `None` when they can.
+    fn refuses(&self, user: Uid) -> Option<LabError> {
+        let owner = fs::metadata(self.file()).ok()?.uid();
+        (!user.is_root() && user.as_raw() != owner).then(|| LabError::NotAllowed {
+            what: format!("the lab {} ({}) was left by another user ({owner})", self.id, self.scenario),
+            hint: "run it with sudo",
+        })
     }
 
     /// Ends what runs in its namespaces and removes them, its directory and its file. What is gone already is no error.
@@ -161,6 +171,10 @@ pub fn clean() -> Result<Vec<Record>, LabError> {
     let mut removed = Vec::new();
     let mut problem = Ok(());
     for record in all().into_iter().filter(|record| !record.owner_lives()) {
+        if let Some(refused) = record.refuses(Uid::effective()) {
+            problem = Err(refused);
+            continue;
+        }
         kill_strays(&record);
         match record.remove() {
             Ok(()) => removed.push(record),

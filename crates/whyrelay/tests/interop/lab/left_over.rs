@@ -23,6 +23,8 @@ pub(super) fn register(suite: &mut Suite) {
     suite.test("lab::nothing_is_left_after_ctrl_c", &tools, interrupted);
     suite.test("lab::ctrl_c_leaves_the_table_of_what_finished", &tools, interrupted_in_the_middle);
     suite.test("lab::works_without_root_or_says_what_to_do", &tools, without_root);
+    suite.test("lab::a_killed_lab_without_root_leaves_no_process", &tools, killed_without_root);
+    suite.test("lab::without_root_another_users_lab_is_told_and_left", &tools, another_users);
 }
 
 /// whyrelay in a namespace that stands for a machine, without the file systems of its own that `ip netns exec` gives.
@@ -125,16 +127,21 @@ fn inside_exec() -> Result<()> {
     Ok(())
 }
 
+/// Whether a process of a lab runs.
+fn is_there(id: &str) -> Result<bool> {
+    let found = Command::new("pgrep").args(["-f", &format!("/run/whyrelay-lab/{id}/")]).output()?;
+    Ok(!found.stdout.is_empty())
+}
+
 /// No process of a lab runs on.
 pub(super) fn gone(id: &str) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let left = Command::new("pgrep").args(["-f", &format!("/run/whyrelay-lab/{id}/")]).output()?;
-        if left.stdout.is_empty() {
+        if !is_there(id)? {
             return Ok(());
         }
         if begun.elapsed() > LIMIT {
-            bail!("processes are left: {}", String::from_utf8_lossy(&left.stdout));
+            bail!("processes of {id} are left");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -218,25 +225,86 @@ fn interrupted_in_the_middle() -> Result<()> {
     Ok(())
 }
 
-fn without_root() -> Result<()> {
-    // Where another user finds it.
-    let directory = tempfile::tempdir()?;
-    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let program = directory.path().join("whyrelay");
-    std::fs::copy(WHYRELAY, &program)?;
-    // As an ordinary user, and as one who made a user namespace himself and is root there.
-    for by in [&[][..], &["unshare", "--map-root-user"]] {
+/// This build's program where another user finds it.
+struct Copied {
+    _directory: tempfile::TempDir,
+    program: std::path::PathBuf,
+}
+
+impl Copied {
+    fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let program = directory.path().join("whyrelay");
+        std::fs::copy(WHYRELAY, &program)?;
+        Ok(Self { _directory: directory, program })
+    }
+
+    /// It, started by an ordinary user through other programs.
+    fn as_nobody(&self, by: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
-        command.args(by).arg(&program).args(["lab", "exec", "public-hosts", "a", "--", "ip", "-brief", "address"]);
+        command.args(by).arg(&self.program);
+        command
+    }
+}
+
+/// As an ordinary user, and as one who made a user namespace himself and is root there.
+const WITHOUT_ROOT: [&[&str]; 2] = [&[], &["unshare", "--map-root-user"]];
+
+/// Whether a system that lets nobody make namespaces said so.
+fn says_what_to_do(account: &str) -> bool {
+    account.contains("hint: run it with sudo") || account.contains("unshare failed")
+}
+
+fn without_root() -> Result<()> {
+    let copied = Copied::new()?;
+    for by in WITHOUT_ROOT {
+        let mut command = copied.as_nobody(by);
+        command.args(["lab", "exec", "public-hosts", "a", "--", "ip", "-brief", "address"]);
         let finished = Process::start("whyrelay lab exec as nobody", &mut command)?.finish(LIMIT)?;
         if finished.status.success() {
             ensure!(finished.stdout.contains("203.0.113.10"), "{by:?}: {}", finished.account);
         } else {
-            let says =
-                finished.account.contains("hint: run it with sudo") || finished.account.contains("unshare failed");
-            ensure!(says, "{by:?}: {}", finished.account);
+            ensure!(says_what_to_do(&finished.account), "{by:?}: {}", finished.account);
         }
     }
+    Ok(())
+}
+
+/// Its names stand in a /run of its own, where `lab clean` cannot see them.
+fn killed_without_root() -> Result<()> {
+    let copied = Copied::new()?;
+    for by in WITHOUT_ROOT {
+        let up = match Up::start_by(copied.as_nobody(by)) {
+            Ok(up) => up,
+            Err(error) => {
+                ensure!(says_what_to_do(&format!("{error:#}")), "{by:?}: {error:#}");
+                continue;
+            }
+        };
+        ensure!(is_there(&up.id)?, "{by:?}: the test tests nothing");
+        up.process.signal(Signal::SIGKILL)?;
+        up.process.finish(LIMIT)?;
+        gone(&up.id).with_context(|| format!("{by:?}"))?;
+    }
+    Ok(())
+}
+
+fn another_users() -> Result<()> {
+    let (machine, copied) = (Namespace::new()?, Copied::new()?);
+    let up = Up::start(&machine)?;
+    up.process.signal(Signal::SIGKILL)?;
+    up.process.finish(LIMIT)?;
+    let said =
+        Process::start("whyrelay lab clean as nobody", copied.as_nobody(&[]).args(["lab", "clean"]))?.finish(LIMIT)?;
+    let left = !namespaces(&up.id)?.is_empty();
+    clean(&machine)?;
+    ensure!(said.status.code() == Some(2), "{}", said.account);
+    // Of this lab, or of one that another test has left at this moment.
+    ensure!(said.account.contains("was left by another user (0)"), "{}", said.account);
+    ensure!(said.account.contains("hint: run it with sudo"), "{}", said.account);
+    ensure!(!said.account.contains("Permission denied"), "{}", said.account);
+    ensure!(left, "nobody removed what root made");
     Ok(())
 }
