@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use crate::scenario::file::{Hook, InterfaceKind, Protocol, RouteKind, RuleAction, Verdict};
-use crate::scenario::topology::{FirewallRule, Host, Route, Rule, Topology};
+use crate::scenario::topology::{FirewallRule, Host, Interface, Route, Rule, Topology};
 use crate::scenario::value::{Mark, Span32};
 
 use super::plan::{Node, Port};
@@ -15,6 +15,7 @@ pub(crate) const SIGNALING_PORT: u16 = 8080;
 /// What a host needs.
 pub(super) fn node(topology: &Topology, host: &Host) -> Node {
     let mut node = Node::new(&host.name);
+    node.sinks = sinks(host).map(str::to_owned).collect();
     for interface in &host.interfaces {
         let name = &interface.name;
         match (interface.segment, interface.kind) {
@@ -30,7 +31,8 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
                 });
             }
             (None, InterfaceKind::Bridge) => node.bridges.push(name.clone()),
-            (None, InterfaceKind::Tunnel) => node.sinks.push(name.clone()),
+            // Of the sinks below.
+            (None, InterfaceKind::Tunnel) => {}
             (None, InterfaceKind::Ethernet) => {
                 node.ports.push(Port {
                     name: name.clone(),
@@ -69,6 +71,12 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
     node.sysctls.extend(host.sysctls.iter().map(|(name, value)| (name.clone(), *value)));
     node.nft = firewall(host);
     node
+}
+
+/// A host's tunnels that lead nowhere.
+pub(super) fn sinks(host: &Host) -> impl Iterator<Item = &str> {
+    let is_sink = |own: &&Interface| own.segment.is_none() && own.kind == InterfaceKind::Tunnel;
+    host.interfaces.iter().filter(is_sink).map(|own| &*own.name)
 }
 
 fn route(route: &Route) -> String {
@@ -177,18 +185,28 @@ fn firewall(host: &Host) -> String {
     }
     let (ipv4, ipv6): (Vec<&IpAddr>, Vec<_>) = host.silent_neighbors.iter().partition(|address| address.is_ipv4());
     if !ipv4.is_empty() {
-        text.push_str("table arp silent { chain in { type filter hook input priority 0;\n");
+        text.push_str("table arp silent {\nchain in { type filter hook input priority 0;\n");
         ipv4.iter().for_each(|address| _ = writeln!(text, "arp saddr ip {address} drop"));
-        text.push_str("} }\n");
+        text.push_str("}\n}\n");
     }
     if !ipv6.is_empty() {
-        text.push_str("table ip6 silent { chain in { type filter hook input priority 0;\n");
-        ipv6.iter().for_each(|address| {
-            _ = writeln!(text, "icmpv6 type nd-neighbor-advert icmpv6 taddr {address} drop");
-        });
-        text.push_str("} }\n");
+        text.push_str("table ip6 silent {\nchain in { type filter hook input priority 0;\n");
+        ipv6.iter().for_each(|address| silence6(&mut text, address));
+        text.push_str("}\n}\n");
     }
     text
+}
+
+/// Neither what an IPv6 neighbor answers nor what it asks, which names its hardware address, too (RFC 4861 §4.3, §4.4).
+fn silence6(text: &mut String, address: &IpAddr) {
+    let IpAddr::V6(ipv6) = address else { return };
+    // The target of an advertisement by its place, 64 bits in: nft has a word for it since 1.0.7 only.
+    let target = u128::from(*ipv6);
+    let _ = writeln!(
+        text,
+        "icmpv6 type nd-neighbor-advert @th,64,128 {target:#034x} drop\n\
+         icmpv6 type nd-neighbor-solicit ip6 saddr {address} drop"
+    );
 }
 
 fn filter_rule(rule: &FirewallRule) -> String {

@@ -15,7 +15,7 @@ use super::plan::{Node, Plan};
 use super::router::{INSIDE, OUTSIDE, Router};
 use super::state::{self, Record};
 use super::tun::{Device, Kind};
-use super::wire::{self, Wire};
+use super::wire::Wire;
 
 /// Everything of ours begins with this.
 const PREFIX: &str = "wrl";
@@ -144,7 +144,7 @@ impl Lab {
             for port in &node.ports {
                 number += 1;
                 let plug = format!("p{number}");
-                if port.segment.is_some() && (port.tunnel || wire::is_needed(&port.link)) {
+                if port.is_cable() {
                     cables.push((namespace.clone(), port.name.clone(), plug.clone(), port.link));
                 } else {
                     lines.push(format!("link add {plug} type veth peer name {} netns {namespace}", port.name));

@@ -1,6 +1,7 @@
 //! Routers by nftables: what Linux does itself, its faults included.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use whyrelay_core::nat::behavior::{
     Behavior, FilteringBehavior, Hairpinning, MappingBehavior, Pooling, PortAllocation,
@@ -20,6 +21,10 @@ pub(super) const WAN: &str = "wan0";
 pub(super) fn cannot(router: &Router) -> Option<&'static str> {
     use FilteringBehavior as F;
     use MappingBehavior as M;
+    let lifetime = router.translation.lifetime();
+    if lifetime.is_zero() || lifetime.subsec_nanos() > 0 {
+        return Some("a lifetime that is no whole number of seconds");
+    }
     let behavior = match &router.translation {
         Translation::Nat(behavior) => behavior,
         Translation::OneToOne { filtering, .. } | Translation::Nothing { filtering, .. } => {
@@ -53,7 +58,7 @@ pub(super) fn cannot(router: &Router) -> Option<&'static str> {
 pub(super) fn translating(router: &Router) -> String {
     let mut text = match &router.translation {
         Translation::Nat(behavior) => nat(router, behavior),
-        Translation::OneToOne { pairs, .. } => one_to_one(pairs),
+        Translation::OneToOne { pairs, .. } => one_to_one(router, pairs),
         Translation::Nothing { .. } => String::new(),
     };
     let open = match &router.translation {
@@ -92,35 +97,49 @@ fn nat(router: &Router, behavior: &Behavior) -> String {
         );
     }
     text.push_str("chain pre { type nat hook prerouting priority -100; policy accept;\n");
-    for (outside, inside) in &router.forwards {
-        for protocol in ["udp", "tcp"] {
-            let _ = writeln!(
-                text,
-                "iifname \"{WAN}\" ip daddr {} {protocol} dport {} dnat to {inside}",
-                outside.ip(),
-                outside.port()
-            );
-        }
-    }
+    text.push_str(&forwards_in(router));
     if let Some((_, _, inbound)) = key {
         let _ = writeln!(text, "iifname \"{WAN}\" meta l4proto udp dnat ip to {inbound} map @known");
     }
     text.push_str("}\nchain post { type nat hook postrouting priority 100; policy accept;\n");
-    for (outside, inside) in &router.forwards {
-        let _ =
-            writeln!(text, "oifname \"{WAN}\" ip saddr {} udp sport {} snat to {outside}", inside.ip(), inside.port());
-    }
+    text.push_str(&forwards_out(router));
     let fully = if behavior.ports == PortAllocation::Random { " random,fully-random" } else { "" };
     let _ = writeln!(text, "oifname \"{WAN}\" masquerade{fully}\n}}\n}}");
     text
 }
 
-fn one_to_one(pairs: &[(std::net::IpAddr, std::net::IpAddr)]) -> String {
+/// Forwards of ports, as far as they are not what the translation does already.
+fn forwards_in(router: &Router) -> String {
+    let mut text = String::new();
+    for (outside, inside) in router.forwards.iter().filter(|(outside, inside)| outside != inside) {
+        for protocol in ["udp", "tcp"] {
+            let (address, port) = (outside.ip(), outside.port());
+            let _ = writeln!(text, "iifname \"{WAN}\" ip daddr {address} {protocol} dport {port} dnat to {inside}");
+        }
+    }
+    text
+}
+
+/// What leaves from a forwarded port is seen as coming from it.
+fn forwards_out(router: &Router) -> String {
+    let mut text = String::new();
+    for (outside, inside) in router.forwards.iter().filter(|(outside, inside)| outside != inside) {
+        for protocol in ["udp", "tcp"] {
+            let (address, port) = (inside.ip(), inside.port());
+            let _ = writeln!(text, "oifname \"{WAN}\" ip saddr {address} {protocol} sport {port} snat to {outside}");
+        }
+    }
+    text
+}
+
+fn one_to_one(router: &Router, pairs: &[(IpAddr, IpAddr)]) -> String {
     let mut text = "table ip nat {\nchain pre { type nat hook prerouting priority -100; policy accept;\n".to_owned();
+    text.push_str(&forwards_in(router));
     for (inside, outside) in pairs {
         let _ = writeln!(text, "iifname \"{WAN}\" ip daddr {outside} dnat to {inside}");
     }
     text.push_str("}\nchain post { type nat hook postrouting priority 100; policy accept;\n");
+    text.push_str(&forwards_out(router));
     for (inside, outside) in pairs {
         let _ = writeln!(text, "oifname \"{WAN}\" ip saddr {inside} snat to {outside}");
     }
@@ -168,10 +187,12 @@ fn filter(router: &Router, open: bool) -> String {
     }
     if !open {
         let _ = writeln!(text, "iifname \"{WAN}\" ct state established,related accept");
-        if !router.forwards.is_empty() {
-            let ports: Vec<String> = router.forwards.iter().map(|(outside, _)| outside.port().to_string()).collect();
-            let ports = ports.join(", ");
-            let _ = writeln!(text, "iifname \"{WAN}\" ct status dnat ct original proto-dst {{ {ports} }} accept");
+        // By where it goes now: translation comes first.
+        for (_, inside) in &router.forwards {
+            for protocol in ["udp", "tcp"] {
+                let (address, port) = (inside.ip(), inside.port());
+                let _ = writeln!(text, "iifname \"{WAN}\" ip daddr {address} {protocol} dport {port} accept");
+            }
         }
         let _ = writeln!(text, "iifname \"{WAN}\" drop");
     }

@@ -15,7 +15,7 @@ use crate::scenario::value::Cidr;
 use super::error::LabError;
 use super::nft::{LAN, WAN};
 use super::router::{INSIDE, OUTSIDE, Translator};
-use super::{host, nft};
+use super::{host, nft, wire};
 
 /// The server's name.
 pub const SERVER: &str = "server";
@@ -78,6 +78,13 @@ pub(super) struct Port {
     pub(super) tunnel: bool,
 }
 
+impl Port {
+    /// Whether a cable of ours leads there: for its link's faults, or because a tunnel must look like one.
+    pub(super) fn is_cable(&self) -> bool {
+        self.segment.is_some() && (self.tunnel || wire::is_needed(&self.link))
+    }
+}
+
 impl Node {
     pub(super) fn new(name: &str) -> Self {
         Self {
@@ -135,6 +142,11 @@ impl Plan {
     /// The routers that translate in user space; the others translate by nftables.
     pub fn in_user_space(&self) -> Vec<&str> {
         self.nodes.iter().filter(|node| node.translator.is_some()).map(|node| &*node.name).collect()
+    }
+
+    /// Whether it has routers or cables of ours, which are TUN and TAP devices.
+    pub(super) fn needs_tun(&self) -> bool {
+        self.nodes.iter().any(|node| node.translator.is_some() || node.ports.iter().any(Port::is_cable))
     }
 }
 
@@ -250,6 +262,10 @@ fn router_node(topology: &Topology, router: &Router, choice: RouterChoice) -> Re
     node.up(LAN, &router.inside_addresses);
     node.up(WAN, &router.outside_addresses);
     node.forwards();
+    if !translates {
+        // A provider drops what comes from addresses that are not its customer's (RFC 2827), as in virtual time.
+        node.sysctls.push((format!("net.ipv4.conf.{LAN}.rp_filter"), 1));
+    }
     // Whoever is plugged in by a tunnel routes into it without a gateway.
     let tunnels = |host: &Host| {
         let mut interfaces = host.interfaces.iter();
@@ -279,7 +295,7 @@ fn router_node(topology: &Topology, router: &Router, choice: RouterChoice) -> Re
         if let Translation::OneToOne { pairs, .. } = &router.translation {
             node.ip.extend(pairs.iter().map(|(_, outside)| format!("address add {outside}/32 dev {WAN}")));
         }
-        let seconds = lifetime(&router.translation).as_secs().max(1) as i64;
+        let seconds = router.translation.lifetime().as_secs() as i64;
         for name in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
             node.sysctls.push((format!("net.netfilter.{name}"), seconds));
         }
@@ -298,13 +314,6 @@ fn by_kernel(router: &Router, choice: RouterChoice) -> bool {
         (RouterChoice::Kernel, _) | (RouterChoice::AsDescribed, Translation::OneToOne { .. }) => possible,
         (RouterChoice::AsDescribed, Translation::Nat(behavior)) => behavior.overloading && possible,
         (RouterChoice::UserSpace, _) => false,
-    }
-}
-
-const fn lifetime(translation: &Translation) -> std::time::Duration {
-    match translation {
-        Translation::Nat(behavior) => behavior.lifetime,
-        Translation::OneToOne { lifetime, .. } | Translation::Nothing { lifetime, .. } => *lifetime,
     }
 }
 

@@ -21,6 +21,7 @@ use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
 use super::services::{AUTHORITY, PASSWORD, Running, SECRET, STUN_PORT, Services, TLS_PORT, USER, signal_beside};
+use super::{host, tun};
 use crate::run::Observed;
 use crate::scenario::Topology;
 use crate::scenario::file::{Certificate, Credentials, Path, WorldKind};
@@ -76,13 +77,29 @@ pub struct Ran {
     pub relay_cut: bool,
 }
 
-/// Why the namespace world cannot run a scenario; `None` when it can.
+/// Why the namespace world cannot run a scenario so that what comes out is what the scenario expects; `None` when it can.
 pub fn cannot(topology: &Topology, conditions: &Conditions<'_>) -> Option<String> {
+    unable(topology, conditions).or_else(|| {
+        let sink = topology.hosts.iter().flat_map(host::sinks).next()?;
+        let why = tun::refused()?;
+        // There is a device in its place, which looks like any other.
+        Some(format!("{sink} would be no tunnel in the eyes of programs: {why}"))
+    })
+}
+
+/// Why the namespace world cannot build a scenario at all.
+fn unable(topology: &Topology, conditions: &Conditions<'_>) -> Option<String> {
     if !topology.worlds.contains(&WorldKind::Kernel) {
         return Some("the scenario is for virtual time only".to_owned());
     }
-    if let Err(LabError::Unsupported(what)) = Plan::of(topology, conditions.routers) {
-        return Some(what);
+    match Plan::of(topology, conditions.routers) {
+        Err(LabError::Unsupported(what)) => return Some(what),
+        Ok(plan) if plan.needs_tun() => {
+            if let Some(why) = tun::refused() {
+                return Some(why);
+            }
+        }
+        _ => {}
     }
     if topology.hosts.iter().any(|host| host.conntrack_full) {
         return Some(
@@ -93,8 +110,13 @@ pub fn cannot(topology: &Topology, conditions: &Conditions<'_>) -> Option<String
     if faults.certificate.is_some() && conditions.certify.is_none() {
         return Some("TURN over TLS with a certificate".to_owned());
     }
-    if topology.sessions.iter().any(|session| session.uid != 0) && !maps_every_user() {
-        return Some("another user than this one: that takes root".to_owned());
+    if !maps_every_user() {
+        if topology.sessions.iter().any(|session| session.uid != 0) {
+            return Some("another user than this one: that takes root".to_owned());
+        }
+        if topology.hosts.iter().any(|host| host.rules.iter().any(|rule| rule.uidrange.is_some())) {
+            return Some("a policy rule about other users than this one: that takes root".to_owned());
+        }
     }
     None
 }
@@ -110,7 +132,7 @@ fn maps_every_user() -> bool {
 /// # Errors
 /// When the network cannot be built, or a program does not do its work. What a session finds wrong is no error.
 pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ran, LabError> {
-    if let Some(what) = cannot(topology, conditions) {
+    if let Some(what) = unable(topology, conditions) {
         return Err(LabError::Unsupported(what));
     }
     check(conditions)?;

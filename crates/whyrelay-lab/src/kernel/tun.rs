@@ -41,12 +41,7 @@ pub(crate) struct Device {
 impl Device {
     /// Makes a device.
     pub(crate) fn create(name: &str, kind: Kind) -> Result<Self, LabError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open("/dev/net/tun")
-            .map_err(tun_refused)?;
+        let file = open().map_err(tun_refused)?;
         let flags = match kind {
             Kind::Tun => libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR,
             Kind::Tap => libc::IFF_TAP | libc::IFF_NO_PI,
@@ -75,6 +70,15 @@ impl Device {
     pub(crate) fn write(&self, packet: &[u8]) {
         let _ = (&self.file).write(packet);
     }
+}
+
+fn open() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open("/dev/net/tun")
+}
+
+/// Why this user can make no such device, in one line; `None` when they can.
+pub(crate) fn refused() -> Option<String> {
+    open().err().map(|error| tun_refused(error).to_string().replace("\nhint: ", "; "))
 }
 
 impl AsFd for Device {

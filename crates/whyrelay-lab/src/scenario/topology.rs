@@ -85,6 +85,16 @@ pub enum Translation {
     },
 }
 
+impl Translation {
+    /// How long it remembers what nobody uses.
+    pub const fn lifetime(&self) -> Duration {
+        match self {
+            Self::Nat(behavior) => behavior.lifetime,
+            Self::OneToOne { lifetime, .. } | Self::Nothing { lifetime, .. } => *lifetime,
+        }
+    }
+}
+
 /// What a router lets out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Egress {

@@ -25,6 +25,7 @@ pub(super) fn register(suite: &mut Suite) {
     suite.test("lab::works_without_root_or_says_what_to_do", &tools, without_root);
     suite.test("lab::a_killed_lab_without_root_leaves_no_process", &tools, killed_without_root);
     suite.test("lab::without_root_another_users_lab_is_told_and_left", &tools, another_users);
+    suite.test("lab::without_root_what_takes_root_or_tun_is_left_out", &tools, left_out_without_root);
 }
 
 /// whyrelay in a namespace that stands for a machine, without the file systems of its own that `ip netns exec` gives.
@@ -306,5 +307,27 @@ fn another_users() -> Result<()> {
     ensure!(said.account.contains("hint: run it with sudo"), "{}", said.account);
     ensure!(!said.account.contains("Permission denied"), "{}", said.account);
     ensure!(left, "nobody removed what root made");
+    Ok(())
+}
+
+fn left_out_without_root() -> Result<()> {
+    let copied = Copied::new()?;
+    let mut command = copied.as_nobody(&[]);
+    let wanted = ["public-hosts", "unmarked-socket", "policy-rule-by-user-not-ours", "satellite"];
+    command.args(["lab", "run", "--kernel"]).args(wanted);
+    let finished = Process::start("whyrelay lab run as nobody", &mut command)?.finish(LIMIT * 2)?;
+    if !finished.status.success() && says_what_to_do(&finished.account) && !finished.account.contains("[1/") {
+        return Ok(());
+    }
+    ensure!(finished.status.success(), "{}", finished.account);
+    let by_user =
+        "skipped policy-rule-by-user-not-ours: a policy rule about other users than this one: that takes root";
+    ensure!(finished.account.contains(by_user), "{}", finished.account);
+    // Where everybody may open it, nothing is left out.
+    let tun = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata("/dev/net/tun")?.permissions());
+    for name in ["unmarked-socket", "satellite"].iter().filter(|_| tun & 0o006 != 0o006) {
+        ensure!(finished.account.contains(&format!("skipped {name}: ")), "{name}: {}", finished.account);
+        ensure!(finished.account.contains("chmod 666 /dev/net/tun"), "{name}: {}", finished.account);
+    }
     Ok(())
 }
