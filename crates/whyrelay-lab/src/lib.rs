@@ -22,6 +22,7 @@ pub mod draw;
 pub mod fuzz;
 #[cfg(target_os = "linux")]
 pub mod kernel;
+mod limits;
 pub mod matrix;
 mod port_mapping;
 pub mod predict;

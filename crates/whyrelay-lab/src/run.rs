@@ -9,10 +9,10 @@ use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::Event;
 
 use crate::discover;
-use crate::port_mapping;
 use crate::scenario::Topology;
 use crate::scenario::file::{Blame, Path, WorldKind};
 use crate::world::{self, Outcome};
+use crate::{limits, port_mapping};
 
 /// What came out of a scenario in one world.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub fn cannot_virtually(topology: &Topology) -> Option<String> {
     if topology.server.faults.certificate.is_some() {
         return Some("TURN over TLS with a certificate: there is no TLS in virtual time".to_owned());
     }
-    if let Some(what) = port_mapping::without_ports(topology) {
+    if let Some(what) = limits::exceeded(topology).or_else(|| port_mapping::without_ports(topology)) {
         return Some(what);
     }
     if topology.sessions.iter().any(|session| !session.silence.is_zero()) {

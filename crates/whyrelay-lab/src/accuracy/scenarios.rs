@@ -10,7 +10,8 @@ use whyrelay_core::trace::event::Vantage;
 
 use super::{Counts, SYMPTOMS};
 use crate::run::{cannot_virtually, judge, run_virtual};
-use crate::scenario::{Scenario, ScenarioError};
+use crate::scenario::file::Path;
+use crate::scenario::{Scenario, ScenarioError, Topology};
 
 /// What came of all scenarios that a virtual world can express.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl Scenarios {
             let evidence = Evidence::of(observed.events.iter().filter(|event| event.vantage == vantage));
             for finding in diagnose(&Session::of(&evidence)).findings {
                 let known = SYMPTOMS.contains(&finding.name) || named(&found, finding.name);
-                if finding.severity != Severity::Info && !known && !excused(&expected, finding.name) {
+                if finding.severity != Severity::Info && !known && !excused(topology, &expected, finding.name) {
                     let (side, blame) = (vantage.name(), finding.blame.name());
                     self.misses.push(format!("scenario {name}, {side} alone: {} ({blame}) is wrong", finding.name));
                 }
@@ -71,11 +72,15 @@ impl Scenarios {
 }
 
 /// What one side cannot tell apart from the cause as long as it does not know what the other saw.
-fn excused(expected: &[String], found: &str) -> bool {
+fn excused(topology: &Topology, expected: &[String], found: &str) -> bool {
+    // A host that hears nothing over TCP either may have a dead server or no network.
+    let hears_nothing = topology.expect.path == Path::Failed;
+    let dead = ("udp-blocked", "stun-server-silent");
     let pairs = [
         ("replies-dropped-in-front", "udp-blocked"),
         ("replies-dropped-in-front", "stun-server-silent"),
         ("input-firewall-drops", "checks-rejected-on-the-way"),
     ];
-    pairs.iter().any(|(cause, seen)| *seen == found && expected.iter().any(|name| name == cause))
+    let mut pairs = pairs.into_iter().chain(hears_nothing.then_some(dead));
+    pairs.any(|(cause, seen)| seen == found && expected.iter().any(|name| name == cause))
 }

@@ -22,6 +22,7 @@ use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
 use super::services::{AUTHORITY, PASSWORD, Running, SECRET, STUN_PORT, Services, TLS_PORT, USER, signal_beside};
 use super::{host, tun};
+use crate::limits;
 use crate::run::Observed;
 use crate::scenario::Topology;
 use crate::scenario::file::{Certificate, Credentials, Path, WorldKind};
@@ -91,6 +92,9 @@ pub fn cannot(topology: &Topology, conditions: &Conditions<'_>) -> Option<String
 fn unable(topology: &Topology, conditions: &Conditions<'_>) -> Option<String> {
     if !topology.worlds.contains(&WorldKind::Kernel) {
         return Some("the scenario is for virtual time only".to_owned());
+    }
+    if let Some(what) = limits::exceeded(topology) {
+        return Some(what);
     }
     match Plan::of(topology, conditions.routers) {
         Err(LabError::Unsupported(what)) => return Some(what),

@@ -62,10 +62,10 @@ impl Direction {
 
     /// When the copies of a frame arrive: none, one or two.
     fn carry(&mut self, now: Instant, frame: &[u8]) -> impl Iterator<Item = Instant> + use<> {
-        // A scenario's link loses IP packets, as in virtual time. A neighbor that is never found is a fault of its own,
+        // A scenario's link delays and loses IP packets, as in virtual time. A neighbor that is never found is a fault of its own,
         // and three questions a second apart (Linux's mcast_solicit) are too few to outlast a burst.
         if is_of_neighbors(frame) {
-            return [Some(now + self.link.delay), None].into_iter().flatten();
+            return [Some(now), None].into_iter().flatten();
         }
         let size = frame.len().saturating_sub(ETHERNET);
         let fits = self.link.mtu.is_none_or(|mtu| size <= usize::from(mtu));
@@ -276,12 +276,12 @@ mod tests {
         assert_eq!(direction.carry(now, &frame(14 + 1281)).count(), 0);
     }
     #[test]
-    fn a_lossy_link_loses_packets_and_no_neighbors() {
+    fn a_slow_or_lossy_link_delays_and_loses_packets_and_no_neighbors() {
         let now = Instant::now();
         let mut direction = Direction::new(Link { loss: 10_000, ..link() }, Random::from_number(1), now);
         let mut arp = frame(42);
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
-        assert_eq!(direction.carry(now, &arp).collect::<Vec<_>>(), [now + Duration::from_millis(20)]);
+        assert_eq!(direction.carry(now, &arp).collect::<Vec<_>>(), [now]);
         // A neighbor solicitation, and an echo request beside it.
         for (message, arrive) in [(135, 1), (128, 0)] {
             let mut icmp = frame(14 + 40 + 32);

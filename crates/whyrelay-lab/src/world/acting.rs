@@ -5,9 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use whyrelay_core::engine::gather::StreamId;
 use whyrelay_core::engine::port_mapping::ExchangeId;
 
-use crate::scenario::file::InterfaceKind;
-
-use super::kernel::{Leaving, NEIGHBOR_TIMEOUT, Sent};
+use super::kernel::{EHOSTUNREACH, Leaving, NEIGHBOR_TIMEOUT, Sent};
 use super::network::{Packet, Place};
 use super::peer::{Peer, Signal};
 use super::{CONNECT_TIMEOUT, Connection, Exchange, Happening, World, peer, server};
@@ -30,12 +28,11 @@ impl World {
         match kernel.send(source, destination, packet.bytes.len()) {
             Sent::Leaves(Leaving { interface, gateway }) => {
                 let neighbor = gateway.unwrap_or(destination.ip());
-                let asks = kernel.host.interfaces[interface].kind != InterfaceKind::Tunnel;
-                let silent = kernel.host.silent_neighbors.contains(&neighbor);
-                if asks && (silent || !self.network.answers(host, interface, neighbor)) {
+                if !self.network.answers_to(kernel, host, interface, neighbor) {
                     let offender = kernel.neighbor_failed(interface, neighbor);
-                    // Host unreachable (RFC 792), from the host to itself.
-                    return self.queue.push(now + NEIGHBOR_TIMEOUT, icmp(offender, (3, 1)));
+                    // Unreachable, from the host to itself: the host (RFC 792), the address (RFC 4443).
+                    let kind = if destination.is_ipv4() { (3, 1) } else { (1, 3) };
+                    return self.queue.push(now + NEIGHBOR_TIMEOUT, icmp(offender, kind));
                 }
                 self.queue.push(now, Happening::Packet(Place::Leaving(host, interface, gateway), packet));
             }
@@ -124,8 +121,19 @@ impl World {
     fn connect(&mut self, index: usize, id: StreamId, local: IpAddr, remote: SocketAddr) {
         let local = SocketAddr::new(local, 50_000 + (self.next_connection % 10_000) as u16);
         let host = self.peers[index].host;
-        let interface = match &self.peers[index].kernel {
-            Some(kernel) => kernel.connect(local, remote).map(|leaving| leaving.interface),
+        let interface = match &mut self.peers[index].kernel {
+            Some(kernel) => match kernel.connect(local, remote) {
+                Ok(Leaving { interface, gateway }) => {
+                    let neighbor = gateway.unwrap_or(remote.ip());
+                    if !self.network.answers_to(kernel, host, interface, neighbor) {
+                        kernel.neighbor_failed(interface, neighbor);
+                        let failed = Happening::ConnectFailed(index, id, peer::errno_name(EHOSTUNREACH));
+                        return self.queue.push(self.now + NEIGHBOR_TIMEOUT, failed);
+                    }
+                    Ok(interface)
+                }
+                Err(why) => Err(why),
+            },
             None => Ok(0),
         };
         if let Err(Some(errno)) = interface {
@@ -152,8 +160,8 @@ impl World {
 
     /// A request to a router on the link: a handshake, the request, the response.
     fn exchange(&mut self, index: usize, id: ExchangeId, source: IpAddr, to: SocketAddr, request: Vec<u8>) {
-        let Peer { host, kernel, .. } = &self.peers[index];
-        let leaving = kernel.as_ref().and_then(|kernel| kernel.connect(SocketAddr::new(source, 0), to).ok());
+        let Peer { host, kernel, .. } = &mut self.peers[index];
+        let leaving = kernel.as_mut().and_then(|kernel| kernel.connect(SocketAddr::new(source, 0), to).ok());
         let way = leaving.and_then(|leaving| self.network.router_on_link(*host, leaving.interface, to.ip()));
         match way {
             Some((router, delay)) => {

@@ -24,6 +24,9 @@ const EPERM: i32 = 1;
 /// EINVAL of Linux, for a source address that the host does not have.
 const EINVAL: i32 = 22;
 
+/// EHOSTUNREACH of Linux, for a neighbor that does not answer.
+pub(super) const EHOSTUNREACH: i32 = 113;
+
 /// UDP's number.
 const UDP: u8 = 17;
 /// TCP's number.
@@ -216,24 +219,41 @@ impl Kernel {
         self.host.interfaces[interface].link.mtu.is_some_and(|mtu| payload + headers > usize::from(mtu))
     }
 
-    /// Where a connection's packets leave; the packet filter and the rules have their say. The errno is `connect`'s;
-    /// without one, nothing ever comes of it.
-    pub(super) fn connect(&self, source: SocketAddr, to: SocketAddr) -> Result<Leaving, Option<i32>> {
+    /// Where a connection's packets leave; the packet filter and the rules have their say, of the answers that come in,
+    /// too. The errno is `connect`'s; without one, nothing ever comes of it.
+    pub(super) fn connect(&mut self, source: SocketAddr, to: SocketAddr) -> Result<Leaving, Option<i32>> {
         let question = RouteQuestion { protocol: TCP, ..self.question(RoutePurpose::Server, Some(source), to) };
         let answer = self.ask(&question);
         let Some(route) = answer.route else {
             return Err(Some(answer.failure.map_or(EINVAL, |failure| failure.errno)));
         };
-        let device = route.device.as_deref();
-        let stops = |rule: &&FirewallRule| {
-            rule.hook == Hook::Output
-                && matches!(rule.verdict, Verdict::Drop | Verdict::Reject)
-                && matches(rule, source, to, Protocol::Tcp, device, self.mark, true)
-        };
-        // The answer must come in by the way that rp_filter takes for the way back.
-        let answered = !to.is_ipv4() || self.is_way_back(to, source, device.unwrap_or_default(), 0);
-        let stopped = self.host.conntrack_full || !answered || self.host.firewall.iter().any(|rule| stops(&rule));
-        if stopped { Err(None) } else { self.leaving(&route).ok_or(Some(EINVAL)) }
+        let device = route.device.clone().unwrap_or_default();
+        if self.host.conntrack_full || self.stops(Hook::Output, source, to, &device) {
+            return Err(None);
+        }
+        // The answer comes in by the same interface, where rp_filter must take it for the way back.
+        let answered = !self.stops(Hook::Prerouting, to, source, &device)
+            && (!to.is_ipv4() || self.is_way_back(to, source, &device, 0))
+            && !self.stops(Hook::Input, to, source, &device);
+        if answered { self.leaving(&route).ok_or(Some(EINVAL)) } else { Err(None) }
+    }
+
+    /// Whether the filter stops the packets of a connection of this host.
+    fn stops(&mut self, hook: Hook, source: SocketAddr, to: SocketAddr, device: &str) -> bool {
+        for (rule, matched) in self.host.firewall.iter().zip(&mut self.matched) {
+            // What answers a connection is not unsolicited; what begins it is.
+            let new = hook == Hook::Output;
+            if rule.hook != hook || !matches(rule, source, to, Protocol::Tcp, Some(device), self.mark, new) {
+                continue;
+            }
+            *matched += 1;
+            match rule.verdict {
+                Verdict::Accept => return false,
+                Verdict::Drop | Verdict::Reject => return true,
+                Verdict::SetMark => {}
+            }
+        }
+        false
     }
 
     /// A datagram from outside.

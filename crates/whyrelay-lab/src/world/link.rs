@@ -81,6 +81,11 @@ impl Link {
         self
     }
 
+    /// Whether nothing passes, however often it is sent.
+    pub(super) const fn loses_everything(&self) -> bool {
+        self.loss >= 10_000
+    }
+
     /// What the link takes, in bytes, where that is less than a packet with so much payload.
     pub(super) fn too_small_for(&self, payload: usize, ipv4: bool) -> Option<u16> {
         let size = payload + if ipv4 { HEADERS[0] } else { HEADERS[1] };

@@ -15,11 +15,12 @@ use whyrelay_core::time::Timestamp;
 
 use crate::alg;
 use crate::port_mapping::Mappings;
-use crate::scenario::file::Alg;
+use crate::scenario::file::{Alg, InterfaceKind};
 use crate::scenario::value::Span32;
 
 pub use egress::Egress;
 
+use super::kernel::Kernel;
 use super::link::{Link, LinkState};
 
 /// The TTL that hosts give their packets (net.ipv4.ip_default_ttl).
@@ -299,8 +300,15 @@ impl Network {
         }
     }
 
-    /// Whether a neighbor answers on the link of an interface. Tunnels have no neighbors to ask.
-    pub(super) fn answers(&self, host: HostId, interface: usize, neighbor: IpAddr) -> bool {
+    /// Whether a host's kernel hears from a neighbor. Tunnels have no neighbors to ask.
+    pub(super) fn answers_to(&self, kernel: &Kernel, host: HostId, interface: usize, neighbor: IpAddr) -> bool {
+        let asks = kernel.host.interfaces[interface].kind != InterfaceKind::Tunnel;
+        let silent = kernel.host.silent_neighbors.contains(&neighbor);
+        !asks || (!silent && self.answers(host, interface, neighbor))
+    }
+
+    /// Whether a neighbor answers on the link of an interface.
+    fn answers(&self, host: HostId, interface: usize, neighbor: IpAddr) -> bool {
         let own = &self.hosts[host.0].interfaces[interface];
         let Some(segment) = own.segment else { return false };
         if segment == Self::INTERNET {
@@ -358,7 +366,8 @@ impl Network {
     }
 
     /// How a TCP connection leaves by an interface: the source address that the far end sees, and the delay one way.
-    /// `None`: it cannot be made. Only hosts on the Internet accept connections.
+    /// `None`: it cannot be made. Only hosts on the Internet accept connections. What a link loses now and then is sent
+    /// again, which takes no time here.
     pub(super) fn connect(
         &mut self,
         now: Timestamp,
@@ -370,9 +379,16 @@ impl Network {
         let own = &self.hosts[host.0].interfaces[interface];
         let (mut segment, mut source) = (own.segment?, source);
         let mut delay = own.link.delay;
+        if own.link.loses_everything() {
+            return None;
+        }
         while segment != Self::INTERNET {
+            // What the router would send the answers to must be inside of it.
+            if !self.is_on(segment, source.ip()) {
+                return None;
+            }
             let router = self.routers.iter_mut().find(|router| router.inside == segment)?;
-            if !router.egress.lets_tcp(destination) {
+            if !router.egress.lets_tcp(destination) || router.link.loses_everything() {
                 return None;
             }
             if let Gate::Table(table) = &mut router.tcp {
@@ -384,7 +400,14 @@ impl Network {
             segment = router.outside;
         }
         let (far, interface) = self.at(segment, destination.ip())?;
-        Some((far, source, delay + self.hosts[far.0].interfaces[interface].link.delay))
+        let link = self.hosts[far.0].interfaces[interface].link;
+        (!link.loses_everything()).then_some((far, source, delay + link.delay))
+    }
+
+    /// Whether somebody has an address on a segment: a host there, or a router that leads further in.
+    fn is_on(&self, segment: SegmentId, address: IpAddr) -> bool {
+        let inward = |router: &Router| router.outside == segment && router.owns(address);
+        self.at(segment, address).is_some() || self.routers.iter().any(inward)
     }
 
     /// Who has an address on a segment.

@@ -177,7 +177,7 @@ impl Peer {
         let id = if self.is_offerer() { "offer-peer-1" } else { "answer-peer-1" }.to_owned();
         let program = "whyrelay lab".to_owned();
         self.record(now, EventKind::RecordingStarted { version: EVENT_VERSION, program, id, options });
-        self.sockets = self.addresses.iter().map(|ip| SocketAddr::new(*ip, self.setup.port)).collect();
+        self.sockets = self.bound();
         if let (true, Some(kernel)) = (self.setup.map_port, &self.kernel) {
             let random = self.random.fork();
             let gateway = |own: Ipv4Addr| default_gateway(&kernel.routes, &self.interface_of(own.into()));
@@ -189,6 +189,17 @@ impl Peer {
             None => self.begin(now, None),
         }
         self.finish()
+    }
+
+    /// Its sockets' addresses. Port 0 is any free one, for each socket (Linux's ip_local_port_range).
+    fn bound(&mut self) -> Vec<SocketAddr> {
+        const FREE: std::ops::Range<u64> = 32_768..61_000;
+        let (wanted, random) = (self.setup.port, &mut self.random);
+        let mut port = || match wanted {
+            0 => (FREE.start + random.below(FREE.end - FREE.start)) as u16,
+            port => port,
+        };
+        self.addresses.iter().map(|ip| SocketAddr::new(*ip, port())).collect()
     }
 
     /// Begins the session itself, with the port that the router has mapped.
