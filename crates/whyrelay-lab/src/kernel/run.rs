@@ -1,7 +1,7 @@
 //! Running a scenario for real: `whyrelay serve`, `answer` and `offer` in the namespaces, and what came out of it.
 
 use std::fs::{self, File};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,7 +20,7 @@ use super::error::LabError;
 use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
-use super::services::{AUTHORITY, PASSWORD, Running, SECRET, STUN_PORT, Services, TLS_PORT, USER, signal_beside};
+use super::services::{AUTHORITY, PASSWORD, Running, SECRET, STUN_PORT, Services, USER, signal_beside, tls_address};
 use super::{host, tun};
 use crate::limits;
 use crate::run::Observed;
@@ -271,7 +271,7 @@ fn start(
 
 /// TURN over TLS, and nothing else.
 fn tls_server(lab: &Lab, topology: &Topology, command: &mut Command) {
-    let host = SocketAddr::new(topology.server_address(), TLS_PORT);
+    let host = tls_address(topology);
     command.args(["--turn", &format!("turns:{host}?transport=tcp"), "--turn-user", USER]);
     command.arg("--tls-ca").arg(lab.directory().join(AUTHORITY)).env("TURN_PASSWORD", PASSWORD);
 }

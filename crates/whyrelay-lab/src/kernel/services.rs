@@ -21,8 +21,8 @@ use super::signaling::Proxy;
 
 /// The port of STUN and TURN.
 pub(crate) const STUN_PORT: u16 = 3478;
-/// The port of TURN over TLS.
-pub(super) const TLS_PORT: u16 = 5349;
+/// The usual port of TURN over TLS (RFC 8656 §2.1).
+const TLS_PORT: u16 = 5349;
 /// The file of the authority that peers trust.
 pub(super) const AUTHORITY: &str = "authority.pem";
 /// Relayed ports: few, so that a rule can close them all.
@@ -51,6 +51,11 @@ pub fn signal_url(topology: &Topology, host: &str) -> String {
 /// The URL of signaling for a peer, beside the network: a scenario's faults are of the path between the peers.
 pub(super) fn signal_beside() -> String {
     format!("http://127.0.0.1:{SIGNALING_PORT}")
+}
+
+/// Where the server serves TURN over TLS.
+pub(super) fn tls_address(topology: &Topology) -> SocketAddr {
+    SocketAddr::new(topology.server_address(), topology.server.faults.tls_port.unwrap_or(TLS_PORT))
 }
 
 /// The server's programs; they end when dropped.
@@ -106,7 +111,7 @@ impl Services {
         made: &Certified,
     ) -> Result<(), LabError> {
         let mut command = serve(program);
-        let listen = SocketAddr::new(topology.server_address(), TLS_PORT);
+        let listen = tls_address(topology);
         command.args(["--listen", "127.0.0.1:0", "--relay-ports", RELAY_PORTS, "--stun-listen", &listen.to_string()]);
         credentials(lab, &mut command)?;
         for (flag, name, text) in [

@@ -248,6 +248,10 @@ pub(super) fn least_mtu(key: &str, mtu: Option<u16>) -> Result<(), Wrong> {
 }
 
 fn server(file: &File, layout: &mut Layout) -> Result<Server, Wrong> {
+    if file.server.tls_port.is_some() && file.server.certificate.is_none() {
+        let hint = "say what its certificate is like: certificate = \"good\"";
+        return Err(Wrong::new("server.tls-port", "the server serves no TLS", hint));
+    }
     Ok(Server {
         addresses: layout.server_addresses(file.server.ipv6),
         faults: file.server.clone(),

@@ -54,6 +54,7 @@ fn what_is_wrong_is_named_with_its_key_and_a_way_out() {
         ("title = \"t\"\n[host.a]\nlink = { delay = \"5\" }\n[host.b]", &["\"5\" is no duration", "20ms"]),
         ("title = \"t\"\n[host.a]\nlink = { loss = 101.0 }\n[host.b]", &["host.a.link.loss", "percentage"]),
         ("title = \"t\"\n[host.a]\n[[host.a.rule]]\npriority = 1\n[host.b]", &["host.a.rule[0].table", "action"]),
+        ("title = \"t\"\n[host.a]\n[host.b]\n[server]\ntls-port = 443", &["server.tls-port", "certificate = \"good\""]),
         (
             "title = \"t\"\n[host.a]\n[[host.a.route]]\nto = \"nowhere\"\ndev = \"eth0\"\n[host.b]",
             &["host.a.route[0].to", "peer"],

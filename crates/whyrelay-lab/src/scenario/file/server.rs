@@ -38,6 +38,9 @@ pub struct Server {
     /// Its TLS certificate: the peers use TURN over TLS when this is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Certificate>,
+    /// The port of TURN over TLS: 5349 unless said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_port: Option<u16>,
     /// It answers after this long.
     #[serde(skip_serializing_if = "is_default")]
     pub answers_after: Span,
@@ -58,6 +61,7 @@ impl Default for Server {
             credentials: Credentials::Right,
             relay_ports_closed: false,
             certificate: None,
+            tls_port: None,
             answers_after: Span::default(),
             link: Link::default(),
         }
