@@ -315,6 +315,7 @@ pub(super) fn server(topology: &Topology) -> Vec<String> {
         credentials,
         relay_ports_closed,
         certificate,
+        tls_port,
         answers_after,
     } = faults;
     let mut lines = vec![list(addresses.iter().map(|cidr| cidr.address))];
@@ -332,6 +333,7 @@ pub(super) fn server(topology: &Topology) -> Vec<String> {
         (*certificate == Some(Certificate::Expired), "TURN over TLS, expired certificate"),
         (*certificate == Some(Certificate::WrongName), "TURN over TLS, certificate for another name"),
     ]));
+    lines.extend(said("serves TLS on port", *tls_port));
     lines.extend(said("announces the wrong relayed address", *relay_address));
     lines.extend(said("answers after", (!answers_after.0.is_zero()).then_some(*answers_after)));
     lines.extend(link(own_link, Duration::from_millis(5)));
