@@ -344,7 +344,7 @@ impl Network {
     fn enter(&mut self, now: Timestamp, id: RouterId, mut packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
         let router = &mut self.routers[id.0];
         router.follow(now);
-        let (inside, outside) = (router.inside, packet.destination);
+        let (inside, outer, link, outside) = (router.inside, router.outside, router.link, packet.destination);
         let refuses = router.extras.accepts_input && router.extras.icmp && outside.is_ipv4();
         let Some(table) = router.table(outside.ip()) else { return Vec::new() };
         let Some(internal) = table.inbound(now, packet.source, outside) else {
@@ -362,6 +362,10 @@ impl Network {
             alg::rewrite(&mut packet.bytes, alg, outside.ip(), internal.ip());
         }
         packet.destination = internal;
+        if !self.is_on(inside, internal.ip()) {
+            // An address of another uplink: out again by the default route. No answer is translated twice.
+            return self.carry(now, Way::Router(id.0, true), link, Place::On(outer, false), packet);
+        }
         vec![(now, Place::On(inside, false), packet)]
     }
 
@@ -383,8 +387,8 @@ impl Network {
             return None;
         }
         while segment != Self::INTERNET {
-            // What the router would send the answers to must be inside of it.
-            if !self.is_on(segment, source.ip()) {
+            // Else the router sends the answers nowhere.
+            if !self.is_reached(segment, source.ip()) {
                 return None;
             }
             let router = self.routers.iter_mut().find(|router| router.inside == segment)?;
@@ -408,6 +412,12 @@ impl Network {
     fn is_on(&self, segment: SegmentId, address: IpAddr) -> bool {
         let inward = |router: &Router| router.outside == segment && router.owns(address);
         self.at(segment, address).is_some() || self.routers.iter().any(inward)
+    }
+
+    /// Whether what a router sends to a segment for an address arrives: there, or by default routes further out.
+    fn is_reached(&self, segment: SegmentId, address: IpAddr) -> bool {
+        let outward = || self.routers.iter().find(|router| router.inside == segment);
+        self.is_on(segment, address) || outward().is_some_and(|router| self.is_reached(router.outside, address))
     }
 
     /// Who has an address on a segment.
