@@ -144,6 +144,15 @@ impl Router {
     pub fn external(&self) -> impl Iterator<Item = IpAddr> {
         self.outside_addresses.iter().map(|cidr| cidr.address).filter(IpAddr::is_ipv4)
     }
+
+    /// Whether it translates between two networks with the same addresses: what is meant for the one outside goes to the
+    /// one inside.
+    pub fn is_astray(&self, topology: &Topology) -> bool {
+        let inside = &topology.segments[self.inside].ipv4;
+        let mut gateways = topology.segments[self.outside].gateways.iter().filter(|gateway| gateway.is_ipv4());
+        let translates = !matches!(self.translation, Translation::Nothing { .. });
+        translates && gateways.any(|outer| inside.iter().any(|own| own.contains(*outer)))
+    }
 }
 
 /// How long a link without packets is still in the burst that it was in: what fades, is congested or is reconnected comes

@@ -191,19 +191,10 @@ fn gates(topology: &Topology, router: &topology::Router, random: &mut Random) ->
             Gate::Table(Box::new(identity(table, &ipv6)))
         }
     };
-    if is_astray(topology, router) {
+    if router.is_astray(topology) {
         return (Gate::Closed, ipv6, Gate::Closed);
     }
     (Gate::Table(Box::new(udp)), ipv6, Gate::Table(Box::new(tcp)))
-}
-
-/// Whether a router translates between two networks with the same addresses: what is meant for the one outside goes to
-/// the one inside.
-fn is_astray(topology: &Topology, router: &topology::Router) -> bool {
-    let inside = &topology.segments[router.inside].ipv4;
-    let gateways = topology.segments[router.outside].gateways.iter();
-    let translates = !matches!(router.translation, Translation::Nothing { .. });
-    translates && gateways.filter(|outer| outer.is_ipv4()).any(|outer| inside.iter().any(|own| own.contains(*outer)))
 }
 
 /// The addresses of a family that are behind a router without translation in between.
