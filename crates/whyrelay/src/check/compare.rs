@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use whyrelay_core::host::{HostFact, Moment, ProfileTally, SocketProfile};
+use whyrelay_core::host::{HostFact, Moment, ProfileTally};
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::EventKind;
 
@@ -78,14 +78,7 @@ async fn ask(
     // Told ahead of the opening, so that routes are asked about as this socket's; by the port that the system gave where
     // any would do: two sockets are never at one address.
     let announce = |local| {
-        let profile = SocketProfile {
-            local,
-            as_application,
-            mark: options.mark.unwrap_or(0),
-            user: options.user.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
-            bound_device: options.device.map(|device| device.name()),
-            raw: options.raw,
-        };
+        let profile = options.profile(local, as_application);
         fact(journal, HostFact::SocketProfile(profile));
     };
     let from = (wanted, origin.interface.as_deref());

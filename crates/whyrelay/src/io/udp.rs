@@ -43,6 +43,20 @@ pub struct UdpOptions {
     pub raw: bool,
 }
 
+impl UdpOptions {
+    /// What is told of a socket that is opened so.
+    pub fn profile(self, local: SocketAddr, as_application: bool) -> whyrelay_core::host::SocketProfile {
+        whyrelay_core::host::SocketProfile {
+            local,
+            as_application,
+            mark: self.mark.unwrap_or(0),
+            user: self.user.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
+            bound_device: self.device.map(|device| device.name()),
+            raw: self.raw,
+        }
+    }
+}
+
 /// Something that a socket's reader saw.
 #[derive(Debug)]
 pub enum UdpInput {

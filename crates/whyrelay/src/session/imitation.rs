@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use tokio::sync::mpsc;
-use whyrelay_core::host::{HostFact, Moment, SocketProfile};
+use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::trace::event::EventKind;
 
 use super::driver::Session;
@@ -69,14 +69,7 @@ impl Session {
         if self.config.application.is_none() {
             return;
         }
-        let profile = SocketProfile {
-            local,
-            as_application,
-            mark: options.mark.unwrap_or(0),
-            user: options.user.unwrap_or_else(|| nix::unistd::geteuid().as_raw()),
-            bound_device: options.device.map(|device| device.name()),
-            raw: options.raw,
-        };
+        let profile = options.profile(local, as_application);
         self.host_input(Moment::Before, HostFact::SocketProfile(profile));
     }
 
