@@ -202,7 +202,8 @@ fn live() -> Result<()> {
             ensure!(seen[when]["facts"].to_string().contains("direct: "), "{side}: {seen}");
         }
         ensure!(number("after", "points") > number("before", "points"), "the plot does not move: {seen}");
-        ensure!(seen["before"]["caption"] != seen["after"]["caption"], "{side}: {seen}");
+        // Two round trips may be the same, so the words may be: the points tell that it moves.
+        ensure!(seen["after"]["caption"].to_string().contains(" ms now"), "{side}: {seen}");
     }
     for ended in result["ended"].as_array().context("no account")? {
         must_be(ended, "direct")?;
