@@ -40,6 +40,8 @@ pub(crate) fn register(suite: &mut Suite) {
 /// One run's times, from its first event on.
 #[derive(Clone, Copy, Debug)]
 struct Times {
+    /// Whether the server was told on the command line; else signaling announced it, whose TCP loses packets, too.
+    named: bool,
     /// Until mapping and filtering were told.
     known: Duration,
     /// The whole process.
@@ -75,7 +77,11 @@ fn every_run() -> Result<()> {
             all.extend(times.iter().copied());
         }
         ensure!(all.len() == runs, "{} of {runs} runs", all.len());
-        println!("{loss} % loss: {runs} of {runs} right; {}", summary(&all));
+        println!("{loss} % loss: {runs} of {runs} right");
+        for (named, words) in [(true, "named"), (false, "announced over lossy TCP")] {
+            let those: Vec<Times> = all.iter().copied().filter(|times| times.named == named).collect();
+            println!("  servers {words}: {}", summary(&those));
+        }
     }
     Ok(())
 }
@@ -115,14 +121,15 @@ fn in_one_lab(
         let mut command = lab.command("a", env!("CARGO_BIN_EXE_whyrelay"))?;
         let began = Instant::now();
         // Named, and announced over signaling: then TCP is lossy, too.
-        let by = if run % 2 == 0 { ["--stun", &stun] } else { ["--signal", &url] };
+        let named = run % 2 == 0;
+        let by = if named { ["--stun", &stun] } else { ["--signal", &url] };
         let (json, ours) = check_by(&mut command, &[&by[..], &["--record", &path]].concat())?;
         let whole = began.elapsed();
         let known = (behavior(&json, "mapping"), behavior(&json, "filtering"));
         let context = || format!("run {run}: {known:?}: {}\n{}", ours.account, server.account());
         ensure!(known == (mapping_words, filtering_words), "{}", context());
         let known = known_after(&std::fs::read(file.path())?).with_context(context)?;
-        all.push(Times { known, whole });
+        all.push(Times { named, known, whole });
     }
     Ok(all)
 }
