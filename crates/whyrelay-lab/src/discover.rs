@@ -152,21 +152,25 @@ impl<'a> Way<'a> {
     /// Whether a packet from the host to its own mapped address comes back to it.
     fn reaches_itself(&mut self, local: SocketAddr, server: SocketAddr) -> bool {
         let Some(mapped) = self.out(local, server) else { return false };
+        // Its own address: what it sends there never leaves it.
+        if mapped == local {
+            return true;
+        }
         // Its own filter lets in from there what it has sent to.
         let mut source = local;
         for number in 0..self.hops.len() {
             let (router, table) = &mut self.hops[number];
             if table.is_external(mapped.ip()) {
                 let Some((seen, inside)) = table.hairpin(NOW, source, mapped) else { return false };
-                return self.back_from(number, seen, inside) == Some(local);
+                // What comes from outside with its own address a host drops.
+                return seen.ip() != local.ip() && self.back_from(number, seen, inside) == Some(local);
             }
             match leave(router, table, source, mapped) {
                 Some(outside) => source = outside,
                 None => return false,
             }
         }
-        // Its own address: it never leaves.
-        mapped == local
+        false
     }
 }
 
@@ -209,6 +213,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_hairpin_with_the_senders_own_address_is_dropped_by_the_host_that_sent_it() {
+        for (source, reaches) in [("external-source", true), ("internal-source", false), ("unsupported", false)] {
+            let router = format!("[router.r]\nhairpinning = \"{source}\"\n[host.a]\nbehind = \"r\"\n");
+            assert_eq!(discover(&topology(&router), "a").hairpinning, Some(reaches), "{source}");
+        }
+    }
+
     /// The nearest first: UDP, mapping, filtering, hairpinning, the port is kept.
     #[test]
     fn a_chain_of_routers_is_discovered_as_one() {
@@ -221,7 +233,7 @@ mod tests {
             ("[\"home-router-hairpin\"]", (ei, F::AddressAndPortDependent, true, true)),
             ("[\"home-router-open\"]", (ei, F::EndpointIndependent, false, true)),
             ("[\"cloud\"]", (ei, F::EndpointIndependent, false, true)),
-            ("[\"stateful-firewall\"]", (ei, F::AddressAndPortDependent, false, true)),
+            ("[\"stateful-firewall\"]", (ei, F::AddressAndPortDependent, true, true)),
             ("[\"pfsense\"]", (apd, F::AddressAndPortDependent, false, false)),
             ("[\"home-router\", \"mobile-carrier\"]", (ei, F::AddressAndPortDependent, true, false)),
             ("[\"home-router\", \"mobile-carrier-symmetric\"]", (apd, F::AddressAndPortDependent, false, false)),
