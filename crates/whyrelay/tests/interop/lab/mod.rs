@@ -5,6 +5,7 @@
 mod certify;
 mod hops;
 mod left_over;
+mod matrix;
 mod shell;
 mod strangers;
 mod worlds;
@@ -15,6 +16,7 @@ use crate::suite::Suite;
 pub(crate) fn register(suite: &mut Suite) {
     worlds::register(suite);
     strangers::register(suite);
+    matrix::register(suite);
     hops::register(suite);
     left_over::register(suite);
     shell::register(suite);

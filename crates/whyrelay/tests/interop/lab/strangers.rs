@@ -1,65 +1,141 @@
-//! Strangers see the laboratory's NATs as its scenarios describe them.
+//! A stranger finds each of the laboratory's NATs as its scenario says: coturn's `turnutils_natdiscovery`.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::Value;
-use whyrelay_core::nat::behavior::{FilteringBehavior, MappingBehavior};
-use whyrelay_lab::kernel::{Lab, Plan, RouterChoice, Services};
-use whyrelay_lab::run::path_name;
-use whyrelay_lab::scenario::Scenario;
-use whyrelay_lab::scenario::file::Path as Outcome;
+use anyhow::{Context as _, Result, ensure};
+use whyrelay_core::nat::behavior::{FilteringBehavior, Hairpinning, MappingBehavior, PortAllocation};
+use whyrelay_lab::discover::discover;
+use whyrelay_lab::kernel::{Lab, Plan, RouterChoice};
+use whyrelay_lab::scenario::file::Discovered;
+use whyrelay_lab::scenario::topology::{Router, Translation};
+use whyrelay_lab::scenario::{PRESETS, Scenario, Topology};
 
-use super::worlds::{AT_ONCE, run};
 use crate::process::Process;
-use crate::suite::{self, Suite, Tool, each};
+use crate::suite::{self, Suite, Tool};
 
-/// A test of filtering waits for answers that never come.
-const LIMIT: Duration = Duration::from_secs(60);
-/// A test of filtering takes six seconds and next to no CPU time.
-const MOSTLY_WAITING: usize = 12;
+/// A test of filtering and one of hairpinning wait twice for 3 s for what never comes.
+const LIMIT: Duration = Duration::from_secs(30);
 /// The two addresses of the laboratory's server.
-const SERVER: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
+pub(super) const SERVER: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
 
 /// The tests of this module.
 pub(super) fn register(suite: &mut Suite) {
-    let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver];
+    let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver, Tool::NatDiscovery];
     suite.test("lab::natdiscovery_finds_each_nat_as_its_scenario_says", &tools, natdiscovery);
-    let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Python];
-    suite.test("lab::aioice_gets_the_outcome_of_our_agent_for_every_pair_with_a_first", &tools, || matrix(Side::A));
-    suite.test("lab::aioice_gets_the_outcome_of_our_agent_for_every_pair_with_b_first", &tools, || matrix(Side::B));
 }
 
-/// Each mapping and filtering that a scenario expects, by each kind of router that can do it.
+/// Every preset and every mix of mapping and filtering, each in front of a host of its own: all by user-space routers,
+/// and by the kernel's what nftables can do.
 fn natdiscovery() -> Result<()> {
-    let mut cases = Vec::new();
-    for (name, text) in Scenario::embedded() {
-        let scenario = Scenario::parse(name, text)?;
-        if scenario.topology.expect.nat.is_empty() {
-            continue;
-        }
-        let mut seen = Vec::new();
-        for choice in [RouterChoice::Kernel, RouterChoice::UserSpace] {
-            let Ok(plan) = Plan::of(&scenario.topology, choice) else { continue };
-            let translators: Vec<String> = plan.in_user_space().into_iter().map(str::to_owned).collect();
-            if !seen.contains(&translators) {
-                seen.push(translators);
-                cases.push((scenario.clone(), choice));
-            }
-        }
-    }
-    let by = |wanted| cases.iter().filter(|(_, choice)| *choice == wanted).count();
-    ensure!(by(RouterChoice::Kernel) > 3 && by(RouterChoice::UserSpace) > 3, "{} cases", cases.len());
-    each(&cases, MOSTLY_WAITING, |(scenario, choice)| {
-        discover(scenario, *choice).map_err(|error| anyhow!("{} ({choice:?}): {error:#}", scenario.name))
+    let all = hosts();
+    let every = scenario(&all)?;
+    let by_kernel: Vec<Place> = {
+        let plan = Plan::of(&every.topology, RouterChoice::Kernel)?;
+        let translated = plan.in_user_space();
+        let router = |place: &Place| every.topology.routers.iter().find(|router| place.is_behind(router));
+        let chosen =
+            all.iter().filter(|place| router(place).is_some_and(|router| !translated.contains(&&*router.name)));
+        chosen.cloned().collect()
+    };
+    ensure!(by_kernel.len() > 15 && by_kernel.len() < all.len(), "{} by nftables", by_kernel.len());
+    std::thread::scope(|scope| {
+        let kernel = scope.spawn(|| asked(&by_kernel, RouterChoice::Kernel));
+        asked(&all, RouterChoice::UserSpace)?;
+        kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-fn discover(scenario: &Scenario, choice: RouterChoice) -> Result<()> {
-    let lab = Lab::up(Plan::of(&scenario.topology, choice)?)?;
+/// A host and the one router in front of it.
+#[derive(Clone, Debug)]
+struct Place {
+    host: String,
+    /// A preset, or a router that the scenario describes.
+    behind: String,
+    /// The description.
+    router: Option<String>,
+}
+
+impl Place {
+    fn is_behind(&self, router: &Router) -> bool {
+        router.name == self.behind || router.name == format!("{}-{}", self.host, self.behind)
+    }
+}
+
+/// The hosts of a scenario with every NAT.
+fn hosts() -> Vec<Place> {
+    let presets = PRESETS.iter().map(|preset| (preset.name.to_owned(), None));
+    let mut mixes = Vec::new();
+    for mapping in MappingBehavior::ALL {
+        for filtering in FilteringBehavior::ALL {
+            let mut mix = |ports: &str, overloading: bool| {
+                let name = format!("{}-{}-{ports}", short(mapping), short(filtering));
+                let terms = format!(
+                    "mapping = \"{mapping}\"\nfiltering = \"{filtering}\"\nports = \"{ports}\"\noverloading = {overloading}"
+                );
+                mixes.push((name, Some(terms)));
+            };
+            mix("random", false);
+            // A router that keeps ports maps as if it were endpoint-independent.
+            if mapping == MappingBehavior::EndpointIndependent {
+                mix("preserving", true);
+            }
+        }
+    }
+    for source in ["external-source", "internal-source"] {
+        let terms = format!("filtering = \"endpoint-independent\"\nhairpinning = \"{source}\"");
+        mixes.push((format!("hairpin-{source}"), Some(terms)));
+    }
+    let places = presets.chain(mixes).enumerate();
+    places.map(|(number, (behind, router))| Place { host: format!("h{number}"), behind, router }).collect()
+}
+
+/// A term in a router's name.
+fn short(term: impl std::fmt::Display) -> String {
+    term.to_string().split('-').filter(|word| *word != "and").filter_map(|word| word.get(..1)).collect()
+}
+
+fn scenario(places: &[Place]) -> Result<Scenario> {
+    let mut text = "title = \"every NAT\"\n[host.a]\n[host.b]\n[expect]\npath = \"direct\"\n".to_owned();
+    for Place { host, behind, router } in places {
+        writeln!(text, "[host.{host}]\nbehind = {behind:?}")?;
+        if let Some(terms) = router {
+            writeln!(text, "[router.{behind}]\n{terms}")?;
+        }
+    }
+    Ok(Scenario::parse("every-nat", &text)?)
+}
+
+/// Has a stranger on each host ask about the NAT in front of it, all at the same time.
+fn asked(places: &[Place], choice: RouterChoice) -> Result<()> {
+    let topology = scenario(places)?.topology;
+    let lab = Lab::up(Plan::of(&topology, choice)?)?;
+    let _coturn = coturn(&lab)?;
+    let mut running = Vec::new();
+    for place in places {
+        running.push([stranger(&lab, place, &["-m", "-f"])?, stranger(&lab, place, &["-H"])?]);
+    }
+    let mut wrong = Vec::new();
+    for (place, strangers) in places.iter().zip(running) {
+        let said = said(&topology, place).with_context(|| format!("{place:?} has no router"))?;
+        let [mapping, hairpinning] = strangers.map(|stranger| stranger.finish(LIMIT));
+        let (mapping, hairpinning) = (mapping?, hairpinning?);
+        let found = told(&mapping.stdout, &hairpinning.stdout);
+        let ours = discover(&topology, &place.host);
+        let to_find = as_natdiscovery_asks(said, router_of(&topology, place));
+        if found != to_find || ours != said {
+            wrong.push(format!(
+                "{} ({choice:?}): meant {said:?}\nthe stranger finds {found:?}\nwe find {ours:?}\n{}\n{}",
+                place.behind, mapping.account, hairpinning.account
+            ));
+        }
+    }
+    ensure!(wrong.is_empty(), "{} of {} otherwise:\n{}", wrong.len(), places.len(), wrong.join("\n"));
+    Ok(())
+}
+
+/// coturn on both addresses, which makes it answer CHANGE-REQUEST.
+fn coturn(lab: &Lab) -> Result<Process> {
     let mut command = lab.command("server", suite::path("TURNSERVER")?)?;
     command.args(["-n", "--no-cli", "--no-tls", "--no-dtls", "--no-auth", "--verbose", "--log-file=stdout"]);
     command.arg(format!("--pidfile={}", lab.directory().join("coturn.pid").display()));
@@ -71,140 +147,78 @@ fn discover(scenario: &Scenario, choice: RouterChoice) -> Result<()> {
     for address in SERVER {
         coturn.line(LIMIT, |line| line.contains("UDP listener opened on") && line.contains(address))?;
     }
-    for (host, expected) in &scenario.topology.expect.nat {
-        let mut command = lab.command(host, "turnutils_natdiscovery")?;
-        command.args(["-m", "-f", SERVER[0]]);
-        let found = Process::start("turnutils_natdiscovery", &mut command)?.finish(LIMIT)?;
-        let wants = [
-            expected.mapping.map(|mapping| format!("NAT with {} Mapping!", mapping_name(mapping))),
-            expected.filtering.map(|filtering| format!("NAT with {} Filtering!", filtering_name(filtering))),
-        ];
-        for wanted in wants.into_iter().flatten() {
-            ensure!(found.stdout.contains(&wanted), "{host}: not {wanted:?}: {}", found.account);
+    Ok(coturn)
+}
+
+fn stranger(lab: &Lab, place: &Place, asks: &[&str]) -> Result<Process> {
+    let mut command = lab.command(&place.host, suite::path("NATDISCOVERY")?)?;
+    command.args(asks).arg(SERVER[0]);
+    Process::start("turnutils_natdiscovery", &mut command)
+}
+
+/// What the router's own terms say.
+fn said(topology: &Topology, place: &Place) -> Option<Discovered> {
+    let router = router_of(topology, place)?;
+    let lets_ask = router.egress.udp.as_ref().is_none_or(|ports| ports.iter().any(|ports| ports.contains(3478)));
+    if !lets_ask || router.stateless_inbound.is_some() {
+        return Some(Discovered { udp: Some(false), ..Discovered::default() });
+    }
+    let (mapping, filtering, hairpinning, port_preservation) = match &router.translation {
+        Translation::Nat(terms) => {
+            let keeps = terms.ports == PortAllocation::Preserving;
+            // What comes from outside with its own address a host drops.
+            (terms.mapping, terms.filtering, terms.hairpinning == Hairpinning::ExternalSource, keeps)
         }
-    }
-    Ok(())
-}
-
-const fn mapping_name(mapping: MappingBehavior) -> &'static str {
-    match mapping {
-        MappingBehavior::EndpointIndependent => "Endpoint Independent",
-        MappingBehavior::AddressDependent => "Address Dependent",
-        MappingBehavior::AddressAndPortDependent => "Address and Port Dependent",
-    }
-}
-
-const fn filtering_name(filtering: FilteringBehavior) -> &'static str {
-    match filtering {
-        FilteringBehavior::EndpointIndependent => "Endpoint Independent",
-        FilteringBehavior::AddressDependent => "Address Dependent",
-        FilteringBehavior::AddressAndPortDependent => "Address and Port Dependent",
-    }
-}
-
-/// The rows of the table of pairs: a name, and what a host is behind.
-const KINDS: [(&str, &str); 6] = [
-    ("open", "[]"),
-    ("address-restricted", "\"home-router-address-restricted\""),
-    ("port-restricted", "\"home-router\""),
-    ("linux-input-accept", "\"linux-input-accept\""),
-    ("symmetric", "\"pfsense\""),
-    ("udp-blocked", "\"corporate-no-udp\""),
-];
-
-/// A host of a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    A,
-    B,
-}
-
-impl Side {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::A => "a",
-            Self::B => "b",
-        }
-    }
-}
-
-/// Whether a direct path exists, by theory, when one of the two speaks first; `a` is before `b` in [`KINDS`] or like it.
-fn theory(a: usize, b: usize, first: Side) -> bool {
-    match (KINDS[a].0, KINDS[b].0) {
-        (_, "udp-blocked") => false,
-        ("open" | "address-restricted", _) | ("port-restricted", "port-restricted") => true,
-        // The early packet of a takes the port of b's mapping for good, unless b's own came before it.
-        ("port-restricted", "linux-input-accept") => first == Side::B,
-        _ => false,
-    }
-}
-
-/// The second to speak learns where to only when the first has long spoken.
-fn pair(one: usize, other: usize, first: Side) -> Result<Scenario> {
-    let ((a, behind_a), (b, behind_b), first) = (KINDS[one], KINDS[other], first.name());
-    let text = format!(
-        "title = \"a pair of the matrix\"\n[host.a]\nbehind = {behind_a}\n[host.b]\nbehind = {behind_b}\n\
-         [signaling.{first}]\ncandidates-delay = \"1s\"\n[expect]\npath = \"direct\"\n"
-    );
-    Ok(Scenario::parse(&format!("{a}-and-{b}"), &text)?)
-}
-
-/// One Python program with two agents for each pair, all at the same time.
-fn matrix(first: Side) -> Result<()> {
-    let mut pairs = Vec::new();
-    for one in 0..KINDS.len() {
-        for other in one..KINDS.len() {
-            pairs.push((pair(one, other, first)?, theory(one, other, first)));
-        }
-    }
-    let mut labs = Vec::new();
-    let mut orders = Vec::new();
-    for (scenario, _) in &pairs {
-        let lab = Lab::up(Plan::of(&scenario.topology, RouterChoice::AsDescribed)?)?;
-        let services = Services::start(&lab, &scenario.topology, Path::new(env!("CARGO_BIN_EXE_whyrelay")))?;
-        let order = serde_json::json!({
-            "name": scenario.name,
-            "a": lab.namespace("a")?,
-            "b": lab.namespace("b")?,
-            "stun": SERVER[0],
-            "first": first.name(),
-        });
-        orders.push(order);
-        labs.push((services, lab));
-    }
-    let mut command = std::process::Command::new(suite::path("PYTHON")?);
-    command.arg("interop/aioice_pairs.py").arg(Value::from(orders).to_string());
-    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    let aioice = Process::start("aioice", &mut command)?;
-    // Ours in networks of their own, while aioice tries what does not work.
-    let ours: Mutex<BTreeMap<String, Option<Outcome>>> = Mutex::default();
-    each(&pairs, AT_ONCE, |(scenario, _)| {
-        let path = run(scenario, RouterChoice::AsDescribed, false)?.observed.path;
-        ours.lock().unwrap_or_else(PoisonError::into_inner).insert(scenario.name.clone(), path);
-        Ok(())
-    })?;
-    let finished = aioice.finish(LIMIT)?;
-    drop(labs);
-    let ours = ours.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let outcomes: Value = serde_json::from_str(&finished.stdout).with_context(|| finished.account.clone())?;
-    each(&pairs, AT_ONCE, |(scenario, theory)| {
-        let name = &scenario.name;
-        let theirs = match outcomes[name].as_str() {
-            Some("direct") => true,
-            Some("failed") => false,
-            _ => bail!("{name}: aioice says nothing: {}", finished.account),
-        };
-        let mut ours = ours.get(name).copied().flatten();
-        if (ours == Some(Outcome::Direct)) != theirs {
-            // Where the first to speak stands still for so long it is the second: a second run must agree.
-            ours = run(scenario, RouterChoice::AsDescribed, false)?.observed.path;
-        }
-        ensure!(theirs == *theory, "{name}: aioice direct: {theirs}, theory: {theory}");
-        ensure!(
-            (ours == Some(Outcome::Direct)) == theirs,
-            "{name}: aioice direct: {theirs}, ours: {}",
-            path_name(ours)
-        );
-        Ok(())
+        Translation::OneToOne { filtering, .. } => (MappingBehavior::EndpointIndependent, *filtering, false, true),
+        // Its own address: what a host sends there never leaves it.
+        Translation::Nothing { filtering, .. } => (MappingBehavior::EndpointIndependent, *filtering, true, true),
+    };
+    Some(Discovered {
+        udp: Some(true),
+        mapping: Some(mapping),
+        filtering: Some(filtering),
+        hairpinning: Some(hairpinning),
+        port_preservation: Some(port_preservation),
     })
+}
+
+/// It sends from a second socket to the mapped address of the first, which has never sent there: the filter decides, too.
+fn as_natdiscovery_asks(said: Discovered, router: Option<&Router>) -> Discovered {
+    let translates = router.is_some_and(|router| !matches!(router.translation, Translation::Nothing { .. }));
+    let stopped = translates && said.filtering != Some(FilteringBehavior::EndpointIndependent);
+    Discovered { hairpinning: said.hairpinning.map(|reaches| reaches && !stopped), ..said }
+}
+
+fn router_of<'a>(topology: &'a Topology, place: &Place) -> Option<&'a Router> {
+    topology.routers.iter().find(|router| place.is_behind(router))
+}
+
+/// What natdiscovery has printed, in our words.
+fn told(mapping: &str, hairpinning: &str) -> Discovered {
+    let port = |what: &str| {
+        let line = mapping.lines().find(|line| line.contains(what))?;
+        line.rsplit_once(':').map(|(_, port)| port.trim().to_owned())
+    };
+    let (Some(outside), Some(local)) = (port("UDP reflexive addr"), port("Local addr")) else {
+        return Discovered { udp: Some(false), ..Discovered::default() };
+    };
+    let says = |words: String| mapping.lines().any(|line| line.contains("NAT") && line.contains(&words));
+    let found = |kind: MappingBehavior| says(format!("{} Mapping", words(kind)));
+    let filters = |kind: FilteringBehavior| says(format!("{} Filtering", words(kind)));
+    Discovered {
+        udp: Some(true),
+        mapping: MappingBehavior::ALL.into_iter().find(|kind| found(*kind)),
+        filtering: FilteringBehavior::ALL.into_iter().find(|kind| filters(*kind)),
+        hairpinning: Some(hairpinning.contains("Received a request")),
+        port_preservation: Some(outside == local),
+    }
+}
+
+/// A term in natdiscovery's spelling.
+fn words(term: impl std::fmt::Display) -> &'static str {
+    match &*term.to_string() {
+        "endpoint-independent" => "Endpoint Independent",
+        "address-dependent" => "Address Dependent",
+        _ => "Address and Port Dependent",
+    }
 }

@@ -15,7 +15,7 @@ use super::certify::certify;
 use crate::suite::{Suite, Tool, each};
 
 /// A session mostly waits.
-pub(super) const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 4;
 
 /// The tests of this module.
 pub(super) fn register(suite: &mut Suite) {
@@ -25,7 +25,7 @@ pub(super) fn register(suite: &mut Suite) {
 }
 
 /// Runs a scenario with this build's own program.
-pub(super) fn run(scenario: &Scenario, routers: RouterChoice, cut_relay: bool) -> Result<Ran> {
+fn run(scenario: &Scenario, routers: RouterChoice, cut_relay: bool) -> Result<Ran> {
     let interrupted = AtomicBool::new(false);
     let program = Path::new(env!("CARGO_BIN_EXE_whyrelay"));
     let certify = Some(certify as Certify);

@@ -1,0 +1,115 @@
+//! A stranger's agents reach each other where ours do, and nowhere else: every pair of the matrix.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use whyrelay_lab::kernel::{Lab, Plan, RouterChoice, Services};
+use whyrelay_lab::matrix::{Cell, KINDS, Kind, cells, run_cell};
+use whyrelay_lab::predict::First;
+use whyrelay_lab::scenario::Scenario;
+use whyrelay_lab::scenario::file::Path as Outcome;
+
+use super::strangers::SERVER;
+use crate::process::Process;
+use crate::suite::{self, Suite, Tool};
+
+/// Gathering, checking and a greeting take some 20 s.
+const LIMIT: Duration = Duration::from_secs(60);
+/// The matrix that `whyrelay lab matrix` shows.
+const SEED: u64 = 1;
+
+/// The tests of this module.
+pub(super) fn register(suite: &mut Suite) {
+    let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Python];
+    suite.test("lab::aioice_gets_the_outcome_of_our_agent_for_every_pair_of_the_matrix", &tools, every_pair);
+}
+
+/// A pair of the matrix: where a and b are, and who speaks first. The agent of a has the controlling role.
+type Case = (&'static Kind, &'static Kind, First);
+
+/// One lab with two hosts in each place, and one Python program with two agents for each pair: all at the same time.
+/// Ours try the same in virtual time, which is what real kernels do (`lab::both_worlds`).
+fn every_pair() -> Result<()> {
+    let scenario = places()?;
+    let lab = Lab::up(Plan::of(&scenario.topology, RouterChoice::AsDescribed)?)?;
+    let _services = Services::start(&lab, &scenario.topology, Path::new(env!("CARGO_BIN_EXE_whyrelay")))?;
+    let cases: Vec<Case> = cells().collect();
+    ensure!(cases.len() == 2 * KINDS.len() * KINDS.len(), "{} pairs", cases.len());
+
+    let aioice = strangers(&lab, &cases)?;
+    let ours = cases.iter().map(|&(a, b, first)| run_cell(a, b, first, SEED)).collect::<Result<Vec<Cell>, _>>()?;
+    let theirs = outcomes(aioice)?;
+    let direct = theirs.iter().filter(|outcome| *outcome == "direct").count();
+    let failed = theirs.iter().filter(|outcome| *outcome == "failed").count();
+    ensure!(direct > 0 && failed > 0, "{direct} are direct, {failed} fail");
+
+    // Where the first to speak stands still for so long, it is the second.
+    let again: Vec<usize> = (0..cases.len()).filter(|&number| !is_alike(&ours[number], &theirs[number])).collect();
+    let mut differ = Vec::new();
+    if !again.is_empty() {
+        let cases: Vec<Case> = again.iter().map(|&number| cases[number]).collect();
+        let second = outcomes(strangers(&lab, &cases)?)?;
+        for (&number, second) in again.iter().zip(&second).filter(|(number, second)| !is_alike(&ours[**number], second))
+        {
+            let (Cell { a, b, first, path, .. }, before) = (&ours[number], &theirs[number]);
+            differ.push(format!("{a} and {b}, {first:?} first: aioice {second} ({before} before), ours {path:?}"));
+        }
+    }
+    ensure!(differ.is_empty(), "{} of {} differ:\n{}", differ.len(), cases.len(), differ.join("\n"));
+    let against: Vec<&Cell> = ours.iter().filter(|cell| !cell.agrees()).collect();
+    ensure!(against.is_empty(), "ours against theory: {against:?}");
+    Ok(())
+}
+
+fn is_alike(ours: &Cell, theirs: &str) -> bool {
+    match theirs {
+        "direct" => ours.path == Some(Outcome::Direct),
+        // Without TURN.
+        "failed" => ours.path == Some(Outcome::Relayed),
+        _ => false,
+    }
+}
+
+/// The hosts of a side are named by their places; the two that every scenario has are in the first.
+fn host(side: &str, kind: &Kind) -> String {
+    match KINDS.iter().position(|known| known.label == kind.label) {
+        None | Some(0) => side.to_owned(),
+        Some(number) => format!("{side}{number}"),
+    }
+}
+
+/// Each place twice, with routers of its own.
+fn places() -> Result<Scenario> {
+    let mut text = "title = \"every place of the matrix, for each side\"\nserver = { ipv6 = false }\n".to_owned();
+    for side in ["a", "b"] {
+        for kind in KINDS {
+            writeln!(text, "[host.{}]\nbehind = {:?}", host(side, kind), kind.behind)?;
+        }
+    }
+    text.push_str("[expect]\npath = \"direct\"\n");
+    Ok(Scenario::parse("matrix", &text)?)
+}
+
+/// Starts two agents of aioice for each pair.
+fn strangers(lab: &Lab, cases: &[Case]) -> Result<Process> {
+    let pairs: Vec<_> =
+        cases.iter().map(|(a, b, first)| json!({ "a": host("a", a), "b": host("b", b), "first": first })).collect();
+    let ends = cases.iter().flat_map(|(a, b, _)| [host("a", a), host("b", b)]);
+    let hosts = ends.collect::<BTreeSet<_>>().into_iter().map(|name| Ok((name.clone(), lab.namespace(&name)?.into())));
+    let hosts = hosts.collect::<Result<serde_json::Map<_, _>>>()?;
+    let order = json!({ "stun": SERVER[0], "hosts": hosts, "pairs": pairs });
+    let mut command = std::process::Command::new(suite::path("PYTHON")?);
+    command.arg("interop/aioice_pairs.py").arg(order.to_string());
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    Process::start("aioice", &mut command)
+}
+
+/// What became of each pair.
+fn outcomes(aioice: Process) -> Result<Vec<String>> {
+    let finished = aioice.finish(LIMIT)?;
+    serde_json::from_str(&finished.stdout).with_context(|| finished.account.clone())
+}
