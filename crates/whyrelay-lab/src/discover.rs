@@ -2,7 +2,7 @@
 //!
 //! Both worlds translate as these tables do: what a scenario expects of a NAT can be judged in both.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior, MappingBehavior};
 use whyrelay_core::nat::table::Table;
@@ -17,6 +17,9 @@ use crate::scenario::value::Span32;
 /// The server's port, and its other one (RFC 5780 §7.3).
 const PORTS: [u16; 2] = [3478, 3479];
 
+/// An address of the Internet that nobody has.
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
+
 /// What is discovered from a host's `eth0` over IPv4. Without UDP nothing but that is.
 pub fn discover(topology: &Topology, host: &str) -> Discovered {
     let nothing = Discovered { udp: Some(false), ..Discovered::default() };
@@ -26,9 +29,11 @@ pub fn discover(topology: &Topology, host: &str) -> Discovered {
     let address = eth0.addresses.iter().map(|cidr| cidr.address).find(IpAddr::is_ipv4);
     let addresses = topology.server.addresses.iter().map(|cidr| cidr.address);
     let servers: Vec<IpAddr> = addresses.filter(IpAddr::is_ipv4).collect();
-    let (Some(segment), Some(address), [first, second]) = (eth0.segment, address, servers.as_slice()) else {
+    let (Some(segment), Some(address), Some(first)) = (eth0.segment, address, servers.first()) else {
         return nothing;
     };
+    // A stranger has a second address, also where the scenario's server has none.
+    let second = servers.get(1).unwrap_or(&STRANGER);
     let port = topology.sessions.get(index).map_or(40_000, |session| session.port);
     let server = |address: &IpAddr, port: usize| SocketAddr::new(*address, PORTS[port]);
     let primary = server(first, 0);

@@ -310,6 +310,8 @@ pub(super) fn server(topology: &Topology) -> Vec<String> {
         tcp,
         // By its addresses and its link.
         ipv6: _,
+        second_address: _,
+        udp_filtered,
         link: _,
         relay_address,
         credentials,
@@ -323,6 +325,7 @@ pub(super) fn server(topology: &Topology) -> Vec<String> {
         (!answers, "answers nothing"),
         (!turn, "no TURN"),
         (!udp, "no UDP"),
+        (*udp_filtered, "its UDP port filtered"),
         (!tcp, "no TURN over TCP"),
         (*relay_ports_closed, "relayed ports closed"),
         (*credentials == Credentials::Wrong, "the peers' password is wrong"),

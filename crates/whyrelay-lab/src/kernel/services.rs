@@ -216,6 +216,9 @@ fn close_ports(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
         // Nothing listens there, and the host says so.
         rules.push(format!("udp dport {STUN_PORT} reject"));
     }
+    if faults.udp_filtered {
+        rules.push(format!("udp dport {STUN_PORT} drop"));
+    }
     if !faults.tcp {
         rules.push(format!("tcp dport {STUN_PORT} reject with tcp reset"));
     }

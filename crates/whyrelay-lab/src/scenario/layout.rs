@@ -60,8 +60,11 @@ impl Layout {
         self.routers.iter().find(|known| known.name == router).map(|router| router.inside)
     }
 
-    pub(super) fn server_addresses(&self, ipv6: bool) -> Vec<Cidr> {
-        let mut addresses = vec![network([198, 51, 100, 1], 24), network([198, 51, 100, 2], 24)];
+    pub(super) fn server_addresses(&self, second: bool, ipv6: bool) -> Vec<Cidr> {
+        let mut addresses = vec![network([198, 51, 100, 1], 24)];
+        if second {
+            addresses.push(network([198, 51, 100, 2], 24));
+        }
         if ipv6 {
             let address = Ipv6Addr::new(0x2001, 0xDB8, 0xFFFF, 0, 0, 0, 0, 1).into();
             addresses.push(Cidr { address, prefix: 64 });

@@ -253,7 +253,7 @@ fn server(file: &File, layout: &mut Layout) -> Result<Server, Wrong> {
         return Err(Wrong::new("server.tls-port", "the server serves no TLS", hint));
     }
     Ok(Server {
-        addresses: layout.server_addresses(file.server.ipv6),
+        addresses: layout.server_addresses(file.server.second_address, file.server.ipv6),
         faults: file.server.clone(),
         link: link("server.link", &file.server.link, Duration::from_millis(5))?,
     })

@@ -38,7 +38,7 @@ pub(super) fn build(topology: &Topology) -> World {
     let server_addresses: Vec<IpAddr> = topology.server.addresses.iter().map(|cidr| cidr.address).collect();
     let server_host = network.add_host(Network::INTERNET, server_addresses.clone(), link(&topology.server.link));
     let server_faults = ServerFaults {
-        no_udp: !faults.answers || !faults.udp,
+        no_udp: !faults.answers || !faults.udp || faults.udp_filtered,
         refuses_udp: faults.answers && !faults.udp,
         no_tcp: !faults.answers || !faults.tcp,
         relay_address: faults.relay_address,

@@ -1,20 +1,21 @@
 //! the NAT gives each destination another address.
 
 use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::network::{Told, told};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
+use crate::diagnosis::network::{Told, mapped_otherwise, told};
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::trace::address::AddressClass;
+use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR201",
     name: "endpoint-dependent-mapping",
     title: "the NAT gives each destination another address",
     meaning: "The NAT in front of a side maps one socket to different addresses for different destinations (RFC 4787: address-dependent or address-and-port-dependent mapping; many call it symmetric). The address that a STUN server reports is then not the one that the peer sees, so the peer's checks go to a port that nobody listens on.",
-    detection: "Two servers report different mapped addresses for the same socket.",
+    detection: "Two servers report different mapped addresses for the same socket. Where only one was asked: the peer, or a relay at another port, saw checks of that socket come from another port than the server did, and no packet of the peer can have taken that port before: the NAT does not keep it, or the peer had sent nothing there.",
     proof: "Two STUN servers at different addresses, asked from one socket, tell different mapped ports; and the peer sees a third one.",
     doubt: "Equal answers from the same socket once the router is changed, or from another port of the same host: then only this port is affected.",
     fixes: &[
@@ -70,9 +71,15 @@ fn examine(session: &Session<'_>) -> Examination {
                     other.server
                 ),
                 evidence: vec![first.seq, other.seq],
+                advice: outside_of_container(session, vantage),
                 ..Fault::default()
             });
             break;
+        }
+        if !faults.iter().any(|fault| fault.blame == Blame::side(vantage)) {
+            let fault = by_view(session, vantage);
+            compared |= fault.is_some();
+            faults.extend(fault);
         }
     }
     if faults.is_empty() && !compared {
@@ -80,4 +87,41 @@ fn examine(session: &Session<'_>) -> Examination {
         return Examination::Inconclusive { missing };
     }
     Examination::of(faults)
+}
+
+/// Only one server was asked, and somebody else saw the same socket at another port.
+fn by_view(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (told, view) = mapped_otherwise(session, vantage)?;
+    let there = vantage.other().name();
+    let observer = if view.by_relay { format!("the relay of {there}") } else { there.to_owned() };
+    let doubt = "A second server at another address that tells the same port: then something took it from this socket. Or another port of the same host that is mapped alike: then only this port is affected.";
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: Severity::Warning,
+        summary: format!(
+            "The NAT of {} maps {} to {} towards {} and to {} towards {observer} ({})",
+            vantage.name(),
+            told.local,
+            told.mapped,
+            told.server,
+            view.seen,
+            view.observer
+        ),
+        evidence: vec![told.seq, view.seq],
+        advice: outside_of_container(session, vantage),
+        doubt: Some(doubt.to_owned()),
+        ..Fault::default()
+    })
+}
+
+/// From inside of a container it is not known whose NAT it is: the host's own may draw ports as well.
+fn outside_of_container(session: &Session<'_>, vantage: Vantage) -> Vec<Remedy> {
+    let container = session.evidence.side(vantage).host.container.as_ref();
+    let looked = container.map(|container| {
+        Remedy::safe(format!(
+            "{} runs in a container ({container}): run whyrelay on its host, too. If that is mapped alike, the container's network draws random ports (masquerade --random-fully), and host networking helps; if not, the router in front does it",
+            vantage.name()
+        ))
+    });
+    looked.into_iter().collect()
 }

@@ -68,7 +68,9 @@ pub(super) fn unadvertised(session: &Session<'_>, vantage: Vantage) -> Option<(S
         })
     };
     let direct = udp.filter(|(_, check)| {
-        !astray(&check.pair) && !side.is_relayed(check.pair.local) && !other.is_relayed(check.pair.remote)
+        // A relay of the peer's may see another port than the peer itself: that says what the NAT is like.
+        let to_relay = other.is_relayed(check.pair.remote) || side.known.is_told_as_relayed(check.pair.remote);
+        !astray(&check.pair) && !side.is_relayed(check.pair.local) && !to_relay
     });
     let seen = direct.filter_map(|(id, check)| {
         let by_peer = other.received.get(id).map(|received| (received.pair.remote, received.seq, check.pair.local));

@@ -2,7 +2,7 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
-use crate::diagnosis::network::told;
+use crate::diagnosis::network::{mapped_otherwise, told};
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
 use crate::trace::event::Vantage;
@@ -12,7 +12,7 @@ pub(super) const RULE: Rule = Rule {
     name: "port-shared-behind-nat",
     title: "another host behind the NAT uses the same port",
     meaning: "Two hosts behind one NAT use the same port, as every NetBird or WireGuard host does by default (51820). So do two sockets of one host that has the port on two addresses and sends from both by one interface. The NAT can preserve the port for one of them only: for the other the mapping depends on the destination, although the NAT is endpoint-independent for every other port.",
-    detection: "The mapping of the session's port differs from server to server, and that of another port of the same host does not. Or this host itself sends from a second address by the same interface, and the NAT keeps the port but towards destinations where that one's packets came first, or the peer sees the second address's packets come from there.",
+    detection: "The mapping of the session's port differs from server to server, and that of another port of the same host does not; or, where only one server was asked, the peer saw another port than it, and the NAT keeps another port of the host towards the server and not the session's. Or this host itself sends from a second address by the same interface, and the NAT keeps the port but towards destinations where that one's packets came first, or the peer sees the second address's packets come from there.",
     proof: "The router's connection table has entries of another host with the same port.",
     doubt: "A mapping that differs for another port, too: then the NAT is endpoint-dependent by itself.",
     fixes: &[
@@ -27,8 +27,9 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    let found =
-        session.recorded().filter_map(|vantage| own_socket(session, vantage).or_else(|| fault(session, vantage)));
+    let found = session.recorded().filter_map(|vantage| {
+        own_socket(session, vantage).or_else(|| fault(session, vantage)).or_else(|| not_kept(session, vantage))
+    });
     let found: Vec<_> = found.collect();
     match session.recorded().find_map(|vantage| unseen(session, vantage)).filter(|_| found.is_empty()) {
         Some(missing) => Examination::Inconclusive { missing },
@@ -133,6 +134,40 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             other.mapped
         ),
         evidence: vec![first.seq, other.seq, seq],
+        ..Fault::default()
+    })
+}
+
+/// Only one server was asked. The NAT keeps a fresh port of this host towards it; the session's it maps to others, by
+/// destination: somebody else has that.
+fn not_kept(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let (told, view) = mapped_otherwise(session, vantage)?;
+    if told.mapped.port() == told.local.port() {
+        return None;
+    }
+    let fresh = side.host.probes_with(|aim| *aim == ProbeAim::OtherPort).find(|probe| {
+        let mapped = match probe.fact.result {
+            ProbeOutcome::Answered { mapped, .. } => mapped,
+            _ => None,
+        };
+        let (local, remote) = (probe.fact.local, probe.fact.remote);
+        let alike = (local.ip(), remote.ip()) == (told.local.ip(), told.server.ip());
+        alike && mapped.is_some_and(|mapped| mapped.ip() == told.mapped.ip() && mapped.port() == local.port())
+    })?;
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: if session.path == Path::Direct { Severity::Info } else { Severity::Warning },
+        summary: format!(
+            "The NAT of {} keeps port {} towards {} and maps port {} to others ({}, {}): another host uses port {3}",
+            vantage.name(),
+            fresh.fact.local.port(),
+            told.server,
+            told.local.port(),
+            told.mapped,
+            view.seen
+        ),
+        evidence: vec![told.seq, view.seq, fresh.seq],
         ..Fault::default()
     })
 }

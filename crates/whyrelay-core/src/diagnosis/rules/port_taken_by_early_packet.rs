@@ -6,7 +6,7 @@ use super::counterfactual::is_server;
 use super::{Examination, Fault, Fix, Rule};
 
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::network::{Network, Told, told};
+use crate::diagnosis::network::{Network, Told, mapped_otherwise, told};
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
 use crate::ice::candidate::CandidateTransport;
@@ -153,6 +153,10 @@ fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Tol
     // NAT that keeps the port, and whose own address says that nothing listens there, has given it away.
     let several = told.iter().any(|told| told.server.ip() != first.server.ip());
     let kept = first.mapped.port() == first.local.port();
+    // A router that maps by destination refuses packets to the port that the server saw as well.
+    if !several && mapped_otherwise(session, vantage).is_some() {
+        return None;
+    }
     let lost = || {
         let both_ways = |pair: &JoinedPair| {
             session.could_arrive(pair, vantage.other())

@@ -26,6 +26,12 @@ pub struct Server {
     /// IPv6 too.
     #[serde(skip_serializing_if = "is_yes")]
     pub ipv6: bool,
+    /// Whether it has a second IPv4 address, so that how a NAT maps can be told from its answers alone.
+    #[serde(skip_serializing_if = "is_yes")]
+    pub second_address: bool,
+    /// Whether its UDP port is filtered in front of it: `udp = false` is refused by its host, this is silent.
+    #[serde(skip_serializing_if = "is_default")]
+    pub udp_filtered: bool,
     /// A wrong relayed address that it announces, as a server behind a NAT does that does not know it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay_address: Option<std::net::IpAddr>,
@@ -57,6 +63,8 @@ impl Default for Server {
             udp: true,
             tcp: true,
             ipv6: true,
+            second_address: true,
+            udp_filtered: false,
             relay_address: None,
             credentials: Credentials::Right,
             relay_ports_closed: false,
