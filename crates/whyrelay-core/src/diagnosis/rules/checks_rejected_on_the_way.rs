@@ -8,13 +8,14 @@ use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::routes::mark_keeps_from_servers;
 use crate::diagnosis::session::{Path, Session};
+use crate::trace::address::AddressClass;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR513",
     name: "checks-rejected-on-the-way",
     title: "a router or firewall refuses the checks and says so",
     meaning: "An ICMP error came back for the checks: a router on the way, or the firewall of the peer's host or network, refuses them and says so (administratively prohibited, or unreachable).",
-    detection: "The error queue of the socket: ICMP type 3 with a code other than \"port unreachable\" and \"fragmentation needed\", from an address that is not this host's own.",
+    detection: "The error queue of the socket: ICMP type 3 with a code other than \"port unreachable\" and \"fragmentation needed\", from an address that is not this host's own, for an address of the peer that could be reached from here: a private one in another network is refused everywhere.",
     proof: "The offender's address in the cited event, and who that is on traceroute.",
     doubt: "The same pair with an answer later: then the refusal was temporary.",
     fixes: &[
@@ -47,7 +48,7 @@ fn examine(session: &Session<'_>) -> Examination {
             } else {
                 *icmp_type == 1 && *code != 4
             };
-            let checked = checked.contains(remote);
+            let checked = checked.contains(remote) && !is_elsewhere(side, *remote);
             // The peer's own host has a rule of its own.
             let by_peer = is_own(peer, offender);
             (unreachable && checked && !by_peer).then_some((error.seq, *remote, offender, *icmp_type, *code))
@@ -69,6 +70,12 @@ fn examine(session: &Session<'_>) -> Examination {
         });
     }
     Examination::of(faults)
+}
+
+/// Whether an address is private and in no network of this side: providers refuse packets to it, as they should.
+fn is_elsewhere(side: &SideEvidence, remote: SocketAddr) -> bool {
+    matches!(AddressClass::of(remote.ip()), AddressClass::Private | AddressClass::LinkLocal)
+        && !side.known.shares_network(remote.ip())
 }
 
 /// Whether an address is one of a side's own.
