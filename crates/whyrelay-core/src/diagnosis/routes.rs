@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use super::evidence::{HostEvidence, SideEvidence, Taken};
 use super::network::{Told, told};
 use super::session::{Path, Session};
-use crate::host::{PolicyRule, ProbeAim, ProbeOutcome, RouteAnswer, RouteKind, RoutePurpose, RuleAction};
+use crate::host::{
+    PolicyRule, ProbeAim, ProbeOutcome, Route, RouteAnswer, RouteKind, RoutePurpose, RuleAction, look_up,
+};
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
@@ -232,10 +234,12 @@ fn diversion<'a>(host: &'a HostEvidence, answer: &'a Taken<RouteAnswer>) -> Opti
     let server = baseline(host, answer);
     let found = |by| Some(Diversion { answer, server, by });
     if is_refused(&answer.fact) {
-        return found(if mark_matters(host, answer) {
-            By::MarkRule(deciding(host, &answer.fact))
-        } else {
-            By::Refusal
+        let rule = deciding(host, &answer.fact);
+        return found(match rule {
+            _ if mark_matters(host, answer) => By::MarkRule(rule),
+            // A table that refuses is reached by a rule that selects this traffic: that one is to be named.
+            Some(rule) if leads_to_table(&rule.fact) => By::PolicyRule(Some(rule)),
+            _ => By::Refusal,
         });
     }
     let (route, usual) = (answer.fact.route.as_ref()?, server?.fact.route.as_ref()?);
@@ -297,7 +301,7 @@ fn mark_matters(host: &HostEvidence, answer: &Taken<RouteAnswer>) -> bool {
         None => mark_rule(host, question.mark).is_some_and(|rule| {
             let refuses =
                 matches!(rule.fact.rule_action, RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit);
-            answer.fact.rule.map_or(refuses, |priority| priority == rule.fact.priority)
+            deciding(host, &answer.fact).map_or(refuses, |decided| decided.fact.priority == rule.fact.priority)
         }),
     }
 }
@@ -326,20 +330,55 @@ pub fn is_own_rule(rule: &PolicyRule) -> bool {
     OWN_PRIORITIES.contains(&rule.priority)
 }
 
-/// The policy rule that decided, where it was worked out or its table tells.
+/// Whether a rule selects some of the traffic and looks it up in a table of its own.
+fn leads_to_table(rule: &PolicyRule) -> bool {
+    let selects = rule.mark.is_some() || !selects_everything(rule);
+    rule.rule_action == RuleAction::Lookup && selects && !is_own_rule(rule)
+}
+
+/// The policy rule that decided, where it was worked out or its table tells. Of a refusal the kernel does not tell
+/// whether a route of some table said it: that is looked up in what the host told.
 pub fn deciding<'a>(host: &'a HostEvidence, answer: &RouteAnswer) -> Option<&'a Taken<PolicyRule>> {
     let of_family =
         |rule: &&Taken<PolicyRule>| rule.fact.family == crate::host::Family::of(answer.question.destination);
     let by_priority = answer
         .rule
         .and_then(|priority| host.policy_rules.iter().filter(of_family).find(|rule| rule.fact.priority == priority));
-    by_priority.or_else(|| {
+    let by_table = by_priority.or_else(|| {
         let table = answer.route.as_ref()?.table;
         if OWN_TABLES.contains(&table) {
             return None;
         }
         host.policy_rules.iter().filter(of_family).find(|rule| rule.fact.table == Some(table))
+    });
+    by_table.or_else(|| {
+        answer.failure.as_ref()?;
+        let rules: Vec<PolicyRule> = host.policy_rules.iter().filter(of_family).map(|rule| rule.fact.clone()).collect();
+        let routes: Vec<Route> = host.routes.iter().map(|route| route.fact.clone()).collect();
+        let priority = look_up(&rules, &routes, &[], &answer.question).rule?;
+        host.policy_rules.iter().filter(of_family).find(|rule| rule.fact.priority == priority)
     })
+}
+
+/// The route that refuses a packet, where the host told of it: in the table of the rule that decided.
+pub fn refusing<'a>(host: &'a HostEvidence, answer: &RouteAnswer) -> Option<&'a Taken<Route>> {
+    answer.failure.as_ref()?;
+    let table = deciding(host, answer).and_then(|rule| rule.fact.table);
+    let refuses =
+        |kind: &RouteKind| matches!(kind, RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit);
+    let covering = host.routes.iter().filter(|route| {
+        refuses(&route.fact.route_kind)
+            && route.fact.destination.contains(answer.question.destination)
+            && table.is_none_or(|table| route.fact.table == table)
+    });
+    covering.max_by_key(|route| route.fact.destination.length)
+}
+
+/// Whether the system of a side routes its packets to no server of a family.
+pub fn is_kept_from_servers(side: &SideEvidence) -> bool {
+    let mut answers =
+        side.host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none()).peekable();
+    answers.peek().is_some() && answers.all(|answer| is_refused(&answer.fact))
 }
 
 /// Whether a rule has no selector, or none but a mark that it does not want: every packet of a plain program.

@@ -81,6 +81,9 @@ fn a_command_that_changes_what_a_firewall_lets_through_or_cuts_connections_says_
             .iter()
             .any(|start| command.starts_with(start))
             || command.contains("rp_filter=")
+            || [" route del blackhole", " route del unreachable", " route del prohibit"]
+                .iter()
+                .any(|part| command.contains(part))
     };
     let looks = |command: &str| {
         ["ip route get", "ip -6 route get", "ip route show", "ip neigh", "ss ", "nft -a list", "iptables-save"]
@@ -95,9 +98,11 @@ fn a_command_that_changes_what_a_firewall_lets_through_or_cuts_connections_says_
         for finding in Report::from_events(&case.session.events).findings {
             for remedy in &finding.remedies {
                 let is_cut = remedy.commands.iter().any(cuts);
+                // What keeps packets in is a firewall, whatever it is made of.
+                let is_kill_switch = remedy.text.contains("kill switch");
                 for command in &remedy.commands {
                     seen += 1;
-                    let expected = match changes(command) && !looks(command) {
+                    let expected = match is_kill_switch || changes(command) && !looks(command) {
                         true => "changes the firewall",
                         false if is_cut => "cuts connections",
                         false => "safe",

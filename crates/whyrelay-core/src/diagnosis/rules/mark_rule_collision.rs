@@ -3,7 +3,7 @@
 use super::{Examination, Fix, Rule};
 use crate::diagnosis::evidence::HostEvidence;
 use crate::diagnosis::finding::Remedy;
-use crate::diagnosis::routes::{By, Diversion, is_refused, mark_rule, unmarked};
+use crate::diagnosis::routes::{By, Diversion, is_refused, mark_rule, refusing, unmarked};
 use crate::diagnosis::session::Session;
 use crate::trace::event::Vantage;
 
@@ -85,7 +85,8 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     }
     let by = rule.map_or_else(|| "a policy rule".to_owned(), |rule| format!("\"{}\"", quoted(&rule.fact)));
     if let Some(rule) = rule {
-        advice.push(exempt_mark("Or exempt the mark ahead of that rule", &rule.fact, question.mark));
+        let refused = is_refused(&diversion.answer.fact);
+        advice.push(exempt_mark("Or exempt the mark ahead of that rule", &rule.fact, question.mark, refused));
     }
     let without = unmarked(host, diversion.answer).filter(|answer| !is_refused(&answer.fact));
     let summary = format!(
@@ -100,7 +101,8 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
         },
         without.map_or_else(|| "would not".to_owned(), |answer| format!("go to {}", way(&answer.fact)))
     );
-    (summary, rule.map(|rule| rule.seq).into_iter().collect(), advice)
+    let refusing = refusing(host, &diversion.answer.fact).map(|route| route.seq);
+    (summary, rule.map(|rule| rule.seq).into_iter().chain(refusing).collect(), advice)
 }
 
 /// NetBird's mark moved up until no rule of this host takes it, best one that shares no bit with the mask of the rule

@@ -2,19 +2,19 @@
 
 use super::{Examination, Fix, Rule};
 use crate::diagnosis::finding::Remedy;
-use crate::diagnosis::routes::{By, Diversion};
+use crate::diagnosis::routes::{By, Diversion, is_refused, refusing};
 use crate::diagnosis::session::Session;
 use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
-use super::wording::{ask, ip, quoted, selectors, table_name, way};
+use super::wording::{ask, ip, quoted, selectors, table_name, way, without_rule};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR105",
     name: "policy-rule-diverts-peer",
     title: "a policy rule sends the peer's packets another way",
-    meaning: "A policy rule (ip rule) of this host selects the packets to the peer, by address, port, user or protocol, and looks them up in another table than the packets to the servers. So STUN works, the candidates look right, and every check to the peer leaves by another interface, often into a tunnel. Rule dumps that leave out ports and users do not show it.",
-    detection: "The kernel was asked how it routes the session's own packets (RTM_GETROUTE with their mark, user, protocol and ports) to the peer and to the servers: another device, decided by a rule that is not one of the kernel's three.",
+    meaning: "A policy rule (ip rule) of this host selects the packets to the peer, by address, port, user or protocol, and looks them up in another table than the packets to the servers. So STUN works, the candidates look right, and every check to the peer leaves by another interface, often into a tunnel, or meets a route there that refuses it. Rule dumps that leave out ports and users do not show it.",
+    detection: "The kernel was asked how it routes the session's own packets (RTM_GETROUTE with their mark, user, protocol and ports) to the peer and to the servers: another device, or a refusal by the table that the rule leads to, decided by a rule that is not one of the kernel's three.",
     proof: "The same check bound to the physical device (SO_BINDTODEVICE) is answered.",
     doubt: "The same route for peer and servers after the rule is gone, and a session that fails all the same.",
     fixes: &[Fix::safe(
@@ -29,8 +29,11 @@ fn examine(session: &Session<'_>) -> Examination {
     diverted::examine(session, |by| matches!(by, By::PolicyRule(_)), say)
 }
 
-fn say(_session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Said {
+fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Said {
     let answer = &diversion.answer.fact;
+    if is_refused(answer) {
+        return say_refused(session, vantage, diversion);
+    }
     let to = answer.question.destination;
     let usual = diversion.server.map_or_else(|| "elsewhere".to_owned(), |server| way(&server.fact));
     let By::PolicyRule(rule) = diversion.by else { return Said::default() };
@@ -60,4 +63,29 @@ fn say(_session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> S
         way(answer)
     );
     (summary, more, advice)
+}
+
+/// The rule leads to a table that refuses.
+fn say_refused(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Said {
+    let (host, answer) = (&session.evidence.side(vantage).host, &diversion.answer.fact);
+    let By::PolicyRule(Some(rule)) = diversion.by else { return Said::default() };
+    let (to, route) = (answer.question.destination, refusing(host, answer));
+    let what = route.map_or_else(String::new, |route| {
+        format!(" by \"{} {}\"", format!("{:?}", route.fact.route_kind).to_lowercase(), route.fact.destination)
+    });
+    let servers = match diversion.server {
+        Some(server) => format!("those to the servers go to {}", way(&server.fact)),
+        None => "the servers' fare no better".to_owned(),
+    };
+    let summary = format!(
+        "On {} \"{}\" looks packets to the peer ({to}) up where they are refused{what} ({}); {servers}",
+        vantage.name(),
+        quoted(&rule.fact),
+        way(answer)
+    );
+    let advice = vec![
+        Remedy::safe("See what the kernel does with these packets").run(ask(&answer.question)),
+        without_rule("Take the rule out", &rule.fact),
+    ];
+    (summary, [rule.seq].into_iter().chain(route.map(|route| route.seq)).collect(), advice)
 }

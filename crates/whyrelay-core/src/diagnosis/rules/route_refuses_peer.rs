@@ -3,11 +3,13 @@
 use super::errno::{EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH};
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
-use crate::diagnosis::routes::{By, diversions, reachable_candidates};
+use crate::diagnosis::routes::{
+    By, Diversion, deciding, diversions, is_own_rule, is_refused, reachable_candidates, refusing,
+};
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::event::Vantage;
 
-use super::wording::{ask, ip, quoted};
+use super::wording::{ask, ip, quoted, without_route, without_rule};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR104",
@@ -17,8 +19,8 @@ pub(super) const RULE: Rule = Rule {
     detection: "Sends to the peer failed with one of these error numbers, or the kernel answered so when it was asked for the route.",
     proof: "ip route get PEER-ADDRESS with the session's mark fails with the same error.",
     doubt: "The same send with success.",
-    fixes: &[Fix::safe(
-        "Find the route or rule (ip route show table all type blackhole, likewise unreachable and prohibit; ip rule show) and take the peer out of it where it is configured.",
+    fixes: &[Fix::firewall(
+        "Find the route or rule (ip route show table all type blackhole, likewise unreachable and prohibit; ip rule show) and take the peer out of it where it is configured; unless it is a kill switch, which is meant to keep packets from leaving beside a VPN.",
     )],
     threads: &["netbirdio/netbird#2116", "tailscale/tailscale#21146"],
     depends_on: &["WR801", "WR106", "WR117"],
@@ -52,6 +54,12 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         .into_iter()
         .filter(|_| speaks_ipv4)
         .find(|diversion| matches!(diversion.by, By::Refusal) && diversion.answer.fact.question.destination.is_ipv4());
+    // A rule that leads to a table which refuses has a finding of its own.
+    let by_rule =
+        |diversion: &Diversion<'_>| matches!(diversion.by, By::PolicyRule(_)) && is_refused(&diversion.answer.fact);
+    if diversions(session, vantage).iter().any(by_rule) {
+        return None;
+    }
     let (to, detail, seq) = match (first, &asked) {
         (Some(((_, remote, _), failure)), _) => (remote.ip(), failure.detail.clone(), failure.seq),
         (None, Some(diversion)) => {
@@ -65,31 +73,12 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         .as_ref()
         .map_or_else(|| format!("{family} route get {to}"), |diversion| ask(&diversion.answer.fact.question));
     let mut advice = vec![Remedy::safe("Ask the kernel").run(question)];
-    let rule =
-        asked.as_ref().and_then(|diversion| crate::diagnosis::routes::deciding(&side.host, &diversion.answer.fact));
+    let rule = asked.as_ref().and_then(|diversion| deciding(&side.host, &diversion.answer.fact));
+    let rule = rule.filter(|rule| !is_own_rule(&rule.fact));
     let by = rule.map(|rule| format!(" by \"{}\"", quoted(&rule.fact))).unwrap_or_default();
-    let route = side.host.routes.iter().find(|route| {
-        let refuses = matches!(
-            route.fact.route_kind,
-            crate::host::RouteKind::Blackhole | crate::host::RouteKind::Unreachable | crate::host::RouteKind::Prohibit
-        );
-        refuses && route.fact.destination.contains(to)
-    });
-    if let Some(route) = route {
-        let kind = format!("{:?}", route.fact.route_kind).to_lowercase();
-        let table = if route.fact.table == 254 { String::new() } else { format!(" table {}", route.fact.table) };
-        advice.push(
-            Remedy::safe("Take the route out")
-                .run(format!("{family} route del {kind} {}{table}", route.fact.destination)),
-        );
-    }
-    if let Some(rule) = rule {
-        advice.push(Remedy::safe("Take the rule out").run(format!(
-            "{family} rule del pref {} {}",
-            rule.fact.priority,
-            super::wording::selectors(&rule.fact)
-        )));
-    }
+    let route = asked.as_ref().and_then(|diversion| refusing(&side.host, &diversion.answer.fact));
+    advice.extend(route.map(|route| without_route(&route.fact)));
+    advice.extend(rule.map(|rule| without_rule("Take the rule out", &rule.fact)));
     let evidence = [seq]
         .into_iter()
         .chain(asked.map(|diversion| diversion.answer.seq))

@@ -72,7 +72,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let by_rule = rule.map_or_else(String::new, |rule| format!(": \"{}\" decides so", quoted(&rule.fact)));
     let mark = answer.fact.question.mark;
     let by_mark = rule.filter(|rule| mark != 0 && rule.fact.mark.is_some() && !rule.fact.invert);
-    let exempt = by_mark.map(|rule| exempt_mark("Let packets with this mark go as all others do", &rule.fact, mark));
+    let exempt =
+        by_mark.map(|rule| exempt_mark("Let packets with this mark go as all others do", &rule.fact, mark, false));
     Some(Fault {
         blame: Blame::side(vantage),
         severity: session.harm(),

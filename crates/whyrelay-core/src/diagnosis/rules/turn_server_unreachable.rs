@@ -2,7 +2,7 @@
 
 use super::{Examination, Fault, Fix, Rule, input_firewall_drops};
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::routes::mark_keeps_from_servers;
+use crate::diagnosis::routes::{is_kept_from_servers, mark_keeps_from_servers};
 use crate::diagnosis::session::Session;
 use crate::ice::candidate::CandidateType;
 use crate::trace::event::ServerFailure;
@@ -33,6 +33,9 @@ fn examine(session: &Session<'_>) -> Examination {
         let drops_answers =
             session.evidence.is_alone() && matches!(input_firewall_drops::of_one_host(side), Examination::Found(_));
         let mut servers: Vec<&str> = Vec::new();
+        if is_kept_from_servers(side) {
+            continue;
+        }
         for failed in &side.server_failures {
             let why = match &failed.failure {
                 ServerFailure::Timeout { transmissions, .. } if failed.method == "Allocate" && !drops_answers => {

@@ -6,7 +6,7 @@ use crate::diagnosis::evidence::HostEvidence;
 use crate::diagnosis::finding::Remedy;
 use crate::diagnosis::routes::Diversion;
 use crate::host::{
-    AnsweredRoute, Family, FirewallFramework, FirewallRule, PolicyRule, RouteAnswer, RouteQuestion, RuleAction,
+    AnsweredRoute, Family, FirewallFramework, FirewallRule, PolicyRule, Route, RouteAnswer, RouteQuestion, RuleAction,
     SoftwareName,
 };
 
@@ -87,11 +87,34 @@ pub(super) const fn ip(family: Family) -> &'static str {
     }
 }
 
-/// A rule ahead of another that looks packets with a mark up where all others are.
-pub(super) fn exempt_mark(what: &str, rule: &PolicyRule, mark: u32) -> Remedy {
+/// A rule ahead of another that looks packets with a mark up where all others are. Where that one is meant to keep them
+/// in, they get out.
+pub(super) fn exempt_mark(what: &str, rule: &PolicyRule, mark: u32, refused: bool) -> Remedy {
     let (family, before) = (ip(rule.family), rule.priority.saturating_sub(1));
-    Remedy::safe(format!("{what} (undo: the same with del)"))
-        .run(format!("{family} rule add pref {before} fwmark {mark:#x} lookup main"))
+    let remedy = if refused && rule.rule_action == RuleAction::Lookup {
+        Remedy::firewall(format!("{what}, {KILL_SWITCH} (undo: the same with del)"))
+    } else {
+        Remedy::safe(format!("{what} (undo: the same with del)"))
+    };
+    remedy.run(format!("{family} rule add pref {before} fwmark {mark:#x} lookup main"))
+}
+
+/// What nobody should do to a kill switch.
+const KILL_SWITCH: &str = "unless it is a VPN's kill switch, which is meant to keep packets from leaving beside it";
+
+/// Takes a route out that refuses.
+pub(super) fn without_route(route: &Route) -> Remedy {
+    let kind = format!("{:?}", route.route_kind).to_lowercase();
+    let family = ip(Family::of(route.destination.address));
+    let table = if route.table == 254 { String::new() } else { format!(" table {}", table_name(route.table)) };
+    Remedy::firewall(format!("Take the route out, {KILL_SWITCH}"))
+        .run(format!("{family} route del {kind} {}{table}", route.destination))
+}
+
+/// Takes a rule out that refuses, or leads to a table that does.
+pub(super) fn without_rule(what: &str, rule: &PolicyRule) -> Remedy {
+    let command = format!("{} rule del pref {} {}", ip(rule.family), rule.priority, selectors(rule));
+    Remedy::firewall(format!("{what}, {KILL_SWITCH}")).run(command)
 }
 
 /// The command that asks the kernel the same question.
