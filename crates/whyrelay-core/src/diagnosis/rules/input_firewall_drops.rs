@@ -3,7 +3,7 @@
 use super::{Examination, Fault, Fix, Rule};
 use std::net::SocketAddr;
 
-use crate::diagnosis::evidence::{ServerPath, SideEvidence, Taken};
+use crate::diagnosis::evidence::{HostEvidence, ServerPath, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::host::{FirewallRule, SoftwareName, Subject};
@@ -17,8 +17,8 @@ pub(super) const RULE: Rule = Rule {
     code: "WR111",
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
-    meaning: "The peer's checks reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them, because nobody on this host asked for them yet.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. In a check: the answers of a server that seems silent reached an interface and no socket.",
+    meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or the answers of a server that seems silent reached an interface and no socket.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -42,59 +42,106 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.evidence.is_alone() {
         return of_one_host(session.evidence.side(Vantage::A));
     }
-    Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(|vantage| fault(session, vantage)).collect())
+    let of_side = |vantage| {
+        let of_servers = || from_servers(session.evidence.side(vantage), vantage, session.harm());
+        fault(session, vantage).or_else(of_servers)
+    };
+    Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(of_side).collect())
 }
 
 /// Of a host that looks at itself: whether the answers of a server that seems silent reached an interface and no socket.
 pub(super) fn of_one_host(side: &SideEvidence) -> Examination {
-    let host = &side.host;
+    if let Some(fault) = from_servers(side, Vantage::A, Severity::Error) {
+        return Examination::of(vec![fault]);
+    }
+    match side.host.why_not_measured(Subject::OwnPackets).filter(|_| !silent_servers(side).is_empty()) {
+        Some((why, Some(needs))) => Examination::Inconclusive { missing: format!("{why} (needs {needs})") },
+        Some((why, None)) => Examination::Inconclusive { missing: why.to_owned() },
+        None => Examination::Clear,
+    }
+}
+
+/// Servers that were asked over UDP and answered none of this side's sockets. What came from one and was changed on its
+/// way did reach a socket.
+fn silent_servers(side: &SideEvidence) -> Vec<SocketAddr> {
     let asked = side.asked();
     let mut silent: Vec<SocketAddr> = Vec::new();
     for (transport, _, server) in side.servers.keys() {
+        let damaged = side.damaged.keys().any(|(_, other)| other == server);
         let answered = |((over, _, other), path): (&(Transport, SocketAddr, SocketAddr), &ServerPath)| {
             *over == Transport::Udp && other == server && path.has_answered()
         };
-        let is_new = *transport == Transport::Udp && !silent.contains(server);
+        let is_new = *transport == Transport::Udp && !silent.contains(server) && !damaged;
         if is_new && asked.get(server).is_some_and(|sent| *sent >= 3) && !side.servers.iter().any(answered) {
             silent.push(*server);
         }
     }
+    silent
+}
+
+/// The answers of a server that seems silent reached an interface of this host and no socket.
+fn from_servers(side: &SideEvidence, vantage: Vantage, severity: Severity) -> Option<Fault> {
+    let (host, silent) = (&side.host, silent_servers(side));
     // What a server answers over TCP does not count: these packets are UDP's.
     let arrived: Vec<_> =
         host.own_packets.iter().filter(|packet| packet.fact.arrived && silent.contains(&packet.fact.source)).collect();
-    let Some((source, first)) = arrived.first().map(|packet| (packet.fact.source, packet.seq)) else {
-        return match host.why_not_measured(Subject::OwnPackets).filter(|_| !silent.is_empty()) {
-            Some((why, Some(needs))) => Examination::Inconclusive { missing: format!("{why} (needs {needs})") },
-            Some((why, None)) => Examination::Inconclusive { missing: why.to_owned() },
-            None => Examination::Clear,
-        };
-    };
+    let first = arrived.first()?;
+    let source = first.fact.source;
     let packets: u64 =
         arrived.iter().filter(|packet| packet.fact.source == source).map(|packet| packet.fact.packets).sum();
     let rule = host.firewall_rules.iter().find(|rule| took(rule));
-    let by = rule.map_or_else(String::new, |rule| format!(", by {}", quoted_firewall(&rule.fact)));
-    let mut advice = rule.map(|rule| against(&rule.fact, host, None, true)).unwrap_or_default();
-    if advice.is_empty() {
-        advice.push(Remedy::safe("See which rule on input drops the answers").run("nft list ruleset"));
-    }
-    Examination::of(vec![Fault {
-        blame: Blame::side(Vantage::A),
-        severity: Severity::Error,
+    let uncounted = || host.firewall_rules.iter().find(|rule| may_have_taken(rule));
+    let by = match (rule, rule.is_none().then(uncounted).flatten()) {
+        (Some(rule), _) => format!(", by {}", quoted_firewall(&rule.fact)),
+        (None, Some(rule)) => format!(", perhaps by {}, which counts nothing", quoted_firewall(&rule.fact)),
+        (None, None) => String::new(),
+    };
+    let rule = rule.or_else(uncounted);
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity,
         summary: format!(
             "{packets} packets of {source} reached an interface of {} and no program: its own firewall drops them on input{by}",
-            Vantage::A.name()
+            vantage.name()
         ),
-        evidence: rule.map(|rule| rule.seq).into_iter().chain([first]).collect(),
-        advice,
+        evidence: rule.map(|rule| rule.seq).into_iter().chain([first.seq]).collect(),
+        advice: advice(host, rule, None),
         ..Fault::default()
-    }])
+    })
+}
+
+/// What lets packets in: against the rule, where one is known; else with the tool that this host has. Never a rule for a
+/// table that is not there.
+fn advice(host: &HostEvidence, rule: Option<&Taken<FirewallRule>>, port: Option<u16>) -> Vec<Remedy> {
+    let mut advice = rule.map(|rule| against(&rule.fact, host, port, true)).unwrap_or_default();
+    let tool = |command: String| Remedy::firewall("Let these packets in").run(command);
+    if advice.is_empty() {
+        let ports = port.map_or_else(|| "1024:65535".to_owned(), |port| port.to_string());
+        advice.push(match (host.software(SoftwareName::Ufw), host.software(SoftwareName::Firewalld)) {
+            (Some(_), _) => tool(format!("ufw prepend allow in proto udp to any port {ports}")),
+            (_, Some(_)) => {
+                let ports = ports.replace(':', "-");
+                tool(format!("firewall-cmd --permanent --add-port={ports}/udp && firewall-cmd --reload"))
+            }
+            _ => Remedy::safe("See which rule on input drops them").run("nft -a list ruleset").run("iptables-save -c"),
+        });
+    }
+    advice
+}
+
+/// Whether a rule without a counter, or a chain's policy, drops what arrives, as far as is known.
+fn may_have_taken(rule: &Taken<FirewallRule>) -> bool {
+    drops_arrivals(rule) && rule.fact.packets_since.is_none() && rule.fact.packets.is_none()
 }
 
 /// Whether a rule dropped something that arrived since the session began.
 fn took(rule: &Taken<FirewallRule>) -> bool {
+    drops_arrivals(rule) && rule.fact.packets_since.is_some_and(|packets| packets > 0)
+}
+
+fn drops_arrivals(rule: &Taken<FirewallRule>) -> bool {
     let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
-    let inbound = matches!(rule.fact.hook.as_deref(), Some("input" | "prerouting" | "ingress"));
-    drops && inbound && rule.fact.packets_since.is_some_and(|packets| packets > 0)
+    drops && matches!(rule.fact.hook.as_deref(), Some("input" | "prerouting" | "ingress"))
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
@@ -161,16 +208,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         return None;
     };
     evidence.extend(arrived);
-    let mut advice = rule.map(|rule| against(&rule.fact, host, port, true)).unwrap_or_default();
-    if advice.is_empty() {
-        let port = port.map_or_else(|| "PORT".to_owned(), |port| port.to_string());
-        let command = match (host.software(SoftwareName::Ufw), host.software(SoftwareName::Firewalld)) {
-            (Some(_), _) => format!("ufw prepend allow in proto udp to any port {port}"),
-            (_, Some(_)) => format!("firewall-cmd --permanent --add-port={port}/udp && firewall-cmd --reload"),
-            _ => format!("nft insert rule inet filter input udp dport {port} accept"),
-        };
-        advice.push(Remedy::firewall("Let the peer's checks in").run(command));
-    }
+    let uncounted = || host.firewall_rules.iter().find(|rule| may_have_taken(rule));
+    let advice = advice(host, rule.or_else(uncounted), port);
     Some(Fault { blame: Blame::side(vantage), severity: session.harm(), summary, evidence, advice, ..Fault::default() })
 }
 
