@@ -1,10 +1,10 @@
 //! a STUN or TURN server does not answer.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Rule, udp_blocked};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::diagnosis::evidence::ServerPath;
 use crate::trace::event::Transport;
@@ -27,7 +27,7 @@ pub(super) const RULE: Rule = Rule {
     examine,
 };
 
-fn examine(session: &Session<'_>) -> Examination {
+pub(super) fn examine(session: &Session<'_>) -> Examination {
     let (mut faults, mut asked_any) = (Vec::new(), false);
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
@@ -62,16 +62,26 @@ fn examine(session: &Session<'_>) -> Examination {
             })
             .map(|((_, remote, ..), error)| (*remote, error.seq))
             .collect();
+        let both = udp_blocked::is_silent_for_both(session);
         for (server, paths) in servers {
             let transmissions = asked.get(&server).copied().unwrap_or_default();
             if transmissions < 3 || third_parties.contains(&server) || paths.iter().any(|path| path.has_answered()) {
                 continue;
             }
             let refused = closed.get(&server);
-            let how = if refused.is_some() { ": its host says that nothing listens there" } else { "" };
+            // It is there, and only its UDP says nothing, to neither side.
+            let only_udp = both && answers_streams(session, server.ip());
+            let how = match refused {
+                Some(_) => ": its host says that nothing listens there",
+                None if only_udp => ", and it answers over TCP: its UDP port is closed, to both sides",
+                None => "",
+            };
+            let doubt =
+                "Another server at another address that is silent for both sides, too: then both networks block UDP.";
             let asked = paths.iter().filter_map(|path| path.first_seq());
             faults.push(Fault {
-                blame: if hears || refused.is_some() { Blame::Relay } else { Blame::Path },
+                blame: if hears || refused.is_some() || only_udp { Blame::Relay } else { Blame::Path },
+                doubt: only_udp.then(|| doubt.to_owned()),
                 severity: Severity::Warning,
                 summary: format!(
                     "{} asked {server} {transmissions} times over UDP and got no answer{how}",
@@ -88,4 +98,11 @@ fn examine(session: &Session<'_>) -> Examination {
     } else {
         Examination::Inconclusive { missing: "no server was asked over UDP".to_owned() }
     }
+}
+
+/// Whether a server's address answered either side over TCP or TLS.
+fn answers_streams(session: &Session<'_>, server: IpAddr) -> bool {
+    session.recorded().flat_map(|vantage| &session.evidence.side(vantage).servers).any(
+        |((transport, _, remote), path)| *transport != Transport::Udp && remote.ip() == server && path.has_answered(),
+    )
 }

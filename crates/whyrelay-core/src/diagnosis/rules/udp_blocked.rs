@@ -9,14 +9,14 @@ use crate::diagnosis::evidence::{Check, SideEvidence};
 use crate::diagnosis::finding::{Blame, MAX_CITED, Severity};
 use crate::diagnosis::session::Session;
 use crate::ice::candidate::CandidateTransport;
-use crate::trace::event::Transport;
+use crate::trace::event::{Transport, Vantage};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR302",
     name: "udp-blocked",
     title: "UDP is blocked",
     meaning: "Nothing that a side sends over UDP is answered, by servers that are known to work: its network lets no UDP out, or none back in. No direct path is possible, and of relays only one over TCP or TLS.",
-    detection: "Every STUN and TURN server that was asked over UDP stayed silent, without an ICMP error from its host (a router's is cited), and one of them answered over TCP or TLS, or answers the other side over UDP.",
+    detection: "Every STUN and TURN server that was asked over UDP stayed silent, without an ICMP error from its host (a router's is cited), and one of them answered over TCP or TLS, or answers the other side over UDP. Not where both sides asked this one server alone and neither heard it: that is the server's fault rather than two networks'.",
     proof: "UDP to three servers at different addresses and ports unanswered, TCP to one of them answered, from the same host.",
     doubt: "One answer over UDP from anywhere.",
     fixes: &[
@@ -40,17 +40,46 @@ fn refusing(side: &SideEvidence, ways: &BTreeSet<(IpAddr, SocketAddr)>) -> Optio
     Some((format!("; {by}, on the way, refuses it (ICMP {icmp_type}/{code}: {meaning})"), error.seq))
 }
 
+/// Whether a side heard anything directly over UDP.
+fn hears(side: &SideEvidence) -> bool {
+    let direct = |check: &Check| check.pair.transport == CandidateTransport::Udp && !side.is_relayed(check.pair.local);
+    side.servers.iter().any(|((transport, ..), path)| *transport == Transport::Udp && path.has_answered())
+        || side.received.values().any(direct)
+        || side.sent.values().any(|check| check.answer.is_some() && direct(check))
+}
+
+/// Both sides asked one and the same server and no other, heard nothing over UDP, and no router says that it refuses
+/// it: then it is likelier the server's port that is closed than UDP in two networks.
+pub(super) fn is_silent_for_both(session: &Session<'_>) -> bool {
+    let asked = |vantage| {
+        let (side, servers) = (session.evidence.side(vantage), servers_asked(session.evidence.side(vantage)));
+        let ways = side.servers.keys().filter(|(transport, ..)| *transport == Transport::Udp);
+        let ways = ways.map(|(_, local, server)| (local.ip(), *server)).collect();
+        (!hears(side) && refusing(side, &ways).is_none()).then_some(servers)
+    };
+    let (Some(a), Some(b)) = (asked(Vantage::A), asked(Vantage::B)) else { return false };
+    a.intersection(&b).next().is_some() && is_one_server(a.union(&b))
+}
+
+/// Servers that a side asked over UDP and must have heard, had they been reached.
+fn servers_asked(side: &SideEvidence) -> BTreeSet<SocketAddr> {
+    side.asked().into_iter().filter(|(_, sent)| *sent >= 3).map(|(server, _)| server).collect()
+}
+
+/// Whether these are one server's addresses: one of each family at most.
+fn is_one_server<'a>(servers: impl Iterator<Item = &'a SocketAddr>) -> bool {
+    let addresses: BTreeSet<IpAddr> = servers.map(SocketAddr::ip).collect();
+    [false, true].into_iter().all(|is_ipv6| addresses.iter().filter(|ip| ip.is_ipv6() == is_ipv6).count() <= 1)
+}
+
 pub(super) fn examine(session: &Session<'_>) -> Examination {
+    let both = is_silent_for_both(session);
     let (mut faults, mut unproven, mut unasked) = (Vec::new(), false, true);
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
         let udp: Vec<_> = side.servers.iter().filter(|((transport, ..), _)| *transport == Transport::Udp).collect();
         let asked = side.asked().values().any(|transmissions| *transmissions >= 3);
-        let direct =
-            |check: &Check| check.pair.transport == CandidateTransport::Udp && !side.is_relayed(check.pair.local);
-        let heard = udp.iter().any(|(_, path)| path.has_answered())
-            || side.received.values().any(direct)
-            || side.sent.values().any(|check| check.answer.is_some() && direct(check));
+        let heard = hears(side);
         unasked &= !asked && !heard;
         let servers: BTreeSet<SocketAddr> = udp.iter().map(|((.., server), _)| *server).collect();
         // An ICMP error of the server's own host says that UDP reaches it: nothing listens there.
@@ -58,7 +87,7 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             .icmp_errors
             .iter()
             .any(|((_, remote, ..), error)| error.offender == Some(remote.ip()) && servers.contains(remote));
-        if !asked || heard || refused {
+        if !asked || heard || refused || both {
             continue;
         }
         let stream =
@@ -67,7 +96,12 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
         let elsewhere = session.evidence.side(vantage.other()).servers.iter().find(|((transport, _, server), path)| {
             *transport == Transport::Udp && path.has_answered() && servers.contains(server)
         });
-        let Some(((transport, _, server), path)) = stream.or(elsewhere) else {
+        // What the one server says to the other side is not known where that was not recorded. A host that looks at
+        // itself has nobody else to ask.
+        let untold = !session.evidence.is_alone()
+            && !session.evidence.is_recorded(vantage.other())
+            && is_one_server(servers_asked(side).iter());
+        let Some(((transport, _, server), path)) = stream.or(elsewhere).filter(|_| !untold) else {
             unproven = true;
             continue;
         };
