@@ -2,9 +2,9 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::network::told;
-use crate::diagnosis::session::Session;
-use crate::diagnosis::session::{Break, Path};
+use crate::diagnosis::network::{Network, told};
+use crate::diagnosis::session::{Break, Path, Session};
+use crate::ice::candidate::CandidateTransport;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -12,7 +12,7 @@ pub(super) const RULE: Rule = Rule {
     name: "relayed-checks-lost",
     title: "checks through the relay get lost",
     meaning: "A side has a relayed address and the checks through it do not arrive: the port range of the relay is closed in its firewall, or the relay cannot reach the peer.",
-    detection: "Checks on relayed pairs were sent and never seen on the other side, and no relayed pair worked, though both sides reach a STUN server over UDP.",
+    detection: "Checks on relayed pairs were sent and never seen on the other side, and no relayed pair worked, though both sides reach a STUN server over UDP. Or only a pair from relay to relay worked, inside of the server, and nothing that a side sent to a relayed address itself got in.",
     proof: "A datagram sent from outside to the relayed address, with a permission in place: nothing arrives.",
     doubt: "A capture on the relay that shows the check leave towards the peer: then it is lost between relay and peer.",
     fixes: &[
@@ -25,8 +25,10 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    if session.path != Path::Failed {
-        return Examination::Clear;
+    match session.path {
+        Path::Failed => {}
+        Path::Relayed => return Examination::of(closed_ports(session).into_iter().collect()),
+        Path::Direct => return Examination::Clear,
     }
     let relayed: Vec<_> = session.pairs.iter().filter(|pair| pair.relayed).collect();
     let chains = || relayed.iter().flat_map(|pair| [(Vantage::A, *pair), (Vantage::B, *pair)]);
@@ -53,4 +55,67 @@ fn examine(session: &Session<'_>) -> Examination {
         evidence: lost.iter().flat_map(|(from, pair)| pair.from(*from).evidence.clone()).collect(),
         ..Fault::default()
     }])
+}
+
+/// The path goes from relay to relay, inside of the server, and what either side sends to a relayed port itself gets
+/// lost. The port is closed where packets come from it and none gets in; or where neither side gets in, and the sides'
+/// own networks do not promise a direct path that is as silent (which two networks that let UDP out to known ports only
+/// would explain as well).
+fn closed_ports(session: &Session<'_>) -> Option<Fault> {
+    let sides = [Vantage::A, Vantage::B];
+    let hears = |vantage| session.evidence.is_complete(vantage) && !told(session.evidence.side(vantage)).is_empty();
+    if !sides.into_iter().all(hears) {
+        return None;
+    }
+    let to_relay = |from: Vantage| {
+        let (side, peer) = (session.evidence.side(from), session.evidence.side(from.other()));
+        session.pairs.iter().filter_map(move |pair| {
+            let own = pair.side(from)?;
+            let outside = peer.is_relayed(own.pair.remote) && !side.is_relayed(own.pair.local);
+            let udp = own.pair.transport == CandidateTransport::Udp;
+            (outside && udp).then(|| (own.pair, pair.from(from)))
+        })
+    };
+    let arrived = |from| to_relay(from).any(|(_, chain)| chain.seen.as_ref().is_some_and(|seen| seen.checks > 0));
+    if sides.into_iter().any(arrived) {
+        return None;
+    }
+    let lost = |from: Vantage| {
+        to_relay(from).find(|(_, chain)| {
+            let left = chain.sent.is_some_and(|sent| sent.transmissions >= 3 && sent.refused == 0);
+            left && chain.broken == Some(Break::OnTheWay)
+        })
+    };
+    let heard = |from: Vantage| {
+        let side = session.evidence.side(from);
+        lost(from).filter(|(pair, _)| side.received.values().any(|check| check.pair == *pair))
+    };
+    let promised = |vantage| Network::of(session, vantage, false).is_dependent() == Some(false);
+    let proven = sides.into_iter().find_map(|from| Some((from, heard(from)?)));
+    let likely = || {
+        let both = lost(Vantage::B).and(lost(Vantage::A)).filter(|_| !sides.into_iter().all(promised));
+        both.map(|lost| (Vantage::A, lost))
+    };
+    let doubt = "Another relay whose ports either side reaches: then both networks let UDP out to known ports only.";
+    let (from, (pair, chain), doubt) = match proven {
+        Some((from, lost)) => (from, lost, None),
+        None => likely().map(|(from, lost)| (from, lost, Some(doubt.to_owned())))?,
+    };
+    let how = match doubt {
+        None => ", although packets come from there: nothing gets in at the relay's ports".to_owned(),
+        Some(_) => format!(", nor do those of {} to a relayed address get in", from.other().name()),
+    };
+    Some(Fault {
+        blame: Blame::Relay,
+        severity: Severity::Warning,
+        summary: format!(
+            "Checks of {} to {}, the relayed address of {}, get lost{how}",
+            from.name(),
+            pair.remote,
+            from.other().name()
+        ),
+        evidence: chain.evidence.clone(),
+        doubt,
+        ..Fault::default()
+    })
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::network::{Told, told};
-use crate::diagnosis::session::JoinedPair;
-use crate::diagnosis::session::{Path, Session};
+use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 use crate::trace::measurement::Measurement;
@@ -93,6 +92,16 @@ fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
         return None;
     }
     let told = told(side);
+    // Nor do the peer's packets get into this side's relayed ports: then it is those that are closed.
+    let closed = |pair: &JoinedPair| {
+        let theirs = pair
+            .side(vantage.other())
+            .is_some_and(|own| side.is_relayed(own.pair.remote) && !peer.is_relayed(own.pair.local));
+        theirs && pair.from(vantage.other()).broken == Some(Break::OnTheWay)
+    };
+    if session.pairs.iter().any(closed) {
+        return None;
+    }
     // From which address it reaches the relay is not known where that varies: another than the permission is for.
     let varies = |one: &Told| told.iter().any(|two| two.local == one.local && two.mapped.ip() != one.mapped.ip());
     if told.iter().any(varies) {
