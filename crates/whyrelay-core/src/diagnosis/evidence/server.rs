@@ -56,6 +56,8 @@ pub struct Allocation {
 pub struct ServerRequest {
     /// Its method.
     pub method: Method,
+    /// Where it was sent.
+    pub server: SocketAddr,
     /// Whether it carries credentials.
     pub authenticated: bool,
     /// First transmission.

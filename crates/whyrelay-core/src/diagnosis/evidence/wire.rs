@@ -191,6 +191,7 @@ impl SideEvidence {
         }
         let request = ServerRequest {
             method: message.method,
+            server: seen.remote,
             authenticated: message.has(AttributeType::USERNAME) || message.has(AttributeType::USERHASH),
             first: seen.at,
             transmissions: 1,

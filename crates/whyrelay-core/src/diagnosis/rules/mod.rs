@@ -66,6 +66,7 @@ mod port_taken;
 mod port_taken_by_early_packet;
 mod public_address_varies;
 mod relay_address_private;
+mod relay_fell_silent;
 mod relay_only_configured;
 mod relayed_checks_lost;
 mod replies_dropped_in_front;
@@ -295,6 +296,7 @@ pub const RULES: &[Rule] = &[
     relay_address_private::RULE,
     fingerprint_mismatch::RULE,
     peer_vanished::RULE,
+    relay_fell_silent::RULE,
     check_integrity_failed::RULE,
     candidates_come_too_late::RULE,
     answers_after_giving_up::RULE,

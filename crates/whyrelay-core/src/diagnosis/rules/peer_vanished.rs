@@ -6,7 +6,7 @@ use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::evidence::{Outage, SideEvidence};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
-use crate::trace::event::{EndReason, SignalingState};
+use crate::trace::event::{EndReason, SignalingState, Vantage};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR705",
@@ -33,7 +33,9 @@ fn examine(session: &Session<'_>) -> Examination {
             }
             (Some((end, EndReason::PeerLeft)), _) => end,
             // Kept open, and the path fell silent at about the time when the peer was gone.
-            (_, Some(outage)) if other.ended.is_none() && (left_by(side, outage) || port_closed(side).is_some()) => {
+            (_, Some(outage))
+                if other.ended.is_none() && (left_by(side, outage) || port_closed(session, vantage).is_some()) =>
+            {
                 outage.seq
             }
             _ => continue,
@@ -47,7 +49,7 @@ fn examine(session: &Session<'_>) -> Examination {
             blame: Blame::side(vantage.other()),
             severity: Severity::Error,
             summary: format!("{} vanished in the middle of the session", vantage.other().name()),
-            evidence: left.map(|(seq, ..)| *seq).chain([end]).chain(port_closed(side)).collect(),
+            evidence: left.map(|(seq, ..)| *seq).chain([end]).chain(port_closed(session, vantage)).collect(),
             ..Fault::default()
         });
     }
@@ -64,9 +66,13 @@ fn left_by(side: &SideEvidence, outage: &Outage) -> bool {
 }
 
 /// The event that shows that no program is at the peer's port any more: on the pair that carried data its system
-/// answers "port unreachable".
-fn port_closed(side: &SideEvidence) -> Option<u64> {
+/// answers "port unreachable". At a relayed address it is the relay's system.
+fn port_closed(session: &Session<'_>, vantage: Vantage) -> Option<u64> {
+    let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let (selected, pair) = side.selected_pair()?;
+    if other.is_relayed(pair.remote) || side.known.is_told_as_relayed(pair.remote) {
+        return None;
+    }
     let on_pair = side.icmp_errors.iter().filter(|((local, remote, kind, code), error)| {
         let is_port = matches!((remote.is_ipv4(), kind, code), (true, 3, 3) | (false, 1, 4));
         is_port && (*local, *remote) == (pair.local, pair.remote) && error.seq > selected

@@ -56,7 +56,8 @@ pub(super) fn of_side(side: &SideEvidence) -> SideOutcome {
     if let Some(Some(seq)) = dtls_failed {
         return SideOutcome::Failed { seq, was_connected };
     }
-    if let Some(outage) = side.outage().filter(|_| !finished) {
+    // A session may end in good order after its path broke: what ICE restarted for and did not get back is gone.
+    if let Some(outage) = side.outage().filter(|outage| !finished || outage.restarts > 0) {
         return SideOutcome::Failed { seq: outage.seq, was_connected };
     }
     match (side.ice_state(), selected, side.ended) {
