@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use super::counterfactual::last_hop;
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Rule, server_name_unresolved, stun_server_silent};
+use crate::diagnosis::evidence::LocalCandidate;
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::session::Session;
-use crate::diagnosis::session::{Break, Path};
+use crate::diagnosis::network::told;
+use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
+use crate::ice::candidate::CandidateType;
+use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -37,10 +40,17 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
         return Examination::Clear;
     }
+    let blind = session.recorded().any(|vantage| is_blind(session, vantage));
     let mut lost = Vec::new();
     let mut evidence = Vec::new();
     for from in [Vantage::A, Vantage::B] {
-        let could = session.pairs.iter().filter(|pair| session.could_arrive(pair, from));
+        // What goes on one network needs no server.
+        let counts = |pair: &&JoinedPair| {
+            let near =
+                pair.side(from).is_some_and(|own| AddressClass::of(own.pair.remote.ip()) != AddressClass::Public);
+            session.could_arrive(pair, from) && (near || !blind)
+        };
+        let could = session.pairs.iter().filter(counts);
         let chains: Vec<_> = could.filter(|pair| pair.from(from).broken == Some(Break::OnTheWay)).collect();
         let Some(first) = chains.iter().find_map(|pair| pair.side(from)) else { continue };
         let sent: u32 = chains.iter().filter_map(|pair| pair.from(from).sent).map(|sent| sent.transmissions).sum();
@@ -72,4 +82,26 @@ fn examine(session: &Session<'_>) -> Examination {
     }
     let severity = if session.path == Path::Failed { Severity::Error } else { Severity::Warning };
     Examination::Found(vec![Fault { blame: Blame::Path, severity, summary, evidence, ..Fault::default() }])
+}
+
+/// A side whose servers are silent, or not resolved, has no address that the peer could open its NAT to: what it sends
+/// is then dropped there, and the peer has nowhere to send to. The servers have rules of their own.
+fn is_blind(session: &Session<'_>, vantage: Vantage) -> bool {
+    let side = session.evidence.side(vantage);
+    let public = |local: &LocalCandidate| {
+        let address = local.candidate.address.ip().map(|address| AddressClass::of(address.ip()));
+        local.candidate.kind != CandidateType::Relayed && address == Some(AddressClass::Public)
+    };
+    let has_public = side.local_candidates.iter().any(public);
+    let silent = || {
+        let of_side = |examination| match examination {
+            Examination::Found(faults) => faults.into_iter().any(|fault: Fault| {
+                fault.severity != Severity::Info
+                    && fault.seen_by.map_or(fault.blame == Blame::side(vantage), |by| by == vantage)
+            }),
+            _ => false,
+        };
+        of_side(stun_server_silent::examine(session)) || of_side(server_name_unresolved::examine(session))
+    };
+    !has_public && told(side).is_empty() && silent()
 }

@@ -28,7 +28,7 @@ pub(super) const RULE: Rule = Rule {
     examine,
 };
 
-fn examine(session: &Session<'_>) -> Examination {
+pub(super) fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
