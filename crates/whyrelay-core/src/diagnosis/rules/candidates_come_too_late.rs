@@ -29,6 +29,10 @@ fn examine(session: &Session<'_>) -> Examination {
         let side = session.evidence.side(vantage);
         let failed = side.ice_states.iter().find(|(_, state, _)| *state == IceState::Failed).map(|(seq, ..)| *seq);
         let Some(failed) = failed else { continue };
+        // A path that broke later had its candidates in time: those that come then are of a restart.
+        if side.selected.first().is_some_and(|(selected, _)| *selected < failed) {
+            continue;
+        }
         let late = side
             .remote_candidates
             .iter()
