@@ -13,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     name: "container-nat-randomizes-ports",
     title: "the container network's NAT gives each destination a random port",
     meaning: "The program runs in a container or pod whose network masquerades with random ports (--random-fully, as flannel, Calico and EKS do). The node's own sockets are easy to reach and the container's are not: its mapping depends on the destination.",
-    detection: "The mapping depends on the destination, and the process runs in a container, or the host masquerades with random ports.",
+    detection: "The mapping depends on the destination, and a rule that masquerades with random ports is seen. From inside of a container the host's rules are not: then the mapping may as well be that of a router outside, and is told as such.",
     proof: "The same STUN requests from the node itself (host networking) show one mapping.",
     doubt: "The same dependence from the node: then the router outside does it.",
     fixes: &[
@@ -55,13 +55,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         .host
         .firewall_rules
         .iter()
-        .find(|rule| rule.fact.rule.contains("fully-random") || rule.fact.rule.contains("random-fully"));
-    let container = side.host.container.as_deref();
-    let how = match (rule, container) {
-        (Some(rule), _) => quoted_firewall(&rule.fact),
-        (None, Some(container)) => format!("it runs in a container ({container})"),
-        (None, None) => return None,
-    };
+        .find(|rule| rule.fact.rule.contains("fully-random") || rule.fact.rule.contains("random-fully"))?;
+    let how = quoted_firewall(&rule.fact);
     Some(Fault {
         blame: Blame::side(vantage),
         severity: session.harm(),
@@ -73,7 +68,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         ),
         evidence: [first.seq, other.seq]
             .into_iter()
-            .chain(rule.map(|rule| rule.seq))
+            .chain([rule.seq])
             .chain(side.host.capabilities.iter().map(|(seq, ..)| *seq))
             .collect(),
         ..Fault::default()

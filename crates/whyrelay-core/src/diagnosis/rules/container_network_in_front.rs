@@ -1,4 +1,4 @@
-//! The program runs in a container behind the host's own NAT.
+//! The program runs in a container with a network of its own.
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
@@ -10,8 +10,8 @@ use crate::trace::event::Vantage;
 pub(super) const RULE: Rule = Rule {
     code: "WR121",
     name: "container-network-in-front",
-    title: "the program runs in a container behind the host's own NAT",
-    meaning: "The program runs in a container on a bridge network, so the host translates its packets once more and lets nothing in that it did not ask for. Its host candidate is an address that nobody else can reach; a port that the host forwards does not reach the container unless it is published.",
+    title: "the program runs in a container with a network of its own",
+    meaning: "The program runs in a container on a bridge network, so in most set-ups the host translates its packets once more and lets nothing in that it did not ask for. Its host candidate is then an address that nobody else can reach; a port that a router forwards to the host does not reach the container unless it is published.",
     detection: "The process is in a container, and its address is that of a bridge network.",
     proof: "The same session with host networking.",
     doubt: "A container with host networking, or a published port that is reached from outside.",
@@ -52,7 +52,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         blame: Blame::side(vantage),
         severity: Severity::Info,
         summary: format!(
-            "{} runs in a container ({container}) with the address {}: the host translates once more",
+            "{} runs in a container ({container}) with the address {}: what its host does to its packets cannot be seen from inside",
             vantage.name(),
             bridged.base.ip()
         ),
