@@ -23,6 +23,7 @@ impl Counters {
             counters.take_pairs(&fs::read_to_string(file).unwrap_or_default());
         }
         counters.take_snmp6(&fs::read_to_string("/proc/self/net/snmp6").unwrap_or_default());
+        counters.take_xfrm(&fs::read_to_string("/proc/self/net/xfrm_stat").unwrap_or_default());
         if let Ok(text) = fs::read_to_string("/proc/self/net/stat/nf_conntrack") {
             counters.take_conntrack(&text);
         }
@@ -72,6 +73,16 @@ impl Counters {
             let group = GROUPS.iter().find(|group| group.ends_with('6') && name.starts_with(**group));
             if let (Some(group), Ok(value)) = (group, value.trim().parse()) {
                 self.insert(group, &name[group.len()..], value);
+            }
+        }
+    }
+
+    /// IPsec's, lines like `XfrmOutPolBlock  4`.
+    fn take_xfrm(&mut self, text: &str) {
+        for line in text.lines() {
+            let Some((name, value)) = line.split_once(char::is_whitespace) else { continue };
+            if let Some(value) = value.trim().parse().ok().filter(|_| name.starts_with("Xfrm")) {
+                self.insert("Xfrm", name, value);
             }
         }
     }

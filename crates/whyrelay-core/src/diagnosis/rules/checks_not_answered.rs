@@ -16,7 +16,7 @@ pub(super) const RULE: Rule = Rule {
     doubt: "A gap in the receiver's recording: the answers may have been sent and not recorded.",
     fixes: &[Fix::safe("Look at the receiver's own log and events around the cited ones.")],
     threads: &[],
-    depends_on: &["WR507"],
+    depends_on: &["WR507", "WR129"],
     examine,
 };
 

@@ -31,7 +31,7 @@ pub(super) const RULE: Rule = Rule {
         "tailscale/tailscale#10375",
         "tailscale/tailscale#1872",
     ],
-    depends_on: &["WR801", "WR110", "WR112"],
+    depends_on: &["WR801", "WR110", "WR112", "WR129"],
     examine,
 };
 

@@ -38,6 +38,7 @@ mod errno;
 mod fingerprint_mismatch;
 mod input_firewall_drops;
 mod interface_left_out;
+mod ipsec_policy_drops;
 mod ipv6_without_route;
 mod mapping_expires_early;
 mod mark_rewritten_on_output;
@@ -247,6 +248,7 @@ pub const RULES: &[Rule] = &[
     port_taken::RULE,
     capability_missing::RULE,
     conntrack_table_full::RULE,
+    ipsec_policy_drops::RULE,
     output_firewall_drops::RULE,
     mark_rule_collision::RULE,
     ipv6_without_route::RULE,

@@ -14,13 +14,13 @@ pub(super) const RULE: Rule = Rule {
     code: "WR103",
     name: "output-firewall-drops",
     title: "this host's own firewall drops what is sent to the peer",
-    meaning: "A firewall rule on output of this host drops or rejects the session's UDP packets. The kernel says so to the sender: EPERM, \"operation not permitted\".",
+    meaning: "A firewall rule on output or postrouting of this host drops or rejects the session's UDP packets. The kernel says so to the sender: EPERM, \"operation not permitted\".",
     detection: "Sends failed with EPERM; the firewall's rules and their counters, where they can be read, name the rule.",
     proof: "The counter of the rule grows with each check.",
     doubt: "A send with success to the same address.",
     fixes: &[Fix::firewall("Allow outbound UDP for this program or port in the host's firewall.")],
     threads: &["pjsip/pjproject#5031"],
-    depends_on: &["WR801", "WR112"],
+    depends_on: &["WR801", "WR112", "WR129"],
     examine,
 };
 
@@ -36,7 +36,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let rule = side.host.firewall_rules.iter().find(|rule| {
         let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
         drops
-            && rule.fact.hook.as_deref() == Some("output")
+            && matches!(rule.fact.hook.as_deref(), Some("output" | "postrouting"))
             && rule.fact.packets_since.is_none_or(|packets| packets > 0)
     });
     let by = rule.map(|rule| format!(" by {}", quoted_firewall(&rule.fact))).unwrap_or_default();

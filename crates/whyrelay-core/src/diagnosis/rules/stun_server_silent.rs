@@ -23,7 +23,9 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Try the server from another network to see which end is at fault."),
     ],
     threads: &[],
-    depends_on: &["WR305", "WR208", "WR302", "WR103", "WR106", "WR108", "WR110", "WR111", "WR112", "WR115", "WR113"],
+    depends_on: &[
+        "WR305", "WR208", "WR302", "WR103", "WR106", "WR108", "WR110", "WR111", "WR112", "WR115", "WR113", "WR129",
+    ],
     examine,
 };
 
