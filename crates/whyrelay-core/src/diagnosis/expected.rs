@@ -193,6 +193,10 @@ pub fn would_allow_direct(session: &Session<'_>, expected: Expected) -> Vec<Stri
             ));
         }
     }
+    // A session that may only use relays is not direct over IPv6 either.
+    if session.recorded().any(|vantage| session.evidence.side(vantage).options.relay_only) {
+        return ways;
+    }
     let lacks_ipv6 = |vantage| Network::of(session, vantage, true).public.is_empty();
     let without: Vec<_> = [Vantage::A, Vantage::B].into_iter().filter(|&vantage| lacks_ipv6(vantage)).collect();
     match without.as_slice() {

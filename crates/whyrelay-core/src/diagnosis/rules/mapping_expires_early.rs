@@ -2,7 +2,7 @@
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::evidence::SideEvidence;
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
 use crate::host::{ProbeAim, ProbeOutcome};
 use crate::trace::event::Vantage;
@@ -21,7 +21,7 @@ pub(super) const RULE: Rule = Rule {
     doubt: "A packet from outside that arrives after a longer silence.",
     fixes: &[
         Fix::safe(
-            "Send keep-alives more often than the NAT forgets: 15 to 25 s suit almost every NAT, for NetBird set NB_ICE_KEEP_ALIVE_INTERVAL_SEC, for WireGuard PersistentKeepalive = 15.",
+            "Send keep-alives more often than the NAT forgets: for NetBird by NB_ICE_KEEP_ALIVE_INTERVAL_SEC, for WireGuard by PersistentKeepalive.",
         ),
         Fix::owner("Raise the router's UDP timeout (RFC 4787 asks for two minutes at least)."),
     ],
@@ -56,8 +56,17 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             vantage.name()
         ),
         evidence: vec![seq],
+        advice: vec![Remedy::safe(format!(
+            "Send keep-alives every {} s: this NAT remembers for {at_least} s, and {at_most} s are too long",
+            within(at_least)
+        ))],
         ..Fault::default()
     })
+}
+
+/// A time in seconds that is safely below one that the NAT remembers.
+fn within(at_least_s: u32) -> u32 {
+    (at_least_s * 4 / 5).max(1)
 }
 
 /// The shortest silence after which the peer's knock did not arrive, with the longest after which one did: between the two

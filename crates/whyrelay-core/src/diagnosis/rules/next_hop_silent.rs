@@ -31,7 +31,72 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
         return Examination::Clear;
     }
-    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+    let of_side = |vantage| fault(session, vantage).or_else(|| set_by_hand(session, vantage));
+    Examination::of(session.recorded().filter_map(of_side).collect())
+}
+
+/// The hardware address of a next hop was set by hand, and nothing that was sent there is answered: the kernel asks
+/// nobody whether it is right.
+fn set_by_hand(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let candidates: BTreeSet<_> = crate::diagnosis::routes::reachable_candidates(side, peer).collect();
+    let by_hand = side
+        .host
+        .neighbors
+        .iter()
+        .filter(|neighbor| neighbor.fact.neighbor_state == NeighborState::Permanent && neighbor.fact.mac.is_some());
+    let by_hand: Vec<_> = by_hand.take(MAX_BY_HAND).collect();
+    if by_hand.is_empty() {
+        return None;
+    }
+    let mut hops: BTreeMap<IpAddr, IpAddr> = BTreeMap::new();
+    for answer in side.host.route_answers.iter().filter(|answer| answer.fact.question.out_device.is_none()) {
+        let to = answer.fact.question.destination;
+        if let Some(route) = &answer.fact.route {
+            hops.entry(to).or_insert(route.gateway.unwrap_or(to));
+        }
+    }
+    let hop_of = |to: IpAddr| hops.get(&to).copied();
+    by_hand.into_iter().find_map(|neighbor| {
+        let hop = neighbor.fact.address;
+        let servers: Vec<_> = side.servers.iter().filter(|((.., server), _)| hop_of(server.ip()) == Some(hop)).collect();
+        let checks: Vec<_> = side
+            .sent
+            .iter()
+            .filter(|(_, check)| candidates.contains(&check.pair.remote.ip()) && hop_of(check.pair.remote.ip()) == Some(hop))
+            .collect();
+        let heard = servers.iter().any(|(_, path)| path.has_answered())
+            || checks.iter().any(|(id, check)| check.answer.is_some() || peer.received.contains_key(*id));
+        let asked: u32 = servers.iter().map(|(_, path)| path.transmissions()).sum();
+        let sent: u32 = checks.iter().map(|(_, check)| check.transmissions - check.refused.min(check.transmissions)).sum();
+        if heard || asked + sent < 3 || !side.send_failures.is_empty() {
+            return None;
+        }
+        let family = super::wording::ip(crate::host::Family::of(hop));
+        let (device, mac) = (&neighbor.fact.device, neighbor.fact.mac.as_deref().unwrap_or_default());
+        Some(Fault {
+            blame: Blame::side(vantage),
+            severity: session.harm(),
+            summary: format!(
+                "{} sends all for {hop} on {device} to {mac}, an address that was set by hand, and nothing that goes there is answered",
+                vantage.name()
+            ),
+            evidence: [neighbor.seq]
+                .into_iter()
+                .chain(servers.iter().filter_map(|(_, path)| path.first_seq()).take(2))
+                .chain(checks.iter().map(|(_, check)| check.seq).take(2))
+                .collect(),
+            advice: vec![
+                Remedy::safe("See who has the address").run(ping(hop, Some(device))),
+                Remedy::safe(format!(
+                    "If somebody else answers: let the kernel ask (undo: {family} neigh replace {hop} lladdr {mac} dev {device} nud permanent)"
+                ))
+                .run(format!("{family} neigh del {hop} dev {device}")),
+            ],
+            doubt: Some(format!("An answer of {hop} from {mac} to arping.")),
+            ..Fault::default()
+        })
+    })
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
@@ -87,6 +152,9 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         ..Fault::default()
     })
 }
+
+/// Most next hops with an address set by hand that are looked at.
+const MAX_BY_HAND: usize = 16;
 
 /// Asks a neighbor on its link.
 fn ping(hop: IpAddr, device: Option<&str>) -> String {

@@ -26,6 +26,10 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct || direct.is_empty() || could {
         return Examination::Clear;
     }
+    // Candidates come one by one: those of a recording that was cut short are not all of them.
+    if !session.is_decided() {
+        return Examination::Inconclusive { missing: "the recording ends before the session was decided".to_owned() };
+    }
     Examination::Found(vec![Fault {
         blame: Blame::Both,
         severity: Severity::Warning,
