@@ -20,6 +20,7 @@ mod readable;
 mod recordings;
 
 mod redact;
+mod remedies;
 mod report;
 mod rules;
 mod scale;

@@ -123,6 +123,25 @@ impl Session {
         self.fact(Vantage::A, HostFact::FirewallRule(rule));
     }
 
+    /// A chain's policy on a hook of A, which counts nothing.
+    pub(crate) fn policy(&mut self, hook: &str, verdict: &str) {
+        self.firewall(hook, &format!("policy {verdict}"), Some(verdict), 0);
+        let Some(EventKind::HostFact { fact, .. }) = self.events.last_mut().map(|event| &mut event.kind) else {
+            return;
+        };
+        if let HostFact::FirewallRule(rule) = fact.as_mut() {
+            (rule.table, rule.chain) = ("own".to_owned(), "in".to_owned());
+            (rule.handle, rule.packets, rule.packets_since) = (None, None, None);
+        }
+    }
+
+    /// A neighbor of A whose hardware address was set by hand.
+    pub(crate) fn neighbor_by_hand(&mut self, at: &str) {
+        let (device, address) = ("eth0".to_owned(), at.parse().expect("an address"));
+        let (mac, neighbor_state) = (Some("02:00:00:00:00:99".to_owned()), NeighborState::Permanent);
+        self.fact(Vantage::A, HostFact::Neighbor(Neighbor { device, address, mac, neighbor_state }));
+    }
+
     pub(crate) fn neighbor(&mut self, at: &str, neighbor_state: NeighborState) {
         let (device, address) = ("eth0".to_owned(), at.parse().expect("an address"));
         self.fact(Vantage::A, HostFact::Neighbor(Neighbor { device, address, mac: None, neighbor_state }));
@@ -215,6 +234,14 @@ impl Session {
         let (device, route_kind) = (Some("eth0".into()), RouteKind::Unicast);
         let (gateway, preferred_source, metric, mtu) = (None, None, None, None);
         let route = Route { table: 254, destination, route_kind, device, gateway, preferred_source, metric, mtu };
+        self.fact(Vantage::A, HostFact::Route(route));
+    }
+
+    /// A default route of A that refuses.
+    pub(crate) fn refusing_route(&mut self, route_kind: RouteKind, table: u32) {
+        let destination = Prefix { address: "0.0.0.0".parse().expect("an address"), length: 0 };
+        let (device, gateway, preferred_source, metric, mtu) = (None, None, None, None, None);
+        let route = Route { table, destination, route_kind, device, gateway, preferred_source, metric, mtu };
         self.fact(Vantage::A, HostFact::Route(route));
     }
 

@@ -1,6 +1,8 @@
 //! Cases of the 1xx and 8xx families: what a host does to its own packets.
 
-use whyrelay_core::host::{HostFact, NeighborState, Prefix, ProbeAim, RoutePurpose, RuleAction, SoftwareName};
+use whyrelay_core::host::{
+    HostFact, NeighborState, Prefix, ProbeAim, RouteKind, RoutePurpose, RuleAction, SoftwareName,
+};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::trace::event::{EventKind, InterfaceUse, ServerFailure, SessionOptions, Side, Transport, Vantage};
 
@@ -128,6 +130,21 @@ fn routing() -> Vec<Case> {
         icmp(session, Vantage::A, B_MAPPED, "192.168.1.2", 3, 1);
         session.neighbor("192.168.1.1", NeighborState::Failed);
     });
+    // The kernel says only that it refuses: which rule leads to the route that does is looked up.
+    let kept_in = |users, mark: Option<u32>| {
+        failing(Fate::SendRefused(22), Fate::LostOnTheWay, |session| {
+            session.rule(whyrelay_core::host::PolicyRule { users, mark, mask: mark, ..policy_rule(1000) });
+            session.refusing_route(RouteKind::Blackhole, 200);
+            session.route(SERVER, STUN, mark.unwrap_or(0), Err(22));
+            session.route(PEER, B_MAPPED, mark.unwrap_or(0), Err(22));
+        })
+    };
+    let by_hand = failing(Fate::LostOnTheWay, Fate::LostOnTheWay, |session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        let gateway = Some("192.168.1.9");
+        session.route(PEER, B_MAPPED, 0, Ok(Way { gateway, ..UPLINK }));
+        session.neighbor_by_hand("192.168.1.9");
+    });
     let policy_default = diverted(&[], UPLINK, |session| {
         session.default_route(201);
         session.route(SERVER, STUN, 0, Ok(Way { table: 201, ..UPLINK }));
@@ -135,13 +152,16 @@ fn routing() -> Vec<Case> {
     vec![
         case("WR104", "A", refused(22)),
         case("WR105", "A", diverted(&tunnel, into("wg0", 200, 100), to_peer)),
+        case("WR105", "A", kept_in(Some((0, 0)), None)),
         case("WR106", "A", collision),
+        case("WR106", "A", kept_in(None, Some(0x1BD00))),
         case("WR106", "A", astray(Some("203.0.113.1:40001"))),
         case("WR107", "A", diverted(&tunnel, into("wg0", 254, 32_766), |_| {})),
         case("WR108", "A", everything),
         case("WR108", "A", by_tap),
         case("WR109", "A", rewritten),
         case("WR113", "A", silent),
+        case("WR113", "A", by_hand),
         case("WR114", "A", shadowed),
         case("WR115", "A", two_uplinks),
         case("WR118", "A", diverted(&[("eth1", None)], into("eth1", 254, 32_766), |_| {})),
@@ -155,6 +175,22 @@ fn dropping() -> Vec<Case> {
     });
     let filtered = lost(|session| session.counters(Vantage::A, &[("TcpExt.IPReversePathFilter", 12)]));
     let input = lost(|session| session.firewall("input", "udp dport 40000 drop", Some("drop"), 7));
+    let mut answers = Session::new();
+    answers.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    answers.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, None);
+    answers.stun(Vantage::A, A, STUN, None);
+    answers.stun(Vantage::B, B, STUN, Some(B_MAPPED));
+    answers.check(Check { transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
+    answers.policy("input", "drop");
+    answers.arrived_packet("eth0", STUN, A);
+    answers.fail(Vantage::A);
+    answers.fail(Vantage::B);
+    let ipsec = |fate, counter: &str| {
+        failing(fate, Fate::LostOnTheWay, |session| session.counters(Vantage::A, &[(counter, 9)]))
+    };
+    let after_routing = failing(Fate::SendRefused(1), Fate::LostOnTheWay, |session| {
+        session.firewall("postrouting", "udp drop", Some("drop"), 7);
+    });
     let checksum = lost(|session| session.counters(Vantage::B, &[("Udp.InCsumErrors", 5)]));
     let carrier = lost(|session| {
         session.firewall("forward", "ip saddr 100.64.0.0/10 iifname != \"tailscale0\" drop", Some("drop"), 3);
@@ -172,13 +208,17 @@ fn dropping() -> Vec<Case> {
     elsewhere.answer_astray(A, B_MAPPED, "198.51.100.77:50000");
     vec![
         case("WR103", "A", refused(1)),
+        case("WR103", "A", after_routing),
         case("WR110", "A", filtered),
         case("WR111", "A", input),
+        Case { also: &["WR802"], ..case("WR111", "A", answers) },
         case("WR112", "A", full),
         case("WR116", "A", checksum),
         Case { also: &["WR501", "WR802"], ..case("WR117", "A", no_route) },
         case("WR119", "B", elsewhere),
         case("WR120", "A", carrier),
+        case("WR129", "A", ipsec(Fate::SendRefused(1), "Xfrm.XfrmOutPolBlock")),
+        case("WR129", "A", ipsec(Fate::LostOnTheWay, "Xfrm.XfrmInPolBlock")),
     ]
 }
 

@@ -13,7 +13,10 @@ use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use super::facts::{UPLINK, Way, policy_rule};
 use super::host::{astray, diverted, icmp};
-use super::network::{connected, lost_and, refused_with, server_failed};
+use super::network::{
+    broken_relay, connected, lost_and, refused_with, relay_to_relay, seen_by_peer, seen_by_relay, server_failed,
+    silent_for_both,
+};
 use super::{STUN_2, failing, lost, over_relay};
 use crate::builder::{Check, Fate, Session, address};
 use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats, direct, relayed};
@@ -113,6 +116,7 @@ fn routing() -> Vec<Near> {
         icmp(session, Vantage::A, B_MAPPED, "192.168.1.1", 3, 1);
         session.neighbor("192.168.1.1", NeighborState::Reachable);
     });
+    let heard_by_hand = diverted(&[], UPLINK, |session| session.neighbor_by_hand("192.168.1.1"));
     let with_main = diverted(&[], UPLINK, |session| {
         session.default_route(254);
         session.default_route(201);
@@ -136,6 +140,7 @@ fn routing() -> Vec<Near> {
             diverted(&TUNNEL, UPLINK, |session| session.own_packet("eth0", A, B_MAPPED)),
         ),
         near("WR113", "a router says so, and the next hop is reachable", by_router),
+        near("WR113", "its address was set by hand, and the servers answer through it", heard_by_hand),
         near(
             "WR114",
             "there is a bridge, and the route does not lead to it",
@@ -212,6 +217,7 @@ fn host() -> Vec<Near> {
         harmless("WR101", "one family has no route, the other works", ipv6(true)),
         near("WR102", "relay only was asked for", relay_only),
         near("WR103", "a route refuses, not the firewall", failing(Fate::SendRefused(22), LOST, |_| {})),
+        near("WR129", "the counter stood still", counters("Xfrm.XfrmOutPolBlock", 0)),
         near("WR110", "the counter stood still", counters("TcpExt.IPReversePathFilter", 0)),
         near(
             "WR111",
@@ -294,6 +300,8 @@ fn nat() -> Vec<Near> {
     masquerade.firewall("postrouting", "masquerade", None, 5);
     vec![
         near("WR201", "both servers tell the same", over_relay(told(A_MAPPED))),
+        near("WR201", "the peer had sent there first, and may have taken the port", seen_by_relay(true)),
+        near("WR201", "the NAT keeps another port: this one is somebody else's", seen_by_peer(true)),
         near("WR202", "the peer sees the port that servers see", advertised),
         near("WR202", "a check that waited for the peer's packets keeps the port", kept),
         near("WR203", "the router's external address is the one that servers see", mapper),
@@ -301,6 +309,7 @@ fn nat() -> Vec<Near> {
         near("WR205", "the mapping outlives every keepalive", lost_and(Vantage::A, lives)),
         near("WR206", "another port of the same address", over_relay(told("203.0.113.1:61234"))),
         near("WR207", "no other port is known to be mapped alike", over_relay(told("203.0.113.1:61234"))),
+        near("WR207", "no other port is kept either", seen_by_peer(false)),
         near("WR208", "a server's answer comes back", hears),
         near("WR209", "the host masquerades with ports in order", over_relay(masquerade)),
     ]
@@ -351,8 +360,10 @@ fn servers() -> Vec<Near> {
     vec![
         near("WR301", "another socket of this host gets its answer", other_socket),
         near("WR302", "one server answers over UDP", heard),
+        near("WR302", "it is one server, silent for both sides", silent_for_both(false)),
         near("WR303", "the name was resolved", named),
         near("WR304", "a third party saw what was sent", lost_and(Vantage::A, third)),
+        near("WR304", "packets come from the relayed port, and none gets in", relay_to_relay(true)),
         near("WR304", "nobody reaches a relay at a private address", lost_and(Vantage::A, inside)),
         near("WR305", "one damaged answer may be chance", once),
         near("WR401", "the first 401 belongs to every allocation", over_relay(relayed())),
@@ -366,6 +377,7 @@ fn servers() -> Vec<Near> {
         near("WR405", "a challenge is no refusal", refused_with(Method::ALLOCATE, "alice", 401)),
         near("WR406", "there were credentials, and they are wrong", server_failed("turn:relay.example", unauthorized)),
         near("WR407", "the relay carries checks", over_relay(relayed())),
+        near("WR407", "both networks may be closed as well", relay_to_relay(false)),
         near("WR409", "nobody listens: TLS never began", server_failed("turns:relay.example", refused())),
         near("WR410", "they end in the future", refused_with(Method::ALLOCATE, "9999999999:alice", 401)),
     ]
@@ -381,6 +393,14 @@ fn checks() -> Vec<Near> {
         session.push(Vantage::A, EventKind::RemoteCandidateRefused { line, reason });
     });
     let closed = lost(|session| icmp(session, Vantage::A, B_MAPPED, "203.0.113.254", 3, 3));
+    let mut cut = Session::new();
+    cut.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    cut.candidate(Vantage::B, CandidateType::Host, B, B, None);
+    cut.check(Check { remote: B, ..a_checks(LOST) });
+    let private = lost(|session| {
+        session.check(Check { remote: B, transmissions: 7, ..a_checks(LOST) });
+        icmp(session, Vantage::A, B, "203.0.113.254", 3, 0);
+    });
     let sound = failing(LOST, LOST, |session| {
         let id = session.id();
         let request = MessageBuilder::new(Class::Request, Method::BINDING, id)
@@ -397,11 +417,13 @@ fn checks() -> Vec<Near> {
         near("WR505", "both recordings are there", failing(LOST, LOST, |_| {})),
         near("WR507", "the integrity is right", sound),
         near("WR508", "both have public addresses", failing(LOST, LOST, |_| {})),
+        near("WR508", "the recording was cut before more candidates came", cut),
         near("WR509", "they are not answered at all", failing(Fate::Ignored, Fate::Ignored, |_| {})),
         near("WR510", "the answer came before the agent gave up", failing(Fate::Answered, LOST, |_| {})),
         near("WR511", "nobody answers there", unanswered),
         harmless("WR512", "the peer has another candidate", named),
         near("WR513", "the port is closed: that is no router's refusal", closed),
+        near("WR513", "a provider refuses a private address of the peer", private),
     ]
 }
 
@@ -456,6 +478,7 @@ fn session() -> Vec<Near> {
     with_relay.fail(Vantage::A);
     with_relay.fail(Vantage::B);
     vec![
+        near("WR411", "the server answers after the path broke", broken_relay(Some(A_MAPPED))),
         near("WR506", "the path came back", finished(recovered)),
         near("WR601", "the certificate is the announced one", finished(connected())),
         near("WR602", "the handshake was never begun", failing(LOST, LOST, |_| {})),

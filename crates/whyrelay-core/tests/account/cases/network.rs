@@ -89,6 +89,107 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
+/// A port of B's mapped address that no server told.
+const B_OTHERWISE: &str = "198.51.100.2:61111";
+
+/// Only one server was asked, and A's relay sees B at another port than it. `prompted`: A had sent from there to the port
+/// that the server told before; else that cannot have taken it.
+pub(super) fn seen_by_relay(prompted: bool) -> Session {
+    let mut session = behind_nats();
+    session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, B_OTHERWISE);
+    session.candidate(Vantage::A, CandidateType::Relayed, RELAYED, RELAYED, Some("turn:192.0.2.10:3478"));
+    session.check(Check { transmissions: 7, ..a_checks(LOST) });
+    session.check(Check { transmissions: 7, ..b_checks(LOST) });
+    if prompted {
+        let (id, outer) = (session.id(), session.id());
+        let request = MessageBuilder::new(Class::Request, Method::BINDING, id)
+            .text(AttributeType::USERNAME, "bbbb:aaaa")
+            .u32(AttributeType::PRIORITY, 1)
+            .build();
+        let send = MessageBuilder::new(Class::Indication, Method::SEND, outer)
+            .xor_address(AttributeType::XOR_PEER_ADDRESS, address(B_MAPPED))
+            .attribute(AttributeType::DATA, &request)
+            .build();
+        session.datagram(Vantage::A, Direction::Out, A, STUN, &send, None);
+    }
+    session.relayed_check(Vantage::B, A, STUN, RELAYED, (B, B_OTHERWISE), true);
+    session.select(Vantage::A, RELAYED, B_OTHERWISE);
+    session.select(Vantage::B, B, RELAYED);
+    session.end(Vantage::A, EndReason::Finished);
+    session.end(Vantage::B, EndReason::Finished);
+    session
+}
+
+/// Only one server was asked, the NAT of A does not keep its port, and B sees another one than the server. `kept`: a
+/// fresh port of A keeps its number.
+pub(super) fn seen_by_peer(kept: bool) -> Session {
+    let told = "203.0.113.1:61000";
+    let mut session = Session::new();
+    for (vantage, local, mapped) in [(Vantage::A, A, told), (Vantage::B, B, B_MAPPED)] {
+        session.stun(vantage, local, STUN, Some(mapped));
+        session.candidate(vantage, CandidateType::Host, local, local, None);
+        session.candidate(vantage, CandidateType::ServerReflexive, mapped, local, None);
+    }
+    session.check(Check { seen_from: "203.0.113.1:62014", transmissions: 7, ..a_checks(Fate::AnswerLost) });
+    session.check(Check { remote: told, transmissions: 7, ..b_checks(LOST) });
+    let mapped = if kept { "203.0.113.1:41000" } else { "203.0.113.1:63333" };
+    session.probe(ProbeAim::OtherPort, "192.168.1.2:41000", STUN, Some(mapped));
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    session
+}
+
+/// From relay to relay, inside of the server: what B sends to A's relayed port gets lost. `heard`: packets come to B from
+/// there all the same.
+pub(super) fn relay_to_relay(heard: bool) -> Session {
+    let other = "192.0.2.10:60001";
+    let mut session = easy_nats();
+    session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, other);
+    session.allocate(Vantage::B, B, STUN, other, B_MAPPED, RELAYED);
+    for (vantage, relayed) in [(Vantage::A, RELAYED), (Vantage::B, other)] {
+        session.candidate(vantage, CandidateType::Relayed, relayed, relayed, Some("turn:192.0.2.10:3478"));
+    }
+    session.check(Check { transmissions: 7, ..a_checks(LOST) });
+    session.check(Check { transmissions: 7, ..b_checks(LOST) });
+    session.check(Check { remote: other, transmissions: 7, ..a_checks(LOST) });
+    session.check(Check { remote: RELAYED, transmissions: 7, ..b_checks(LOST) });
+    if heard {
+        let id = session.id();
+        let request = MessageBuilder::new(Class::Request, Method::BINDING, id)
+            .text(AttributeType::USERNAME, "bbbb:aaaa")
+            .u32(AttributeType::PRIORITY, 1)
+            .build();
+        session.datagram(Vantage::B, Direction::In, B, RELAYED, &request, Some(Integrity::Valid));
+        let answer = MessageBuilder::new(Class::Success, Method::BINDING, id)
+            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(RELAYED));
+        session.datagram(Vantage::B, Direction::Out, B, RELAYED, &answer.build(), None);
+    }
+    session.select(Vantage::A, RELAYED, other);
+    session.select(Vantage::B, other, RELAYED);
+    session.end(Vantage::A, EndReason::Finished);
+    session.end(Vantage::B, EndReason::Finished);
+    session
+}
+
+/// A path through A's relay breaks; `answers`: what the server says since.
+pub(super) fn broken_relay(answers: Option<&str>) -> Session {
+    let mut session = crate::report::relayed();
+    session.relayed_check(Vantage::A, A, STUN, RELAYED, (B, B_MAPPED), true);
+    session.select(Vantage::A, RELAYED, B_MAPPED);
+    session.select(Vantage::B, B, RELAYED);
+    failed_state(&mut session, Vantage::A, IceStateReason::ConsentExpired);
+    failed_state(&mut session, Vantage::B, IceStateReason::ConsentExpired);
+    session.stun(Vantage::A, A, STUN, answers);
+    // Somebody ends it at A then, and B closes in good order: the path is gone all the same.
+    for generation in 1..3 {
+        session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, None);
+        session.push(Vantage::B, EventKind::IceRestarted { generation, side: Side::Local });
+    }
+    session.end(Vantage::A, EndReason::Interrupted);
+    session.end(Vantage::B, EndReason::Finished);
+    session
+}
+
 fn nat() -> Vec<Case> {
     let one_dependent = |mapped: &str| {
         let mut session = crate::report::relayed();
@@ -155,6 +256,8 @@ fn nat() -> Vec<Case> {
     };
     vec![
         case("WR201", "A", super::over_relay(one_dependent("203.0.113.1:61234"))),
+        case("WR201", "B", seen_by_relay(false)),
+        Case { also: &["WR802"], ..case("WR201", "A", seen_by_peer(false)) },
         case("WR202", "A", early),
         Case { also: &["WR501"], ..case("WR202", "A", probed) },
         Case { also: &["WR501"], ..case("WR203", "A", inner) },
@@ -162,9 +265,26 @@ fn nat() -> Vec<Case> {
         Case { also: &["WR501"], ..case("WR205", "A", lost_and(Vantage::A, lifetime)) },
         case("WR206", "A", super::over_relay(one_dependent("203.0.113.9:40000"))),
         case("WR207", "A", super::over_relay(shared)),
+        Case { also: &["WR802"], ..case("WR207", "A", seen_by_peer(true)) },
         Case { also: &["WR802"], ..case("WR208", "A", deaf) },
         case("WR209", "A", random),
     ]
+}
+
+/// The one server that both sides asked answers A over TLS and neither over UDP. `another`: so does a second one.
+pub(super) fn silent_for_both(another: bool) -> Session {
+    let mut session = Session::new();
+    for (vantage, own) in [(Vantage::A, A), (Vantage::B, B)] {
+        session.candidate(vantage, CandidateType::Host, own, own, None);
+        session.stun(vantage, own, STUN, None);
+        if another {
+            session.stun(vantage, own, STUN_2, None);
+        }
+    }
+    session.allocate_over_tls(Vantage::A, A, "192.0.2.10:443", RELAYED);
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    session
 }
 
 fn servers() -> Vec<Case> {
@@ -233,7 +353,9 @@ fn servers() -> Vec<Case> {
     const NO_RELAY: &[&str] = &["WR802"];
     vec![
         Case { also: LOST_TOO, ..case("WR301", "the relay", silent) },
+        Case { also: NO_RELAY, ..case("WR301", "the relay", silent_for_both(false)) },
         Case { also: NO_RELAY, ..case("WR302", "A", blocked) },
+        Case { also: &["WR301", "WR802"], ..case("WR302", "A", silent_for_both(true)) },
         Case { also: LOST_TOO, ..case("WR303", "A", server_failed("turn:relay.example", unresolved)) },
         case("WR304", "A", lost_and(Vantage::A, third)),
         Case { also: NO_RELAY, ..case("WR305", "A", rewritten) },
@@ -248,6 +370,7 @@ fn servers() -> Vec<Case> {
             ..case("WR406", "A", server_failed("turn:relay.example", ServerFailure::NoCredentials))
         },
         Case { also: &["WR501"], ..case("WR407", "the relay", closed) },
+        Case { also: &["WR501"], ..case("WR407", "the relay", relay_to_relay(true)) },
         Case { also: LOST_TOO, ..case("WR409", "the relay", server_failed("turns:relay.example", untrusted)) },
         Case { also: NO_RELAY, ..case("WR410", "A", refused_with(Method::ALLOCATE, "1600000000:alice", 401)) },
     ]
@@ -320,6 +443,7 @@ fn ice() -> Vec<Case> {
         Case { also: NO_RELAY, ..case("WR503", "the path", failing(Fate::AnswerLost, Fate::AnswerLost, |_| {})) },
         case("WR504", "A", other_port),
         Case { also: NO_RELAY, ..case("WR505", "the path", one_sided) },
+        Case { also: &["WR501"], ..case("WR411", "the relay", broken_relay(None)) },
         case("WR506", "the path", consent),
         Case { also: &["WR501", "WR802"], ..case("WR507", "signaling", failing(LOST, LOST, forged)) },
         Case { also: NO_RELAY, ..case("WR508", "both sides", strangers) },
