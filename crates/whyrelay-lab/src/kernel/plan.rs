@@ -350,7 +350,12 @@ fn user_space(topology: &Topology, router: &Router, node: &mut Node) {
     node.translator = Some(Translator { udp, tcp, echo, alg: router.alg, changes: None });
     node.mapping = port_mapping::config(router);
 
-    let to: Vec<IpAddr> = if pairs.is_empty() { external } else { pairs.iter().map(|(_, outside)| *outside).collect() };
+    let mut to: Vec<IpAddr> =
+        if pairs.is_empty() { external } else { pairs.iter().map(|(_, outside)| *outside).collect() };
+    // A forward is at the router's own address, also where each host has another.
+    to.extend(router.forwards.iter().map(|(outside, _)| outside.ip()));
+    to.sort_unstable();
+    to.dedup();
     let mtu = router.link.mtu.map(|mtu| format!(" mtu lock {mtu}")).unwrap_or_default();
     for device in [INSIDE, OUTSIDE] {
         node.ip.push(format!("link set {device} up"));
