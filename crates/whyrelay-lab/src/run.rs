@@ -31,6 +31,8 @@ pub struct Observed {
     pub usable_after: Option<Duration>,
     /// Datagrams of the peers' data that the relay carried.
     pub relayed_data: Option<u64>,
+    /// Whether the relay was cut while data was tried, as both sides were connected directly.
+    pub relay_cut: bool,
     /// What contradicts the path: data that did not arrive, or that took the relay on a direct path.
     pub contradictions: Vec<String>,
 }
@@ -58,7 +60,7 @@ pub fn cannot_virtually(topology: &Topology) -> Option<String> {
 pub fn run_virtual(topology: &Topology) -> Observed {
     let outcome = world::run_topology(topology);
     let contradictions = contradictions(&outcome);
-    let Outcome { a, b, relayed_data, .. } = outcome;
+    let Outcome { a, b, relayed_data, relay_cut, .. } = outcome;
     let path = (a.path == b.path).then_some(match a.path {
         world::Path::Direct => Path::Direct,
         world::Path::Relayed => Path::Relayed,
@@ -76,17 +78,15 @@ pub fn run_virtual(topology: &Topology) -> Observed {
         recordings: [a.recording, b.recording],
         usable_after,
         relayed_data: Some(relayed_data),
+        relay_cut,
         contradictions,
     }
 }
 
-/// Direct means direct: no datagram passed the relay, and data arrived. Relayed means relayed: the relay counted it.
+/// Direct means direct: data arrived with the relay cut. Relayed means relayed: the relay counted it.
 fn contradictions(outcome: &Outcome) -> Vec<String> {
     let mut found = Vec::new();
     match outcome.path() {
-        Some(world::Path::Direct) if outcome.relayed_data > 0 => {
-            found.push(format!("direct, and yet the relay carried {} datagrams", outcome.relayed_data));
-        }
         Some(world::Path::Relayed) if outcome.relayed_data == 0 => {
             found.push("relayed, and yet the relay carried nothing".to_owned());
         }
@@ -155,6 +155,9 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
     problems.extend(discover::contradictions(topology));
     if observed.path != Some(expect.path) {
         problems.push(format!("the path is {}, expected {}", path_name(observed.path), path_name(Some(expect.path))));
+    }
+    if (observed.path, expect.path) == (Some(Path::Direct), Path::Direct) && !observed.relay_cut {
+        problems.push("the path is direct, and yet the relay was not cut, as not both sides had it in time".to_owned());
     }
     let report = &observed.report;
     let account = match report.path {

@@ -9,6 +9,7 @@
 //! | `router`, `packet` | a user-space router on TUN around `nat::table` |
 //! | [`Services`] | the server's programs and their faults |
 //! | [`run_kernel`] | a scenario from beginning to end, with real sessions |
+//! | `cut` | the relay's end, where data has to pass without it |
 //! | `signaling` | a proxy that delays or loses a peer's messages |
 //! | `wire` | a user-space cable on TAP: delay, jitter, loss, reordering, duplication, rate |
 //! | `nft`, `host` | kernel routers by nftables; hosts and their faults |
@@ -17,6 +18,7 @@
 //! are made inside the lab's namespaces, so labs run side by side.
 
 mod command;
+mod cut;
 mod error;
 mod host;
 pub mod lab;

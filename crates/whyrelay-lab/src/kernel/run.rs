@@ -16,6 +16,7 @@ use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{Event, EventKind, Vantage};
 use whyrelay_core::trace::recording::Recording;
 
+use super::cut::{Cut, data_passed};
 use super::error::LabError;
 use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
@@ -48,9 +49,6 @@ pub struct Conditions<'a> {
     pub certify: Option<Certify>,
     /// Set when everything is to end.
     pub interrupted: &'a AtomicBool,
-    /// Cut the server off for UDP and TCP but signaling as soon as both sides have a direct path: data must pass all
-    /// the same.
-    pub cut_relay: bool,
 }
 
 /// Makes a certificate for an address, as it should be or with a fault.
@@ -74,8 +72,6 @@ pub struct Ran {
     pub observed: Observed,
     /// From nothing until the network was there and the server served.
     pub up_after: Duration,
-    /// Whether the relay was cut off while both had a direct path.
-    pub relay_cut: bool,
 }
 
 /// Why the namespace world cannot run a scenario so that what comes out is what the scenario expects; `None` when it can.
@@ -150,18 +146,19 @@ pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ra
     }
     let up_after = began.elapsed();
     let sides = [Side::new(&lab, topology, 0)?, Side::new(&lab, topology, 1)?];
-    let sessions = start(&lab, topology, conditions, &sides)?;
-    let cut = wait(&lab, conditions, &sides, sessions)?;
+    let mut cut = (topology.expect.path == Path::Direct).then(|| Cut::new(&lab, topology));
+    let sessions = start(&lab, topology, conditions, &sides, cut.as_ref())?;
+    wait(&lab, conditions, &sides, sessions, cut.as_mut())?;
     let relayed_data = services.relayed_data(&lab)?;
     let recordings: Vec<String> = sides.iter().map(Side::recording).collect::<Result<_, _>>()?;
     let paths = [sides[0].path()?, sides[1].path()?];
     drop(services);
-    let observed = observe(recordings, paths, relayed_data, cut)?;
-    Ok(Ran { observed, up_after, relay_cut: cut })
+    let observed = observe(recordings, paths, relayed_data, cut.as_ref().and_then(Cut::at))?;
+    Ok(Ran { observed, up_after })
 }
 
 /// The files of one side.
-struct Side {
+pub(super) struct Side {
     name: String,
     /// `offer` or `answer`.
     verb: &'static str,
@@ -212,11 +209,10 @@ impl Side {
         }
     }
 
-    /// Whether it has told of a direct path.
-    fn is_direct(&self) -> bool {
+    /// Whether the path that it has told of last is direct, if it has told of one.
+    pub(super) fn is_direct(&self) -> Option<bool> {
         let said = self.text("progress.log").unwrap_or_default();
-        let path = said.lines().rev().find_map(|line| line.split_once(" path: ").map(|(_, path)| path.to_owned()));
-        path.is_some_and(|path| !path.contains("relay"))
+        said.lines().rev().find_map(|line| line.split_once(" path: ").map(|(_, path)| !path.contains("relay")))
     }
 
     fn said(&self, problem: &str) -> LabError {
@@ -236,6 +232,7 @@ fn start(
     topology: &Topology,
     conditions: &Conditions<'_>,
     sides: &[Side; 2],
+    cut: Option<&Cut<'_>>,
 ) -> Result<[Running; 2], LabError> {
     let mut started = [None, None];
     let began = Instant::now();
@@ -248,6 +245,9 @@ fn start(
             std::thread::sleep(LOOK);
         }
         let mut command = session(lab, topology, conditions, &sides[index], index)?;
+        if let Some(cut) = cut {
+            command.arg("--measure-after").arg(cut.file());
+        }
         let child = lab.enter(&sides[index].name, || {
             command.spawn().map_err(LabError::system(format!("starting whyrelay {}", sides[index].verb)))
         })?;
@@ -307,9 +307,6 @@ fn session(
     if !wanted.silence.is_zero() {
         command.args(["--lifetime", &format!("{}ms", wanted.silence.as_millis())]);
     }
-    if conditions.cut_relay {
-        command.args(["--throughput", "1s"]);
-    }
     match topology.server.faults.certificate {
         Some(_) => tls_server(lab, topology, &mut command),
         None => servers(topology, wanted.no_turn, &mut command),
@@ -368,15 +365,15 @@ fn servers(topology: &Topology, no_turn: bool, command: &mut Command) {
     }
 }
 
-/// Waits until both have ended; answers whether the relay was cut off meanwhile.
+/// Waits until both have ended.
 fn wait(
     lab: &Lab,
     conditions: &Conditions<'_>,
     sides: &[Side; 2],
     mut sessions: [Running; 2],
-) -> Result<bool, LabError> {
+    mut cut: Option<&mut Cut<'_>>,
+) -> Result<(), LabError> {
     let began = Instant::now();
-    let mut cut = false;
     let mut ended = [false, false];
     while ended != [true, true] {
         for (index, running) in sessions.iter_mut().enumerate() {
@@ -388,9 +385,8 @@ fn wait(
                 _ => return Err(sides[index].said("it could not do its work")),
             }
         }
-        if conditions.cut_relay && !cut && sides.iter().all(Side::is_direct) {
-            super::services::cut_off(lab)?;
-            cut = true;
+        if let Some(cut) = &mut cut {
+            cut.look(lab, sides)?;
         }
         if let Err(interrupted) = check(conditions) {
             for running in &sessions {
@@ -404,14 +400,19 @@ fn wait(
         }
         std::thread::sleep(LOOK);
     }
-    Ok(cut)
+    Ok(())
 }
 
 fn check(conditions: &Conditions<'_>) -> Result<(), LabError> {
     if conditions.interrupted.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(()) }
 }
 
-fn observe(recordings: Vec<String>, paths: [Path; 2], relayed_data: u64, cut: bool) -> Result<Observed, LabError> {
+fn observe(
+    recordings: Vec<String>,
+    paths: [Path; 2],
+    relayed_data: u64,
+    cut: Option<Timestamp>,
+) -> Result<Observed, LabError> {
     let wrong = |error: whyrelay_core::trace::recording::RecordingError| LabError::Command {
         command: "reading the recordings".to_owned(),
         said: error.to_string(),
@@ -421,13 +422,9 @@ fn observe(recordings: Vec<String>, paths: [Path; 2], relayed_data: u64, cut: bo
     let events = Recording::merge(read).map_err(wrong)?.events;
     let path = (paths[0] == paths[1]).then_some(paths[0]);
     let mut contradictions = Vec::new();
-    // A direct path may have been found late: until then data rightly took the relay. With the relay cut it cannot.
     let connected = matches!(path, Some(Path::Direct | Path::Relayed));
-    match path {
-        Some(Path::Relayed) if relayed_data == 0 => {
-            contradictions.push("relayed, and yet the relay carried no data".to_owned());
-        }
-        _ => {}
+    if path == Some(Path::Relayed) && relayed_data == 0 {
+        contradictions.push("relayed, and yet the relay carried no data".to_owned());
     }
     for vantage in [Vantage::A, Vantage::B].into_iter().filter(|_| connected) {
         if !data_passed(&events, vantage, cut) {
@@ -446,16 +443,9 @@ fn observe(recordings: Vec<String>, paths: [Path; 2], relayed_data: u64, cut: bo
         recordings,
         usable_after: usable[0].zip(usable[1]).map(|(a, b)| a.max(b)),
         relayed_data: Some(relayed_data),
+        relay_cut: cut.is_some(),
         contradictions,
     })
-}
-
-/// Messages came back over the channel; with the relay cut, a stream of data arrived besides.
-fn data_passed(events: &[Event], vantage: Vantage, cut: bool) -> bool {
-    let own = || events.iter().filter(|event| event.vantage == vantage);
-    let answered = own().any(|event| matches!(event.kind, EventKind::RoundTrips { count, .. } if count > 0));
-    let streamed = own().any(|event| matches!(event.kind, EventKind::Throughput { bytes, .. } if bytes > 0));
-    answered && (streamed || !cut)
 }
 
 /// From a side's first event until its channel was open.

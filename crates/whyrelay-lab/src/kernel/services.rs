@@ -25,6 +25,8 @@ pub(crate) const STUN_PORT: u16 = 3478;
 const TLS_PORT: u16 = 5349;
 /// The file of the authority that peers trust.
 pub(super) const AUTHORITY: &str = "authority.pem";
+/// How a Refresh request begins (RFC 8489 §5, RFC 8656 §17).
+const REFRESH: u16 = 0x0004;
 /// Relayed ports: few, so that a rule can close them all.
 const RELAY_PORTS: &str = "50000-59999";
 
@@ -187,11 +189,14 @@ fn start(lab: &Lab, mut command: Command, log: &str) -> Result<Running, LabError
     Err(LabError::Command { command: "whyrelay serve".to_owned(), said: format!("{first}{said}") })
 }
 
-/// Drops from now on whatever the server would serve but signaling.
-pub(super) fn cut_off(lab: &Lab) -> Result<(), LabError> {
+/// Drops from now on whatever the server would serve but signaling, and but what gives allocations back: Refresh
+/// (RFC 8656 §3.2; over TCP behind a header of 32 bytes, as Linux sends it), without which every session would end late.
+pub(super) fn cut_off(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
+    let tls = tls_address(topology).port();
     let rules = format!(
         "table inet cut {{ chain in {{ type filter hook input priority -20;\n\
-         meta l4proto udp drop\ntcp dport {STUN_PORT} drop\n}}\n}}\n"
+         udp dport {STUN_PORT} @th,64,16 {REFRESH:#x} accept\nmeta l4proto udp drop\n\
+         tcp dport {STUN_PORT} @th,256,16 {REFRESH:#x} accept\ntcp dport {{ {STUN_PORT}, {tls} }} drop\n}}\n}}\n"
     );
     lab.nft(SERVER, &rules).map(drop)
 }

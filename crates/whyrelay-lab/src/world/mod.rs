@@ -165,7 +165,7 @@ fn happen(mut world: World, limit: Duration) -> Outcome {
     let end = START + limit;
     world.queue.push(end, Happening::Look);
     let mut outcomes = None;
-    let mut relayed_data = 0;
+    let (mut relayed_data, mut relay_cut) = (0, false);
     while let Some((at, happening)) = world.queue.pop() {
         world.now = at;
         match happening {
@@ -173,6 +173,8 @@ fn happen(mut world: World, limit: Duration) -> Outcome {
             Happening::Close => {
                 outcomes = Some([0, 1].map(|index| world.outcome(index)));
                 relayed_data = world.server.relayed() - world.relayed_before;
+                // What is left there is given back.
+                world.server.mend();
                 for index in 0..2 {
                     let actions = world.peers[index].close(at);
                     world.act(index, actions);
@@ -184,6 +186,10 @@ fn happen(mut world: World, limit: Duration) -> Outcome {
         if world.phase == Phase::Connecting && (world.is_settled() || at >= end) {
             world.phase = Phase::Trying;
             world.relayed_before = world.server.relayed();
+            relay_cut = (0..2).all(|index| world.path(index) == Path::Direct);
+            if relay_cut {
+                world.server.cut();
+            }
             world.queue.push(at, Happening::Data(0));
         }
     }
@@ -193,7 +199,7 @@ fn happen(mut world: World, limit: Duration) -> Outcome {
         outcome.recording = peer.recording();
     }
     let allocations_left = world.server.allocations();
-    Outcome { a, b, relayed_data, allocations_left, data_sent: u64::from(DATAGRAMS) }
+    Outcome { a, b, relayed_data, relay_cut, allocations_left, data_sent: u64::from(DATAGRAMS) }
 }
 
 impl World {

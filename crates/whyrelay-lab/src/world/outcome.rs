@@ -59,6 +59,8 @@ pub struct Outcome {
     pub b: PeerOutcome,
     /// Datagrams of data that passed the relay while data was tried.
     pub relayed_data: u64,
+    /// Whether the server was cut off while data was tried: where both sides had selected a direct pair by then.
+    pub relay_cut: bool,
     /// Allocations left at the server after both sides closed.
     pub allocations_left: usize,
     /// Datagrams of data that each side sent.
@@ -75,23 +77,12 @@ impl Outcome {
 impl World {
     pub(super) fn outcome(&self, index: usize) -> PeerOutcome {
         let peer = &self.peers[index];
-        let selected = peer.selected();
-        let relayed = |pair: &SelectedPair| {
-            let ends = [pair.local.kind, pair.remote.kind];
-            ends.contains(&CandidateType::Relayed) || self.server.is_relay(pair.pair.remote)
-        };
-        let path = match &selected {
-            Some(_) if peer.state() == IceState::Failed => Path::Failed,
-            Some(pair) if relayed(pair) => Path::Relayed,
-            Some(_) => Path::Direct,
-            None => Path::Failed,
-        };
         PeerOutcome {
-            path,
+            path: self.path(index),
             state: peer.state(),
             role: peer.role(),
             generation: peer.generation(),
-            selected,
+            selected: peer.selected(),
             checklist: peer.checklist(),
             usable_after: peer::after(START, peer.first_usable),
             selected_after: peer::after(START, peer.first_selected),
@@ -100,6 +91,21 @@ impl World {
             events: Vec::new(),
             observed: peer.events.len(),
             recording: String::new(),
+        }
+    }
+
+    /// How a peer is connected now.
+    pub(super) fn path(&self, index: usize) -> Path {
+        let peer = &self.peers[index];
+        let relayed = |pair: &SelectedPair| {
+            let ends = [pair.local.kind, pair.remote.kind];
+            ends.contains(&CandidateType::Relayed) || self.server.is_relay(pair.pair.remote)
+        };
+        match peer.selected() {
+            Some(_) if peer.state() == IceState::Failed => Path::Failed,
+            Some(pair) if relayed(&pair) => Path::Relayed,
+            Some(_) => Path::Direct,
+            None => Path::Failed,
         }
     }
 }

@@ -63,6 +63,8 @@ pub(super) struct Server {
     by_address: BTreeMap<SocketAddr, RelayId>,
     next_port: u16,
     streams: BTreeMap<u64, (SocketAddr, Deframer)>,
+    /// Nothing gets in.
+    is_cut: bool,
 }
 
 impl Server {
@@ -89,10 +91,24 @@ impl Server {
             by_address: BTreeMap::new(),
             next_port: FIRST_RELAY_PORT,
             streams: BTreeMap::new(),
+            is_cut: false,
         }
     }
 
+    /// Cuts it off: nothing that is sent to it arrives, so that it relays nothing.
+    pub(super) const fn cut(&mut self) {
+        self.is_cut = true;
+    }
+
+    /// It is there again.
+    pub(super) const fn mend(&mut self) {
+        self.is_cut = false;
+    }
+
     pub(super) fn receive(&mut self, now: Timestamp, packet: &Packet) -> Vec<Action> {
+        if self.is_cut {
+            return Vec::new();
+        }
         let local = packet.destination;
         if let Some(relay) = self.by_address.get(&local).copied() {
             if self.faults.relay_ports_closed {
@@ -135,6 +151,9 @@ impl Server {
     }
 
     pub(super) fn receive_on_stream(&mut self, now: Timestamp, stream: u64, bytes: &[u8]) -> Vec<Action> {
+        if self.is_cut {
+            return Vec::new();
+        }
         let Some((source, deframer)) = self.streams.get_mut(&stream) else { return Vec::new() };
         let client = Client { transport: ClientTransport::Stream(StreamId(stream)), source: *source };
         deframer.push(bytes);

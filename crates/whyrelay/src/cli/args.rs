@@ -287,6 +287,9 @@ pub struct PeerArgs {
     /// longer, and the other side waits for it
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Session")]
     pub lifetime: Option<Duration>,
+    /// Measure nothing before this file is there: the laboratory has cut the relay by then
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub measure_after: Option<PathBuf>,
 
     /// Watch it on a terminal screen: path, pairs, checks, events, findings. The account is printed when it is left
     #[arg(long, help_heading = "Output")]
@@ -469,7 +472,7 @@ mod tests {
             "whyrelay offer --signal http://h --room r --id a --peer b --stun stun:s --stun stun:t --turn turn:t \
              --turn-user u --turn-password-file f --tls-ca ca.pem --interface eth0 --exclude-interface wt0 \
              --address 192.0.2.1 --no-tcp --as netbird --port 51820 --mark 0x1bd00 --dtls 1.2 --timeout 1500ms --wait 1m \
-             --patient --stay --try opener --try exclude=docker0 --prove before.jsonl --throughput 5s --record r.jsonl --pcap p.pcapng --redact --format json -o out.json --html out.html -vv",
+             --patient --stay --try opener --try exclude=docker0 --prove before.jsonl --throughput 5s --measure-after cut --record r.jsonl --pcap p.pcapng --redact --format json -o out.json --html out.html -vv",
         );
         assert_eq!((args.stun.len(), args.port, args.mark), (2, Some(51820), Some(0x1bd00)));
         assert_eq!((args.timeout, args.wait), (Duration::from_millis(1500), Duration::from_secs(60)));
@@ -478,6 +481,7 @@ mod tests {
         assert_eq!(args.as_program.as_deref(), Some("netbird"));
         assert_eq!((args.dtls, args.address.len()), (Some(DtlsVersion::V12), 1));
         assert_eq!((args.output, args.html), (Some("out.json".into()), Some("out.html".into())));
+        assert_eq!(args.measure_after, Some("cut".into()));
         assert!(args.patient && args.stay && args.redact && args.no_tcp);
         assert!(peer("whyrelay answer --relay-only").relay_only);
     }

@@ -136,8 +136,7 @@ fn in_namespaces(
     };
     *interrupted = super::lab::watch_interrupts()?;
     let program = std::env::current_exe().context("finding this program's own file")?;
-    let conditions =
-        Conditions { program: &program, routers: RouterChoice::Kernel, certify: None, interrupted, cut_relay: false };
+    let conditions = Conditions { program: &program, routers: RouterChoice::Kernel, certify: None, interrupted };
     let how = match privilege {
         privilege::Privilege::Root => "as root",
         privilege::Privilege::UserNamespace => "without root, in a user namespace",

@@ -69,6 +69,8 @@ pub struct SessionConfig {
     pub throughput: Option<Duration>,
     /// The longest silence to try a mapping with.
     pub lifetime: Option<Duration>,
+    /// Nothing is measured before this file is there.
+    pub measure_after: Option<PathBuf>,
     /// The recording's file.
     pub record: Option<PathBuf>,
     /// The capture's file.
@@ -151,6 +153,7 @@ impl SessionConfig {
             stay: args.stay,
             throughput: args.throughput,
             lifetime: args.lifetime,
+            measure_after: args.measure_after,
             record: args.record,
             pcap: args.pcap,
             redact: args.redact,
@@ -191,6 +194,7 @@ impl SessionConfig {
             stay: false,
             throughput: None,
             lifetime: None,
+            measure_after: None,
             record: None,
             pcap: None,
             redact: false,

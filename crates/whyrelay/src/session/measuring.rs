@@ -1,5 +1,6 @@
 //! What is measured on the open data channel, and the greeting that every peer gets.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use whyrelay_core::trace::event::{Direction, EventKind, Vantage};
@@ -14,6 +15,9 @@ const GREETING_WITHIN: Duration = Duration::from_secs(2);
 /// How long the channel to such a peer stays open at least, so that it gets our greeting before the end.
 const LINGER: Duration = Duration::from_millis(700);
 
+/// Between two looks for the file that measuring waits for.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// How our greeting begins: a peer that sends one measures, even if signaling did not say what it is.
 const GREETING: &str = "Hello from the whyrelay ";
 
@@ -23,6 +27,8 @@ pub(super) struct Measuring {
     greeting: String,
     offerer: bool,
     throughput: Option<Duration>,
+    /// Measuring waits until this file is there.
+    after: Option<PathBuf>,
     open: Option<Open>,
     events: Vec<EventKind>,
     live: Option<String>,
@@ -50,6 +56,7 @@ impl Measuring {
             greeting: format!("{GREETING}{role}!"),
             offerer: config.side == Vantage::A,
             throughput: config.throughput,
+            after: config.measure_after.clone(),
             open: None,
             events: Vec::new(),
             live: None,
@@ -63,11 +70,11 @@ impl Measuring {
         // A full buffer is impossible on a channel that has just opened.
         let _ = channel.send_message(now, id, false, self.greeting.as_bytes());
         let plan = Plan { offerer: self.offerer, peer_is_whyrelay: is_whyrelay, throughput: self.throughput };
-        let mut measurement = Measurement::new(plan);
-        measurement.start(now);
+        let measurement = Measurement::new(plan);
         let greet_until = now + GREETING_WITHIN;
         self.open =
             Some(Open { channel: id, measurement, is_whyrelay, greeted: false, since: now, greet_until, next: now });
+        self.begin(now);
         self.poll(channel, now);
     }
 
@@ -92,13 +99,22 @@ impl Measuring {
         {
             open.greeted = true;
         }
+        self.begin(now);
         self.poll(channel, now);
+    }
+
+    /// Begins to measure, unless it has begun or waits for its file.
+    fn begin(&mut self, now: Instant) {
+        if self.after.take_if(|file| file.exists()).is_some() || self.after.is_none() {
+            self.open.iter_mut().for_each(|open| open.measurement.start(now));
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let open = self.open.as_ref()?;
         let greeting = if open.greeted { open.next } else { open.greet_until };
-        Some(greeting.min(open.next)).filter(|_| !self.is_done())
+        let look = self.after.as_ref().map_or(open.next, |_| Instant::now() + LOOK);
+        Some(greeting.min(open.next).min(look)).filter(|_| !self.is_done())
     }
 
     pub(super) fn take_events(&mut self) -> Vec<EventKind> {

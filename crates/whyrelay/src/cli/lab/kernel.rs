@@ -28,7 +28,6 @@ pub(super) fn run(args: &RunArgs, scenarios: &[Scenario]) -> anyhow::Result<Vec<
         routers: args.routers.into(),
         certify: Some(certify),
         interrupted: &interrupted,
-        cut_relay: false,
     };
     let jobs = args.jobs.map_or_else(|| work::cores() * JOBS_PER_CORE, usize::from);
     let done = each(scenarios, jobs, |scenario| one(scenario, &conditions));
