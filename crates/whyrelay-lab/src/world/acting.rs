@@ -4,11 +4,27 @@ use std::net::{IpAddr, SocketAddr};
 
 use whyrelay_core::engine::gather::StreamId;
 use whyrelay_core::engine::port_mapping::ExchangeId;
+use whyrelay_core::random::Random;
+use whyrelay_core::time::Timestamp;
 
 use super::kernel::{EHOSTUNREACH, Leaving, NEIGHBOR_TIMEOUT, Sent};
-use super::network::{Packet, Place};
+use super::network::{Packet, Place, TcpWay};
 use super::peer::{Peer, Signal};
 use super::{CONNECT_TIMEOUT, Connection, Exchange, Happening, World, peer, server};
+
+/// Which way something goes on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Toward {
+    Server,
+    Peer,
+}
+
+impl Connection {
+    /// When something that is sent now arrives; nothing: never.
+    fn arrival(&mut self, random: &mut Random, sent: Timestamp, toward: Toward) -> Option<Timestamp> {
+        self.passing.arrival(random, sent, self.delay, &mut self.arrivals[toward as usize])
+    }
+}
 
 impl World {
     /// A datagram of a peer: through its kernel, onto the network.
@@ -58,15 +74,20 @@ impl World {
                 }
                 peer::Action::Connect { id, local, remote } => self.connect(index, id, local, remote),
                 peer::Action::SendOnStream { id, bytes } => {
-                    let found = self.connections.iter().find(|(_, c)| c.peer == index && c.id == id);
-                    if let Some((stream, connection)) = found {
-                        self.queue.push(now + connection.delay, Happening::ToServer(*stream, bytes));
+                    let found = self.connections.iter_mut().find(|(_, c)| c.peer == index && c.id == id);
+                    let arrival = found.and_then(|(stream, connection)| {
+                        Some((*stream, connection.arrival(self.network.random(), now, Toward::Server)?))
+                    });
+                    if let Some((stream, at)) = arrival {
+                        self.queue.push(at, Happening::ToServer(stream, bytes));
                     }
                 }
                 peer::Action::CloseStream(id) => {
                     let found = self.connections.iter().find(|(_, c)| c.peer == index && c.id == id);
                     if let Some((stream, connection)) = found {
-                        self.queue.push(now + connection.delay, Happening::StreamClosed(*stream));
+                        // Behind what was sent before.
+                        let at = (now + connection.delay).max(connection.arrivals[Toward::Server as usize]);
+                        self.queue.push(at, Happening::StreamClosed(*stream));
                     }
                 }
                 peer::Action::Exchange { id, local, remote, request } => {
@@ -102,8 +123,10 @@ impl World {
                     self.queue.push(at, Happening::Packet(from, packet));
                 }
                 server::Action::SendOnStream(stream, bytes) => {
-                    if let Some(connection) = self.connections.get(&stream) {
-                        let at = self.now + connection.delay + self.server.answers_after();
+                    let sent = self.now + self.server.answers_after();
+                    let connection = self.connections.get_mut(&stream);
+                    let arrival = connection.and_then(|own| own.arrival(self.network.random(), sent, Toward::Peer));
+                    if let Some(at) = arrival {
                         self.queue.push(at, Happening::FromServer(stream, bytes));
                     }
                 }
@@ -143,13 +166,16 @@ impl World {
         let way = interface
             .ok()
             .and_then(|interface| self.network.connect(self.now, host, interface, local, remote))
-            .filter(|(far, _, _)| *far == self.server.host && remote.port() == server::PORT && self.server.accepts());
+            .filter(|way| way.far == self.server.host && remote.port() == server::PORT && self.server.accepts())
+            .and_then(|way| Some((way, way.passing.established(self.network.random(), way.delay)?)))
+            .filter(|(_, takes)| *takes < CONNECT_TIMEOUT);
         match way {
-            Some((_, source, delay)) => {
-                let stream = self.next_connection;
+            Some((TcpWay { source, delay, passing, .. }, takes)) => {
+                let (stream, there) = (self.next_connection, self.now + takes);
                 self.next_connection += 1;
-                self.connections.insert(stream, Connection { peer: index, id, source, delay });
-                self.queue.push(self.now + delay * 2, Happening::Connected(index, id, local, remote));
+                let arrivals = [there; 2];
+                self.connections.insert(stream, Connection { peer: index, id, source, delay, passing, arrivals });
+                self.queue.push(there, Happening::Connected(index, id, local, remote));
             }
             None => {
                 let why = "connection timed out";

@@ -81,9 +81,13 @@ impl Link {
         self
     }
 
-    /// Whether nothing passes, however often it is sent.
-    pub(super) const fn loses_everything(&self) -> bool {
-        self.loss >= 10_000
+    /// What it loses, bursts on average, of 10,000.
+    pub(super) fn average_loss(&self) -> u64 {
+        let in_bursts = self.burst.map_or(0, |burst| {
+            let Burst { begins, ends, loss } = burst;
+            u64::from(loss) * u64::from(begins) / u64::from(begins + ends).max(1)
+        });
+        10_000 - (10_000 - u64::from(self.loss.min(10_000))) * (10_000 - in_bursts.min(10_000)) / 10_000
     }
 
     /// What the link takes, in bytes, where that is less than a packet with so much payload.

@@ -19,6 +19,7 @@ mod queue;
 mod server;
 mod setup;
 mod sizes;
+mod tcp;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +41,7 @@ use network::{About, HostId, Network, Packet, Place, RouterId};
 use peer::{Peer, Signal};
 use queue::Queue;
 use server::Server;
+use tcp::Passing;
 
 /// When worlds begin: 2026-01-01 00:00 UTC, so that recordings look like recordings.
 pub const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
@@ -97,6 +99,9 @@ struct Connection {
     id: StreamId,
     source: SocketAddr,
     delay: Duration,
+    passing: Passing,
+    /// When what was sent last arrives: at the server, at the peer.
+    arrivals: [Timestamp; 2],
 }
 
 /// An HTTP request of a peer to its router.

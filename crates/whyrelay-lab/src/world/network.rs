@@ -3,6 +3,7 @@
 //! A segment is a network where everybody reaches everybody: the Internet, a carrier's inside, a home. A router joins
 //! an inside segment to an outside one; it translates, filters, or just routes.
 
+mod connect;
 mod egress;
 mod own;
 
@@ -18,6 +19,7 @@ use crate::port_mapping::Mappings;
 use crate::scenario::file::{Alg, InterfaceKind};
 use crate::scenario::value::Span32;
 
+pub(super) use connect::TcpWay;
 pub use egress::Egress;
 
 use super::kernel::Kernel;
@@ -234,6 +236,11 @@ impl Network {
         std::mem::take(&mut self.complaints)
     }
 
+    /// What is drawn for connections.
+    pub(super) const fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
     pub(super) fn add_segment(&mut self, isolated: bool) -> SegmentId {
         self.segments.push(Segment { isolated });
         SegmentId(self.segments.len() - 1)
@@ -367,45 +374,6 @@ impl Network {
             return self.carry(now, Way::Router(id.0, true), link, Place::On(outer, false), packet);
         }
         vec![(now, Place::On(inside, false), packet)]
-    }
-
-    /// How a TCP connection leaves by an interface: the source address that the far end sees, and the delay one way.
-    /// `None`: it cannot be made. Only hosts on the Internet accept connections. What a link loses now and then is sent
-    /// again, which takes no time here.
-    pub(super) fn connect(
-        &mut self,
-        now: Timestamp,
-        host: HostId,
-        interface: usize,
-        source: SocketAddr,
-        destination: SocketAddr,
-    ) -> Option<(HostId, SocketAddr, std::time::Duration)> {
-        let own = &self.hosts[host.0].interfaces[interface];
-        let (mut segment, mut source) = (own.segment?, source);
-        let mut delay = own.link.delay;
-        if own.link.loses_everything() {
-            return None;
-        }
-        while segment != Self::INTERNET {
-            // Else the router sends the answers nowhere.
-            if !self.is_reached(segment, source.ip()) {
-                return None;
-            }
-            let router = self.routers.iter_mut().find(|router| router.inside == segment)?;
-            if !router.egress.lets_tcp(destination) || router.link.loses_everything() {
-                return None;
-            }
-            if let Gate::Table(table) = &mut router.tcp {
-                source = table.outbound(now, source, destination)?;
-            } else {
-                return None;
-            }
-            delay += router.link.delay;
-            segment = router.outside;
-        }
-        let (far, interface) = self.at(segment, destination.ip())?;
-        let link = self.hosts[far.0].interfaces[interface].link;
-        (!link.loses_everything()).then_some((far, source, delay + link.delay))
     }
 
     /// Whether somebody has an address on a segment: a host there, or a router that leads further in.
