@@ -30,7 +30,11 @@ pub(super) fn build(topology: &Topology) -> World {
         .enumerate()
         .map(|(index, segment)| match index {
             INTERNET => Network::INTERNET,
-            _ => network.add_segment(segment.isolated),
+            _ => {
+                let id = network.add_segment(segment.isolated);
+                network.set_networks(id, segment.ipv4.iter().chain(&segment.ipv6).copied().collect());
+                id
+            }
         })
         .collect();
 

@@ -17,7 +17,7 @@ use whyrelay_core::time::Timestamp;
 use crate::alg;
 use crate::port_mapping::Mappings;
 use crate::scenario::file::{Alg, InterfaceKind};
-use crate::scenario::value::Span32;
+use crate::scenario::value::{Cidr, Span32};
 
 pub(super) use connect::TcpWay;
 pub use egress::Egress;
@@ -203,6 +203,8 @@ impl Router {
 struct Segment {
     /// Hosts do not reach each other, as in a guest network.
     isolated: bool,
+    /// Its networks: who has none of its addresses and is looked for there is not found.
+    networks: Vec<Cidr>,
 }
 
 /// The whole network.
@@ -242,8 +244,13 @@ impl Network {
     }
 
     pub(super) fn add_segment(&mut self, isolated: bool) -> SegmentId {
-        self.segments.push(Segment { isolated });
+        self.segments.push(Segment { isolated, networks: Vec::new() });
         SegmentId(self.segments.len() - 1)
+    }
+
+    /// Says which networks are on a segment.
+    pub(super) fn set_networks(&mut self, segment: SegmentId, networks: Vec<Cidr>) {
+        self.segments[segment.0].networks = networks;
     }
 
     pub(super) fn add_host(&mut self, segment: SegmentId, addresses: Vec<IpAddr>, link: Link) -> HostId {
@@ -339,6 +346,14 @@ impl Network {
         if let Some(offender) = offender.filter(|_| extras.icmp) {
             self.complaints.push(Complaint { packet, offender, about });
         }
+    }
+
+    /// Whether a router that looks for an address on a segment asks in vain: it is of that network, and nobody has it.
+    fn is_vacant(&self, segment: SegmentId, address: IpAddr) -> bool {
+        let networks = &self.segments[segment.0].networks;
+        networks.iter().any(|network| network.contains(address))
+            && !self.is_on(segment, address)
+            && self.router_with(segment, address).is_none()
     }
 
     fn router_with(&self, segment: SegmentId, gateway: IpAddr) -> Option<usize> {
@@ -474,6 +489,10 @@ impl Network {
             alg::rewrite(&mut packet.bytes, alg, packet.source.ip(), mapped.ip());
         }
         packet.source = mapped;
+        if self.is_vacant(outside, packet.destination.ip()) {
+            // It would say so after three seconds (Linux), when sessions are over.
+            return Vec::new();
+        }
         self.carry(now, Way::Router(id.0, true), link, Place::On(outside, false), packet)
     }
 }
