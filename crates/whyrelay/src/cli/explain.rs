@@ -120,7 +120,7 @@ fn paragraph(text: &mut String, width: usize, body: &str) {
 }
 
 /// Wraps at a width.
-fn wrap(text: &mut String, width: usize, first: &str, rest: &str, body: &str) {
+pub(super) fn wrap(text: &mut String, width: usize, first: &str, rest: &str, body: &str) {
     let mut line = first.to_owned();
     let mut empty = true;
     for word in body.split_whitespace() {

@@ -13,6 +13,7 @@ mod kernel;
 mod list;
 mod matrix;
 mod run;
+mod table;
 mod work;
 
 #[cfg(target_os = "linux")]

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use whyrelay_core::report::{TextOptions, render_text};
-use whyrelay_lab::run::{Observed, Verdict, cannot_virtually, judge, path_name, run_virtual};
+use whyrelay_lab::run::{Observed, Verdict, cannot_virtually, judge, run_virtual};
 use whyrelay_lab::scenario::Scenario;
 
-use super::super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer};
+use super::super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer, terminal_columns};
 use super::args::{RunArgs, TableFormat};
+use super::table::{beside, counted, table};
 use super::{junit, work};
 
 /// What became of one scenario.
@@ -69,8 +70,9 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
     }
     match args.format {
         TableFormat::Text => {
-            text.push_str(&table(&verdicts, color));
-            text.push_str(&beside(&skipped, &broken, &up));
+            let columns = terminal_columns();
+            text.push_str(&table(&verdicts, color, columns));
+            text.push_str(&beside(&skipped, &broken, &up, columns));
             if !not_run.is_empty() {
                 let _ = writeln!(text, "interrupted: {} not run; every network is removed", counted(not_run.len()));
             }
@@ -224,55 +226,4 @@ fn record(directory: &Path, results: &[(Verdict, Observed)]) -> anyhow::Result<(
         }
     }
     Ok(())
-}
-
-/// The table of expected against got.
-fn table(verdicts: &[&Verdict], color: bool) -> String {
-    let paint = |text: String, code: u8| if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text };
-    let width = verdicts.iter().map(|verdict| verdict.scenario.len()).max().unwrap_or(0).max(8);
-    let mut text = format!("{:<width$}  {:<8}  {:<8}  {:>8}  first finding\n", "scenario", "expected", "got", "ms");
-    for verdict in verdicts {
-        let got = format!("{:<8}", path_name(verdict.path));
-        let got = paint(got, if verdict.path == Some(verdict.expected_path) { 32 } else { 31 });
-        let usable = verdict.usable_after_ms.map_or_else(|| "-".to_owned(), |after| format!("{after:.0}"));
-        let first = verdict.findings.first().map_or_else(|| "-".to_owned(), ToString::to_string);
-        let expected = path_name(Some(verdict.expected_path));
-        let _ = writeln!(text, "{:<width$}  {expected:<8}  {got}  {usable:>8}  {first}", verdict.scenario);
-        for problem in &verdict.problems {
-            let _ = writeln!(text, "{:<width$}  {}", "", paint(format!("! {problem}"), 31));
-        }
-    }
-    let wrong = verdicts.iter().filter(|verdict| !verdict.passed()).count();
-    let _ = match wrong {
-        _ if verdicts.is_empty() => Ok(()),
-        0 => writeln!(text, "\n{}, all as expected", counted(verdicts.len())),
-        wrong => writeln!(text, "\n{}, {wrong} not as expected", counted(verdicts.len())),
-    };
-    text
-}
-
-fn counted(scenarios: usize) -> String {
-    format!("{scenarios} scenario{}", if scenarios == 1 { "" } else { "s" })
-}
-
-/// What did not run, and how long networks took to build.
-fn beside(skipped: &[Skipped], broken: &[Skipped], up: &[Duration]) -> String {
-    let mut text = String::new();
-    if !skipped.is_empty() {
-        let _ = writeln!(text, "{} skipped:", skipped.len());
-    }
-    for scenario in skipped {
-        let _ = writeln!(text, "  {}: {}", scenario.scenario, scenario.reason);
-    }
-    for scenario in broken {
-        let _ = writeln!(text, "could not run {}: {}", scenario.scenario, scenario.reason);
-    }
-    if let Some(longest) = up.iter().max() {
-        let mut sorted: Vec<&Duration> = up.iter().collect();
-        sorted.sort();
-        let median = sorted[sorted.len() / 2];
-        let (median, longest) = (median.as_secs_f64(), longest.as_secs_f64());
-        let _ = writeln!(text, "networks were up in {median:.2} s at the median, {longest:.2} s at most");
-    }
-    text
 }
