@@ -200,7 +200,7 @@ impl Accuracy {
              on either side, beside a harmless decoy in every other world. {} worlds with one fault and {} with two were direct all the same and count for the findings only. \
              Two faults are on different sides, and none hides the other: what touches no packet leaves no trace. \
              A finding counts as right when name and blame are; symptoms (checks not arriving, no relay to fall back to) beside the cause are no mistake and no hit. \
-             Where a fault is all that one side sees of it (its recording alone, or because the other side's fault hides the rest), what it looks like from there is right, too. \
+             Where a fault is all that one side sees of it (its recording alone, or because the other side's fault hides the rest), what it looks like from there is right, too. A scenario's host that hears nothing, neither over UDP nor over TCP, may say by itself that its servers are silent, as dead ones look the same from there; to blame the relay for it counts as wrong, and so it does on the other side. \
              A host with a tunnel sends from two addresses with one port: where its first packets get lost, that its NAT gave the port to the other address is so, whatever was planted, and so is what follows from it.\n",
             self.one.harmless, self.two.harmless
         );

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use whyrelay_core::diagnosis::evidence::Evidence;
-use whyrelay_core::diagnosis::finding::Severity;
+use whyrelay_core::diagnosis::finding::{Blame, Finding, Severity};
 use whyrelay_core::diagnosis::rules::{RULES, diagnose};
 use whyrelay_core::diagnosis::session::Session;
 use whyrelay_core::trace::event::Vantage;
 
 use super::{Counts, SYMPTOMS};
 use crate::run::{cannot_virtually, judge, run_virtual};
-use crate::scenario::file::Path;
+use crate::scenario::file::{self, Path};
 use crate::scenario::{Scenario, ScenarioError, Topology};
 
 /// What came of all scenarios that a virtual world can express.
@@ -62,7 +62,7 @@ impl Scenarios {
             let evidence = Evidence::of(observed.events.iter().filter(|event| event.vantage == vantage));
             for finding in diagnose(&Session::of(&evidence)).findings {
                 let known = SYMPTOMS.contains(&finding.name) || named(&found, finding.name);
-                if finding.severity != Severity::Info && !known && !excused(topology, &expected, finding.name) {
+                if finding.severity != Severity::Info && !known && !excused(topology, vantage, &finding) {
                     let (side, blame) = (vantage.name(), finding.blame.name());
                     self.misses.push(format!("scenario {name}, {side} alone: {} ({blame}) is wrong", finding.name));
                 }
@@ -72,15 +72,60 @@ impl Scenarios {
 }
 
 /// What one side cannot tell apart from the cause as long as it does not know what the other saw.
-fn excused(topology: &Topology, expected: &[String], found: &str) -> bool {
-    // A host that hears nothing over TCP either may have a dead server or no network.
-    let hears_nothing = topology.expect.path == Path::Failed;
-    let dead = ("udp-blocked", "stun-server-silent");
+fn excused(topology: &Topology, vantage: Vantage, finding: &Finding) -> bool {
     let pairs = [
         ("replies-dropped-in-front", "udp-blocked"),
         ("replies-dropped-in-front", "stun-server-silent"),
         ("input-firewall-drops", "checks-rejected-on-the-way"),
     ];
-    let mut pairs = pairs.into_iter().chain(hears_nothing.then_some(dead));
-    pairs.any(|(cause, seen)| seen == found && expected.iter().any(|name| name == cause))
+    let expected = |cause: &str| topology.expect.finding.iter().find(|expected| expected.name == cause);
+    let looks_like = pairs.iter().any(|(cause, seen)| *seen == finding.name && expected(cause).is_some());
+    looks_like
+        || hears_nothing(topology, vantage) && finding.name == "stun-server-silent" && finding.blame == Blame::Path
+}
+
+/// Whether this side hears nothing over UDP, nor over TCP, or there would be a relayed path: then its network may be
+/// closed and its servers may be dead. To blame a server for that would be wrong all the same, and so it would be on the
+/// other side.
+fn hears_nothing(topology: &Topology, vantage: Vantage) -> bool {
+    let blocked = topology.expect.finding.iter().find(|expected| expected.name == "udp-blocked");
+    let own = match vantage {
+        Vantage::A => file::Blame::A,
+        Vantage::B => file::Blame::B,
+    };
+    topology.expect.path == Path::Failed && blocked.is_some_and(|blocked| blocked.blame == Some(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_hears_nothing_may_say_that_servers_are_silent_and_may_blame_none_of_them() {
+        let topology = |path: &str| {
+            let text = format!(
+                "title = \"t\"\n[host.a]\n[host.b]\n[expect]\npath = \"{path}\"\n\
+                 [[expect.finding]]\nname = \"udp-blocked\"\nblame = \"a\"\n"
+            );
+            Scenario::parse("test", &text).unwrap_or_else(|error| panic!("{error}")).topology
+        };
+        assert!(hears_nothing(&topology("failed"), Vantage::A));
+        assert!(!hears_nothing(&topology("failed"), Vantage::B), "the other side hears");
+        assert!(!hears_nothing(&topology("relayed"), Vantage::A), "over TCP it hears");
+        // A finding of this name that blames the relay, and one that blames the path.
+        let named = |blame| {
+            let observed = run_virtual(
+                &Scenario::find("input-drops-everything").unwrap_or_else(|error| panic!("{error}")).topology,
+            );
+            let evidence = Evidence::of(observed.events.iter().filter(|event| event.vantage == Vantage::A));
+            let mut findings = diagnose(&Session::of(&evidence)).findings.into_iter();
+            let mut finding =
+                findings.find(|finding| finding.name == "stun-server-silent").unwrap_or_else(|| panic!("it is silent"));
+            finding.blame = blame;
+            finding
+        };
+        assert!(excused(&topology("failed"), Vantage::A, &named(Blame::Path)));
+        assert!(!excused(&topology("failed"), Vantage::A, &named(Blame::Relay)));
+        assert!(!excused(&topology("failed"), Vantage::B, &named(Blame::Path)));
+    }
 }
