@@ -187,6 +187,11 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let undelivered = undelivered(session, vantage).filter(|(_, count)| lost > 0 && *count >= i64::from(lost.min(3)));
     let here = vantage.name();
     let arrived = unheard.into_iter().flatten().map(|(.., seq)| seq).take(2);
+    let uncounted = || host.firewall_rules.iter().find(|rule| may_have_taken(rule));
+    let by = match (rule, uncounted()) {
+        (None, Some(rule)) => format!(", perhaps by {}, which counts nothing", quoted_firewall(&rule.fact)),
+        _ => String::new(),
+    };
     let (summary, mut evidence) = if let Some(rule) = rule.filter(|_| lost > 0 || rejected.is_some()) {
         let packets = rule.fact.packets_since.unwrap_or_default();
         (
@@ -201,14 +206,15 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         (text, vec![error.seq])
     } else if let Some((seq, count)) = undelivered {
         (
-            format!("{count} packets reached the kernel of {here} and no program: its firewall drops them on input"),
+            format!(
+                "{count} packets reached the kernel of {here} and no program: its firewall drops them on input{by}"
+            ),
             vec![seq],
         )
     } else {
         return None;
     };
     evidence.extend(arrived);
-    let uncounted = || host.firewall_rules.iter().find(|rule| may_have_taken(rule));
     let advice = advice(host, rule.or_else(uncounted), port);
     Some(Fault { blame: Blame::side(vantage), severity: session.harm(), summary, evidence, advice, ..Fault::default() })
 }

@@ -60,10 +60,13 @@ fn set_by_hand(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     by_hand.into_iter().find_map(|neighbor| {
         let hop = neighbor.fact.address;
         let servers: Vec<_> = side.servers.iter().filter(|((.., server), _)| hop_of(server.ip()) == Some(hop)).collect();
-        let checks: Vec<_> = side
-            .sent
-            .iter()
-            .filter(|(_, check)| candidates.contains(&check.pair.remote.ip()) && hop_of(check.pair.remote.ip()) == Some(hop))
+        // What goes by a relay of ours goes to the server.
+        let direct = side.sent.iter().filter(|(_, check)| !side.is_relayed(check.pair.local));
+        let checks: Vec<_> = direct
+            .filter(|(_, check)| {
+                let to = check.pair.remote.ip();
+                candidates.contains(&to) && hop_of(to) == Some(hop)
+            })
             .collect();
         let heard = servers.iter().any(|(_, path)| path.has_answered())
             || checks.iter().any(|(id, check)| check.answer.is_some() || peer.received.contains_key(*id));

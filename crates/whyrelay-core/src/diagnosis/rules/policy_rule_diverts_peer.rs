@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "The same check bound to the physical device (SO_BINDTODEVICE) is answered.",
     doubt: "The same route for peer and servers after the rule is gone, and a session that fails all the same.",
     fixes: &[Fix::safe(
-        "Find out who installs the rule (ip rule show; a VPN, mwan3, a container network, netplan routing-policy) and take the peer out of it there, or it comes back.",
+        "Find out who installs the rule (ip rule show; a VPN, mwan3, a container network, netplan routing-policy): what is changed elsewhere comes back.",
     )],
     threads: &["netbirdio/netbird#2926", "netbirdio/netbird#4273", "netbirdio/netbird#3602"],
     depends_on: &["WR801"],

@@ -8,6 +8,7 @@ use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::evidence::{Check, SideEvidence};
 use crate::diagnosis::finding::{Blame, MAX_CITED, Severity};
 use crate::diagnosis::session::Session;
+use crate::host::Subject;
 use crate::ice::candidate::CandidateTransport;
 use crate::trace::event::{Transport, Vantage};
 
@@ -113,7 +114,11 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
         let refusing = refusing(side, &ways);
         let by = refusing.as_ref().map_or_else(String::new, |(words, _)| words.clone());
         let whom = if stream.is_some() { String::new() } else { format!(" {}", vantage.other().name()) };
+        // What arrives and is dropped by this host's own firewall looks the same to who may not look at its interfaces.
+        let unseen = side.host.why_not_measured(Subject::OwnPackets).is_some();
+        let doubt = "One answer over UDP from anywhere; or answers that reach an interface of this host, which its own firewall then drops: run whyrelay as root to see that.";
         faults.push(Fault {
+            doubt: unseen.then(|| doubt.to_owned()),
             blame: Blame::side(vantage),
             severity: Severity::Warning,
             summary: format!(

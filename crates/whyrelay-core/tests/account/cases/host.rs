@@ -9,7 +9,7 @@ use whyrelay_core::trace::event::{EventKind, InterfaceUse, ServerFailure, Sessio
 use super::facts::{UPLINK, Way, policy_rule};
 use super::{Case, case, failing, lost};
 use crate::builder::{Check, Fate, Session, address};
-use crate::report::{A, A_MAPPED, B, B_MAPPED, STUN, a_checks, direct};
+use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, direct};
 
 const PEER: RoutePurpose = RoutePurpose::Peer;
 const SERVER: RoutePurpose = RoutePurpose::Server;
@@ -144,6 +144,9 @@ fn routing() -> Vec<Case> {
         let gateway = Some("192.168.1.9");
         session.route(PEER, B_MAPPED, 0, Ok(Way { gateway, ..UPLINK }));
         session.neighbor_by_hand("192.168.1.9");
+        // The relay of A reaches the peer: what it sends there does not go by that hop.
+        session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, B_MAPPED);
+        session.relayed_check(Vantage::A, A, STUN, RELAYED, (B, B_MAPPED), false);
     });
     let policy_default = diverted(&[], UPLINK, |session| {
         session.default_route(201);
