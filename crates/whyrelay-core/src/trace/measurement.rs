@@ -244,6 +244,10 @@ pub enum Measurement {
         rtt_us: Option<u64>,
         /// How many packets were sent.
         sent: u32,
+        /// Where nothing that was sent to the relayed address got in: whether packets came from there to the socket that
+        /// had sent to it, and to none that had not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        came_from_relay: Option<bool>,
     },
     /// The certificate that a server showed.
     Certificate {

@@ -1,18 +1,20 @@
 //! checks through the relay get lost.
 
 use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::{Network, told};
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateTransport;
 use crate::trace::event::Vantage;
+use crate::trace::measurement::Measurement;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR407",
     name: "relayed-checks-lost",
     title: "checks through the relay get lost",
     meaning: "A side has a relayed address and the checks through it do not arrive: the port range of the relay is closed in its firewall, or the relay cannot reach the peer.",
-    detection: "Checks on relayed pairs were sent and never seen on the other side, and no relayed pair worked, though both sides reach a STUN server over UDP. Or only a pair from relay to relay worked, inside of the server, and nothing that a side sent to a relayed address itself got in.",
+    detection: "Checks on relayed pairs were sent and never seen on the other side, and no relayed pair worked, though both sides reach a STUN server over UDP. Or only a pair from relay to relay worked, inside of the server, and nothing that a side sent to a relayed address itself got in. In a check: nothing that was sent to a relayed address got in, and what the relay sent from there arrived.",
     proof: "A datagram sent from outside to the relayed address, with a permission in place: nothing arrives.",
     doubt: "A capture on the relay that shows the check leave towards the peer: then it is lost between relay and peer.",
     fixes: &[
@@ -25,6 +27,9 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
+    if session.evidence.is_alone() {
+        return Examination::of(measured_closed(session.evidence.side(Vantage::A)).into_iter().collect());
+    }
     match session.path {
         Path::Failed => {}
         Path::Relayed => return Examination::of(closed_ports(session).into_iter().collect()),
@@ -55,6 +60,22 @@ fn examine(session: &Session<'_>) -> Examination {
         evidence: lost.iter().flat_map(|(from, pair)| pair.from(*from).evidence.clone()).collect(),
         ..Fault::default()
     }])
+}
+
+/// A host that looked at itself sent to a relayed address of its own and nothing got in, although packets came from there.
+pub(super) fn measured_closed(side: &SideEvidence) -> Option<Fault> {
+    side.measured.facts.iter().find_map(|(seq, fact)| match fact {
+        Measurement::RelayEcho { server, relayed, rtt_us: None, sent, came_from_relay: Some(true) } => Some(Fault {
+            blame: Blame::Relay,
+            severity: Severity::Error,
+            summary: format!(
+                "Nothing of {sent} packets to {relayed}, a relayed port of {server}, got in, although packets come from there: the relay's ports are closed"
+            ),
+            evidence: vec![*seq],
+            ..Fault::default()
+        }),
+        _ => None,
+    })
 }
 
 /// The path goes from relay to relay, inside of the server, and what either side sends to a relayed port itself gets

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::relayed_checks_lost::measured_closed;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::network::{Told, told};
@@ -62,7 +63,8 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
     let side = session.evidence.side(vantage);
     let answered = told(side).into_iter().next()?;
     let arrived = |fact: &Measurement| matches!(fact, Measurement::ThirdParty { observed: Some(_), .. });
-    if side.measured.facts.iter().any(|(_, fact)| arrived(fact)) {
+    // The server's own ports are closed: packets from there come, which this network would not let in unasked.
+    if side.measured.facts.iter().any(|(_, fact)| arrived(fact)) || measured_closed(side).is_some() {
         return None;
     }
     side.measured.facts.iter().find_map(|(seq, fact)| match fact {

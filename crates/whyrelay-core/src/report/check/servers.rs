@@ -153,7 +153,7 @@ fn addresses(side: &SideEvidence, url: &str) -> Vec<SocketAddr> {
 
 fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'static str, String, State)> {
     match fact {
-        Measurement::RelayEcho { server, relayed, rtt_us, sent } if server == url => Some(match rtt_us {
+        Measurement::RelayEcho { server, relayed, rtt_us, sent, .. } if server == url => Some(match rtt_us {
             Some(us) => ("permission and echo", format!("through {relayed} in {}", milliseconds(*us)), State::Good),
             None if !udp_passes(side) => {
                 let value = format!("permission given; echo not told: our own packets to {relayed} go over UDP");

@@ -71,7 +71,8 @@ pub(super) async fn echo(client: &mut Client, journal: &Journal, url: &ServerUrl
     let (observed, sent) = seen_from(client, local, relayed, until).await;
     journal.measured(Measurement::ThirdParty { local, remote: relayed, observed, sent });
     let Some(peer) = observed else {
-        return journal.measured(Measurement::RelayEcho { server, relayed, rtt_us: None, sent });
+        let came_from_relay = comes_from(client, local, relayed, until).await;
+        return journal.measured(Measurement::RelayEcho { server, relayed, rtt_us: None, sent, came_from_relay });
     };
     let (id, bytes) = probe(&mut client.random);
     for sent in 1..=SENDS {
@@ -85,14 +86,60 @@ pub(super) async fn echo(client: &mut Client, journal: &Journal, url: &ServerUrl
                 && is(&bytes, id)
             {
                 let rtt_us = Some(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
-                return journal.measured(Measurement::RelayEcho { server, relayed, rtt_us, sent });
+                let came_from_relay = None;
+                return journal.measured(Measurement::RelayEcho { server, relayed, rtt_us, sent, came_from_relay });
             }
         }
         if Instant::now() >= until {
             break;
         }
     }
-    journal.measured(Measurement::RelayEcho { server, relayed, rtt_us: None, sent: SENDS });
+    let (rtt_us, sent, came_from_relay) = (None, SENDS, None);
+    journal.measured(Measurement::RelayEcho { server, relayed, rtt_us, sent, came_from_relay });
+}
+
+/// Whether what the relay sends arrives at a socket whose own packets do not get into the relay, and at none that sent it
+/// nothing. What our network had not let out, our NAT and firewall would not let back in: then it is the relay's port that
+/// is closed. `None`: where the sockets are seen from outside is not known, or everybody is let in to them.
+async fn comes_from(client: &mut Client, local: SocketAddr, relayed: SocketAddr, until: Instant) -> Option<bool> {
+    if !arrives(client, local, relayed, true, until).await? {
+        return Some(false);
+    }
+    let other = client.open().ok()?;
+    (!arrives(client, other, relayed, false, until).await?).then_some(true)
+}
+
+/// Whether what the relay sends arrives at a socket; `sending`: which sends to it meanwhile. `None`: where it is seen from
+/// outside is not known, or what it sends gets in.
+async fn arrives(
+    client: &mut Client,
+    local: SocketAddr,
+    relayed: SocketAddr,
+    sending: bool,
+    until: Instant,
+) -> Option<bool> {
+    let to = mapped(client, local, until).await?;
+    let (id, bytes) = probe(&mut client.random);
+    let (out_id, out) = probe(&mut client.random);
+    for sent in 1..=SENDS {
+        if sending {
+            let _ = client.sockets.send(local, relayed, &out);
+        }
+        client.send_from_relay(relayed, to, &bytes);
+        let wait = if sent == SENDS { LEAST_WAIT } else { INTERVAL };
+        let wake = (Instant::now() + wait).min(until);
+        while let Some(happening) = client.next(wake).await {
+            match happening {
+                Happening::Datagram { local: at, bytes } if at == local && is(&bytes, id) => return Some(true),
+                Happening::Relayed { data, .. } if is(&data, out_id) => return None,
+                _ => {}
+            }
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+    }
+    Some(false)
 }
 
 /// The mapped address of a socket, by the TURN server's own Binding.
