@@ -30,7 +30,7 @@ pub enum Expected {
 pub enum Verdict {
     /// Direct and healthy.
     Direct,
-    /// Direct, and something is wrong all the same.
+    /// Direct, and something is wrong all the same, or it is so over TCP alone.
     DirectBut,
     /// The relay is the best that these networks allow, or what was asked for.
     RelayedAsItMustBe,
@@ -159,7 +159,7 @@ fn has_relay(session: &Session<'_>) -> bool {
     })
 }
 
-/// The verdict. `but`: whether a direct session has a finding that would be a warning on another.
+/// The verdict. `but`: whether a direct session has a finding that would be a warning on another, or goes over TCP alone.
 pub fn verdict(session: &Session<'_>, expected: Expected, but: bool) -> Verdict {
     match (session.path, expected) {
         (Path::Direct, _) if but => Verdict::DirectBut,

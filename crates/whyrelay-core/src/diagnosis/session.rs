@@ -18,7 +18,7 @@ use super::evidence::Evidence;
 use super::finding::Severity;
 use super::network::Network;
 use super::routes::Rivals;
-use crate::ice::candidate::CandidateType;
+use crate::ice::candidate::{CandidateTransport, CandidateType};
 use crate::trace::address::{AddressClass, same_subnet};
 use crate::trace::event::{Pair, Vantage};
 
@@ -103,6 +103,23 @@ impl<'a> Session<'a> {
     /// How bad it is when something keeps the session from being direct: an error when there is no path at all.
     pub fn harm(&self) -> Severity {
         if self.path == Path::Failed { Severity::Error } else { Severity::Warning }
+    }
+
+    /// Whether the path is direct over TCP alone: data goes over TCP, and over UDP no direct pair worked. For a program
+    /// that uses UDP alone that is none.
+    pub fn is_over_tcp(&self) -> bool {
+        let transport =
+            |pair: &JoinedPair| [&pair.a, &pair.b].into_iter().flatten().map(|side| side.pair.transport).next();
+        let over_tcp = |pair: &JoinedPair| transport(pair).is_some_and(CandidateTransport::is_tcp);
+        let selected = self.selected.and_then(|index| self.pairs.get(index));
+        self.path == Path::Direct
+            && selected.is_some_and(over_tcp)
+            && !self.pairs.iter().any(|pair| !pair.relayed && !over_tcp(pair) && pair.works())
+    }
+
+    /// The same session for who uses UDP alone, where it is direct over TCP alone: not direct, and why is to be found.
+    pub(super) fn over_udp(&self) -> Option<Self> {
+        self.is_over_tcp().then(|| Self { path: Path::Relayed, ..self.clone() })
     }
 
     /// The sides that were recorded.

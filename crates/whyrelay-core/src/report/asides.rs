@@ -80,6 +80,7 @@ fn tried(report: &Report) -> Option<Aside> {
         return None;
     }
     let conclusion = match report.path {
+        Path::Direct if report.over_tcp => "With it the path is direct over TCP, still not over UDP.",
         Path::Direct => "With it the path is direct.",
         Path::Relayed => "With it the path is still relayed.",
         Path::Failed => "With it there is still no path.",

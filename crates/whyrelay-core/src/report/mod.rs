@@ -58,7 +58,7 @@ use crate::diagnosis::finding::{Finding, NotMeasured};
 use crate::diagnosis::rules;
 use crate::diagnosis::session::{Chain, End, JoinedPair, Path, Session};
 use crate::host::{Installed, Software, SoftwareName, Subject};
-use crate::trace::event::{Direction, EndReason, Event, InterfaceUse, Pair, PairState, Role, Vantage};
+use crate::trace::event::{Direction, EndReason, Event, InterfaceUse, Pair, PairState, Role, Transport, Vantage};
 
 /// The schema of the JSON account. Fields are added freely; a change of one needs a new number.
 pub const SCHEMA: &str = "whyrelay.report/1";
@@ -73,6 +73,8 @@ pub struct Report {
     pub schema: &'static str,
     /// The path.
     pub path: Path,
+    /// Whether the path is direct over TCP alone, and none works over UDP: what uses UDP alone has no direct path here.
+    pub over_tcp: bool,
     /// The path as a heading; `UNDECIDED` where the events do not tell how it came out.
     pub heading: &'static str,
     /// Whether the events tell how it came out; when they do not, a path that was not seen is called failed.
@@ -133,6 +135,8 @@ pub struct SelectedPair {
     pub local: End,
     /// B's end.
     pub remote: End,
+    /// What it goes over; to the other end, where it is relayed.
+    pub transport: Transport,
     /// Shortest round trip of a check on it, either side's, in milliseconds.
     pub rtt_ms: Option<f64>,
 }
@@ -232,10 +236,9 @@ pub enum PairOutcome {
 
 impl PairOutcome {
     fn of(pair: &JoinedPair) -> Self {
-        let chains = [&pair.a_to_b, &pair.b_to_a];
-        if chains.iter().any(|chain| chain.broken.is_none() && chain.answer_seen > Some(0)) {
+        if pair.works() {
             Self::Works
-        } else if chains.iter().any(|chain| chain.broken.is_some()) {
+        } else if [&pair.a_to_b, &pair.b_to_a].iter().any(|chain| chain.broken.is_some()) {
             Self::Broken
         } else {
             Self::Unknown
@@ -280,7 +283,8 @@ impl Report {
         let session = Session::of(evidence);
         let diagnosis = rules::diagnose(&session);
         let expected = expected(&session, &diagnosis.findings);
-        let verdict = verdict(&session, expected, diagnosis.has_harmless);
+        let over_tcp = session.is_over_tcp();
+        let verdict = verdict(&session, expected, diagnosis.has_harmless || over_tcp);
         let mut not_measured = missing_sides(evidence);
         not_measured.extend(diagnosis.not_measured);
 
@@ -298,11 +302,12 @@ impl Report {
         Self {
             schema: SCHEMA,
             path: session.path,
+            over_tcp,
             heading: if session.is_decided() { words::path(session.path) } else { words::UNDECIDED },
             decided: session.is_decided(),
             expected,
             verdict,
-            note: words::note(session.path, verdict, expected),
+            note: words::note(session.path, over_tcp, verdict, expected),
             would_allow_direct: would_allow_direct(&session, expected),
             reason: reason::reason(&session, &diagnosis.findings),
             selected_pair: session.selected.and_then(|index| selected_pair(&session, &session.pairs[index])),
@@ -346,7 +351,9 @@ fn unread_events(unread: u64, total: u64) -> Option<(NotMeasured, String)> {
 fn selected_pair(session: &Session<'_>, pair: &JoinedPair) -> Option<SelectedPair> {
     let (local, remote) = (session.end(pair, Vantage::A)?, session.end(pair, Vantage::B)?);
     let rtt_us = [&pair.a_to_b, &pair.b_to_a].into_iter().filter_map(|chain| chain.round_trip_us).min();
-    Some(SelectedPair { local, remote, rtt_ms: rtt_us.map(milliseconds) })
+    let over_tcp = [&pair.a, &pair.b].into_iter().flatten().any(|side| side.pair.transport.is_tcp());
+    let transport = if over_tcp { Transport::Tcp } else { Transport::Udp };
+    Some(SelectedPair { local, remote, transport, rtt_ms: rtt_us.map(milliseconds) })
 }
 
 fn is_nominated(pair: &JoinedPair) -> bool {

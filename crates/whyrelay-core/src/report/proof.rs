@@ -77,9 +77,10 @@ fn proof(before: &Report, now: &Report, changes: Vec<String>) -> Proof {
     let left = list(&now.findings, &|finding| has(before, finding));
     let new = list(&now.findings, &|finding| !has(before, finding));
     let is_wrong = |finding: &&Compared| finding.severity != Severity::Info;
-    let was_wrong = before.path != Path::Direct || before.findings.iter().any(|f| f.severity != Severity::Info);
-    let better = now.path == Path::Direct && before.path != Path::Direct;
-    let healthy = now.path == Path::Direct && !left.iter().chain(&new).any(|finding| is_wrong(&finding));
+    let is_direct = |report: &Report| report.path == Path::Direct && !report.over_tcp;
+    let was_wrong = !is_direct(before) || before.findings.iter().any(|f| f.severity != Severity::Info);
+    let better = is_direct(now) && !is_direct(before);
+    let healthy = is_direct(now) && !left.iter().chain(&new).any(|finding| is_wrong(&finding));
     let fixed = was_wrong && now.decided && (better || healthy);
     let summary = sentence(before, now, fixed, was_wrong, &gone, &left);
     Proof { fixed, summary, path_before: before.path, path_now: now.path, gone, left, new, changes }
@@ -93,7 +94,8 @@ fn sentence(
     gone: &[Compared],
     left: &[Compared],
 ) -> String {
-    let path = |path: Path| match path {
+    let path = |report: &Report| match report.path {
+        Path::Direct if report.over_tcp => "direct over TCP alone",
         Path::Direct => "direct",
         Path::Relayed => "relayed",
         Path::Failed => "failed",
@@ -103,10 +105,10 @@ fn sentence(
         codes.join(", ")
     };
     let mut text = match (fixed, was_wrong) {
-        (true, _) if before.path == now.path => "Fixed: the path is direct, as before".to_owned(),
-        (true, _) => format!("Fixed: the path was {} and is direct now", path(before.path)),
-        (false, false) => format!("The earlier session had nothing to fix; the path is {}", path(now.path)),
-        (false, true) => format!("Not fixed: the path was {} and is {} now", path(before.path), path(now.path)),
+        (true, _) if path(before) == path(now) => "Fixed: the path is direct, as before".to_owned(),
+        (true, _) => format!("Fixed: the path was {} and is direct now", path(before)),
+        (false, false) => format!("The earlier session had nothing to fix; the path is {}", path(now)),
+        (false, true) => format!("Not fixed: the path was {} and is {} now", path(before), path(now)),
     };
     for (words, list) in [("gone", gone), ("left", left)] {
         let codes = codes(list);

@@ -13,6 +13,13 @@ pub(super) fn reason(session: &Session<'_>, findings: &[Finding]) -> String {
     });
     let between = ends.map(|(a, b)| format!(" ({a} to {b})")).unwrap_or_default();
     match session.path {
+        Path::Direct if session.is_over_tcp() => {
+            let why = cause.map_or_else(
+                || "what was measured does not say why it does not work over UDP".to_owned(),
+                |finding| sentence(&finding.summary),
+            );
+            format!("A and B talk to each other directly over TCP{between}, and not over UDP: {why}.")
+        }
         Path::Direct => format!("A and B talk to each other directly{between}."),
         Path::Relayed => {
             let whose = match ends {

@@ -75,6 +75,7 @@ fn color_sequence(text: &str) -> usize {
 fn verdict(out: &mut String, report: &Report, paint: Paint) {
     let style = match report.path {
         _ if !report.decided => Style::Warn,
+        Path::Direct if report.over_tcp => Style::Warn,
         Path::Direct => Style::Good,
         Path::Relayed => Style::Warn,
         Path::Failed => Style::Bad,

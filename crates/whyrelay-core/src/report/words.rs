@@ -89,8 +89,9 @@ pub const fn path(path: Path) -> &'static str {
 pub const UNDECIDED: &str = "UNDECIDED";
 
 /// What belongs behind the heading; empty where the path says it all.
-pub(super) const fn note(path: Path, verdict: Verdict, expected: Expected) -> &'static str {
+pub(super) const fn note(path: Path, over_tcp: bool, verdict: Verdict, expected: Expected) -> &'static str {
     match (verdict, expected) {
+        _ if over_tcp => "but over TCP, not UDP",
         (Verdict::DirectBut, _) => "but see below",
         (Verdict::RelayedAsItMustBe, _) => "as it must be",
         (Verdict::NoPathAsItMustBe, _) => "these two networks allow no path without a relay",

@@ -14,6 +14,7 @@ mod hostile;
 mod html;
 mod json_schema;
 mod outages;
+mod over_tcp;
 mod pcapng;
 mod proof;
 mod readable;

@@ -74,7 +74,7 @@ impl Score {
 pub fn score(world: &World, observed: &Observed) -> Score {
     let report = &observed.report;
     let severe = severe(report);
-    let direct = observed.path == Some(Path::Direct);
+    let direct = observed.path == Some(Path::Direct) && !report.over_tcp;
     let names = |finding: &Finding| {
         world.planted.iter().any(|planted| is_named(planted, finding)) || !direct && shares_port(world, finding)
     };

@@ -123,10 +123,10 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(file, text).with_context(|| format!("writing the account {}", file.display()))
 }
 
-/// 0: direct, and nothing is wrong. 1: a finding.
+/// 0: direct over UDP, and nothing is wrong. 1: a finding.
 pub(super) fn status(report: &Report) -> u8 {
     let wrong = report.findings.iter().any(|finding| finding.severity != Severity::Info);
-    if report.path == session::Path::Direct && !wrong { HEALTHY } else { FINDING }
+    if report.path == session::Path::Direct && !report.over_tcp && !wrong { HEALTHY } else { FINDING }
 }
 
 #[cfg(test)]

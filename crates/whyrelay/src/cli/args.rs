@@ -248,7 +248,7 @@ pub struct PeerArgs {
     pub no_tcp: bool,
 
     /// Make the sockets like another program's and compare with a plain program's: netbird, tailscale, wireguard, a
-    /// process id, or a list like mark=0x1bd00,port=51820,interface=eth0,uid=1000,raw
+    /// process id, or a list like mark=0x1bd00,port=51820,interface=eth0,uid=1000,raw. Then there are no TCP candidates
     #[arg(long = "as", value_name = "PROGRAM", help_heading = "Sockets")]
     pub as_program: Option<String>,
     /// Local UDP port, as the application under suspicion uses it (WireGuard and NetBird: 51820)

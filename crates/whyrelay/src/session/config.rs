@@ -132,7 +132,8 @@ impl SessionConfig {
             tls_roots: args.tls_ca,
             relay_only: args.relay_only,
             no_turn,
-            no_tcp: args.no_tcp,
+            // A VPN's path is UDP's: one over TCP would say nothing of it.
+            no_tcp: args.no_tcp || application.is_some(),
             interfaces: InterfaceFilter {
                 include: args.interface,
                 exclude: [args.exclude_interface, left_out, super::trial::excluded(&args.trials)].concat(),
@@ -306,4 +307,26 @@ pub(crate) fn read_turn_password(user: &str, file: Option<&Path>) -> anyhow::Res
         "there is no password for --turn-user {user}\nhint: set TURN_PASSWORD, or name a file with --turn-password-file"
     );
     Ok(password)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::args::{Cli, Verb};
+
+    fn resolve(more: &[&str]) -> anyhow::Result<SessionConfig> {
+        let cli = Cli::try_parse_from(["whyrelay", "offer"].iter().chain(more))?;
+        let Verb::Offer(args) = cli.verb else { panic!("it is an offer") };
+        SessionConfig::resolve(Vantage::A, args)
+    }
+
+    #[test]
+    fn who_stands_in_for_a_vpn_offers_no_tcp() {
+        assert!(!resolve(&[]).unwrap().no_tcp);
+        for program in ["wireguard", "mark=0x1bd00"] {
+            assert!(resolve(&["--as", program]).unwrap().no_tcp, "{program}");
+        }
+    }
 }

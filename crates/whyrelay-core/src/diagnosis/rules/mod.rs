@@ -337,8 +337,12 @@ pub struct Diagnosis {
     pub has_harmless: bool,
 }
 
-/// Runs every rule.
+/// Runs every rule. A path over TCP alone leaves to be found why there is none over UDP.
 pub fn diagnose(session: &Session<'_>) -> Diagnosis {
+    session.over_udp().map_or_else(|| diagnose_path(session), |session| diagnose_path(&session))
+}
+
+fn diagnose_path(session: &Session<'_>) -> Diagnosis {
     let applicable = RULES.iter().filter(|rule| !session.evidence.is_alone() || rule.judges_one_host());
     let examinations: Vec<_> = applicable.map(|rule| (rule, (rule.examine)(session))).collect();
     let found: Vec<(&str, Blame)> = examinations

@@ -61,6 +61,11 @@ impl JoinedPair {
         }
     }
 
+    /// Whether in one direction at least a check was sent and its answer seen.
+    pub fn works(&self) -> bool {
+        [&self.a_to_b, &self.b_to_a].iter().any(|chain| chain.broken.is_none() && chain.answer_seen > Some(0))
+    }
+
     /// Whether a side tried to connect on it, in vain.
     pub fn is_unconnected(&self) -> bool {
         !self.was_checked() && [&self.a, &self.b].into_iter().flatten().any(|side| side.no_connection.is_some())

@@ -56,10 +56,11 @@ const fn class(path: Path) -> &'static str {
 }
 
 fn verdict(out: &mut Markup, report: &Report) {
-    let class = if report.decided { class(report.path) } else { "verdict relayed" };
+    let class = if report.decided && !report.over_tcp { class(report.path) } else { "verdict relayed" };
     out.open("header", &[("class", class)]);
     out.open("div", &[("class", "word")]);
     out.text(match report.path {
+        Path::Direct if report.over_tcp => "! ",
         Path::Direct => "✓ ",
         _ if !report.decided => "? ",
         Path::Relayed => "⇄ ",

@@ -25,6 +25,7 @@ fn word(screen: &Screen, report: &Report) -> &'static str {
 fn style(report: &Report, look: Look) -> Style {
     let style = match report.path {
         _ if !report.decided => Style::new(),
+        Path::Direct if report.over_tcp => look.warn(),
         Path::Direct => look.good(),
         Path::Relayed => look.warn(),
         Path::Failed => look.bad(),
