@@ -246,12 +246,7 @@ fn container() -> Option<String> {
 
 /// The resolver's configuration.
 pub(super) fn resolver() -> Option<HostFact> {
-    let text = fs::read_to_string("/etc/resolv.conf").ok()?;
-    let servers: Vec<IpAddr> = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver")?.split('%').next()?.trim().parse().ok())
-        .take(16)
-        .collect();
+    let servers = crate::io::names::name_servers()?;
     let stub = servers.iter().any(IpAddr::is_loopback);
     Some(HostFact::Resolver { servers, stub })
 }

@@ -1,7 +1,8 @@
 //! Names: servers' by the system's resolver, peers' `.local` names by multicast DNS. Each look-up runs beside the
 //! session and reports when it is done; nothing waits for it.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mdns_sd::{HostnameResolutionEvent, ServiceDaemon};
@@ -9,6 +10,10 @@ use tokio::sync::mpsc;
 
 /// How long a look-up may take. In a closed network resolvers answer after 10 s or never.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the name of the signaling server may take: longer than the system's resolver waits for a first server (5 s)
+/// before it asks a second one.
+const SIGNALING_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// How long a `.local` name is asked for: the peer answers within a round trip if it hears us at all, and RFC 6762
 /// §5.2 repeats the question after 1 s.
@@ -25,21 +30,59 @@ pub struct Resolved {
     pub took: Duration,
 }
 
+/// The name servers of the system's resolver (`/etc/resolv.conf`), sixteen at most; `None`: it cannot be read.
+pub fn name_servers() -> Option<Vec<IpAddr>> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
+    let server = |line: &str| line.trim().strip_prefix("nameserver")?.split('%').next()?.trim().parse().ok();
+    Some(text.lines().filter_map(server).take(16).collect())
+}
+
+/// Looks up the name of a signaling server, which nothing goes on without.
+///
+/// # Errors
+/// What the system's resolver said, or that it said nothing in time, with the name servers that it asks.
+pub async fn look_up_signaling(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let lookup = tokio::net::lookup_host((name, port));
+    let found = within(SIGNALING_TIMEOUT, lookup, name_servers().as_deref()).await?;
+    Ok(found.collect())
+}
+
+async fn within<T>(
+    limit: Duration,
+    lookup: impl Future<Output = io::Result<T>>,
+    servers: Option<&[IpAddr]>,
+) -> io::Result<T> {
+    let servers = servers.unwrap_or_default().iter().take(3).map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+    let resolver =
+        if servers.is_empty() { "the system's resolver".into() } else { format!("the resolver ({servers})") };
+    match tokio::time::timeout(limit, lookup).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(io::Error::new(error.kind(), format!("{resolver} says: {error}"))),
+        Err(_) => {
+            let text = format!("no answer from {resolver} within {} s", limit.as_secs_f32());
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        }
+    }
+}
+
 /// Runs look-ups and sends what comes of them.
 pub struct Resolver {
     results: mpsc::Sender<Resolved>,
+    /// Servers' names that are being looked up, and since when.
+    pending: Vec<(String, Instant)>,
     multicast: Option<ServiceDaemon>,
 }
 
 impl Resolver {
     /// A resolver that reports to `results`.
     pub fn new(results: mpsc::Sender<Resolved>) -> Self {
-        Self { results, multicast: None }
+        Self { results, pending: Vec::new(), multicast: None }
     }
 
     /// Looks a server's name up.
-    pub fn resolve(&self, name: String) {
+    pub fn resolve(&mut self, name: String) {
         let results = self.results.clone();
+        self.pending.push((name.clone(), Instant::now()));
         tokio::spawn(async move {
             let started = Instant::now();
             let lookup = tokio::net::lookup_host((name.as_str(), 0));
@@ -54,6 +97,16 @@ impl Resolver {
             };
             let _ = results.send(Resolved { name, result, took: started.elapsed() }).await;
         });
+    }
+
+    /// A look-up has ended.
+    pub fn ended(&mut self, name: &str) {
+        self.pending.retain(|(pending, _)| pending != name);
+    }
+
+    /// The servers' names that are still being looked up, and for how long; from now on nobody waits for them.
+    pub fn give_up(&mut self) -> Vec<(String, Duration)> {
+        self.pending.drain(..).map(|(name, since)| (name, since.elapsed())).collect()
     }
 
     /// Asks the local network for a `.local` name (RFC 6762).
@@ -111,4 +164,32 @@ async fn first_addresses(events: mdns_sd::Receiver<HostnameResolutionEvent>) -> 
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_resolver_that_says_no_or_nothing_is_named() {
+        let servers: [IpAddr; 2] = ["192.0.2.53", "2001:db8::53"].map(|ip| ip.parse().unwrap());
+        let limit = Duration::from_millis(10);
+        let silent = within(limit, std::future::pending::<io::Result<()>>(), Some(&servers)).await.unwrap_err();
+        assert_eq!(silent.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(silent.to_string(), "no answer from the resolver (192.0.2.53, 2001:db8::53) within 0.01 s");
+        let refused = within(limit, async { Err::<(), _>(io::Error::other("no such name")) }, None).await.unwrap_err();
+        assert_eq!(refused.to_string(), "the system's resolver says: no such name");
+    }
+
+    #[tokio::test]
+    async fn what_is_still_looked_up_at_the_end_is_known() {
+        let (results, _received) = mpsc::channel(1);
+        let mut resolver = Resolver::new(results);
+        resolver.resolve("one.invalid".into());
+        resolver.resolve("two.invalid".into());
+        resolver.ended("one.invalid");
+        let pending = resolver.give_up();
+        assert_eq!(pending.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["two.invalid"]);
+        assert!(resolver.give_up().is_empty());
+    }
 }

@@ -395,6 +395,7 @@ impl Session {
     /// Gives allocations back and says goodbye on the data channel.
     async fn close(&mut self, inputs: &mut Inputs) {
         let until = Instant::now() + CLOSE_LIMIT;
+        self.give_names_up();
         // The checks are over: the last facts are collected while everything is closed.
         self.record_tallies();
         let mut facts = self.sink.finish_tap();

@@ -1,6 +1,7 @@
 //! The sockets of a session: opened at its start, and the one door that every datagram passes, recorded first.
 
 use std::net::{SocketAddr, SocketAddrV6};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -15,6 +16,10 @@ use crate::io::interfaces;
 use crate::io::names::Resolved;
 use crate::io::stream::StreamInput;
 use crate::io::udp::{UdpDoor, UdpInput};
+
+/// A resolver that takes longer is worth a word where the session ends before it answers; sessions may be shorter than an
+/// ordinary look-up.
+const SLOW_RESOLVER: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Opens a socket on every usable address.
@@ -194,6 +199,7 @@ impl Session {
     }
 
     pub(super) fn name_input(&mut self, resolved: &Resolved) {
+        self.resolver.ended(&resolved.name);
         let addresses = resolved.result.as_ref().cloned().unwrap_or_default();
         self.record(EventKind::NameResolved {
             name: resolved.name.clone(),
@@ -206,6 +212,20 @@ impl Session {
             Err(detail) => Err(detail.as_str()),
         };
         self.feed(peer::Input::Resolved { name: &resolved.name, result });
+    }
+
+    /// The session ends: names that the resolver left open until now are said to be.
+    pub(super) fn give_names_up(&mut self) {
+        for (name, took) in self.resolver.give_up() {
+            if took >= SLOW_RESOLVER {
+                let error = Some(format!(
+                    "no answer from the resolver for {:.1} s, until the session ended",
+                    took.as_secs_f32()
+                ));
+                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                self.record(EventKind::NameResolved { name, addresses: Vec::new(), took_us, error });
+            }
+        }
     }
 }
 

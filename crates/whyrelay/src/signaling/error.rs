@@ -90,7 +90,9 @@ impl SignalingError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Url { .. } => "give it as http://HOST:PORT or https://HOST",
-            Self::Name { .. } => "check the name, or give the server's IP address",
+            Self::Name { .. } => {
+                "check the name and this host's resolver (/etc/resolv.conf), or give the server's IP address"
+            }
             Self::Unreachable { .. } => {
                 "check that `whyrelay serve` runs there and that a firewall lets its TCP port through"
             }

@@ -46,7 +46,7 @@ pub struct SignalingOptions {
     pub token: Option<String>,
     /// How to speak with the server.
     pub transport: Transport,
-    /// How long one attempt to connect may take.
+    /// How long one attempt to connect may take, the look-up of the name apart.
     pub connect_timeout: Duration,
     /// Who may certify the server; the system's roots if there are none. They are read only when TLS is used.
     pub roots: Option<Arc<RootCertStore>>,

@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Position, Url};
 
 use super::{SignalingError, SignalingOptions};
+use crate::io::names;
 
 /// Where the server is.
 #[derive(Clone, Debug)]
@@ -79,9 +80,11 @@ impl Endpoint {
     /// Connects within the options' time.
     pub(super) async fn connect(&self, options: &SignalingOptions) -> Result<Connected, SignalingError> {
         let unreachable = |source| SignalingError::Unreachable { authority: self.authority.clone(), source };
-        let stream = tokio::time::timeout(options.connect_timeout, self.connect_tcp())
+        let addresses = self.addresses().await?;
+        let stream = tokio::time::timeout(options.connect_timeout, connect_to_one(&addresses))
             .await
-            .map_err(|_| unreachable(io::Error::new(io::ErrorKind::TimedOut, "no answer")))??;
+            .map_err(|_| unreachable(io::Error::new(io::ErrorKind::TimedOut, "no answer")))?
+            .map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
         let (remote, local) =
             stream.peer_addr().and_then(|remote| Ok((remote, stream.local_addr()?))).map_err(unreachable)?;
@@ -102,17 +105,14 @@ impl Endpoint {
         Ok(Connected { stream: Box::new(stream), remote, local })
     }
 
-    async fn connect_tcp(&self) -> Result<TcpStream, SignalingError> {
-        let addresses: Vec<SocketAddr> = match &self.host {
-            Host::Ipv4(ip) => vec![(*ip, self.port).into()],
-            Host::Ipv6(ip) => vec![(*ip, self.port).into()],
-            Host::Domain(name) => tokio::net::lookup_host((name.as_str(), self.port))
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, SignalingError> {
+        match &self.host {
+            Host::Ipv4(ip) => Ok(vec![(*ip, self.port).into()]),
+            Host::Ipv6(ip) => Ok(vec![(*ip, self.port).into()]),
+            Host::Domain(name) => names::look_up_signaling(name, self.port)
                 .await
-                .map_err(|source| SignalingError::Name { host: name.clone(), source })?
-                .collect(),
-        };
-        let unreachable = |source| SignalingError::Unreachable { authority: self.authority.clone(), source };
-        connect_to_one(&addresses).await.map_err(unreachable)
+                .map_err(|source| SignalingError::Name { host: name.clone(), source }),
+        }
     }
 }
 

@@ -48,11 +48,16 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             if names.contains(&name) {
                 continue;
             }
+            let resolver = side.host.resolver.as_ref().filter(|(_, servers, _)| !servers.is_empty());
+            let asked = resolver.map_or_else(String::new, |(_, servers, _)| {
+                let servers: Vec<String> = servers.iter().take(3).map(ToString::to_string).collect();
+                format!(" (its resolver: {})", servers.join(", "))
+            });
             faults.push(Fault {
                 blame: Blame::side(vantage),
                 severity: Severity::Warning,
-                summary: format!("{} cannot resolve {name}: {detail}", vantage.name()),
-                evidence: vec![seq],
+                summary: format!("{} cannot resolve {name}: {detail}{asked}", vantage.name()),
+                evidence: std::iter::once(seq).chain(resolver.map(|(seq, ..)| *seq)).collect(),
                 ..Fault::default()
             });
             names.push(name);
