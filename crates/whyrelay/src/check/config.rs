@@ -11,7 +11,7 @@ use whyrelay_core::time::Timestamp;
 use crate::application::Suspect;
 use crate::cli::args::CheckArgs;
 use crate::io::clock::Clock;
-use crate::io::interfaces::InterfaceFilter;
+use crate::io::interfaces::{self, InterfaceFilter};
 use crate::session::{parse_urls, read_turn_password};
 
 /// How long credentials made from the shared secret hold.
@@ -84,8 +84,10 @@ impl CheckConfig {
     /// A sentence that names the argument and the way out.
     pub fn resolve(args: CheckArgs) -> anyhow::Result<Self> {
         if let Some(signal) = &args.signal {
-            crate::signaling::name_in(signal)?;
+            crate::signaling::check_url("--signal", signal)?;
         }
+        interfaces::must_exist("--interface", &args.interface)?;
+        interfaces::must_exist("--exclude-interface", &args.exclude_interface)?;
         let mut urls = parse_urls("--stun", &args.stun, ServerProtocol::Stun)?;
         urls.extend(parse_urls("--turn", &args.turn, ServerProtocol::Turn)?);
         let secret = args.turn_secret_file.map(|file| {
@@ -144,6 +146,22 @@ impl CheckConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_in_the_command_line_is_said_with_its_flag() {
+        use clap::Parser as _;
+        let refused = |arguments: &[&str]| {
+            let cli = crate::cli::args::Cli::try_parse_from(["whyrelay", "check"].iter().chain(arguments)).unwrap();
+            let crate::cli::args::Verb::Check(args) = cli.verb else { panic!("it is a check") };
+            CheckConfig::resolve(args).unwrap_err().to_string()
+        };
+        for flag in ["--interface", "--exclude-interface"] {
+            let error = refused(&[flag, "nosuch9"]);
+            assert!(error.starts_with(&format!("{flag} nosuch9: this host has no interface of that name")), "{error}");
+        }
+        let error = refused(&["--signal", "example.org:8080"]);
+        assert!(error.starts_with("--signal: ") && error.contains("\nhint: give it as http://"), "{error}");
+    }
 
     #[test]
     fn timed_credentials_are_told_from_ordinary_ones_and_checked_offline() {

@@ -100,6 +100,7 @@ impl SessionConfig {
         }
         anyhow::ensure!(id != peer, "--id and --peer are both {id:?}\nhint: give the two sides different ids");
 
+        crate::signaling::check_url("--signal", &args.signal)?;
         let stun = parse_urls("--stun", &args.stun, ServerProtocol::Stun)?;
         let turn = parse_urls("--turn", &args.turn, ServerProtocol::Turn)?;
         let no_turn = args.no_turn || args.with_turn == Some(false);
@@ -320,6 +321,16 @@ mod tests {
         let cli = Cli::try_parse_from(["whyrelay", "offer"].iter().chain(more))?;
         let Verb::Offer(args) = cli.verb else { panic!("it is an offer") };
         SessionConfig::resolve(Vantage::A, args)
+    }
+
+    #[test]
+    fn a_broken_signaling_url_is_told_before_anything_happens() {
+        let error = resolve(&["--signal", "192.0.2.1:8080"]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--signal: the signaling URL \"192.0.2.1:8080\" is broken: it begins with"),
+            "{error}"
+        );
+        assert!(error.contains("\nhint: give it as http://HOST:PORT"), "{error}");
     }
 
     #[test]

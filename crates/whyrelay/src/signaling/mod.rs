@@ -60,6 +60,14 @@ pub fn name_in(url: &str) -> Result<Option<String>, SignalingError> {
     Ok(stream::Endpoint::parse(url)?.name())
 }
 
+/// Refuses a broken URL before anything else is done.
+///
+/// # Errors
+/// A sentence that names the flag, what is wrong, and the way out.
+pub fn check_url(flag: &str, url: &str) -> anyhow::Result<()> {
+    name_in(url).map(drop).map_err(|error| anyhow::anyhow!("{flag}: {error}\nhint: {}", error.hint()))
+}
+
 impl SignalingOptions {
     /// `id` waits for `peer` in the default room of the server at `url`.
     pub fn new(url: impl Into<String>, id: impl Into<String>, peer: impl Into<String>) -> Self {

@@ -40,7 +40,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 impl Endpoint {
     pub(super) fn parse(text: &str) -> Result<Self, SignalingError> {
         let broken = |reason: &str| SignalingError::Url { url: text.to_owned(), reason: reason.to_owned() };
-        let url = Url::parse(text).map_err(|error| broken(&error.to_string()))?;
+        let url = Url::parse(text).map_err(|error| broken(&in_words(error)))?;
         let (is_tls, default_port) = match url.scheme() {
             "http" | "ws" => (false, 80),
             "https" | "wss" => (true, 443),
@@ -113,6 +113,20 @@ impl Endpoint {
                 .await
                 .map_err(|source| SignalingError::Name { host: name.clone(), source }),
         }
+    }
+}
+
+/// What is wrong with a URL, for who typed it.
+fn in_words(error: url::ParseError) -> String {
+    use url::ParseError;
+    match error {
+        ParseError::RelativeUrlWithoutBase => "it begins with neither http:// nor https://".into(),
+        ParseError::EmptyHost => "it has no host".into(),
+        ParseError::InvalidPort => "its port is no number from 0 to 65535".into(),
+        ParseError::InvalidIpv4Address => "its host is no address of IPv4, and no name either".into(),
+        ParseError::InvalidIpv6Address => "what stands in brackets is no address of IPv6".into(),
+        ParseError::IdnaError | ParseError::InvalidDomainCharacter => "its host can be no name".into(),
+        other => other.to_string(),
     }
 }
 
@@ -198,11 +212,24 @@ mod tests {
 
     #[test]
     fn a_broken_url_says_what_is_wrong() {
-        for url in
-            ["", "localhost:8080", "example.org", "ftp://example.org", "http://", "http://a:b@c", "http://a:99999"]
-        {
-            let error = Endpoint::parse(url).unwrap_err();
-            assert!(matches!(&error, SignalingError::Url { reason, .. } if !reason.is_empty()), "{url}: {error}");
+        const SCHEME: &str = "it begins with neither http:// nor https://";
+        for (url, words) in [
+            ("", SCHEME),
+            ("localhost:8080", SCHEME),
+            ("192.0.2.1:8080", SCHEME),
+            ("example.org", SCHEME),
+            ("ftp://example.org", SCHEME),
+            ("http://", "it has no host"),
+            ("http://a:b@c", "it holds a user or a password"),
+            ("http://a:99999", "its port is no number from 0 to 65535"),
+            ("http://192.0.2.300", "its host is no address of IPv4, and no name either"),
+            ("http://[2001:db8]:8080", "what stands in brackets is no address of IPv6"),
+            ("http://a b", "its host can be no name"),
+        ] {
+            match Endpoint::parse(url).unwrap_err() {
+                SignalingError::Url { reason, .. } => assert_eq!(reason, words, "{url}"),
+                other => panic!("{url}: {other}"),
+            }
         }
     }
 }
