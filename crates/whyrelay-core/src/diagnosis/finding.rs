@@ -173,6 +173,16 @@ pub struct Finding {
     pub doubt: String,
 }
 
+impl Finding {
+    /// Where it is, for a reader: whose fault it is, and a server that is asked for STUN is no relay for that.
+    pub fn place(&self) -> &'static str {
+        match self.blame {
+            Blame::Relay if self.code.starts_with("WR3") => "the server",
+            blame => blame.name(),
+        }
+    }
+}
+
 /// Something that a judgement would need and that was not measured.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct NotMeasured {

@@ -445,9 +445,9 @@ fn check_with_all(
 fn a_check_without_a_network_or_a_route_blames_this_host_and_not_the_server() {
     const UNREACHABLE: &str = "cannot reach it: Network is unreachable (os error 101)";
     let down = check_with(InterfaceUse::Down, "192.168.1.2", UNREACHABLE);
-    assert_eq!(down, ["WR102 A A has no network: eth0 is down"]);
+    assert_eq!(down, ["WR102 A This host has no network: eth0 is down"]);
     let link_local = check_with(InterfaceUse::Used, "169.254.7.7", UNREACHABLE);
-    assert_eq!(link_local, ["WR102 A A has no network: eth0 has no address that leaves its network"]);
+    assert_eq!(link_local, ["WR102 A This host has no network: eth0 has no address that leaves its network"]);
     for (detail, blame, end) in [
         (UNREACHABLE, "WR701 A ", "(this host has no route to it)"),
         ("Connection refused (os error 111)", "WR701 signaling ", "refused (os error 111)"),
@@ -471,7 +471,7 @@ fn a_link_without_an_address_and_a_bridge_to_guests_are_no_network() {
         (&[lo], "it has no interface but loopback"),
     ] {
         let found = check_with_all(interfaces, None, UNREACHABLE);
-        assert_eq!(found, [format!("WR102 A A has no network: {words}")]);
+        assert_eq!(found, [format!("WR102 A This host has no network: {words}")]);
     }
     // The network of a router, by a bridge that has such a name.
     let found = check_with_all(&[lo, bridge], Some("br-lan"), "Connection refused (os error 111)");

@@ -7,6 +7,7 @@ mod refusal;
 mod rows;
 mod servers;
 mod text;
+mod this_host;
 mod way_out;
 
 use serde::Serialize;
@@ -156,14 +157,15 @@ impl CheckReport {
         not_measured.extend(super::unprivileged(&side.host, "this host"));
         not_measured.extend(diagnosis.not_measured);
         for missing in &mut not_measured {
-            missing.why = missing.why.replace("the host of A", "this host");
+            missing.why = this_host::in_place_of_a(&missing.why);
         }
         not_measured.dedup();
         let measurements =
             side.measured.facts.iter().map(|(seq, fact)| Numbered { seq: *seq, fact: fact.clone() }).collect();
         let healthy = diagnosis.findings.iter().all(|finding| finding.severity == Severity::Info);
-        let summary = rows::summary(side, diagnosis.findings.first());
-        let findings = diagnosis.findings;
+        let mut findings = diagnosis.findings;
+        findings.iter_mut().for_each(this_host::rewrite);
+        let summary = rows::summary(side, findings.first());
         let known = side.measured.nats().iter().any(|nat| nat.mapping.is_some());
         let nats_in_front = nats::of(side);
         Self {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::super::text::fold::fold;
 use super::super::text::{Paint, Style, TextOptions, WIDTH, findings, harmless, heading, wrap};
 use super::{CheckReport, Row, Section, State};
+use crate::diagnosis::finding::{Blame, Finding};
 
 /// The account as text.
 pub fn render_check_text(report: &CheckReport, options: &TextOptions) -> String {
@@ -19,7 +20,8 @@ pub fn render_check_text(report: &CheckReport, options: &TextOptions) -> String 
     let _ = writeln!(out, "{}", paint.apply(style, word));
     wrap(&mut out, paint, "  ", &report.summary);
     if !report.findings.is_empty() {
-        findings::of(&mut out, &report.findings, report.pseudonyms, paint);
+        let place = |finding: &Finding| if finding.blame == Blame::A { "this host" } else { finding.place() };
+        findings::of(&mut out, &report.findings, report.pseudonyms, paint, place);
     }
     rows(&mut out, &report.rows, paint);
     if !report.not_measured.is_empty() {
@@ -27,9 +29,6 @@ pub fn render_check_text(report: &CheckReport, options: &TextOptions) -> String 
         for missing in &report.not_measured {
             wrap(&mut out, paint, "  ", &format!("- {}: {}", missing.what, missing.why));
         }
-    }
-    if out.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == "A") {
-        let _ = writeln!(out, "\n(A is this host.)");
     }
     harmless(&fold(&out, options.columns), options.color)
 }

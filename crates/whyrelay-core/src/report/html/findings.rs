@@ -49,7 +49,7 @@ fn one(out: &mut Markup, finding: &Finding, report: &Report) {
     out.open("div", &[("class", "label")]);
     out.element("b", &[], &format!("{} {}", finding.code, finding.severity.name()));
     out.element("span", &[], finding.name);
-    out.element("span", &[], &format!("at {}", finding.blame.name()));
+    out.element("span", &[], &format!("at {}", finding.place()));
     out.close("div");
     out.element("h3", &[], &finding.summary);
     // What did no harm needs no cure.

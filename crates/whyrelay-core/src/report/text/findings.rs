@@ -17,11 +17,18 @@ pub(in crate::report) fn has_commands(finding: &Finding) -> bool {
 }
 
 pub(super) fn render(out: &mut String, report: &Report, paint: Paint) {
-    of(out, &report.findings, report.pseudonyms, paint);
+    of(out, &report.findings, report.pseudonyms, paint, Finding::place);
 }
 
-/// A list of findings under its heading; nothing when there are none. `pseudonyms`: their addresses are no real ones.
-pub(in crate::report) fn of(out: &mut String, list: &[Finding], pseudonyms: bool, paint: Paint) {
+/// A list of findings under its heading; nothing when there are none. `pseudonyms`: their addresses are no real ones;
+/// `place`: where each is, in words.
+pub(in crate::report) fn of(
+    out: &mut String,
+    list: &[Finding],
+    pseudonyms: bool,
+    paint: Paint,
+    place: impl Fn(&Finding) -> &'static str,
+) {
     if list.is_empty() {
         return;
     }
@@ -33,7 +40,7 @@ pub(in crate::report) fn of(out: &mut String, list: &[Finding], pseudonyms: bool
             Severity::Info => Style::Faint,
         };
         let label = format!("{}[{}]", finding.severity.name(), finding.code);
-        let _ = writeln!(out, "  {} {} (at {})", paint.apply(style, &label), finding.name, finding.blame.name());
+        let _ = writeln!(out, "  {} {} (at {})", paint.apply(style, &label), finding.name, place(finding));
         wrap(out, paint, "    ", &finding.summary);
         // What did no harm needs no cure; `explain` has it all the same.
         let remedies = finding.remedies.iter().filter(|_| finding.severity != Severity::Info);

@@ -46,7 +46,7 @@ fn row(finding: &Finding, look: Look) -> Row {
         Severity::Warning => look.warn(),
         Severity::Info => Look::faint(),
     };
-    let text = format!("{}[{}] {} (at {})", finding.severity.name(), finding.code, finding.name, finding.blame.name());
+    let text = format!("{}[{}] {} (at {})", finding.severity.name(), finding.code, finding.name, finding.place());
     Row { text, style }
 }
 
