@@ -119,7 +119,12 @@ impl<'a> Session<'a> {
 
     /// The same session for who uses UDP alone, where it is direct over TCP alone: not direct, and why is to be found.
     pub(super) fn over_udp(&self) -> Option<Self> {
-        self.is_over_tcp().then(|| Self { path: Path::Relayed, ..self.clone() })
+        self.is_over_tcp().then(|| self.as_if_relayed())
+    }
+
+    /// The same session, judged as if it were relayed: what a rule says of a host whatever came out.
+    pub(crate) fn as_if_relayed(&self) -> Self {
+        Self { path: Path::Relayed, ..self.clone() }
     }
 
     /// The sides that were recorded.

@@ -55,7 +55,13 @@ pub fn asides(report: &Report) -> Vec<Aside> {
 fn proof(report: &Report) -> Option<Aside> {
     let proof = report.proof.as_ref()?;
     let mut points = Vec::new();
-    for (words, list) in [("gone", &proof.gone), ("left", &proof.left), ("new", &proof.new)] {
+    let lists = [
+        ("gone", &proof.gone),
+        ("left", &proof.left),
+        ("new", &proof.new),
+        (super::proof::NOT_MEASURED, &proof.not_measured),
+    ];
+    for (words, list) in lists {
         points.extend(list.iter().map(|finding| {
             let at = finding.blame.name();
             Point::of(format!("{words}: {} {} (at {at}): {}", finding.code, finding.name, finding.summary))

@@ -8,13 +8,16 @@ use serde::Serialize;
 use super::Report;
 use crate::diagnosis::evidence::{Evidence, HostEvidence};
 use crate::diagnosis::finding::{Blame, Finding, Severity};
-use crate::diagnosis::rules::{quoted, quoted_firewall};
-use crate::diagnosis::session::Path;
+use crate::diagnosis::rules::{self, Examination, quoted, quoted_firewall};
+use crate::diagnosis::session::{Path, Session};
 use crate::host::{Prefix, Route};
 use crate::trace::event::{Event, Vantage};
 
 /// Most changes of a host that are listed.
 const MAX_CHANGES: usize = 50;
+
+/// What is said of a finding that only one session could have.
+pub(super) const NOT_MEASURED: &str = "not measured in both";
 
 /// What became of an earlier session's findings.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -33,6 +36,8 @@ pub struct Proof {
     pub left: Vec<Compared>,
     /// Findings that only this session has.
     pub new: Vec<Compared>,
+    /// Findings that one of the sessions has and the other could not have: what they are about was not looked at there.
+    pub not_measured: Vec<Compared>,
     /// What changed on the hosts, in words: rules, routes, settings.
     pub changes: Vec<String>,
 }
@@ -56,13 +61,72 @@ impl Report {
     /// Compares with the events of an earlier session.
     pub fn prove(&mut self, before: &[Event], now: &[Event]) {
         let earlier = Self::from_events(before);
-        self.proof = Some(proof(&earlier, self, changes(before, now)));
+        let evidence = [before, now].map(Evidence::of);
+        let sights = [Sight::of(&evidence[0], &earlier), Sight::of(&evidence[1], self)];
+        self.proof = Some(proof(&earlier, self, &sights, changes(&evidence[0], &evidence[1])));
     }
 }
 
-fn proof(before: &Report, now: &Report, changes: Vec<String>) -> Proof {
+/// What a session can say of a finding that another has.
+struct Sight<'a> {
+    evidence: &'a Evidence,
+    is_direct: bool,
+    /// What each rule says of its hosts, whatever came out.
+    examinations: Vec<(&'static str, Examination)>,
+}
+
+/// What became of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    There,
+    Absent,
+    NotMeasured,
+}
+
+impl<'a> Sight<'a> {
+    fn of(evidence: &'a Evidence, report: &Report) -> Self {
+        let examined = rules::examine_all(&Session::of(evidence).as_if_relayed());
+        let examinations = examined.into_iter().map(|(rule, examination)| (rule.code, examination)).collect();
+        Self { evidence, is_direct: is_direct(report), examinations }
+    }
+
+    /// Whether a finding of the other session, which is not among this one's, is absent here, or nobody could tell.
+    fn fate(&self, finding: &Finding, other: &Self) -> Fate {
+        let side = match finding.blame {
+            Blame::A => Some(Vantage::A),
+            Blame::B => Some(Vantage::B),
+            _ => None,
+        };
+        let examination = self.examinations.iter().find(|(code, _)| *code == finding.code).map(|(_, said)| said);
+        match examination {
+            // That it did harm is refuted by a direct path; what did none may do none again, and be there.
+            _ if self.is_direct && finding.severity != Severity::Info => Fate::Absent,
+            _ if side.is_some_and(|side| !self.sees_as_much(side, finding, other)) => Fate::NotMeasured,
+            Some(Examination::Found(faults)) if faults.iter().any(|fault| fault.blame == finding.blame) => Fate::There,
+            Some(Examination::Inconclusive { .. }) | None => Fate::NotMeasured,
+            Some(_) => Fate::Absent,
+        }
+    }
+
+    /// Whether a side of this session told what the finding is about, as the other session's did.
+    fn sees_as_much(&self, side: Vantage, finding: &Finding, other: &Self) -> bool {
+        let (own, its) = (self.evidence.side(side), other.evidence.side(side));
+        let about_host = finding.code.starts_with("WR1");
+        (self.evidence.is_recorded(side) || !other.evidence.is_recorded(side))
+            && (!about_host || own.host.is_told() || !its.host.is_told())
+    }
+}
+
+/// Direct as every program would have it.
+fn is_direct(report: &Report) -> bool {
+    report.path == Path::Direct && !report.over_tcp
+}
+
+fn proof(before: &Report, now: &Report, [old, current]: &[Sight<'_>; 2], changes: Vec<String>) -> Proof {
     let key = |finding: &Finding| (finding.code, finding.blame);
     let has = |report: &Report, finding: &Finding| report.findings.iter().any(|other| key(other) == key(finding));
+    let fate_now = |finding: &Finding| if has(now, finding) { Fate::There } else { current.fate(finding, old) };
+    let fate_before = |finding: &Finding| if has(before, finding) { Fate::There } else { old.fate(finding, current) };
     let list = |findings: &[Finding], wanted: &dyn Fn(&Finding) -> bool| -> Vec<Compared> {
         let of = |finding: &Finding| Compared {
             code: finding.code,
@@ -73,27 +137,24 @@ fn proof(before: &Report, now: &Report, changes: Vec<String>) -> Proof {
         };
         findings.iter().filter(|finding| wanted(finding)).map(of).collect()
     };
-    let gone = list(&before.findings, &|finding| !has(now, finding));
-    let left = list(&now.findings, &|finding| has(before, finding));
-    let new = list(&now.findings, &|finding| !has(before, finding));
-    let is_wrong = |finding: &&Compared| finding.severity != Severity::Info;
-    let is_direct = |report: &Report| report.path == Path::Direct && !report.over_tcp;
+    let gone = list(&before.findings, &|finding| fate_now(finding) == Fate::Absent);
+    let mut left = list(&now.findings, &|finding| fate_before(finding) == Fate::There);
+    // There, and without harm now: no finding of this session.
+    left.extend(list(&before.findings, &|finding| !has(now, finding) && fate_now(finding) == Fate::There));
+    let new = list(&now.findings, &|finding| fate_before(finding) == Fate::Absent);
+    let mut not_measured = list(&before.findings, &|finding| fate_now(finding) == Fate::NotMeasured);
+    not_measured.extend(list(&now.findings, &|finding| fate_before(finding) == Fate::NotMeasured));
     let was_wrong = !is_direct(before) || before.findings.iter().any(|f| f.severity != Severity::Info);
     let better = is_direct(now) && !is_direct(before);
-    let healthy = is_direct(now) && !left.iter().chain(&new).any(|finding| is_wrong(&finding));
+    let healthy = is_direct(now) && now.findings.iter().all(|finding| finding.severity == Severity::Info);
     let fixed = was_wrong && now.decided && (better || healthy);
-    let summary = sentence(before, now, fixed, was_wrong, &gone, &left);
-    Proof { fixed, summary, path_before: before.path, path_now: now.path, gone, left, new, changes }
+    let summary =
+        sentence(before, now, fixed, was_wrong, [("gone", &gone), ("left", &left), (NOT_MEASURED, &not_measured)]);
+    let (path_before, path_now) = (before.path, now.path);
+    Proof { fixed, summary, path_before, path_now, gone, left, new, not_measured, changes }
 }
 
-fn sentence(
-    before: &Report,
-    now: &Report,
-    fixed: bool,
-    was_wrong: bool,
-    gone: &[Compared],
-    left: &[Compared],
-) -> String {
+fn sentence(before: &Report, now: &Report, fixed: bool, was_wrong: bool, lists: [(&str, &Vec<Compared>); 3]) -> String {
     let path = |report: &Report| match report.path {
         Path::Direct if report.over_tcp => "direct over TCP alone",
         Path::Direct => "direct",
@@ -110,7 +171,7 @@ fn sentence(
         (false, false) => format!("The earlier session had nothing to fix; the path is {}", path(now)),
         (false, true) => format!("Not fixed: the path was {} and is {} now", path(before), path(now)),
     };
-    for (words, list) in [("gone", gone), ("left", left)] {
+    for (words, list) in lists {
         let codes = codes(list);
         if !codes.is_empty() {
             let _ = write!(text, "; {words}: {codes}");
@@ -120,8 +181,7 @@ fn sentence(
 }
 
 /// What the hosts had before and not now, and the other way round.
-fn changes(before: &[Event], now: &[Event]) -> Vec<String> {
-    let (before, now) = (Evidence::of(before), Evidence::of(now));
+fn changes(before: &Evidence, now: &Evidence) -> Vec<String> {
     let mut changes = Vec::new();
     for vantage in [Vantage::A, Vantage::B] {
         let (old, new) = (&before.side(vantage).host, &now.side(vantage).host);

@@ -120,6 +120,45 @@ fn what_was_well_and_what_broke_since_are_told_apart() {
     assert!(proof.changes.is_empty(), "nothing is known of the hosts before: {proof:?}");
 }
 
+/// A container that does no harm, told in one session and not looked for in the other, or harmless again.
+#[test]
+fn what_was_not_looked_for_is_not_gone() {
+    let contained = |mut session: Session| {
+        session.capabilities(&[], Some("docker"));
+        session.link(Vantage::A, "eth0", Some("veth"), "192.168.1.2");
+        session
+    };
+    let code = |list: &[whyrelay_core::report::Compared]| list.iter().map(|finding| finding.code).collect::<Vec<_>>();
+    let before = contained(lost(|_| {}));
+    let has = |report: &Report| report.findings.iter().any(|finding| finding.code == "WR121");
+    assert!(has(&Report::from_events(&before.events)));
+    // Without facts of the host it may be there or not; direct, it is there as before; without the container it is gone.
+    let plain = |mut session: Session| {
+        session.capabilities(&[], None);
+        session.link(Vantage::A, "eth0", Some("veth"), "192.168.1.2");
+        session
+    };
+    for (now, gone, left, not_measured) in [
+        (lost(|_| {}), false, false, true),
+        (contained(direct()), false, true, false),
+        (plain(direct()), true, false, false),
+        (plain(lost(|_| {})), true, false, false),
+    ] {
+        let (report, proof) = prove(&before.events, &now.events);
+        let found = [&proof.gone, &proof.left, &proof.not_measured].map(|list| code(list).contains(&"WR121"));
+        assert_eq!(found, [gone, left, not_measured], "{proof:?}");
+        let text = render_text(&report, &TextOptions::default());
+        assert_eq!(text.contains("not measured in both: WR121"), not_measured, "{text}");
+    }
+    // Nor is what only the later session could see new.
+    let (_, proof) = prove(&lost(|_| {}).events, &before.events);
+    assert!(!code(&proof.new).contains(&"WR121") && code(&proof.not_measured).contains(&"WR121"), "{proof:?}");
+    // The other side's recording is missing now.
+    let (_, proof) =
+        prove(&failed(Fate::Ignored, Fate::Ignored).events, &failed(Fate::Ignored, Fate::Ignored).of(Vantage::A));
+    assert!(!code(&proof.gone).contains(&"WR502"), "{proof:?}");
+}
+
 #[test]
 fn a_comparison_names_both_and_says_what_differs() {
     let report = Report::from_events(&diverted().events);

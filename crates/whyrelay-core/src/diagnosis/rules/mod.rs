@@ -342,9 +342,14 @@ pub fn diagnose(session: &Session<'_>) -> Diagnosis {
     session.over_udp().map_or_else(|| diagnose_path(session), |session| diagnose_path(&session))
 }
 
-fn diagnose_path(session: &Session<'_>) -> Diagnosis {
+/// What each rule that applies says, before one explains another.
+pub(crate) fn examine_all(session: &Session<'_>) -> Vec<(&'static Rule, Examination)> {
     let applicable = RULES.iter().filter(|rule| !session.evidence.is_alone() || rule.judges_one_host());
-    let examinations: Vec<_> = applicable.map(|rule| (rule, (rule.examine)(session))).collect();
+    applicable.map(|rule| (rule, (rule.examine)(session))).collect()
+}
+
+fn diagnose_path(session: &Session<'_>) -> Diagnosis {
+    let examinations = examine_all(session);
     let found: Vec<(&str, Blame)> = examinations
         .iter()
         .filter_map(|(rule, examination)| match examination {
