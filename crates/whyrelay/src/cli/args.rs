@@ -132,14 +132,15 @@ pub enum Story {
 /// `whyrelay serve`.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
-    /// Address and port of signaling (HTTP long poll and WebSocket)
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
-    pub listen: SocketAddr,
+    /// Address and port of signaling (HTTP long poll and WebSocket); default: port 8080 on all addresses, IPv4 and IPv6
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
     /// Port of signaling on all addresses, in the Go lab's spelling
     #[arg(long, value_name = "PORT", conflicts_with = "listen")]
     pub port: Option<u16>,
-    /// Address and port of STUN and TURN (UDP and TCP); may be repeated
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:3478")]
+    /// Address and port of STUN and TURN (UDP and TCP); may be repeated. Default: port 3478 on all addresses, of each
+    /// family that this host has one of
+    #[arg(long, value_name = "ADDR:PORT")]
     pub stun_listen: Vec<SocketAddr>,
     /// No STUN and no TURN: signaling only
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! `whyrelay serve`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -19,6 +19,12 @@ use crate::server::metrics::{self, Audience};
 use crate::server::signaling::{Announce, Gauges, SignalingConfig, SignalingServer};
 use crate::server::turn::{StunTurnConfig, StunTurnServer, TlsFiles};
 
+/// The port of signaling, where none is given.
+const SIGNALING_PORT: u16 = 8080;
+
+/// The port of STUN and TURN, where none is given (RFC 8489 §18.6).
+const STUN_PORT: u16 = 3478;
+
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<u8> {
     // Signaling has a thread of its own; relaying uses every core.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
@@ -27,9 +33,12 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<u8> {
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let listen = args.port.map_or(args.listen, |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+    let own: Vec<IpAddr> = own_addresses().into_iter().map(|(ip, _)| ip).collect();
+    let listen = args.listen.unwrap_or_else(|| all_addresses(&own, args.port.unwrap_or(SIGNALING_PORT)));
     let mut interrupt = peer::watch_ending_signals(false)?;
-    let relay = if args.no_stun { None } else { Some(bind_relay(&args)?) };
+    let stun_listen =
+        if args.stun_listen.is_empty() { both_families(&own, STUN_PORT) } else { args.stun_listen.clone() };
+    let relay = if args.no_stun { None } else { Some(bind_relay(&args, stun_listen)?) };
     let certificates = match (&args.tls_cert, &args.tls_key) {
         (Some(chain), Some(key)) => Some(Certificates::load(chain, key)?),
         _ => None,
@@ -82,9 +91,25 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     Ok(served?)
 }
 
-fn bind_relay(args: &ServeArgs) -> anyhow::Result<StunTurnServer> {
+/// Signaling on all addresses: one socket takes both families where this host speaks IPv6.
+fn all_addresses(own: &[IpAddr], port: u16) -> SocketAddr {
+    let any = if own.iter().any(IpAddr::is_ipv6) { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    SocketAddr::new(any, port)
+}
+
+/// STUN and TURN on all addresses, which have a socket each: of IPv4 unless this host has IPv6 alone, and of IPv6 where
+/// it has an address that means something elsewhere.
+fn both_families(own: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    let has_ipv6 = own.iter().any(|ip| matches!(ip, IpAddr::V6(ip) if !ip.is_unicast_link_local()));
+    let has_ipv4 = own.iter().any(IpAddr::is_ipv4) || !has_ipv6;
+    let all: [(bool, IpAddr); 2] = [(has_ipv4, Ipv4Addr::UNSPECIFIED.into()), (has_ipv6, Ipv6Addr::UNSPECIFIED.into())];
+    all.into_iter().filter(|(has, _)| *has).map(|(_, any)| SocketAddr::new(any, port)).collect()
+}
+
+fn bind_relay(args: &ServeArgs, listen: Vec<SocketAddr>) -> anyhow::Result<StunTurnServer> {
+    let first = listen.first().copied().context("an address for STUN")?;
     let config = StunTurnConfig {
-        listen: args.stun_listen.clone(),
+        listen,
         tls: args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificates, key)| TlsFiles { certificates, key }),
         relay_addresses: args.relay_address.clone(),
         relay_ports: args.relay_ports,
@@ -106,7 +131,6 @@ fn bind_relay(args: &ServeArgs) -> anyhow::Result<StunTurnServer> {
         limits: args.turn.limits(),
         ..StunTurnConfig::default()
     };
-    let first = args.stun_listen.first().copied().context("an address for STUN")?;
     StunTurnServer::bind(config).map_err(|error| with_listen_hint(error, "--stun-listen", first))
 }
 
@@ -271,6 +295,24 @@ fn likeliest_first(mut addresses: Vec<(IpAddr, Option<String>)>, with_ipv6: bool
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_an_address_each_family_of_this_host_is_listened_on() {
+        for (own, signaling, stun) in [
+            (&["192.0.2.1"][..], "0.0.0.0:8080", &["0.0.0.0:3478"][..]),
+            (&["192.0.2.1", "2001:db8::1"], "[::]:8080", &["0.0.0.0:3478", "[::]:3478"]),
+            (&["2001:db8::1"], "[::]:8080", &["[::]:3478"]),
+            (&["192.0.2.1", "fe80::1"], "[::]:8080", &["0.0.0.0:3478"]),
+            (&[], "0.0.0.0:8080", &["0.0.0.0:3478"]),
+        ] {
+            let own: Vec<IpAddr> = own.iter().map(|ip| ip.parse().unwrap()).collect();
+            assert_eq!(all_addresses(&own, SIGNALING_PORT).to_string(), signaling);
+            let listened: Vec<String> = both_families(&own, STUN_PORT).iter().map(ToString::to_string).collect();
+            assert_eq!(listened, stun, "{own:?}");
+        }
+        let both = ["2001:db8::1", "fe80::1"].map(|ip| (ip.parse().unwrap(), Some("eth0".to_owned())));
+        assert_eq!(likeliest_first(both.to_vec(), true), ["2001:db8::1".parse::<IpAddr>().unwrap()]);
+    }
 
     #[test]
     fn every_address_of_this_machine_is_offered_the_likeliest_first() {
