@@ -4,6 +4,7 @@ mod between;
 mod builder;
 mod cases;
 mod check_schema;
+mod clocks;
 mod events;
 mod every_rule;
 mod findings;

@@ -85,6 +85,12 @@ pub enum SignalingError {
     NoRandomness,
 }
 
+/// Whether TLS refuses a certificate because of the time.
+fn is_about_time(error: &io::Error) -> bool {
+    let text = error.to_string();
+    ["certificate expired", "certificate not valid yet"].iter().any(|words| text.contains(words))
+}
+
 impl SignalingError {
     /// The way out, for after `hint:`.
     pub fn hint(&self) -> &'static str {
@@ -95,6 +101,9 @@ impl SignalingError {
             }
             Self::Unreachable { .. } => {
                 "check that `whyrelay serve` runs there and that a firewall lets its TCP port through"
+            }
+            Self::Tls { source, .. } if is_about_time(source) => {
+                "compare this host's clock (date -u) with another machine's, then look at the certificate's dates"
             }
             Self::Tls { .. } => "check the certificate's name and issuer, or use http:// if the server has no TLS",
             Self::NotSignaling { .. } => "check the port and the path",
@@ -127,5 +136,24 @@ impl SignalingError {
             RefusalCode::TooSlow | RefusalCode::ShuttingDown => Self::Lost { reason: refusal.reason },
             _ => Self::Refused(refusal),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_out_of_its_time_sends_to_the_clock() {
+        let hint = |text: &str| {
+            let (authority, source) = ("signal.example".to_owned(), io::Error::other(text.to_owned()));
+            SignalingError::Tls { authority, source }.hint()
+        };
+        for text in
+            ["certificate not valid yet: verification time 1 (UNIX)", "certificate expired: verification time 2"]
+        {
+            assert!(hint(&format!("invalid peer certificate: {text}")).contains("clock (date -u)"), "{text}");
+        }
+        assert!(hint("invalid peer certificate: UnknownIssuer").starts_with("check the certificate's name"));
     }
 }

@@ -1,6 +1,7 @@
 //! Whole sessions of the real program on loopback.
 
 mod account;
+mod clock;
 mod ends;
 mod formats;
 mod hostile;

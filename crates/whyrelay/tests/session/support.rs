@@ -139,6 +139,20 @@ impl Server {
         Self { process, url: url.expect("a URL"), turn: turn.expect("an address") }
     }
 
+    /// One without STUN and TURN.
+    pub(crate) fn signaling_only() -> Self {
+        let process = Process::start(&["serve", "--listen", "127.0.0.1:0", "--no-stun"], &[]);
+        let until = Instant::now() + LIMIT;
+        loop {
+            let wait = until.saturating_duration_since(Instant::now());
+            let line = process.stdout.recv_timeout(wait).expect("the server says what to run");
+            let mut words = line.split_whitespace().skip_while(|word| *word != "--signal");
+            if let Some(url) = words.nth(1) {
+                return Self { process, url: url.to_owned(), turn: String::new() };
+            }
+        }
+    }
+
     /// A peer in a room, with its own loopback address.
     pub(crate) fn peer(&self, verb: &str, room: &str, more: &[&str]) -> Process {
         self.peer_with(verb, room, more, &[])

@@ -1,5 +1,6 @@
 //! TLS with the TURN server fails.
 
+use super::clock_wrong::explains_certificate;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
@@ -29,7 +30,12 @@ pub(super) const RULE: Rule = Rule {
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults: Vec<Fault> = Vec::new();
     for vantage in session.recorded() {
-        let Some((server, what, seq)) = refused(session.evidence.side(vantage)) else { continue };
+        let side = session.evidence.side(vantage);
+        let Some((server, what, seq)) = refused(side) else { continue };
+        // The fault is this side's clock then, which has a rule of its own.
+        if explains_certificate(side) {
+            continue;
+        }
         // Both sides see the same certificate: one finding.
         if let Some(fault) = faults.iter_mut().find(|fault| fault.summary.contains(&server)) {
             fault.evidence.push(seq);
@@ -46,7 +52,8 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(faults)
 }
 
-fn refused(side: &SideEvidence) -> Option<(String, String, u64)> {
+/// A certificate of a TURN server that this side refuses: the server, what TLS said, and the event.
+pub(super) fn refused(side: &SideEvidence) -> Option<(String, String, u64)> {
     let looked_at = side.measured.facts.iter().find_map(|(seq, fact)| match fact {
         Measurement::Certificate { server, refused: Some(refused), .. } => {
             Some((server.clone(), refused.clone(), *seq))
@@ -70,7 +77,7 @@ pub(crate) fn in_words(detail: &str) -> String {
     let detail = detail.strip_prefix("invalid peer certificate: ").unwrap_or(detail);
     let first = detail.split(": verification time").next().unwrap_or(detail);
     match first {
-        "certificate expired" => "the certificate expired".to_owned(),
+        "certificate expired" => "the certificate expired, or this host's clock is ahead".to_owned(),
         "certificate not valid yet" => "the certificate is not valid yet, or this host's clock is behind".to_owned(),
         "UnknownIssuer" => "nobody whom this host trusts signed the certificate (UnknownIssuer)".to_owned(),
         other => other.to_owned(),
@@ -90,7 +97,7 @@ mod tests {
     fn what_tls_says_of_a_certificate_is_said_without_seconds_since_1970() {
         let expired = "invalid peer certificate: certificate expired: verification time 1795933873 (UNIX), \
                        but certificate is not valid after 1763965852 (31968021 seconds ago)";
-        assert_eq!(in_words(expired), "the certificate expired");
+        assert_eq!(in_words(expired), "the certificate expired, or this host's clock is ahead");
         let early = "invalid peer certificate: certificate not valid yet: verification time 1 (UNIX), but …";
         assert_eq!(in_words(early), "the certificate is not valid yet, or this host's clock is behind");
         assert!(in_words("invalid peer certificate: UnknownIssuer").contains("UnknownIssuer"));
