@@ -189,6 +189,15 @@ impl SideEvidence {
                 || self.local_candidates.iter().any(|local| local.candidate.kind == CandidateType::Relayed))
     }
 
+    /// The addresses from which one of its sockets heard anything.
+    pub fn heard_from(&self) -> BTreeSet<SocketAddr> {
+        // What came by a relay did not come to one of these sockets.
+        let here = |check: &&Check| !self.is_relayed(check.pair.local);
+        let checks = self.received.values().chain(self.sent.values().filter(|check| check.answer.is_some()));
+        let servers = self.servers.iter().filter(|(_, path)| path.has_answered()).map(|((.., server), _)| *server);
+        checks.filter(here).map(|check| check.pair.remote).chain(servers).collect()
+    }
+
     /// Packets that reached this host's interfaces for one of its sockets, from addresses that no socket heard anything
     /// from: source, packets and event. `None`: arrivals were not looked at.
     pub fn unheard(&self) -> Option<Vec<(SocketAddr, u64, u64)>> {
@@ -196,11 +205,7 @@ impl SideEvidence {
         if arrivals.is_empty() {
             return None;
         }
-        // What came by a relay did not come to one of these sockets.
-        let here = |check: &&Check| !self.is_relayed(check.pair.local);
-        let checks = self.received.values().chain(self.sent.values().filter(|check| check.answer.is_some()));
-        let servers = self.servers.iter().filter(|(_, path)| path.has_answered()).map(|((.., server), _)| *server);
-        let heard: BTreeSet<SocketAddr> = checks.filter(here).map(|check| check.pair.remote).chain(servers).collect();
+        let heard = self.heard_from();
         let unheard = arrivals.into_iter().map(|packet| (packet.fact.source, packet.fact.packets, packet.seq));
         Some(unheard.filter(|(source, ..)| !heard.contains(source)).collect())
     }

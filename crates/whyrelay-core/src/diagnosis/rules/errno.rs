@@ -10,6 +10,8 @@ pub(super) const EINVAL: i32 = 22;
 pub(super) const EMSGSIZE: i32 = 90;
 /// No route, or a rule that says unreachable.
 pub(super) const ENETUNREACH: i32 = 101;
+/// A full queue, or a rule of nft's netdev family on egress: the kernel says the same of both.
+pub(super) const ENOBUFS: i32 = 105;
 /// A closed port, by ICMP.
 pub(super) const ECONNREFUSED: i32 = 111;
 /// A route that says unreachable, or a silent next hop.

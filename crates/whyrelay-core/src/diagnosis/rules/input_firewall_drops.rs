@@ -144,6 +144,15 @@ fn drops_arrivals(rule: &Taken<FirewallRule>) -> bool {
     drops && matches!(rule.fact.hook.as_deref(), Some("input" | "prerouting" | "ingress"))
 }
 
+/// A rule without a counter that drops what a device receives (nft's netdev family), before the kernel counts it. What
+/// reached the interface and no socket is what tells that something does.
+fn uncounted_at_device(host: &HostEvidence) -> Option<&Taken<FirewallRule>> {
+    host.firewall_rules.iter().find(|rule| {
+        let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
+        drops && rule.fact.hook.as_deref() == Some("ingress") && rule.fact.packets.is_none()
+    })
+}
+
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let host = &side.host;
@@ -184,9 +193,10 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         prohibited
             && error.offender.is_some_and(|offender| is_own(side, offender) || is_public_of(session, vantage, offender))
     });
+    let at_device = uncounted_at_device(host);
     let undelivered = undelivered(session, vantage).filter(|(_, count)| lost > 0 && *count >= i64::from(lost.min(3)));
     let here = vantage.name();
-    let arrived = unheard.into_iter().flatten().map(|(.., seq)| seq).take(2);
+    let arrived: Vec<u64> = unheard.iter().flatten().map(|(.., seq)| *seq).take(2).collect();
     let uncounted = || host.firewall_rules.iter().find(|rule| may_have_taken(rule));
     let by = match (rule, uncounted()) {
         (None, Some(rule)) => format!(", perhaps by {}, which counts nothing", quoted_firewall(&rule.fact)),
@@ -204,6 +214,13 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             meaning(*icmp_type, *code)
         );
         (text, vec![error.seq])
+    } else if let (Some(rule), Some(unheard), true) = (at_device, &unheard, lost > 0) {
+        let packets: u64 = unheard.iter().map(|(_, packets, _)| packets).sum();
+        let text = format!(
+            "{packets} packets reached an interface of {here} and no program, and it drops some as they arrive there: {}",
+            quoted_firewall(&rule.fact)
+        );
+        (text, vec![rule.seq])
     } else if let Some((seq, count)) = undelivered {
         (
             format!(
@@ -215,7 +232,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         return None;
     };
     evidence.extend(arrived);
-    let advice = advice(host, rule.or_else(uncounted), port);
+    let advice = advice(host, rule.or(at_device).or_else(uncounted), port);
     Some(Fault { blame: Blame::side(vantage), severity: session.harm(), summary, evidence, advice, ..Fault::default() })
 }
 

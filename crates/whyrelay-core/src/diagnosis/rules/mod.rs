@@ -77,6 +77,7 @@ mod send_refused_by_system;
 mod server_name_unresolved;
 mod signaling_failed;
 mod source_leaves_by_other_interface;
+mod source_rewritten_here;
 mod stranger_at_private_address;
 mod stun_server_silent;
 mod turn_allocation_refused;
@@ -261,6 +262,7 @@ pub const RULES: &[Rule] = &[
     vpn_carries_everything::RULE,
     source_leaves_by_other_interface::RULE,
     next_hop_silent::RULE,
+    source_rewritten_here::RULE,
     reverse_path_filter_drops::RULE,
     input_firewall_drops::RULE,
     vpn_drops_carrier_range::RULE,

@@ -1,18 +1,20 @@
 //! the system refuses to send.
 
-use super::errno::{EACCES, ECONNREFUSED, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETUNREACH, EPERM};
+use super::errno::{EACCES, ECONNREFUSED, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETUNREACH, ENOBUFS, EPERM};
+use super::wording::{against, quoted_firewall};
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
 
-use crate::diagnosis::evidence::SideEvidence;
+use crate::diagnosis::evidence::{SideEvidence, Taken};
+use crate::host::FirewallRule;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR101",
     name: "send-refused-by-system",
     title: "the system refuses to send",
-    meaning: "The kernel of a side did not send the datagrams at all. The error number says what stands in the way: EPERM a firewall rule on output, EINVAL a blackhole route or rule, EACCES a prohibit route or rule, ENETUNREACH no route, EMSGSIZE a datagram larger than the interface takes.",
+    meaning: "The kernel of a side did not send the datagrams at all. The error number says what stands in the way: EPERM a firewall rule on output, EINVAL a blackhole route or rule, EACCES a prohibit route or rule, ENETUNREACH no route, ENOBUFS a rule that drops what leaves a device (nft's netdev family on egress), or a full queue, EMSGSIZE a datagram larger than the interface takes.",
     detection: "sendmsg failed; the error number is recorded with the socket and the destination.",
     proof: "errno of the cited sends, and the rule or route that ip route get and nft list ruleset show.",
     doubt: "The same send with success.",
@@ -45,6 +47,8 @@ fn examine(session: &Session<'_>) -> Examination {
                 1 => String::new(),
                 others => format!(" and {} more", others - 1),
             };
+            let rule = egress(side).filter(|_| errno == ENOBUFS);
+            let by = rule.map_or_else(|| meaning(errno).to_owned(), |rule| quoted_firewall(&rule.fact));
             faults.push(Fault {
                 blame: Blame::side(vantage),
                 severity: severity(
@@ -56,14 +60,29 @@ fn examine(session: &Session<'_>) -> Examination {
                     "The system of {} refused {count} sends from {local} to {remote}{more}: {} ({})",
                     vantage.name(),
                     first.detail,
-                    meaning(errno)
+                    by
                 ),
-                evidence: failures.iter().map(|(_, _, failure)| failure.seq).collect(),
+                evidence: rule
+                    .map(|rule| rule.seq)
+                    .into_iter()
+                    .chain(failures.iter().map(|(.., failure)| failure.seq))
+                    .collect(),
+                advice: rule.map(|rule| against(&rule.fact, &side.host, Some(local.port()), false)).unwrap_or_default(),
                 ..Fault::default()
             });
         }
     }
     Examination::of(faults)
+}
+
+/// A rule that drops what leaves a device.
+fn egress(side: &SideEvidence) -> Option<&Taken<FirewallRule>> {
+    side.host.firewall_rules.iter().find(|rule| {
+        let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
+        drops
+            && rule.fact.hook.as_deref() == Some("egress")
+            && rule.fact.packets_since.is_none_or(|packets| packets > 0)
+    })
 }
 
 const fn meaning(errno: i32) -> &'static str {
@@ -72,6 +91,7 @@ const fn meaning(errno: i32) -> &'static str {
         EACCES => "a prohibit route or rule, or a broadcast address",
         EINVAL => "a blackhole route or rule",
         EMSGSIZE => "larger than the interface takes",
+        ENOBUFS => "a rule that drops what leaves the device (nft, netdev egress), a traffic shaper, or a full queue",
         ENETUNREACH => "no route, or an unreachable route",
         EHOSTUNREACH => "no route to the host, or nobody answers there on the link",
         _ => "see errno(3)",

@@ -25,6 +25,7 @@ pub(super) const RULE: Rule = Rule {
     threads: &[],
     depends_on: &[
         "WR305", "WR208", "WR302", "WR103", "WR106", "WR108", "WR110", "WR111", "WR112", "WR115", "WR113", "WR129",
+        "WR130",
     ],
     examine,
 };

@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("For turns: use the name in the certificate, not the address, and give the server its full chain."),
     ],
     threads: &["coturn/coturn#113", "coturn/coturn#1539", "matrix-org/synapse#11686", "processone/eturnal#70"],
-    depends_on: &["WR305", "WR302", "WR303", "WR409", "WR103", "WR112", "WR129"],
+    depends_on: &["WR305", "WR302", "WR303", "WR409", "WR103", "WR112", "WR129", "WR130"],
     examine,
 };
 

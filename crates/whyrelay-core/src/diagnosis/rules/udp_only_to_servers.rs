@@ -29,7 +29,7 @@ pub(super) const RULE: Rule = Rule {
     threads: &["netbirdio/docs#908"],
     depends_on: &[
         "WR801", "WR305", "WR302", "WR103", "WR104", "WR105", "WR106", "WR107", "WR109", "WR112", "WR113", "WR115",
-        "WR116", "WR118", "WR129",
+        "WR116", "WR118", "WR129", "WR130",
     ],
     examine,
 };

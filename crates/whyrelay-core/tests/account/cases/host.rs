@@ -172,6 +172,16 @@ fn routing() -> Vec<Case> {
     ]
 }
 
+/// A's packets to the peer leave with this source, by a rule of its own.
+pub(crate) fn translated(source: &str) -> Session {
+    lost(|session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.link(Vantage::A, "eth1", None, "10.0.7.7");
+        session.firewall("postrouting", "nat", None, 7);
+        session.own_packet("eth0", source, B_MAPPED);
+    })
+}
+
 fn dropping() -> Vec<Case> {
     let full = failing(Fate::SendRefused(1), Fate::LostOnTheWay, |session| {
         session.fact(Vantage::A, HostFact::ConntrackUse { entries: 262_144, max: 262_144 });
@@ -222,6 +232,7 @@ fn dropping() -> Vec<Case> {
         case("WR120", "A", carrier),
         case("WR129", "A", ipsec(Fate::SendRefused(1), "Xfrm.XfrmOutPolBlock")),
         case("WR129", "A", ipsec(Fate::LostOnTheWay, "Xfrm.XfrmInPolBlock")),
+        case("WR130", "A", translated("10.9.9.9:40000")),
     ]
 }
 

@@ -5,7 +5,7 @@ mod host;
 pub(crate) mod near;
 mod network;
 
-pub(crate) use host::astray;
+pub(crate) use host::{astray, translated};
 
 use whyrelay_core::trace::event::Vantage;
 

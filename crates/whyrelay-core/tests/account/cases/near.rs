@@ -12,7 +12,7 @@ use whyrelay_core::wire::integrity::Integrity;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use super::facts::{UPLINK, Way, policy_rule};
-use super::host::{astray, diverted, icmp};
+use super::host::{astray, diverted, icmp, translated};
 use super::network::{
     broken_relay, connected, lost_and, refused_with, relay_to_relay, seen_by_peer, seen_by_relay, server_failed,
     silent_for_both,
@@ -240,6 +240,7 @@ fn host() -> Vec<Near> {
         near("WR126", "neither is answered", tallies(0, 0)),
         near("WR127", "a neighbor's address on the bridge's network", neighbor),
         near("WR128", "the kernel routes both alike", alike),
+        near("WR130", "it is another address of this host", translated("10.0.7.7:40000")),
         near("WR801", "nobody asked for it", finished(relayed())),
         near("WR803", "it is set to false", netbird(("NB_FORCE_RELAY", "false"))),
         near("WR804", "it is set to false", netbird(("NB_LAZY_CONN", "false"))),
