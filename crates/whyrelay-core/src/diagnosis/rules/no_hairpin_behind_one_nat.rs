@@ -23,7 +23,7 @@ pub(super) const RULE: Rule = Rule {
         ),
         Fix::owner("Turn on hairpinning (NAT loopback) on the router."),
     ],
-    threads: &["netbirdio/netbird#3648", "netbirdio/netbird#4031", "zerotier/ZeroTierOne#2117", "coturn/coturn#206"],
+    threads: &["netbirdio/netbird#3648", "peervpn/peervpn#24", "zerotier/ZeroTierOne#225"],
     depends_on: &["WR801", "WR110", "WR111", "WR113"],
     examine,
 };

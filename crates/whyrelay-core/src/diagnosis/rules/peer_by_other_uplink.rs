@@ -23,13 +23,7 @@ pub(super) const RULE: Rule = Rule {
             "Or give each uplink a table and a rule by source address, so that each candidate leaves by its own uplink (netplan: routing-policy; NetworkManager: ipv4.routing-rules).",
         ),
     ],
-    threads: &[
-        "tailscale/tailscale#14092",
-        "tailscale/tailscale#4404",
-        "tailscale/tailscale#1066",
-        "tailscale/tailscale#13357",
-        "netbirdio/netbird#980",
-    ],
+    threads: &["netbirdio/netbird#980", "tailscale/tailscale#4404", "tailscale/tailscale#1066"],
     depends_on: &["WR801"],
     examine,
 };

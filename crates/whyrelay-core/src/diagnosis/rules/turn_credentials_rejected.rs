@@ -18,13 +18,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("For time-limited credentials: compare the clocks, the number in the user name is when they expire."),
         Fix::safe("On coturn: set realm, and the same static-auth-secret as the one who hands out credentials."),
     ],
-    threads: &[
-        "coturn/coturn#1453",
-        "coturn/coturn#493",
-        "coturn/coturn#1533",
-        "coturn/coturn#297",
-        "netbirdio/netbird#2051",
-    ],
+    threads: &["coturn/coturn#1453", "coturn/coturn#459", "coturn/coturn#493", "coturn/coturn#1534"],
     depends_on: &["WR406", "WR410"],
     examine,
 };
