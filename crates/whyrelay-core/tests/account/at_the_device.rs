@@ -1,12 +1,13 @@
 //! Obstacles on the host itself that its ordinary chains and counters do not show.
 
 use whyrelay_core::host::{FirewallFramework, FirewallRule, HostFact};
+use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::Report;
-use whyrelay_core::trace::event::Vantage;
+use whyrelay_core::trace::event::{EndReason, Vantage};
 
-use crate::builder::{Fate, Session};
+use crate::builder::{Check, Fate, Session};
 use crate::cases::{failing, lost};
-use crate::report::B_MAPPED;
+use crate::report::{A, A_MAPPED, B, B_MAPPED, a_checks, behind_nats};
 
 /// A rule of nft's netdev family without a counter.
 fn netdev(session: &mut Session, hook: &str) {
@@ -45,7 +46,7 @@ fn what_a_device_drops_on_arrival_is_told_by_what_reached_it_and_no_socket() {
                 netdev(session, "ingress");
             }
             if packet {
-                session.arrived_packet("eth0", B_MAPPED, crate::report::A);
+                session.arrived_packet("eth0", B_MAPPED, A);
             }
         })
     };
@@ -81,4 +82,28 @@ fn a_source_that_is_not_this_hosts_is_its_own_rules_fault_where_nothing_answers(
     assert!(summary.contains("with the source 10.9.9.9:40000") && summary.contains("postrouting"), "{summary}");
     let except = "nft insert rule inet filter postrouting udp sport 40000 accept".to_owned();
     assert!(commands.contains(&except), "{commands:?}");
+}
+
+#[test]
+fn a_route_that_refuses_one_address_of_a_direct_peer_is_named_as_one() {
+    let (own, peer) = ("[2001:db8:a::1]:40000", "[2001:db8:b::1]:40000");
+    let with = |errno| {
+        let mut session = behind_nats();
+        session.candidate(Vantage::A, CandidateType::Host, own, own, None);
+        session.candidate(Vantage::B, CandidateType::Host, peer, peer, None);
+        session.check(Check { local: own, remote: peer, fate: Fate::SendRefused(errno), ..a_checks(Fate::Answered) });
+        session.check(Check { nominate: true, ..a_checks(Fate::Answered) });
+        session.select(Vantage::A, A, B_MAPPED);
+        session.select(Vantage::B, B, A_MAPPED);
+        session.end(Vantage::A, EndReason::Finished);
+        session.end(Vantage::B, EndReason::Finished);
+        let report = Report::from_events(&session.events);
+        let codes: Vec<_> = report.findings.iter().map(|finding| (finding.code, finding.severity.name())).collect();
+        codes
+    };
+    // Blackhole and prohibit.
+    assert_eq!(with(22), [("WR104", "info")]);
+    assert_eq!(with(13), [("WR104", "info")]);
+    // No route at all has rules of its own.
+    assert!(!with(101).contains(&("WR104", "info")), "{:?}", with(101));
 }

@@ -28,15 +28,13 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    if session.path == Path::Direct {
-        return Examination::Clear;
-    }
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let candidates: Vec<_> = reachable_candidates(side, peer).collect();
+    let is_direct = session.path == Path::Direct;
     let refused = side.send_failures.iter().filter(|((local, remote, errno), _)| {
         // An ICMP error waits at the socket until the next send, wherever that goes, which then fails with it; a closed
         // port does so with a number of its own.
@@ -44,6 +42,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             own == local && matches!(icmp_type, 1 | 3) && !matches!((icmp_type, code), (3, 3) | (1, 4))
         });
         let of_route = matches!(*errno, EACCES | EINVAL) || matches!(*errno, ENETUNREACH | EHOSTUNREACH) && !told;
+        // On another pair than the direct one only what refuses by its own words is worth one.
+        let of_route = of_route && (!is_direct || matches!(*errno, EACCES | EINVAL));
         // Without any IPv6 route there is a rule of its own.
         of_route && candidates.contains(&remote.ip()) && !(remote.is_ipv6() && *errno == ENETUNREACH)
     });
@@ -52,7 +52,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let speaks_ipv4 = side.sockets.is_empty() || side.sockets.keys().any(|(_, own)| own.is_ipv4());
     let asked = diversions(session, vantage)
         .into_iter()
-        .filter(|_| speaks_ipv4)
+        .filter(|_| speaks_ipv4 && !is_direct)
         .find(|diversion| matches!(diversion.by, By::Refusal) && diversion.answer.fact.question.destination.is_ipv4());
     // A rule that leads to a table which refuses has a finding of its own.
     let by_rule =
