@@ -113,3 +113,23 @@ fn the_turn_password_comes_from_a_file_or_the_environment_and_is_shown_nowhere()
         }
     }
 }
+
+#[test]
+fn nothing_is_measured_before_the_file_that_was_named_is_there() {
+    let server = Server::start();
+    let directory = directory();
+    let (path, name) = file(&directory, "held");
+    let (go, go_name) = file(&directory, "go");
+    let b = server.peer("answer", "held", &["--measure-after", &go_name]);
+    let a = server.peer("offer", "held", &["--measure-after", &go_name, "--record", &name]);
+    a.wait_for("is open");
+    b.wait_for("is open");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let so_far = std::fs::read_to_string(&path).expect("a recording");
+    assert!(!so_far.contains("channel-ping"), "it has measured already");
+    std::fs::write(go, "").expect("a file");
+    let a = a.finish();
+    b.finish();
+    assert_eq!(a.code(), 0, "{}", a.stderr);
+    assert!(!events(&path, "a", "round-trips").is_empty(), "{}", a.stderr);
+}
