@@ -10,6 +10,7 @@ use whyrelay_core::time::Timestamp;
 use super::kernel::{EHOSTUNREACH, Leaving, NEIGHBOR_TIMEOUT, Sent};
 use super::network::{Packet, Place, TcpWay};
 use super::peer::{Peer, Signal};
+use super::tcp::Sending;
 use super::{CONNECT_TIMEOUT, Connection, Exchange, Happening, World, peer, server};
 
 /// Which way something goes on a connection.
@@ -22,7 +23,7 @@ enum Toward {
 impl Connection {
     /// When something that is sent now arrives; nothing: never.
     fn arrival(&mut self, random: &mut Random, sent: Timestamp, toward: Toward) -> Option<Timestamp> {
-        self.passing.arrival(random, sent, self.delay, &mut self.arrivals[toward as usize])
+        self.passing.arrival(random, sent, self.delay, &mut self.sending[toward as usize])
     }
 }
 
@@ -86,7 +87,7 @@ impl World {
                     let found = self.connections.iter().find(|(_, c)| c.peer == index && c.id == id);
                     if let Some((stream, connection)) = found {
                         // Behind what was sent before.
-                        let at = (now + connection.delay).max(connection.arrivals[Toward::Server as usize]);
+                        let at = (now + connection.delay).max(connection.sending[Toward::Server as usize].last);
                         self.queue.push(at, Happening::StreamClosed(*stream));
                     }
                 }
@@ -173,8 +174,8 @@ impl World {
             Some((TcpWay { source, delay, passing, .. }, takes)) => {
                 let (stream, there) = (self.next_connection, self.now + takes);
                 self.next_connection += 1;
-                let arrivals = [there; 2];
-                self.connections.insert(stream, Connection { peer: index, id, source, delay, passing, arrivals });
+                let sending = [Sending::from(there); 2];
+                self.connections.insert(stream, Connection { peer: index, id, source, delay, passing, sending });
                 self.queue.push(there, Happening::Connected(index, id, local, remote));
             }
             None => {

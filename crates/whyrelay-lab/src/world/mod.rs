@@ -41,7 +41,7 @@ use network::{About, HostId, Network, Packet, Place, RouterId};
 use peer::{Peer, Signal};
 use queue::Queue;
 use server::Server;
-use tcp::Passing;
+use tcp::{Passing, Sending};
 
 /// When worlds begin: 2026-01-01 00:00 UTC, so that recordings look like recordings.
 pub const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
@@ -100,8 +100,8 @@ struct Connection {
     source: SocketAddr,
     delay: Duration,
     passing: Passing,
-    /// When what was sent last arrives: at the server, at the peer.
-    arrivals: [Timestamp; 2],
+    /// To the server, to the peer.
+    sending: [Sending; 2],
 }
 
 /// An HTTP request of a peer to its router.
