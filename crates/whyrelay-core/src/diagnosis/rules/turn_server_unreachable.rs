@@ -1,6 +1,6 @@
 //! the TURN server cannot be reached.
 
-use super::{Examination, Fault, Fix, Rule, input_firewall_drops};
+use super::{Examination, Fault, Fix, Rule, input_firewall_drops, udp_blocked};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::routes::{is_kept_from_servers, mark_keeps_from_servers};
 use crate::diagnosis::session::Session;
@@ -26,19 +26,24 @@ pub(super) const RULE: Rule = Rule {
 
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
+    let both = udp_blocked::is_silent_for_both(session);
     // Nothing is known of a server either to which this side's packets do not go.
     for vantage in session.recorded().filter(|&vantage| !mark_keeps_from_servers(session, vantage)) {
         let side = session.evidence.side(vantage);
         // A host that looks at itself, and drops the answers: nothing is known of the server then.
         let drops_answers =
             session.evidence.is_alone() && matches!(input_firewall_drops::of_one_host(side), Examination::Found(_));
+        // The one server says nothing over UDP, to either side or as far as is known: that has a rule of its own.
+        let silent = both || udp_blocked::is_untold(session, vantage);
         let mut servers: Vec<&str> = Vec::new();
         if is_kept_from_servers(side) {
             continue;
         }
         for failed in &side.server_failures {
             let why = match &failed.failure {
-                ServerFailure::Timeout { transmissions, .. } if failed.method == "Allocate" && !drops_answers => {
+                ServerFailure::Timeout { transmissions, .. }
+                    if failed.method == "Allocate" && !drops_answers && !silent =>
+                {
                     format!("no answer to {transmissions} requests")
                 }
                 ServerFailure::ConnectionFailed { detail } => detail.clone(),

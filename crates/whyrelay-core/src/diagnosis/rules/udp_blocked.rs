@@ -62,6 +62,15 @@ pub(super) fn is_silent_for_both(session: &Session<'_>) -> bool {
     a.intersection(&b).next().is_some() && is_one_server(a.union(&b))
 }
 
+/// Whether a side heard nothing over UDP from the one server that it asked, and what that says to the other side is not
+/// known, because that was not recorded. A host that looks at itself has nobody else to ask.
+pub(super) fn is_untold(session: &Session<'_>, vantage: Vantage) -> bool {
+    let (side, evidence) = (session.evidence.side(vantage), session.evidence);
+    let asked = servers_asked(side);
+    let one_sided = !evidence.is_alone() && !evidence.is_recorded(vantage.other());
+    one_sided && !asked.is_empty() && is_one_server(asked.iter()) && !hears(side)
+}
+
 /// Servers that a side asked over UDP and must have heard, had they been reached.
 fn servers_asked(side: &SideEvidence) -> BTreeSet<SocketAddr> {
     side.asked().into_iter().filter(|(_, sent)| *sent >= 3).map(|(server, _)| server).collect()
@@ -97,11 +106,7 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
         let elsewhere = session.evidence.side(vantage.other()).servers.iter().find(|((transport, _, server), path)| {
             *transport == Transport::Udp && path.has_answered() && servers.contains(server)
         });
-        // What the one server says to the other side is not known where that was not recorded. A host that looks at
-        // itself has nobody else to ask.
-        let untold = !session.evidence.is_alone()
-            && !session.evidence.is_recorded(vantage.other())
-            && is_one_server(servers_asked(side).iter());
+        let untold = is_untold(session, vantage);
         let Some(((transport, _, server), path)) = stream.or(elsewhere).filter(|_| !untold) else {
             unproven = true;
             continue;

@@ -282,6 +282,11 @@ pub(super) fn silent_for_both(another: bool) -> Session {
         }
     }
     session.allocate_over_tls(Vantage::A, A, "192.0.2.10:443", RELAYED);
+    if !another {
+        let failure = ServerFailure::Timeout { transmissions: 5, took_us: 2_500_000 };
+        let (server, method) = ("turn:192.0.2.10:3478".to_owned(), "Allocate".to_owned());
+        session.push(Vantage::A, EventKind::ServerFailed { server, local: None, method, failure });
+    }
     session.fail(Vantage::A);
     session.fail(Vantage::B);
     session
