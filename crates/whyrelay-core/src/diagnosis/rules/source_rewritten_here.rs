@@ -1,7 +1,7 @@
 //! This host gives its packets a source address that is none of its own.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::wording::quoted_firewall;
 use super::{Examination, Fault, Fix, Rule};
@@ -51,6 +51,10 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let udp = side.sockets.keys().filter(|(transport, _)| *transport == Transport::Udp).map(|(_, local)| local.port());
     let ports: BTreeSet<u16> = udp.chain(side.local_candidates.iter().map(|local| local.base.port())).collect();
     let heard = side.heard_from();
+    // A gateway that offers no port mapping is silent anyway: only the servers and the peer count.
+    let servers =
+        side.servers.keys().filter(|(transport, ..)| *transport == Transport::Udp).map(|(.., server)| *server);
+    let asked: BTreeSet<SocketAddr> = servers.chain(side.sent.values().map(|check| check.pair.remote)).collect();
     let strange = side.host.own_packets.iter().find(|packet| {
         let packet = &packet.fact;
         !packet.arrived
@@ -58,6 +62,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             && ports.contains(&packet.source.port())
             && !own.contains(&packet.source.ip())
             && !packet.source.ip().is_unspecified()
+            && asked.contains(&packet.destination)
             && !heard.contains(&packet.destination)
     })?;
     let packet = &strange.fact;
