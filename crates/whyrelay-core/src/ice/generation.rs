@@ -13,7 +13,7 @@ use super::checklist::Checklist;
 use super::config::Credentials;
 use super::inbound::EarlyCheck;
 use super::io::LocalCandidate;
-use super::pair::{CandidatePair, bare, is_direct, is_usable};
+use super::pair::{CandidatePair, Way, bare, is_direct, is_usable};
 
 /// Peer-reflexive candidates beyond their limit that a nomination may add.
 const NOMINATED_BEYOND: usize = 8;
@@ -110,6 +110,11 @@ impl Generation {
     /// Whether a pair goes without a TURN server, as far as is known.
     pub(super) fn is_direct(&self, pair: &CandidatePair) -> bool {
         is_direct(&self.locals[pair.local].candidate, &self.remotes[pair.remote].candidate)
+    }
+
+    /// How a pair goes, as far as is known.
+    pub(super) fn way(&self, pair: &CandidatePair) -> Way {
+        Way::of(&self.locals[pair.local].candidate, &self.remotes[pair.remote].candidate)
     }
 
     pub(super) fn find_remote(&self, transport: CandidateTransport, address: SocketAddr) -> Option<usize> {

@@ -13,7 +13,7 @@ use super::agent::Agent;
 use super::check::{Purpose, Transaction};
 use super::config::Credentials;
 use super::io::{Output, Transmit};
-use super::pair::{PairId, bare, is_link_local, scoped};
+use super::pair::{PairId, Way, bare, is_link_local, scoped};
 use super::role::{self, Conflict};
 
 /// Comprehension-required attributes that an agent understands in a Binding message.
@@ -237,11 +237,13 @@ impl Agent {
                 let Some(local) = self.generation.find_base(wire.transport, wire.local) else { return false };
                 let transport = wire.transport.counterpart();
                 let known = self.generation.find_remote(transport, wire.remote);
-                let direct = known.is_none_or(|remote| {
-                    let remote = &self.generation.remotes[remote].candidate;
-                    super::pair::is_direct(&self.generation.locals[local].candidate, remote)
-                }) && self.generation.locals[local].candidate.kind != CandidateType::Relayed;
-                if !use_candidate && !self.may_improve(direct) {
+                let own = &self.generation.locals[local].candidate;
+                // Of an unknown address nothing says that it is a relayed one.
+                let way = known.map_or_else(
+                    || Way::of(own, own),
+                    |remote| Way::of(own, &self.generation.remotes[remote].candidate),
+                );
+                if !use_candidate && !self.may_improve(way) {
                     return true;
                 }
                 let remote =
@@ -269,8 +271,8 @@ impl Agent {
     /// RFC 8445 §7.3.1.4.
     fn trigger(&mut self, now: Timestamp, id: PairId, use_candidate: bool) {
         let Some(pair) = self.generation.checklist.get(id) else { return };
-        let direct = self.generation.is_direct(pair);
-        if pair.state == PairState::Succeeded || !(use_candidate || self.may_improve(direct)) {
+        let way = self.generation.way(pair);
+        if pair.state == PairState::Succeeded || !(use_candidate || self.may_improve(way)) {
             return;
         }
         if pair.state == PairState::InProgress && !pair.abandoned {

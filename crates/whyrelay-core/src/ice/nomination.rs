@@ -12,12 +12,12 @@ use super::checking::{Request, check_priority};
 use super::consent::{Consent, EXPIRY};
 use super::inbound::username;
 use super::io::{Output, SelectedPair};
-use super::pair::{CandidatePair, PairId};
+use super::pair::{CandidatePair, PairId, Way};
 
 /// A better pair of the same kind gets three of the best one's round trips, within these bounds.
 const BETTER_WAIT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(150));
 
-/// A direct pair gets so much longer than the first relayed one, or four of its round trips if that is more …
+/// A direct pair gets so much longer than the first relayed one, and one over UDP than the first over TCP, or four of its round trips if that is more …
 const DIRECT_WAIT: Duration = Duration::from_millis(500);
 
 /// … but never more than this: a relayed pair is replaced when a direct one succeeds later.
@@ -28,16 +28,12 @@ const LONGEST_DIRECT_WAIT: Duration = Duration::from_secs(2);
 const RENOMINATION_AFTER: Duration = Duration::from_secs(3);
 
 impl Agent {
-    /// Whether a pair of this kind could still replace what is selected, or what may turn out to be selected: only a
-    /// direct one a relayed one.
-    pub(super) fn may_improve(&self, direct: bool) -> bool {
-        match self.selected_here() {
-            None => true,
-            Some(_) => {
-                let improvable = !self.selected_is_direct() || self.selected_may_be_relayed();
-                direct && improvable && !self.config.relay_only
-            }
-        }
+    /// Whether a pair that goes this way could still replace what is selected, or what may turn out to be selected: only
+    /// a direct one a relayed one, and one over UDP one over TCP.
+    pub(super) fn may_improve(&self, way: Way) -> bool {
+        let Some(selected) = self.selected_way() else { return true };
+        let improves = way > selected || way > Way::Relayed && self.selected_may_be_relayed();
+        improves && !self.config.relay_only
     }
 
     /// The peer's address was learned from its check, and while its candidates are still coming, one of them may tell
@@ -55,17 +51,18 @@ impl Agent {
         (carrier.selected_at.is_some() && carrier.generation == self.generation.number).then_some(carrier.id)
     }
 
-    fn selected_is_direct(&self) -> bool {
-        let pair = self.selected_here().and_then(|id| self.generation.checklist.get(id));
-        pair.is_some_and(|pair| self.generation.is_direct(pair))
+    /// How the selected pair goes, if it is of this generation; one that is gone is no better than a relayed one.
+    fn selected_way(&self) -> Option<Way> {
+        let pair = self.generation.checklist.get(self.selected_here()?);
+        Some(pair.map_or(Way::Relayed, |pair| self.generation.way(pair)))
     }
 
-    /// What is better comes last: direct before relayed, then by priority.
-    fn rank(&self, pair: &CandidatePair) -> (bool, u64) {
-        (self.generation.is_direct(pair), pair.priority)
+    /// What is better comes last: by the way that it goes, then by priority.
+    fn rank(&self, pair: &CandidatePair) -> (Way, u64) {
+        (self.generation.way(pair), pair.priority)
     }
 
-    fn best_valid(&self) -> Option<(PairId, (bool, u64))> {
+    fn best_valid(&self) -> Option<(PairId, (Way, u64))> {
         let valid = self.generation.checklist.iter().filter(|(_, pair)| pair.is_valid());
         valid.map(|(id, pair)| (id, self.rank(pair))).max_by_key(|(id, rank)| (*rank, std::cmp::Reverse(*id)))
     }
@@ -80,10 +77,11 @@ impl Agent {
             return None;
         }
         let (best, rank) = self.best_valid()?;
-        let (direct, _) = rank;
-        if self.selected_here().is_some() {
-            // A direct pair that succeeded late replaces a relayed one; between equals nothing is changed.
-            let improves = direct && !self.selected_is_direct() && !self.config.relay_only;
+        let (way, _) = rank;
+        if let Some(selected) = self.selected_way() {
+            // A direct pair that succeeded late replaces a relayed one, and one over UDP one over TCP; between equals
+            // nothing is changed.
+            let improves = way > selected && !self.config.relay_only;
             return improves.then_some((best, NominateReason::Replacement, Timestamp::default()));
         }
         if self.generation.had_selected {
@@ -93,17 +91,18 @@ impl Agent {
         let rtt = pair.rtt.unwrap_or_default();
         let open = |(_, pair): &(PairId, &CandidatePair)| pair.is_open() && self.rank(pair) > rank;
         let better_open = self.generation.checklist.iter().any(|entry| open(&entry));
-        let direct_open = self.generation.checklist.iter().any(|entry| open(&entry) && self.rank(entry.1).0);
-        let direct_possible =
-            !direct && !self.config.relay_only && (direct_open || self.generation.expects_candidates());
-        let wait = if direct_possible {
+        let better_way_open = self.generation.checklist.iter().any(|entry| open(&entry) && self.rank(entry.1).0 > way);
+        let better_way_possible = way < Way::DirectUdp
+            && !self.config.relay_only
+            && (better_way_open || self.generation.expects_candidates());
+        let wait = if better_way_possible {
             (rtt * 4).clamp(DIRECT_WAIT, LONGEST_DIRECT_WAIT)
         } else if better_open {
             (rtt * 3).clamp(BETTER_WAIT.0, BETTER_WAIT.1)
         } else {
             return Some((best, NominateReason::BestPossible, Timestamp::default()));
         };
-        let first = if direct { self.generation.first_direct_at } else { self.generation.first_relayed_at };
+        let first = if way > Way::Relayed { self.generation.first_direct_at } else { self.generation.first_relayed_at };
         Some((best, NominateReason::BestSoFar, first? + wait))
     }
 
@@ -177,7 +176,7 @@ impl Agent {
     pub(super) fn conclude(&mut self) {
         let selected = self.selected_here();
         let open = self.generation.checklist.iter().filter(|(id, pair)| {
-            Some(*id) != selected && pair.is_open() && !self.may_improve(self.generation.is_direct(pair))
+            Some(*id) != selected && pair.is_open() && !self.may_improve(self.generation.way(pair))
         });
         let useless: Vec<(PairId, PairState)> = open.map(|(id, pair)| (id, pair.state)).collect();
         for (id, state) in useless {

@@ -137,6 +137,27 @@ pub(super) fn is_direct(local: &Candidate, remote: &Candidate) -> bool {
     local.kind != CandidateType::Relayed && remote.kind != CandidateType::Relayed
 }
 
+/// How a pair goes. What is better comes last, and may replace what is selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// Through a TURN server.
+    Relayed,
+    /// Peer to peer over TCP: what stands in for UDP where that does not get through.
+    DirectTcp,
+    /// Peer to peer over UDP.
+    DirectUdp,
+}
+
+impl Way {
+    pub(super) fn of(local: &Candidate, remote: &Candidate) -> Self {
+        match (is_direct(local, remote), local.transport.is_tcp()) {
+            (false, _) => Self::Relayed,
+            (true, true) => Self::DirectTcp,
+            (true, false) => Self::DirectUdp,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

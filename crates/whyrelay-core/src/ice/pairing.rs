@@ -9,7 +9,7 @@ use crate::trace::event::{EventKind, FailReason, Pair, PairState, PruneReason};
 use super::agent::Agent;
 use super::generation::{Generation, Permission};
 use super::io::Output;
-use super::pair::{CandidatePair, PairId, Readiness, bare, is_direct, may_pair, priority};
+use super::pair::{CandidatePair, PairId, Readiness, Way, bare, may_pair, priority};
 
 impl Agent {
     /// Pairs two signaled candidates, if they pair at all.
@@ -35,8 +35,8 @@ impl Agent {
         if let Some(kept) = self.generation.checklist.find(&wire) {
             return self.keep_one(kept, local, wire);
         }
-        let direct = is_direct(&self.generation.locals[local].candidate, &self.generation.remotes[remote].candidate);
-        if !self.may_improve(direct) {
+        let way = Way::of(&self.generation.locals[local].candidate, &self.generation.remotes[remote].candidate);
+        if !self.may_improve(way) {
             return self.event(EventKind::PairPruned { pair: wire, reason: PruneReason::Nominated });
         }
         self.form_pair(now, local, remote, wire, false);

@@ -5,6 +5,7 @@ mod connect;
 mod folded;
 mod hostile;
 mod network;
+mod transports;
 
 use std::net::SocketAddr;
 
