@@ -17,7 +17,8 @@ use super::pair::{CandidatePair, PairId, Way};
 /// A better pair of the same kind gets three of the best one's round trips, within these bounds.
 const BETTER_WAIT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(150));
 
-/// A direct pair gets so much longer than the first relayed one, and one over UDP than the first over TCP, or four of its round trips if that is more …
+/// A direct pair gets so much longer than the first relayed one, and one over UDP than the first over TCP, or four of its
+/// round trips if that is more …
 const DIRECT_WAIT: Duration = Duration::from_millis(500);
 
 /// … but never more than this: a relayed pair is replaced when a direct one succeeds later.

@@ -115,7 +115,7 @@ mod tests {
         // A finding of this name that blames the relay, and one that blames the path.
         let named = |blame| {
             let observed = run_virtual(
-                &Scenario::find("input-drops-everything").unwrap_or_else(|error| panic!("{error}")).topology,
+                &Scenario::find("link-loses-everything").unwrap_or_else(|error| panic!("{error}")).topology,
             );
             let evidence = Evidence::of(observed.events.iter().filter(|event| event.vantage == Vantage::A));
             let mut findings = diagnose(&Session::of(&evidence)).findings.into_iter();

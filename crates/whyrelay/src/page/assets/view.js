@@ -120,7 +120,8 @@ export function showSoFar(account) {
 export function showAccount(account) {
   const verdict = byId("verdict");
   verdict.textContent = account.heading;
-  verdict.dataset.path = account.path;
+  // Over TCP alone is not what was wanted either.
+  verdict.dataset.path = account.over_tcp ? "relayed" : account.path;
   if (account.note) verdict.append(element("small", {}, ` ${account.note}`));
   byId("reason").textContent = account.reason ?? "";
   byId("findings").replaceChildren(...(account.findings ?? []).map(finding));
