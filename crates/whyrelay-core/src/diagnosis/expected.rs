@@ -129,6 +129,8 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
     // What the NATs would allow, something between the two does not: then more is to be known of it.
     let first = findings.iter().find(|finding| finding.severity != Severity::Info);
     let refuted = first.is_some_and(|first| first.blame == Blame::Path && matches!(first.code, "WR501" | "WR513"));
+    // What they allowed until the path broke is not what they allow now.
+    let refuted = refuted || session.direct_until().is_some();
     match (family(session, false), family(session, true)) {
         (Some(true), _) | (_, Some(true)) if refuted => Expected::Unknown,
         (Some(true), _) | (_, Some(true)) => Expected::Direct,

@@ -7,6 +7,7 @@ mod outcome;
 use std::cell::OnceCell;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -14,7 +15,7 @@ pub use chain::{Break, Chain, Seen, Sent};
 pub use join::{JoinedPair, SidePair};
 pub use outcome::{Path, SideOutcome};
 
-use super::evidence::Evidence;
+use super::evidence::{Evidence, Outage};
 use super::finding::Severity;
 use super::network::Network;
 use super::routes::Rivals;
@@ -71,6 +72,9 @@ impl<'a> Session<'a> {
         let outcomes = [Vantage::A, Vantage::B].map(|vantage| outcome::of_side(evidence.side(vantage)));
         let selected = mark_selected(evidence, &mut pairs);
         let path = outcome::path(evidence, &outcomes, &pairs);
+        if path != Path::Direct {
+            join::judge_after_restart(evidence, &mut pairs);
+        }
         Self { evidence, pairs, outcomes, path, selected, networks: Default::default(), rivals: Default::default() }
     }
 
@@ -103,6 +107,23 @@ impl<'a> Session<'a> {
     /// How bad it is when something keeps the session from being direct: an error when there is no path at all.
     pub fn harm(&self) -> Severity {
         if self.path == Path::Failed { Severity::Error } else { Severity::Warning }
+    }
+
+    /// When the direct path broke that a relayed session had before: who saw it, and how long after the beginning of its
+    /// recording.
+    pub fn direct_until(&self) -> Option<(Vantage, Duration)> {
+        if self.path != Path::Relayed {
+            return None;
+        }
+        self.recorded().find_map(|vantage| {
+            let side = self.evidence.side(vantage);
+            let direct_before = |outage: &&Outage| {
+                let before = side.selected.iter().rev().find(|(seq, _)| *seq < outage.seq);
+                before.is_some_and(|(_, pair)| !is_relayed(self.evidence, vantage, *pair))
+            };
+            let outage = side.outages.iter().rev().find(direct_before)?;
+            Some((vantage, outage.at.since(side.first_at)))
+        })
     }
 
     /// Whether the path is direct over TCP alone: data goes over TCP, and over UDP no direct pair worked. For a program

@@ -32,7 +32,14 @@ pub(super) fn reason(session: &Session<'_>, findings: &[Finding]) -> String {
                 || "no direct pair worked, and what was measured does not say why".to_owned(),
                 |finding| sentence(&finding.summary),
             );
-            format!("A and B talk through {whose}{between}: {why}.")
+            match session.direct_until() {
+                Some((vantage, after)) => format!(
+                    "A and B talked directly, until the path broke {} after the beginning of {}'s recording, and talk through {whose}{between} since then: {why}.",
+                    super::describe::duration(micros(after)),
+                    vantage.name()
+                ),
+                None => format!("A and B talk through {whose}{between}: {why}."),
+            }
         }
         Path::Failed => failed(session, cause),
     }

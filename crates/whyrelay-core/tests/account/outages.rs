@@ -10,8 +10,8 @@ use whyrelay_core::trace::event::{
     EndReason, Event, EventKind, IceState, IceStateReason, InterfaceUse, Side, SignalingState, Vantage,
 };
 
-use crate::builder::{Session, address};
-use crate::report::{A, B_MAPPED, direct};
+use crate::builder::{Check, Fate, Session, address};
+use crate::report::{A, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, direct};
 
 const SERVER: &str = "http://192.0.2.1:8080/";
 
@@ -170,6 +170,71 @@ fn a_path_that_came_back_is_direct_and_the_break_is_told() {
     assert!(text.contains("ICE restarted once; a path again after 2.00 s"), "{text}");
     // And where nothing broke, nothing is said.
     assert!(!flat(&Report::from_events(&direct().events)).contains("Breaks of the path"));
+}
+
+/// Direct until both sides restart ICE; what becomes of A's and of B's direct checks after that; then relayed. `by_both`:
+/// whether B took part in the restart.
+fn relayed_since(a: Fate, b: Fate, transmissions: u32, by_both: bool) -> Report {
+    let mut session = kept_open();
+    session.allocate(Vantage::A, A, STUN, RELAYED, "203.0.113.1:40000", B_MAPPED);
+    session.wait(Duration::from_secs(10));
+    for (vantage, ufrag) in [(Vantage::A, "aaaa"), (Vantage::B, "bbbb")] {
+        silent(&mut session, vantage);
+        if vantage == Vantage::B && !by_both {
+            continue;
+        }
+        restarted(&mut session, vantage, 1);
+        let description = EventKind::Description {
+            side: Side::Local,
+            description: "offer".into(),
+            ufrag: ufrag.into(),
+            setup: "actpass".into(),
+            fingerprint: "sha-256 AB:CD".into(),
+            ice_options: vec![],
+            generation: 1,
+        };
+        session.push(vantage, description);
+    }
+    session.check(Check { transmissions, ..a_checks(a) });
+    session.check(Check { transmissions, ..b_checks(b) });
+    session.relayed_check(Vantage::A, A, STUN, RELAYED, (B, B_MAPPED), true);
+    session.select(Vantage::A, RELAYED, B_MAPPED);
+    session.select(Vantage::B, B, RELAYED);
+    session.end(Vantage::A, EndReason::Finished);
+    session.end(Vantage::B, EndReason::Finished);
+    Report::from_events(&session.events)
+}
+
+#[test]
+fn what_is_lost_after_a_break_is_found_as_it_is_from_the_start() {
+    for (a, b, found) in [
+        (Fate::LostOnTheWay, Fate::LostOnTheWay, "WR501 the path"),
+        (Fate::AnswerLost, Fate::LostOnTheWay, "WR501 the path"),
+        (Fate::AnswerLost, Fate::AnswerLost, "WR503 the path"),
+    ] {
+        let report = relayed_since(a, b, 7, true);
+        assert_eq!(report.path, Path::Relayed);
+        assert_eq!(harmful(&report).first().map(String::as_str), Some(found), "{a:?} {b:?}: {:?}", harmful(&report));
+        let words = "A and B talked directly, until the path broke 10.";
+        assert!(report.reason.starts_with(words), "{}", report.reason);
+        assert!(report.reason.contains("since then: "), "{}", report.reason);
+        let text = flat(&report);
+        assert!(!text.contains("should allow"), "{text}");
+        assert!(text.contains("X never reached B") || text.contains("answer seen 0"), "{text}");
+    }
+}
+
+#[test]
+fn what_works_after_a_break_or_tells_too_little_is_not_called_lost() {
+    // Answered all the same; a few on their way when it ended; a side that was not there any more.
+    for (fate, transmissions, by_both) in
+        [(Fate::Answered, 7, true), (Fate::LostOnTheWay, 2, true), (Fate::LostOnTheWay, 7, false)]
+    {
+        let report = relayed_since(fate, fate, transmissions, by_both);
+        let lost = harmful(&report).into_iter().any(|found| found.starts_with("WR50"));
+        assert!(!lost, "{fate:?} {transmissions} {by_both}: {:?}", harmful(&report));
+        assert!(!flat(&report).contains("should allow"), "{}", flat(&report));
+    }
 }
 
 #[test]

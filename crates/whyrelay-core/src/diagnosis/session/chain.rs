@@ -8,12 +8,15 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::diagnosis::evidence::{Check, Evidence};
+use crate::diagnosis::evidence::{Check, Evidence, SideEvidence};
 use crate::trace::event::{Pair, Vantage};
 use crate::wire::stun::TransactionId;
 
 /// Most distinct addresses that a chain lists.
 const MAX_ADDRESSES: usize = 8;
+
+/// Fewer transmissions after a restart may be lost by themselves, or on their way when the session ended.
+const ENOUGH: u32 = 3;
 
 /// The chain of a pair's checks in one direction, joined by transaction id. A step that was not measured is `None`,
 /// never zero.
@@ -121,6 +124,23 @@ pub(super) fn build(
     chain.evidence.sort_unstable();
     chain.evidence.dedup();
     chain
+}
+
+/// What of a direct pair's chain came after ICE restarted, where the pair worked before and does not any more: the whole
+/// of its checks would say that it works. Both sides must have taken part in the restart: what one of them did not see
+/// because it was gone tells nothing of the way.
+pub(super) fn after_restart(evidence: &Evidence, from: Vantage, whole: &Chain, sent: &Checks<'_>) -> Option<Chain> {
+    let (sender, receiver) = (evidence.side(from), evidence.side(from.other()));
+    let takes_part = |side: &SideEvidence| {
+        side.generation > 0 && side.sent.values().any(|check| check.generation == side.generation)
+    };
+    if whole.broken.is_some() || !takes_part(sender) || !takes_part(receiver) {
+        return None;
+    }
+    let last: Checks<'_> = sent.iter().filter(|(_, check)| check.generation == sender.generation).copied().collect();
+    let chain = build(evidence, from, [None, None], &last, &Vec::new());
+    let sent = chain.sent.filter(|sent| sent.transmissions >= ENOUGH)?;
+    (chain.broken.is_some() && sent.refused == 0).then_some(chain)
 }
 
 fn fill_sent(chain: &mut Chain, checks: &Checks<'_>, start: u64) {

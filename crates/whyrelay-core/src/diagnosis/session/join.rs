@@ -99,6 +99,28 @@ pub(super) fn pairs(evidence: &Evidence) -> Vec<JoinedPair> {
     joined
 }
 
+/// Judges direct pairs that worked until ICE restarted, and not after that, by what came after it.
+pub(super) fn judge_after_restart(evidence: &Evidence, pairs: &mut [JoinedPair]) {
+    if [Vantage::A, Vantage::B].into_iter().any(|vantage| {
+        let side = evidence.side(vantage);
+        side.generation == 0 || side.is_counted()
+    }) {
+        return;
+    }
+    let rows = [Vantage::A, Vantage::B].map(|vantage| rows(evidence, vantage));
+    for pair in pairs.iter_mut().filter(|pair| !pair.relayed) {
+        for (from, rows) in [Vantage::A, Vantage::B].into_iter().zip(&rows) {
+            let Some((sent, _)) = pair.side(from).and_then(|side| rows.get(&side.pair)) else { continue };
+            if let Some(chain) = chain::after_restart(evidence, from, pair.from(from), sent) {
+                match from {
+                    Vantage::A => pair.a_to_b = chain,
+                    Vantage::B => pair.b_to_a = chain,
+                }
+            }
+        }
+    }
+}
+
 fn rows(evidence: &Evidence, vantage: Vantage) -> Rows<'_> {
     let side = evidence.side(vantage);
     // A pair that was connected goes on under the connection's own address, and is not another pair.
