@@ -1,5 +1,7 @@
 //! An IPsec policy drops packets.
 
+use std::net::SocketAddr;
+
 use super::errno::EPERM;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::evidence::HostEvidence;
@@ -12,7 +14,7 @@ pub(super) const RULE: Rule = Rule {
     name: "ipsec-policy-drops",
     title: "an IPsec policy of this host drops the session's packets",
     meaning: "A policy of the kernel's IPsec (ip xfrm policy; strongSwan, Libreswan, a corporate VPN client) covers these packets and blocks them, or wants them in a tunnel that is not there. On the way out it looks like a firewall (EPERM, \"operation not permitted\"), on the way in like silence; no firewall rule shows it.",
-    detection: "The kernel's IPsec counters (/proc/net/xfrm_stat) for blocked packets or missing states moved during the checks: on the way out while sends were refused with EPERM or were lost, on the way in while packets of the peer or of a server were lost.",
+    detection: "The kernel's IPsec counters (/proc/net/xfrm_stat) for blocked packets or missing states moved during the checks, and so many of the session's own packets were stopped: on the way out its sends were refused with EPERM, on the way in packets for its sockets reached an interface and no socket. The counters are the whole host's: alone they say nothing. Not where a firewall rule took as many.",
     proof: "ip xfrm policy lists the policy, and its counter in /proc/net/xfrm_stat grows with each check.",
     doubt: "The counters standing still while checks are lost.",
     fixes: &[Fix::firewall(
@@ -44,32 +46,29 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
     let refused: Vec<u64> =
         side.send_failures.iter().filter(|((.., errno), _)| *errno == EPERM).map(|(_, failure)| failure.seq).collect();
-    let lost = |from: Vantage| {
-        session.pairs.iter().any(|pair| {
-            session.could_arrive(pair, from)
-                && matches!(pair.from(from).broken, Some(Break::OnTheWay | Break::Somewhere))
-        })
-    };
-    let silent = || {
-        side.asked().iter().any(|(server, sent)| {
-            *sent >= 3 && !side.servers.iter().any(|((.., other), path)| other == server && path.has_answered())
-        })
-    };
-    let direct = session.path == Path::Direct;
-    let out = moved(&side.host, &OUT).filter(|_| !refused.is_empty() || !direct && (lost(vantage) || silent()));
-    let (seq, packets, why, way) = match out {
-        Some((seq, packets, why)) => (seq, packets, why, "sent"),
+    let refusals = side.send_failures.iter().filter(|((.., errno), _)| *errno == EPERM);
+    let refusals: u64 = refusals.map(|(_, failure)| u64::from(failure.count)).sum();
+    let (refusing, taking) = (&["output", "postrouting"], &["input", "prerouting", "ingress"]);
+    let out = moved(&side.host, &OUT).filter(|(_, packets, _)| explains(*packets, refusals));
+    let out = out.filter(|_| !firewall_took(&side.host, refusing, refusals));
+    let (seq, packets, why, way, own) = match out {
+        Some((seq, packets, why)) => (seq, packets, why, "sent", refused),
         None => {
-            let (seq, packets, why) =
-                moved(&side.host, &IN).filter(|_| !direct && (lost(vantage.other()) || silent()))?;
-            (seq, packets, why, "received")
+            let arrived = stopped_arrivals(session, vantage);
+            let stopped: u64 = arrived.iter().map(|(packets, _)| packets).sum();
+            let (seq, packets, why) = moved(&side.host, &IN).filter(|(_, packets, _)| explains(*packets, stopped))?;
+            let filtered = side.host.counter("TcpExt.IPReversePathFilter").is_some_and(|(_, packets)| packets > 0);
+            if filtered || firewall_took(&side.host, taking, stopped) {
+                return None;
+            }
+            (seq, packets, why, "received", arrived.into_iter().map(|(_, seq)| seq).collect())
         }
     };
     Some(Fault {
         blame: Blame::side(vantage),
         severity: session.harm(),
         summary: format!("IPsec on {} dropped {packets} packets that it {way}: {why}", vantage.name()),
-        evidence: [seq].into_iter().chain(refused.into_iter().take(5)).collect(),
+        evidence: [seq].into_iter().chain(own.into_iter().take(5)).collect(),
         advice: vec![
             Remedy::safe("Find the policy")
                 .run("ip xfrm policy")
@@ -77,6 +76,39 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
                 .run("cat /proc/net/xfrm_stat"),
         ],
         ..Fault::default()
+    })
+}
+
+/// Packets for the session's sockets that reached an interface of this side and no socket, from where something is
+/// missing: packets and event of each.
+fn stopped_arrivals(session: &Session<'_>, vantage: Vantage) -> Vec<(u64, u64)> {
+    let (side, other) = (session.evidence.side(vantage), vantage.other());
+    let lost = session.pairs.iter().any(|pair| {
+        let broken = pair.from(other).broken;
+        session.could_arrive(pair, other) && matches!(broken, Some(Break::OnTheWay | Break::Somewhere))
+    });
+    let asked = side.asked();
+    let is_missing = |source: &SocketAddr| asked.get(source).map_or(lost, |sent| *sent >= 3);
+    if session.path == Path::Direct {
+        return Vec::new();
+    }
+    let unheard = side.unheard().unwrap_or_default().into_iter();
+    unheard.filter(|(source, ..)| is_missing(source)).map(|(_, packets, seq)| (packets, seq)).collect()
+}
+
+/// Whether a counter of the whole host can stand for so many of the session's packets. It was read first when some of
+/// them had gone already.
+fn explains(counted: i64, own: u64) -> bool {
+    own > 0 && u64::try_from(counted).unwrap_or_default().saturating_mul(2) >= own
+}
+
+/// Whether a firewall rule on one of these hooks took at least so many packets: then it is that rule, and the counter
+/// is another program's.
+fn firewall_took(host: &HostEvidence, hooks: &[&str], own: u64) -> bool {
+    host.firewall_rules.iter().any(|rule| {
+        let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
+        let here = rule.fact.hook.as_deref().is_some_and(|hook| hooks.contains(&hook));
+        drops && here && rule.fact.packets_since.is_some_and(|packets| packets >= own)
     })
 }
 

@@ -199,7 +199,12 @@ fn dropping() -> Vec<Case> {
     answers.fail(Vantage::A);
     answers.fail(Vantage::B);
     let ipsec = |fate, counter: &str| {
-        failing(fate, Fate::LostOnTheWay, |session| session.counters(Vantage::A, &[(counter, 9)]))
+        failing(fate, Fate::LostOnTheWay, |session| {
+            session.counters(Vantage::A, &[(counter, 9)]);
+            if matches!(fate, Fate::LostOnTheWay) {
+                session.arrived_packet("eth0", B_MAPPED, A);
+            }
+        })
     };
     let after_routing = failing(Fate::SendRefused(1), Fate::LostOnTheWay, |session| {
         session.firewall("postrouting", "udp drop", Some("drop"), 7);

@@ -212,12 +212,20 @@ fn host() -> Vec<Near> {
         let (name, addresses) = ("eth1".to_owned(), vec!["172.31.0.9".parse().expect("an address")]);
         session.push(Vantage::A, EventKind::Interface { name, index: 3, addresses, used: InterfaceUse::Excluded });
     });
+    let firewalled = lost(|session| {
+        session.arrived_packet("eth0", B_MAPPED, A);
+        session.firewall("input", "udp dport 40000 drop", Some("drop"), 7);
+        session.counters(Vantage::A, &[("Xfrm.XfrmInTmplMismatch", 90)]);
+    });
     let checksums = failing(Fate::AnswerLost, LOST, |session| session.counters(Vantage::B, &[("Udp.InCsumErrors", 5)]));
     vec![
         harmless("WR101", "one family has no route, the other works", ipv6(true)),
         near("WR102", "relay only was asked for", relay_only),
         near("WR103", "a route refuses, not the firewall", failing(Fate::SendRefused(22), LOST, |_| {})),
         near("WR129", "the counter stood still", counters("Xfrm.XfrmOutPolBlock", 0)),
+        near("WR129", "another program's packets are blocked on the way out", counters("Xfrm.XfrmOutPolBlock", 90)),
+        near("WR129", "another program's packets are blocked on arrival", counters("Xfrm.XfrmInTmplMismatch", 90)),
+        near("WR129", "a firewall rule took the session's packets", firewalled),
         near("WR110", "the counter stood still", counters("TcpExt.IPReversePathFilter", 0)),
         near(
             "WR111",
