@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::finding::{Blame, Finding, Severity};
 use super::network::Network;
+use super::rules::{container_nat_randomizes_ports, nat_behind_nat};
 use super::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateType;
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior, can_connect};
@@ -121,6 +122,10 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
         _ if blocked => return without_direct,
         _ => {}
     }
+    // What a host does to its own packets is no network's doing, and hides what that one would allow.
+    if session.recorded().any(|vantage| container_nat_randomizes_ports::own_translation(session, vantage).is_some()) {
+        return Expected::Unknown;
+    }
     // Both mappings vary by the findings: from what the peer saw as well as from the servers.
     let varies = |blame| findings.iter().any(|finding| finding.code == "WR201" && finding.blame == blame);
     if varies(Blame::A) && varies(Blame::B) {
@@ -187,6 +192,13 @@ pub fn would_allow_direct(session: &Session<'_>, expected: Expected) -> Vec<Stri
             continue;
         }
         if Network::of(session, vantage, false).is_dependent() == Some(true) {
+            if nat_behind_nat::is_behind_two(session, vantage) {
+                ways.push(format!(
+                    "a public IPv4 address for {} instead of the second NAT in front of its router",
+                    vantage.name()
+                ));
+                continue;
+            }
             let port = side.local_candidates.first().map(|local| local.base.port());
             let which = port.map_or_else(|| "a port".to_owned(), |port| format!("UDP port {port}"));
             ways.push(format!(

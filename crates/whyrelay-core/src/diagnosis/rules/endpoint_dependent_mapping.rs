@@ -1,6 +1,6 @@
 //! the NAT gives each destination another address.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Rule, nat_behind_nat};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::network::{Told, mapped_otherwise, told};
 use crate::diagnosis::session::Session;
@@ -71,7 +71,8 @@ fn examine(session: &Session<'_>) -> Examination {
                     other.server
                 ),
                 evidence: vec![first.seq, other.seq],
-                advice: outside_of_container(session, vantage),
+                advice: advice(session, vantage),
+                advice_is_all: nat_behind_nat::is_behind_two(session, vantage),
                 ..Fault::default()
             });
             break;
@@ -108,10 +109,23 @@ fn by_view(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             view.observer
         ),
         evidence: vec![told.seq, view.seq],
-        advice: outside_of_container(session, vantage),
+        advice: advice(session, vantage),
+        advice_is_all: nat_behind_nat::is_behind_two(session, vantage),
         doubt: Some(doubt.to_owned()),
         ..Fault::default()
     })
+}
+
+/// Behind two NATs nothing that is done on the inner router leads in: which of the two maps by destination is not known.
+fn advice(session: &Session<'_>, vantage: Vantage) -> Vec<Remedy> {
+    let mut advice = outside_of_container(session, vantage);
+    if nat_behind_nat::is_behind_two(session, vantage) {
+        advice.push(Remedy::owner(
+            "Ask the provider, or who runs the outer router, for a public IPv4 address: with a second NAT in front, forwarding a port on the own router is not enough",
+        ));
+        advice.push(Remedy::owner("Give one of the two sides a public address, or IPv6."));
+    }
+    advice
 }
 
 /// From inside of a container it is not known whose NAT it is: the host's own may draw ports as well.

@@ -11,7 +11,7 @@ use crate::trace::event::{Transport, Vantage};
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
 use super::errno::EPERM;
-use super::wording::{against, quoted_firewall};
+use super::wording::{again_with, against, quoted_firewall};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR111",
@@ -114,7 +114,8 @@ fn from_servers(side: &SideEvidence, vantage: Vantage, severity: Severity) -> Op
 /// table that is not there.
 fn advice(host: &HostEvidence, rule: Option<&Taken<FirewallRule>>, port: Option<u16>) -> Vec<Remedy> {
     let mut advice = rule.map(|rule| against(&rule.fact, host, port, true)).unwrap_or_default();
-    let tool = |command: String| Remedy::firewall("Let these packets in").run(command);
+    let tool =
+        |command: String| Remedy::firewall(format!("Let these packets in{}", again_with(port, host))).run(command);
     if advice.is_empty() {
         let ports = port.map_or_else(|| "1024:65535".to_owned(), |port| port.to_string());
         advice.push(match (host.software(SoftwareName::Ufw), host.software(SoftwareName::Firewalld)) {

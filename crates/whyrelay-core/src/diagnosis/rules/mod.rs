@@ -26,7 +26,7 @@ mod checksum_for_another_source;
 mod clock_wrong;
 mod conntrack_table_full;
 mod consent_lost;
-mod container_nat_randomizes_ports;
+pub(super) mod container_nat_randomizes_ports;
 mod container_network_in_front;
 mod counterfactual;
 mod default_route_only_in_policy_table;
@@ -45,7 +45,7 @@ mod mark_rewritten_on_output;
 mod mark_rule_collision;
 mod mdns_candidate_unresolved;
 mod mtu_black_hole;
-mod nat_behind_nat;
+pub(super) mod nat_behind_nat;
 mod next_hop_silent;
 mod no_hairpin_behind_one_nat;
 mod no_reachable_candidates;
@@ -205,6 +205,8 @@ pub struct Fault {
     pub evidence: Vec<u64>,
     /// What helps here, before the fixes of the rule.
     pub advice: Vec<Remedy>,
+    /// Whether the fixes of the rule do not help here: then the advice is all.
+    pub advice_is_all: bool,
     /// What would change this judgement, where it is more than what the rule says.
     pub doubt: Option<String>,
     /// The one side that sees it, where it is not that side's fault: a fault of the other side explains nothing of it.
@@ -219,6 +221,7 @@ impl Default for Fault {
             summary: String::new(),
             evidence: Vec::new(),
             advice: Vec::new(),
+            advice_is_all: false,
             doubt: None,
             seen_by: None,
         }
@@ -419,11 +422,12 @@ fn grouped(without: &[(&Rule, String)]) -> Vec<NotMeasured> {
 }
 
 fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
-    let Fault { blame, severity, summary, mut evidence, advice: mut remedies, doubt, seen_by: _ } = fault;
+    let Fault { blame, severity, summary, mut evidence, advice: mut remedies, advice_is_all, doubt, seen_by: _ } =
+        fault;
     evidence.sort_unstable();
     evidence.dedup();
     evidence.truncate(MAX_CITED);
-    let fixes: Vec<&Fix> = rule.fixes.iter().filter(|fix| !fix.is_said_in(&remedies)).collect();
+    let fixes: Vec<&Fix> = rule.fixes.iter().filter(|fix| !advice_is_all && !fix.is_said_in(&remedies)).collect();
     remedies.extend(fixes.into_iter().map(|fix| Remedy { effect: fix.effect, ..Remedy::safe(fix.text) }));
     let advice = remedies.iter().map(Remedy::line).collect();
     let doubt = doubt.unwrap_or_else(|| rule.doubt.to_owned());

@@ -1,9 +1,11 @@
 //! There is a second NAT between the router and the Internet.
 
 use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::told;
 use crate::diagnosis::session::{Path, Session};
+use crate::host::{ProbeAim, ProbeOutcome};
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 use crate::trace::measurement::Measurement;
@@ -13,7 +15,7 @@ pub(super) const RULE: Rule = Rule {
     name: "nat-behind-nat",
     title: "there is a second NAT between the router and the Internet",
     meaning: "The router in front of a side has no public address itself: its provider (carrier-grade NAT, 100.64.0.0/10) or another router translates once more. A port that is mapped or forwarded on the inner router is not reachable from the Internet.",
-    detection: "The external address by the router's own word (UPnP, NAT-PMP, PCP) is not the one that servers see; or the host itself has an address of 100.64.0.0/10; or a hop behind the gateway has a private address.",
+    detection: "The external address by the router's own word (UPnP, NAT-PMP, PCP) is not the one that servers see; or the host itself has an address of 100.64.0.0/10; or a hop behind the gateway has a private address, one of 100.64.0.0/10 where probes of low TTL on the way to the peer show it.",
     proof: "The router's WAN address on its own status page, next to the public address that a server sees.",
     doubt: "A router whose WAN address equals the public one.",
     fixes: &[
@@ -39,6 +41,25 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
 }
 
+/// The second router on the way to the peer is a provider's (RFC 6598): it answered a packet of low TTL. Routers behind
+/// it may be of the peer's side.
+fn carrier_hop(side: &SideEvidence) -> Option<(u64, String)> {
+    side.host.probes.iter().find_map(|probe| match (&probe.fact.aim, &probe.fact.result) {
+        (ProbeAim::TimeToLive { ttl: 2 }, ProbeOutcome::Icmp { offender: Some(router), icmp_type: 11, .. })
+            if AddressClass::of(*router) == AddressClass::CarrierGrade
+                && AddressClass::of(probe.fact.remote.ip()) == AddressClass::Public =>
+        {
+            Some((probe.seq, format!("hop 2 on its way out is {router}")))
+        }
+        _ => None,
+    })
+}
+
+/// Whether a second NAT is in front of a side: then a forward on its own router does not lead in.
+pub(in crate::diagnosis) fn is_behind_two(session: &Session<'_>, vantage: Vantage) -> bool {
+    fault(session, vantage).is_some()
+}
+
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
     let seen = told(side).into_iter().find(|told| told.mapped.is_ipv4() && told.mapped != told.local)?;
@@ -53,6 +74,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         }
         _ => None,
     });
+    let inner = inner.or_else(|| carrier_hop(side));
     let carrier = side
         .local_candidates
         .iter()

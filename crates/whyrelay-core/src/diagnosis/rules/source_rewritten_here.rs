@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::wording::quoted_firewall;
+use super::wording::{again_with, quoted_firewall};
 use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::evidence::{SideEvidence, Taken};
+use crate::diagnosis::evidence::{HostEvidence, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{FirewallFramework, FirewallRule};
@@ -74,7 +74,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         packet.source.port()
     ))];
     match rule {
-        Some(rule) => advice.extend(around(&rule.fact, packet.source.port())),
+        Some(rule) => advice.extend(around(&rule.fact, &side.host, packet.source.port())),
         None => advice.push(Remedy::safe("Find the rule").run("nft -a list ruleset | grep -n -E 'snat|masquerade'")),
     }
     Some(Fault {
@@ -108,15 +108,17 @@ fn translating(side: &SideEvidence, to: IpAddr) -> Option<&Taken<FirewallRule>> 
 }
 
 /// How the rule lets this program's packets alone.
-fn around(rule: &FirewallRule, port: u16) -> Vec<Remedy> {
+pub(super) fn around(rule: &FirewallRule, host: &HostEvidence, port: u16) -> Vec<Remedy> {
     let FirewallRule { table_family: family, table, chain, .. } = rule;
+    let then = again_with(Some(port), host);
     if rule.framework == FirewallFramework::LegacyIptables {
         let command = if family == "ip6" { "ip6tables-legacy" } else { "iptables-legacy" };
         let command = format!("{command} -t {table} -I {chain} -p udp --sport {port} -j ACCEPT");
-        return vec![Remedy::firewall("Except this program's port from it").run(command)];
+        return vec![Remedy::firewall(format!("Except this program's port from it{then}")).run(command)];
     }
     let accept = format!("nft insert rule {family} {table} {chain} udp sport {port} accept");
-    let mut ways = vec![Remedy::firewall("Except this program's port from it, until the next reload").run(accept)];
+    let mut ways =
+        vec![Remedy::firewall(format!("Except this program's port from it, until the next reload{then}")).run(accept)];
     ways.extend(rule.handle.map(|handle| {
         let command = format!("nft delete rule {family} {table} {chain} handle {handle}");
         Remedy::firewall("Or take the rule out").run(command)

@@ -180,23 +180,34 @@ pub(super) fn sysctl_name(device: &str) -> String {
     device.replace('.', "/")
 }
 
+/// What belongs to advice that names the port of this session: the next one has another, unless it is told. An
+/// application's port is its own.
+pub(super) fn again_with(port: Option<u16>, host: &HostEvidence) -> String {
+    match port {
+        Some(port) if host.application.is_none() => format!(", and run with --port {port} then"),
+        _ => String::new(),
+    }
+}
+
 /// What to do against a firewall rule.
 pub(super) fn against(rule: &FirewallRule, host: &HostEvidence, port: Option<u16>, inbound: bool) -> Vec<Remedy> {
     let mut remedies = Vec::new();
     let has = |name| host.software(name).is_some();
-    let ports = port.map_or_else(|| "1024:65535".to_owned(), |port| port.to_string());
+    let (then, ports) = (again_with(port, host), port.map_or_else(|| "1024:65535".to_owned(), |port| port.to_string()));
     if has(SoftwareName::Ufw) {
         let command = if inbound {
             format!("ufw prepend allow in proto udp to any port {ports}")
         } else {
             "ufw prepend allow out proto udp to any".to_owned()
         };
-        remedies.push(Remedy::firewall("With ufw, allow it").run(command));
+        remedies.push(
+            Remedy::firewall(format!("With ufw, allow it{}", if inbound { then.as_str() } else { "" })).run(command),
+        );
     }
     if has(SoftwareName::Firewalld) && inbound {
         let port = port.map_or_else(|| "1024-65535".to_owned(), |port| port.to_string());
         let command = format!("firewall-cmd --permanent --add-port={port}/udp && firewall-cmd --reload");
-        remedies.push(Remedy::firewall("With firewalld, allow it").run(command));
+        remedies.push(Remedy::firewall(format!("With firewalld, allow it{then}")).run(command));
     }
     if rule.framework == FirewallFramework::Nftables {
         let (family, table, chain) = (&rule.table_family, &rule.table, &rule.chain);
@@ -206,8 +217,10 @@ pub(super) fn against(rule: &FirewallRule, host: &HostEvidence, port: Option<u16
             (_, None) => "meta l4proto udp".to_owned(),
         };
         remedies.push(
-            Remedy::firewall("Accept this traffic ahead of the rule, until the next reload of the ruleset")
-                .run(format!("nft insert rule {family} {table} {chain} {what} accept")),
+            Remedy::firewall(format!(
+                "Accept this traffic ahead of the rule, until the next reload of the ruleset{then}"
+            ))
+            .run(format!("nft insert rule {family} {table} {chain} {what} accept")),
         );
         if let Some(handle) = rule.handle {
             remedies.push(
@@ -225,7 +238,7 @@ pub(super) fn against(rule: &FirewallRule, host: &HostEvidence, port: Option<u16
             (_, None) => "-p udp".to_owned(),
         };
         remedies.push(
-            Remedy::firewall("Accept this traffic ahead of the rule")
+            Remedy::firewall(format!("Accept this traffic ahead of the rule{then}"))
                 .run(format!("{command} {table}-I {chain} {what} -j ACCEPT")),
         );
     }
