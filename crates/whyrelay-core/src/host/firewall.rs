@@ -58,6 +58,18 @@ pub struct FirewallRule {
     pub packets_since: Option<u64>,
 }
 
+impl FirewallRule {
+    /// Whether it drops or rejects what is seen at one of these hooks.
+    pub fn stops_at(&self, hooks: &[&str]) -> bool {
+        self.stops() && self.hook.as_deref().is_some_and(|hook| hooks.contains(&hook))
+    }
+
+    /// Whether it drops or rejects.
+    pub fn stops(&self) -> bool {
+        matches!(self.verdict.as_deref(), Some("drop" | "reject"))
+    }
+}
+
 /// A connection tracking entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConntrackEntry {

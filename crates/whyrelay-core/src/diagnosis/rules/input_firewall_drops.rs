@@ -90,13 +90,8 @@ fn from_servers(side: &SideEvidence, vantage: Vantage, severity: Severity) -> Op
     let packets: u64 =
         arrived.iter().filter(|packet| packet.fact.source == source).map(|packet| packet.fact.packets).sum();
     let rule = host.firewall_rules.iter().find(|rule| took(rule));
-    let uncounted = || host.firewall_rules.iter().find(|rule| may_have_taken(rule));
-    let by = match (rule, rule.is_none().then(uncounted).flatten()) {
-        (Some(rule), _) => format!(", by {}", quoted_firewall(&rule.fact)),
-        (None, Some(rule)) => format!(", perhaps by {}, which counts nothing", quoted_firewall(&rule.fact)),
-        (None, None) => String::new(),
-    };
-    let rule = rule.or_else(uncounted);
+    let by = rule.map_or_else(|| perhaps_by(host), |rule| format!(", by {}", quoted_firewall(&rule.fact)));
+    let rule = rule.or_else(|| uncounted(host));
     Some(Fault {
         blame: Blame::side(vantage),
         severity,
@@ -130,9 +125,17 @@ fn advice(host: &HostEvidence, rule: Option<&Taken<FirewallRule>>, port: Option<
     advice
 }
 
-/// Whether a rule without a counter, or a chain's policy, drops what arrives, as far as is known.
-fn may_have_taken(rule: &Taken<FirewallRule>) -> bool {
-    drops_arrivals(rule) && rule.fact.packets_since.is_none() && rule.fact.packets.is_none()
+/// A rule without a counter, or a chain's policy, that drops what arrives, as far as is known.
+fn uncounted(host: &HostEvidence) -> Option<&Taken<FirewallRule>> {
+    host.firewall_rules
+        .iter()
+        .find(|rule| drops_arrivals(rule) && rule.fact.packets_since.is_none() && rule.fact.packets.is_none())
+}
+
+/// That rule in words, if there is one.
+fn perhaps_by(host: &HostEvidence) -> String {
+    uncounted(host)
+        .map_or_else(String::new, |rule| format!(", perhaps by {}, which counts nothing", quoted_firewall(&rule.fact)))
 }
 
 /// Whether a rule dropped something that arrived since the session began.
@@ -141,17 +144,13 @@ fn took(rule: &Taken<FirewallRule>) -> bool {
 }
 
 fn drops_arrivals(rule: &Taken<FirewallRule>) -> bool {
-    let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
-    drops && matches!(rule.fact.hook.as_deref(), Some("input" | "prerouting" | "ingress"))
+    rule.fact.stops_at(&["input", "prerouting", "ingress"])
 }
 
 /// A rule without a counter that drops what a device receives (nft's netdev family), before the kernel counts it. What
 /// reached the interface and no socket is what tells that something does.
 fn uncounted_at_device(host: &HostEvidence) -> Option<&Taken<FirewallRule>> {
-    host.firewall_rules.iter().find(|rule| {
-        let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
-        drops && rule.fact.hook.as_deref() == Some("ingress") && rule.fact.packets.is_none()
-    })
+    host.firewall_rules.iter().find(|rule| rule.fact.stops_at(&["ingress"]) && rule.fact.packets.is_none())
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
@@ -198,11 +197,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let undelivered = undelivered(session, vantage).filter(|(_, count)| lost > 0 && *count >= i64::from(lost.min(3)));
     let here = vantage.name();
     let arrived: Vec<u64> = unheard.iter().flatten().map(|(.., seq)| *seq).take(2).collect();
-    let uncounted = || host.firewall_rules.iter().find(|rule| may_have_taken(rule));
-    let by = match (rule, uncounted()) {
-        (None, Some(rule)) => format!(", perhaps by {}, which counts nothing", quoted_firewall(&rule.fact)),
-        _ => String::new(),
-    };
+    let by = if rule.is_none() { perhaps_by(host) } else { String::new() };
     let (summary, mut evidence) = if let Some(rule) = rule.filter(|_| lost > 0 || rejected.is_some()) {
         let packets = rule.fact.packets_since.unwrap_or_default();
         (
@@ -233,7 +228,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         return None;
     };
     evidence.extend(arrived);
-    let advice = advice(host, rule.or(at_device).or_else(uncounted), port);
+    let advice = advice(host, rule.or(at_device).or_else(|| uncounted(host)), port);
     Some(Fault { blame: Blame::side(vantage), severity: session.harm(), summary, evidence, advice, ..Fault::default() })
 }
 

@@ -44,15 +44,15 @@ fn examine(session: &Session<'_>) -> Examination {
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
-    let refused: Vec<u64> =
-        side.send_failures.iter().filter(|((.., errno), _)| *errno == EPERM).map(|(_, failure)| failure.seq).collect();
-    let refusals = side.send_failures.iter().filter(|((.., errno), _)| *errno == EPERM);
-    let refusals: u64 = refusals.map(|(_, failure)| u64::from(failure.count)).sum();
+    let refused = || side.send_failures.iter().filter(|((.., errno), _)| *errno == EPERM).map(|(_, failure)| failure);
+    let refusals: u64 = refused().map(|failure| u64::from(failure.count)).sum();
     let (refusing, taking) = (&["output", "postrouting"], &["input", "prerouting", "ingress"]);
     let out = moved(&side.host, &OUT).filter(|(_, packets, _)| explains(*packets, refusals));
     let out = out.filter(|_| !firewall_took(&side.host, refusing, refusals));
     let (seq, packets, why, way, own) = match out {
-        Some((seq, packets, why)) => (seq, packets, why, "sent", refused),
+        Some((seq, packets, why)) => {
+            (seq, packets, why, "sent", refused().map(|failure| failure.seq).collect::<Vec<u64>>())
+        }
         None => {
             let arrived = stopped_arrivals(session, vantage);
             let stopped: u64 = arrived.iter().map(|(packets, _)| packets).sum();
@@ -105,11 +105,9 @@ fn explains(counted: i64, own: u64) -> bool {
 /// Whether a firewall rule on one of these hooks took at least so many packets: then it is that rule, and the counter
 /// is another program's.
 fn firewall_took(host: &HostEvidence, hooks: &[&str], own: u64) -> bool {
-    host.firewall_rules.iter().any(|rule| {
-        let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
-        let here = rule.fact.hook.as_deref().is_some_and(|hook| hooks.contains(&hook));
-        drops && here && rule.fact.packets_since.is_some_and(|packets| packets >= own)
-    })
+    host.firewall_rules
+        .iter()
+        .any(|rule| rule.fact.stops_at(hooks) && rule.fact.packets_since.is_some_and(|packets| packets >= own))
 }
 
 /// The counter that moved most: event, packets, what it says.

@@ -34,10 +34,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let ((local, remote, _), first) = refused.iter().min_by_key(|(_, failure)| failure.seq)?;
     let count: u32 = refused.iter().map(|(_, failure)| failure.count).sum();
     let rule = side.host.firewall_rules.iter().find(|rule| {
-        let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
-        drops
-            && matches!(rule.fact.hook.as_deref(), Some("output" | "postrouting"))
-            && rule.fact.packets_since.is_none_or(|packets| packets > 0)
+        rule.fact.stops_at(&["output", "postrouting"]) && rule.fact.packets_since.is_none_or(|packets| packets > 0)
     });
     let by = rule.map(|rule| format!(" by {}", quoted_firewall(&rule.fact))).unwrap_or_default();
     let mut advice = match rule {

@@ -77,12 +77,10 @@ fn examine(session: &Session<'_>) -> Examination {
 
 /// A rule that drops what leaves a device.
 fn egress(side: &SideEvidence) -> Option<&Taken<FirewallRule>> {
-    side.host.firewall_rules.iter().find(|rule| {
-        let drops = matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"));
-        drops
-            && rule.fact.hook.as_deref() == Some("egress")
-            && rule.fact.packets_since.is_none_or(|packets| packets > 0)
-    })
+    side.host
+        .firewall_rules
+        .iter()
+        .find(|rule| rule.fact.stops_at(&["egress"]) && rule.fact.packets_since.is_none_or(|packets| packets > 0))
 }
 
 const fn meaning(errno: i32) -> &'static str {

@@ -44,7 +44,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
     let rule = side.host.firewall_rules.iter().find(|rule| {
         rule.fact.rule.contains("100.64.0.0/10")
-            && matches!(rule.fact.verdict.as_deref(), Some("drop" | "reject"))
+            && rule.fact.stops()
             && rule.fact.packets_since.is_some_and(|packets| packets > 0)
     })?;
     // Of the session it is only where the peer, or a router on its way, has such an address.
