@@ -1,4 +1,4 @@
-//! Commands for the peers in `interop/`, and the one line of JSON each of them ends with.
+//! Commands for the peers in `interop/`, and the one line of JSON that each of them gives in the end.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -114,9 +114,10 @@ impl GolabServer {
 /// When it is not `"ok": true`, with everything that the peer printed.
 pub(crate) fn success(peer: Process) -> Result<Value> {
     let finished = peer.finish(LIMIT)?;
-    let result = finished.stdout.lines().last().map(serde_json::from_str::<Value>);
+    // Libraries have their own say on stdout while they close, Pion's logger for one.
+    let result = finished.stdout.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
     match result {
-        Some(Ok(result)) if finished.status.success() && result["ok"] == true => Ok(result),
+        Some(result) if finished.status.success() && result["ok"] == true => Ok(result),
         _ => bail!("the peer failed: {}", finished.account),
     }
 }
