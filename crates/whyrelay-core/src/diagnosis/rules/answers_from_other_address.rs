@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe(
         "Give each uplink its own table and a rule by source address on the answering host (from ADDRESS lookup TABLE), or CONNMARK on a router (mwan3: sticky).",
     )],
-    threads: &["openwrt/openwrt#12930", "openwrt/packages#9538", "openwrt/packages#13907", "tailscale/tailscale#21404"],
+    threads: &["openwrt/openwrt#12930", "openwrt/packages#9538", "tailscale/tailscale#21404"],
     depends_on: &["WR801"],
     examine,
 };

@@ -16,7 +16,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::cuts(
         "On a host: run it as root, or give it the capabilities, in its systemd unit (AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW) or on its binary (setcap cap_net_admin,cap_net_raw+ep). In a container: docker or podman run --cap-add NET_ADMIN --cap-add NET_RAW, and sysctls with --sysctl.",
     )],
-    threads: &["netbirdio/netbird#2290", "netbirdio/netbird#1332", "netbirdio/netbird#2753"],
+    threads: &["netbirdio/netbird#933", "netbirdio/netbird#1332", "netbirdio/netbird#2753"],
     depends_on: &["WR801"],
     examine,
 };

@@ -25,7 +25,7 @@ pub(super) const RULE: Rule = Rule {
         ),
         Fix::owner("Raise the router's UDP timeout (RFC 4787 asks for two minutes at least)."),
     ],
-    threads: &["firezone/firezone#9570", "zerotier/ZeroTierOne#153", "firezone/firezone#9524"],
+    threads: &["firezone/firezone#9570", "zerotier/ZeroTierOne#153"],
     depends_on: &[],
     examine,
 };
