@@ -10,6 +10,7 @@ use whyrelay_core::engine::gather::StreamId;
 use whyrelay_core::engine::stun_server;
 use whyrelay_core::engine::transaction::Schedule;
 use whyrelay_core::host::{HostFact, Moment, SocketProfile};
+use whyrelay_core::signal::PeerInfo;
 use whyrelay_core::trace::event::{Direction, EndReason, EventKind, ServerFailure, Vantage};
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
@@ -17,7 +18,7 @@ use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
 use super::SessionConfig;
 use super::beside::Beside;
 use super::driver::{Inputs, Session};
-use super::probing::Probing;
+use super::probing::{PROBES_FEATURE, Probing};
 use crate::cli::args::PeerArgs;
 use crate::io::clock::Clock;
 use crate::io::names::{Resolved, Resolver};
@@ -236,4 +237,34 @@ async fn a_flood_of_datagrams_starves_neither_probes_nor_streams_nor_names_nor_f
     let (end, flood) = futures_util::future::join(session.live(&mut inputs, connecting), watching).await;
     assert_eq!(end.unwrap(), EndReason::Interrupted);
     assert!(flood > FLOOD / 2, "the others waited until {} of {FLOOD} datagrams were handled", FLOOD - flood);
+}
+
+#[tokio::test]
+async fn a_session_that_is_over_waits_for_what_its_peer_says_about_its_probes() {
+    let over = || {
+        let Fixture { mut session, .. } = Fixture::new(&[]);
+        session.signals.hello = Some(PeerInfo { features: vec![PROBES_FEATURE.into()], ..PeerInfo::default() });
+        session.remote = Some(session.local.clone());
+        session
+    };
+    let waits = |session: &mut Session| session.lingers(EndReason::Finished);
+
+    let mut session = over();
+    assert!(!waits(&mut session), "nobody probes sizes without a path");
+
+    let mut session = over();
+    session.probing.sized();
+    assert!(waits(&mut session), "its own packets were answered before the peer said that it has begun");
+    session.heard_about_probes(r#"{"under_way":true}"#);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(waits(&mut session), "the peer's probes are under way");
+    session.heard_about_probes(r#"{"under_way":false}"#);
+    assert!(!waits(&mut session));
+
+    let mut session = over();
+    session.probing.sized();
+    assert!(waits(&mut session));
+    let due = session.probing_deadline().expect("it wakes for it");
+    tokio::time::sleep_until(due.into()).await;
+    assert!(!waits(&mut session), "a peer that says nothing is not waited for");
 }

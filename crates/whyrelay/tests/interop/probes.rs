@@ -49,7 +49,8 @@ fn sizes() -> Result<()> {
     let capture = directory.path().join("a.pcapng").display().to_string();
     let account = homes.session_with(&["--pcap", &capture], &[])?;
     ensure!(account.json["path"] == "direct", "{}", account.printed);
-    let found = finding(&account, "WR603").with_context(|| format!("no WR603: {}", account.printed))?;
+    let found = finding(&account, "WR603")
+        .with_context(|| format!("no WR603: {:?}: {}", rows(&account, "a", "in packets of "), account.printed))?;
     let summary = found["summary"].as_str().unwrap_or_default();
     ensure!(summary.contains("Packets of 1280 bytes from A") && summary.contains("1320 bytes are not"), "{summary}");
     ensure!(found["severity"] == "warning", "{found}");

@@ -16,7 +16,13 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe(
         "Run with --patient (RFC 8445's own schedule, 39.5 s); for NetBird raise NB_ICE_FAILED_TIMEOUT_SEC and NB_ICE_DISCONNECTED_TIMEOUT_SEC.",
     )],
-    threads: &["netbirdio/netbird#4211", "sipwise/rtpengine#84", "pion/ice#255", "firezone/firezone#2745", "feross/simple-peer#590"],
+    threads: &[
+        "netbirdio/netbird#4211",
+        "sipwise/rtpengine#84",
+        "pion/ice#255",
+        "firezone/firezone#2745",
+        "feross/simple-peer#590",
+    ],
     depends_on: &["WR801"],
     examine,
 };

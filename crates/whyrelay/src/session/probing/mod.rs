@@ -30,6 +30,10 @@ const SUSPICIOUS_AFTER: Duration = Duration::from_millis(700);
 /// How long a session that is over goes on for probes of either side.
 const LINGER: Duration = Duration::from_secs(3);
 
+/// How long after the end the peer may take to say that its probes of the path have begun. It has the same path, and
+/// what it says goes by the signaling server while our own probes may be answered within a millisecond.
+const PEER_BEGINS_WITHIN: Duration = Duration::from_millis(500);
+
 /// Datagrams of probes that wait for the loop; more wait in the kernel.
 const QUEUE: usize = 256;
 
@@ -56,10 +60,10 @@ pub(super) struct Probing {
     /// A hop that is silent was recorded.
     silent_hop: bool,
     deadline: Option<Timestamp>,
-    /// The peer's probes are under way.
-    peer_probes: bool,
-    /// Until when a session that is over goes on.
-    linger_until: Option<Instant>,
+    /// Whether the peer's probes are under way; `None`: it has not said anything yet.
+    peer_probes: Option<bool>,
+    /// Since when the session is over and goes on.
+    over_since: Option<Instant>,
     /// Openers to send for the peer: when, and where to.
     openers: VecDeque<(Instant, SocketAddr)>,
     opened: BTreeSet<SocketAddr>,
@@ -92,8 +96,8 @@ impl Probing {
             tracing: false,
             silent_hop: false,
             deadline: None,
-            peer_probes: false,
-            linger_until: None,
+            peer_probes: None,
+            over_since: None,
             openers: VecDeque::new(),
             opened: BTreeSet::new(),
             knocks: VecDeque::new(),
@@ -128,6 +132,12 @@ impl Probing {
     /// The sockets that are the probes' own.
     pub(super) fn doors(&self) -> impl Iterator<Item = &UdpDoor> {
         self.doors.values()
+    }
+
+    /// As after the path's largest packet was answered.
+    #[cfg(test)]
+    pub(super) fn sized(&mut self) {
+        self.sizes = sizes::Sizes::Full;
     }
 
     fn under_way(&self) -> bool {
@@ -176,7 +186,8 @@ impl Session {
         };
         let knocks = self.probing.knocks.front().map(|(at, _)| *at);
         let sizes = self.probing.sizes.deadline();
-        [own, openers, knocks, sizes, suspicious, self.linger_deadline()].into_iter().flatten().min()
+        let begin = self.begin_deadline().filter(|until| Instant::now() < *until);
+        [own, openers, knocks, sizes, suspicious, begin, self.linger_deadline()].into_iter().flatten().min()
     }
 
     /// Whether a session that is over goes on for the sake of probes.
@@ -184,8 +195,8 @@ impl Session {
         if matches!(reason, EndReason::Interrupted | EndReason::Error) || !self.peer_answers_probes() {
             return false;
         }
-        if self.probing.linger_until.is_none() {
-            self.probing.linger_until = Some(Instant::now() + LINGER);
+        if self.probing.over_since.is_none() {
+            self.probing.over_since = Some(Instant::now());
             self.release_all_candidates();
             self.separate();
             self.probe_sizes();
@@ -193,7 +204,7 @@ impl Session {
             self.withdraw_silence();
         }
         let over = self.linger_deadline().is_some_and(|until| Instant::now() >= until);
-        let wanted = self.probing.under_way() || self.probing.peer_probes && !self.signals.peer_left;
+        let wanted = self.probing.under_way() || self.probing.peer_probes.unwrap_or_default() || self.peer_will_probe();
         if over || self.signals.peer_left {
             self.feed_probes(peer_probes::Input::Stop);
             return false;
@@ -201,9 +212,19 @@ impl Session {
         wanted
     }
 
+    /// Until when a session that is over waits for the peer to begin.
+    fn begin_deadline(&self) -> Option<Instant> {
+        let since = self.probing.over_since.filter(|_| self.probing.peer_probes.is_none())?;
+        self.probing.sizes.has_begun().then_some(since + PEER_BEGINS_WITHIN)
+    }
+
+    fn peer_will_probe(&self) -> bool {
+        self.begin_deadline().is_some_and(|until| Instant::now() < until)
+    }
+
     /// The last moment of a session that is over.
     fn linger_deadline(&self) -> Option<Instant> {
-        let until = self.probing.linger_until?;
+        let until = self.probing.over_since? + LINGER;
         Some(self.probing.silent_until.map_or(until, |silent| silent.max(until)))
     }
 

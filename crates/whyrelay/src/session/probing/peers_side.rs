@@ -31,9 +31,7 @@ impl Session {
                 return self.record(EventKind::SignalRefused { message, detail });
             }
         };
-        if let Some(under_way) = probing.under_way {
-            self.probing.peer_probes = under_way;
-        }
+        self.probing.peer_probes = probing.under_way.or(self.probing.peer_probes);
         if probing.opened {
             self.feed_probes(peer_probes::Input::Opened);
         }

@@ -31,6 +31,10 @@ impl Sizes {
         if let Self::Largest { until, .. } = self { Some(*until) } else { None }
     }
 
+    pub(super) fn has_begun(&self) -> bool {
+        !matches!(self, Self::Waiting)
+    }
+
     pub(super) fn under_way(&self) -> bool {
         matches!(self, Self::Largest { .. } | Self::All)
     }
@@ -79,7 +83,7 @@ impl Session {
             return None;
         }
         // A session that is over hears of no more candidates.
-        if self.peer.agent().selected_may_be_relayed() && self.probing.linger_until.is_none() {
+        if self.peer.agent().selected_may_be_relayed() && self.probing.over_since.is_none() {
             return None;
         }
         let pair = self.peer.agent().selected_pair()?.pair;
