@@ -1,9 +1,10 @@
 //! coturn's own client against our TURN server, on loopback. Where the client is not installed the tests are skipped,
 //! and their names say why; in CI (`CI=true`) that is a failure.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -65,6 +66,13 @@ fn main() -> ExitCode {
         let run = move || uclient(&program, &["-u", "alice", "-w", "wonderland"], transport, "::1");
         tests.push((name.to_owned(), Box::new(run)));
     }
+    for (name, flags, serves) in [
+        ("the_program_with_rfc5766_channels", &["--rfc5766-channels"][..], true),
+        ("the_program_without_them_refuses_their_numbers", &[], false),
+    ] {
+        let program = program.clone();
+        tests.push((name.to_owned(), Box::new(move || the_program(&program, flags, serves))));
+    }
     let negative = program.clone();
     tests.push(("negative_tests_leave_the_server_serving".to_owned(), Box::new(move || negative_tests(&negative))));
     let trials = tests.into_iter().map(|(name, test)| {
@@ -120,6 +128,39 @@ fn uclient_once(program: &Path, who: &[&str], how: &[&str], ip: &str) -> Result<
     let back = counters.datagrams_to_clients;
     ensure!(back >= 50, "brought {back} datagrams back\n{said}\n{counters:?}");
     Ok((!said.contains("Total lost packets 0 ")).then(|| format!("uclient lost packets\n{said}\n{counters:?}")))
+}
+
+/// `whyrelay serve` as an operator starts it. uclient chooses its channel numbers at random from RFC 5766's range, three
+/// quarters of which RFC 8656 reserves: with sixteen clients some are among them.
+fn the_program(program: &Path, flags: &[&str], serves: bool) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    std::fs::write(directory.path().join("users"), "alice:wonderland\n")?;
+    let listen = ["serve", "--listen", "127.0.0.1:0", "--stun-listen", "127.0.0.1:0", "--relay-address", "127.0.0.1"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_whyrelay"));
+    command.args(listen).args(["--allow-loopback-peers", "--turn-users-file", "users"]).args(flags);
+    let mut serve = command.current_dir(directory.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let run = || {
+        let mut greeting = String::new();
+        BufReader::new(serve.stdout.take().context("stdout")?).read_line(&mut greeting)?;
+        let addresses: Vec<SocketAddr> =
+            greeting.split([' ', ',', '(']).filter_map(|word| word.trim_end_matches('.').parse().ok()).collect();
+        let port = addresses.get(1).with_context(|| format!("no address in {greeting:?}"))?.port().to_string();
+        let echo = Echo::start("127.0.0.1")?;
+        let output = Command::new(program)
+            .args(["-u", "alice", "-w", "wonderland", "-c", "-n", "5", "-z", "5", "-m", "16", "-L", "127.0.0.1"])
+            .args(["-e", "127.0.0.1", "-r", &echo.address.port().to_string(), "-p", &port, "127.0.0.1"])
+            .output()
+            .context("starting uclient")?;
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let clean = output.status.success() && said.contains("Total lost packets 0 ");
+        let refused = said.contains("channel bind: error 400");
+        ensure!(if serves { clean } else { refused }, "{}: {said}", output.status);
+        Ok(())
+    };
+    let outcome = run();
+    serve.kill()?;
+    serve.wait()?;
+    outcome
 }
 
 /// coturn's negative protocol tests send broken and contradictory requests; afterwards an honest run must succeed.

@@ -128,6 +128,8 @@ fn bind_relay(args: &ServeArgs, listen: Vec<SocketAddr>) -> anyhow::Result<StunT
         realm: args.turn.turn_realm.clone(),
         alternate_server: args.turn.alternate_turn_server,
         strict_expiry: args.turn.strict_expiry,
+        rfc5766_channels: args.turn.rfc5766_channels,
+        turn: !args.no_turn,
         limits: args.turn.limits(),
         ..StunTurnConfig::default()
     };

@@ -40,7 +40,11 @@ pub struct TurnArgs {
     /// End an allocation when the credentials that it was made with expire
     #[arg(long)]
     pub strict_expiry: bool,
-    /// Relay to this network too, whatever it is; may be repeated
+    /// Accept channel numbers of RFC 5766 (0x5000 to 0x7FFF) too, which RFC 8656 reserves: old clients choose them,
+    /// coturn's turnutils_uclient among them
+    #[arg(long)]
+    pub rfc5766_channels: bool,
+    /// Relay to this network too, whatever it is; an address of this machine must be named alone. May be repeated
     #[arg(long, value_name = "NETWORK")]
     pub allow_peer: Vec<Prefix>,
     /// Never relay to this network; may be repeated

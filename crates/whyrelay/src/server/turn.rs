@@ -68,6 +68,8 @@ pub struct StunTurnConfig {
     pub policy: PeerPolicy,
     /// Whether clients may bind channel numbers that only RFC 5766 allowed (0x5000 to 0x7FFF).
     pub rfc5766_channels: bool,
+    /// Whether TURN is served; if not, its requests get 403 and STUN remains.
+    pub turn: bool,
     /// Behavior discovery (RFC 5780); `None`: not offered.
     pub discovery: Option<DiscoveryConfig>,
     /// Bounds on allocations.
@@ -103,6 +105,7 @@ impl Default for StunTurnConfig {
             credential_lifetime: Duration::from_secs(12 * 3600),
             policy: PeerPolicy::default(),
             rfc5766_channels: false,
+            turn: true,
             discovery: None,
             limits: Limits::default(),
             streams: StreamLimits::default(),
@@ -126,6 +129,8 @@ struct Inner {
     discovery: Vec<SocketAddr>,
     public_host: Option<String>,
     external: Vec<IpAddr>,
+    /// Addresses of this machine that no interface has.
+    own: Vec<IpAddr>,
     /// The first makes credentials.
     secrets: RwLock<Vec<SharedSecret>>,
     credential_lifetime: Duration,
@@ -161,6 +166,7 @@ impl StunTurnServer {
             secrets.push(SharedSecret::new(bytes).context("making a secret")?);
         }
         let mut policy = config.policy;
+        let own = policy.own_addresses.clone();
         policy.own_addresses.extend(&interfaces);
         policy.own_endpoints.extend(&sockets.addresses);
         policy.own_endpoints.extend(&discovery.addresses);
@@ -182,6 +188,7 @@ impl StunTurnServer {
                 IpAddr::V4(_) => None,
             })?,
             rfc5766_channels: config.rfc5766_channels,
+            turn: config.turn,
             discovery: discovery.families,
             limits: config.limits,
             ..TurnConfig::default()
@@ -203,6 +210,7 @@ impl StunTurnServer {
                 discovery: discovery.addresses,
                 public_host: config.public_host,
                 external: config.external_addresses,
+                own,
                 secrets: RwLock::new(secrets),
                 credential_lifetime: config.credential_lifetime,
                 streams: config.streams,
@@ -219,6 +227,7 @@ impl StunTurnServer {
             tracing::error!("serving UDP: {error}");
         }
         tasks.spawn(Arc::clone(engine).expire());
+        tasks.spawn(follow_own_addresses(Arc::clone(engine), self.inner.own.clone()));
         let streams = stream::Streams::new(Arc::clone(engine), self.inner.tls.clone(), self.inner.streams.clone());
         for at in 0..self.inner.tcp.len() {
             let (inner, streams) = (Arc::clone(&self.inner), streams.clone());
@@ -310,6 +319,25 @@ impl StunTurnServer {
     /// When they cannot be used; what was there before stays.
     pub fn reload_certificates(&self) -> Result<(), TlsFileError> {
         self.inner.certificates.as_ref().map_or(Ok(()), |certificates| certificates.reload())
+    }
+}
+
+/// How old the list of this host's addresses may be.
+const OWN_ADDRESSES_EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps the list of this host's addresses: nobody may be relayed to one that came after the start, either.
+async fn follow_own_addresses(engine: Arc<Engine>, configured: Vec<IpAddr>) {
+    let mut known = Vec::new();
+    loop {
+        match options::local_addresses() {
+            Ok(now) if now != known => {
+                engine.set_own_addresses(&[&configured[..], &now[..]].concat());
+                known = now;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("listing this host's addresses: {error}"),
+        }
+        tokio::time::sleep(OWN_ADDRESSES_EVERY).await;
     }
 }
 

@@ -14,6 +14,30 @@ use crate::process::Process;
 use crate::router::{Internet, Nat};
 use crate::suite::{Suite, Tool};
 
+/// A network that peers may be in, and an address of the server in it that it gets while it serves.
+fn own_addresses() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let directory = tempfile::tempdir()?;
+    let users = directory.path().join("users");
+    std::fs::write(&users, format!("{USER}:{PASSWORD}\n"))?;
+    let users = users.display().to_string();
+    let _server = ours::Server::start(&namespace, &["--turn-users-file", &users, "--allow-peer", "10.0.0.0/8"])?;
+    let ask = |peer: &str| -> Result<String> {
+        let mut command = namespace.command("timeout");
+        command.args(["20", "turnutils_uclient", "-u", USER, "-w", PASSWORD, "-c", "-s", "-n", "1", "-e", peer]);
+        let output = command.arg(namespace.address().to_string()).output()?;
+        Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    };
+    const REFUSED: &str = "create perm: error 403";
+    let others = ask("10.0.0.5")?;
+    ensure!(!others.contains(REFUSED), "another machine's address: {others}");
+    namespace.shell("ip address add 10.0.0.5/32 dev wr0")?;
+    std::thread::sleep(Duration::from_millis(1500));
+    let own = ask("10.0.0.5")?;
+    ensure!(own.contains(REFUSED), "its own address: {own}");
+    Ok(())
+}
+
 /// Makes the command of a foreign peer.
 type Peer = fn(&Namespace, Role, &str) -> Result<Command>;
 
@@ -28,6 +52,8 @@ pub(crate) fn register(suite: &mut Suite) {
     let aiortc = [NetworkNamespaces, Python];
     suite.test("our_turn::relays_aiortc_over_udp", &aiortc, || relayed(peers::aiortc, "--", "udp"));
     suite.test("our_turn::relays_aiortc_over_tcp", &aiortc, || relayed(peers::aiortc, "--", "tcp"));
+    let uclient = [NetworkNamespaces, Tool::Turnserver];
+    suite.test("our_turn::relays_to_no_own_address_that_came_later", &uclient, own_addresses);
     let chromium = [NetworkNamespaces, Chromium];
     suite.test("our_turn::relays_chromium_over_udp", &chromium, || relayed(peers::chromium, "--", "udp"));
     suite.test("our_turn::relays_chromium_over_tcp", &chromium, || relayed(peers::chromium, "--", "tcp"));

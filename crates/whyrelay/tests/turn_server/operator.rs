@@ -190,6 +190,18 @@ pub(crate) fn time_limited(secret: &str, name: &str) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_turn_nobody_is_relayed_and_stun_is_answered() -> Result<()> {
+    let serve = Serve::start(&["--no-turn"]).await?;
+    let mut client = TurnClient::udp(serve.stun, "alice", "wonderland").await?;
+    let refused = client.allocate().await.expect_err("a relay where there is none");
+    ensure!(refused.to_string() == "Allocate: 403", "{refused:#}");
+    let binding = client.start(Method::BINDING).build();
+    client.send(&binding).await?;
+    ensure!(client.receive().await?.code() == 0, "no answer to a Binding request");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_count_what_happened_and_are_for_this_machine_only() -> Result<()> {
     let serve = Serve::start(&["--user-quota", "1"]).await?;
     let mut client = TurnClient::udp(serve.stun, "alice", "wonderland").await?;

@@ -14,6 +14,8 @@ pub struct TurnConfig {
     pub credentials: Credentials,
     /// Which peers may be reached.
     pub policy: PeerPolicy,
+    /// Whether TURN is served at all; if not, its requests get 403 and STUN remains.
+    pub turn: bool,
     /// Whether IPv4 relayed addresses are given out.
     pub relay_ipv4: bool,
     /// Whether IPv6 relayed addresses are given out.
@@ -43,6 +45,7 @@ impl Default for TurnConfig {
             realm: "whyrelay".to_owned(),
             credentials: Credentials::none(),
             policy: PeerPolicy::default(),
+            turn: true,
             relay_ipv4: true,
             relay_ipv6: true,
             external_ipv4: None,

@@ -31,6 +31,17 @@ pub struct Discovery {
     pub serves_unproven: bool,
 }
 
+impl Discovery {
+    /// The addresses of this server that clients see.
+    pub(super) fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let alternate = match &self.alternate {
+            Alternate::Here(sockets) => &sockets[..],
+            Alternate::Server { .. } => &[],
+        };
+        self.primary.iter().chain(alternate).map(|socket| socket.address.ip())
+    }
+}
+
 /// One of the sockets of behavior discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiscoverySocket {

@@ -195,11 +195,17 @@ pub struct TurnServer {
     counters: Counters,
 }
 
+/// The addresses under which others see this machine behind a 1:1 NAT.
+fn external_addresses(config: &TurnConfig) -> impl Iterator<Item = IpAddr> + use<> {
+    let relays = [config.external_ipv4.map(IpAddr::V4), config.external_ipv6.map(IpAddr::V6)];
+    let discovery: Vec<IpAddr> = config.discovery.iter().flat_map(Discovery::own_addresses).collect();
+    relays.into_iter().flatten().chain(discovery)
+}
+
 impl TurnServer {
     /// A server without allocations. `random` seeds nonces and transaction ids: it must be unpredictable outside tests.
     pub fn new(mut config: TurnConfig, mut random: Random) -> Self {
-        let external = [config.external_ipv4.map(IpAddr::V4), config.external_ipv6.map(IpAddr::V6)];
-        config.policy.own_addresses.extend(external.into_iter().flatten());
+        config.policy.own_addresses.extend(external_addresses(&config));
         Self {
             nonces: Nonces::new(random.bytes(), config.limits.nonce_lifetime),
             budget: AnswerBudget::new(random.bytes(), config.limits.unauthenticated_per_second),
@@ -256,6 +262,11 @@ impl TurnServer {
     /// Replaces who may allocate: allocations that exist stay and may be refreshed with the password they have.
     pub fn set_credentials(&mut self, credentials: Credentials) {
         self.config.credentials = credentials;
+    }
+
+    /// Replaces the addresses of this machine, which peers may not have: they come and go. The external ones stay.
+    pub fn set_own_addresses(&mut self, interfaces: &[IpAddr]) {
+        self.config.policy.own_addresses = interfaces.iter().copied().chain(external_addresses(&self.config)).collect();
     }
 
     /// What has been counted so far.

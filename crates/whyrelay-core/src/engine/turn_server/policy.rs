@@ -15,7 +15,8 @@ pub struct PeerPolicy {
     pub allow_private_peers: bool,
     /// Allows loopback addresses.
     pub allow_loopback_peers: bool,
-    /// Allows every address in these networks, whatever they are; the server's own end points stay refused.
+    /// Allows every address in these networks, whatever they are, but this machine's own: one of those is allowed by a
+    /// prefix of its own alone. The server's own end points stay refused.
     pub allowed: Vec<Prefix>,
     /// Refuses every address in these networks, whatever else is allowed.
     pub refused: Vec<Prefix>,
@@ -112,9 +113,7 @@ impl PeerPolicy {
     }
 
     fn check_ip(&self, ip: IpAddr) -> Result<(), Refusal> {
-        if self.allowed.iter().any(|prefix| prefix.contains(ip)) {
-            return Ok(());
-        }
+        let allowed = || self.allowed.iter().filter(|prefix| prefix.contains(ip));
         let class = match ip {
             IpAddr::V4(ip) => classify_ipv4(ip),
             IpAddr::V6(ip) => classify_ipv6(ip),
@@ -125,17 +124,23 @@ impl PeerPolicy {
             _ => false,
         };
         match class {
-            Some(refusal) if !by_flag => Err(refusal),
+            Some(refusal) if !by_flag && allowed().next().is_none() => Err(refusal),
             // Loopback addresses are always this machine's own: who allows them means them. Any other own address is
             // opened by name only, not by allowing the network it lies in.
-            _ if class != Some(Refusal::Loopback) && self.own_addresses.contains(&ip) => Err(Refusal::Own),
+            _ if class != Some(Refusal::Loopback) && self.is_own(ip) && !allowed().any(Prefix::is_one_address) => {
+                Err(Refusal::Own)
+            }
             _ => Ok(()),
         }
     }
 
+    fn is_own(&self, ip: IpAddr) -> bool {
+        self.own_addresses.contains(&ip)
+    }
+
     /// Whether a datagram from or to this address is from or to the server's own listeners or back ends.
     pub fn is_own_endpoint(&self, address: SocketAddr) -> bool {
-        let own_ip = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified() || self.own_addresses.contains(&ip);
+        let own_ip = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified() || self.is_own(ip);
         self.own_endpoints.iter().any(|own| {
             own.port() == address.port()
                 && (own.ip() == address.ip() || (own.ip().is_unspecified() && own_ip(address.ip())))
@@ -405,8 +410,8 @@ mod tests {
         let everything = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
         let policy = PeerPolicy {
             allow_loopback_peers: true,
-            allowed: everything,
-            own_addresses: vec!["9.9.9.9".parse().unwrap()],
+            allowed: everything.into_iter().chain(["9.9.9.10".parse().unwrap()]).collect(),
+            own_addresses: ["9.9.9.9", "9.9.9.10"].map(|ip| ip.parse().unwrap()).to_vec(),
             own_endpoints: vec!["0.0.0.0:3478".parse().unwrap(), "127.0.0.1:6379".parse().unwrap()],
             ..PeerPolicy::default()
         };
@@ -417,13 +422,16 @@ mod tests {
             "[::1]:3478",
             "0.0.0.0:3478",
             "127.0.0.1:6379",
+            "9.9.9.9:3479",
+            "[64:ff9b::909:909]:3479",
+            "9.9.9.10:3478",
             "[::ffff:9.9.9.9]:3478",
             "[64:ff9b::909:909]:3478",
             "[::ffff:127.0.0.1]:6379",
         ] {
             assert_eq!(policy.check(own.parse().unwrap()), Err(Refusal::Own), "{own}");
         }
-        for other in ["9.9.9.9:3479", "9.9.9.8:3478", "127.0.0.1:6380", "127.0.0.2:6379"] {
+        for other in ["9.9.9.10:3479", "9.9.9.8:3478", "127.0.0.1:6380", "127.0.0.2:6379"] {
             assert_eq!(policy.check(other.parse().unwrap()), Ok(()), "{other}");
         }
     }

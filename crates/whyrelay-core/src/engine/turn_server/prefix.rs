@@ -21,6 +21,11 @@ impl Prefix {
         if length <= longest { Some(Self { address, length }) } else { None }
     }
 
+    /// Whether it is one address.
+    pub const fn is_one_address(&self) -> bool {
+        self.length == if self.address.is_ipv4() { 32 } else { 128 }
+    }
+
     /// Whether the network contains an address of its own family.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.address, ip) {

@@ -63,6 +63,9 @@ impl TurnServer {
     /// The long-term credential mechanism (RFC 8489 §9.2.4). The nonce is looked at before the password, so that
     /// guessing costs a round trip to a real address.
     fn authenticate(&mut self, now: Timestamp, client: &Client, message: &Message<'_>) -> Result<Authenticated, u16> {
+        if !self.config.turn {
+            return Err(403);
+        }
         if !message.has(AttributeType::MESSAGE_INTEGRITY) && !message.has(AttributeType::MESSAGE_INTEGRITY_SHA256) {
             return Err(401);
         }
@@ -109,7 +112,7 @@ impl TurnServer {
         }
         self.count_error(code);
         let mut error = reply.error(Rejection::new(code, ""));
-        if code != 400 {
+        if matches!(code, 401 | 438) {
             let nonce = self.nonces.make(now, &client);
             error = error.text(AttributeType::REALM, &self.config.realm).text(AttributeType::NONCE, &nonce);
         }

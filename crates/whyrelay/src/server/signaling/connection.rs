@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -12,6 +12,8 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+use crate::server::client_network;
 
 /// What is read from: the network itself, or the thread that decrypts TLS.
 pub(super) enum Reader {
@@ -232,14 +234,10 @@ impl Permits {
     }
 }
 
-/// What one client's connections are counted under: an IPv4 address or an IPv6 /64, which one client commonly has
-/// whole. Loopback is not limited: those are our own machine's processes, or a reverse proxy that limits by itself.
+/// What one client's connections are counted under. Loopback is not limited: those are our own machine's processes, or a
+/// reverse proxy that limits by itself.
 fn limited_as(ip: IpAddr) -> Option<IpAddr> {
-    match ip.to_canonical() {
-        ip if ip.is_loopback() => None,
-        IpAddr::V6(ip) => Some(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into()),
-        ip => Some(ip),
-    }
+    Some(client_network(ip)).filter(|_| !ip.to_canonical().is_loopback())
 }
 
 /// A place under the bounds, given back when dropped.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -261,6 +261,10 @@ impl Engine {
 
     pub(super) fn set_credentials(&self, credentials: Credentials) {
         lock(&self.turn).set_credentials(credentials);
+    }
+
+    pub(super) fn set_own_addresses(&self, interfaces: &[IpAddr]) {
+        lock(&self.turn).set_own_addresses(interfaces);
     }
 
     /// Has the listening sockets read from now on.

@@ -17,6 +17,7 @@ use tracing::debug;
 use whyrelay_core::engine::turn_server::{Client, ClientTransport, Input, StreamId};
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
+use crate::server::client_network;
 use super::engine::Engine;
 
 /// Bounds on connections.
@@ -24,7 +25,7 @@ use super::engine::Engine;
 pub struct StreamLimits {
     /// Connections in all.
     pub connections: usize,
-    /// Connections from one source address.
+    /// Connections from one source: an IPv4 address or an IPv6 /64.
     pub connections_per_source: usize,
     /// How long a connection may take for its TLS handshake and its first message, and how long it may be silent
     /// without an allocation.
@@ -130,6 +131,7 @@ impl Streams {
 
     /// A place for one more connection, if there is one.
     fn admit(&self, source: IpAddr) -> Option<Place> {
+        let source = client_network(source);
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let count = sources.get(&source).copied().unwrap_or(0);
         if self.open.load(Ordering::Relaxed) >= self.limits.connections || count >= self.limits.connections_per_source {
