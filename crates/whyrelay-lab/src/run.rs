@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use whyrelay_core::diagnosis::finding::Severity;
 use whyrelay_core::diagnosis::session;
-use whyrelay_core::report::Report;
+use whyrelay_core::report::{Expected, Report};
 use whyrelay_core::trace::event::Event;
 
 use crate::discover;
@@ -172,6 +172,7 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
             path_name(observed.path)
         ));
     }
+    problems.extend(expect.expected.and_then(|wanted| prediction(wanted, report.expected)));
     let findings: Vec<Named> = report
         .findings
         .iter()
@@ -195,11 +196,15 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
             Some(_) => {}
         }
     }
-    // A fault has effects, which may be findings of their own; a healthy network has none.
-    for found in findings.iter().filter(|_| expect.finding.is_empty()) {
+    // A fault has effects, which may be findings of their own: the scenario says which. None of them may come first.
+    let wanted = |found: &Named| expect.finding.iter().any(|wanted| is(found, &wanted.name));
+    for found in findings.iter().filter(|found| !wanted(found)) {
         if !expect.also.iter().any(|name| is(found, name)) {
             problems.push(format!("{found} is not expected"));
         }
+    }
+    if let Some(first) = findings.first().filter(|first| !expect.finding.is_empty() && !wanted(first)) {
+        problems.push(format!("{first} comes before every finding that is expected"));
     }
     Verdict {
         scenario: topology.name.clone(),
@@ -211,6 +216,19 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
         usable_after_ms: observed.usable_after.map(|after| after.as_micros() as f64 / 1000.0),
         problems,
     }
+}
+
+/// What is wrong with the account's word on the best path that the networks allow.
+fn prediction(wanted: Path, said: Expected) -> Option<String> {
+    let said_path = match said {
+        Expected::Direct => Some(Path::Direct),
+        Expected::Relayed => Some(Path::Relayed),
+        Expected::None => Some(Path::Failed),
+        Expected::Unknown => None,
+    };
+    let word = said_path.map_or("unknown", |path| path_name(Some(path)));
+    (said_path != Some(wanted))
+        .then(|| format!("the best path by the account is {word}, expected {}", path_name(Some(wanted))))
 }
 
 fn blamed(found: &Named, blame: Option<Blame>) -> bool {

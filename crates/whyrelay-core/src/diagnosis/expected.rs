@@ -56,13 +56,11 @@ fn family(session: &Session<'_>, is_ipv6: bool) -> Option<bool> {
         // The servers' view says nothing here: packets to the common public address have to turn around in the NAT.
         return on_one_network(session);
     }
-    let worst = can_connect(pessimistic(a), pessimistic(b));
-    let best = can_connect(optimistic(session, Vantage::A, a), optimistic(session, Vantage::B, b));
-    match (a.mapping, b.mapping) {
-        (Some(_), Some(_)) if worst => Some(true),
-        (Some(_), Some(_)) if !best => Some(false),
-        _ => None,
+    if can_connect(pessimistic(a), pessimistic(b)) {
+        return Some(true);
     }
+    let best = can_connect(optimistic(session, Vantage::A, a), optimistic(session, Vantage::B, b));
+    (!best).then_some(false)
 }
 
 fn behind_one_nat(session: &Session<'_>, networks: &[&Network; 2]) -> bool {
@@ -113,7 +111,10 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
     let relay_only = session.recorded().any(|vantage| session.evidence.side(vantage).options.relay_only);
     let relays = session.recorded().any(|vantage| session.evidence.side(vantage).knows_relay()) || has_relay(session);
     let without_direct = if has_relay(session) { Expected::Relayed } else { Expected::None };
-    let blocked = findings.iter().any(|finding| matches!(finding.code, "WR302" | "WR304"));
+    let first = findings.iter().find(|finding| finding.severity != Severity::Info);
+    // A host that sends wrongly or not at all looks like a network that allows nothing, and like a NAT that varies.
+    let of_host = first.is_some_and(|first| first.code.starts_with("WR1"));
+    let blocked = !of_host && findings.iter().any(|finding| matches!(finding.code, "WR302" | "WR304"));
     match session.path {
         Path::Direct => return Expected::Direct,
         // Without any server that relays, not even that.
@@ -128,17 +129,17 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
     }
     // Both mappings vary by the findings: from what the peer saw as well as from the servers.
     let varies = |blame| findings.iter().any(|finding| finding.code == "WR201" && finding.blame == blame);
-    if varies(Blame::A) && varies(Blame::B) {
+    if !of_host && varies(Blame::A) && varies(Blame::B) {
         return without_direct;
     }
     // What the NATs would allow, something between the two does not: then more is to be known of it.
-    let first = findings.iter().find(|finding| finding.severity != Severity::Info);
     let refuted = first.is_some_and(|first| first.blame == Blame::Path && matches!(first.code, "WR501" | "WR513"));
     // What they allowed until the path broke is not what they allow now.
     let refuted = refuted || session.direct_until().is_some();
     match (family(session, false), family(session, true)) {
         (Some(true), _) | (_, Some(true)) if refuted => Expected::Unknown,
         (Some(true), _) | (_, Some(true)) => Expected::Direct,
+        _ if of_host => Expected::Unknown,
         (Some(false), Some(false)) => without_direct,
         (Some(false), None) | (None, Some(false)) if !is_dual_stack(session) => without_direct,
         _ => Expected::Unknown,
@@ -149,7 +150,9 @@ fn is_dual_stack(session: &Session<'_>) -> bool {
     [Vantage::A, Vantage::B].into_iter().all(|vantage| {
         let side = session.evidence.side(vantage);
         let global = |is_ipv6: bool| {
-            side.local_candidates.iter().any(|local| {
+            // The addresses of relays are not the host's.
+            let of_host = side.local_candidates.iter().filter(|local| local.candidate.kind != CandidateType::Relayed);
+            of_host.into_iter().any(|local| {
                 local.base.is_ipv6() == is_ipv6
                     && (!is_ipv6 || AddressClass::of(local.base.ip()) == AddressClass::Public)
             })
