@@ -8,6 +8,7 @@ mod check_schema;
 mod clocks;
 mod events;
 mod every_rule;
+mod families;
 mod findings;
 mod growing;
 mod growth;

@@ -4,6 +4,7 @@ use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path};
+use crate::host::Family;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -28,22 +29,26 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    let mut faults = Vec::new();
-    for from in [Vantage::A, Vantage::B].into_iter().filter(|_| session.path != Path::Direct) {
-        let broken = session.pairs.iter().filter(|pair| pair.from(from).broken == Some(Break::OnTheWayBack));
-        let chains: Vec<_> = broken.collect();
-        let Some(pair) = chains.first() else { continue };
-        let chain = pair.from(from);
-        let from_where = chain.seen.as_ref().and_then(|seen| seen.from.first().copied());
-        let to = from_where.map(|address| format!(" to {address}")).unwrap_or_default();
-        let (here, there) = (from.name(), from.other().name());
-        faults.push(Fault {
-            blame: if pair.relayed { Blame::Relay } else { Blame::Path },
-            severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
-            summary: format!("{there} answers the checks of {here}{to}, and no answer reaches {here}"),
-            evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
-            ..Fault::default()
-        });
+    if session.path == Path::Direct {
+        return Examination::Clear;
     }
-    Examination::of(faults)
+    let from = |from| Fault::of_families(|family| lost(session, from, family));
+    Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(from).collect())
+}
+
+fn lost(session: &Session<'_>, from: Vantage, family: Option<Family>) -> Option<Fault> {
+    let broken = session.pairs.iter().filter(|pair| pair.from(from).broken == Some(Break::OnTheWayBack));
+    let chains: Vec<_> = broken.filter(|pair| pair.is_of(family)).collect();
+    let pair = chains.first()?;
+    let chain = pair.from(from);
+    let from_where = chain.seen.as_ref().and_then(|seen| seen.from.first().copied());
+    let to = from_where.map(|address| format!(" to {address}")).unwrap_or_default();
+    let (here, there) = (from.name(), from.other().name());
+    Some(Fault {
+        blame: if pair.relayed { Blame::Relay } else { Blame::Path },
+        severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
+        summary: format!("{there} answers the checks of {here}{to}, and no answer reaches {here}"),
+        evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
+        ..Fault::default()
+    })
 }

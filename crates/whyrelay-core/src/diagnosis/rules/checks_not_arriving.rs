@@ -9,6 +9,7 @@ use crate::diagnosis::evidence::LocalCandidate;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::told;
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
+use crate::host::Family;
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
@@ -41,6 +42,11 @@ fn examine(session: &Session<'_>) -> Examination {
         return Examination::Clear;
     }
     let blind = session.recorded().any(|vantage| is_blind(session, vantage));
+    Examination::of(Fault::of_families(|family| lost(session, family, blind)).into_iter().collect())
+}
+
+/// What is lost of one family, or of both.
+fn lost(session: &Session<'_>, family: Option<Family>, blind: bool) -> Option<Fault> {
     let mut lost = Vec::new();
     let mut evidence = Vec::new();
     for from in [Vantage::A, Vantage::B] {
@@ -48,7 +54,7 @@ fn examine(session: &Session<'_>) -> Examination {
         let counts = |pair: &&JoinedPair| {
             let near =
                 pair.side(from).is_some_and(|own| AddressClass::of(own.pair.remote.ip()) != AddressClass::Public);
-            session.could_arrive(pair, from) && (near || !blind)
+            session.could_arrive(pair, from) && pair.is_of(family) && (near || !blind)
         };
         let could = session.pairs.iter().filter(counts);
         let chains: Vec<_> = could.filter(|pair| pair.from(from).broken == Some(Break::OnTheWay)).collect();
@@ -67,7 +73,7 @@ fn examine(session: &Session<'_>) -> Examination {
         format!("{} sent checks {whereto} and none reached {}", from.name(), from.other().name())
     };
     let summary = match lost.as_slice() {
-        [] => return Examination::Clear,
+        [] => return None,
         [only] => one(only),
         [first, (from, back, count, pairs), ..] => {
             format!("{}; nor did any that {} sent {}", one(first), from.name(), whereto(back, *count, *pairs))
@@ -81,7 +87,7 @@ fn examine(session: &Session<'_>) -> Examination {
         }
     }
     let severity = if session.path == Path::Failed { Severity::Error } else { Severity::Warning };
-    Examination::Found(vec![Fault { blame: Blame::Path, severity, summary, evidence, ..Fault::default() }])
+    Some(Fault { blame: Blame::Path, severity, summary, evidence, ..Fault::default() })
 }
 
 /// A side whose servers are silent, or not resolved, has no address that the peer could open its NAT to: what it sends
@@ -103,5 +109,7 @@ fn is_blind(session: &Session<'_>, vantage: Vantage) -> bool {
         };
         of_side(stun_server_silent::examine(session)) || of_side(server_name_unresolved::examine(session))
     };
-    !has_public && told(side).is_empty() && silent()
+    // What a relayed address of its own told it, it has told nobody.
+    let knows = told(side).iter().any(|told| !side.is_relayed(told.server));
+    !has_public && !knows && silent()
 }

@@ -4,6 +4,7 @@ use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path};
+use crate::host::Family;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -28,29 +29,33 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    let mut faults = Vec::new();
-    for from in [Vantage::A, Vantage::B].into_iter().filter(|_| session.path != Path::Direct) {
-        let could = session.pairs.iter().filter(|pair| session.could_arrive(pair, from));
-        let chains: Vec<_> = could.filter(|pair| pair.from(from).broken == Some(Break::Somewhere)).collect();
-        let Some(side) = chains.iter().find_map(|pair| pair.side(from)) else { continue };
-        let heard = chains.iter().any(|pair| pair.from(from.other()).seen.as_ref().is_some_and(|seen| seen.checks > 0));
-        let (here, there) = (from.name(), from.other().name());
-        // It is whyrelay, and did not live to send what it saw.
-        let died = matches!(session.evidence.side(from).peer_program, Some((_, true)))
-            && !session.evidence.is_recorded(from.other());
-        let again = died.then(|| {
+    if session.path == Path::Direct {
+        return Examination::Clear;
+    }
+    let from = |from| Fault::of_families(|family| unanswered(session, from, family));
+    Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(from).collect())
+}
+
+fn unanswered(session: &Session<'_>, from: Vantage, family: Option<Family>) -> Option<Fault> {
+    let could = session.pairs.iter().filter(|pair| session.could_arrive(pair, from) && pair.is_of(family));
+    let chains: Vec<_> = could.filter(|pair| pair.from(from).broken == Some(Break::Somewhere)).collect();
+    let side = chains.iter().find_map(|pair| pair.side(from))?;
+    let heard = chains.iter().any(|pair| pair.from(from.other()).seen.as_ref().is_some_and(|seen| seen.checks > 0));
+    let (here, there) = (from.name(), from.other().name());
+    // It is whyrelay, and did not live to send what it saw.
+    let died = matches!(session.evidence.side(from).peer_program, Some((_, true)))
+        && !session.evidence.is_recorded(from.other());
+    let again = died.then(|| {
             let text = format!("{there} is whyrelay and ended before it sent its recording: run both again, and {there} with --record FILE, which keeps what it saw until it ends");
             Remedy::safe(text)
         });
-        let back = if heard { format!(", although checks of {there} arrive") } else { String::new() };
-        faults.push(Fault {
-            blame: Blame::Path,
-            severity: Severity::Warning,
-            summary: format!("Checks of {here} to {} are not answered{back}", side.pair.remote),
-            evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
-            advice: again.into_iter().collect(),
-            ..Fault::default()
-        });
-    }
-    Examination::of(faults)
+    let back = if heard { format!(", although checks of {there} arrive") } else { String::new() };
+    Some(Fault {
+        blame: Blame::Path,
+        severity: Severity::Warning,
+        summary: format!("Checks of {here} to {} are not answered{back}", side.pair.remote),
+        evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
+        advice: again.into_iter().collect(),
+        ..Fault::default()
+    })
 }

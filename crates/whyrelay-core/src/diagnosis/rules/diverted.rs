@@ -2,7 +2,7 @@
 
 use super::counterfactual::counterfactual;
 use super::wording::NO_FACTS;
-use super::{Examination, Fault};
+use super::{Examination, Fault, one_family};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::{By, Diversion, diversions};
 use crate::diagnosis::session::{Path, Session};
@@ -33,6 +33,7 @@ pub(super) fn examine(
         faults.push(Fault {
             blame: Blame::side(vantage),
             severity: session.harm(),
+            family: one_family(mine.iter().map(|diversion| diversion.answer.fact.question.destination)),
             summary: summary + &proven,
             evidence: answers.take(4).chain(more).chain(probes).collect(),
             advice,

@@ -4,6 +4,7 @@ use super::errno::ENETUNREACH;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Path, Session};
+use crate::host::Family;
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
@@ -71,6 +72,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let harmful = (peer_has || only_family) && session.path != Path::Direct;
     let toward = to.map(|to| format!(" (to {to})")).unwrap_or_default();
     Some(Fault {
+        family: Some(Family::V6),
         blame: Blame::side(vantage),
         severity: if harmful { session.harm() } else { Severity::Info },
         summary: format!("{} has the IPv6 address {} and no IPv6 route{toward}", vantage.name(), global.base.ip()),

@@ -1,7 +1,10 @@
 //! The rules. One file a rule, one line here; the text of a rule is what `whyrelay explain` prints.
 
+use std::net::IpAddr;
+
 use super::finding::{Blame, Effect, Finding, MAX_CITED, NotMeasured, Remedy, Severity};
 use super::session::{Path, Session};
+use crate::host::Family;
 use crate::trace::event::Vantage;
 
 mod answers_after_giving_up;
@@ -87,7 +90,7 @@ mod turn_credentials_rejected;
 mod turn_permission_refused;
 mod turn_server_unreachable;
 mod turn_tls_failed;
-mod udp_blocked;
+pub(super) mod udp_blocked;
 mod udp_only_to_servers;
 mod virtual_interfaces_crowd;
 mod vpn_carries_everything;
@@ -211,6 +214,10 @@ pub struct Fault {
     pub doubt: Option<String>,
     /// The one side that sees it, where it is not that side's fault: a fault of the other side explains nothing of it.
     pub seen_by: Option<Vantage>,
+    /// The one address family that it is about: one of the other family neither explains it nor is explained by it.
+    pub family: Option<Family>,
+    /// The same, told of each family by itself, where both are concerned: what is explained of one is left out.
+    pub parts: Vec<Self>,
 }
 
 impl Default for Fault {
@@ -224,8 +231,38 @@ impl Default for Fault {
             advice_is_all: false,
             doubt: None,
             seen_by: None,
+            family: None,
+            parts: Vec::new(),
         }
     }
+}
+
+impl Fault {
+    /// What a rule says of the families together, `say(None)`, and of each.
+    fn of_families(say: impl Fn(Option<Family>) -> Option<Self>) -> Option<Self> {
+        let families = [Family::V4, Family::V6];
+        let mut parts: Vec<Self> = families
+            .into_iter()
+            .filter_map(|family| say(Some(family)).map(|fault| Self { family: Some(family), ..fault }))
+            .collect();
+        if parts.len() < families.len() { parts.pop() } else { say(None).map(|fault| Self { parts, ..fault }) }
+    }
+
+    /// What of it is left when its parts are looked at one by one.
+    fn without(self, is_explained: impl Fn(&Self) -> bool) -> Option<Self> {
+        let (explained, mut open): (Vec<_>, Vec<_>) = self.parts.iter().cloned().partition(|part| is_explained(part));
+        match (explained.is_empty(), open.pop()) {
+            (false, open) => open,
+            (true, _) => (!is_explained(&self)).then_some(self),
+        }
+    }
+}
+
+/// The one family of some addresses.
+fn one_family(addresses: impl IntoIterator<Item = IpAddr>) -> Option<Family> {
+    let mut families = addresses.into_iter().map(Family::of);
+    let first = families.next()?;
+    families.all(|other| other == first).then_some(first)
 }
 
 impl Examination {
@@ -355,7 +392,7 @@ pub(crate) fn examine_all(session: &Session<'_>) -> Vec<(&'static Rule, Examinat
 
 fn diagnose_path(session: &Session<'_>) -> Diagnosis {
     let examinations = examine_all(session);
-    let found: Vec<(&str, Blame)> = examinations
+    let found: Vec<(&str, Blame, Option<Family>)> = examinations
         .iter()
         .filter_map(|(rule, examination)| match examination {
             Examination::Found(faults) => Some((rule.code, faults)),
@@ -363,7 +400,7 @@ fn diagnose_path(session: &Session<'_>) -> Diagnosis {
         })
         .flat_map(|(code, faults)| faults.iter().map(move |fault| (code, fault)))
         .filter(|(_, fault)| fault.severity != Severity::Info)
-        .map(|(code, fault)| (code, fault.blame))
+        .map(|(code, fault)| (code, fault.blame, fault.family))
         .collect();
 
     let mut diagnosis = Diagnosis::default();
@@ -372,21 +409,22 @@ fn diagnose_path(session: &Session<'_>) -> Diagnosis {
         let explains = |code: &str| rule.depends_on.contains(&code);
         match examination {
             Examination::Found(faults) => {
-                // A fault of one side explains nothing on the other.
+                // A fault of one side explains nothing on the other, and one of an address family nothing of the other.
                 let is_explained = |fault: &Fault| {
                     let seen_by = fault.seen_by.map_or(Blame::Path, Blame::side);
                     let concerns = |blame: Blame| blame.may_concern(fault.blame) && blame.may_concern(seen_by);
-                    found.iter().any(|(code, blame)| explains(code) && concerns(*blame))
+                    let alike =
+                        |family: Option<Family>| family.is_none() || fault.family.is_none_or(|own| family == Some(own));
+                    found.iter().any(|(code, blame, family)| explains(code) && concerns(*blame) && alike(*family))
                 };
-                let open = faults.into_iter().filter(|fault| !is_explained(fault));
-                let open: Vec<Fault> = open.collect();
+                let open: Vec<Fault> = faults.into_iter().filter_map(|fault| fault.without(is_explained)).collect();
                 let harmful = open.iter().any(|fault| fault.severity != Severity::Info);
                 diagnosis.has_harmless |= harmful && session.path == Path::Direct;
                 diagnosis.findings.extend(open.into_iter().map(|fault| finding(rule, fault, session)));
             }
             // What could keep a path from being direct is of no interest where it is direct.
             Examination::Inconclusive { missing }
-                if session.path != Path::Direct && !found.iter().any(|(code, _)| explains(code)) =>
+                if session.path != Path::Direct && !found.iter().any(|(code, ..)| explains(code)) =>
             {
                 without.push((rule, missing));
             }
@@ -422,8 +460,7 @@ fn grouped(without: &[(&Rule, String)]) -> Vec<NotMeasured> {
 }
 
 fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
-    let Fault { blame, severity, summary, mut evidence, advice: mut remedies, advice_is_all, doubt, seen_by: _ } =
-        fault;
+    let Fault { blame, severity, summary, mut evidence, advice: mut remedies, advice_is_all, doubt, .. } = fault;
     evidence.sort_unstable();
     evidence.dedup();
     evidence.truncate(MAX_CITED);

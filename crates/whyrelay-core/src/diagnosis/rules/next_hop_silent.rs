@@ -7,7 +7,7 @@ use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::network::{Network, told};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::NeighborState;
+use crate::host::{Family, NeighborState};
 use crate::trace::event::Vantage;
 
 use super::checks_rejected_on_the_way::is_own;
@@ -31,20 +31,25 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
         return Examination::Clear;
     }
-    let of_side = |vantage| fault(session, vantage).or_else(|| set_by_hand(session, vantage));
-    Examination::of(session.recorded().filter_map(of_side).collect())
+    let of = |vantage, family| {
+        let found = fault(session, vantage, family).or_else(|| set_by_hand(session, vantage, family))?;
+        Some(Fault { family: Some(family), ..found })
+    };
+    let of_side = |vantage| [Family::V4, Family::V6].into_iter().filter_map(move |family| of(vantage, family));
+    Examination::of(session.recorded().flat_map(of_side).collect())
 }
 
 /// The hardware address of a next hop was set by hand, and nothing that was sent there is answered: the kernel asks
 /// nobody whether it is right.
-fn set_by_hand(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+fn set_by_hand(session: &Session<'_>, vantage: Vantage, family: Family) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let candidates: BTreeSet<_> = crate::diagnosis::routes::reachable_candidates(side, peer).collect();
     let by_hand = side
         .host
         .neighbors
         .iter()
-        .filter(|neighbor| neighbor.fact.neighbor_state == NeighborState::Permanent && neighbor.fact.mac.is_some());
+        .filter(|neighbor| neighbor.fact.neighbor_state == NeighborState::Permanent && neighbor.fact.mac.is_some())
+        .filter(|neighbor| Family::of(neighbor.fact.address) == family);
     let by_hand: Vec<_> = by_hand.take(MAX_BY_HAND).collect();
     if by_hand.is_empty() {
         return None;
@@ -75,7 +80,7 @@ fn set_by_hand(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         if heard || asked + sent < 3 || !side.send_failures.is_empty() {
             return None;
         }
-        let family = super::wording::ip(crate::host::Family::of(hop));
+        let ip = super::wording::ip(family);
         let (device, mac) = (&neighbor.fact.device, neighbor.fact.mac.as_deref().unwrap_or_default());
         Some(Fault {
             blame: Blame::side(vantage),
@@ -92,9 +97,9 @@ fn set_by_hand(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             advice: vec![
                 Remedy::safe("See who has the address").run(ping(hop, Some(device))),
                 Remedy::safe(format!(
-                    "If somebody else answers: let the kernel ask (undo: {family} neigh replace {hop} lladdr {mac} dev {device} nud permanent)"
+                    "If somebody else answers: let the kernel ask (undo: {ip} neigh replace {hop} lladdr {mac} dev {device} nud permanent)"
                 ))
-                .run(format!("{family} neigh del {hop} dev {device}")),
+                .run(format!("{ip} neigh del {hop} dev {device}")),
             ],
             doubt: Some(format!("An answer of {hop} from {mac} to arping.")),
             ..Fault::default()
@@ -102,9 +107,11 @@ fn set_by_hand(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     })
 }
 
-fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+fn fault(session: &Session<'_>, vantage: Vantage, family: Family) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-    let candidates: BTreeSet<_> = crate::diagnosis::routes::reachable_candidates(side, peer).collect();
+    let candidates: BTreeSet<_> = crate::diagnosis::routes::reachable_candidates(side, peer)
+        .filter(|candidate| Family::of(*candidate) == family)
+        .collect();
     let own = side.icmp_errors.iter().filter(|((_, remote, icmp_type, code), error)| {
         let unreachable = if remote.is_ipv4() { (*icmp_type, *code) == (3, 1) } else { (*icmp_type, *code) == (1, 3) };
         unreachable
@@ -137,7 +144,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         neighbor.fact.address == hop
             && matches!(neighbor.fact.neighbor_state, NeighborState::Failed | NeighborState::Incomplete)
     });
-    let family = super::wording::ip(crate::host::Family::of(hop));
+    let ip = super::wording::ip(family);
     let device = answer.and_then(|answer| answer.fact.device());
     let by = answer.map(|answer| format!(" ({})", way(&answer.fact))).unwrap_or_default();
     Some(Fault {
@@ -149,9 +156,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             .chain(answer.map(|answer| answer.seq))
             .chain(neighbor.map(|neighbor| neighbor.seq))
             .collect(),
-        advice: vec![
-            Remedy::safe("Look at the next hop").run(format!("{family} neigh show {hop}")).run(ping(hop, device)),
-        ],
+        advice: vec![Remedy::safe("Look at the next hop").run(format!("{ip} neigh show {hop}")).run(ping(hop, device))],
         ..Fault::default()
     })
 }

@@ -6,6 +6,7 @@ use crate::diagnosis::network::told;
 use crate::diagnosis::routes::diversions;
 use crate::diagnosis::session::Break;
 use crate::diagnosis::session::{Path, Session};
+use crate::host::Family;
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 
@@ -66,6 +67,7 @@ fn examine(session: &Session<'_>) -> Examination {
         return Examination::Clear;
     }
     Examination::Found(vec![Fault {
+        family: Some(Family::V4),
         blame: Blame::Path,
         severity: session.harm(),
         summary: format!(

@@ -1,12 +1,13 @@
 //! The kernel refuses to route packets to the peer.
 
 use super::errno::{EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH};
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Rule, one_family};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::{
     By, Diversion, deciding, diversions, is_own_rule, is_refused, reachable_candidates, refusing,
 };
 use crate::diagnosis::session::{Path, Session};
+use crate::host::Family;
 use crate::trace::event::Vantage;
 
 use super::wording::{ask, ip, quoted, without_route, without_rule};
@@ -47,7 +48,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         // Without any IPv6 route there is a rule of its own.
         of_route && candidates.contains(&remote.ip()) && !(remote.is_ipv6() && *errno == ENETUNREACH)
     });
-    let first = refused.min_by_key(|(_, failure)| failure.seq);
+    let refused: Vec<_> = refused.collect();
+    let first = refused.iter().min_by_key(|(_, failure)| failure.seq);
     // A host without IPv4 has no route for it, and nothing to send there.
     let speaks_ipv4 = side.sockets.is_empty() || side.sockets.keys().any(|(_, own)| own.is_ipv4());
     let asked = diversions(session, vantage)
@@ -68,7 +70,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         }
         (None, None) => return None,
     };
-    let family = ip(crate::host::Family::of(to));
+    let family = ip(Family::of(to));
     let question = asked
         .as_ref()
         .map_or_else(|| format!("{family} route get {to}"), |diversion| ask(&diversion.answer.fact.question));
@@ -84,7 +86,13 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         .chain(asked.map(|diversion| diversion.answer.seq))
         .chain(rule.map(|rule| rule.seq))
         .chain(route.map(|route| route.seq));
+    let asked_for = diversions(session, vantage)
+        .into_iter()
+        .filter(|diversion| matches!(diversion.by, By::Refusal))
+        .map(|diversion| diversion.answer.fact.question.destination);
+    let family = one_family(refused.iter().map(|((_, remote, _), _)| remote.ip()).chain(asked_for));
     Some(Fault {
+        family,
         blame: Blame::side(vantage),
         severity: session.harm(),
         summary: format!("The kernel of {} refuses packets to the peer ({to}){by}: {detail}", vantage.name()),

@@ -2,7 +2,7 @@
 
 use super::errno::{EACCES, ECONNREFUSED, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETUNREACH, ENOBUFS, EPERM};
 use super::wording::{against, quoted_firewall};
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Rule, one_family};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
@@ -51,6 +51,7 @@ fn examine(session: &Session<'_>) -> Examination {
             let by = rule.map_or_else(|| meaning(errno).to_owned(), |rule| quoted_firewall(&rule.fact));
             faults.push(Fault {
                 blame: Blame::side(vantage),
+                family: one_family(failures.iter().map(|(_, remote, _)| remote.ip())),
                 severity: severity(
                     side,
                     errno,

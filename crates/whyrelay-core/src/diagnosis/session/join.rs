@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::chain::{self, Chain, Checks};
 use crate::diagnosis::evidence::Evidence;
+use crate::host::Family;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{Pair, PairState, PruneReason, Vantage};
 
@@ -59,6 +60,12 @@ impl JoinedPair {
             Vantage::A => &self.a_to_b,
             Vantage::B => &self.b_to_a,
         }
+    }
+
+    /// Whether it is of an address family; each is of `None`.
+    pub(crate) fn is_of(&self, family: Option<Family>) -> bool {
+        let ends = || [&self.a, &self.b].into_iter().flatten();
+        family.is_none_or(|family| ends().any(|side| Family::of(side.pair.remote.ip()) == family))
     }
 
     /// Whether in one direction at least a check was sent and its answer seen.
