@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::finding::{Blame, Finding, Severity};
 use super::network::Network;
-use super::rules::{container_nat_randomizes_ports, nat_behind_nat};
+use super::rules::{container_nat_randomizes_ports, nat_behind_nat, udp_blocked};
 use super::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateType;
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior, can_connect};
@@ -114,7 +114,7 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
     let first = findings.iter().find(|finding| finding.severity != Severity::Info);
     // A host that sends wrongly or not at all looks like a network that allows nothing, and like a NAT that varies.
     let of_host = first.is_some_and(|first| first.code.starts_with("WR1"));
-    let blocked = !of_host && findings.iter().any(|finding| matches!(finding.code, "WR302" | "WR304"));
+    let blocked = !of_host && findings.iter().any(|finding| is_blocked(session, finding));
     match session.path {
         Path::Direct => return Expected::Direct,
         // Without any server that relays, not even that.
@@ -144,6 +144,11 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
         (Some(false), None) | (None, Some(false)) if !is_dual_stack(session) => without_direct,
         _ => Expected::Unknown,
     }
+}
+
+/// Whether a finding says that UDP does not get out to peers.
+fn is_blocked(session: &Session<'_>, finding: &Finding) -> bool {
+    finding.code == "WR304" || finding.code == "WR302" && udp_blocked::is_of_every_port(session, finding.blame)
 }
 
 fn is_dual_stack(session: &Session<'_>) -> bool {
@@ -183,11 +188,25 @@ pub fn verdict(session: &Session<'_>, expected: Expected, but: bool) -> Verdict 
 }
 
 /// What would make a direct path possible where the networks allow none, the likeliest first.
-pub fn would_allow_direct(session: &Session<'_>, expected: Expected) -> Vec<String> {
-    if !matches!(expected, Expected::Relayed | Expected::None) || session.path == Path::Direct {
+pub fn would_allow_direct(session: &Session<'_>, expected: Expected, findings: &[Finding]) -> Vec<String> {
+    if session.path == Path::Direct {
         return Vec::new();
     }
-    let mut ways = Vec::new();
+    let relay_only = |vantage: Vantage| session.evidence.side(vantage).options.relay_only;
+    let without_udp = |vantage: &Vantage| {
+        let blame = Blame::side(*vantage);
+        let of_side = findings.iter().filter(|finding| finding.blame == blame);
+        !relay_only(*vantage) && of_side.into_iter().any(|finding| matches!(finding.code, "WR302" | "WR304"))
+    };
+    let without_udp: Vec<_> = [Vantage::A, Vantage::B].into_iter().filter(without_udp).collect();
+    let out = |vantage: &Vantage| format!("UDP let out of the network of {}, to any port", vantage.name());
+    let mut ways: Vec<String> = match without_udp.as_slice() {
+        [_, _] => vec!["UDP let out of both networks, to any port".to_owned()],
+        of_one => of_one.iter().map(out).collect(),
+    };
+    if !matches!(expected, Expected::Relayed | Expected::None) {
+        return ways;
+    }
     for vantage in [Vantage::A, Vantage::B] {
         let side = session.evidence.side(vantage);
         if side.options.relay_only {

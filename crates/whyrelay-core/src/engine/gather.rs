@@ -35,6 +35,7 @@ use crate::random::Random;
 use crate::time::{Now, Timestamp};
 use crate::trace::event::{EventKind, RefuseReason, Side, Transport};
 use crate::wire::integrity::Integrity;
+use crate::wire::stun::TransactionId;
 
 /// Ta: time between the starts of two server transactions (RFC 8445 §14.2 allows 5 ms).
 const PACING: Duration = Duration::from_millis(5);
@@ -184,6 +185,17 @@ impl Gatherer {
         let index = self.by_path.get(&path_key(local, remote))?;
         let message = crate::wire::stun::Message::decode(bytes).ok()?;
         self.allocations[*index].client.verify(&message)
+    }
+
+    /// A fresh transaction id.
+    pub(super) fn transaction_id(&mut self) -> TransactionId {
+        self.random.transaction_id()
+    }
+
+    /// Our own address, where a relayed address is held over TCP or TLS.
+    pub(super) fn relayed_over_stream(&self, relayed: SocketAddr) -> Option<IpAddr> {
+        let allocation = &self.allocations[*self.by_relayed.get(&relayed)?];
+        matches!(allocation.path, paths::Path::Stream(_)).then_some(allocation.local.ip())
     }
 
     fn close(&mut self, now: Timestamp) {

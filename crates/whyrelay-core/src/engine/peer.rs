@@ -6,11 +6,13 @@
 
 mod messages;
 mod names;
+mod own_relay;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub use messages::{Input, Output, Transmit};
+use own_relay::{OwnRelay, Wanted};
 
 use crate::engine::gather::{self, GatherConfig, Gatherer, StreamId};
 use crate::ice::candidate::{Candidate, CandidateAddress, CandidateTransport, CandidateType};
@@ -58,12 +60,15 @@ pub struct Peer {
     gathering_done: bool,
     /// Where data of the peer came from last.
     last_known: Option<SocketAddr>,
+    /// `None` where no direct path is wanted.
+    own_relay: Option<OwnRelay>,
     outputs: VecDeque<Output>,
 }
 
 impl Peer {
     /// A peer that knows no socket yet.
     pub fn new(now: Timestamp, config: PeerConfig, random: &mut Random) -> Self {
+        let own_relay = (!config.gather.relay_only).then(OwnRelay::default);
         let mut peer = Self {
             agent: Agent::new(now, config.ice, random.fork()),
             gatherer: Gatherer::new(now, config.gather, random.fork()),
@@ -74,6 +79,7 @@ impl Peer {
             gathered: Vec::new(),
             gathering_done: false,
             last_known: None,
+            own_relay,
             outputs: VecDeque::new(),
         };
         peer.settle(now.into());
@@ -84,12 +90,21 @@ impl Peer {
     pub fn handle_input(&mut self, now: impl Into<Now>, input: Input<'_>) {
         let now = now.into();
         match input {
-            Input::Socket(socket) => self.gather(now, gather::Input::Socket(socket)),
+            Input::Socket(socket) => {
+                if let Some(own) = self.own_relay.as_mut().filter(|_| !socket.transport.is_tcp()) {
+                    own.add_socket(socket.local);
+                }
+                self.gather(now, gather::Input::Socket(socket));
+            }
             Input::Server(server) => self.gather(now, gather::Input::Server(server)),
             Input::AllNamed => self.gather(now, gather::Input::Complete),
             Input::Resolved { name, result } => self.resolved(now, name, result),
             Input::Datagram { local, remote, bytes } => {
-                if !self.gatherer.handle_input(now, gather::Input::Datagram { local, remote, bytes }) {
+                let by_server = self.gatherer.handle_input(now, gather::Input::Datagram { local, remote, bytes });
+                let own = self.own_relay.as_mut();
+                if by_server {
+                    own.into_iter().for_each(|own| own.heard(local));
+                } else if !own.is_some_and(|own| own.is_answer(local, remote, bytes)) {
                     self.arrived(now, CandidateTransport::Udp, local, remote, bytes);
                 }
             }
@@ -131,6 +146,7 @@ impl Peer {
                 self.ice(now, ice::Input::Timeout);
             }
             Input::Close => {
+                self.own_relay = None;
                 self.ice(now, ice::Input::Close);
                 self.gather(now, gather::Input::Close);
             }
@@ -156,7 +172,8 @@ impl Peer {
                         now.time
                     }
                 };
-                Output::Timeout(agent.min(gatherer))
+                let own = self.own_relay.as_ref().and_then(OwnRelay::deadline);
+                Output::Timeout(own.into_iter().fold(agent.min(gatherer), Timestamp::min))
             }
         }
     }
@@ -230,6 +247,17 @@ impl Peer {
                 }
                 rested = false;
             }
+            while let Some(wanted) = self.own_relay.as_mut().and_then(|own| own.poll(now.time)) {
+                match wanted {
+                    Wanted::Permission { relayed, peer } => {
+                        self.gather(now, gather::Input::NeedPermission { relayed, peer });
+                    }
+                    Wanted::Send { local, remote, bytes } => {
+                        self.transmit(now, CandidateTransport::Udp, local, remote, bytes);
+                    }
+                }
+                rested = false;
+            }
             if rested {
                 return;
             }
@@ -248,6 +276,11 @@ impl Peer {
             gather::Output::Candidate(found) => {
                 if found.candidate.kind == CandidateType::Relayed {
                     self.relayed.insert(found.base);
+                    let local = self.gatherer.relayed_over_stream(found.base);
+                    let public = found.candidate.related;
+                    if let (Some(own), Some(local), Some(public)) = (&mut self.own_relay, local, public) {
+                        own.relayed(now.time, local, found.base, public, self.gatherer.transaction_id());
+                    }
                 }
                 let interface_index = match found.base {
                     SocketAddr::V6(base) => base.scope_id(),
@@ -262,12 +295,17 @@ impl Peer {
             gather::Output::Event(EventKind::EndOfCandidates { .. }) => {}
             gather::Output::Event(event) => self.outputs.push_back(Output::Event(event)),
             gather::Output::RelayedData { relayed, peer, data } => {
-                self.arrived(now, CandidateTransport::Udp, relayed, peer, &data);
+                match self.own_relay.as_ref().and_then(|own| own.arrived(relayed, peer, &data)) {
+                    Some(answer) => self.gather(now, gather::Input::SendToPeer { relayed, peer, data: &answer }),
+                    None => self.arrived(now, CandidateTransport::Udp, relayed, peer, &data),
+                }
             }
             gather::Output::PermissionGranted { relayed, peer } => {
+                self.own_permission(now, relayed, peer, true);
                 self.ice(now, ice::Input::PermissionGranted { relayed, peer });
             }
             gather::Output::PermissionDenied { relayed, peer, code } => {
+                self.own_permission(now, relayed, peer, false);
                 self.ice(now, ice::Input::PermissionDenied { relayed, peer, code });
             }
             gather::Output::AllocationLost { relayed, .. } => {
@@ -283,6 +321,12 @@ impl Peer {
             }
             gather::Output::Closed => self.outputs.push_back(Output::Closed),
             gather::Output::Timeout(_) => {}
+        }
+    }
+
+    fn own_permission(&mut self, now: Now, relayed: SocketAddr, peer: IpAddr, granted: bool) {
+        if let Some(own) = &mut self.own_relay {
+            own.permission(now.time, relayed, peer, granted);
         }
     }
 

@@ -308,7 +308,7 @@ impl Report {
             expected,
             verdict,
             note: words::note(session.path, over_tcp, verdict, expected),
-            would_allow_direct: would_allow_direct(&session, expected),
+            would_allow_direct: would_allow_direct(&session, expected, &diagnosis.findings),
             reason: reason::reason(&session, &diagnosis.findings),
             selected_pair: session.selected.and_then(|index| selected_pair(&session, &session.pairs[index])),
             pseudonyms: has_pseudonyms(evidence),

@@ -16,6 +16,7 @@ mod half_seen;
 mod hostile;
 mod html;
 mod json_schema;
+mod one_port;
 mod outages;
 mod over_tcp;
 mod pcapng;

@@ -6,7 +6,7 @@ use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::{Network, told};
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateTransport;
-use crate::trace::event::Vantage;
+use crate::trace::event::{Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
 pub(super) const RULE: Rule = Rule {
@@ -85,7 +85,15 @@ pub(super) fn measured_closed(side: &SideEvidence) -> Option<Fault> {
 fn closed_ports(session: &Session<'_>) -> Option<Fault> {
     let sides = [Vantage::A, Vantage::B];
     let hears = |vantage| session.evidence.is_complete(vantage) && !told(session.evidence.side(vantage)).is_empty();
-    if !sides.into_iter().all(hears) {
+    // Its own relayed address answered a side: they are open.
+    let is_open = |vantage: &Vantage| {
+        let side = session.evidence.side(*vantage);
+        let mut servers = side.servers.iter();
+        servers.any(|((transport, _, server), path)| {
+            *transport == Transport::Udp && side.is_relayed(*server) && path.has_answered()
+        })
+    };
+    if !sides.into_iter().all(hears) || sides.iter().any(is_open) {
         return None;
     }
     let to_relay = |from: Vantage| {

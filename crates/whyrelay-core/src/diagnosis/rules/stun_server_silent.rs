@@ -1,13 +1,14 @@
 //! a STUN or TURN server does not answer.
 
 use super::{Examination, Fault, Fix, Rule, udp_blocked};
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::diagnosis::evidence::ServerPath;
-use crate::trace::event::Transport;
+use crate::diagnosis::evidence::{ServerPath, SideEvidence};
+use crate::host::Family;
+use crate::trace::event::{Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
 pub(super) const RULE: Rule = Rule {
@@ -15,7 +16,7 @@ pub(super) const RULE: Rule = Rule {
     name: "stun-server-silent",
     title: "a STUN or TURN server does not answer",
     meaning: "A server never answered over UDP. A side that reaches no STUN server does not learn the address that its NAT gives it, so the peer has nothing to send to from outside.",
-    detection: "At least three transmissions to the server from every socket, and no answer to any; a port that a server opened for a probe is none.",
+    detection: "At least three transmissions to the server from every socket, and no answer to any; a port that a server opened for a probe is none. Where another UDP port of the same host answers (a relayed address that was had over TCP, say), it is the one port that is blocked: in front of this side if the server answers the other.",
     proof: "The same server asked from another network.",
     doubt: "An answer of the server to another host: then the fault lies in front of this side.",
     fixes: &[
@@ -42,16 +43,6 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
         }
         asked_any |= !servers.is_empty();
         let asked = side.asked();
-        // A port that a server opened for a probe: whether packets get there has a rule of its own.
-        let third_parties: BTreeSet<SocketAddr> = side
-            .measured
-            .facts
-            .iter()
-            .filter_map(|(_, fact)| match fact {
-                Measurement::ThirdParty { remote, .. } => Some(*remote),
-                _ => None,
-            })
-            .collect();
         // A side that hears nothing at all over UDP may itself be the cause.
         let hears = !side.received.is_empty()
             || side.sent.values().any(|check| check.answer.is_some())
@@ -65,32 +56,61 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             })
             .map(|((_, remote, ..), error)| (*remote, error.seq))
             .collect();
-        let both = udp_blocked::is_silent_for_both(session);
+        let (both, blocked) = (udp_blocked::is_silent_for_both(session), blocked_ports(side));
         for (server, paths) in servers {
             let transmissions = asked.get(&server).copied().unwrap_or_default();
-            if transmissions < 3 || third_parties.contains(&server) || paths.iter().any(|path| path.has_answered()) {
+            if transmissions < 3 || is_for_probes(side, server) || paths.iter().any(|path| path.has_answered()) {
                 continue;
             }
             let refused = closed.get(&server);
             // It is there, and only its UDP says nothing, to neither side.
             let only_udp = both && answers_streams(session, server.ip());
-            let how = match refused {
-                Some(_) => ": its host says that nothing listens there",
-                None if only_udp => ", and it answers over TCP: its UDP port is closed, to both sides",
-                None => "",
+            let (one_port, elsewhere) = (other_port(side, server), answers_udp(session, vantage.other(), server));
+            let (here, there, port) = (vantage.name(), vantage.other().name(), server.port());
+            // The same port of another host: said already.
+            if one_port.is_none() && elsewhere && blocked.contains_key(&port) {
+                continue;
+            }
+            let how = match (refused, one_port) {
+                (Some(_), _) => ": its host says that nothing listens there".to_owned(),
+                (None, Some((other, _))) if elsewhere => format!(
+                    ", though it answers {there}, and port {other} of the same host answers {here}: UDP to port {port} is blocked in front of {here}"
+                ),
+                (None, Some((other, _))) => {
+                    format!(
+                        ", though port {other} of the same host answers: it is port {port} that is closed or blocked"
+                    )
+                }
+                (None, None) if only_udp => {
+                    ", and it answers over TCP: its UDP port is closed, to both sides".to_owned()
+                }
+                (None, None) => String::new(),
+            };
+            let in_front = refused.is_none() && one_port.is_some() && elsewhere;
+            let open = format!("Let UDP to port {port} out of the network of {here}");
+            let advice =
+                vec![Remedy::firewall(open), Remedy::safe("Or name a server at a port that gets out, such as 443")];
+            let blame = match one_port {
+                _ if in_front => Blame::side(vantage),
+                Some(_) if refused.is_none() && !session.evidence.is_recorded(vantage.other()) => Blame::Path,
+                _ if hears || refused.is_some() || only_udp => Blame::Relay,
+                _ => Blame::Path,
             };
             let doubt =
                 "Another server at another address that is silent for both sides, too: then both networks block UDP.";
             let asked = paths.iter().filter_map(|path| path.first_seq());
             faults.push(Fault {
-                blame: if hears || refused.is_some() || only_udp { Blame::Relay } else { Blame::Path },
+                blame,
+                family: Some(Family::of(server.ip())),
                 doubt: only_udp.then(|| doubt.to_owned()),
                 severity: Severity::Warning,
                 summary: format!(
                     "{} asked {server} {transmissions} times over UDP and got no answer{how}",
                     vantage.name()
                 ),
-                evidence: asked.chain(refused.copied()).collect(),
+                evidence: asked.chain(refused.copied()).chain(one_port.map(|(_, seq)| seq)).collect(),
+                advice: if in_front { advice } else { Vec::new() },
+                advice_is_all: in_front,
                 seen_by: Some(vantage),
                 ..Fault::default()
             });
@@ -101,6 +121,40 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
     } else {
         Examination::Inconclusive { missing: "no server was asked over UDP".to_owned() }
     }
+}
+
+/// Another UDP port of a server's host that answered a side, such as its own relayed address, and the answer's event.
+fn other_port(side: &SideEvidence, server: SocketAddr) -> Option<(u16, u64)> {
+    side.servers.iter().find_map(|((transport, _, remote), path)| {
+        let other = *transport == Transport::Udp && remote.ip() == server.ip() && *remote != server;
+        other.then(|| Some((remote.port(), *path.mapped.values().min()?)))?
+    })
+}
+
+/// A port that a server opened for a probe, or a relayed address of one's own: whether packets get there has rules of
+/// its own.
+fn is_for_probes(side: &SideEvidence, server: SocketAddr) -> bool {
+    let mut facts = side.measured.facts.iter();
+    let third = |fact: &Measurement| matches!(fact, Measurement::ThirdParty { remote, .. } if *remote == server);
+    side.is_relayed(server) || facts.any(|(_, fact)| third(fact))
+}
+
+/// The ports at which servers are silent over UDP while another port of the same host answers, and that answer's event.
+pub(super) fn blocked_ports(side: &SideEvidence) -> BTreeMap<u16, u64> {
+    let asked = side.asked();
+    let silent = side.servers.iter().filter(|((transport, _, server), path)| {
+        let silent = asked.get(server) >= Some(&3) && !path.has_answered();
+        *transport == Transport::Udp && silent && !is_for_probes(side, *server)
+    });
+    silent.filter_map(|((.., server), _)| Some((server.port(), other_port(side, *server)?.1))).collect()
+}
+
+/// Whether a server answered a side over UDP.
+fn answers_udp(session: &Session<'_>, vantage: Vantage, server: SocketAddr) -> bool {
+    let servers = &session.evidence.side(vantage).servers;
+    servers
+        .iter()
+        .any(|((transport, _, remote), path)| *transport == Transport::Udp && *remote == server && path.has_answered())
 }
 
 /// Whether a server's address answered either side over TCP or TLS.

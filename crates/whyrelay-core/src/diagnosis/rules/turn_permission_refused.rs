@@ -1,6 +1,6 @@
 //! the TURN server refuses a peer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Examination, Fault, Fix, Rule};
@@ -40,7 +40,12 @@ fn examine(session: &Session<'_>) -> Examination {
         let mut groups: BTreeMap<(SocketAddr, Severity), Refused> = BTreeMap::new();
         for ((_, _, server), path) in &session.evidence.side(vantage).servers {
             let Some(allocation) = &path.allocation else { continue };
-            let refused = allocation.refused.iter().filter(|(peer, _)| !allocation.permissions.contains_key(*peer));
+            // For its own address it asked to try its own relay: nobody else needs that.
+            let own: BTreeSet<IpAddr> = path.mapped.keys().map(SocketAddr::ip).collect();
+            let refused = allocation
+                .refused
+                .iter()
+                .filter(|(peer, _)| !allocation.permissions.contains_key(*peer) && !own.contains(*peer));
             let refused: Vec<_> = refused.map(|(peer, (code, seq))| (*peer, *code, *seq)).collect();
             let public = refused.iter().any(|(peer, ..)| AddressClass::of(*peer) == AddressClass::Public);
             if refused.is_empty() {

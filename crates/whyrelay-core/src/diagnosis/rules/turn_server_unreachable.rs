@@ -1,6 +1,6 @@
 //! the TURN server cannot be reached.
 
-use super::{Examination, Fault, Fix, Rule, input_firewall_drops, udp_blocked};
+use super::{Examination, Fault, Fix, Rule, input_firewall_drops, stun_server_silent, udp_blocked};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::routes::{is_kept_from_servers, mark_keeps_from_servers};
 use crate::diagnosis::session::Session;
@@ -33,8 +33,10 @@ fn examine(session: &Session<'_>) -> Examination {
         // A host that looks at itself, and drops the answers: nothing is known of the server then.
         let drops_answers =
             session.evidence.is_alone() && matches!(input_firewall_drops::of_one_host(side), Examination::Found(_));
-        // The one server says nothing over UDP, to either side or as far as is known: that has a rule of its own.
-        let silent = both || udp_blocked::is_untold(session, vantage);
+        // The one server says nothing over UDP, to either side or as far as is known, or its port is blocked: that has a
+        // rule of its own.
+        let blocked = !stun_server_silent::blocked_ports(side).is_empty();
+        let silent = both || blocked || udp_blocked::is_untold(session, vantage);
         let mut servers: Vec<&str> = Vec::new();
         if is_kept_from_servers(side) {
             continue;

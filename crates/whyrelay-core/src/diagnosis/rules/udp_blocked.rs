@@ -17,9 +17,9 @@ pub(super) const RULE: Rule = Rule {
     name: "udp-blocked",
     title: "UDP is blocked",
     meaning: "Nothing that a side sends over UDP is answered, by servers that are known to work: its network lets no UDP out, or none back in. No direct path is possible, and of relays only one over TCP or TLS.",
-    detection: "Every STUN and TURN server that was asked over UDP stayed silent, without an ICMP error from its host (a router's is cited), and one of them answered over TCP or TLS, or answers the other side over UDP. Not where both sides asked this one server alone and neither heard it: that is the server's fault rather than two networks'.",
+    detection: "Every STUN and TURN server that was asked over UDP stayed silent (and, where a relayed address was had over TCP or TLS, so did that address, to which others get through), without an ICMP error from its host (a router's is cited), and one of them answered over TCP or TLS, or answers the other side over UDP. Not where both sides asked this one server alone and neither heard it: that is the server's fault rather than two networks'.",
     proof: "UDP to three servers at different addresses and ports unanswered, TCP to one of them answered, from the same host.",
-    doubt: "One answer over UDP from anywhere.",
+    doubt: "One answer over UDP from anywhere. Where one port was asked alone, others may be open: then only that one is blocked.",
     fixes: &[
         Fix::firewall("Allow outbound UDP for this host, at least to the peers' ports."),
         Fix::safe("Offer a turns: server on port 443 as long as UDP stays blocked."),
@@ -71,9 +71,27 @@ pub(super) fn is_untold(session: &Session<'_>, vantage: Vantage) -> bool {
     one_sided && !asked.is_empty() && is_one_server(asked.iter()) && !hears(side)
 }
 
-/// Servers that a side asked over UDP and must have heard, had they been reached.
+/// Servers that a side asked over UDP and must have heard, had they been reached. Its own relayed address is one where
+/// others get in.
 fn servers_asked(side: &SideEvidence) -> BTreeSet<SocketAddr> {
-    side.asked().into_iter().filter(|(_, sent)| *sent >= 3).map(|(server, _)| server).collect()
+    let lets_in = |relayed: SocketAddr| {
+        let mut received = side.received.values().map(|check| check.pair);
+        received.any(|pair| pair.local == relayed && pair.remote.ip() != relayed.ip())
+    };
+    let asked = side.asked().into_iter().filter(|(_, sent)| *sent >= 3).map(|(server, _)| server);
+    asked.filter(|server| !side.is_relayed(*server) || lets_in(*server)).collect()
+}
+
+/// The one port at which a side asked servers over UDP: of others nothing is known.
+fn only_port(side: &SideEvidence) -> Option<u16> {
+    let ports: BTreeSet<u16> = servers_asked(side).iter().map(SocketAddr::port).collect();
+    ports.first().copied().filter(|_| ports.len() == 1)
+}
+
+/// Whether what this rule found holds for all of UDP, and not just for the one port that was asked.
+pub(crate) fn is_of_every_port(session: &Session<'_>, blame: Blame) -> bool {
+    let blamed = session.recorded().filter(|vantage| Blame::side(*vantage).may_concern(blame));
+    blamed.into_iter().all(|vantage| only_port(session.evidence.side(vantage)).is_none())
 }
 
 /// Whether these are one server's addresses: one of each family at most.
@@ -119,6 +137,10 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
         let refusing = refusing(side, &ways);
         let by = refusing.as_ref().map_or_else(String::new, |(words, _)| words.clone());
         let whom = if stream.is_some() { String::new() } else { format!(" {}", vantage.other().name()) };
+        let which = only_port(side).map_or_else(
+            || "any server".to_owned(),
+            |port| format!("port {port} of any server, the only one that was asked"),
+        );
         // What arrives and is dropped by this host's own firewall looks the same to who may not look at its interfaces.
         let unseen = side.host.why_not_measured(Subject::OwnPackets).is_some();
         let doubt = "One answer over UDP from anywhere; or answers that reach an interface of this host, which its own firewall then drops: run whyrelay as root to see that.";
@@ -127,7 +149,7 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             blame: Blame::side(vantage),
             severity: Severity::Warning,
             summary: format!(
-                "{} gets no answer over UDP from any server, and {server} answers{whom} over {}{by}",
+                "{} gets no answer over UDP from {which}, and {server} answers{whom} over {}{by}",
                 vantage.name(),
                 transport.name()
             ),
