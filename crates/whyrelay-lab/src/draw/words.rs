@@ -8,8 +8,8 @@ use whyrelay_core::nat::behavior::{Behavior, Hairpinning, Pooling, PortAllocatio
 
 use crate::scenario::Topology;
 use crate::scenario::file::{
-    Alg, Certificate, Credentials, Hook, InterfaceKind, Ipv6, PortMapping, Protocol, RouteKind, RuleAction, Server,
-    Verdict,
+    Alg, Certificate, Credentials, Hook, InterfaceKind, Ipv6, PortMapping, Protocol, Refusal, RouteKind, RuleAction,
+    Server, Verdict,
 };
 use crate::scenario::topology::{
     self, Egress, FirewallRule, Host, Interface, Link, MAIN, Route, Router, Rule, Session, Signaling, Translation,
@@ -75,7 +75,8 @@ pub(super) fn router(topology: &Topology, router: &Router) -> Vec<String> {
         lines.push(format!("maps ports by {}", list(names)));
     }
     lines.extend(when([
-        (*rejects, "refuses what it does not let out"),
+        (*rejects == Some(Refusal::Prohibited), "refuses what it does not let out"),
+        (*rejects == Some(Refusal::PortUnreachable), "calls ports unreachable that it does not let out"),
         (segment.isolated, "hosts inside do not reach each other"),
         (*ipv6 == Ipv6::None, "no IPv6"),
         (*ipv6 == Ipv6::NoRoute, "IPv6 addresses without a route"),

@@ -8,7 +8,7 @@ use whyrelay_core::nat::behavior::{
 };
 use whyrelay_core::nat::behavior::{Refresh, Unsolicited};
 
-use crate::scenario::file::Ipv6;
+use crate::scenario::file::{Ipv6, Refusal};
 use crate::scenario::topology::{Router, Translation};
 use crate::scenario::value::Span32;
 
@@ -167,7 +167,11 @@ fn filter(router: &Router, open: bool) -> String {
          iifname != \"{WAN}\" accept\nct state established,related accept\nmeta l4proto {{ icmp, icmpv6 }} accept\n}}"
     );
     let _ = writeln!(text, "chain forward {{ type filter hook forward priority 0; policy accept;");
-    let verdict = if router.rejects { "reject with icmpx admin-prohibited" } else { "drop" };
+    let verdict = match router.rejects {
+        Some(Refusal::Prohibited) => "reject with icmpx admin-prohibited",
+        Some(Refusal::PortUnreachable) => "reject with icmpx port-unreachable",
+        None => "drop",
+    };
     for (protocol, ports) in [("udp", &router.egress.udp), ("tcp", &router.egress.tcp)] {
         if let Some(ports) = ports {
             let others = not_in("dport", ports);

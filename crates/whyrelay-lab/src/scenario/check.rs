@@ -163,6 +163,9 @@ pub(super) fn router(key: &str, written: &file::Router, spec: &file::Router) -> 
         let hint = "say one of the two; block-udp = false takes back what a preset says";
         return wrong("allow-udp", "it lets UDP out that block-udp does not", hint);
     }
+    if written.reject_with.is_some() && spec.reject != Some(true) {
+        return wrong("reject-with", "this router refuses nothing", "say reject = true, or leave it out");
+    }
     for (what, list) in
         [("allow-udp", &spec.allow_udp), ("allow-tcp", &spec.allow_tcp), ("stateless-inbound", &spec.stateless_inbound)]
     {

@@ -193,7 +193,7 @@ impl Layout {
             translation,
             ipv6,
             egress: egress(spec),
-            rejects: spec.reject.unwrap_or(false),
+            rejects: (spec.reject == Some(true)).then(|| spec.reject_with.unwrap_or_default()),
             stateless_inbound: spec.stateless_inbound.clone(),
             forwards: Vec::new(),
             port_mapping: spec.port_mapping.clone().unwrap_or_default(),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior};
 
 use super::file::{
-    Alg, Burst, Credentials, Expect, Hook, InterfaceKind, Ipv6, PortMapping, Protocol, RouteKind, RuleAction, Verdict,
-    WorldKind,
+    Alg, Burst, Credentials, Expect, Hook, InterfaceKind, Ipv6, PortMapping, Protocol, Refusal, RouteKind, RuleAction,
+    Verdict, WorldKind,
 };
 use super::value::{Cidr, Mark, Span32};
 
@@ -123,8 +123,8 @@ pub struct Router {
     pub ipv6: Ipv6,
     /// What it lets out.
     pub egress: Egress,
-    /// What is not let out is refused with ICMP instead of dropped.
-    pub rejects: bool,
+    /// What is not let out is refused with ICMP so, instead of dropped.
+    pub rejects: Option<Refusal>,
     /// A stateless filter in front: UDP comes in to these ports only.
     pub stateless_inbound: Option<Vec<Span32>>,
     /// Outside endpoints that lead to inside ones.

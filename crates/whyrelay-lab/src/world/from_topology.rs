@@ -9,13 +9,13 @@ use whyrelay_core::trace::event::{Role, Vantage};
 
 use crate::port_mapping::{self, Mappings};
 use crate::scenario::Topology;
-use crate::scenario::file::Ipv6;
+use crate::scenario::file::{Ipv6, Refusal};
 use crate::scenario::topology::{self, INTERNET, Translation};
 
 use super::build::TCP_LIFETIME;
 use super::kernel::Kernel;
 use super::link::{Burst, Link};
-use super::network::{Egress, Gate, Interface, Network, RouterExtras, SegmentId};
+use super::network::{About, Egress, Gate, Interface, Network, RouterExtras, SegmentId};
 use super::peer::Peer;
 use super::server::{Server, ServerFaults};
 use super::setup::PeerSetup;
@@ -88,7 +88,10 @@ pub(super) fn build(topology: &Topology) -> World {
             stateless_inbound: router.stateless_inbound.clone(),
             alg: router.alg,
             icmp: router.icmp,
-            rejects: router.rejects,
+            rejects: router.rejects.map(|refusal| match refusal {
+                Refusal::Prohibited => About::Prohibited,
+                Refusal::PortUnreachable => About::PortUnreachable,
+            }),
             mappings: port_mapping::config(router).map(|config| Mappings::new(START, config)),
             accepts_input: matches!(&router.translation, Translation::Nat(nat) if nat.unsolicited == Unsolicited::Tracked),
         };

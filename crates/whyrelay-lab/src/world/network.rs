@@ -148,7 +148,7 @@ pub(super) struct RouterExtras {
     /// It sends ICMP errors.
     pub(super) icmp: bool,
     /// What it does not let out it refuses, instead of dropping it.
-    pub(super) rejects: bool,
+    pub(super) rejects: Option<About>,
     /// It takes unsolicited packets for packets to itself.
     pub(super) accepts_input: bool,
     /// What it maps ports by.
@@ -342,7 +342,10 @@ impl Network {
     fn complain(&mut self, router: RouterId, from_inside: bool, about: About, packet: Packet) {
         let extras = &self.routers[router.0].extras;
         let own = if from_inside { &extras.inside_addresses } else { &extras.outside_addresses };
-        let offender = own.iter().copied().find(|own| own.is_ipv4() == packet.destination.is_ipv4());
+        // What was sent to it is refused from where it was sent to (RFC 1812 §4.3.2.4).
+        let addressed = own.iter().copied().find(|own| *own == packet.destination.ip());
+        let of_family = || own.iter().copied().find(|own| own.is_ipv4() == packet.destination.is_ipv4());
+        let offender = addressed.or_else(of_family);
         if let Some(offender) = offender.filter(|_| extras.icmp) {
             self.complaints.push(Complaint { packet, offender, about });
         }
@@ -467,8 +470,8 @@ impl Network {
         router.follow(now);
         let (inside, outside, link) = (router.inside, router.outside, router.link);
         if !router.egress.lets_udp(packet.destination) {
-            if router.extras.rejects {
-                self.complain(id, true, About::Prohibited, packet);
+            if let Some(about) = router.extras.rejects {
+                self.complain(id, true, about, packet);
             }
             return Vec::new();
         }

@@ -75,6 +75,12 @@ impl Known {
         self.told_relayed.contains(&address)
     }
 
+    /// Whether the peer told of a candidate with an address.
+    pub fn is_told(&self, address: IpAddr) -> bool {
+        let of_it = SocketAddr::new(address, 0)..=SocketAddr::new(address, u16::MAX);
+        self.remotes.range(of_it).next().is_some()
+    }
+
     /// Whether an address is a server's that this side asked.
     pub fn is_server(&self, address: SocketAddr) -> bool {
         self.servers.contains(&address)

@@ -14,8 +14,8 @@ pub(super) const RULE: Rule = Rule {
     code: "WR513",
     name: "checks-rejected-on-the-way",
     title: "a router or firewall refuses the checks and says so",
-    meaning: "An ICMP error came back for the checks: a router on the way, or the firewall of the peer's host or network, refuses them and says so (administratively prohibited, or unreachable).",
-    detection: "The error queue of the socket: ICMP type 3 with a code other than \"port unreachable\" and \"fragmentation needed\", from an address that is not this host's own, for an address of the peer that could be reached from here: a private one in another network is refused everywhere.",
+    meaning: "An ICMP error came back for the checks: a router on the way, or the firewall of the peer's host or network, refuses them and says so (administratively prohibited, or unreachable; nftables and iptables say \"port unreachable\" unless told otherwise).",
+    detection: "The error queue of the socket: ICMP type 3 with a code other than \"fragmentation needed\", from an address that is not this host's own, for an address of the peer that could be reached from here: a private one in another network is refused everywhere. \"Port unreachable\" counts from a router only: from an address of the peer it says that the port is closed there.",
     proof: "The offender's address in the cited event, and who that is on traceroute.",
     doubt: "The same pair with an answer later: then the refusal was temporary.",
     fixes: &[
@@ -43,10 +43,12 @@ fn examine(session: &Session<'_>) -> Examination {
         let checked: BTreeSet<SocketAddr> = side.sent.values().map(|check| check.pair.remote).collect();
         let refused = side.icmp_errors.iter().filter_map(|((_, remote, icmp_type, code), error)| {
             let offender = error.offender.filter(|offender| !is_own(side, *offender))?;
+            // A closed port says so itself: the peer's host, or the NAT that has its address.
+            let closed = || offender == remote.ip() || side.known.is_told(offender);
             let unreachable = if remote.is_ipv4() {
-                *icmp_type == 3 && !matches!(code, 3 | 4)
+                *icmp_type == 3 && *code != 4 && !(*code == 3 && closed())
             } else {
-                *icmp_type == 1 && *code != 4
+                *icmp_type == 1 && !(*code == 4 && closed())
             };
             let checked = checked.contains(remote) && !is_elsewhere(side, *remote);
             // The peer's own host has a rule of its own.

@@ -1,6 +1,8 @@
 //! Near misses: for each rule a session one step away from its fault, in which it must stay silent.
 
-use whyrelay_core::host::{HostFact, NeighborState, Prefix, ProbeAim, RoutePurpose, RuleAction, SoftwareName};
+use whyrelay_core::host::{
+    HostFact, NeighborState, Prefix, ProbeAim, RoutePurpose, RuleAction, SoftwareName,
+};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::trace::event::{
     Direction, DtlsState, EndReason, EventKind, IceState, IceStateReason, InterfaceUse, RefuseReason, ServerFailure,
@@ -401,7 +403,14 @@ fn checks() -> Vec<Near> {
         let reason = RefuseReason::Unresolved { detail: "no such name".into() };
         session.push(Vantage::A, EventKind::RemoteCandidateRefused { line, reason });
     });
-    let closed = lost(|session| icmp(session, Vantage::A, B_MAPPED, "203.0.113.254", 3, 3));
+    let peer = address(B_MAPPED).ip().to_string();
+    let closed = lost(|session| icmp(session, Vantage::A, B_MAPPED, &peer, 3, 3));
+    // The peer's host has another address, of which it told.
+    let closed_at_its_other = lost(|session| {
+        let other = "198.51.100.77:50000";
+        session.candidate(Vantage::B, CandidateType::ServerReflexive, other, B, None);
+        icmp(session, Vantage::A, B_MAPPED, "198.51.100.77", 3, 3);
+    });
     let mut cut = Session::new();
     cut.candidate(Vantage::A, CandidateType::Host, A, A, None);
     cut.candidate(Vantage::B, CandidateType::Host, B, B, None);
@@ -431,7 +440,8 @@ fn checks() -> Vec<Near> {
         near("WR510", "the answer came before the agent gave up", failing(Fate::Answered, LOST, |_| {})),
         near("WR511", "nobody answers there", unanswered),
         harmless("WR512", "the peer has another candidate", named),
-        near("WR513", "the port is closed: that is no router's refusal", closed),
+        near("WR513", "the peer says that the port is closed: that is no router's refusal", closed),
+        near("WR513", "the peer says so from another of its addresses", closed_at_its_other),
         near("WR513", "a provider refuses a private address of the peer", private),
     ]
 }

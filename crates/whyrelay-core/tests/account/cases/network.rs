@@ -434,14 +434,13 @@ fn ice() -> Vec<Case> {
     browser.push(Vantage::A, EventKind::RemoteCandidateRefused { line, reason });
     browser.fail(Vantage::A);
     browser.fail(Vantage::B);
-    let rejected = lost(|session| {
-        let (local, remote) = (address(A), address(B_MAPPED));
-        let offender = Some(address("203.0.113.254:1").ip());
-        session.push(
-            Vantage::A,
-            EventKind::IcmpError { local, remote, offender, icmp_type: 3, icmp_code: 13, errno: 113 },
-        );
-    });
+    let rejected = |icmp_code, errno| {
+        lost(|session| {
+            let (local, remote) = (address(A), address(B_MAPPED));
+            let offender = Some(address("203.0.113.254:1").ip());
+            session.push(Vantage::A, EventKind::IcmpError { local, remote, offender, icmp_type: 3, icmp_code, errno });
+        })
+    };
     vec![
         Case { also: NO_RELAY, ..case("WR501", "the path", failing(LOST, LOST, |_| {})) },
         Case { also: NO_RELAY, ..case("WR502", "B", failing(Fate::Ignored, Fate::Ignored, |_| {})) },
@@ -456,7 +455,9 @@ fn ice() -> Vec<Case> {
         Case { also: &["WR501", "WR802"], ..case("WR510", "the path", late) },
         Case { also: &["WR501"], ..case("WR511", "the path", stranger) },
         Case { also: &["WR508", "WR802", "WR703"], ..case("WR512", "B", browser) },
-        case("WR513", "the path", rejected),
+        case("WR513", "the path", rejected(13, 113)),
+        // What nft's reject says where it is not told what to say.
+        case("WR513", "the path", rejected(3, 111)),
     ]
 }
 

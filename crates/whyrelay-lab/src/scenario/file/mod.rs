@@ -17,7 +17,7 @@ pub use host::{
     FirewallRule, Hook, Host, Interface, InterfaceKind, Protocol, Route, RouteKind, Rule, RuleAction, Session, Verdict,
 };
 pub use link::{Burst, Link};
-pub use router::{Alg, Forward, Ipv6, OneOrMany, PortMapping, Router, Translate};
+pub use router::{Alg, Forward, Ipv6, OneOrMany, PortMapping, Refusal, Router, Translate};
 pub use server::{Certificate, Credentials, Server, Signaling, SignalingFaults};
 
 /// A scenario: a network between two peers, and what is expected of them.

@@ -117,6 +117,9 @@ pub struct Router {
     /// What is not let out is refused with ICMP (administratively prohibited) instead of dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reject: Option<bool>,
+    /// What it says when it refuses, if not that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reject_with: Option<Refusal>,
     /// A stateless filter in front: UDP comes in to these ports of the inside only, replies included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stateless_inbound: Option<Vec<Span32>>,
@@ -164,6 +167,7 @@ impl Router {
             allow_udp: self.allow_udp.or(base.allow_udp),
             allow_tcp: self.allow_tcp.or(base.allow_tcp),
             reject: self.reject.or(base.reject),
+            reject_with: self.reject_with.or(base.reject_with),
             stateless_inbound: self.stateless_inbound.or(base.stateless_inbound),
             isolated: self.isolated.or(base.isolated),
             forward: if self.forward.is_empty() { base.forward } else { self.forward },
@@ -173,6 +177,17 @@ impl Router {
             link: Link { delay: self.link.delay.or(base.link.delay), ..self.link },
         }
     }
+}
+
+/// What a router says that refuses a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// Administratively prohibited, as a company's firewall does.
+    #[default]
+    Prohibited,
+    /// Port unreachable, as nftables and iptables do where they are not told what to say.
+    PortUnreachable,
 }
 
 /// IPv6 at a router.

@@ -92,7 +92,7 @@ fn kind(router: &Router, choice: RouterChoice) -> String {
     };
     let Router { egress, rejects, stateless_inbound, forwards, icmp, link, .. } = router;
     let (forwards, small) = (!forwards.is_empty(), link.mtu.is_some());
-    format!("{choice:?} {translation} {egress:?} {rejects} {stateless_inbound:?} {forwards} {icmp} {small}")
+    format!("{choice:?} {translation} {egress:?} {rejects:?} {stateless_inbound:?} {forwards} {icmp} {small}")
 }
 
 fn agrees(scenario: &Scenario, routers: RouterChoice) -> Result<()> {
