@@ -17,7 +17,11 @@ use super::topology::{INTERNET, Router, Segment, Translation};
 use super::value::Cidr;
 
 /// Where each side's block on the Internet begins: a, b, everybody else.
-const BLOCKS: [u8; 3] = [10, 110, 200];
+const BLOCKS: [u32; 3] = [10, 110, 200];
+
+/// How many addresses that makes, for who runs out of them.
+pub(super) const ON_THE_INTERNET: &str =
+    "on the Internet a scenario has 100 addresses for a, 90 for b and 55 for everybody else, routers included";
 
 /// Each has a network of its own unless the scenario says one.
 const MOST_ROUTERS: usize = 200;
@@ -38,7 +42,7 @@ pub(super) struct Layout {
     /// The next host number on each segment.
     next: Vec<u32>,
     /// The next numbers on the Internet, for each side.
-    public: [u8; 3],
+    public: [u32; 3],
     untranslated: u8,
 }
 
@@ -207,8 +211,8 @@ impl Layout {
     fn take(&mut self, segment: usize, side: usize) -> Cidr {
         if segment == INTERNET {
             let number = self.public[side];
-            self.public[side] = number.wrapping_add(1);
-            return network([203, 0, 113, number], 24);
+            self.public[side] += 1;
+            return plus(network([203, 0, 113, 0], 24), number);
         }
         let number = self.next[segment];
         self.next[segment] += 1;

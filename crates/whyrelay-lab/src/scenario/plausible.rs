@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::error::Wrong;
+use super::layout::ON_THE_INTERNET;
 use super::topology::{Host, INTERNET, Route, Topology, Translation};
 use super::value::Cidr;
 
@@ -21,7 +22,10 @@ pub(super) fn check(topology: &Topology) -> Result<(), Wrong> {
 fn addresses(topology: &Topology) -> Result<(), Wrong> {
     let mut owners: BTreeMap<(usize, IpAddr), String> = BTreeMap::new();
     let mut give = |segment: usize, address: IpAddr, owner: String| -> Result<(), Wrong> {
-        let hint = "take a larger `inside`, fewer hosts, or fewer `addresses` of routers";
+        let hint = match segment {
+            INTERNET => format!("{ON_THE_INTERNET}: put hosts behind one router, or give routers fewer `addresses`"),
+            _ => "take a larger `inside`, fewer hosts, or fewer `addresses` of routers".to_owned(),
+        };
         let place = &topology.segments[segment];
         let known = place.ipv4.iter().chain(&place.ipv6);
         if !known.clone().any(|network| network.contains(address) && !is_edge(*network, address)) {

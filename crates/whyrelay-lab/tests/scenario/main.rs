@@ -4,8 +4,10 @@ mod accuracy;
 mod drawings;
 mod worlds;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use whyrelay_lab::scenario::topology::Host;
 use whyrelay_lab::scenario::{PRESETS, Scenario, schema};
 
 fn error(text: &str) -> String {
@@ -152,6 +154,16 @@ fn what_cannot_be_is_refused_by_its_key() {
     assert!(said.contains("title") && said.contains("control characters"), "{said}");
     let said = error(&format!("title = \"t\"\nworlds = [\"virtual\", \"virtual\"]\n[host.a]\n[host.b]\n{ENDS}"));
     assert!(said.contains("worlds") && said.contains("twice"), "{said}");
+    let others = |count: u32| (0..count).map(|number| format!("[host.h{number}]\n")).collect::<String>();
+    let text = |count| format!("title = \"t\"\n[host.a]\n[host.b]\n{}{ENDS}", others(count));
+    let crowd = Scenario::parse("test", &text(55)).unwrap_or_else(|error| panic!("{error}"));
+    let addresses: BTreeSet<_> = crowd.topology.hosts.iter().flat_map(Host::addresses).collect();
+    assert_eq!(addresses.len(), 57, "each has one of its own");
+    let said = error(&text(56));
+    assert!(
+        said.contains("host.h") && said.contains("no address is left") && said.contains("55 for everybody"),
+        "{said}"
+    );
     let chain = vec!["home-router"; 300];
     let said = error(&format!("title = \"t\"\n[host.a]\nbehind = {chain:?}\n[host.b]\n{ENDS}"));
     assert!(said.contains("more than 200 routers"), "{said}");
