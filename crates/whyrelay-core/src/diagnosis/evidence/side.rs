@@ -210,6 +210,21 @@ impl SideEvidence {
         Some(unheard.filter(|(source, ..)| !heard.contains(source)).collect())
     }
 
+    /// Packets that reached an interface for one of this host's sockets, from an address that this very socket never
+    /// heard from: how many, and the event. `None`: arrivals were not looked at.
+    pub fn undelivered(&self) -> Option<Vec<(u64, u64)>> {
+        let mut arrivals = self.host.own_packets.iter().filter(|packet| packet.fact.arrived).peekable();
+        arrivals.peek()?;
+        let checks = self.received.values().chain(self.sent.values().filter(|check| check.answer.is_some()));
+        let servers = self.servers.iter().filter(|(_, path)| path.has_answered());
+        let heard: BTreeSet<_> = checks
+            .map(|check| (check.pair.local, check.pair.remote))
+            .chain(servers.map(|((_, local, server), _)| (*local, *server)))
+            .collect();
+        let lost = arrivals.filter(|packet| !heard.contains(&(packet.fact.destination, packet.fact.source)));
+        Some(lost.map(|packet| (packet.fact.packets, packet.seq)).collect())
+    }
+
     /// How many requests to each server left over UDP: what the system refused to send did not.
     pub fn asked(&self) -> BTreeMap<SocketAddr, u32> {
         let mut asked: BTreeMap<SocketAddr, u32> = BTreeMap::new();

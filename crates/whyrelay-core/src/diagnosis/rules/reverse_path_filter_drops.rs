@@ -13,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     name: "reverse-path-filter-drops",
     title: "strict reverse path filtering drops what arrives",
     meaning: "The kernel of this side drops packets that arrive by another interface than the one by which it would answer (rp_filter=1). A capture shows the checks and the program never gets them. It comes with policy routing, a full-tunnel VPN, or two uplinks.",
-    detection: "The counter TcpExt IPReversePathFilter moved during the checks.",
+    detection: "The counter TcpExt IPReversePathFilter moved during the checks. It is the whole host's: where the packets that reach the interfaces could be looked at, some of them must have been for the session's own sockets, which never heard from there.",
     proof: "nstat -az TcpExtIPReversePathFilter before and after a check; with rp_filter=2 the check arrives.",
     doubt: "The counter standing still while checks are lost.",
     fixes: &[Fix::firewall(
@@ -40,6 +40,13 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
     let host = &side.host;
     let (seq, dropped) = host.counter("TcpExt.IPReversePathFilter").filter(|(_, by)| *by > 0)?;
+    // The counter is the whole host's. Answers to a probe that is bound to a device which the routing does not use for
+    // the peer are dropped as well, and another program's packets: what the session's own sockets miss is what counts.
+    let undelivered = side.undelivered();
+    if undelivered.as_ref().is_some_and(Vec::is_empty) {
+        return None;
+    }
+    let missed = undelivered.into_iter().flatten().map(|(_, seq)| seq).take(2);
     // Which interfaces are strict: those of the session's sockets first.
     let used = side.local_candidates.iter().filter_map(|local| local.interface.clone());
     let strict: Vec<_> =
@@ -64,7 +71,12 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             "The kernel of {} dropped {dropped} packets on arrival by reverse path filtering{on}",
             vantage.name()
         ),
-        evidence: [seq].into_iter().chain(strict.first().map(|(seq, _)| *seq)).chain(probes.take(2)).collect(),
+        evidence: [seq]
+            .into_iter()
+            .chain(strict.first().map(|(seq, _)| *seq))
+            .chain(missed)
+            .chain(probes.take(2))
+            .collect(),
         advice,
         ..Fault::default()
     })

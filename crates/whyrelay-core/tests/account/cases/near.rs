@@ -1,7 +1,7 @@
 //! Near misses: for each rule a session one step away from its fault, in which it must stay silent.
 
 use whyrelay_core::host::{
-    HostFact, NeighborState, Prefix, ProbeAim, RoutePurpose, RuleAction, SoftwareName,
+    HostFact, NeighborState, OwnPacket, Prefix, ProbeAim, RoutePurpose, RuleAction, SoftwareName,
 };
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::trace::event::{
@@ -220,6 +220,14 @@ fn host() -> Vec<Near> {
         session.counters(Vantage::A, &[("Xfrm.XfrmInTmplMismatch", 90)]);
     });
     let checksums = failing(Fate::AnswerLost, LOST, |session| session.counters(Vantage::B, &[("Udp.InCsumErrors", 5)]));
+    // Answers to a probe that is bound to another device count, and those of other programs: nothing of the session's
+    // own sockets is missing.
+    let probed = lost(|session| {
+        session.counters(Vantage::A, &[("TcpExt.IPReversePathFilter", 8)]);
+        let (source, destination) = (address(STUN), address(A));
+        let packet = OwnPacket { device: "eth0".into(), arrived: true, source, destination, packets: 9 };
+        session.fact(Vantage::A, HostFact::OwnPacket(packet));
+    });
     vec![
         harmless("WR101", "one family has no route, the other works", ipv6(true)),
         near("WR102", "relay only was asked for", relay_only),
@@ -228,6 +236,7 @@ fn host() -> Vec<Near> {
         near("WR129", "another program's packets are blocked on the way out", counters("Xfrm.XfrmOutPolBlock", 90)),
         near("WR129", "another program's packets are blocked on arrival", counters("Xfrm.XfrmInTmplMismatch", 90)),
         near("WR129", "a firewall rule took the session's packets", firewalled),
+        near("WR110", "the session's sockets heard all that arrived for them", probed),
         near("WR110", "the counter stood still", counters("TcpExt.IPReversePathFilter", 0)),
         near(
             "WR111",
