@@ -125,10 +125,12 @@ pub(crate) fn ask(question: &RouteQuestion) -> String {
         let _ = write!(text, " from {source}");
     }
     text.push_str(if question.protocol == 6 { " ipproto tcp" } else { " ipproto udp" });
-    if let Some(port) = question.source_port {
-        let _ = write!(text, " sport {port}");
+    // Port 0 is one that is not known, and ip takes it for a port.
+    for (word, port) in [("sport", question.source_port), ("dport", Some(question.destination_port))] {
+        if let Some(port) = port.filter(|port| *port != 0) {
+            let _ = write!(text, " {word} {port}");
+        }
     }
-    let _ = write!(text, " dport {}", question.destination_port);
     if question.mark != 0 {
         let _ = write!(text, " mark {:#x}", question.mark);
     }
@@ -265,3 +267,27 @@ pub(super) fn is_about(host: &HostEvidence, name: SoftwareName) -> bool {
 
 /// What is missing where the host was not looked at.
 pub(super) const NO_FACTS: &str = "nothing is recorded about routes, rules and firewall on the host";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::RoutePurpose;
+
+    #[test]
+    fn a_port_that_is_not_known_is_not_asked_about() {
+        let question = |source_port, destination_port| RouteQuestion {
+            purpose: RoutePurpose::Peer,
+            destination: "192.0.2.1".parse().unwrap(),
+            destination_port,
+            source: None,
+            source_port,
+            protocol: 17,
+            mark: 0,
+            user: 0,
+            out_device: None,
+            probe: false,
+        };
+        assert_eq!(ask(&question(Some(0), 0)), "ip route get 192.0.2.1 ipproto udp uid 0");
+        assert_eq!(ask(&question(Some(7), 9)), "ip route get 192.0.2.1 ipproto udp sport 7 dport 9 uid 0");
+    }
+}
