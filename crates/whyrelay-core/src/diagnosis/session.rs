@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use chain::{Break, Chain, Seen, Sent};
-pub use join::{JoinedPair, SidePair};
+pub use join::{JoinedPair, SidePair, likeliest_first};
 pub use outcome::{Path, SideOutcome};
 
 use super::evidence::{Evidence, Outage};

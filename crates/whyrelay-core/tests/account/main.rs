@@ -5,6 +5,7 @@ mod between;
 mod builder;
 mod cases;
 mod check_schema;
+mod choices;
 mod clocks;
 mod events;
 mod every_rule;

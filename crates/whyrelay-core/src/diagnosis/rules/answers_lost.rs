@@ -3,7 +3,7 @@
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
-use crate::diagnosis::session::{Break, Path};
+use crate::diagnosis::session::{Break, Path, likeliest_first};
 use crate::host::Family;
 use crate::trace::event::Vantage;
 
@@ -38,7 +38,7 @@ fn examine(session: &Session<'_>) -> Examination {
 
 fn lost(session: &Session<'_>, from: Vantage, family: Option<Family>) -> Option<Fault> {
     let broken = session.pairs.iter().filter(|pair| pair.from(from).broken == Some(Break::OnTheWayBack));
-    let chains: Vec<_> = broken.filter(|pair| pair.is_of(family)).collect();
+    let chains = likeliest_first(broken.filter(|pair| pair.is_of(family)));
     let pair = chains.first()?;
     let chain = pair.from(from);
     let from_where = chain.seen.as_ref().and_then(|seen| seen.from.first().copied());

@@ -3,7 +3,7 @@
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
-use crate::diagnosis::session::{Break, Path};
+use crate::diagnosis::session::{Break, Path, likeliest_first};
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -24,7 +24,7 @@ fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for from in [Vantage::A, Vantage::B].into_iter().filter(|_| session.path != Path::Direct) {
         let broken = session.pairs.iter().filter(|pair| pair.from(from).broken == Some(Break::AtAnswering));
-        let chains: Vec<_> = broken.collect();
+        let chains = likeliest_first(broken);
         let Some(seen) = chains.iter().find_map(|pair| pair.from(from).seen.as_ref()) else { continue };
         let (here, there) = (from.name(), from.other().name());
         let (at, source) = (seen.at.first(), seen.from.first());

@@ -8,7 +8,7 @@ use super::{Examination, Fault, Fix, Rule, server_name_unresolved, stun_server_s
 use crate::diagnosis::evidence::LocalCandidate;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::told;
-use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
+use crate::diagnosis::session::{Break, JoinedPair, Path, Session, likeliest_first};
 use crate::host::Family;
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
@@ -57,7 +57,7 @@ fn lost(session: &Session<'_>, family: Option<Family>, blind: bool) -> Option<Fa
             session.could_arrive(pair, from) && pair.is_of(family) && (near || !blind)
         };
         let could = session.pairs.iter().filter(counts);
-        let chains: Vec<_> = could.filter(|pair| pair.from(from).broken == Some(Break::OnTheWay)).collect();
+        let chains = likeliest_first(could.filter(|pair| pair.from(from).broken == Some(Break::OnTheWay)));
         let Some(first) = chains.iter().find_map(|pair| pair.side(from)) else { continue };
         let sent: u32 = chains.iter().filter_map(|pair| pair.from(from).sent).map(|sent| sent.transmissions).sum();
         lost.push((from, first.pair.remote, sent, chains.len()));

@@ -3,7 +3,7 @@
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
-use crate::diagnosis::session::{Break, Path};
+use crate::diagnosis::session::{Break, Path, likeliest_first};
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -29,7 +29,7 @@ fn examine(session: &Session<'_>) -> Examination {
         let refused = session.pairs.iter().filter(|pair| {
             pair.from(from).broken == Some(Break::Refused) && pair.from(from).errors.keys().any(|code| *code != 487)
         });
-        let chains: Vec<_> = refused.collect();
+        let chains = likeliest_first(refused);
         let Some(pair) = chains.first() else { continue };
         let codes: Vec<_> = pair.from(from).errors.keys().map(ToString::to_string).collect();
         faults.push(Fault {

@@ -3,7 +3,7 @@
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
-use crate::diagnosis::session::{Break, Path};
+use crate::diagnosis::session::{Break, Path, likeliest_first};
 use crate::host::Family;
 use crate::trace::event::Vantage;
 
@@ -38,7 +38,7 @@ fn examine(session: &Session<'_>) -> Examination {
 
 fn unanswered(session: &Session<'_>, from: Vantage, family: Option<Family>) -> Option<Fault> {
     let could = session.pairs.iter().filter(|pair| session.could_arrive(pair, from) && pair.is_of(family));
-    let chains: Vec<_> = could.filter(|pair| pair.from(from).broken == Some(Break::Somewhere)).collect();
+    let chains = likeliest_first(could.filter(|pair| pair.from(from).broken == Some(Break::Somewhere)));
     let side = chains.iter().find_map(|pair| pair.side(from))?;
     let heard = chains.iter().any(|pair| pair.from(from.other()).seen.as_ref().is_some_and(|seen| seen.checks > 0));
     let (here, there) = (from.name(), from.other().name());

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::chain::{self, Chain, Checks};
 use crate::diagnosis::evidence::Evidence;
 use crate::host::Family;
-use crate::trace::address::AddressClass;
+use crate::trace::address::{AddressClass, same_subnet};
 use crate::trace::event::{Pair, PairState, PruneReason, Vantage};
 
 /// A pair of both sides, or of one where the other has no mirror image of it.
@@ -84,6 +84,20 @@ impl JoinedPair {
             chain.sent.is_some_and(|sent| sent.checks > 0) || chain.seen.as_ref().is_some_and(|seen| seen.checks > 0)
         })
     }
+}
+
+/// Those that a reader takes for the path that should have worked come first: on one network or to a public address, then
+/// between private addresses of different networks, link-local ones last. Else by priority, as they come.
+pub fn likeliest_first<'a>(pairs: impl Iterator<Item = &'a JoinedPair>) -> Vec<&'a JoinedPair> {
+    let mut pairs: Vec<_> = pairs.collect();
+    pairs.sort_by_key(|joined| {
+        let ends =
+            || [&joined.a, &joined.b].into_iter().flatten().map(|side| (side.pair.local.ip(), side.pair.remote.ip()));
+        let is_near = |ip| matches!(AddressClass::of(ip), AddressClass::LinkLocal | AddressClass::Loopback);
+        let is_meant = |(local, remote)| AddressClass::of(remote) == AddressClass::Public || same_subnet(local, remote);
+        (ends().any(|(local, remote)| is_near(local) || is_near(remote)), !ends().any(is_meant))
+    });
+    pairs
 }
 
 /// One side's pairs with their checks.
