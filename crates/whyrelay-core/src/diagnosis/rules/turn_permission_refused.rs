@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::session::Path;
-use crate::diagnosis::session::Session;
+use crate::diagnosis::session::{Path, Session};
 use crate::trace::address::AddressClass;
+use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR403",
@@ -25,19 +25,21 @@ pub(super) const RULE: Rule = Rule {
     examine,
 };
 
-/// What a server refuses one side.
+/// What is refused for one reason.
 #[derive(Default)]
 struct Refused {
-    /// Addresses of the peer, with the error's code.
-    peers: BTreeMap<IpAddr, u16>,
+    harms: bool,
+    servers: BTreeSet<SocketAddr>,
+    /// Addresses of the peer that each side may not reach, with the error's code.
+    peers: BTreeMap<Vantage, BTreeMap<IpAddr, u16>>,
     evidence: Vec<u64>,
 }
 
 fn examine(session: &Session<'_>) -> Examination {
-    let mut faults: Vec<Fault> = Vec::new();
+    // One finding for each server that does harm; what does none is one in all, whatever the sides, the addresses of the
+    // server and the allocations on it.
+    let mut groups: BTreeMap<Option<SocketAddr>, Refused> = BTreeMap::new();
     for vantage in session.recorded() {
-        // One finding for each server and severity: a side may have several allocations on it.
-        let mut groups: BTreeMap<(SocketAddr, Severity), Refused> = BTreeMap::new();
         for ((_, _, server), path) in &session.evidence.side(vantage).servers {
             let Some(allocation) = &path.allocation else { continue };
             // For its own address it asked to try its own relay: nobody else needs that.
@@ -54,24 +56,35 @@ fn examine(session: &Session<'_>) -> Examination {
             // Refusing what only its neighbors could reach is what a server on the Internet should do.
             let neighbor = AddressClass::of(server.ip()) != AddressClass::Public;
             let harms = public || neighbor && session.path == Path::Failed && allocation.permissions.is_empty();
-            let severity = if harms { Severity::Warning } else { Severity::Info };
-            let group = groups.entry((*server, severity)).or_default();
+            let group = groups.entry((harms && session.path != Path::Direct).then_some(*server)).or_default();
+            group.harms |= harms;
+            group.servers.insert(*server);
             for (peer, code, seq) in refused {
-                group.peers.entry(peer).or_insert(code);
+                group.peers.entry(vantage).or_default().entry(peer).or_insert(code);
                 group.evidence.push(seq);
             }
         }
-        for ((server, severity), Refused { peers, evidence }) in groups {
-            let Some((peer, code)) = peers.first_key_value() else { continue };
-            let more = if peers.len() > 1 { format!(" and {} more", peers.len() - 1) } else { String::new() };
-            faults.push(Fault {
-                blame: Blame::Relay,
-                severity,
-                summary: format!("{server} refuses {} to relay to {peer}{more} ({code})", vantage.name()),
-                evidence,
-                ..Fault::default()
-            });
-        }
     }
-    Examination::of(faults)
+    let faults = groups.into_values().map(|refused| Fault {
+        blame: Blame::Relay,
+        severity: if refused.harms { Severity::Warning } else { Severity::Info },
+        summary: refused.summary(),
+        evidence: refused.evidence,
+        ..Fault::default()
+    });
+    Examination::of(faults.collect())
+}
+
+impl Refused {
+    fn summary(&self) -> String {
+        let servers: Vec<_> = self.servers.iter().map(ToString::to_string).collect();
+        let of_side = |(vantage, peers): (&Vantage, &BTreeMap<IpAddr, u16>)| {
+            let (peer, code) = peers.first_key_value()?;
+            let more = if peers.len() > 1 { format!(" and {} more", peers.len() - 1) } else { String::new() };
+            Some(format!("{} to relay to {peer}{more} ({code})", vantage.name()))
+        };
+        let sides: Vec<_> = self.peers.iter().filter_map(of_side).collect();
+        let verb = if servers.len() > 1 { "refuse" } else { "refuses" };
+        format!("{} {verb} {}", servers.join(" and "), sides.join(", and "))
+    }
 }
