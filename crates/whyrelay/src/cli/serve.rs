@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -33,6 +34,10 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<u8> {
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let on_all = args.listen.is_none_or(|listen| listen.ip().is_unspecified());
+    if on_all && args.public_host.is_none() {
+        await_address().await;
+    }
     let own: Vec<IpAddr> = own_addresses().into_iter().map(|(ip, _)| ip).collect();
     let listen = args.listen.unwrap_or_else(|| all_addresses(&own, args.port.unwrap_or(SIGNALING_PORT)));
     let mut interrupt = peer::watch_ending_signals(false)?;
@@ -60,7 +65,12 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         serve_metrics(address, metrics::router(relay.clone(), gauges, Audience::Everybody)).await?;
     }
     tokio::spawn(reload_on_hangup(args.turn.clone(), relay.clone(), certificates, signal(SignalKind::hangup())?));
-    answer(&greeting(&args, signaling.local_addr(), relay.as_ref(), is_tls)?)?;
+    let greeting = Greeting::new(&args, signaling.local_addr(), is_tls)?;
+    let hosts = greeting.hosts();
+    answer(&greeting.text(&hosts, relay.as_ref()))?;
+    if hosts.is_empty() {
+        tokio::spawn(greet_when_there_is_an_address(greeting, relay.clone()));
+    }
 
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
     let relaying = async {
@@ -202,50 +212,124 @@ fn with_listen_hint(error: anyhow::Error, flag: &str, address: SocketAddr) -> an
     error
 }
 
-/// What to run on the two machines.
-fn greeting(
-    args: &ServeArgs,
-    signaling: SocketAddr,
-    relay: Option<&StunTurnServer>,
-    is_tls: bool,
-) -> anyhow::Result<String> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
-    let room = unguessable_name(random);
-    let scheme = if is_tls { "https" } else { "http" };
-    let port = signaling.port();
-    let hosts: Vec<String> = match &args.public_host {
-        Some(host) => vec![host.clone()],
-        None if signaling.ip().is_unspecified() => {
-            likeliest_first(own_addresses(), signaling.is_ipv6()).into_iter().map(url_host).collect()
+/// How long an address is waited for: a link that has just come up has one a moment later (DHCP), and may use it a second
+/// after that (duplicate address detection).
+const ADDRESS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often this machine's addresses are looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The same when nobody waits for one any more.
+const LOOK_LATER: Duration = Duration::from_secs(1);
+
+/// Waits a moment for an address at which another machine may reach this one, where there is none yet or one that cannot
+/// be used yet.
+async fn await_address() {
+    let until = Instant::now() + ADDRESS_WITHIN;
+    let mut told = false;
+    while !is_reachable(&own_addresses()) && Instant::now() < until {
+        if !std::mem::replace(&mut told, true) {
+            crate::tell!("this machine has no address yet: waiting up to {} s for one", ADDRESS_WITHIN.as_secs());
         }
-        None => vec![url_host(signaling.ip())],
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Whether another machine may reach one of these, and all of them can be listened on.
+fn is_reachable(own: &[(IpAddr, Option<String>)]) -> bool {
+    let all = likeliest_first(own.to_vec(), true);
+    !all.is_empty() && all.iter().all(|ip| std::net::UdpSocket::bind((*ip, 0)).is_ok())
+}
+
+/// Says what to run once this machine has an address.
+async fn greet_when_there_is_an_address(greeting: Greeting, relay: Option<StunTurnServer>) {
+    let hosts = loop {
+        tokio::time::sleep(LOOK_LATER).await;
+        let hosts = greeting.hosts();
+        if !hosts.is_empty() {
+            break hosts;
+        }
     };
-    let host = hosts.first().map_or("127.0.0.1", String::as_str);
-    let url = format!("{scheme}://{host}:{port}");
-    let others: Vec<String> = hosts.iter().skip(1).map(|host| format!("{scheme}://{host}:{port}")).collect();
-    let servers = match relay {
-        None => "no STUN, no TURN (--no-stun)".to_owned(),
-        Some(relay) => {
-            let list = relay.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let what = if args.no_turn { "STUN" } else { "STUN and TURN" };
-            let over = if is_tls { "UDP, TCP and TLS" } else { "UDP and TCP" };
-            match relay.discovery_addresses() {
-                [] => format!("{what} on {list} ({over})"),
-                discovery => {
-                    let discovery = discovery.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                    format!("{what} on {list} ({over}), NAT behavior discovery on {discovery} (UDP)")
+    let mut text = format!("This machine has an address now.\n\n{}", greeting.what_to_run(&hosts));
+    if relay.is_some_and(|relay| relay.addresses().iter().all(|address| address.ip().is_loopback())) {
+        text.push_str("STUN and TURN do not listen there: end the server and start it again for that.\n");
+    }
+    // Whoever does not read it has ended, and so does the server then.
+    let _ = answer(&text);
+}
+
+/// What to run on the two machines.
+struct Greeting {
+    scheme: &'static str,
+    /// Where signaling listens.
+    signaling: SocketAddr,
+    public_host: Option<String>,
+    no_turn: bool,
+    room: String,
+}
+
+impl Greeting {
+    fn new(args: &ServeArgs, signaling: SocketAddr, is_tls: bool) -> anyhow::Result<Self> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)
+            .map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
+        Ok(Self {
+            scheme: if is_tls { "https" } else { "http" },
+            signaling,
+            public_host: args.public_host.clone(),
+            no_turn: args.no_turn,
+            room: unguessable_name(random),
+        })
+    }
+
+    /// At which hosts this one is reached now, the likeliest first; none: only by programs on itself.
+    fn hosts(&self) -> Vec<String> {
+        match &self.public_host {
+            Some(host) => vec![host.clone()],
+            None if self.signaling.ip().is_unspecified() => {
+                likeliest_first(own_addresses(), self.signaling.is_ipv6()).into_iter().map(url_host).collect()
+            }
+            None => vec![url_host(self.signaling.ip())],
+        }
+    }
+
+    fn what_to_run(&self, hosts: &[String]) -> String {
+        let url = |host: &str| format!("{}://{host}:{}", self.scheme, self.signaling.port());
+        let first = hosts.first().map_or("127.0.0.1", String::as_str);
+        let others: Vec<String> = hosts.iter().skip(1).map(|host| url(host)).collect();
+        what_to_run(&url(first), &others, &self.room)
+    }
+
+    fn text(&self, hosts: &[String], relay: Option<&StunTurnServer>) -> String {
+        let servers = match relay {
+            None => "no STUN, no TURN (--no-stun)".to_owned(),
+            Some(relay) => {
+                let list = relay.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let what = if self.no_turn { "STUN" } else { "STUN and TURN" };
+                let over = if self.scheme == "https" { "UDP, TCP and TLS" } else { "UDP and TCP" };
+                match relay.discovery_addresses() {
+                    [] => format!("{what} on {list} ({over})"),
+                    discovery => {
+                        let discovery = discovery.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                        format!("{what} on {list} ({over}), NAT behavior discovery on {discovery} (UDP)")
+                    }
                 }
             }
-        }
-    };
-    Ok(format!(
-        "whyrelay {} serves signaling on {signaling}, {servers}.\n\n\
-         {}\
-         Ctrl-C ends the server.\n",
-        env!("CARGO_PKG_VERSION"),
-        what_to_run(&url, &others, &room)
-    ))
+        };
+        let alone = if hosts.is_empty() {
+            "This machine has no address yet: only programs on it reach this server. What to run elsewhere is said when it has one.\n\n"
+        } else {
+            ""
+        };
+        format!(
+            "whyrelay {} serves signaling on {}, {servers}.\n\n\
+             {alone}{}\
+             Ctrl-C ends the server.\n",
+            env!("CARGO_PKG_VERSION"),
+            self.signaling,
+            self.what_to_run(hosts)
+        )
+    }
 }
 
 /// Most addresses that are listed besides.

@@ -44,6 +44,7 @@ mod report;
 mod resolver;
 mod router;
 mod running;
+mod serve_address;
 mod stay;
 
 #[path = "../../../whyrelay-core/tests/account/builder.rs"]
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
     host::register(&mut suite);
     stay::register(&mut suite);
     interrupted::register(&mut suite);
+    serve_address::register(&mut suite);
     lab::register(&mut suite);
     suite.run()
 }
