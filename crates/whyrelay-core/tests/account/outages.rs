@@ -11,7 +11,8 @@ use whyrelay_core::trace::event::{
 };
 
 use crate::builder::{Check, Fate, Session, address};
-use crate::report::{A, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, direct};
+use crate::choices::said;
+use crate::report::{A, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, direct, relayed};
 
 const SERVER: &str = "http://192.0.2.1:8080/";
 
@@ -292,4 +293,32 @@ fn an_interface_that_was_to_be_left_out_and_is_not_there_is_told() {
     let text = flat(&Report::from_events(&session.events));
     let words = "the session without eht1 on A (--exclude-interface): A has no interface of that name; it has eth0";
     assert!(text.contains(words), "{text}");
+}
+
+#[test]
+fn the_relay_of_a_peer_whose_recording_did_not_come_is_named_where_its_machine_says_so() {
+    const GONE: &str = "The path went through the relay at 192.0.2.10:60000, which is gone: its host says that nothing listens there any more";
+    for (offender, expected) in [("192.0.2.10", Some(GONE)), ("203.0.113.1", None)] {
+        let mut session = relayed();
+        session.relayed_check(Vantage::A, A, STUN, RELAYED, (B, B_MAPPED), true);
+        session.select(Vantage::A, RELAYED, B_MAPPED);
+        session.select(Vantage::B, B, RELAYED);
+        ice(&mut session, Vantage::B, IceState::Completed, IceState::Failed, IceStateReason::ConsentExpired);
+        session.push(
+            Vantage::B,
+            EventKind::IcmpError {
+                local: address(B),
+                remote: address(RELAYED),
+                offender: offender.parse().ok(),
+                icmp_type: 3,
+                icmp_code: 3,
+                errno: 111,
+            },
+        );
+        session.end(Vantage::B, EndReason::Interrupted);
+        session.events = session.of(Vantage::B);
+        let gone: Vec<_> = said(&session, "WR411").into_iter().map(|(_, summary)| summary).collect();
+        assert_eq!(gone.first().map(String::as_str), expected, "{offender}");
+        assert_eq!(said(&session, "WR506").is_empty(), expected.is_some(), "{offender}");
+    }
 }

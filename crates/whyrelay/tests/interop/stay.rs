@@ -6,11 +6,12 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::coturn::{Coturn, PASSWORD, Transport, USER};
+use crate::homes::Homes;
 use crate::namespace::Namespace;
 use crate::ours::{self, Account, Server};
 use crate::peers::{LIMIT, Role};
 use crate::process::Process;
-use crate::suite::{Suite, Tool};
+use crate::suite::{self, Suite, Tool};
 
 /// Consent is missed after 6 s, ICE restarts 3 s later and then every 10 s.
 const BREAK_LIMIT: Duration = Duration::from_secs(45);
@@ -21,6 +22,7 @@ pub(crate) fn register(suite: &mut Suite) {
     let tools = [NetworkNamespaces, Nft];
     suite.test("stay::a_path_that_was_silent_comes_back_by_a_restart", &tools, comes_back);
     suite.test("stay::a_broken_path_moves_to_the_other_cable", &tools, moves);
+    suite.test("stay::a_relay_that_ends_is_named", &tools, relay_gone);
     let coturn = [NetworkNamespaces, Turnserver];
     suite.test("stay::an_allocation_that_was_lost_is_made_again", &coturn, allocated_again);
 }
@@ -126,5 +128,77 @@ fn allocated_again() -> Result<()> {
     account.must_be_relayed()?;
     let after_loss = recording.split(r#""kind":"deallocated""#).nth(1).unwrap_or_default();
     ensure!(after_loss.contains(r#""kind":"allocated""#), "no allocation after the loss: {}", account.printed);
+    Ok(())
+}
+
+/// Its program ends, its machine falls silent, or it ends together with signaling: then the side whose relay it is not has
+/// nobody's word but that of the relay's machine.
+fn relay_gone() -> Result<()> {
+    const CASES: [&str; 4] = ["program", "machine", "with-signaling", "of-A-with-signaling"];
+    suite::each(&CASES, 4, |case| relay_gone_as(case).with_context(|| (*case).to_owned()))
+}
+
+fn relay_gone_as(case: &str) -> Result<()> {
+    let homes = Homes::new()?;
+    let between = &homes.between;
+    let users = tempfile::NamedTempFile::new()?;
+    std::fs::write(users.path(), "alice:wonderland\n")?;
+    let relay = |listen: &str| {
+        let mut command = between.command(env!("CARGO_BIN_EXE_whyrelay"));
+        command.args([
+            "serve",
+            "--listen",
+            listen,
+            "--stun-listen",
+            "192.0.2.1:3478",
+            "--allow-peer",
+            "203.0.113.0/24",
+        ]);
+        let relay = Process::start("the relay", command.arg("--turn-users-file").arg(users.path()))?;
+        relay.line(LIMIT, |line| line.contains("Ctrl-C ends"))?;
+        anyhow::Ok(relay)
+    };
+    let (signaling, relay) = match case {
+        "with-signaling" | "of-A-with-signaling" => (None, relay("192.0.2.1:8080")?),
+        _ => (Some(Server::start(between, &["--no-stun"])?), relay("192.0.2.1:8081")?),
+    };
+    let start = |namespace: &Namespace, role: Role| {
+        let mut command = ours::peer(namespace, role, "http://192.0.2.1:8080");
+        command.args(["--stay", "--no-tcp"]);
+        match (case, role) {
+            ("of-A-with-signaling", Role::Answerer) => command.args(["--no-turn", "--stun", "stun:192.0.2.1:3478"]),
+            _ => command.args(["--relay-only", "--turn", "turn:192.0.2.1:3478", "--turn-user", "alice"]),
+        };
+        Process::start(role.name(), command.env("TURN_PASSWORD", "wonderland"))
+    };
+    let answerer = start(&homes.b, Role::Answerer)?;
+    let offerer = start(&homes.a, Role::Offerer)?;
+    for peer in [&offerer, &answerer] {
+        peer.line(LIMIT, |line| line.contains("round trip over the channel: median"))?;
+    }
+    if case == "machine" {
+        between.shell(
+            "nft 'table ip d { chain i { type filter hook input priority 0; meta l4proto udp drop; };
+               chain o { type filter hook output priority 0; meta l4proto udp drop; }; }'",
+        )?;
+    } else {
+        drop(relay);
+    }
+    for peer in [&offerer, &answerer] {
+        peer.line(BREAK_LIMIT, |line| line.contains("the path is "))?;
+    }
+    // Long enough for whatever is tried then.
+    std::thread::sleep(Duration::from_secs(15));
+    offerer.signal(Signal::SIGINT)?;
+    let offered = Account::of(offerer)?;
+    if signaling.is_none() {
+        answerer.signal(Signal::SIGINT)?;
+    }
+    let answered = Account::of(answerer)?;
+    for account in [&offered, &answered] {
+        let first = &account.json["findings"][0];
+        ensure!(account.json["path"] == "failed" && first["code"] == "WR411", "{}", account.printed);
+        ensure!(first["summary"].as_str().is_some_and(|said| said.contains("the relay at 192.0.2.1:")), "{first}");
+    }
     Ok(())
 }

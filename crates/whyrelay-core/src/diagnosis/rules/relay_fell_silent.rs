@@ -13,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     name: "relay-fell-silent",
     title: "the relay of a path that worked answers nobody any more",
     meaning: "The session went through a TURN server, and that server stopped: its program or machine ended or was restarted, or its network is gone. The path between the two sides breaks with it, although nothing is wrong at either of them.",
-    detection: "The path went through a relay and broke; from then on the relay's server answered none of at least three requests, or its host said that nothing listens there any more, or a connection to it could not be made.",
+    detection: "The path went through a relay and broke; from then on the relay's server answered none of at least three requests, or its host said that nothing listens there any more, or a connection to it could not be made. Of the peer's relay, where its recording is missing: its host said so of the relayed address.",
     proof: "The server's own log of that time, and whyrelay check from another network.",
     doubt: "An answer of the server after the cited events: then only the path to it was bad for a while.",
     fixes: &[
@@ -55,8 +55,13 @@ fn silent(session: &Session<'_>, vantage: Vantage) -> Option<(SocketAddr, String
     let outage = side.outage()?;
     let (_, pair) = side.selected_pair()?;
     let relayed = [(vantage, pair.local), (vantage.other(), pair.remote)];
-    let (owner, relayed) =
-        relayed.into_iter().find(|(vantage, address)| session.evidence.side(*vantage).is_relayed(*address))?;
+    let owner = relayed.into_iter().find(|(vantage, address)| session.evidence.side(*vantage).is_relayed(*address));
+    let Some((owner, relayed)) = owner else {
+        // The peer's relay, and its recording did not come, as where signaling ended with the relay.
+        let is_relay = !session.evidence.is_recorded(vantage.other()) && side.known.is_told_as_relayed(pair.remote);
+        let seq = closed(side, pair.remote).filter(|_| is_relay)?;
+        return Some((pair.remote, CLOSED.to_owned(), vec![outage.seq, seq]));
+    };
     let client = session.evidence.side(owner);
     let mut paths = client.servers.iter().filter_map(|((transport, _, server), path)| {
         let allocation = path.allocation.as_ref()?;
@@ -69,18 +74,13 @@ fn silent(session: &Session<'_>, vantage: Vantage) -> Option<(SocketAddr, String
 
 /// What a client of a server saw of it since its path broke.
 fn gone(client: &SideEvidence, transport: Transport, server: SocketAddr) -> Option<(String, u64)> {
-    let (selected, _) = client.selected_pair()?;
     let outage = client.outage()?;
-    let closed = client.icmp_errors.iter().find(|((_, remote, kind, code), error)| {
-        let is_port = matches!((remote.is_ipv4(), kind, code), (true, 3, 3) | (false, 1, 4));
-        is_port && *remote == server && error.seq > selected && error.offender.is_none_or(|ip| ip == server.ip())
-    });
     let since = || client.requests.values().filter(|request| request.server == server && request.first >= outage.at);
     if since().any(|request| request.answered) {
         return None;
     }
-    if let Some((_, error)) = closed.filter(|_| transport == Transport::Udp) {
-        return Some(("is gone: its host says that nothing listens there any more".to_owned(), error.seq));
+    if let Some(seq) = closed(client, server).filter(|_| transport == Transport::Udp) {
+        return Some((CLOSED.to_owned(), seq));
     }
     let sent: u32 = since().map(|request| request.transmissions).sum();
     if let Some(first) = since().map(|request| request.seq).min().filter(|_| sent >= MANY) {
@@ -92,4 +92,16 @@ fn gone(client: &SideEvidence, transport: Transport, server: SocketAddr) -> Opti
             && failed.server.contains(&server.ip().to_string())
     });
     failed.map(|failed| ("takes no connection since the path broke".to_owned(), failed.seq))
+}
+
+const CLOSED: &str = "is gone: its host says that nothing listens there any more";
+
+/// The event by which the host at an address says that nothing is at its port, since the path was selected.
+fn closed(side: &SideEvidence, address: SocketAddr) -> Option<u64> {
+    let (selected, _) = side.selected_pair()?;
+    let closed = side.icmp_errors.iter().find(|((_, remote, kind, code), error)| {
+        let is_port = matches!((remote.is_ipv4(), kind, code), (true, 3, 3) | (false, 1, 4));
+        is_port && *remote == address && error.seq > selected && error.offender.is_none_or(|ip| ip == address.ip())
+    });
+    closed.map(|(_, error)| error.seq)
 }
