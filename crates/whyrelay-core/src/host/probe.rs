@@ -30,6 +30,12 @@ pub enum ProbeAim {
         /// The length of the IP packet, in bytes.
         length: u16,
     },
+    /// One TCP segment to the signaling server, as large as the system makes them, on a connection of its own. The
+    /// session's own segments are small.
+    Segment {
+        /// The length of the IP packet, in bytes.
+        length: u16,
+    },
     /// A server sends to the mapped address before we send to it: does the mapping stay?
     EarlyArrival,
     /// After silence: does the mapping still stand?

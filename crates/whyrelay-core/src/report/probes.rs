@@ -168,6 +168,7 @@ pub(super) fn aim(aim: &ProbeAim) -> String {
         ProbeAim::WithoutMark => "without the mark".into(),
         ProbeAim::TimeToLive { ttl } => format!("as far as hop {ttl} (TTL {ttl})"),
         ProbeAim::Padded { length } => format!("in packets of {length} bytes"),
+        ProbeAim::Segment { length } => format!("over TCP to the signaling server in a packet of {length} bytes"),
         ProbeAim::EarlyArrival => "after the peer's own packets".into(),
         ProbeAim::Silence { seconds } => format!("after {seconds} s of silence"),
         ProbeAim::AfterOpener { ttl } => format!("after an opener of TTL {ttl}"),

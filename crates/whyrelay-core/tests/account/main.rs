@@ -31,3 +31,4 @@ mod report;
 mod rules;
 mod scale;
 mod schema;
+mod segments;

@@ -8,13 +8,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use whyrelay_core::engine::nat_discovery::DiscoveryConfig;
 use whyrelay_core::engine::server_url::{ServerHost, ServerUrl};
+use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::random::Random;
+use whyrelay_core::trace::event::EventKind;
 
 use super::SessionConfig;
 use crate::check::{Entry, Journal, Origin, discover, origin_toward};
 use crate::io::clock::Clock;
 use crate::io::interfaces;
 use crate::io::udp::UdpOptions;
+use crate::signaling::segments;
 
 /// A server that is slow takes longer than one that filters: nothing of ours waits that long.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -30,13 +33,24 @@ const MAX_SERVERS: usize = 2;
 pub(super) struct Beside {
     journal: Journal,
     running: JoinSet<()>,
+    asking: JoinSet<()>,
 }
 
 impl Beside {
     /// Nothing yet, and where entries come out.
     pub(super) fn new(clock: Clock) -> (Self, mpsc::Receiver<Entry>) {
         let (journal, entries) = Journal::new(clock);
-        (Self { journal, running: JoinSet::new() }, entries)
+        (Self { journal, running: JoinSet::new(), asking: JoinSet::new() }, entries)
+    }
+
+    /// Asks whether large packets reach the signaling server, where it is on another machine.
+    pub(super) fn ask_for_segments(&mut self, server: SocketAddr) {
+        let journal = self.journal.clone();
+        self.asking.spawn(async move {
+            if let Some(probe) = segments::probe(server).await {
+                journal.fact(EventKind::HostFact { moment: Moment::During, fact: Box::new(HostFact::Probe(probe)) });
+            }
+        });
     }
 
     /// Starts to look at the NAT by these servers, once.

@@ -185,6 +185,10 @@ impl Session {
         self.record(EventKind::Signaling { server: url, state: SignalingState::Connected { by: by.into() } });
         let kind = if server.whyrelay.is_some() { "whyrelay serve" } else { "another server" };
         self.progress.step(&format!("signaling: connected to {} ({by}, {kind})", server.address));
+        if server.address.ip() != server.local.ip() && !server.address.ip().is_loopback() {
+            self.progress.step("probing whether large packets reach the signaling server");
+            self.beside.ask_for_segments(server.address);
+        }
         self.signals.client = Some(client);
         // Three round trips to the server and more: about one to the other side and back over it.
         let took = self.signals.waiting_since.elapsed();

@@ -8,6 +8,7 @@ mod driver;
 mod error;
 mod link;
 mod long_poll;
+pub(crate) mod segments;
 mod stream;
 mod websocket;
 

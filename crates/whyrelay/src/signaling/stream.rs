@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use url::{Host, Position, Url};
 
@@ -137,13 +137,28 @@ async fn connect_to_one(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         |error: &io::Error| matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable);
     let mut told: Option<io::Error> = None;
     for address in addresses {
-        match TcpStream::connect(address).await {
+        match connect_small(*address).await {
             Ok(stream) => return Ok(stream),
             Err(error) if told.as_ref().is_some_and(|told| !no_way(told)) && no_way(&error) => {}
             Err(error) => told = Some(error),
         }
     }
     Err(told.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+/// What a segment carries at most: with headers and options no packet is then larger than the smallest that every
+/// network has to take (RFC 791 §3.1, RFC 8200 §5).
+const fn largest_segment(address: &SocketAddr) -> u32 {
+    if address.is_ipv4() { 576 - 40 } else { 1280 - 60 }
+}
+
+/// Connects with segments that pass where large packets vanish without a word, in both directions: the option in our SYN
+/// binds the server, too.
+async fn connect_small(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A system that does not take it has its own size, as without.
+    let _ = socket2::SockRef::from(&socket).set_tcp_mss(largest_segment(&address));
+    socket.connect(address).await
 }
 
 /// The TLS configuration, made when it is first needed: reading the system's roots takes milliseconds.

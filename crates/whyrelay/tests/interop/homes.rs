@@ -62,6 +62,11 @@ impl Homes {
 
     /// The same with other arguments on either side.
     pub(crate) fn session_with(&self, of_a: &[&str], of_b: &[&str]) -> Result<Account> {
+        Ok(self.both(of_a, of_b)?.0)
+    }
+
+    /// The same: the accounts of A and of B.
+    pub(crate) fn both(&self, of_a: &[&str], of_b: &[&str]) -> Result<(Account, Account)> {
         let server = Server::start(&self.between, &["--no-turn"])?;
         let start = |namespace: &Namespace, role: Role, more: &[&str]| {
             let mut command = ours::peer(namespace, role, server.url());
@@ -69,7 +74,6 @@ impl Homes {
         };
         let answerer = start(&self.b, Role::Answerer, of_b)?;
         let account = Account::of(start(&self.a, Role::Offerer, of_a)?)?;
-        Account::of(answerer)?;
-        Ok(account)
+        Ok((account, Account::of(answerer)?))
     }
 }

@@ -16,6 +16,7 @@ mod suite;
 mod advice;
 mod application;
 mod beside;
+mod black_hole;
 mod blocked;
 mod check;
 mod check_account;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
     host::register(&mut suite);
     stay::register(&mut suite);
     interrupted::register(&mut suite);
+    black_hole::register(&mut suite);
     serve_address::register(&mut suite);
     lab::register(&mut suite);
     suite.run()

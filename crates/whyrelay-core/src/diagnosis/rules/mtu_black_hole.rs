@@ -5,7 +5,7 @@ use crate::diagnosis::evidence::{SideEvidence, Sizes};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
-use crate::trace::event::Vantage;
+use crate::trace::event::{DtlsState, Vantage};
 use crate::trace::measurement::Measurement;
 
 /// A datagram of this payload or more is large: DTLS flights with a certificate are, STUN messages are not.
@@ -19,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     name: "mtu-black-hole",
     title: "large packets get lost on the path",
     meaning: "Small packets pass and large ones vanish without a word: a link on the way takes smaller packets than the interface says, and the ICMP message that would tell is filtered. Checks and handshakes of small size work, then nothing loads.",
-    detection: "Packets of a padded probe up to a size arrived and larger ones did not, though they fit the interface; or the DTLS handshake's large datagrams never arrived while small packets on the same pair did.",
+    detection: "Packets of a padded probe up to a size arrived and larger ones did not, though they fit the interface; or the DTLS handshake's large datagrams never arrived while small packets on the same pair did; or the signaling server acknowledged nothing of a large TCP segment, sent again and again on two connections whose handshake passed at once.",
     proof: "ping -M do -s SIZE in both directions, from 1472 downwards.",
     doubt: "A packet as large as the interface's MTU that arrives.",
     fixes: &[
@@ -37,7 +37,10 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(
         session
             .recorded()
-            .filter_map(|vantage| measured(session, vantage).or_else(|| seen(session, vantage)))
+            .filter_map(|vantage| {
+                let between = measured(session, vantage).or_else(|| seen(session, vantage));
+                between.or_else(|| toward_signaling(session, vantage))
+            })
             .collect(),
     )
 }
@@ -99,6 +102,30 @@ fn padded(side: &SideEvidence, peer: &SideEvidence) -> Option<(impl Fn(Vantage) 
     };
     let evidence = std::iter::once(seq).chain(lost.into_iter().map(|(_, seq)| seq)).collect();
     Some((summary, evidence))
+}
+
+/// The signaling server acknowledged no large segment. The session's own are small, so that alone did it no harm: only a
+/// handshake that broke is explained by it, where the way to the peer leads through the same link.
+fn toward_signaling(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let lost = side.host.probes_with(|aim| matches!(aim, ProbeAim::Segment { .. })).find_map(|probe| {
+        let ProbeAim::Segment { length } = probe.fact.aim else { return None };
+        (probe.fact.result == ProbeOutcome::Silent).then_some((length, probe))
+    });
+    let (length, probe) = lost?;
+    let broke = |vantage| matches!(session.evidence.side(vantage).dtls.last(), Some((_, DtlsState::Failed { .. })));
+    let severity = match session.path {
+        Path::Direct => Severity::Info,
+        Path::Failed if broke(Vantage::A) || broke(Vantage::B) => Severity::Error,
+        _ => Severity::Warning,
+    };
+    let summary = format!(
+        "TCP packets of {length} bytes from {} to the signaling server {} get lost ({} sent, none acknowledged), while smaller ones pass",
+        vantage.name(),
+        probe.fact.remote,
+        probe.fact.transmissions
+    );
+    Some(Fault { severity, ..fault(session, summary, vec![probe.seq]) })
 }
 
 /// Large datagrams of the handshake were sent on a pair and never arrived, while checks on it did.

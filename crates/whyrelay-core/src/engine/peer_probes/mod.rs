@@ -81,6 +81,7 @@ impl Attempt {
             ProbeAim::WithoutMark => "without-mark",
             ProbeAim::TimeToLive { .. } => "time-to-live",
             ProbeAim::Padded { .. } => "padded",
+            ProbeAim::Segment { .. } => "segment",
             ProbeAim::EarlyArrival => "early-arrival",
             ProbeAim::AfterOpener { .. } => "after-opener",
             ProbeAim::Silence { .. } => "silence",
