@@ -5,6 +5,7 @@
 //! could not be seen is a fact, too: [`HostFact::NotMeasured`], with the privilege that would show it.
 
 mod firewall;
+mod ipsec;
 mod lookup;
 mod network;
 mod number;
@@ -18,6 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 pub use firewall::{ConntrackEntry, FirewallFramework, FirewallRule};
+pub use ipsec::{IpsecDirection, IpsecPolicy, IpsecTemplate};
 pub use lookup::{look_up, look_up_from};
 pub use network::{
     Address, Family, Link, Neighbor, NeighborState, PolicyRule, Prefix, Route, RouteKind, RuleAction, leads_to_guests,
@@ -68,6 +70,8 @@ pub enum Subject {
     Nftables,
     /// Legacy iptables.
     LegacyIptables,
+    /// Policies of the kernel's IPsec.
+    IpsecPolicies,
     /// The connection tracking table.
     Conntrack,
     /// The socket table.
@@ -116,6 +120,8 @@ pub enum HostFact {
     },
     /// A firewall rule that can touch the session's packets, or that counted some of them.
     FirewallRule(FirewallRule),
+    /// A policy of the kernel's IPsec that can touch the session's packets.
+    IpsecPolicy(IpsecPolicy),
     /// The connection tracking table's use.
     ConntrackUse {
         /// Entries in use.

@@ -34,6 +34,11 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// One address alone.
+    pub const fn host(address: IpAddr) -> Self {
+        Self { address, length: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// Whether an address is in it.
     pub fn contains(&self, address: IpAddr) -> bool {
         let shift = |bits: u32| bits.saturating_sub(u32::from(self.length));

@@ -33,6 +33,7 @@ pub(super) fn describe(moment: Moment, fact: &HostFact) -> Option<String> {
             });
             format!("{}{counted}", quoted_firewall(rule))
         }
+        HostFact::IpsecPolicy(policy) => format!("ip xfrm policy: {policy}"),
         HostFact::ConntrackUse { entries, max } => format!("connection tracking: {entries} of {max} entries in use"),
         HostFact::ConntrackEntry(entry) => tracked(entry),
         HostFact::Socket(fact) => socket(fact),

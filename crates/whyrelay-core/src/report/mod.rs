@@ -463,6 +463,7 @@ fn unprivileged(host: &HostEvidence, name: &str) -> Vec<NotMeasured> {
     for (subject, what) in [
         (Subject::Nftables, "its firewall's rules"),
         (Subject::LegacyIptables, "its firewall's rules"),
+        (Subject::IpsecPolicies, "its IPsec policies"),
         (Subject::Conntrack, "its connection tracking table"),
         (Subject::OwnPackets, "by which interface its packets leave and arrive"),
         (Subject::Sockets, "the sockets of other programs"),

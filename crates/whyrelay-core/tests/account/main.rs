@@ -16,6 +16,7 @@ mod growth;
 mod half_seen;
 mod hostile;
 mod html;
+mod ipsec;
 mod json_schema;
 mod one_port;
 mod outages;

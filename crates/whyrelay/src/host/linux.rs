@@ -11,7 +11,7 @@ use super::counters::{self, Counters};
 use super::netlink::Netlink;
 use super::nft::Firewall;
 use super::packets::Copy;
-use super::{Collector, Emit, Flow, Scope, conntrack, installed, legacy, questions, sockets, software, tables};
+use super::{Collector, Emit, Flow, Scope, conntrack, installed, ipsec, legacy, questions, sockets, software, tables};
 
 /// Most interfaces that are recorded.
 const MAX_LINKS: usize = 64;
@@ -120,7 +120,11 @@ impl Collector for Linux {
 
     fn after(&mut self, scope: &Scope, emit: &mut Emit<'_>) {
         // First what goes on counting.
-        emit(Counters::read().since(&self.baseline));
+        let counters = Counters::read().since(&self.baseline);
+        // Asking may load the kernel's module, so only where IPsec stopped something is it asked.
+        let ipsec_stopped =
+            matches!(&counters, HostFact::Counters { moved, .. } if moved.keys().any(|name| name.starts_with("Xfrm.")));
+        emit(counters);
         if let Some(fact) = counters::conntrack_use() {
             emit(fact);
         }
@@ -134,6 +138,9 @@ impl Collector for Linux {
             && let Some(now) = legacy_iptables(Some(before), emit)
         {
             now.facts(before, scope, emit);
+        }
+        if ipsec_stopped && let Err(error) = ipsec::facts(scope, &self.links, emit) {
+            not_measured(Subject::IpsecPolicies, &error, emit);
         }
         self.settle_copy(emit);
         self.take_routes(scope, emit);

@@ -11,6 +11,8 @@ mod counters;
 #[cfg(target_os = "linux")]
 mod installed;
 #[cfg(target_os = "linux")]
+mod ipsec;
+#[cfg(target_os = "linux")]
 mod legacy;
 #[cfg(target_os = "linux")]
 mod legacy_rule;
@@ -155,9 +157,10 @@ pub(crate) trait Collector: Send {
 }
 
 /// The subjects of [`Moment::After`], in the order in which they are told.
-const AFTER: [Subject; 7] = [
+const AFTER: [Subject; 8] = [
     Subject::Counters,
     Subject::Nftables,
+    Subject::IpsecPolicies,
     Subject::OwnPackets,
     Subject::Routes,
     Subject::Neighbors,
@@ -176,6 +179,7 @@ impl Told {
             _ if moment != Moment::After => return,
             HostFact::Counters { .. } => Subject::Counters,
             HostFact::FirewallRule(_) => Subject::Nftables,
+            HostFact::IpsecPolicy(_) => Subject::IpsecPolicies,
             HostFact::OwnPacket(_) => Subject::OwnPackets,
             HostFact::Neighbor(_) => Subject::Neighbors,
             HostFact::Socket(_) => Subject::Sockets,
@@ -267,9 +271,11 @@ struct Unmeasured;
 impl Collector for Unmeasured {
     fn before(&mut self, _: &Scope, emit: &mut Emit<'_>) {
         use whyrelay_core::host::Subject::{
-            Counters, LegacyIptables, Nftables, OwnPackets, PolicyRules, RouteAnswers, Routes, Sockets,
+            Counters, IpsecPolicies, LegacyIptables, Nftables, OwnPackets, PolicyRules, RouteAnswers, Routes, Sockets,
         };
-        for subject in [Routes, PolicyRules, RouteAnswers, Nftables, LegacyIptables, Sockets, Counters, OwnPackets] {
+        for subject in
+            [Routes, PolicyRules, RouteAnswers, Nftables, LegacyIptables, IpsecPolicies, Sockets, Counters, OwnPackets]
+        {
             let why = format!("whyrelay does not measure this on {}", std::env::consts::OS);
             emit(HostFact::NotMeasured { subject, why, needs: None });
         }
@@ -300,7 +306,7 @@ mod tests {
         let counters = HostFact::Counters { moved: std::collections::BTreeMap::new(), read: Vec::new() };
         assert_eq!(missing(&[]), AFTER);
         assert_eq!(missing(&[counters, counted(Subject::LegacyIptables)]), AFTER[2..]);
-        assert_eq!(missing(&[counted(Subject::Routes)]), AFTER[4..]);
+        assert_eq!(missing(&[counted(Subject::Routes)]), AFTER[5..]);
         assert_eq!(missing(&[counted(Subject::Conntrack), counted(Subject::Routes)]), []);
         // The counts of before the checks say nothing of after.
         let mut told = Told::default();

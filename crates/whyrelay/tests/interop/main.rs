@@ -34,6 +34,7 @@ mod harness;
 mod homes;
 mod host;
 mod interrupted;
+mod ipsec;
 mod lab;
 mod natdiscovery;
 mod openvpn;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
     interrupted::register(&mut suite);
     black_hole::register(&mut suite);
     serve_address::register(&mut suite);
+    ipsec::register(&mut suite);
     lab::register(&mut suite);
     suite.run()
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::host::{
-    Address, Application, ConntrackEntry, FirewallRule, HostFact, HostSocket, Link, MAX_FACTS, Moment, Neighbor,
-    OwnPacket, PolicyRule, Probe, ProbeAim, ProfileTally, Route, RouteAnswer, RoutePurpose, SocketProfile, Software,
-    SoftwareName, Subject,
+    Address, Application, ConntrackEntry, FirewallRule, HostFact, HostSocket, IpsecPolicy, Link, MAX_FACTS, Moment,
+    Neighbor, OwnPacket, PolicyRule, Probe, ProbeAim, ProfileTally, Route, RouteAnswer, RoutePurpose, SocketProfile,
+    Software, SoftwareName, Subject,
 };
 
 /// Most facts of one kind that are kept, since facts are compared with each other. Who records them keeps some hundred
@@ -38,6 +38,7 @@ pub struct HostEvidence {
     /// By name and interface, the last value.
     pub sysctls: BTreeMap<(String, Option<String>), (u64, String)>,
     pub firewall_rules: Vec<Taken<FirewallRule>>,
+    pub ipsec_policies: Vec<Taken<IpsecPolicy>>,
     /// Entries and limit.
     pub conntrack_use: Vec<Taken<(u64, u64)>>,
     pub conntrack: Vec<Taken<ConntrackEntry>>,
@@ -85,6 +86,7 @@ impl HostEvidence {
             HostFact::PolicyRule(_) if full(self.policy_rules.len()) => return false,
             HostFact::Neighbor(_) if full(self.neighbors.len()) => return false,
             HostFact::FirewallRule(_) if full(self.firewall_rules.len()) => return false,
+            HostFact::IpsecPolicy(_) if full(self.ipsec_policies.len()) => return false,
             HostFact::ConntrackEntry(_) if full(self.conntrack.len()) => return false,
             HostFact::Socket(_) if full(self.sockets.len()) => return false,
             HostFact::Software(_) if full(self.software.len()) => return false,
@@ -101,6 +103,7 @@ impl HostEvidence {
                 self.sysctls.insert((sysctl.clone(), interface.clone()), (seq, value.clone()));
             }
             HostFact::FirewallRule(rule) => push(&mut self.firewall_rules, seq, moment, rule),
+            HostFact::IpsecPolicy(policy) => push(&mut self.ipsec_policies, seq, moment, policy),
             HostFact::ConntrackUse { entries, max } => push(&mut self.conntrack_use, seq, moment, &(*entries, *max)),
             HostFact::ConntrackEntry(entry) => push(&mut self.conntrack, seq, moment, entry),
             HostFact::Socket(socket) => push(&mut self.sockets, seq, moment, socket),

@@ -4,17 +4,18 @@ use std::net::SocketAddr;
 
 use super::errno::EPERM;
 use super::{Examination, Fault, Fix, Rule};
-use crate::diagnosis::evidence::HostEvidence;
+use crate::diagnosis::evidence::{HostEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy};
-use crate::diagnosis::session::{Break, Path, Session};
-use crate::trace::event::Vantage;
+use crate::diagnosis::session::{Break, JoinedPair, Path, Session, likeliest_first};
+use crate::host::{IpsecDirection, IpsecPolicy, Prefix, Subject};
+use crate::trace::event::{Transport, Vantage};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR129",
     name: "ipsec-policy-drops",
     title: "an IPsec policy of this host drops the session's packets",
     meaning: "A policy of the kernel's IPsec (ip xfrm policy; strongSwan, Libreswan, a corporate VPN client) covers these packets and blocks them, or wants them in a tunnel that is not there. On the way out it looks like a firewall (EPERM, \"operation not permitted\"), on the way in like silence; no firewall rule shows it.",
-    detection: "The kernel's IPsec counters (/proc/net/xfrm_stat) for blocked packets or missing states moved during the checks, and so many of the session's own packets were stopped: on the way out its sends were refused with EPERM, on the way in packets for its sockets reached an interface and no socket. The counters are the whole host's: alone they say nothing. Not where a firewall rule took as many.",
+    detection: "The kernel's IPsec counters (/proc/net/xfrm_stat) for blocked packets or missing states moved during the checks. They are the whole host's and say nothing alone: so, as root, the policies are read (as ip xfrm policy shows them), and the one that decides about an address from which nothing came must block or want a tunnel. Where the policies cannot be read, so many of the session's own packets must have been stopped: on the way out its sends were refused with EPERM, on the way in packets for its sockets reached an interface and no socket; not where a firewall rule took as many.",
     proof: "ip xfrm policy lists the policy, and its counter in /proc/net/xfrm_stat grows with each check.",
     doubt: "The counters standing still while checks are lost.",
     fixes: &[Fix::firewall(
@@ -44,6 +45,14 @@ fn examine(session: &Session<'_>) -> Examination {
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
+    // All of them were read: what none of them stops is stopped elsewhere.
+    let all_read = side.host.counted.get(&Subject::IpsecPolicies).is_some_and(|(_, total, recorded)| total == recorded);
+    if all_read || !side.host.ipsec_policies.is_empty() {
+        let found = by_policy(session, vantage);
+        if found.is_some() || all_read {
+            return found;
+        }
+    }
     let refused = || side.send_failures.iter().filter(|((.., errno), _)| *errno == EPERM).map(|(_, failure)| failure);
     let refusals: u64 = refused().map(|failure| u64::from(failure.count)).sum();
     let (refusing, taking) = (&["output", "postrouting"], &["input", "prerouting", "ingress"]);
@@ -77,6 +86,68 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         ],
         ..Fault::default()
     })
+}
+
+/// The policy that stops what goes to an address, or comes from there, from which nothing came.
+fn by_policy(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    if session.path == Path::Direct {
+        return None;
+    }
+    let silent = |pair: &&JoinedPair| !pair.relayed && pair.from(vantage).answer_seen.is_none_or(|seen| seen == 0);
+    let pairs = likeliest_first(session.pairs.iter().filter(silent));
+    let to_peer = pairs.iter().filter_map(|pair| pair.side(vantage)).map(|own| (own.pair.local, own.pair.remote));
+    let unanswered = side.servers.iter().filter(|(_, path)| !path.has_answered() && path.transmissions() > 0);
+    let to_servers = unanswered
+        .filter(|((transport, ..), _)| *transport == Transport::Udp)
+        .map(|((_, local, server), _)| (*local, *server));
+    to_peer.chain(to_servers).find_map(|(local, remote)| {
+        let mark = side.host.profiles.get(&local).map_or(0, |(_, profile)| profile.mark);
+        [
+            (IpsecDirection::Out, "sends to", &OUT[..], local, remote),
+            (IpsecDirection::In, "receives from", &IN[..], remote, local),
+        ]
+        .into_iter()
+        .find_map(|(direction, verb, counters, source, destination)| {
+            let about = |policy: &&Taken<IpsecPolicy>| {
+                policy.fact.direction == direction && policy.fact.matches(source, destination, mark)
+            };
+            let decides = side.host.ipsec_policies.iter().filter(about).min_by_key(|policy| policy.fact.priority)?;
+            let (seq, packets, why) = moved(&side.host, counters).filter(|_| decides.fact.stops())?;
+            let name = vantage.name();
+            Some(Fault {
+                blame: Blame::side(vantage),
+                severity: session.harm(),
+                summary: format!(
+                    "IPsec on {name} drops what it {verb} {remote}, by the policy {} ({packets} packets of this host: {why})",
+                    decides.fact
+                ),
+                evidence: vec![decides.seq, seq],
+                advice: [Remedy::safe("Look at the policy").run("ip xfrm policy").run("ip -s xfrm state")]
+                    .into_iter()
+                    .chain(let_pass(&decides.fact, source, destination))
+                    .collect(),
+                ..Fault::default()
+            })
+        })
+    })
+}
+
+/// A policy ahead of one that stops packets, for those between two addresses. Ahead of the first priority there is none.
+fn let_pass(policy: &IpsecPolicy, source: SocketAddr, destination: SocketAddr) -> Option<Remedy> {
+    const WHAT: &str = "Let these two addresses pass ahead of it, if it is not meant to keep them out (undo: the same with delete, without priority)";
+    let passing = IpsecPolicy {
+        priority: policy.priority.checked_sub(1)?,
+        source: Prefix::host(source.ip()),
+        destination: Prefix::host(destination.ip()),
+        protocol: Some(17),
+        source_ports: None,
+        destination_ports: None,
+        blocks: false,
+        templates: Vec::new(),
+        ..policy.clone()
+    };
+    Some(Remedy::firewall(WHAT).run(format!("ip xfrm policy add {passing}")))
 }
 
 /// Packets for the session's sockets that reached an interface of this side and no socket, from where something is
