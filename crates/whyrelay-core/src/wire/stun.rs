@@ -283,7 +283,8 @@ impl<'a> Message<'a> {
             class,
             method,
             transaction: TransactionId(id),
-            attributes: Vec::with_capacity(8),
+            // A bare request has none, and is most of what a server gets.
+            attributes: Vec::with_capacity(((bytes.len() - HEADER_LENGTH) / 4).min(8)),
             defects: Vec::new(),
             bytes,
         };

@@ -1,6 +1,6 @@
 //! Many datagrams with one system call: `recvmmsg` with UDP_GRO on the way in, `sendmsg` with UDP_SEGMENT and
-//! `sendmmsg` on the way out. The safe wrappers that exist neither reset the lengths of addresses between calls nor do without an allocation
-//! for each send.
+//! `sendmmsg` on the way out. The safe wrappers that exist neither reset the lengths of addresses between calls nor do
+//! without an allocation for each send.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -9,11 +9,9 @@ use std::ptr;
 
 use socket2::{SockAddr, SockAddrStorage};
 
-/// How many messages are read at a time. More would delay the first.
-pub(super) const BATCH: usize = 32;
-
-/// And how many at least.
-const FEWEST: usize = 4;
+/// How many messages are read at a time. More would delay the first; with fewer, a thread that lets datagrams gather
+/// finds more than it asked for when many clients ask at once, and goes round again for the rest.
+pub(super) const BATCH: usize = 64;
 
 /// The largest datagram, and the most that datagrams coalesced by the kernel have together.
 const MAX_MESSAGE: usize = 65_536;
@@ -23,15 +21,18 @@ const MAX_MESSAGE: usize = 65_536;
 #[repr(C, align(8))]
 struct Control([u8; 32]);
 
-/// Where a thread reads to: 2 MiB of address space, of which only what was ever used is resident.
+/// Where a thread reads to: 4 MiB of address space, of which only what was ever used is resident. What the kernel is
+/// told of it is made once: most of it stays as it is from call to call.
 pub(super) struct Arena {
     bytes: Vec<u8>,
     addresses: Vec<SockAddrStorage>,
-    controls: Vec<Control>,
+    /// Where each message and its control message go; `headers` points to them, and they never move.
+    _vectors: Vec<libc::iovec>,
+    _controls: Vec<Control>,
+    headers: Vec<libc::mmsghdr>,
+    /// How many of the headers the kernel has changed last.
+    changed: usize,
     received: Vec<Received>,
-    /// How many messages are asked for next time.
-    next: usize,
-    full: bool,
 }
 
 /// One message: a datagram, or several of one size from one source.
@@ -45,44 +46,41 @@ struct Received {
 
 impl Arena {
     pub(super) fn new() -> Self {
-        Self {
-            bytes: vec![0; BATCH * MAX_MESSAGE],
-            addresses: (0..BATCH).map(|_| SockAddrStorage::zeroed()).collect(),
-            controls: vec![Control([0; 32]); BATCH],
-            received: Vec::with_capacity(BATCH),
-            next: FEWEST,
-            full: false,
-        }
+        let (mut bytes, mut controls) = (vec![0_u8; BATCH * MAX_MESSAGE], vec![Control([0; 32]); BATCH]);
+        let mut addresses: Vec<_> = (0..BATCH).map(|_| SockAddrStorage::zeroed()).collect();
+        let place = |at| bytes.as_mut_ptr().wrapping_add(at * MAX_MESSAGE).cast();
+        let mut vectors: Vec<_> =
+            (0..BATCH).map(place).map(|iov_base| libc::iovec { iov_base, iov_len: MAX_MESSAGE }).collect();
+        let header = |at| {
+            let mut header = empty();
+            header.msg_hdr.msg_iov = vectors.as_mut_ptr().wrapping_add(at);
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_name = addresses.as_mut_ptr().wrapping_add(at).cast();
+            header.msg_hdr.msg_control = controls.as_mut_ptr().wrapping_add(at).cast();
+            header
+        };
+        let headers = (0..BATCH).map(header).collect();
+        let received = Vec::with_capacity(BATCH);
+        Self { bytes, addresses, _vectors: vectors, _controls: controls, headers, changed: BATCH, received }
     }
 
     /// Reads what is there, up to a batch, without waiting.
     pub(super) fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.received.clear();
-        let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: MAX_MESSAGE }; BATCH];
-        let mut headers = [empty(); BATCH];
-        let places = self.bytes.chunks_exact_mut(MAX_MESSAGE).zip(&mut self.addresses).zip(&mut self.controls);
-        for ((header, vector), ((bytes, address), control)) in
-            headers.iter_mut().zip(&mut vectors).zip(places).take(self.next)
-        {
-            vector.iov_base = bytes.as_mut_ptr().cast();
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_name = ptr::from_mut(address).cast();
+        // Lengths are the kernel's to write, too.
+        for (header, address) in self.headers[..std::mem::take(&mut self.changed)].iter_mut().zip(&self.addresses) {
             header.msg_hdr.msg_namelen = address.size_of();
-            header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = control.0.len() as _;
+            header.msg_hdr.msg_controllen = size_of::<Control>() as _;
         }
-        let count = receive(socket, &mut headers[..self.next])?;
-        for (place, (header, address)) in headers[..count].iter().zip(&self.addresses).enumerate() {
+        let count = receive(socket, &mut self.headers)?;
+        self.changed = count;
+        for (place, (header, address)) in self.headers[..count].iter().zip(&self.addresses).enumerate() {
             let length = (header.msg_len as usize).min(MAX_MESSAGE);
             let segment = segment_size(&header.msg_hdr).filter(|size| *size > 0).unwrap_or(length.max(1));
             if let Some(source) = socket_address(address, header.msg_hdr.msg_namelen) {
                 self.received.push(Received { place, source, length, segment });
             }
         }
-        self.full = count == self.next;
-        // Every place costs a little to make ready, and at ordinary rates one is enough.
-        self.next = if count == self.next { BATCH.min(self.next * 2) } else { FEWEST.max(count) };
         Ok(())
     }
 
@@ -93,7 +91,7 @@ impl Arena {
 
     /// Whether more may be there than was read.
     pub(super) fn is_full(&self) -> bool {
-        self.full
+        self.changed == BATCH
     }
 
     /// What was read last, datagram by datagram.
@@ -114,8 +112,8 @@ fn empty() -> libc::mmsghdr {
 
 #[expect(unsafe_code, reason = "recvmmsg(2); every pointer in the headers is to a live buffer of the length beside it")]
 fn receive(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
-    // SAFETY: `Arena::fill` made each header from exclusive borrows of its own fields that outlive this call, with
-    // their true lengths; a null timeout is allowed.
+    // SAFETY: each header points to places of its own in buffers that `Arena` keeps, none of which is borrowed while its
+    // `fill` is called, with their true lengths; a null timeout is allowed.
     let count = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
@@ -174,19 +172,18 @@ pub(super) fn send(
 #[expect(unsafe_code, reason = "sendmmsg(2) with control messages, without an allocation for each")]
 pub(super) fn send_many<'a>(
     socket: BorrowedFd<'_>,
-    departures: impl Iterator<Item = (&'a [IoSlice<'a>], Option<u16>, &'a SockAddr)>,
+    departures: impl ExactSizeIterator<Item = (&'a [IoSlice<'a>], Option<u16>, &'a SockAddr)>,
 ) -> io::Result<usize> {
-    let mut controls = [Control([0; 32]); BATCH];
-    let mut headers = [empty(); BATCH];
-    let mut count = 0;
-    for ((header, control), (parts, segment, destination)) in headers.iter_mut().zip(&mut controls).zip(departures) {
-        header.msg_hdr = departing(parts, segment, destination, control);
-        count += 1;
-    }
-    // SAFETY: as in `send`; the first `count` headers point to what `departures` borrows for 'a, and to `controls`. The
-    // kernel writes nothing but `msg_len` of each.
+    let mut controls = vec![Control([0; 32]); departures.len()];
+    let header = |((parts, segment, destination), control): (_, &mut Control)| libc::mmsghdr {
+        msg_hdr: departing(parts, segment, destination, control),
+        msg_len: 0,
+    };
+    let mut headers: Vec<_> = departures.zip(&mut controls).map(header).collect();
+    // SAFETY: as in `send`; the headers point to what `departures` borrows for 'a, and to `controls`. The kernel writes
+    // nothing but `msg_len` of each.
     let sent = unsafe {
-        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT as _)
+        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as libc::c_uint, libc::MSG_DONTWAIT as _)
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
@@ -265,6 +262,17 @@ mod tests {
             send(from.as_fd(), &[IoSlice::new(&[9; 60_000])], None, &destination).unwrap();
             assert_eq!(read(&mut arena, &to), [(source, 60_000, 9)], "a large one");
             assert_eq!(arena.fill(to.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn as_many_as_have_gathered_are_read_at_once_however_few_came_before() {
+        let (from, to) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let mut arena = Arena::new();
+        for count in [1, 1, 40, 40, 2] {
+            (0..count).for_each(|_| drop(from.send_to(b"x", to.local_addr().unwrap()).unwrap()));
+            assert_eq!(read(&mut arena, &to).len(), count);
+            assert!(!arena.is_full(), "there are no more");
         }
     }
 

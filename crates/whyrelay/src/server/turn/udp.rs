@@ -1,7 +1,7 @@
 //! Sending datagrams, runs of them with one system call.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,12 +20,17 @@ pub(super) const BUFFER: usize = 4 * 1024 * 1024;
 /// Flows of one batch that are kept apart; with more, those that are there leave. As many as one batch has sources.
 const MAX_RUNS: usize = mmsg::BATCH;
 
+/// Twice as many, so that a search ends soon at one that is free.
+const SLOTS: usize = 2 * MAX_RUNS;
+
 /// Sends datagrams, runs of one size from one socket to one destination together (UDP_SEGMENT), and what one listener
 /// sends to many destinations with one system call (`sendmmsg`), from where they are. Those of different flows may come
 /// in any order, and keep theirs within each. What the system does not take is lost, as on any path, and counted.
 pub(super) struct GroupedSender<'a> {
     unsent: &'a AtomicU64,
     runs: Vec<Run<'a>>,
+    /// Where each run is found by its destination: its number from 1 on, or 0.
+    slots: [u8; SLOTS],
 }
 
 /// The socket that a datagram leaves from.
@@ -50,26 +55,44 @@ struct Run<'a> {
 
 impl<'a> GroupedSender<'a> {
     pub(super) const fn new(unsent: &'a AtomicU64) -> Self {
-        Self { unsent, runs: Vec::new() }
+        Self { unsent, runs: Vec::new(), slots: [0; SLOTS] }
     }
 
     /// Takes a datagram; it leaves at the latest with [`Self::flush`].
     pub(super) fn send(&mut self, origin: Origin<'a>, destination: SocketAddr, header: &'a [u8], data: &'a [u8]) {
         let size = header.len() + data.len();
-        let same = |run: &&mut Run<'a>| run.destination == destination && run.origin.is(&origin);
-        if let Some(run) = self.runs.iter_mut().find(same) {
-            if !run.takes(size) {
-                run.leave(self.unsent);
+        let mut slot = match self.find(&origin, destination) {
+            Ok(at) => {
+                let run = &mut self.runs[at];
+                if !run.takes(size) {
+                    run.leave(self.unsent);
+                }
+                return run.push(header, data);
             }
-            return run.push(header, data);
-        }
+            Err(slot) => slot,
+        };
         if self.runs.len() == MAX_RUNS {
             self.flush();
+            slot = first_slot(destination);
         }
         let first = [IoSlice::new(&[]), IoSlice::new(&[])];
         let mut run = Run { origin, destination, size, total: 0, datagrams: 0, first, parts: Vec::new() };
         run.push(header, data);
         self.runs.push(run);
+        self.slots[slot] = self.runs.len() as u8;
+    }
+
+    /// The run of a flow, or the slot for one.
+    fn find(&self, origin: &Origin<'a>, destination: SocketAddr) -> Result<usize, usize> {
+        let mut slot = first_slot(destination);
+        // At most half of them are taken.
+        while let Some(at) = usize::from(self.slots[slot]).checked_sub(1) {
+            if self.runs[at].destination == destination && self.runs[at].origin.is(origin) {
+                return Ok(at);
+            }
+            slot = (slot + 1) % SLOTS;
+        }
+        Err(slot)
     }
 
     /// Sends what was taken.
@@ -85,6 +108,7 @@ impl<'a> GroupedSender<'a> {
             }
         }
         self.runs.clear();
+        self.slots = [0; SLOTS];
     }
 
     /// Sends one datagram that must not be fragmented, at once.
@@ -94,6 +118,18 @@ impl<'a> GroupedSender<'a> {
         let sent = relay.send(true, |socket| mmsg::send(socket, &parts, None, &destination.into()));
         self.unsent.fetch_add(u64::from(!matches!(sent, Ok(Ok(())))), Ordering::Relaxed);
     }
+}
+
+/// Where the search for a destination begins. Who chooses addresses that begin at the same slot makes it one along all
+/// runs, which are few.
+fn first_slot(destination: SocketAddr) -> usize {
+    let ip = match destination.ip() {
+        IpAddr::V4(ip) => u64::from(ip.to_bits()),
+        IpAddr::V6(ip) => ip.to_bits() as u64 ^ (ip.to_bits() >> 64) as u64,
+    };
+    // Fibonacci hashing: the upper bits of a product with 2^64 divided by the golden ratio.
+    let mixed = (ip << 16 ^ ip ^ u64::from(destination.port())).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed >> (u64::BITS - SLOTS.ilog2())) as usize
 }
 
 /// Sends the datagrams of several runs of one listener.
@@ -147,10 +183,12 @@ impl<'a> Run<'a> {
         self.datagrams += 1;
     }
 
-    /// Two for each datagram.
+    /// Two for each datagram; of one alone that has no header, its data only.
     fn parts(&self) -> &[IoSlice<'a>] {
         match self.datagrams {
             0 => &[],
+            // One part takes the kernel a shorter way than two.
+            1 if self.first[0].is_empty() => &self.first[1..],
             1 => &self.first,
             _ => &self.parts,
         }
@@ -230,7 +268,7 @@ mod tests {
     #[test]
     fn more_flows_than_are_kept_apart_all_leave() {
         let from = Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
-        let receivers: Vec<UdpSocket> = (0..40).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let receivers: Vec<UdpSocket> = (0..MAX_RUNS + 8).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let unsent = AtomicU64::new(0);
         let mut sender = GroupedSender::new(&unsent);
         for receiver in receivers.iter().chain(&receivers) {
