@@ -5,6 +5,7 @@
 //! the engine says after the lock is released; no lock is held over I/O on a connection, and a datagram that cannot be
 //! sent at once is dropped, as UDP does.
 
+mod crew;
 mod discovery;
 mod engine;
 mod mmsg;

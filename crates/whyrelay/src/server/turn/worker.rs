@@ -1,6 +1,9 @@
 //! The threads that carry datagrams: one for each core, each with its share of every listening socket (SO_REUSEPORT)
 //! and of the relays. They wait for readiness themselves: a runtime's task, its wakers and a second thread looking for
 //! work cost more than what is relayed.
+//!
+//! As long as the first thread has time it looks after the shares of the others, too, which rest ([`Crew`]): each thread
+//! that wakes for a few datagrams costs as much as relaying them.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -16,6 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use tracing::error;
 use whyrelay_core::engine::turn_server::{Client, ClientTransport, Input, ListenerId, RelayId};
 
+use super::crew::Crew;
 use super::engine::Engine;
 use super::mmsg::Arena;
 
@@ -32,8 +36,20 @@ const GATHERING: Duration = Duration::from_micros(500);
 /// Much to do: datagrams come closer together than this, on average.
 const BUSY_GAP: Duration = Duration::from_micros(150);
 
+/// When the first thread works more than so many percent of its time, it needs help.
+const MUCH: u128 = 60;
+
+/// When another works less than so many for as many looks at its load, it rests. Two that do have together what the first
+/// can do alone.
+const LITTLE: u128 = 15;
+const LOOKS: u32 = 10;
+
+/// When there is nothing to look at for so long, it rests at once; in milliseconds.
+const IDLE: u8 = 100;
+
 /// What stands in an event: the number of a relay, or one of these.
 const LISTENER: u64 = 1 << 63;
+const SHARE: u64 = 1 << 62;
 const STOP: u64 = u64::MAX;
 
 /// How many threads this machine is to have.
@@ -45,12 +61,16 @@ pub(super) fn suitable_count() -> usize {
 pub(super) struct Pollers {
     polls: Vec<Epoll>,
     next: AtomicUsize,
+    crew: Arc<Crew>,
 }
 
 impl Pollers {
+    /// For so many threads, of which the first is awake.
     pub(super) fn new(count: usize) -> io::Result<Self> {
         let polls = (0..count).map(|_| Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)).collect::<Result<_, _>>()?;
-        Ok(Self { polls, next: AtomicUsize::new(0) })
+        let pollers = Self { polls, next: AtomicUsize::new(0), crew: Arc::new(Crew::new(count)) };
+        (1..count).try_for_each(|at| pollers.take_over(at))?;
+        Ok(pollers)
     }
 
     /// Has a share of a listener read by its thread.
@@ -72,26 +92,44 @@ impl Pollers {
     fn add(&self, turn: usize, data: u64, socket: impl AsFd) -> io::Result<()> {
         Ok(self.polls[turn % self.polls.len()].add(socket, EpollEvent::new(EpollFlags::EPOLLIN, data))?)
     }
+
+    /// Has the first thread look after the share of another.
+    fn take_over(&self, at: usize) -> io::Result<()> {
+        self.add(0, SHARE | at as u64, &self.polls[at].0)
+    }
+
+    /// Wakes another thread, which looks after its share itself.
+    fn wake_another(&self) {
+        self.crew.wake_another(|at| self.polls[0].delete(&self.polls[at].0).is_ok());
+    }
+
+    /// Whether a thread may rest, because the first has taken over its share.
+    fn rest(&self, at: usize) -> bool {
+        self.crew.rest(at, || self.take_over(at).is_ok())
+    }
 }
 
 /// The running threads; they end with it.
 pub(super) struct Workers {
+    crew: Arc<Crew>,
     stop: Vec<UnixStream>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
     pub(super) fn start(engine: &Arc<Engine>) -> io::Result<Self> {
-        let mut workers = Self { stop: Vec::new(), threads: Vec::new() };
-        for (at, poll) in engine.pollers().polls.iter().enumerate() {
+        let pollers = engine.pollers();
+        let mut workers = Self { crew: Arc::clone(&pollers.crew), stop: Vec::new(), threads: Vec::new() };
+        for (at, poll) in pollers.polls.iter().enumerate() {
             let (ours, theirs) = UnixStream::pair()?;
             poll.add(&theirs, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
             workers.stop.push(ours);
             let engine = Arc::clone(engine);
             let thread = std::thread::Builder::new().name(format!("turn-{at}")).spawn(move || {
                 let mut arena = Arena::new();
+                let mut work = || while engine.pollers().crew.is_needed(at) && serve(&engine, at, &mut arena) {};
                 // A fault in one datagram's handling must not take a share of all clients with it.
-                while catch_unwind(AssertUnwindSafe(|| serve(&engine, at, &mut arena))).is_err() {
+                while catch_unwind(AssertUnwindSafe(&mut work)).is_err() {
                     error!("the handling of a datagram failed; the next ones are served");
                 }
                 drop(theirs);
@@ -104,61 +142,136 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        // Their ends hang up.
+        // Their ends hang up; those that rest are told.
         self.stop.clear();
+        self.crew.stop();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-/// Until told to stop.
-fn serve(engine: &Arc<Engine>, at: usize, arena: &mut Arena) {
-    let Some(poll) = engine.pollers().polls.get(at) else { return };
-    let mut events = [EpollEvent::empty(); EVENTS];
-    let mut pace = Pace::new(Instant::now());
+/// Until told to stop, which is answered with false, or until the thread may rest.
+fn serve(engine: &Arc<Engine>, at: usize, arena: &mut Arena) -> bool {
+    let pollers = engine.pollers();
+    let Some(poll) = pollers.polls.get(at) else { return false };
+    let patience = if at == 0 { EpollTimeout::NONE } else { EpollTimeout::from(IDLE) };
+    let (mut events, mut of_others) = ([EpollEvent::empty(); EVENTS], [EpollEvent::empty(); EVENTS]);
+    let started = Instant::now();
+    let (mut pace, mut load, mut looks) = (Pace::new(started), Load::new(started), 0);
     loop {
-        let ready = match poll.wait(&mut events, EpollTimeout::NONE) {
+        let ready = match poll.wait(&mut events, patience) {
             Ok(ready) => ready,
             Err(Errno::EINTR) => continue,
-            Err(error) => return error!("waiting for datagrams: {error}"),
-        };
-        let (mut served, mut more) = (0, ready == EVENTS);
-        for event in &events[..ready] {
-            let read = match event.data() {
-                STOP => return,
-                data if data & LISTENER != 0 => {
-                    let listener = ListenerId(data as u16);
-                    engine.shard(listener, (data & !LISTENER) as usize >> 32).map(|socket| arena.fill(socket.as_fd()))
-                }
-                relay => engine.relay(RelayId(relay)).map(|relay| arena.fill(relay.as_fd())),
-            };
-            match read {
-                Some(Ok(())) => {}
-                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Some(Err(_)) => {
-                    // Whatever it is, it may last; it must not cost a processor.
-                    std::thread::sleep(Duration::from_millis(1));
-                    continue;
-                }
-                // Closed since.
-                None => continue,
+            Err(error) => {
+                error!("waiting for datagrams: {error}");
+                return false;
             }
-            served += arena.messages();
-            more |= arena.is_full();
-            let data = event.data();
-            if data & LISTENER != 0 {
-                let transport = ClientTransport::Udp(ListenerId(data as u16));
-                let input = |(source, bytes)| Input::FromClient { client: Client { transport, source }, bytes };
-                engine.feed(at, arena.datagrams().map(input));
-            } else {
-                let relay = RelayId(data);
-                engine.feed(at, arena.datagrams().map(|(peer, bytes)| Input::FromPeer { relay, peer, bytes }));
+        };
+        if ready == 0 && pollers.rest(at) {
+            return true;
+        }
+        let woken = Instant::now();
+        let mut round = Round { engine, at, served: 0, more: ready == EVENTS };
+        for event in &events[..ready] {
+            match event.data() {
+                STOP => return false,
+                share if share & (LISTENER | SHARE) == SHARE => {
+                    let others = pollers.polls.get((share & !SHARE) as usize);
+                    // Taken from us by now, or nothing there anymore.
+                    let Some(Ok(ready)) = others.map(|poll| poll.wait(&mut of_others, EpollTimeout::ZERO)) else {
+                        continue;
+                    };
+                    round.more |= ready == EVENTS;
+                    let theirs = of_others[..ready].iter().map(EpollEvent::data);
+                    theirs.filter(|data| *data != STOP).for_each(|data| round.read(arena, data));
+                }
+                data => round.read(arena, data),
             }
         }
-        if pace.is_busy(Instant::now(), served) && !more {
+        let now = Instant::now();
+        match load.percent(now, now.duration_since(woken)) {
+            Some(percent) if at == 0 && percent > MUCH => pollers.wake_another(),
+            Some(percent) => looks = if percent < LITTLE { looks + 1 } else { 0 },
+            None => {}
+        }
+        if looks >= LOOKS {
+            looks = 0;
+            if pollers.rest(at) {
+                return true;
+            }
+        }
+        if pace.is_busy(now, round.served) && !round.more {
             std::thread::sleep(GATHERING);
         }
+    }
+}
+
+/// What is read after one wait.
+struct Round<'a> {
+    engine: &'a Arc<Engine>,
+    /// The thread's number.
+    at: usize,
+    served: usize,
+    /// Whether more may be there than was read.
+    more: bool,
+}
+
+impl Round<'_> {
+    /// Reads a socket that has something, by what stands in its event, and has it carried out.
+    fn read(&mut self, arena: &mut Arena, data: u64) {
+        let engine = self.engine;
+        let read = if data & LISTENER != 0 {
+            let socket = engine.shard(ListenerId(data as u16), (data & !LISTENER) as usize >> 32);
+            socket.map(|socket| arena.fill(socket.as_fd()))
+        } else {
+            engine.relay(RelayId(data)).map(|relay| arena.fill(relay.as_fd()))
+        };
+        match read {
+            Some(Ok(())) => {}
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // Whatever it is, it may last; it must not cost a processor.
+            Some(Err(_)) => return std::thread::sleep(Duration::from_millis(1)),
+            // Closed since.
+            None => return,
+        }
+        self.served += arena.messages();
+        self.more |= arena.is_full();
+        if data & LISTENER != 0 {
+            let transport = ClientTransport::Udp(ListenerId(data as u16));
+            let input = |(source, bytes)| Input::FromClient { client: Client { transport, source }, bytes };
+            engine.feed(self.at, arena.datagrams().map(input));
+        } else {
+            let relay = RelayId(data);
+            engine.feed(self.at, arena.datagrams().map(|(peer, bytes)| Input::FromPeer { relay, peer, bytes }));
+        }
+    }
+}
+
+/// How much of its time a thread works.
+struct Load {
+    since: Instant,
+    working: Duration,
+}
+
+impl Load {
+    /// Over how long it is looked at: less than what the kernel's buffers hold at any rate.
+    const WINDOW: Duration = Duration::from_millis(10);
+
+    const fn new(now: Instant) -> Self {
+        Self { since: now, working: Duration::ZERO }
+    }
+
+    /// Notes work that ends now; how much of the time was work, once the time is over.
+    fn percent(&mut self, now: Instant, worked: Duration) -> Option<u128> {
+        self.working += worked;
+        let passed = now.duration_since(self.since);
+        if passed < Self::WINDOW {
+            return None;
+        }
+        let percent = self.working.as_micros() * 100 / passed.as_micros().max(1);
+        *self = Self::new(now);
+        Some(percent)
     }
 }
 
@@ -188,7 +301,45 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
+
+    #[test]
+    fn the_first_thread_looks_after_the_shares_of_those_that_rest() {
+        let pollers = Pollers::new(3).unwrap();
+        let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        for (socket, number) in sockets.iter().zip(0..) {
+            pollers.add_relay(RelayId(number), socket).unwrap();
+            sockets[0].send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        }
+        let ready = |at: usize| {
+            let mut events = [EpollEvent::empty(); EVENTS];
+            let count = pollers.polls[at].wait(&mut events, EpollTimeout::ZERO).unwrap();
+            let mut found: Vec<u64> = events[..count].iter().map(EpollEvent::data).collect();
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(ready(0), [0, SHARE | 1, SHARE | 2]);
+        assert_eq!(ready(1), [1], "and finds there what is to be read");
+        pollers.wake_another();
+        assert_eq!(ready(0), [0, SHARE | 2], "the second reads its own");
+        pollers.wake_another();
+        pollers.wake_another();
+        assert_eq!(ready(0), [0], "all are awake");
+        assert!(!pollers.rest(1), "the last that woke rests first");
+        assert!(pollers.rest(2) && pollers.rest(1) && !pollers.rest(0));
+        assert_eq!(ready(0), [0, SHARE | 1, SHARE | 2]);
+    }
+
+    #[test]
+    fn how_much_of_its_time_a_thread_works_is_told_for_each_window() {
+        let start = Instant::now();
+        let mut load = Load::new(start);
+        let mut note = |ms, worked| load.percent(start + Duration::from_millis(ms), Duration::from_millis(worked));
+        assert_eq!((note(2, 2), note(9, 4), note(10, 1), note(15, 5)), (None, None, Some(70), None));
+        assert_eq!(note(1010, 5), Some(1), "after a pause");
+    }
 
     #[test]
     fn only_a_thread_with_much_to_do_lets_datagrams_gather() {
