@@ -3,6 +3,8 @@
 //!
 //! CI makes a few runs; `WHYRELAY_CHECK_RUNS=100` makes so many at each loss.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -70,12 +72,14 @@ fn every_run() -> Result<()> {
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow!("a worker panicked"))?)
     })?;
     let done = done.into_inner().map_err(|_| anyhow!("a lab failed"))?;
+    let failed = |(loss, kind, times): &(u32, _, Result<Vec<Times>>)| {
+        times.as_ref().err().map(|error| format!("{loss} % loss, {kind:?}: {error:#}"))
+    };
+    let failures: Vec<String> = done.iter().filter_map(failed).collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     for loss in LOSSES {
-        let mut all = Vec::new();
-        for (_, kind, times) in done.iter().filter(|(of, ..)| *of == loss) {
-            let times = times.as_ref().map_err(|error| anyhow!("{loss} % loss, {kind:?}: {error:#}"))?;
-            all.extend(times.iter().copied());
-        }
+        let of_loss = done.iter().filter(|(of, ..)| *of == loss);
+        let all: Vec<Times> = of_loss.flat_map(|(.., times)| times.iter().flatten()).copied().collect();
         ensure!(all.len() == runs, "{} of {runs} runs", all.len());
         println!("{loss} % loss: {runs} of {runs} right");
         for (named, words) in [(true, "named"), (false, "announced over lossy TCP")] {
@@ -116,22 +120,47 @@ fn in_one_lab(
     let stun = format!("stun:{}:3478", scenario.topology.server_address());
     let mut all = Vec::new();
     for run in 0..runs {
-        let file = tempfile::NamedTempFile::new()?;
-        let path = file.path().display().to_string();
-        let mut command = lab.command("a", env!("CARGO_BIN_EXE_whyrelay"))?;
-        let began = Instant::now();
         // Named, and announced over signaling: then TCP is lossy, too.
         let named = run % 2 == 0;
         let by = if named { ["--stun", &stun] } else { ["--signal", &url] };
-        let (json, ours) = check_by(&mut command, &[&by[..], &["--record", &path]].concat())?;
-        let whole = began.elapsed();
-        let known = (behavior(&json, "mapping"), behavior(&json, "filtering"));
-        let context = || format!("run {run}: {known:?}: {}\n{}", ours.account, server.account());
-        ensure!(known == (mapping_words, filtering_words), "{}", context());
-        let known = known_after(&std::fs::read(file.path())?).with_context(context)?;
-        all.push(Times { named, known, whole });
+        let recording = tempfile::NamedTempFile::new()?;
+        let path = recording.path().display().to_string();
+        let mut command = lab.command("a", env!("CARGO_BIN_EXE_whyrelay"))?;
+        let looked = one_run(&mut command, &[&by[..], &["--record", &path]].concat(), (mapping_words, filtering_words));
+        match looked {
+            Ok((known, whole)) => all.push(Times { named, known, whole }),
+            Err(error) => {
+                let text = format!("{}, run {run}: {error:?}\n{}", scenario.name, server.account());
+                let kept = keep(&format!("{}-{run}", scenario.name), &text, recording.path());
+                return Err(error.context(format!("run {run}, {}", kept.unwrap_or_else(|error| format!("{error:#}")))));
+            }
+        }
     }
     Ok(all)
+}
+
+/// Until mapping and filtering were told, as expected, and the whole process.
+fn one_run(command: &mut Command, arguments: &[&str], expected: (&str, &str)) -> Result<(Duration, Duration)> {
+    let began = Instant::now();
+    let (json, ours) = check_by(command, arguments)?;
+    let whole = began.elapsed();
+    let known = (behavior(&json, "mapping"), behavior(&json, "filtering"));
+    // All of it: an account shows the end only.
+    ensure!(known == expected, "{known:?} instead of {expected:?}: {}\n{json:#}", ours.account);
+    let recording = arguments.last().context("a file")?;
+    let known = known_after(&std::fs::read(recording)?).with_context(|| format!("{}\n{json:#}", ours.account))?;
+    Ok((known, whole))
+}
+
+/// Leaves what a failed run told where it outlives the test's output: one of some hundred runs fails, and not again when
+/// it is looked for. Says where.
+fn keep(name: &str, text: &str, recording: &Path) -> Result<String> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("check-loss");
+    std::fs::create_dir_all(&directory)?;
+    let account = directory.join(format!("{name}.txt"));
+    std::fs::write(&account, text)?;
+    std::fs::copy(recording, directory.join(format!("{name}.jsonl")))?;
+    Ok(format!("kept as {} with its recording", account.display()))
 }
 
 /// From the first event to the later one of mapping and filtering.
