@@ -27,6 +27,7 @@ mod readable;
 mod recordings;
 
 mod redact;
+mod relay_of_a_check;
 mod remedies;
 mod report;
 mod rules;

@@ -2,7 +2,7 @@
 
 use whyrelay_core::diagnosis::finding::{Effect, Finding};
 use whyrelay_core::host::{ConntrackEntry, HostFact, Probe, ProbeAim, ProbeOutcome, RouteKind, RoutePurpose};
-use whyrelay_core::report::{CheckReport, Report};
+use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{EventKind, SessionOptions, Vantage};
 use whyrelay_core::trace::measurement::Measurement;
 
@@ -195,27 +195,4 @@ fn advice_that_names_a_port_says_how_the_next_session_gets_it() {
     let advice = |as_application| finding(&dropped(as_application), "WR111").advice;
     assert!(advice(false)[0].contains("--port 40000"), "{:?}", advice(false));
     assert!(!advice(true).iter().any(|line| line.contains("--port")), "{:?}", advice(true));
-}
-
-/// To one host alone a closed relay and a network that lets UDP out to known ports only look alike, but for what comes
-/// from the relay.
-#[test]
-fn a_check_tells_closed_relayed_ports_from_a_network_that_knows_few_ports() {
-    let check = |came_from_relay| {
-        let mut session = Session::new();
-        session.push(Vantage::A, EventKind::CheckStarted { consents: vec![] });
-        session.stun(Vantage::A, A, STUN, Some(A_MAPPED));
-        let (local, remote) = (address(A), address("192.0.2.10:52000"));
-        let server = "turn:192.0.2.10:3478".to_owned();
-        let third = Measurement::ThirdParty { local, remote, observed: None, sent: 6 };
-        let echo = Measurement::RelayEcho { server, relayed: remote, rtt_us: None, sent: 6, came_from_relay };
-        session.push(Vantage::A, EventKind::Measured(third));
-        session.push(Vantage::A, EventKind::Measured(echo));
-        let findings = CheckReport::from_events(&session.of(Vantage::A)).findings;
-        let harmful = findings.into_iter().filter(|finding| finding.severity.name() != "info");
-        harmful.map(|finding| finding.code).collect::<Vec<_>>()
-    };
-    assert_eq!(check(Some(true)), ["WR407"]);
-    assert_eq!(check(Some(false)), ["WR304"]);
-    assert_eq!(check(None), ["WR304"]);
 }

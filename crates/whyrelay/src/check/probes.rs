@@ -11,6 +11,7 @@ use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::probe::{self, DISGUISED_REQUEST, Disguise, Operation, ProbeToken};
 use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method, TransactionId};
 
+use super::hops;
 use super::journal::Journal;
 use super::nat::Origin;
 use super::sockets::{Arrived, Sockets, bare};
@@ -271,6 +272,8 @@ pub(crate) async fn look(
     let sent = if control.is_some() { 1 } else { SENDS };
     journal.measured(Measurement::ThirdParty { local, remote: plain.remote, observed: control, sent });
     let Some(control) = control else {
+        let random = session.random.fork();
+        hops::look(journal.clone(), random, (origin, plain.remote), options, until).await;
         return journal.missing(what, "nothing from a random high port of the server was answered");
     };
     early_arrival(&mut session, control).await;

@@ -30,6 +30,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_account::a_resolver_that_does_not_answer_is_told_from_a_server", &tools, silent_resolver);
     let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver];
     suite.test("check_account::a_url_over_tcp_is_not_asked_over_udp", &tools, tcp_only);
+    suite.test("check_account::the_own_firewall_that_drops_what_a_relay_sends_is_told", &tools, relayed_dropped);
     suite.test("check_account::a_relay_at_a_private_address_is_the_first_cause", &tools, private_relay);
     suite.test("check_account::each_transport_of_a_foreign_server_is_tried", &tools, foreign_tries);
 }
@@ -201,6 +202,28 @@ fn own_firewall() -> Result<()> {
     let says = |told: &String| told.contains("own firewall drops") || told.contains("input-firewall-drops");
     let says = |told: &String| says(told) && told.contains("needs CAP_NET_RAW");
     ensure!(told.iter().any(says), "{told:#?}: {}", ours.account);
+    Ok(())
+}
+
+/// The server's own port is let in, its relayed ports are not: by a rule on input, and by one at the device.
+fn relayed_dropped() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let coturn = Coturn::start(&internet.server)?;
+    let site = internet.site(Nat::Home)?;
+    let (_file, password) = password_file()?;
+    let url = coturn.url(Transport::Udp);
+    let arguments = ["--turn", &url, "--turn-user", USER, "--turn-password-file", &password];
+    for (family, hook) in [("inet", "input"), ("netdev", "ingress device eth0")] {
+        site.host.nft(&format!(
+            "table {family} own {{ chain i {{ type filter hook {hook} priority 0; udp sport 49152-65535 counter drop; }}\n}}\n"
+        ))?;
+        let (json, ours) = check(&site.host, &arguments)?;
+        ensure!(findings(&json) == ["input-firewall-drops"], "{}", ours.account);
+        ensure!(json["findings"][0]["blame"] == "a" && first(&json).contains("drop"), "{}", ours.account);
+        site.host.nft(&format!("delete table {family} own\n"))?;
+    }
+    let (json, ours) = check(&site.host, &arguments)?;
+    ensure!(json["healthy"] == true && findings(&json).is_empty(), "{}", ours.account);
     Ok(())
 }
 

@@ -21,6 +21,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_lab::knows_all_nine_kinds_of_nat_in_user_space", &tools, nine_kinds);
     suite.test("check_lab::an_application_layer_gateway_is_seen_where_it_is", &tools, gateway);
     suite.test("check_lab::udp_that_goes_to_servers_only_is_a_finding", &tools, servers_only);
+    suite.test("check_lab::a_firewall_of_the_server_is_told_from_one_of_the_network", &tools, whose_firewall);
     suite.test("check_lab::a_pool_of_public_addresses_is_seen", &tools, pool);
     suite.test("check_lab::another_public_address_for_each_destination_is_a_finding", &tools, per_destination);
 }
@@ -80,6 +81,43 @@ fn servers_only() -> Result<()> {
     Ok(())
 }
 
+/// Nothing gets in at the relayed ports of a host that lets everybody in, so what comes from there shows nothing. It is
+/// the network's firewall where packets die in front of a router that those to the server's own port reach, the
+/// server's where they get as far as those; and nobody's where no router outside tells.
+fn whose_firewall() -> Result<()> {
+    const CLOSED: &str =
+        "table inet f { chain f { type filter hook input priority 0; udp dport 49152-65535 drop; }\n}\n";
+    let of_server = "turn:198.51.100.1:3478?transport=udp, got in, although they get as far as those";
+    for (near, closed, name, blame, words) in [
+        ("preset = \"router\"\n", true, "relayed-checks-lost", "relay", of_server),
+        ("preset = \"router\"\nallow-udp = [3478]\n", false, "udp-only-to-servers", "a", "it is lost in front of"),
+        ("preset = \"home-router-open\"\n", true, "relayed-checks-lost", "path", "or this network lets UDP out"),
+    ] {
+        let far = if near.contains("home") { "" } else { "outside = \"far\"\n[router.far]\npreset = \"router\"\n" };
+        let text = format!(
+            "title = \"Whose firewall\"\n[router.near]\n{near}{far}[host.a]\nbehind = \"near\"\n\
+             [host.b]\nbehind = \"home-router\"\n[expect]\npath = \"direct\"\n"
+        );
+        let scenario = Scenario::parse("whose-firewall", &text)?;
+        let lab = Lab::up(Plan::of(&scenario.topology, RouterChoice::UserSpace)?)?;
+        let (server, url) = serve(&lab, &scenario)?;
+        if closed {
+            let close = lab.command("server", "sh")?.args(["-e", "-c", "echo \"$0\" | nft -f -", CLOSED]).output()?;
+            ensure!(close.status.success(), "{}", String::from_utf8_lossy(&close.stderr));
+        }
+        let mut command = lab.command("a", env!("CARGO_BIN_EXE_whyrelay"))?;
+        let (json, ours) = check_by(&mut command, &["--signal", &url])?;
+        let context = || format!("{near}\n{}\n{}", ours.account, server.account());
+        let first = &json["findings"][0];
+        ensure!(first["name"] == name && first["blame"] == blame, "{first}: {}", context());
+        ensure!(first["summary"].as_str().is_some_and(|told| told.contains(words)), "{first}: {}", context());
+        let both =
+            findings(&json).iter().filter(|name| ["relayed-checks-lost", "udp-only-to-servers"].contains(name)).count();
+        ensure!(both == 1, "{}", context());
+    }
+    Ok(())
+}
+
 /// Each socket has any of four public addresses, and the same one for everybody.
 fn pool() -> Result<()> {
     let text = "title = \"A pool of addresses\"\n\
@@ -133,7 +171,10 @@ pub(crate) fn serve(lab: &Lab, scenario: &Scenario) -> Result<(Process, String)>
     let mut command = lab.command("server", env!("CARGO_BIN_EXE_whyrelay"))?;
     command.args(["serve", "--listen", &format!("{first}:8080"), "--stun-listen", &format!("{first}:3478")]);
     // The laboratory's Internet has documentation addresses.
-    command.args(["--alternate-address", second, "--allow-peer", "203.0.113.0/24", "--allow-peer", "198.51.100.0/24"]);
+    command.args(["--alternate-address", second]);
+    for network in ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"] {
+        command.args(["--allow-peer", network]);
+    }
     let server = Process::start("whyrelay serve", &mut command)?;
     let url = format!("http://{first}:8080");
     server.line(Duration::from_secs(10), |line| line.contains(&url)).context("it does not listen")?;

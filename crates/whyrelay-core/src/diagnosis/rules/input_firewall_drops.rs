@@ -8,6 +8,7 @@ use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::host::{FirewallRule, SoftwareName, Subject};
 use crate::trace::event::{Transport, Vantage};
+use crate::trace::measurement::Measurement;
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
 use super::errno::EPERM;
@@ -18,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or the answers of a server that seems silent reached an interface and no socket.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or the answers of a server that seems silent, or what a relay sent back, reached an interface and no socket.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -49,7 +50,8 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(of_side).collect())
 }
 
-/// Of a host that looks at itself: whether the answers of a server that seems silent reached an interface and no socket.
+/// Of a host that looks at itself: whether the answers of a server that seems silent, or what a relay sent back, reached
+/// an interface and no socket.
 pub(super) fn of_one_host(side: &SideEvidence) -> Examination {
     if let Some(fault) = from_servers(side, Vantage::A, Severity::Error) {
         return Examination::of(vec![fault]);
@@ -61,11 +63,11 @@ pub(super) fn of_one_host(side: &SideEvidence) -> Examination {
     }
 }
 
-/// Servers that were asked over UDP and answered none of this side's sockets. What came from one and was changed on its
-/// way did reach a socket.
+/// Servers that were asked over UDP and answered none of this side's sockets, and relayed addresses that nothing came
+/// back from. What came from one and was changed on its way did reach a socket.
 fn silent_servers(side: &SideEvidence) -> Vec<SocketAddr> {
     let asked = side.asked();
-    let mut silent: Vec<SocketAddr> = Vec::new();
+    let mut silent: Vec<SocketAddr> = unechoed(side).map(|(_, relayed)| relayed).collect();
     for (transport, _, server) in side.servers.keys() {
         let damaged = side.damaged.keys().any(|(_, other)| other == server);
         let answered = |((over, _, other), path): (&(Transport, SocketAddr, SocketAddr), &ServerPath)| {
@@ -77,6 +79,20 @@ fn silent_servers(side: &SideEvidence) -> Vec<SocketAddr> {
         }
     }
     silent
+}
+
+/// Relayed addresses where packets of this side got in, and nothing came that was sent back from there; each with the
+/// event that says so.
+pub(super) fn unechoed(side: &SideEvidence) -> impl Iterator<Item = (u64, SocketAddr)> {
+    let facts = || side.measured.facts.iter();
+    let got_in = move |relayed: SocketAddr| {
+        let is = |fact: &Measurement| matches!(fact, Measurement::ThirdParty { remote, observed: Some(_), .. } if *remote == relayed);
+        facts().any(|(_, fact)| is(fact))
+    };
+    facts().filter_map(move |(seq, fact)| match fact {
+        Measurement::RelayEcho { relayed, rtt_us: None, .. } if got_in(*relayed) => Some((*seq, *relayed)),
+        _ => None,
+    })
 }
 
 /// The answers of a server that seems silent reached an interface of this host and no socket.

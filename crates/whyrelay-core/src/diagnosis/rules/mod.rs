@@ -39,6 +39,7 @@ mod dtls_failed;
 mod endpoint_dependent_mapping;
 mod errno;
 mod fingerprint_mismatch;
+mod how_far;
 mod input_firewall_drops;
 mod interface_left_out;
 mod ipsec_policy_drops;

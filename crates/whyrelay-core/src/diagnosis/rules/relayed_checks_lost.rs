@@ -1,11 +1,15 @@
 //! checks through the relay get lost.
 
-use super::{Examination, Fault, Fix, Rule};
+use std::net::SocketAddr;
+
+use super::how_far::{self, Lost};
+use super::{Examination, Fault, Fix, Rule, input_firewall_drops};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::{Network, told};
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateTransport;
+use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
@@ -14,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     name: "relayed-checks-lost",
     title: "checks through the relay get lost",
     meaning: "A side has a relayed address and the checks through it do not arrive: the port range of the relay is closed in its firewall, or the relay cannot reach the peer.",
-    detection: "Checks on relayed pairs were sent and never seen on the other side, and no relayed pair worked, though both sides reach a STUN server over UDP. Or only a pair from relay to relay worked, inside of the server, and nothing that a side sent to a relayed address itself got in. In a check: nothing that was sent to a relayed address got in, and what the relay sent from there arrived.",
+    detection: "Checks on relayed pairs were sent and never seen on the other side, and no relayed pair worked, though both sides reach a STUN server over UDP. Or only a pair from relay to relay worked, inside of the server, and nothing that a side sent to a relayed address itself got in. In a check: nothing that was sent to a relayed address got in, and what the relay sent from there arrived, or packets to it get as far as those to the server's own port, by the routers on the way. Where neither is known the path is blamed, not the relay. Or what is sent there gets in, and nothing that is sent back from there arrives.",
     proof: "A datagram sent from outside to the relayed address, with a permission in place: nothing arrives.",
     doubt: "A capture on the relay that shows the check leave towards the peer: then it is lost between relay and peer.",
     fixes: &[
@@ -28,7 +32,8 @@ pub(super) const RULE: Rule = Rule {
 
 fn examine(session: &Session<'_>) -> Examination {
     if session.evidence.is_alone() {
-        return Examination::of(measured_closed(session.evidence.side(Vantage::A)).into_iter().collect());
+        let side = session.evidence.side(Vantage::A);
+        return Examination::of(measured_closed(side).or_else(|| measured_unechoed(side)).into_iter().collect());
     }
     match session.path {
         Path::Failed => {}
@@ -62,20 +67,87 @@ fn examine(session: &Session<'_>) -> Examination {
     }])
 }
 
-/// A host that looked at itself sent to a relayed address of its own and nothing got in, although packets came from there.
+/// A host that looked at itself sent to a relayed address of its own and nothing got in. That is the relay's doing where
+/// packets came from there, where those to another port like it arrive, or where they get as far as those to the server's
+/// own port; it may as well be this network's where none of that is known. `None`: this network's, or all got in.
 pub(super) fn measured_closed(side: &SideEvidence) -> Option<Fault> {
-    side.measured.facts.iter().find_map(|(seq, fact)| match fact {
-        Measurement::RelayEcho { server, relayed, rtt_us: None, sent, came_from_relay: Some(true) } => Some(Fault {
-            blame: Blame::Relay,
-            severity: Severity::Error,
-            summary: format!(
-                "Nothing of {sent} packets to {relayed}, a relayed port of {server}, got in, although packets come from there: the relay's ports are closed"
-            ),
-            evidence: vec![*seq],
+    side.measured.facts.iter().find_map(|(seq, fact)| {
+        let Measurement::RelayEcho { server, relayed, rtt_us: None, sent, came_from_relay } = fact else { return None };
+        let (blame, how, more) = match came_from_relay {
+            Some(true) => {
+                (Blame::Relay, ", although packets come from there: the relay's ports are closed".to_owned(), None)
+            }
+            _ => closed_or_not_let_out(side, *relayed, *came_from_relay)?,
+        };
+        let doubt =
+            "An echo through this relay from another network: then this network lets UDP out to known ports only.";
+        Some(Fault {
+            blame,
+            severity: if blame == Blame::Relay { Severity::Error } else { Severity::Warning },
+            summary: format!("Nothing of {sent} packets to {relayed}, a relayed port of {server}, got in{how}"),
+            evidence: [*seq].into_iter().chain(more).collect(),
+            doubt: (blame != Blame::Relay).then(|| doubt.to_owned()),
             ..Fault::default()
-        }),
-        _ => None,
+        })
     })
+}
+
+/// What a host that looked at itself sent to a relayed address got in, and nothing came that was sent back from there; nor
+/// is it this host's own firewall that dropped it.
+fn measured_unechoed(side: &SideEvidence) -> Option<Fault> {
+    let (seq, relayed) = input_firewall_drops::unechoed(side).next()?;
+    if matches!(input_firewall_drops::of_one_host(side), Examination::Found(_)) {
+        return None;
+    }
+    Some(Fault {
+        blame: Blame::Path,
+        severity: Severity::Warning,
+        summary: format!(
+            "What this host sends to the relayed address {relayed} gets in, and nothing that is sent back from there arrives"
+        ),
+        evidence: vec![seq],
+        doubt: Some(
+            "A capture on the relay that shows it leave: then it is lost between relay and this host.".to_owned(),
+        ),
+        ..Fault::default()
+    })
+}
+
+/// Nothing is known to have come from a relayed port: whose fault it is that nothing gets in there, in words, and an
+/// event that shows it.
+fn closed_or_not_let_out(
+    side: &SideEvidence,
+    relayed: SocketAddr,
+    came_from_relay: Option<bool>,
+) -> Option<(Blame, String, Option<u64>)> {
+    let third_parties = || {
+        side.measured.facts.iter().filter_map(|(seq, fact)| match fact {
+            Measurement::ThirdParty { remote, observed, .. } => Some((*seq, *remote, observed.is_some())),
+            _ => None,
+        })
+    };
+    // What got in and did not come back has another fault; and who hears no server over UDP has another, too, as has a
+    // relay whose address is inside of a network.
+    let got_in = !third_parties().any(|(_, remote, arrived)| remote == relayed && !arrived);
+    let class = AddressClass::of(relayed.ip());
+    if got_in || !told(side).iter().any(|told| AddressClass::of(told.server.ip()) == class) {
+        return None;
+    }
+    let closed = "the relay's ports are closed";
+    if let Some((seq, other, _)) = third_parties().find(|(.., arrived)| *arrived) {
+        let how = format!(", although packets to {other}, another high port, arrive: {closed}");
+        return Some((Blame::Relay, how, Some(seq)));
+    }
+    match how_far::lost(side, relayed) {
+        Lost::Behind(hop) => {
+            let how = format!(", although they get as far as those to the server's own port, to {hop}: {closed}");
+            Some((Blame::Relay, how, Some(hop.seq)))
+        }
+        Lost::Untold if came_from_relay.is_none() => {
+            Some((Blame::Path, format!(": {closed}, or this network lets UDP out to known ports only"), None))
+        }
+        Lost::InFrontOf(_) | Lost::Untold => None,
+    }
 }
 
 /// The path goes from relay to relay, inside of the server, and what either side sends to a relayed port itself gets

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::how_far::{self, Lost};
 use super::relayed_checks_lost::measured_closed;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::Blame;
@@ -18,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     name: "udp-only-to-servers",
     title: "UDP is let out to servers and not to peers",
     meaning: "A firewall between a side and the Internet lets UDP out to known servers or ports only (an allow-list, an application filter, endpoint security). STUN works and every tester is content, but checks to a peer's random port never leave the network. It looks like a hard NAT and is none.",
-    detection: "STUN answers arrive, and what the side sends to a third party on a high port (the peer's relayed address, or a server's probe port) does not, while the other side's packets to such ports do.",
+    detection: "STUN answers arrive, and what the side sends to a third party on a high port (the peer's relayed address, or a server's probe port) does not, while the other side's packets to such ports do. In a check: not where such packets get as far as those to the server's own port, by the routers on the way.",
     proof: "A packet from this host to a UDP port of your own machine elsewhere: a capture there sees nothing, while STUN on port 3478 works.",
     doubt: "One packet of this side that arrives at any high UDP port outside. To one host alone, a firewall in front of the server's own relayed ports looks the same.",
     fixes: &[
@@ -72,15 +73,21 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
         Measurement::ThirdParty { remote, observed: None, sent, .. }
             if *sent >= 3 && AddressClass::of(remote.ip()) == AddressClass::of(answered.server.ip()) =>
         {
-            Some((
-                format!(
-                    "{} gets answers from {} over UDP, and nothing that it sends to {remote} arrives",
-                    vantage.name(),
-                    answered.server
-                ),
-                vec![answered.seq, *seq],
-                false,
-            ))
+            let lost = how_far::lost(side, *remote);
+            let how = match lost {
+                Lost::Behind(_) => return None,
+                Lost::InFrontOf(hop) => {
+                    format!(": it is lost in front of {hop}, which packets to the server's own port reach")
+                }
+                Lost::Untold => String::new(),
+            };
+            let hop = if let Lost::InFrontOf(hop) = lost { Some(hop.seq) } else { None };
+            let text = format!(
+                "{} gets answers from {} over UDP, and nothing that it sends to {remote} arrives{how}",
+                vantage.name(),
+                answered.server
+            );
+            Some((text, [answered.seq, *seq].into_iter().chain(hop).collect(), false))
         }
         _ => None,
     })

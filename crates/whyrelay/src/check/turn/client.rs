@@ -54,7 +54,7 @@ pub(super) struct Client {
     pub(super) origin: Origin,
     /// The server, over UDP.
     pub(super) remote: Option<SocketAddr>,
-    options: UdpOptions,
+    pub(super) options: UdpOptions,
     gatherer: Gatherer,
     pub(super) sockets: Sockets,
     streams: Streams,

@@ -10,6 +10,7 @@ use whyrelay_core::trace::measurement::Measurement;
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method, TransactionId};
 
+use super::super::hops;
 use super::super::journal::Journal;
 use super::client::{Client, Happening};
 use super::permit;
@@ -71,7 +72,15 @@ pub(super) async fn echo(client: &mut Client, journal: &Journal, url: &ServerUrl
     let (observed, sent) = seen_from(client, local, relayed, until).await;
     journal.measured(Measurement::ThirdParty { local, remote: relayed, observed, sent });
     let Some(peer) = observed else {
-        let came_from_relay = comes_from(client, local, relayed, until).await;
+        // Whose firewall it is shows by what comes from there, and by how far packets to it get beside those to the server.
+        let (random, asked) = (client.random.fork(), (client.origin.clone(), relayed));
+        let (options, is_reached) = (client.options, client.remote.is_some());
+        let way = async {
+            if is_reached {
+                hops::look(journal.clone(), random, asked, options, until).await;
+            }
+        };
+        let (came_from_relay, ()) = futures_util::future::join(comes_from(client, local, relayed, until), way).await;
         return journal.measured(Measurement::RelayEcho { server, relayed, rtt_us: None, sent, came_from_relay });
     };
     let (id, bytes) = probe(&mut client.random);
@@ -90,8 +99,8 @@ pub(super) async fn echo(client: &mut Client, journal: &Journal, url: &ServerUrl
                 return journal.measured(Measurement::RelayEcho { server, relayed, rtt_us, sent, came_from_relay });
             }
         }
-        if Instant::now() >= until {
-            break;
+        if Instant::now() >= until && sent < SENDS {
+            return journal.missing(format!("{server}: echo through the relay"), "the time of the check was over");
         }
     }
     let (rtt_us, sent, came_from_relay) = (None, SENDS, None);
