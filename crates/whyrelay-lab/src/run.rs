@@ -10,7 +10,7 @@ use whyrelay_core::trace::event::Event;
 
 use crate::discover;
 use crate::scenario::Topology;
-use crate::scenario::file::{Blame, Path, WorldKind};
+use crate::scenario::file::{Best, Blame, Path, WorldKind};
 use crate::world::{self, Outcome};
 use crate::{limits, port_mapping};
 
@@ -219,16 +219,20 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
 }
 
 /// What is wrong with the account's word on the best path that the networks allow.
-fn prediction(wanted: Path, said: Expected) -> Option<String> {
-    let said_path = match said {
-        Expected::Direct => Some(Path::Direct),
-        Expected::Relayed => Some(Path::Relayed),
-        Expected::None => Some(Path::Failed),
-        Expected::Unknown => None,
+fn prediction(wanted: Best, said: Expected) -> Option<String> {
+    let said = match said {
+        Expected::Direct => Best::Direct,
+        Expected::Relayed => Best::Relayed,
+        Expected::None => Best::Failed,
+        Expected::Unknown => Best::Unknown,
     };
-    let word = said_path.map_or("unknown", |path| path_name(Some(path)));
-    (said_path != Some(wanted))
-        .then(|| format!("the best path by the account is {word}, expected {}", path_name(Some(wanted))))
+    let word = |best| match best {
+        Best::Direct => path_name(Some(Path::Direct)),
+        Best::Relayed => path_name(Some(Path::Relayed)),
+        Best::Failed => path_name(Some(Path::Failed)),
+        Best::Unknown => "unknown",
+    };
+    (said != wanted).then(|| format!("the best path by the account is {}, expected {}", word(said), word(wanted)))
 }
 
 fn blamed(found: &Named, blame: Option<Blame>) -> bool {

@@ -1,5 +1,7 @@
 //! Predicted against observed: the best path that both sides' networks allow.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 use super::finding::{Blame, Finding, Severity};
@@ -47,6 +49,9 @@ pub enum Verdict {
 
 /// What can be said of one address family: whether a direct path is possible.
 fn family(session: &Session<'_>, is_ipv6: bool) -> Option<bool> {
+    if [Vantage::A, Vantage::B].into_iter().any(|vantage| lacks(session, vantage, is_ipv6)) {
+        return Some(false);
+    }
     let networks = [Vantage::A, Vantage::B].map(|vantage| Network::of(session, vantage, is_ipv6));
     let [a, b] = &networks;
     if a.public.is_empty() || b.public.is_empty() {
@@ -61,6 +66,22 @@ fn family(session: &Session<'_>, is_ipv6: bool) -> Option<bool> {
     }
     let best = can_connect(optimistic(session, Vantage::A, a), optimistic(session, Vantage::B, b));
     (!best).then_some(false)
+}
+
+/// Whether a side is known to have no address of a family that means something elsewhere. Where all it tells of its host
+/// are names (a browser's), that is not known.
+fn lacks(session: &Session<'_>, vantage: Vantage, is_ipv6: bool) -> bool {
+    let candidates = session.evidence.side(vantage).local_candidates.iter();
+    let hosts = candidates.filter(|local| local.candidate.kind == CandidateType::Host).map(|local| local.base.ip());
+    let mut known = hosts.filter(|ip| !ip.is_unspecified()).peekable();
+    let usable = |ip: IpAddr| match AddressClass::of(ip) {
+        AddressClass::Public => true,
+        AddressClass::Private | AddressClass::CarrierGrade => !is_ipv6,
+        _ => false,
+    };
+    session.evidence.is_recorded(vantage)
+        && known.peek().is_some()
+        && !known.any(|ip| ip.is_ipv6() == is_ipv6 && usable(ip))
 }
 
 fn behind_one_nat(session: &Session<'_>, networks: &[&Network; 2]) -> bool {
@@ -141,7 +162,6 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
         (Some(true), _) | (_, Some(true)) => Expected::Direct,
         _ if of_host => Expected::Unknown,
         (Some(false), Some(false)) => without_direct,
-        (Some(false), None) | (None, Some(false)) if !is_dual_stack(session) => without_direct,
         _ => Expected::Unknown,
     }
 }
@@ -149,21 +169,6 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
 /// Whether a finding says that UDP does not get out to peers.
 fn is_blocked(session: &Session<'_>, finding: &Finding) -> bool {
     finding.code == "WR304" || finding.code == "WR302" && udp_blocked::is_of_every_port(session, finding.blame)
-}
-
-fn is_dual_stack(session: &Session<'_>) -> bool {
-    [Vantage::A, Vantage::B].into_iter().all(|vantage| {
-        let side = session.evidence.side(vantage);
-        let global = |is_ipv6: bool| {
-            // The addresses of relays are not the host's.
-            let of_host = side.local_candidates.iter().filter(|local| local.candidate.kind != CandidateType::Relayed);
-            of_host.into_iter().any(|local| {
-                local.base.is_ipv6() == is_ipv6
-                    && (!is_ipv6 || AddressClass::of(local.base.ip()) == AddressClass::Public)
-            })
-        };
-        global(true) && global(false)
-    })
 }
 
 fn has_relay(session: &Session<'_>) -> bool {

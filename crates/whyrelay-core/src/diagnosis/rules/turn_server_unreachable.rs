@@ -4,6 +4,8 @@ use super::{Examination, Fault, Fix, Rule, input_firewall_drops, stun_server_sil
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::routes::{is_kept_from_servers, mark_keeps_from_servers};
 use crate::diagnosis::session::Session;
+use crate::engine::server_url::{ServerHost, ServerUrl};
+use crate::host::Family;
 use crate::ice::candidate::CandidateType;
 use crate::trace::event::ServerFailure;
 
@@ -20,7 +22,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("For turns: use the name in the certificate, not the address, and give the server its full chain."),
     ],
     threads: &["coturn/coturn#113", "coturn/coturn#1539", "matrix-org/synapse#11686", "processone/eturnal#70"],
-    depends_on: &["WR305", "WR302", "WR303", "WR409", "WR103", "WR112", "WR129", "WR130"],
+    depends_on: &["WR305", "WR302", "WR303", "WR409", "WR103", "WR112", "WR117", "WR129", "WR130"],
     examine,
 };
 
@@ -66,6 +68,10 @@ fn examine(session: &Session<'_>) -> Examination {
                 summary: format!("{} cannot use {}: {why}", vantage.name(), failed.server),
                 evidence: vec![failed.seq],
                 seen_by: Some(vantage),
+                family: failed.server.parse().ok().and_then(|url: ServerUrl| match url.host() {
+                    ServerHost::Ip(ip) => Some(Family::of(*ip)),
+                    ServerHost::Name(_) => None,
+                }),
                 ..Fault::default()
             });
         }

@@ -25,7 +25,9 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Offer a turns: server on port 443 as long as UDP stays blocked."),
     ],
     threads: &["slackhq/nebula#760", "netbirdio/netbird#4715", "webrtc/testrtc#214"],
-    depends_on: &["WR305", "WR208", "WR103", "WR108", "WR110", "WR111", "WR112", "WR115", "WR106", "WR129", "WR130"],
+    depends_on: &[
+        "WR305", "WR208", "WR103", "WR108", "WR110", "WR111", "WR112", "WR115", "WR106", "WR113", "WR129", "WR130",
+    ],
     examine,
 };
 

@@ -17,11 +17,11 @@ pub struct Expect {
     pub path: Path,
     /// The best that these networks allow, as the account says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expected: Option<Path>,
+    pub expected: Option<Best>,
     /// Findings of severity error or warning that must be there. None: nothing may be wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub finding: Vec<Finding>,
-    /// Findings that may be there when none must.
+    /// Findings of that severity that may be there besides, none of them as the first where another must be there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
     /// The NAT behavior that a stranger discovers from a host's place.
@@ -45,6 +45,20 @@ pub enum Path {
     Relayed,
     /// Not at all.
     Failed,
+}
+
+/// The best path that two networks allow, as an account tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Best {
+    /// From host to host.
+    Direct,
+    /// By a relay.
+    Relayed,
+    /// None.
+    Failed,
+    /// Nothing that was measured tells: a fault of a host hides it, as a rule.
+    Unknown,
 }
 
 /// A finding that must be there.

@@ -17,8 +17,8 @@ use tracing::debug;
 use whyrelay_core::engine::turn_server::{Client, ClientTransport, Input, StreamId};
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
-use crate::server::client_network;
 use super::engine::Engine;
+use crate::server::client_network;
 
 /// Bounds on connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
