@@ -139,7 +139,7 @@ fn the_program(program: &Path, flags: &[&str], serves: bool) -> Result<()> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_whyrelay"));
     command.args(listen).args(["--allow-loopback-peers", "--turn-users-file", "users"]).args(flags);
     let mut serve = command.current_dir(directory.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let run = || {
+    let mut run = || {
         let mut greeting = String::new();
         BufReader::new(serve.stdout.take().context("stdout")?).read_line(&mut greeting)?;
         let addresses: Vec<SocketAddr> =
