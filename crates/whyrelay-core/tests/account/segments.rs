@@ -61,3 +61,19 @@ fn large_packets_that_signaling_loses_are_no_cause_but_of_a_handshake_that_broke
         assert!(acknowledged || !codes.iter().any(|(code, _)| *code == "WR602"), "{codes:?}");
     }
 }
+
+#[test]
+fn large_packets_that_get_lost_between_the_sides_are_named_once() {
+    let mut session = behind_nats();
+    segment(&mut session, false);
+    session.check(Check { nominate: true, ..a_checks(Fate::Answered) });
+    session.check(b_checks(Fate::Answered));
+    session.probe(ProbeAim::Padded { length: 1280 }, A, B_MAPPED, Some(A_MAPPED));
+    for length in [1400, 1500] {
+        session.probe(ProbeAim::Padded { length }, A, B_MAPPED, None);
+    }
+    session.select(Vantage::A, A, B_MAPPED);
+    session.select(Vantage::B, B, A_MAPPED);
+    let found = said(&session, "WR603");
+    assert!(found.len() == 1 && found[0].1.starts_with("Packets of 1280 bytes from A"), "{found:?}");
+}

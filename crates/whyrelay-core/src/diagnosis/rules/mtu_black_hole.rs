@@ -34,15 +34,14 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    Examination::of(
-        session
-            .recorded()
-            .filter_map(|vantage| {
-                let between = measured(session, vantage).or_else(|| seen(session, vantage));
-                between.or_else(|| toward_signaling(session, vantage))
-            })
-            .collect(),
-    )
+    let between: Vec<Fault> = session
+        .recorded()
+        .filter_map(|vantage| measured(session, vantage).or_else(|| seen(session, vantage)))
+        .collect();
+    if !between.is_empty() {
+        return Examination::Found(between);
+    }
+    Examination::of(session.recorded().filter_map(|vantage| toward_signaling(session, vantage)).collect())
 }
 
 fn fault(session: &Session<'_>, summary: String, evidence: Vec<u64>) -> Fault {
