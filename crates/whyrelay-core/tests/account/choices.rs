@@ -2,7 +2,7 @@
 
 use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
 use whyrelay_core::report::Report;
-use whyrelay_core::trace::event::{Direction, EndReason, EventKind, Pair, PairState, Vantage};
+use whyrelay_core::trace::event::{Direction, DtlsState, EndReason, EventKind, Pair, PairState, Vantage};
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
@@ -16,13 +16,12 @@ pub(crate) fn said(session: &Session, code: &str) -> Vec<(String, String)> {
     found.map(|finding| (finding.severity.name().to_owned(), finding.summary.clone())).collect()
 }
 
-#[test]
-fn the_pair_that_should_have_worked_is_named_before_a_link_local_one() {
+/// Two sides behind NATs whose checks between link-local addresses, of higher priority than the others, are lost.
+fn link_local_lost() -> Session {
     let (near_a, near_b) = ("[fe80::a]:40000", "[fe80::b]:50000");
     let mut session = behind_nats();
     session.candidate(Vantage::A, CandidateType::Host, near_a, near_a, None);
     session.candidate(Vantage::B, CandidateType::Host, near_b, near_b, None);
-    // Of higher priority than the others.
     for (vantage, local, remote) in [(Vantage::A, near_a, near_b), (Vantage::B, near_b, near_a)] {
         let pair = Pair { transport: CandidateTransport::Udp, local: address(local), remote: address(remote) };
         let (priority, foundation, state) = (u64::MAX, "1:1".to_owned(), PairState::Waiting);
@@ -30,6 +29,12 @@ fn the_pair_that_should_have_worked_is_named_before_a_link_local_one() {
     }
     session.check(Check { local: near_a, remote: near_b, ..a_checks(Fate::LostOnTheWay) });
     session.check(Check { local: near_b, remote: near_a, ..b_checks(Fate::LostOnTheWay) });
+    session
+}
+
+#[test]
+fn the_pair_that_should_have_worked_is_named_before_a_link_local_one() {
+    let mut session = link_local_lost();
     session.check(a_checks(Fate::LostOnTheWay));
     session.check(b_checks(Fate::LostOnTheWay));
     session.fail(Vantage::A);
@@ -37,6 +42,21 @@ fn the_pair_that_should_have_worked_is_named_before_a_link_local_one() {
     let [(_, summary)] = &said(&session, "WR501")[..] else { panic!("{:?}", said(&session, "WR501")) };
     assert!(summary.contains(&format!("on 2 pairs, as to {B_MAPPED},")), "{summary}");
     assert!(summary.contains(&format!("sent on 2 pairs, as to {A_MAPPED},")), "{summary}");
+}
+
+#[test]
+fn link_local_checks_that_are_lost_say_nothing_where_another_pair_works() {
+    let mut session = link_local_lost();
+    session.check(Check { nominate: true, ..a_checks(Fate::Answered) });
+    session.check(b_checks(Fate::Answered));
+    session.select(Vantage::A, A, B_MAPPED);
+    session.select(Vantage::B, B, A_MAPPED);
+    session.push(Vantage::A, EventKind::Dtls { state: DtlsState::Failed { detail: "timed out".into() } });
+    session.end(Vantage::A, EndReason::Failed);
+    session.end(Vantage::B, EndReason::Failed);
+    assert_eq!(said(&session, "WR501"), []);
+    let first = &Report::from_events(&session.events).findings[0];
+    assert_eq!((first.code, first.severity.name()), ("WR602", "error"));
 }
 
 /// The server refuses A permission for an address.

@@ -10,6 +10,7 @@ use crate::suite::{Suite, Tool};
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("black_hole::signaling_works_where_large_packets_vanish", &tools, black_hole);
+    suite.test("black_hole::a_handshake_that_is_too_large_for_it_is_its_fault", &tools, handshake);
     suite.test("black_hole::large_packets_lost_toward_signaling_alone_are_named", &tools, toward_signaling);
 }
 
@@ -27,15 +28,19 @@ fn answered(account: &Account, side: &str, words: &str) -> Option<bool> {
     row?["answered"].as_bool()
 }
 
-/// A's router has links that take 1280 bytes, on the way to everything and back, and says so to nobody.
-fn black_hole() -> Result<()> {
+/// A and its router, which has links that take no more bytes, on the way to everything and back, and says so to nobody.
+fn homes_behind(mtu: u16) -> Result<Homes> {
     let homes = Homes::new()?;
     homes.drop_unasked()?;
-    homes.routers[0].shell(
-        "ip route replace default via 10.9.1.1 mtu lock 1280; ip route replace 192.168.1.0/24 dev lan mtu lock 1280;
-         nft 'table ip q { chain o { type filter hook output priority 0; icmp type destination-unreachable drop; }; }'",
-    )?;
-    let (of_a, of_b) = homes.both(&[], &[])?;
+    homes.routers[0].shell(&format!(
+        "ip route replace default via 10.9.1.1 mtu lock {mtu}; ip route replace 192.168.1.0/24 dev lan mtu lock {mtu};
+         nft 'table ip q {{ chain o {{ type filter hook output priority 0; icmp type destination-unreachable drop; }}; }}'",
+    ))?;
+    Ok(homes)
+}
+
+fn black_hole() -> Result<()> {
+    let (of_a, of_b) = homes_behind(1280)?.both(&[], &[])?;
     for account in [&of_a, &of_b] {
         ensure!(account.json["path"] == "direct", "{}", account.printed);
         let (severity, said) = summary(account, "WR603")?;
@@ -44,6 +49,19 @@ fn black_hole() -> Result<()> {
         for side in ["a", "b"] {
             ensure!(answered(account, side, "in packets of 1500").is_some(), "{side}: {}", account.printed);
         }
+    }
+    Ok(())
+}
+
+/// Checks pass, and DTLS's datagrams do not.
+fn handshake() -> Result<()> {
+    let (of_a, of_b) = homes_behind(1000)?.both(&[], &[])?;
+    for account in [&of_a, &of_b] {
+        ensure!(account.json["path"] == "failed", "{}", account.printed);
+        let found = account.json["findings"].as_array().into_iter().flatten();
+        let codes: Vec<_> = found.filter(|found| found["severity"] == "error").map(|found| &found["code"]).collect();
+        ensure!(!codes.is_empty() && codes.iter().all(|code| *code == "WR603"), "{codes:?}: {}", account.printed);
+        ensure!(summary(account, "WR603")?.1.starts_with("Datagrams of "), "{}", account.printed);
     }
     Ok(())
 }

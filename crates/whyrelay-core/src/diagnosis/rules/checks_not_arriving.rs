@@ -47,11 +47,16 @@ fn examine(session: &Session<'_>) -> Examination {
 
 /// What is lost of one family, or of both.
 fn lost(session: &Session<'_>, family: Option<Family>, blind: bool) -> Option<Fault> {
+    let works = session.pairs.iter().any(|pair| !pair.relayed && pair.works());
     let mut lost = Vec::new();
     let mut evidence = Vec::new();
     for from in [Vantage::A, Vantage::B] {
         // What goes on one network needs no server.
         let counts = |pair: &&JoinedPair| {
+            // The two are on no common link, or other addresses of it do.
+            if works && pair.is_link_local() {
+                return false;
+            }
             let near =
                 pair.side(from).is_some_and(|own| AddressClass::of(own.pair.remote.ip()) != AddressClass::Public);
             session.could_arrive(pair, from) && pair.is_of(family) && (near || !blind)

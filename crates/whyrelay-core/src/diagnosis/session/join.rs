@@ -1,7 +1,7 @@
 //! Finding the mirror image of a pair: A's pair and B's pair that the same packets travel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::chain::{self, Chain, Checks};
 use crate::diagnosis::evidence::Evidence;
@@ -64,8 +64,19 @@ impl JoinedPair {
 
     /// Whether it is of an address family; each is of `None`.
     pub(crate) fn is_of(&self, family: Option<Family>) -> bool {
-        let ends = || [&self.a, &self.b].into_iter().flatten();
-        family.is_none_or(|family| ends().any(|side| Family::of(side.pair.remote.ip()) == family))
+        family.is_none_or(|family| self.ends().any(|(_, remote)| Family::of(remote) == family))
+    }
+
+    /// Local and remote address, as each side has them.
+    fn ends(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
+        let sides = [&self.a, &self.b].into_iter().flatten();
+        sides.map(|side| (side.pair.local.ip(), side.pair.remote.ip()))
+    }
+
+    /// Whether an end of it means nothing beyond one link, or one host.
+    pub fn is_link_local(&self) -> bool {
+        let is_near = |ip| matches!(AddressClass::of(ip), AddressClass::LinkLocal | AddressClass::Loopback);
+        self.ends().any(|(local, remote)| is_near(local) || is_near(remote))
     }
 
     /// Whether in one direction at least a check was sent and its answer seen.
@@ -91,11 +102,8 @@ impl JoinedPair {
 pub fn likeliest_first<'a>(pairs: impl Iterator<Item = &'a JoinedPair>) -> Vec<&'a JoinedPair> {
     let mut pairs: Vec<_> = pairs.collect();
     pairs.sort_by_key(|joined| {
-        let ends =
-            || [&joined.a, &joined.b].into_iter().flatten().map(|side| (side.pair.local.ip(), side.pair.remote.ip()));
-        let is_near = |ip| matches!(AddressClass::of(ip), AddressClass::LinkLocal | AddressClass::Loopback);
         let is_meant = |(local, remote)| AddressClass::of(remote) == AddressClass::Public || same_subnet(local, remote);
-        (ends().any(|(local, remote)| is_near(local) || is_near(remote)), !ends().any(is_meant))
+        (joined.is_link_local(), !joined.ends().any(is_meant))
     });
     pairs
 }
