@@ -6,7 +6,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 
 use super::netlink::text;
-use super::nft_condition::{Comparison, Condition, Field, Order};
+use super::nft_condition::{Comparison, Condition};
+use super::nft_field::{Field, Order};
 use super::nft_rule::Rule;
 
 /// `struct xt_entry_match` and `struct xt_entry_target` before their data: size, name, revision.
@@ -156,8 +157,13 @@ impl Entry<'_> {
         let not = |bit: u8| if inverted & bit != 0 { "! " } else { "" };
         let comparison = |bit: u8| if inverted & bit != 0 { Comparison::Unequal } else { Comparison::Equal };
         for (word, bit, at, field) in [
-            ("-s", 0x08, 0, Field::Source(layout.address as u32)),
-            ("-d", 0x10, layout.address, Field::Destination(layout.address as u32)),
+            ("-s", 0x08, 0, Field::Address { source: true, ipv6: layout.address == 16, length: layout.address }),
+            (
+                "-d",
+                0x10,
+                layout.address,
+                Field::Address { source: false, ipv6: layout.address == 16, length: layout.address },
+            ),
         ] {
             let value = self.bytes[at..at + layout.address].to_vec();
             let mask = self.bytes[at + 2 * layout.address..at + 3 * layout.address].to_vec();
@@ -190,7 +196,7 @@ impl Entry<'_> {
                 other => other.to_string(),
             };
             rule.words.push(format!("{}-p {name}", not(0x40)));
-            let (field, order, value) = (Field::Protocol, Order::Network, vec![protocol]);
+            let (field, order, value) = (Field::Protocol { in_header: true }, Order::Network, vec![protocol]);
             rule.conditions.push(Condition { field, mask: None, order, comparison: comparison(0x40), value });
         }
         let mut at = layout.matches;
@@ -313,7 +319,7 @@ fn take_match(rule: &mut Rule, name: &str, data: &[u8]) {
         "udp" | "tcp" => {
             let inverted = data.get(if name == "udp" { 8 } else { 11 }).copied().unwrap_or(0);
             for (word, at, bit, field) in
-                [("--sport", 0, 1, Field::SourcePort), ("--dport", 4, 2, Field::DestinationPort)]
+                [("--sport", 0, 1, Field::Port { source: true }), ("--dport", 4, 2, Field::Port { source: false })]
             {
                 let (Some(first), Some(last)) = (short(data, at), short(data, at + 2)) else { continue };
                 let (not, is_not) = if inverted & bit != 0 { ("! ", true) } else { ("", false) };

@@ -24,8 +24,14 @@ pub(crate) mod netlink;
 mod nft;
 #[cfg(target_os = "linux")]
 mod nft_condition;
+#[cfg(all(test, target_os = "linux"))]
+mod nft_corpus;
+#[cfg(target_os = "linux")]
+mod nft_field;
 #[cfg(target_os = "linux")]
 mod nft_rule;
+#[cfg(target_os = "linux")]
+mod nft_words;
 #[cfg(target_os = "linux")]
 mod packets;
 #[cfg(target_os = "linux")]

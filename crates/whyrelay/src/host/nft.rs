@@ -152,6 +152,14 @@ impl Firewall {
             .collect()
     }
 
+    /// Every rule: its chain, and what it says.
+    #[cfg(test)]
+    pub(super) fn texts(&self) -> impl Iterator<Item = (String, String)> {
+        self.rules.iter().map(|((family, table, chain, _), rule)| {
+            (format!("{} {table} {chain}", family_name(*family)), rule.words.join(" "))
+        })
+    }
+
     /// Whether there may be rules of a family that were not read.
     fn is_partial(&self, family: u8) -> bool {
         self.unread.contains(&family) || self.rules.len() >= MAX_LOOKED_AT
@@ -251,7 +259,7 @@ impl Firewall {
                 1 => place.1 = text(value),
                 2 => place.2 = text(value),
                 3 => place.3 = big_endian(value).unwrap_or(0),
-                4 => rule = Rule::read(value),
+                4 => rule = Rule::read(family, value),
                 _ => {}
             }
         }
