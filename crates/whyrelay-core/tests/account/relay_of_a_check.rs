@@ -64,6 +64,18 @@ fn closed_relayed_ports_are_told_from_a_network_that_knows_few_ports() {
     assert_eq!(by_way(None, &[None, None], &[None, None]), "WR407 the path", "no router tells");
     assert_eq!(by_way(Some(true), &way, &[home, None, None]), "WR407 the relay", "what came from there was let out");
 
+    // Another relay of which less is known, as one over TCP.
+    let (local, remote) = (address(A), address("192.0.2.10:52001"));
+    let server = "turn:192.0.2.10:3478?transport=tcp".to_owned();
+    let third = Measurement::ThirdParty { local, remote, observed: None, sent: 6 };
+    let echo = Measurement::RelayEcho { server, relayed: remote, rtt_us: None, sent: 6, came_from_relay: None };
+    let with_another = |came_from_relay| {
+        check(false, came_from_relay, [&third, &echo].map(|fact| EventKind::Measured(fact.clone())).to_vec())
+    };
+    assert_eq!(with_another(Some(false)), "WR304 A");
+    assert_eq!(with_another(Some(true)), "WR407 the relay");
+    assert_eq!(with_another(None), "WR407 the path");
+
     let remote = address("198.51.100.9:60000");
     let elsewhere = Measurement::ThirdParty { local: address(A), remote, observed: Some(address(A_MAPPED)), sent: 1 };
     assert_eq!(check(false, None, vec![EventKind::Measured(elsewhere)]), "WR407 the relay", "another high port");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::measurement::Measurement;
+use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use super::journal::Journal;
 use super::nat::Origin;
@@ -22,15 +23,18 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// After the last.
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
-/// Looks at all hops at once; each has a socket of its own, with its own TTL.
+/// Looks at all hops at once; each has a socket of its own, with its own TTL. What is sent to a server asks for an answer;
+/// a third party's port need not know any (`Class::Indication`), and is no server that is silent then.
 pub(crate) async fn look(
     journal: Journal,
     mut random: Random,
     (origin, remote): (Origin, SocketAddr),
+    class: Class,
     options: UdpOptions,
     until: Instant,
 ) {
-    let hops = (1..=HOPS).map(|ttl| hop(&journal, random.fork(), &origin, remote, ttl, options, until));
+    let to = (origin, remote, class);
+    let hops = (1..=HOPS).map(|ttl| hop(&journal, random.fork(), &to, ttl, options, until));
     for (ttl, seen) in (1..=HOPS).zip(futures_util::future::join_all(hops.collect::<Vec<_>>()).await) {
         match seen {
             Seen::Router(router) => journal.measured(Measurement::Hop { remote, ttl, router: Some(router) }),
@@ -53,17 +57,17 @@ enum Seen {
 async fn hop(
     journal: &Journal,
     mut random: Random,
-    origin: &Origin,
-    remote: SocketAddr,
+    (origin, remote, class): &(Origin, SocketAddr, Class),
     ttl: u8,
     options: UdpOptions,
     until: Instant,
 ) -> Seen {
     let (from, options) =
         ((origin.address, origin.interface.as_deref()), UdpOptions { ttl: Some(ttl.into()), ..options });
-    let Some(mut question) = Question::open(journal, &mut random, from, remote, options) else {
+    let Some(mut question) = Question::open(journal, &mut random, from, *remote, options) else {
         return Seen::NotAsked;
     };
+    question.bytes = MessageBuilder::new(*class, Method::BINDING, question.id).fingerprint().build();
     for sent in 1..=SENDS {
         if question.send().is_err() {
             return Seen::NotAsked;

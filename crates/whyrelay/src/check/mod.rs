@@ -34,6 +34,7 @@ use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, Event, EventKind, SessionOptions, Vantage};
 use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
+use whyrelay_core::wire::stun::Class;
 
 use asked::{Row, STOPPED};
 pub use config::CheckConfig;
@@ -274,7 +275,9 @@ async fn look(config: &CheckConfig, found: &[Interface], journal: Journal, mut r
     }
     for (origin, server) in &asked {
         let (random, asked) = (random.fork(), (origin.clone(), *server));
-        parts.push(part(&journal, Row::of_hops(*server), |journal| hops::look(journal, random, asked, options, until)));
+        parts.push(part(&journal, Row::of_hops(*server), |journal| {
+            hops::look(journal, random, asked, Class::Request, options, until)
+        }));
     }
     for (asked, described) in asked.into_iter().zip(&described) {
         if *described {

@@ -273,7 +273,7 @@ pub(crate) async fn look(
     journal.measured(Measurement::ThirdParty { local, remote: plain.remote, observed: control, sent });
     let Some(control) = control else {
         let random = session.random.fork();
-        hops::look(journal.clone(), random, (origin, plain.remote), options, until).await;
+        hops::look(journal.clone(), random, (origin, plain.remote), Class::Indication, options, until).await;
         return journal.missing(what, "nothing from a random high port of the server was answered");
     };
     early_arrival(&mut session, control).await;

@@ -71,24 +71,80 @@ fn examine(session: &Session<'_>) -> Examination {
 /// packets came from there, where those to another port like it arrive, or where they get as far as those to the server's
 /// own port; it may as well be this network's where none of that is known. `None`: this network's, or all got in.
 pub(super) fn measured_closed(side: &SideEvidence) -> Option<Fault> {
-    side.measured.facts.iter().find_map(|(seq, fact)| {
-        let Measurement::RelayEcho { server, relayed, rtt_us: None, sent, came_from_relay } = fact else { return None };
-        let (blame, how, more) = match came_from_relay {
-            Some(true) => {
-                (Blame::Relay, ", although packets come from there: the relay's ports are closed".to_owned(), None)
-            }
-            _ => closed_or_not_let_out(side, *relayed, *came_from_relay)?,
-        };
-        let doubt =
-            "An echo through this relay from another network: then this network lets UDP out to known ports only.";
-        Some(Fault {
-            blame,
-            severity: if blame == Blame::Relay { Severity::Error } else { Severity::Warning },
-            summary: format!("Nothing of {sent} packets to {relayed}, a relayed port of {server}, got in{how}"),
-            evidence: [*seq].into_iter().chain(more).collect(),
-            doubt: (blame != Blame::Relay).then(|| doubt.to_owned()),
+    let echoes = side.measured.facts.iter().filter_map(|(seq, fact)| match fact {
+        Measurement::RelayEcho { server, relayed, rtt_us: None, sent, came_from_relay } => {
+            let whose = whose_firewall(side, *relayed, *came_from_relay)?;
+            let nothing = format!("Nothing of {sent} packets to {relayed}, a relayed port of {server}, got in");
+            Some((*seq, nothing, whose))
+        }
+        _ => None,
+    });
+    let echoes: Vec<_> = echoes.collect();
+    if let Some((seq, nothing, how, more)) = echoes.iter().find_map(|(seq, nothing, whose)| match whose {
+        Whose::Relay { how, more } => Some((*seq, nothing, how, *more)),
+        _ => None,
+    }) {
+        return Some(Fault {
+            blame: Blame::Relay,
+            severity: Severity::Error,
+            summary: format!("{nothing}, although {how}: the relay's ports are closed"),
+            evidence: [seq].into_iter().chain(more).collect(),
             ..Fault::default()
+        });
+    }
+    // One relay is enough to tell it of the network.
+    if echoes.iter().any(|(.., whose)| matches!(whose, Whose::Network)) {
+        return None;
+    }
+    let doubt = "An echo through this relay from another network: then this network lets UDP out to known ports only.";
+    echoes.first().map(|(seq, nothing, _)| Fault {
+        blame: Blame::Path,
+        severity: Severity::Warning,
+        summary: format!("{nothing}: the relay's ports are closed, or this network lets UDP out to known ports only"),
+        evidence: vec![*seq],
+        doubt: Some(doubt.to_owned()),
+        ..Fault::default()
+    })
+}
+
+/// Whose firewall keeps packets from a relayed port.
+enum Whose {
+    /// The relay's: why, in words, and an event that shows it.
+    Relay { how: String, more: Option<u64> },
+    /// This host's network's.
+    Network,
+    /// One of both.
+    Unknown,
+}
+
+/// Whose firewall it is that nothing gets in at a relayed port; `None`: it is none.
+fn whose_firewall(side: &SideEvidence, relayed: SocketAddr, came_from_relay: Option<bool>) -> Option<Whose> {
+    if came_from_relay == Some(true) {
+        return Some(Whose::Relay { how: "packets come from there".to_owned(), more: None });
+    }
+    let third_parties = || {
+        side.measured.facts.iter().filter_map(|(seq, fact)| match fact {
+            Measurement::ThirdParty { remote, observed, .. } => Some((*seq, *remote, observed.is_some())),
+            _ => None,
         })
+    };
+    // What got in and did not come back has another fault; and who hears no server over UDP has another, too, as has a
+    // relay whose address is inside of a network.
+    let got_in = !third_parties().any(|(_, remote, arrived)| remote == relayed && !arrived);
+    let class = AddressClass::of(relayed.ip());
+    if got_in || !told(side).iter().any(|told| AddressClass::of(told.server.ip()) == class) {
+        return None;
+    }
+    if let Some((seq, other, _)) = third_parties().find(|(.., arrived)| *arrived) {
+        return Some(Whose::Relay { how: format!("packets to {other}, another high port, arrive"), more: Some(seq) });
+    }
+    Some(match how_far::lost(side, relayed) {
+        Lost::Behind(hop) => {
+            let how = format!("they get as far as those to the server's own port, to {hop}");
+            Whose::Relay { how, more: Some(hop.seq) }
+        }
+        Lost::Untold if came_from_relay.is_none() => Whose::Unknown,
+        Lost::InFrontOf(_) | Lost::Untold => Whose::Network,
     })
 }
 
@@ -111,43 +167,6 @@ fn measured_unechoed(side: &SideEvidence) -> Option<Fault> {
         ),
         ..Fault::default()
     })
-}
-
-/// Nothing is known to have come from a relayed port: whose fault it is that nothing gets in there, in words, and an
-/// event that shows it.
-fn closed_or_not_let_out(
-    side: &SideEvidence,
-    relayed: SocketAddr,
-    came_from_relay: Option<bool>,
-) -> Option<(Blame, String, Option<u64>)> {
-    let third_parties = || {
-        side.measured.facts.iter().filter_map(|(seq, fact)| match fact {
-            Measurement::ThirdParty { remote, observed, .. } => Some((*seq, *remote, observed.is_some())),
-            _ => None,
-        })
-    };
-    // What got in and did not come back has another fault; and who hears no server over UDP has another, too, as has a
-    // relay whose address is inside of a network.
-    let got_in = !third_parties().any(|(_, remote, arrived)| remote == relayed && !arrived);
-    let class = AddressClass::of(relayed.ip());
-    if got_in || !told(side).iter().any(|told| AddressClass::of(told.server.ip()) == class) {
-        return None;
-    }
-    let closed = "the relay's ports are closed";
-    if let Some((seq, other, _)) = third_parties().find(|(.., arrived)| *arrived) {
-        let how = format!(", although packets to {other}, another high port, arrive: {closed}");
-        return Some((Blame::Relay, how, Some(seq)));
-    }
-    match how_far::lost(side, relayed) {
-        Lost::Behind(hop) => {
-            let how = format!(", although they get as far as those to the server's own port, to {hop}: {closed}");
-            Some((Blame::Relay, how, Some(hop.seq)))
-        }
-        Lost::Untold if came_from_relay.is_none() => {
-            Some((Blame::Path, format!(": {closed}, or this network lets UDP out to known ports only"), None))
-        }
-        Lost::InFrontOf(_) | Lost::Untold => None,
-    }
 }
 
 /// The path goes from relay to relay, inside of the server, and what either side sends to a relayed port itself gets

@@ -77,7 +77,7 @@ pub(super) async fn echo(client: &mut Client, journal: &Journal, url: &ServerUrl
         let (options, is_reached) = (client.options, client.remote.is_some());
         let way = async {
             if is_reached {
-                hops::look(journal.clone(), random, asked, options, until).await;
+                hops::look(journal.clone(), random, asked, Class::Indication, options, until).await;
             }
         };
         let (came_from_relay, ()) = futures_util::future::join(comes_from(client, local, relayed, until), way).await;
