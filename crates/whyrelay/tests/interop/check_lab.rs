@@ -87,7 +87,7 @@ fn servers_only() -> Result<()> {
 fn whose_firewall() -> Result<()> {
     const CLOSED: &str =
         "table inet f { chain f { type filter hook input priority 0; udp dport 49152-65535 drop; }\n}\n";
-    let of_server = "turn:198.51.100.1:3478?transport=udp, got in, although they get as far as those";
+    let of_server = "got in, although they get as far as those";
     for (near, closed, name, blame, words) in [
         ("preset = \"router\"\n", true, "relayed-checks-lost", "relay", of_server),
         ("preset = \"router\"\nallow-udp = [3478]\n", false, "udp-only-to-servers", "a", "it is lost in front of"),
