@@ -90,7 +90,7 @@ fn whose_firewall() -> Result<()> {
     let of_server = "got in, although they get as far as those";
     for (near, closed, name, blame, words) in [
         ("preset = \"router\"\n", true, "relayed-checks-lost", "relay", of_server),
-        ("preset = \"router\"\nallow-udp = [3478]\n", false, "udp-only-to-servers", "a", "it is lost in front of"),
+        ("preset = \"router\"\nallow-udp = [\"3478\"]\n", false, "udp-only-to-servers", "a", "it is lost in front of"),
         ("preset = \"home-router-open\"\n", true, "relayed-checks-lost", "path", "or this network lets UDP out"),
     ] {
         let far = if near.contains("home") { "" } else { "outside = \"far\"\n[router.far]\npreset = \"router\"\n" };
