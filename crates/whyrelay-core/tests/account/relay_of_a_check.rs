@@ -33,7 +33,7 @@ fn check(observed: bool, came_from_relay: Option<bool>, more: Vec<EventKind>) ->
 /// Routers on the way to a port, one for each hop.
 fn hops(remote: &str, routers: &[Option<&str>]) -> Vec<EventKind> {
     let hop = |(ttl, router): (u8, &Option<&str>)| {
-        let router = router.map(|router| router.parse().unwrap());
+        let router = router.and_then(|router| router.parse().ok());
         EventKind::Measured(Measurement::Hop { remote: address(remote), ttl, router })
     };
     (1..).zip(routers).map(hop).collect()
