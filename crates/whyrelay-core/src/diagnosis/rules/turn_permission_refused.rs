@@ -42,8 +42,10 @@ fn examine(session: &Session<'_>) -> Examination {
     for vantage in session.recorded() {
         for ((_, _, server), path) in &session.evidence.side(vantage).servers {
             let Some(allocation) = &path.allocation else { continue };
-            // For its own address it asked to try its own relay: nobody else needs that.
-            let own: BTreeSet<IpAddr> = path.mapped.keys().map(SocketAddr::ip).collect();
+            // For its own address a session asks to try its own relay: nobody else needs that. A host that looks at
+            // itself has no other address to ask for.
+            let mapped = path.mapped.keys().filter(|_| !session.evidence.is_alone());
+            let own: BTreeSet<IpAddr> = mapped.map(SocketAddr::ip).collect();
             let refused = allocation
                 .refused
                 .iter()
