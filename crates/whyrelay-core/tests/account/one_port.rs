@@ -85,3 +85,14 @@ fn where_the_own_relayed_address_answers_it_is_the_port_that_is_blocked() {
     let found: Vec<_> = report.findings.iter().map(|finding| (finding.code, finding.blame.name())).collect();
     assert!(found.contains(&("WR301", "the path")), "{found:?}");
 }
+
+#[test]
+fn what_the_own_relayed_address_tells_was_advertised_to_nobody() {
+    // B sees another port than the own relayed address did, which no candidate has either.
+    let mut session = silent_at_a();
+    session.stun(Vantage::A, A, RELAYED, Some(A_MAPPED));
+    session.check(Check { seen_from: "203.0.113.1:62014", ..a_checks(Fate::AnswerLost) });
+    let report = report(session);
+    let found: Vec<_> = report.findings.iter().map(|finding| finding.code).collect();
+    assert!(!found.contains(&"WR504"), "{found:?}");
+}

@@ -34,7 +34,10 @@ fn examine(session: &Session<'_>) -> Examination {
         let Some((seen, seq, _)) = unadvertised(session, vantage) else { continue };
         let side = session.evidence.side(vantage);
         // A side that no server told anything had no other address to advertise: what keeps the servers silent is the fault.
-        let was_told = crate::diagnosis::network::told(side).iter().any(|told| told.mapped.is_ipv4() == seen.is_ipv4());
+        // What its own relayed address told, it advertised to nobody.
+        let was_told = crate::diagnosis::network::told(side)
+            .iter()
+            .any(|told| told.mapped.is_ipv4() == seen.is_ipv4() && !side.is_relayed(told.server));
         if !was_told {
             continue;
         }
