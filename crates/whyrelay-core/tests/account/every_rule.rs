@@ -145,6 +145,22 @@ fn netbirds_other_words_do_not_force_its_relay() {
     assert!(!forced("1") && !forced("yes") && !forced("on"));
 }
 
+/// Tailscale takes what Go takes for true; the advice is about its service.
+#[test]
+fn tailscales_variable_forces_its_relay() {
+    use whyrelay_core::host::SoftwareName;
+    let advised = |value: &str| {
+        let mut session = direct();
+        session.software(SoftwareName::Tailscale, &[("TS_DEBUG_ALWAYS_USE_DERP", value)]);
+        let report = Report::from_events(&session.events);
+        let found = report.findings.iter().find(|finding| finding.code == "WR803");
+        found.map(|found| found.remedies.iter().map(|remedy| format!("{remedy:?}")).collect::<String>())
+    };
+    assert!(advised("1").is_some_and(|advice| advice.contains("systemctl restart tailscaled")));
+    assert!(advised("true").is_some());
+    assert_eq!((advised("0"), advised("yes")), (None, None));
+}
+
 #[test]
 fn a_healthy_session_has_no_finding() {
     assert_eq!(findings(&direct().events), []);

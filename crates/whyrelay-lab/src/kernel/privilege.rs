@@ -65,7 +65,7 @@ pub fn acquire() -> Result<Privilege, LabError> {
         hint: refused_because(),
     })?;
     let write = |file: &str, text: String| {
-        fs::write(format!("/proc/self/{file}"), text).map_err(LabError::system(format!("writing /proc/self/{file}")))
+        fs::write(format!("/proc/self/{file}"), text).map_err(|error| map_refused(file, &error))
     };
     write("setgroups", "deny".to_owned())?;
     write("uid_map", format!("0 {uid} 1"))?;
@@ -95,6 +95,13 @@ fn own_run() -> Result<(), LabError> {
     Ok(())
 }
 
+/// A user namespace that may be made and not used: where AppArmor restricts them (Ubuntu since 23.10), its first write
+/// is refused.
+fn map_refused(file: &str, error: &io::Error) -> LabError {
+    let what = format!("this user may make a user namespace, and may not use it: writing /proc/self/{file}: {error}");
+    LabError::NotAllowed { what, hint: refused_because() }
+}
+
 /// What stands in the way, as far as the system tells.
 fn refused_because() -> &'static str {
     let says = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
@@ -121,5 +128,19 @@ pub(crate) fn tun_refused(error: io::Error) -> LabError {
     LabError::NotAllowed {
         what: format!("opening /dev/net/tun, which user-space routers and cables need: {error}"),
         hint,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_namespace_that_may_be_made_and_not_used_is_told_with_the_way_out() {
+        let said = map_refused("uid_map", &io::ErrorKind::PermissionDenied.into()).to_string();
+        assert!(
+            said.contains("/proc/self/uid_map: permission denied") && said.contains("\nhint: run it with sudo"),
+            "{said}"
+        );
     }
 }

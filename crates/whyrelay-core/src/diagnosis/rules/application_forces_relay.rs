@@ -9,12 +9,12 @@ pub(super) const RULE: Rule = Rule {
     code: "WR803",
     name: "application-forces-relay",
     title: "the application is told to use its relay only",
-    meaning: "The VPN on this host is configured to connect through its relay (NB_FORCE_RELAY or NB_ICE_FORCE_RELAY_CONN for NetBird; iceTransportPolicy \"relay\" elsewhere), so it never tries a direct path, whatever the network allows.",
+    meaning: "The VPN on this host is configured to connect through its relay (NB_FORCE_RELAY or NB_ICE_FORCE_RELAY_CONN for NetBird, TS_DEBUG_ALWAYS_USE_DERP for Tailscale; iceTransportPolicy \"relay\" elsewhere), so it never tries a direct path, whatever the network allows.",
     detection: "The environment of the running program.",
     proof: "tr '\\0' '\\n' < /proc/PID/environ.",
     doubt: "The variable unset and the program restarted.",
     fixes: &[Fix::cuts(
-        "Take NB_FORCE_RELAY or NB_ICE_FORCE_RELAY_CONN out of the service's environment and restart it.",
+        "Take NB_FORCE_RELAY, NB_ICE_FORCE_RELAY_CONN or TS_DEBUG_ALWAYS_USE_DERP out of the service's environment and restart it.",
     )],
     threads: &[],
     depends_on: &[],
@@ -27,32 +27,55 @@ fn examine(session: &Session<'_>) -> Examination {
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let host = &session.evidence.side(vantage).host;
-    let (seq, name, value) = host.software.iter().find_map(|software| {
+    let (seq, (forcing, value)) = host.software.iter().find_map(|software| {
         let environment = software.fact.environment.as_ref()?;
-        let (name, value) = environment.iter().find(|(name, value)| {
-            matches!(name.as_str(), "NB_FORCE_RELAY" | "NB_ICE_FORCE_RELAY_CONN") && is_true(value)
+        let said = environment.iter().find_map(|(name, value)| {
+            let forcing = FORCING.iter().find(|forcing| forcing.variable == name && (forcing.is_true)(value))?;
+            Some((forcing, value))
         })?;
-        Some((software.seq, name, value))
+        Some((software.seq, said))
     })?;
+    let Forcing { variable: name, program, service, .. } = forcing;
     Some(Fault {
         blame: Blame::side(vantage),
         severity: Severity::Warning,
         summary: format!("The VPN on {} is told to use its relay only: {name}={value}", vantage.name()),
         evidence: vec![seq],
         advice: vec![
-            Remedy::cuts(format!("With NetBird under systemd, unset {name} (undo: remove that file and do the same)"))
-                .run("mkdir -p /etc/systemd/system/netbird.service.d")
-                .run(format!(
-                    "printf '[Service]\\nUnsetEnvironment={name}\\n' > /etc/systemd/system/netbird.service.d/direct.conf"
-                ))
-                .run("systemctl daemon-reload")
-                .run("systemctl restart netbird"),
+            Remedy::cuts(format!(
+                "With {program} under systemd, unset {name} (undo: remove that file and do the same)"
+            ))
+            .run(format!("mkdir -p /etc/systemd/system/{service}.service.d"))
+            .run(format!(
+                "printf '[Service]\\nUnsetEnvironment={name}\\n' > /etc/systemd/system/{service}.service.d/direct.conf"
+            ))
+            .run("systemctl daemon-reload")
+            .run(format!("systemctl restart {service}")),
         ],
         ..Fault::default()
     })
 }
 
+/// A variable that has a program use its relay only.
+struct Forcing {
+    variable: &'static str,
+    program: &'static str,
+    service: &'static str,
+    is_true: fn(&str) -> bool,
+}
+
+const FORCING: [Forcing; 3] = [
+    Forcing { variable: "NB_FORCE_RELAY", program: "NetBird", service: "netbird", is_true: is_word },
+    Forcing { variable: "NB_ICE_FORCE_RELAY_CONN", program: "NetBird", service: "netbird", is_true: is_word },
+    Forcing { variable: "TS_DEBUG_ALWAYS_USE_DERP", program: "Tailscale", service: "tailscaled", is_true: is_go_bool },
+];
+
 /// As NetBird reads it: nothing but this word, in whatever case.
-const fn is_true(value: &str) -> bool {
+const fn is_word(value: &str) -> bool {
     value.eq_ignore_ascii_case("true")
+}
+
+/// As Tailscale reads it, with Go's strconv.ParseBool.
+fn is_go_bool(value: &str) -> bool {
+    ["1", "t", "T", "TRUE", "true", "True"].contains(&value)
 }

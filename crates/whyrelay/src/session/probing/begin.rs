@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use whyrelay_core::engine::peer_probes::{self, Attempt, PeerProbes};
-use whyrelay_core::host::{HostFact, Moment, Probe, ProbeAim, ProbeOutcome, ProfileTally, RoutePurpose};
+use whyrelay_core::host::{
+    HostFact, Moment, Probe, ProbeAim, ProbeOutcome, ProfileTally, RoutePurpose, leads_to_guests,
+};
 use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
 use whyrelay_core::signal::PeerProbing;
 use whyrelay_core::trace::event::{IceState, PairState};
@@ -97,22 +99,22 @@ impl Session {
         let candidates = self.peer.agent().remote_candidates().filter(|candidate| {
             candidate.transport == CandidateTransport::Udp && candidate.kind != CandidateType::Relayed
         });
-        candidates
+        let mut targets: Vec<_> = candidates
             .filter_map(|candidate| {
                 Some((candidate.kind == CandidateType::ServerReflexive, bare(candidate.address.ip()?)))
             })
             // Without a scope such an address cannot be sent to.
             .filter(|(_, remote)| !matches!(remote, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local()))
-            .collect()
+            .collect();
+        // No attempt asks more than a few: a host with many bridges must not be asked at those alone.
+        targets.sort_by_key(|(public, _)| !*public);
+        targets
     }
 
-    /// Our own addresses that are worth it.
+    /// Our own addresses that are worth it, the likeliest way out first.
     fn locals(&self) -> Vec<SocketAddr> {
-        let usable = |local: &&SocketAddr| match local {
-            SocketAddr::V4(v4) => !v4.ip().is_link_local(),
-            SocketAddr::V6(v6) => !v6.ip().is_unicast_link_local(),
-        };
-        self.doors.keys().filter(usable).take(MAX_LOCALS).copied().collect()
+        let leads_to_guests = |local: SocketAddr| self.probing.interface_of(local).is_some_and(leads_to_guests);
+        worth_probing(self.doors.keys().copied(), leads_to_guests)
     }
 
     fn server_for(&self, local: SocketAddr) -> Option<SocketAddr> {
@@ -249,5 +251,48 @@ impl Session {
             }
         }
         self.host_input(Moment::After, HostFact::ProfileTally(tally));
+    }
+}
+
+/// A few of a host's addresses: those of bridges to its own guests last, of which there may be dozens, and the families in
+/// turn.
+fn worth_probing(
+    locals: impl Iterator<Item = SocketAddr>,
+    leads_to_guests: impl Fn(SocketAddr) -> bool,
+) -> Vec<SocketAddr> {
+    let usable = |local: &SocketAddr| match local {
+        SocketAddr::V4(v4) => !v4.ip().is_link_local(),
+        SocketAddr::V6(v6) => !v6.ip().is_unicast_link_local(),
+    };
+    let mut ranked: Vec<(bool, usize, SocketAddr)> = Vec::new();
+    for local in locals.filter(usable) {
+        let to_guests = leads_to_guests(local);
+        let alike = |other: &&(bool, usize, SocketAddr)| other.0 == to_guests && other.2.is_ipv4() == local.is_ipv4();
+        ranked.push((to_guests, ranked.iter().filter(alike).count(), local));
+    }
+    ranked.sort_by_key(|(to_guests, place, _)| (*to_guests, *place));
+    ranked.into_iter().map(|(.., local)| local).take(MAX_LOCALS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_uplink_is_probed_however_many_bridges_come_before_it() {
+        let host = [
+            "172.17.0.1:1",
+            "172.18.0.1:1",
+            "172.19.0.1:1",
+            "172.20.0.1:1",
+            "192.168.1.2:1",
+            "192.168.7.2:1",
+            "[2001:db8::1]:1",
+            "[fe80::1]:1",
+        ];
+        let to_guests = |local: SocketAddr| local.to_string().starts_with("172.");
+        let chosen = worth_probing(host.into_iter().map(|local| local.parse().unwrap()), to_guests);
+        let chosen: Vec<String> = chosen.iter().map(ToString::to_string).collect();
+        assert_eq!(chosen, ["192.168.1.2:1", "[2001:db8::1]:1", "192.168.7.2:1", "172.17.0.1:1"]);
     }
 }
