@@ -1,7 +1,5 @@
 //! Predicted against observed: the best path that both sides' networks allow.
 
-use std::net::IpAddr;
-
 use serde::Serialize;
 
 use super::finding::{Blame, Finding, Severity};
@@ -68,20 +66,18 @@ fn family(session: &Session<'_>, is_ipv6: bool) -> Option<bool> {
     (!best).then_some(false)
 }
 
-/// Whether a side is known to have no address of a family that means something elsewhere. Where all it tells of its host
-/// are names (a browser's), that is not known.
+/// Whether a side is known to have addresses that mean something elsewhere, and none of this family.
 fn lacks(session: &Session<'_>, vantage: Vantage, is_ipv6: bool) -> bool {
     let candidates = session.evidence.side(vantage).local_candidates.iter();
     let hosts = candidates.filter(|local| local.candidate.kind == CandidateType::Host).map(|local| local.base.ip());
-    let mut known = hosts.filter(|ip| !ip.is_unspecified()).peekable();
-    let usable = |ip: IpAddr| match AddressClass::of(ip) {
-        AddressClass::Public => true,
-        AddressClass::Private | AddressClass::CarrierGrade => !is_ipv6,
-        _ => false,
-    };
-    session.evidence.is_recorded(vantage)
-        && known.peek().is_some()
-        && !known.any(|ip| ip.is_ipv6() == is_ipv6 && usable(ip))
+    let mut usable = hosts
+        .filter(|ip| match AddressClass::of(*ip) {
+            AddressClass::Public => true,
+            AddressClass::Private | AddressClass::CarrierGrade => ip.is_ipv4(),
+            _ => false,
+        })
+        .peekable();
+    session.evidence.is_complete(vantage) && usable.peek().is_some() && !usable.any(|ip| ip.is_ipv6() == is_ipv6)
 }
 
 fn behind_one_nat(session: &Session<'_>, networks: &[&Network; 2]) -> bool {
