@@ -40,11 +40,15 @@ pub struct Told {
     pub mapped: SocketAddr,
 }
 
-/// What servers outside told of a side's sockets over UDP, in the order of the events.
+/// What servers outside told of a side's sockets over UDP, in the order of the events. Not where an early packet that the
+/// side had sent to itself may have taken the port: that is an experiment, and tells of nobody else.
 pub fn told(side: &SideEvidence) -> Vec<Told> {
-    let mut told = Vec::new();
+    let (mut told, early) = (Vec::new(), side.measured.early_packets());
     for ((transport, local, server), path) in &side.servers {
         for (mapped, seq) in path.mapped.iter().filter(|_| *transport == Transport::Udp) {
+            if early.iter().any(|early| early.may_have_changed(*local, *server, *mapped)) {
+                continue;
+            }
             if matches!(AddressClass::of(mapped.ip()), AddressClass::Public | AddressClass::CarrierGrade) {
                 told.push(Told { seq: *seq, local: *local, server: *server, mapped: *mapped });
             }

@@ -157,9 +157,11 @@ fn nat(session: &Session<'_>, vantage: Vantage) -> Nat {
     let evidence = session.evidence;
     let (own, other) = (evidence.side(vantage), evidence.side(vantage.other()));
     let mut seen: BTreeMap<SocketAddr, BTreeSet<SocketAddr>> = BTreeMap::new();
-    for ((transport, local, _), path) in &own.servers {
+    let early = own.measured.early_packets();
+    for ((transport, local, server), path) in &own.servers {
         if *transport == Transport::Udp {
-            seen.entry(*local).or_default().extend(path.mapped.keys().copied());
+            let changed = |mapped| early.iter().any(|early| early.may_have_changed(*local, *server, mapped));
+            seen.entry(*local).or_default().extend(path.mapped.keys().copied().filter(|mapped| !changed(*mapped)));
         }
     }
     let udp = |transport| transport == CandidateTransport::Udp;

@@ -33,6 +33,22 @@ pub struct NatBehavior {
     pub filtering: Option<FilteringBehavior>,
 }
 
+/// A packet that came to a socket unasked because this side wanted to see what its NAT makes of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EarlyPacket {
+    local: SocketAddr,
+    from: SocketAddr,
+    /// The address that the socket got in exchange for its own, if it lost that.
+    instead: Option<SocketAddr>,
+}
+
+impl EarlyPacket {
+    /// Whether a socket may have another mapped address towards a server because of this packet.
+    pub fn may_have_changed(&self, local: SocketAddr, server: SocketAddr, mapped: SocketAddr) -> bool {
+        local == self.local && (server == self.from || self.instead == Some(mapped))
+    }
+}
+
 impl Measured {
     /// Takes an event in; answers whether it found room.
     pub(super) fn apply(&mut self, seq: u64, kind: &EventKind) -> bool {
@@ -74,6 +90,20 @@ impl Measured {
             }
         }
         nats
+    }
+
+    /// The early packets that this side had sent to itself.
+    pub fn early_packets(&self) -> Vec<EarlyPacket> {
+        let early = |(_, fact): &(u64, Measurement)| match fact {
+            // Where the control differs already, it is not the packet's doing.
+            Measurement::EarlyArrival { local, remote, mapped, observed, control, .. } => Some(EarlyPacket {
+                local: *local,
+                from: *remote,
+                instead: (control == mapped && observed != mapped).then_some(*observed),
+            }),
+            _ => None,
+        };
+        self.facts.iter().filter_map(early).collect()
     }
 
     /// The NAT in front of one local address.

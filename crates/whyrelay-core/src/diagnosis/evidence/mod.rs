@@ -21,7 +21,7 @@ pub use check::{Answer, Check, Outcome};
 pub use checklist::{FoldedPair, FoldedState};
 pub use host::{HostEvidence, Taken};
 pub use known::Known;
-pub use measured::{Measured, NatBehavior};
+pub use measured::{EarlyPacket, Measured, NatBehavior};
 pub use seen::{
     AgentPair, Damaged, Description, FailedServer, IcmpError, LocalCandidate, Outage, RemoteCandidate, RoundTrips,
     SendFailure, Traffic,
