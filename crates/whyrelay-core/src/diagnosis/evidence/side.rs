@@ -78,6 +78,8 @@ pub struct SideEvidence {
     pub send_failures: BTreeMap<(SocketAddr, SocketAddr, i32), SendFailure>,
     /// By our socket, where the datagram was going, type and code.
     pub icmp_errors: BTreeMap<(SocketAddr, SocketAddr, u8, u8), IcmpError>,
+    /// Datagrams over UDP that came to a socket of ours, by that and the other end.
+    pub delivered: BTreeMap<(SocketAddr, SocketAddr), u64>,
     /// By our socket and the other end.
     pub sizes: BTreeMap<(SocketAddr, SocketAddr), Sizes>,
     pub traffic: BTreeMap<(Transport, SocketAddr, SocketAddr), Traffic>,

@@ -41,6 +41,10 @@ impl SideEvidence {
             let sizes = self.sizes.entry((local, remote)).or_default();
             sizes.add(seq, datagram.direction, datagram.length);
         }
+        let is_arrival = transport == Transport::Udp && direction == Direction::In;
+        if is_arrival && (self.delivered.len() < MAX_LIST || self.delivered.contains_key(&(local, remote))) {
+            *self.delivered.entry((local, remote)).or_default() += 1;
+        }
         self.datagrams += 1;
         self.apply_seen(Seen { seq, at, direction, transport, local, remote, integrity, bytes: data, relayed: false });
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::diagnosis::evidence::{HostEvidence, ServerPath, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Break, Path, Session};
-use crate::host::{FirewallRule, SoftwareName, Subject};
+use crate::host::{FirewallRule, OwnPacket, SoftwareName, Subject};
 use crate::trace::event::{Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
@@ -19,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or the answers of a server that seems silent, or what a relay sent back, reached an interface and no socket.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -99,13 +99,20 @@ pub(super) fn unechoed(side: &SideEvidence) -> impl Iterator<Item = (u64, Socket
 fn from_servers(side: &SideEvidence, vantage: Vantage, severity: Severity) -> Option<Fault> {
     let (host, silent) = (&side.host, silent_servers(side));
     // What a server answers over TCP does not count: these packets are UDP's.
-    let arrived: Vec<_> =
-        host.own_packets.iter().filter(|packet| packet.fact.arrived && silent.contains(&packet.fact.source)).collect();
-    let first = arrived.first()?;
+    let arrived: Vec<_> = host
+        .own_packets
+        .iter()
+        .filter(|packet| packet.fact.arrived && silent.contains(&packet.fact.source))
+        .filter_map(|packet| Some((packet, undelivered_of(side, &packet.fact)?)))
+        .collect();
+    let (first, _) = arrived.first()?;
     let source = first.fact.source;
-    let packets: u64 =
-        arrived.iter().filter(|packet| packet.fact.source == source).map(|packet| packet.fact.packets).sum();
+    let packets: u64 = arrived.iter().filter(|(packet, _)| packet.fact.source == source).map(|(_, lost)| lost).sum();
     let rule = host.firewall_rules.iter().find(|rule| took(rule));
+    // One may have come late, to a socket that was closed by then.
+    if packets < 2 && rule.is_none() {
+        return None;
+    }
     let by = rule.map_or_else(|| perhaps_by(host), |rule| format!(", by {}", quoted_firewall(&rule.fact)));
     let rule = rule.or_else(|| uncounted(host));
     Some(Fault {
@@ -119,6 +126,17 @@ fn from_servers(side: &SideEvidence, vantage: Vantage, severity: Severity) -> Op
         advice: advice(host, rule, None),
         ..Fault::default()
     })
+}
+
+/// How many of the packets to a socket that had asked there came to no socket; `None`: none, or it had not asked. What
+/// a socket gets, be it no answer, its firewall did not drop; and what came unasked may be for a socket that is gone.
+fn undelivered_of(side: &SideEvidence, packet: &OwnPacket) -> Option<u64> {
+    let (own, other) = (packet.destination, packet.source);
+    let third = |fact: &Measurement| matches!(fact, Measurement::ThirdParty { local, remote, .. } if (*local, *remote) == (own, other));
+    let asked = side.servers.contains_key(&(Transport::Udp, own, other))
+        || side.measured.facts.iter().any(|(_, fact)| third(fact));
+    let delivered = side.delivered.get(&(own, other)).copied().unwrap_or_default();
+    packet.packets.checked_sub(delivered).filter(|lost| asked && *lost > 0)
 }
 
 /// What lets packets in: against the rule, where one is known; else with the tool that this host has. Never a rule for a
