@@ -82,8 +82,21 @@ impl Look<'_> {
         [first(true), first(false)].into_iter().flatten().collect()
     }
 
+    /// Our end toward a destination: the system's own choice where that is one of ours, else the first of those that were
+    /// chosen.
     fn origin_toward(&self, remote: SocketAddr) -> Option<Origin> {
-        local::origin_toward(remote, self.found, self.options.mark)
+        let (filter, preferred) =
+            (&self.config.interfaces, local::origin_toward(remote, self.found, self.options.mark)?);
+        if filter.is_empty() {
+            return Some(preferred);
+        }
+        let chosen = interfaces::usable(self.found, filter);
+        let own = remote.ip().is_loopback() && !filter.is_only() && preferred.address.ip().is_loopback();
+        if own || chosen.iter().any(|(address, _)| address.ip() == preferred.address.ip()) {
+            return Some(preferred);
+        }
+        let other = chosen.into_iter().find(|(address, _)| interfaces::could_reach(*address, remote));
+        other.map(|(address, interface)| Origin { address, interface })
     }
 
     /// The local addresses to look from toward a server: the system's own choice, then the other usable ones.
@@ -92,7 +105,7 @@ impl Look<'_> {
         let mut origins: Vec<Origin> = Vec::new();
         let preferred = self.origin_toward(remote);
         let chosen = interfaces::usable(self.found, &config.interfaces);
-        let restricted = !config.interfaces.include.is_empty() || !config.interfaces.addresses.is_empty();
+        let restricted = config.interfaces.is_only();
         if let Some(preferred) = preferred {
             let wanted = chosen.iter().any(|(address, _)| address.ip() == preferred.address.ip());
             if wanted || !restricted && remote.ip().is_loopback() {
@@ -101,10 +114,11 @@ impl Look<'_> {
         }
         for (address, interface) in chosen {
             let known = origins.iter().any(|origin| origin.address.ip() == address.ip());
-            if known || address.is_ipv4() != remote.is_ipv4() || address.ip().is_loopback() && !restricted {
+            let link_local = interfaces::is_link_local(&address);
+            let is_apart = address.ip().is_loopback() && !(restricted && remote.ip().is_loopback());
+            if known || is_apart || address.is_ipv4() != remote.is_ipv4() {
                 continue;
             }
-            let link_local = matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
             let name = interface.clone().unwrap_or_default();
             let what = format!("the NAT's behavior for {} ({name})", address.ip());
             if leads_to_guests(&name) && !restricted {
@@ -197,10 +211,19 @@ impl Look<'_> {
         for remote in server.remotes() {
             match self.origin_toward(remote) {
                 Some(_) => ways.push((server.url.transport(), remote)),
-                None => self.journal.missing(format!("{}: reaching {remote}", server.url), "there is no route to it"),
+                None => self.journal.missing(format!("{}: reaching {remote}", server.url), self.no_way()),
             }
         }
         ways
+    }
+
+    /// Why there is no end of ours toward a destination.
+    fn no_way(&self) -> &'static str {
+        if self.config.interfaces.is_empty() {
+            "there is no route to it"
+        } else {
+            "there is no route to it from the interfaces and addresses that were chosen"
+        }
     }
 
     /// What a server may offer beside what its URL names. TCP shows whether UDP alone is what does not get through; TLS is
@@ -277,7 +300,8 @@ impl Look<'_> {
     ) -> Option<Part> {
         const WHAT: &str = "port mapping protocols of the router";
         let journal = self.journal;
-        let gateway = routes.iter().find_map(|route| match route.gateway {
+        let chosen = |name: &str| interfaces::is_chosen(self.found, &self.config.interfaces, name);
+        let gateway = routes.iter().filter(|route| chosen(&route.interface)).find_map(|route| match route.gateway {
             Some(IpAddr::V4(gateway)) => Some(gateway),
             _ => None,
         });
@@ -286,7 +310,7 @@ impl Look<'_> {
             return None;
         };
         let Some(origin) = self.origin_toward(SocketAddr::from((gateway, 5351))) else {
-            journal.missing(WHAT, "there is no route to the router");
+            journal.missing(WHAT, self.no_way());
             return None;
         };
         let relays = self.turn_targets().filter(|target| target.server.username.is_some());
@@ -303,6 +327,9 @@ impl Look<'_> {
         let Some(IpAddr::V6(gateway)) = route.gateway else { return None };
         let interface = self.found.iter().find(|interface| interface.name == route.interface)?;
         let address = local::reaching_ipv6([interface])?;
+        if !interfaces::is_chosen(self.found, &self.config.interfaces, &interface.name) {
+            return None;
+        }
         let origin = Origin { address: SocketAddr::new(address, 0), interface: Some(interface.name.clone()) };
         let router = pinhole::router(gateway, interface.index);
         let (options, until) = (self.options, self.until);

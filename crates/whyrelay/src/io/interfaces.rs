@@ -34,6 +34,16 @@ pub struct InterfaceFilter {
 }
 
 impl InterfaceFilter {
+    /// Whether nothing was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.exclude.is_empty() && !self.is_only()
+    }
+
+    /// Whether what is to be used was named, instead of what is not.
+    pub fn is_only(&self) -> bool {
+        !self.include.is_empty() || !self.addresses.is_empty()
+    }
+
     fn judge(&self, name: &str, up: bool, loopback: bool) -> InterfaceUse {
         if self.exclude.iter().any(|excluded| excluded == name) {
             InterfaceUse::Excluded
@@ -140,8 +150,44 @@ pub fn usable(interfaces: &[Interface], filter: &InterfaceFilter) -> Vec<(Socket
     addresses
 }
 
+/// Whether a packet from an address of this host may come to a destination beyond it, as far as addresses tell.
+pub fn could_reach(local: SocketAddr, remote: SocketAddr) -> bool {
+    local.is_ipv4() == remote.is_ipv4()
+        && local.ip().is_loopback() == remote.ip().is_loopback()
+        && !is_link_local(&local)
+}
+
+/// Whether an address of an interface is one to use.
+pub fn is_chosen(interfaces: &[Interface], filter: &InterfaceFilter, name: &str) -> bool {
+    filter.is_empty() || usable(interfaces, filter).iter().any(|(_, on)| on.as_deref() == Some(name))
+}
+
+/// What is said of an address that the system does not let bind.
+pub const NOT_OF_THIS_HOST: &str = "\nhint: --address must be an address of this host";
+
+/// Refuses what leaves nothing to use: addresses that this host does not have, or interfaces that are all left out.
+///
+/// # Errors
+/// A sentence that names the address, or the flags.
+pub fn must_leave_one(interfaces: &[Interface], filter: &InterfaceFilter) -> anyhow::Result<()> {
+    for address in &filter.addresses {
+        match std::net::UdpSocket::bind((*address, 0)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                anyhow::bail!("--address {address}: {error}{NOT_OF_THIS_HOST}")
+            }
+            // Whatever else is wrong shows when it is used.
+            _ => {}
+        }
+    }
+    anyhow::ensure!(
+        filter.is_empty() || !usable(interfaces, filter).is_empty(),
+        "no interface is left that has an address\nhint: check --interface and --exclude-interface"
+    );
+    Ok(())
+}
+
 /// IPv6 link-local, fe80::/10.
-fn is_link_local(address: &SocketAddr) -> bool {
+pub fn is_link_local(address: &SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local())
 }
 
@@ -158,6 +204,30 @@ mod tests {
         let plain = InterfaceFilter::default();
         assert_eq!(plain.judge("lo", true, true), InterfaceUse::Loopback);
         assert_eq!(plain.judge("eth0", false, false), InterfaceUse::Down);
+    }
+
+    #[test]
+    fn what_leaves_nothing_to_use_is_refused() {
+        let left = |filter: InterfaceFilter| {
+            must_leave_one(&list(&filter).unwrap(), &filter).map_err(|error| error.to_string())
+        };
+        assert_eq!(left(InterfaceFilter::default()), Ok(()), "a host without a network is looked at all the same");
+        assert_eq!(left(InterfaceFilter { include: vec!["lo".into()], ..InterfaceFilter::default() }), Ok(()));
+        let all = list(&InterfaceFilter::default()).unwrap().into_iter().map(|interface| interface.name).collect();
+        let none = left(InterfaceFilter { exclude: all, ..InterfaceFilter::default() }).unwrap_err();
+        assert!(none.starts_with("no interface is left"), "{none}");
+        // TEST-NET-1 is nobody's.
+        let addresses = vec!["192.0.2.99".parse().unwrap()];
+        let foreign = left(InterfaceFilter { addresses, ..InterfaceFilter::default() }).unwrap_err();
+        assert!(foreign.starts_with("--address 192.0.2.99: ") && foreign.ends_with(NOT_OF_THIS_HOST), "{foreign}");
+    }
+
+    #[test]
+    fn loopback_reaches_loopback_only() {
+        let reaches = |local: &str, remote: &str| could_reach(local.parse().unwrap(), remote.parse().unwrap());
+        assert!(reaches("127.0.0.1:0", "127.0.0.9:1") && reaches("192.0.2.1:0", "198.51.100.1:1"));
+        assert!(!reaches("127.0.0.1:0", "198.51.100.1:1") && !reaches("192.0.2.1:0", "127.0.0.1:1"));
+        assert!(!reaches("192.0.2.1:0", "[2001:db8::1]:1") && !reaches("[fe80::1]:0", "[2001:db8::1]:1"));
     }
 
     #[test]

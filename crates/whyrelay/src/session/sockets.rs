@@ -71,7 +71,7 @@ impl Session {
                     Some(libc::EADDRINUSE) => {
                         "\nhint: another program has this port; the mark alone (--mark) often shows the same fault"
                     }
-                    Some(libc::EADDRNOTAVAIL) => "\nhint: --address must be an address of this host",
+                    Some(libc::EADDRNOTAVAIL) => interfaces::NOT_OF_THIS_HOST,
                     _ => "",
                 };
                 Err(anyhow::anyhow!("opening a UDP socket on {address}: {error}{hint}"))

@@ -14,7 +14,7 @@ pub(super) const RULE: Rule = Rule {
     code: "WR101",
     name: "send-refused-by-system",
     title: "the system refuses to send",
-    meaning: "The kernel of a side did not send the datagrams at all. The error number says what stands in the way: EPERM a firewall rule on output, EINVAL a blackhole route or rule, EACCES a prohibit route or rule, ENETUNREACH no route, ENOBUFS a rule that drops what leaves a device (nft's netdev family on egress), or a full queue, EMSGSIZE a datagram larger than the interface takes.",
+    meaning: "The kernel of a side did not send the datagrams at all. The error number says what stands in the way: EPERM a firewall rule on output, EINVAL a blackhole route or rule (or a socket on loopback that sends elsewhere), EACCES a prohibit route or rule, ENETUNREACH no route, ENOBUFS a rule that drops what leaves a device (nft's netdev family on egress), or a full queue, EMSGSIZE a datagram larger than the interface takes.",
     detection: "sendmsg failed; the error number is recorded with the socket and the destination.",
     proof: "errno of the cited sends, and the rule or route that ip route get and nft list ruleset show.",
     doubt: "The same send with success.",
@@ -48,7 +48,9 @@ fn examine(session: &Session<'_>) -> Examination {
                 others => format!(" and {} more", others - 1),
             };
             let rule = egress(side).filter(|_| errno == ENOBUFS);
-            let by = rule.map_or_else(|| meaning(errno).to_owned(), |rule| quoted_firewall(&rule.fact));
+            let inside = errno == EINVAL && local.ip().is_loopback() && !remote.ip().is_loopback();
+            let meaning = if inside { "the socket is on loopback, which leads nowhere else" } else { meaning(errno) };
+            let by = rule.map_or_else(|| meaning.to_owned(), |rule| quoted_firewall(&rule.fact));
             faults.push(Fault {
                 blame: Blame::side(vantage),
                 family: one_family(failures.iter().map(|(_, remote, _)| remote.ip())),
