@@ -329,6 +329,8 @@ pub enum Ipv6State {
     Works,
     /// There is an address that reaches beyond this network, and no path: no route, or no answer.
     NoPath,
+    /// There is no default route, and a server answered over IPv6 all the same.
+    OnLink,
     /// The system supports it and no interface has such an address.
     NoAddress,
     /// It is off in the system.

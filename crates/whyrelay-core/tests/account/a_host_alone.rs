@@ -1,7 +1,9 @@
 //! What a check says must come from the network that it looked at, not from what the check itself did to it.
 
-use whyrelay_core::report::CheckReport;
-use whyrelay_core::trace::event::{EventKind, Vantage};
+use whyrelay_core::host::{HostFact, Moment, OwnPacket};
+use whyrelay_core::nat::behavior::MappingBehavior;
+use whyrelay_core::report::{CheckReport, TextOptions, render_check_text};
+use whyrelay_core::trace::event::{Direction, EndReason, EventKind, Vantage};
 use whyrelay_core::trace::measurement::Measurement;
 
 use crate::builder::{Session, address};
@@ -52,4 +54,77 @@ fn what_an_early_packet_of_the_check_changed_is_no_other_hosts_port_and_no_depen
     assert_eq!(early(false, false), "WR201 A", "and without another port to compare with, the NAT");
     assert_eq!(early(true, true), "WR202 A");
     assert_eq!(early(false, true), "WR202 A");
+}
+
+/// What came to an interface and to no socket was dropped by the host only where a socket waited for it.
+#[test]
+fn what_a_server_sends_unasked_is_not_dropped_by_the_hosts_own_firewall() {
+    const PROBING: &str = "192.0.2.10:50007";
+    let arrived = |packets: u64, to: &str, delivered: usize| {
+        let mut session = started();
+        session.stun(Vantage::A, SOCKET, STUN, Some(KEPT));
+        for _ in 0..3 {
+            session.stun(Vantage::A, SOCKET, PROBING, None);
+        }
+        for _ in 0..delivered {
+            session.datagram(Vantage::A, Direction::In, to, PROBING, b"unasked", None);
+        }
+        let (source, destination) = (address(PROBING), address(to));
+        let packet = OwnPacket { device: "eth0".into(), source, destination, packets, arrived: true };
+        session.push(
+            Vantage::A,
+            EventKind::HostFact { moment: Moment::After, fact: Box::new(HostFact::OwnPacket(packet)) },
+        );
+        found(&session)
+    };
+    assert_eq!(arrived(3, SOCKET, 0), "WR111 A", "its answers, dropped");
+    for (packets, to, delivered, why) in [
+        (1, SOCKET, 0, "one may be late"),
+        (3, "192.168.1.2:33529", 0, "that socket asked nothing there"),
+        (3, SOCKET, 3, "a socket got them, and they are no answers"),
+    ] {
+        let found = arrived(packets, to, delivered);
+        assert!(!found.contains("WR111"), "{why}: {found}");
+    }
+}
+
+/// A network that lets UDP out to known ports only is no fault of a server's other port.
+#[test]
+fn a_port_behind_a_network_of_few_ports_is_no_silent_server() {
+    let few_ports = |measured: bool| {
+        let mut session = started();
+        session.stun(Vantage::A, SOCKET, STUN, Some(KEPT));
+        for _ in 0..6 {
+            session.stun(Vantage::A, SOCKET, "192.0.2.10:3479", None);
+        }
+        if measured {
+            let (local, remote) = (address(SOCKET), address("192.0.2.10:50007"));
+            let third = Measurement::ThirdParty { local, remote, observed: None, sent: 6 };
+            session.push(Vantage::A, EventKind::Measured(third));
+        }
+        found(&session)
+    };
+    assert_eq!(few_ports(false), "WR301 the path", "one port alone");
+    assert_eq!(few_ports(true), "WR304 A");
+}
+
+/// That nothing was found says little where the check did not come to its end.
+#[test]
+fn a_check_that_was_stopped_is_not_healthy() {
+    let head = |reason: Option<EndReason>| {
+        let mut session = started();
+        let [local, mapped] = [SOCKET, KEPT].map(address);
+        let (behavior, destinations) = (MappingBehavior::EndpointIndependent, vec![address(STUN)]);
+        let mapping = Measurement::Mapping { local, behavior, exact: true, mapped, destinations };
+        session.push(Vantage::A, EventKind::Measured(mapping));
+        if let Some(reason) = reason {
+            session.end(Vantage::A, reason);
+        }
+        let report = CheckReport::from_events(&session.of(Vantage::A));
+        let text = render_check_text(&report, &TextOptions::default());
+        (report.complete, text.lines().next().unwrap_or_default().to_owned())
+    };
+    assert_eq!(head(Some(EndReason::Finished)), (true, "HEALTHY".to_owned()));
+    assert_eq!(head(Some(EndReason::Interrupted)), (false, "INCOMPLETE".to_owned()));
+    assert_eq!(head(None), (false, "INCOMPLETE".to_owned()), "a recording of a check that was killed");
 }

@@ -82,6 +82,7 @@ pub(crate) fn default_gateway(interface: &str) -> Option<std::net::Ipv4Addr> {
 /// When whyrelay cannot look: no random bytes, no file.
 pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color: bool) -> anyhow::Result<Vec<Event>> {
     let found = interfaces::list(&config.interfaces).context("listing the interfaces")?;
+    interfaces::must_leave_one(&found, &config.interfaces)?;
     let clock = Clock::start();
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
@@ -304,6 +305,8 @@ async fn look(config: &CheckConfig, found: &[Interface], journal: Journal, mut r
 /// IPv6, in four distinct answers.
 fn tell_ipv6(journal: &Journal, state: Result<IpAddr, (Ipv6State, Option<IpAddr>)>, known: &[Known]) {
     let (state, address) = match state {
+        // A server on the link needs no default route.
+        Err((Ipv6State::NoPath, address)) if journal.ipv6_answered() => (Ipv6State::OnLink, address),
         Err((state, address)) => (state, address),
         Ok(address) => {
             let tried = known.iter().flat_map(Known::remotes).any(|remote| remote.is_ipv6());

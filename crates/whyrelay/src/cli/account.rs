@@ -113,6 +113,7 @@ impl Wanted {
         }
         Ok(match (report.looked(), report.healthy) {
             (false, _) => COULD_NOT_LOOK,
+            (true, true) if !report.complete => COULD_NOT_LOOK,
             (true, true) => HEALTHY,
             (true, false) => FINDING,
         })

@@ -1,6 +1,6 @@
 //! a STUN or TURN server does not answer.
 
-use super::{Examination, Fault, Fix, Rule, udp_blocked};
+use super::{Examination, Fault, Fix, Rule, udp_blocked, udp_only_to_servers};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ pub(super) const RULE: Rule = Rule {
     name: "stun-server-silent",
     title: "a STUN or TURN server does not answer",
     meaning: "A server never answered over UDP. A side that reaches no STUN server does not learn the address that its NAT gives it, so the peer has nothing to send to from outside.",
-    detection: "At least three transmissions to the server from every socket, and no answer to any; a port that a server opened for a probe is none. Where another UDP port of the same host answers (a relayed address that was had over TCP, say), it is the one port that is blocked: in front of this side if the server answers the other.",
+    detection: "At least three transmissions to the server from every socket, and no answer to any; a port that a server opened for a probe is none. Where another UDP port of the same host answers (a relayed address that was had over TCP, say), it is the one port that is blocked: in front of this side if the server answers the other; not where other high ports are not reached either.",
     proof: "The same server asked from another network.",
     doubt: "An answer of the server to another host: then the fault lies in front of this side.",
     fixes: &[
@@ -65,10 +65,15 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             let refused = closed.get(&server);
             // It is there, and only its UDP says nothing, to neither side.
             let only_udp = both && answers_streams(session, server.ip());
+            let few_ports = || udp_only_to_servers::measured(session, vantage).is_some();
             let (one_port, elsewhere) = (other_port(side, server), answers_udp(session, vantage.other(), server));
             let (here, there, port) = (vantage.name(), vantage.other().name(), server.port());
             // The same port of another host: said already.
             if one_port.is_none() && elsewhere && blocked.contains_key(&port) {
+                continue;
+            }
+            // A network that lets UDP out to known ports only has a rule of its own.
+            if one_port.is_some() && refused.is_none() && few_ports() {
                 continue;
             }
             let how = match (refused, one_port) {

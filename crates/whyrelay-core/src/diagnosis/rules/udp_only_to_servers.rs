@@ -60,7 +60,7 @@ fn examine(session: &Session<'_>) -> Examination {
 }
 
 /// A server's probe port never saw the side. What is found: text, events, whether it is by the relay's port.
-fn measured(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>, bool)> {
+pub(super) fn measured(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>, bool)> {
     let side = session.evidence.side(vantage);
     let answered = told(side).into_iter().next()?;
     let arrived = |fact: &Measurement| matches!(fact, Measurement::ThirdParty { observed: Some(_), .. });

@@ -78,10 +78,20 @@ impl NatDiscovery {
             return self.missing("mapping", self.without_answers());
         };
         let Some((behavior, exact)) = behavior_of(&answers) else {
-            return self.missing("mapping", "it takes servers at two addresses, or one that has two (RFC 5780)");
+            let why = self.without_second("it takes servers at two addresses, or one that has two (RFC 5780)");
+            return self.missing("mapping", &why);
         };
         let destinations = answers.into_iter().map(|(remote, _)| remote).collect();
         self.tell(Measurement::Mapping { local, behavior, exact, mapped: first, destinations });
+    }
+
+    /// Why no server's second address is known; `otherwise`, where none is known to have one.
+    fn without_second(&self, otherwise: &str) -> String {
+        let silent = self.config.proving.first().filter(|server| self.seen_by(**server).is_none());
+        let from = |server| {
+            format!("the server would answer from a second address, and {server}, its port for that, is silent")
+        };
+        silent.map_or_else(|| otherwise.to_owned(), from)
     }
 
     /// RFC 5780 §4.4.
@@ -90,11 +100,11 @@ impl NatDiscovery {
             if !self.is_asking(What::Mapping) {
                 self.filtering_done = true;
                 let why = if self.first.is_some() {
-                    "no server has a second address to answer from (RFC 5780)"
+                    self.without_second("no server has a second address to answer from (RFC 5780)")
                 } else {
-                    self.without_answers()
+                    self.without_answers().to_owned()
                 };
-                self.missing("filtering", why);
+                self.missing("filtering", &why);
             }
             return;
         };

@@ -383,6 +383,19 @@ fn a_server_that_cannot_help_is_said_and_no_filter_is_invented() {
 }
 
 #[test]
+fn a_second_address_that_is_only_not_reached_is_not_said_to_be_missing() {
+    let mut world = World::new(None, 1);
+    world.server.announces = false;
+    let run = world.run(DiscoveryConfig { proving: vec![at("192.0.2.99:3479")], ..config() });
+    for what in ["mapping", "filtering"] {
+        let why = run.missing.iter().find(|(missing, _)| missing.starts_with(what)).map(|(_, why)| why.as_str());
+        let expected =
+            "the server would answer from a second address, and 192.0.2.99:3479, its port for that, is silent";
+        assert_eq!(why, Some(expected), "{what}");
+    }
+}
+
+#[test]
 fn two_plain_servers_tell_the_mapping_as_far_as_they_can() {
     let servers = vec![at("198.51.100.1:3478"), at("198.51.100.2:3478")];
     for (mapping, told) in [

@@ -19,7 +19,7 @@ use crate::diagnosis::evidence::Evidence;
 use crate::diagnosis::finding::{Finding, NotMeasured, Severity};
 use crate::diagnosis::rules;
 use crate::diagnosis::session::Session;
-use crate::trace::event::{Event, Vantage};
+use crate::trace::event::{EndReason, Event, Vantage};
 use crate::trace::measurement::Measurement;
 
 /// The schema of the JSON account of a check. Fields are added freely; a change of one needs a new number.
@@ -34,6 +34,8 @@ pub struct CheckReport {
     pub healthy: bool,
     /// Whether it is known what the network does to UDP: else nothing found means little.
     pub known: bool,
+    /// Whether the check came to its end: nothing found means little where it was stopped.
+    pub complete: bool,
     /// What it comes to, in one sentence.
     pub summary: String,
     /// How many NATs are in front of this host, for IPv4.
@@ -165,13 +167,20 @@ impl CheckReport {
         let healthy = diagnosis.findings.iter().all(|finding| finding.severity == Severity::Info);
         let mut findings = diagnosis.findings;
         findings.iter_mut().for_each(this_host::rewrite);
-        let summary = rows::summary(side, findings.first());
+        let complete = matches!(side.ended, Some((_, EndReason::Finished)));
+        let mut summary = rows::summary(side, findings.first());
+        if side.measured.alone.is_some() && !complete {
+            let how =
+                if side.ended.is_some() { "The check was stopped" } else { "The recording of the check ends early" };
+            summary = format!("{how}, so that not everything was looked at. {summary}");
+        }
         let known = side.measured.nats().iter().any(|nat| nat.mapping.is_some());
         let nats_in_front = nats::of(side);
         Self {
             schema: CHECK_SCHEMA,
             healthy,
             known,
+            complete,
             summary,
             nats_in_front,
             rows,

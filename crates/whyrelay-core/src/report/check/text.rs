@@ -12,9 +12,10 @@ pub fn render_check_text(report: &CheckReport, options: &TextOptions) -> String 
     let paint = Paint::new(options.color, options.width());
     let mut out = String::new();
     let (word, style) = match (report.healthy, report.known) {
+        (true, false) if !report.looked() => ("NOT MEASURED", Style::Warn),
+        (true, _) if !report.complete => ("INCOMPLETE", Style::Warn),
         (true, true) => ("HEALTHY", Style::Good),
-        (true, false) if report.looked() => ("NOTHING FOUND", Style::Warn),
-        (true, false) => ("NOT MEASURED", Style::Warn),
+        (true, false) => ("NOTHING FOUND", Style::Warn),
         (false, _) => ("FINDINGS", Style::Bad),
     };
     let _ = writeln!(out, "{}", paint.apply(style, word));

@@ -55,6 +55,7 @@ fn row(seq: u64, fact: &Measurement) -> Option<Row> {
             let address = address.map_or_else(String::new, |ip| format!(" ({ip})"));
             let (value, state) = match state {
                 Ipv6State::Works => ("works", State::Good),
+                Ipv6State::OnLink => ("answered by servers that there is a route to; no default route", State::Warning),
                 Ipv6State::NoPath => ("there is an address, but no path", State::Warning),
                 Ipv6State::NoAddress => ("the system has it, but no address that reaches out", State::Plain),
                 Ipv6State::Off => ("off in the system", State::Plain),
