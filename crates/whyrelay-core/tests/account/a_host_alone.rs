@@ -128,3 +128,19 @@ fn a_check_that_was_stopped_is_not_healthy() {
     assert_eq!(head(Some(EndReason::Interrupted)), (false, "INCOMPLETE".to_owned()));
     assert_eq!(head(None), (false, "INCOMPLETE".to_owned()), "a recording of a check that was killed");
 }
+
+/// Credentials and secret that do not belong together are a fault of one of the two.
+#[test]
+fn credentials_that_the_secret_did_not_make_are_found() {
+    let signed = |signed: Option<bool>| {
+        let mut session = started();
+        session.stun(Vantage::A, SOCKET, STUN, Some(KEPT));
+        let server = "turn:192.0.2.10:3478".to_owned();
+        let timed = Measurement::TimedCredentials { server, expires_s: 9_000_000_000, made_here: false, signed };
+        session.push(Vantage::A, EventKind::Measured(timed));
+        found(&session)
+    };
+    assert_eq!(signed(Some(false)), "WR401 A");
+    assert_eq!(signed(Some(true)), "");
+    assert_eq!(signed(None), "", "it was not looked at");
+}

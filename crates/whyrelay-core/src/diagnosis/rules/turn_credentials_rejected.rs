@@ -1,16 +1,18 @@
 //! the TURN server rejects the credentials.
 
 use super::{Examination, Fault, Fix, Rule};
+use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
-use crate::trace::event::ServerFailure;
+use crate::trace::event::{ServerFailure, Vantage};
+use crate::trace::measurement::Measurement;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR401",
     name: "turn-credentials-rejected",
     title: "the TURN server rejects the credentials",
-    meaning: "The TURN server answered 401 to a request that carried credentials: user name, password or realm are wrong, or time-limited credentials have expired. (The first 401, to a request without credentials, is normal.)",
-    detection: "An error response 401 to a request with USERNAME.",
+    meaning: "The TURN server answered 401 to a request that carried credentials: user name, password or realm are wrong, or time-limited credentials have expired. Or they were made with another secret than the one that is to be the server's. (The first 401, to a request without credentials, is normal.)",
+    detection: "An error response 401 to a request with USERNAME. Or time-limited credentials that are not signed with the secret of check --turn-secret-file.",
     proof: "The second 401, to a request with USERNAME; the first is normal.",
     doubt: "The same credentials accepted by the server for another client.",
     fixes: &[
@@ -37,7 +39,10 @@ fn examine(session: &Session<'_>) -> Examination {
             }
             _ => None,
         });
-        let Some((server, seq)) = told.clone().or(on_wire.clone()) else { continue };
+        let Some((server, seq)) = told.clone().or(on_wire.clone()) else {
+            faults.extend(made_with_another_secret(side, vantage));
+            continue;
+        };
         faults.push(Fault {
             blame: Blame::side(vantage),
             severity: Severity::Error,
@@ -50,4 +55,25 @@ fn examine(session: &Session<'_>) -> Examination {
         });
     }
     Examination::of(faults)
+}
+
+/// Credentials that the secret which was given did not make, by looking at them; whichever of the two is wrong.
+fn made_with_another_secret(side: &SideEvidence, vantage: Vantage) -> Option<Fault> {
+    let (seq, server) = side.measured.facts.iter().find_map(|(seq, fact)| match fact {
+        Measurement::TimedCredentials { server, signed: Some(false), .. } => Some((*seq, server)),
+        _ => None,
+    })?;
+    let accepted = side.servers.values().find_map(|path| path.allocation.as_ref());
+    let doubt = "The server's own secret, read on its machine: it accepts these credentials, so that it is rather the file that holds another one.";
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: Severity::Warning,
+        summary: format!(
+            "The credentials of {} for {server} are not signed with the secret of --turn-secret-file: a server that has this secret rejects them",
+            vantage.name()
+        ),
+        evidence: vec![seq],
+        doubt: accepted.map(|_| doubt.to_owned()),
+        ..Fault::default()
+    })
 }
