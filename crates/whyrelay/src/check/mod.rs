@@ -346,3 +346,27 @@ fn name_of(host: &ServerHost) -> Option<&str> {
         ServerHost::Ip(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use whyrelay_core::trace::event::Transport;
+
+    use super::*;
+
+    #[test]
+    fn answers_over_ipv6_without_a_default_route_are_no_missing_path() {
+        let told = |answered: bool| {
+            let (journal, mut entries) = Journal::new(Clock::start());
+            let remote = "[2001:db8::1]:3478".parse().unwrap();
+            let (transport, local, rtt_us) = (Transport::Udp, None, answered.then_some(500));
+            journal.measured(Measurement::Reach { transport, local, remote, rtt_us, detail: None, unannounced: false });
+            tell_ipv6(&journal, Err((Ipv6State::NoPath, Some("2001:db8::2".parse().unwrap()))), &[]);
+            std::iter::from_fn(|| entries.try_recv().ok()).find_map(|entry| match entry {
+                Entry::Fact(_, EventKind::Measured(Measurement::Ipv6 { state, .. })) => Some(state),
+                _ => None,
+            })
+        };
+        assert_eq!(told(true), Some(Ipv6State::OnLink));
+        assert_eq!(told(false), Some(Ipv6State::NoPath));
+    }
+}

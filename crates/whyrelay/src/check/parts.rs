@@ -20,7 +20,7 @@ use super::nat::{self, Origin};
 use super::servers::Known;
 use super::stop::Stop;
 use super::{pinhole, port_map, reach, turn};
-use crate::io::interfaces::{self, Interface};
+use crate::io::interfaces::{self, Interface, InterfaceFilter};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
 
@@ -82,21 +82,9 @@ impl Look<'_> {
         [first(true), first(false)].into_iter().flatten().collect()
     }
 
-    /// Our end toward a destination: the system's own choice where that is one of ours, else the first of those that were
-    /// chosen.
     fn origin_toward(&self, remote: SocketAddr) -> Option<Origin> {
-        let (filter, preferred) =
-            (&self.config.interfaces, local::origin_toward(remote, self.found, self.options.mark)?);
-        if filter.is_empty() {
-            return Some(preferred);
-        }
-        let chosen = interfaces::usable(self.found, filter);
-        let own = remote.ip().is_loopback() && !filter.is_only() && preferred.address.ip().is_loopback();
-        if own || chosen.iter().any(|(address, _)| address.ip() == preferred.address.ip()) {
-            return Some(preferred);
-        }
-        let other = chosen.into_iter().find(|(address, _)| interfaces::could_reach(*address, remote));
-        other.map(|(address, interface)| Origin { address, interface })
+        let preferred = local::origin_toward(remote, self.found, self.options.mark)?;
+        permitted(remote, preferred, self.found, &self.config.interfaces)
     }
 
     /// The local addresses to look from toward a server: the system's own choice, then the other usable ones.
@@ -306,7 +294,9 @@ impl Look<'_> {
             _ => None,
         });
         let Some(gateway) = gateway else {
-            journal.missing(WHAT, "there is no default route over IPv4 with a router");
+            let excluded = routes.iter().any(|route| !chosen(&route.interface));
+            let why = "there is no default route over IPv4 with a router";
+            journal.missing(WHAT, if excluded { self.no_way() } else { why });
             return None;
         };
         let Some(origin) = self.origin_toward(SocketAddr::from((gateway, 5351))) else {
@@ -379,6 +369,18 @@ impl Look<'_> {
     }
 }
 
+/// Our end toward a destination: the system's own choice where that is one of ours, else the first of those that were
+/// chosen and may get there.
+fn permitted(remote: SocketAddr, preferred: Origin, found: &[Interface], filter: &InterfaceFilter) -> Option<Origin> {
+    let chosen = interfaces::usable(found, filter);
+    let own = remote.ip().is_loopback() && !filter.is_only() && preferred.address.ip().is_loopback();
+    if own || filter.is_empty() || chosen.iter().any(|(address, _)| address.ip() == preferred.address.ip()) {
+        return Some(preferred);
+    }
+    let other = chosen.into_iter().find(|(address, _)| interfaces::could_reach(*address, remote));
+    other.map(|(address, interface)| Origin { address, interface })
+}
+
 /// Whether a server stands on [`HTTPS_PORT`] over a transport, at an address of a kind.
 fn is_on_https_port(known: &[Known], transport: Transport, wanted: fn(&SocketAddr) -> bool) -> bool {
     let mut on = known.iter().filter(|server| server.url.port() == HTTPS_PORT);
@@ -399,10 +401,39 @@ fn https_ports(known: &[Known]) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use whyrelay_core::trace::event::InterfaceUse;
 
     fn known(url: &str, addresses: &[&str]) -> Known {
         let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
         Known { url: url.parse().unwrap(), addresses, credentials: None }
+    }
+
+    #[test]
+    fn sockets_are_on_what_was_chosen_and_no_other() {
+        let interface = |name: &str, address: &str, used| {
+            let addresses = vec![format!("{address}:0").parse().unwrap()];
+            Interface { name: name.to_owned(), index: 1, addresses, used }
+        };
+        let toward = |remote: &str, filter: &InterfaceFilter, eth0: InterfaceUse| {
+            let found = [
+                interface("eth0", "192.168.1.2", eth0),
+                interface("eth1", "10.0.0.2", InterfaceUse::Used),
+                interface("lo", "127.0.0.1", InterfaceUse::Loopback),
+            ];
+            let preferred = if remote.starts_with("127.") { "127.0.0.1:0" } else { "192.168.1.2:0" };
+            let preferred = Origin { address: preferred.parse().unwrap(), interface: None };
+            permitted(remote.parse().unwrap(), preferred, &found, filter).map(|origin| origin.address.ip().to_string())
+        };
+        let (server, here) = ("198.51.100.1:3478", "127.0.0.1:3478");
+        let none = InterfaceFilter::default();
+        assert_eq!(toward(server, &none, InterfaceUse::Used).as_deref(), Some("192.168.1.2"), "the system's choice");
+        let without = InterfaceFilter { exclude: vec!["eth0".into()], ..InterfaceFilter::default() };
+        assert_eq!(toward(server, &without, InterfaceUse::Excluded).as_deref(), Some("10.0.0.2"));
+        assert_eq!(toward(here, &without, InterfaceUse::Excluded).as_deref(), Some("127.0.0.1"));
+        let addresses = vec!["127.0.0.1".parse().unwrap()];
+        let loopback = InterfaceFilter { addresses, ..InterfaceFilter::default() };
+        assert_eq!(toward(server, &loopback, InterfaceUse::Used), None, "loopback leads nowhere else");
+        assert_eq!(toward(here, &loopback, InterfaceUse::Used).as_deref(), Some("127.0.0.1"));
     }
 
     #[test]

@@ -92,12 +92,17 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
                 (None, None) => String::new(),
             };
             let in_front = refused.is_none() && one_port.is_some() && elsewhere;
+            // The server runs: which end blocks the port is not known to one side alone.
+            let either_end = refused.is_none() && one_port.is_some() && !session.evidence.is_recorded(vantage.other());
             let open = format!("Let UDP to port {port} out of the network of {here}");
-            let advice =
+            let mut advice =
                 vec![Remedy::firewall(open), Remedy::safe("Or name a server at a port that gets out, such as 443")];
+            if either_end {
+                advice.insert(1, Remedy::firewall(format!("Let UDP to port {port} in at {}", server.ip())));
+            }
             let blame = match one_port {
                 _ if in_front => Blame::side(vantage),
-                Some(_) if refused.is_none() && !session.evidence.is_recorded(vantage.other()) => Blame::Path,
+                _ if either_end => Blame::Path,
                 _ if hears || refused.is_some() || only_udp => Blame::Relay,
                 _ => Blame::Path,
             };
@@ -114,8 +119,8 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
                     vantage.name()
                 ),
                 evidence: asked.chain(refused.copied()).chain(one_port.map(|(_, seq)| seq)).collect(),
-                advice: if in_front { advice } else { Vec::new() },
-                advice_is_all: in_front,
+                advice: if in_front || either_end { advice } else { Vec::new() },
+                advice_is_all: in_front || either_end,
                 seen_by: Some(vantage),
                 ..Fault::default()
             });
