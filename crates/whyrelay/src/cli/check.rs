@@ -4,10 +4,19 @@ use std::time::Duration;
 
 use super::account::Wanted;
 use super::args::CheckArgs;
+use super::files::Files;
 use super::{peer, runtime};
 use crate::check::{self, CheckConfig};
 
 pub(super) fn run(args: CheckArgs, color: bool) -> anyhow::Result<u8> {
+    Files::default()
+        .read("--turn-password-file", &args.turn_password_file)
+        .read("--turn-secret-file", &args.turn_secret_file)
+        .read("--tls-ca", &args.tls_ca)
+        .written("--record", &args.record)
+        .written("--pcap", &args.pcap)
+        .written("--output", &args.output)
+        .must_differ()?;
     let (format, output) = (args.format.into(), args.output.clone());
     let wanted = Wanted { format, color, output, ..Wanted::default() };
     wanted.check()?;

@@ -54,6 +54,8 @@ const TALES: [Tale; 2] = [
 type Runs = Vec<(&'static Tale, Vec<(Scenario, Observed)>)>;
 
 pub(super) fn run(args: DemoArgs, color: bool) -> anyhow::Result<u8> {
+    let wanted = Wanted { format: args.format, color, output: args.output.clone(), ..Wanted::default() };
+    wanted.check()?;
     let began = Instant::now();
     let told = |tale: &&Tale| match (args.story, args.format) {
         (Some(story), _) => tale.story == story,
@@ -75,7 +77,6 @@ pub(super) fn run(args: DemoArgs, color: bool) -> anyhow::Result<u8> {
             None => answer(&text)?,
         }
     } else if let Some((_, observed)) = runs.first().and_then(|(_, runs)| runs.last()) {
-        let wanted = Wanted { format: args.format, color, output: args.output, ..Wanted::default() };
         wanted.print(&observed.events)?;
     }
     for verdict in verdicts.iter().filter(|verdict| !verdict.passed()) {

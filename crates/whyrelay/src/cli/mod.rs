@@ -5,6 +5,7 @@ pub mod args;
 mod check;
 mod demo;
 mod explain;
+mod files;
 mod lab;
 mod manual;
 mod peer;

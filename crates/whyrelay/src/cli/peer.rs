@@ -8,11 +8,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use whyrelay_core::report::CheckReport;
 use whyrelay_core::trace::event::{Event, Vantage};
-use whyrelay_core::trace::recording::Recording;
 
 use super::account::Wanted;
 use super::args::PeerArgs;
-use super::runtime;
+use super::files::Files;
+use super::{report, runtime};
 use crate::session::{self, SessionConfig};
 use crate::tui::{self, Live};
 
@@ -20,6 +20,15 @@ use crate::tui::{self, Live};
 const FORCED_EXIT: i32 = 130;
 
 pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<u8> {
+    Files::default()
+        .read("--turn-password-file", &args.turn_password_file)
+        .read("--tls-ca", &args.tls_ca)
+        .read("--prove", &args.prove)
+        .written("--record", &args.record)
+        .written("--pcap", &args.pcap)
+        .written("--output", &args.output)
+        .written("--html", &args.html)
+        .must_differ()?;
     let before = args.prove.as_deref().map(read_before).transpose()?;
     let (format, output, html) = (args.format, args.output.clone(), args.html.clone());
     let wanted = Wanted { format, color, output, html, before, ..Wanted::default() };
@@ -50,11 +59,9 @@ pub(super) fn run(side: Vantage, args: PeerArgs, color: bool) -> anyhow::Result<
     Ok(status)
 }
 
-/// The recording to compare with: read before the session starts, whose own recording may take its place.
+/// The recording to compare with.
 fn read_before(file: &Path) -> anyhow::Result<Vec<Event>> {
-    let bytes = std::fs::read(file).with_context(|| format!("--prove: reading the recording {}", file.display()))?;
-    let recording =
-        Recording::read(&bytes).with_context(|| format!("--prove: reading the recording {}", file.display()))?;
+    let recording = report::read(file).context("--prove")?;
     anyhow::ensure!(
         !CheckReport::is_check(&recording.events),
         "--prove {}: that is the recording of a check; it takes one of a session",

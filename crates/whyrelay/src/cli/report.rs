@@ -1,16 +1,36 @@
 //! `whyrelay report`.
 
+use std::io::Read as _;
+use std::path::Path;
+
 use anyhow::Context as _;
 use whyrelay_core::report::CheckReport;
 use whyrelay_core::trace::pcapng::capture;
-use whyrelay_core::trace::recording::Recording;
+use whyrelay_core::trace::recording::{MAX_RECORDING, Recording};
 use whyrelay_core::trace::redact::redact;
 
 use super::account::{Wanted, status};
 use super::args::ReportArgs;
+use super::files::Files;
 use super::peer::watch_signals;
 use super::runtime;
 use crate::tui::over_recording;
+
+/// Reads a recording. What is longer than one may be is not read to its end, which a device has none of.
+pub(super) fn read(file: &Path) -> anyhow::Result<Recording> {
+    let reading = || format!("reading the recording {}", file.display());
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).with_context(reading)?;
+    // One more than is taken, so that it is seen to be too long.
+    opened.take(MAX_RECORDING as u64 + 1).read_to_end(&mut bytes).with_context(reading)?;
+    anyhow::ensure!(
+        bytes.len() <= MAX_RECORDING,
+        "{}: it is longer than the {} MB that a recording may have",
+        reading(),
+        MAX_RECORDING >> 20
+    );
+    Recording::read(&bytes).with_context(reading)
+}
 
 pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
     let given = args.files.len();
@@ -19,10 +39,14 @@ pub(super) fn run(args: ReportArgs, color: bool) -> anyhow::Result<u8> {
         "an account is of one session: it takes one recording, or one of each side, and {given} files are given\n\
          hint: run `whyrelay report` once for each session"
     );
+    Files::default()
+        .read("the recording", &args.files)
+        .written("--pcap", &args.pcap)
+        .written("--output", &args.output)
+        .must_differ()?;
     let mut recordings = Vec::new();
     for file in &args.files {
-        let bytes = std::fs::read(file).with_context(|| format!("reading the recording {}", file.display()))?;
-        let recording = Recording::read(&bytes).with_context(|| format!("reading the recording {}", file.display()))?;
+        let recording = read(file)?;
         if recording.cut_off {
             crate::tell!("note: {} stops in the middle of a line: its writer did not end it", file.display());
         }

@@ -8,13 +8,15 @@ fn what_cannot_work_is_said_in_one_line_with_the_way_out() {
     let url = server.url.as_str();
     let here = ["--address", "127.0.0.2"];
     let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/../whyrelay-core/tests/recordings/failed.jsonl");
-    let table: [(&[&str], &str, &str); 16] = [
+    let table: [(&[&str], &str, &str); 18] = [
         (&["check", "--signal", "htp:/x"], "is broken", ""),
         (
             &["check", "--stun", "stun:127.0.0.1", "--interface", "nowhere0"],
             "--interface nowhere0",
             "this host has no interface of that name; it has ",
         ),
+        (&["demo", "-o", "/nonexistent/r"], "creating the account", "/nonexistent/r"),
+        (&["report", "/dev/zero"], "/dev/zero: it is longer than", "256 MB"),
         (&["check", "--output", "/nonexistent/r"], "creating the account", "/nonexistent/r"),
         (&["offer", "--signal", "htp:/x"], "is broken", "hint: give it as http://HOST:PORT"),
         (&["offer", "--signal", "http://127.0.0.1:1"], "cannot reach the signaling server", "hint: check that"),
@@ -276,4 +278,44 @@ fn every_finding_can_be_explained() {
     let unknown = Process::start(&["explain", "WR999"], &[]).finish();
     assert_eq!(unknown.code(), 2);
     assert!(unknown.stderr.contains("hint: `whyrelay explain --list`"), "{}", unknown.stderr);
+}
+
+#[test]
+fn no_file_is_destroyed_by_the_command_that_reads_or_writes_it() {
+    let directory = directory();
+    let [(recording, recorded), (link, linked), (scenario, world), (_, new)] =
+        ["a.jsonl", "link", "own.toml", "new"].map(|name| file(&directory, name));
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../whyrelay-core/tests/recordings/failed.jsonl");
+    std::fs::copy(kept, &recording).unwrap();
+    std::os::unix::fs::symlink(&recording, link).unwrap();
+    const WORLD: &str = "title = \"Own\"\n[host.a]\nbehind = \"pfsense\"\n[host.b]\nbehind = \"pfsense\"\n\
+        [server]\n[expect]\npath = \"relayed\"\n";
+    std::fs::write(&scenario, WORLD).unwrap();
+    let before = std::fs::read(&recording).unwrap();
+    let into = directory.path().display().to_string();
+    let (of_a, own_a) = ("the recording", format!("{into}/own-a.jsonl"));
+    let offer = ["offer", "--signal", "http://127.0.0.1:1", "--address", "127.0.0.2"];
+    let table: [(&[&str], [&str; 2], &str); 9] = [
+        (&["report", &recorded, "-o", &recorded, "--format", "json"], [of_a, "--output"], &recorded),
+        (&["report", &recorded, "--pcap", &linked], [of_a, "--pcap"], &linked),
+        (&["report", kept, "--pcap", &new, "-o", &new], ["--pcap", "--output"], &new),
+        (&["check", "--interface", "lo", "--record", &new, "-o", &new], ["--record", "--output"], &new),
+        (&["check", "--interface", "lo", "--record", &new, "--pcap", &new], ["--record", "--pcap"], &new),
+        (&[&offer[..], &["--prove", &recorded, "--record", &linked]].concat(), ["--prove", "--record"], &recorded),
+        (&[&offer[..], &["--html", &new, "-o", &new]].concat(), ["--output", "--html"], &new),
+        (&["lab", "run", &world, "--junit", &world], ["the scenario", "--junit"], &world),
+        (&["lab", "run", &world, "--record", &into, "--junit", &own_a], ["--record", "--junit"], &own_a),
+    ];
+    for (arguments, flags, named) in table {
+        let ended = Process::start(arguments, &[]).finish();
+        assert_eq!((ended.code(), ended.stdout.as_str()), (2, ""), "{arguments:?}: {}", ended.stderr);
+        for words in [flags[0], flags[1], named, "are one file", "hint: "] {
+            assert!(ended.stderr.contains(words), "{arguments:?}: {words}: {}", ended.stderr);
+        }
+        assert!(!std::path::Path::new(&new).exists(), "{arguments:?}");
+    }
+    assert_eq!(std::fs::read(recording).unwrap(), before);
+    assert_eq!(std::fs::read_to_string(scenario).unwrap(), WORLD);
+    let same = Process::start(&["report", kept, "-o", "/dev/null", "--pcap", "/dev/null"], &[]).finish();
+    assert_eq!(same.code(), 1, "{}", same.stderr);
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use whyrelay_core::report::{TextOptions, render_text};
 use whyrelay_lab::run::{Observed, Verdict, cannot_virtually, judge, run_virtual};
 use whyrelay_lab::scenario::Scenario;
 
+use super::super::files::Files;
 use super::super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer, terminal_columns};
 use super::args::{RunArgs, TableFormat};
 use super::table::{beside, counted, table};
@@ -37,6 +38,7 @@ pub(super) struct Skipped {
 
 pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
     let Chosen { scenarios, broken: unread } = choose(&args.scenarios)?;
+    must_differ(args, &scenarios)?;
     written_later(args)?;
     let done = match args.kernel {
         _ if scenarios.is_empty() => Vec::new(),
@@ -199,6 +201,29 @@ fn choose(wanted: &[String]) -> anyhow::Result<Chosen> {
     Ok(Chosen { scenarios, broken })
 }
 
+/// Refuses files of which one would destroy another.
+fn must_differ(args: &RunArgs, scenarios: &[Scenario]) -> anyhow::Result<()> {
+    let mut read: Vec<PathBuf> = Vec::new();
+    for path in args.scenarios.iter().map(PathBuf::from) {
+        match path.is_dir() {
+            true => read.extend(Scenario::files(&path)?),
+            false => read.push(path),
+        }
+    }
+    let recordings: Vec<PathBuf> = match &args.record {
+        None => Vec::new(),
+        Some(directory) => scenarios
+            .iter()
+            .flat_map(|scenario| SIDES.map(|side| recording_file(directory, &scenario.name, side)))
+            .collect(),
+    };
+    Files::default()
+        .read("the scenario", &read)
+        .written("--record", &recordings)
+        .written("--junit", &args.junit)
+        .must_differ()
+}
+
 /// Says before the run what could not be written after it.
 fn written_later(args: &RunArgs) -> anyhow::Result<()> {
     if let Some(directory) = &args.record {
@@ -218,10 +243,17 @@ fn written_later(args: &RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+const SIDES: [&str; 2] = ["a", "b"];
+
+/// Where the recording of one side goes.
+fn recording_file(directory: &Path, scenario: &str, side: &str) -> PathBuf {
+    directory.join(format!("{scenario}-{side}.jsonl"))
+}
+
 fn record(directory: &Path, results: &[(Verdict, Observed)]) -> anyhow::Result<()> {
     for (verdict, observed) in results {
-        for (side, recording) in ["a", "b"].iter().zip(&observed.recordings) {
-            let file = directory.join(format!("{}-{side}.jsonl", verdict.scenario));
+        for (side, recording) in SIDES.iter().zip(&observed.recordings) {
+            let file = recording_file(directory, &verdict.scenario, side);
             fs::write(&file, recording).with_context(|| format!("writing {}", file.display()))?;
         }
     }
