@@ -76,11 +76,20 @@ pub(crate) fn default_gateway(interface: &str) -> Option<std::net::Ipv4Addr> {
     })
 }
 
+/// What came of a check.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was seen.
+    pub events: Vec<Event>,
+    /// Files that were asked for and could not be written to the end, each a sentence.
+    pub unwritten: Vec<String>,
+}
+
 /// Looks, and answers what was seen.
 ///
 /// # Errors
-/// When whyrelay cannot look: no random bytes, no file.
-pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color: bool) -> anyhow::Result<Vec<Event>> {
+/// When whyrelay cannot look: no interface to look from, no random bytes, no file.
+pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color: bool) -> anyhow::Result<Outcome> {
     let found = interfaces::list(&config.interfaces).context("listing the interfaces")?;
     interfaces::must_leave_one(&found, &config.interfaces)?;
     let clock = Clock::start();
@@ -123,7 +132,10 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
             }
             () = async { tokio::time::sleep_until(patience.unwrap_or_else(tokio::time::Instant::now)).await },
                 if patience.is_some() => break,
-            Some(entry) = entries.recv() => sink.note(entry),
+            Some(entry) = entries.recv() => {
+                log(&entry, config.redact);
+                sink.note(entry);
+            }
             Some((moment, fact)) = next_fact(&mut facts) => {
                 sink.record(clock.now(), EventKind::HostFact { moment, fact: Box::new(fact) });
             }
@@ -132,7 +144,7 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
         }
         table.draw(sink.events(), journal.status());
     }
-    drain(&mut sink, &mut entries);
+    drain(&mut sink, &mut entries, config.redact);
     if sink.finish_tap() {
         let until = tokio::time::Instant::now() + FACTS_LIMIT;
         let mut told = Told::default();
@@ -158,10 +170,11 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
         sink.record(clock.now(), EventKind::EventsDropped { count: journal.lost() });
     }
     sink.end(clock.now(), EventKind::RecordingEnded { reason });
-    while let Some(unwritten) = sink.take_unwritten() {
-        crate::tell!("warning: {unwritten}");
+    let mut unwritten = Vec::new();
+    while let Some(file) = sink.take_unwritten() {
+        unwritten.push(file.to_string());
     }
-    Ok(sink.events().to_vec())
+    Ok(Outcome { events: sink.events().to_vec(), unwritten })
 }
 
 /// The last facts of the host come within this.
@@ -175,7 +188,20 @@ async fn next_fact(facts: &mut Option<mpsc::Receiver<(Moment, HostFact)>>) -> Op
     }
 }
 
-fn drain(sink: &mut Sink, entries: &mut mpsc::Receiver<Entry>) {
+/// What was seen, for `-vv`; its kind alone where addresses are hidden.
+fn log(entry: &Entry, is_redacted: bool) {
+    match entry {
+        Entry::Fact(_, kind) if !is_redacted => tracing::debug!(?kind),
+        Entry::Passage(passed) if !is_redacted => {
+            let Passed { direction, transport, local, remote, bytes, .. } = passed;
+            tracing::debug!(?direction, ?transport, %local, %remote, bytes = bytes.len());
+        }
+        Entry::Fact(..) => tracing::debug!("a fact"),
+        Entry::Passage(passed) => tracing::debug!(direction = ?passed.direction, bytes = passed.bytes.len()),
+    }
+}
+
+fn drain(sink: &mut Sink, entries: &mut mpsc::Receiver<Entry>, is_redacted: bool) {
     while let Ok(entry) = entries.try_recv() {
         sink.note(entry);
     }
@@ -183,6 +209,7 @@ fn drain(sink: &mut Sink, entries: &mut mpsc::Receiver<Entry>) {
 
 /// All parts, side by side.
 async fn look(config: &CheckConfig, found: &[Interface], journal: Journal, mut random: Random, stop: Stop) {
+        log(&entry, is_redacted);
     let until = Instant::now() + LIMIT;
     let tls = ClientTls::new(config.tls_roots.clone());
     for interface in found {

@@ -6,7 +6,7 @@ use super::account::Wanted;
 use super::args::CheckArgs;
 use super::files::Files;
 use super::{peer, runtime};
-use crate::check::{self, CheckConfig};
+use crate::check::{self, CheckConfig, Outcome};
 
 pub(super) fn run(args: CheckArgs, color: bool) -> anyhow::Result<u8> {
     Files::default()
@@ -22,11 +22,15 @@ pub(super) fn run(args: CheckArgs, color: bool) -> anyhow::Result<u8> {
     wanted.check()?;
     let config = CheckConfig::resolve(args)?;
     let runtime = runtime()?;
-    let events = runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let interrupt = peer::watch_signals()?;
         check::run(config, interrupt, color).await
     });
     // Name look-ups that hang in the system's resolver must not hold the process.
     runtime.shutdown_timeout(Duration::from_millis(10));
-    wanted.print(&events?)
+    let Outcome { events, unwritten } = outcome?;
+    let status = wanted.print(&events)?;
+    // The account is there; what was asked for besides is not.
+    anyhow::ensure!(unwritten.is_empty(), "{}", unwritten.join("; "));
+    Ok(status)
 }

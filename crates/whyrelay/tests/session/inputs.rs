@@ -319,3 +319,27 @@ fn no_file_is_destroyed_by_the_command_that_reads_or_writes_it() {
     let same = Process::start(&["report", kept, "-o", "/dev/null", "--pcap", "/dev/null"], &[]).finish();
     assert_eq!(same.code(), 1, "{}", same.stderr);
 }
+
+#[test]
+fn a_check_whose_recording_could_not_be_written_says_so_by_its_exit_status() {
+    let server = Server::start();
+    let arguments = ["check", "--signal", &server.url, "--interface", "lo", "--record", "/dev/full"];
+    let ended = Process::start(&arguments, &[]).finish();
+    assert_eq!(ended.code(), 2, "{}", ended.stderr);
+    assert!(ended.stdout.contains("Servers"), "the account is there all the same: {}", ended.stdout);
+    let last = ended.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("error: the recording /dev/full cannot be written"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_check_logs_what_it_sees_where_it_is_asked_to() {
+    let server = Server::start();
+    let arguments = ["check", "--signal", &server.url, "--interface", "lo"];
+    let log = |more: &[&str]| Process::start(&[&arguments[..], more].concat(), &[]).finish().stderr;
+    let told = log(&["-vv"]);
+    assert!(told.contains("DEBUG whyrelay::check") && told.contains("127.0.0.1"), "{told}");
+    assert!(!log(&[]).contains("DEBUG"));
+    let hidden = log(&["-vv", "--redact"]);
+    assert!(hidden.contains("DEBUG whyrelay::check"), "{hidden}");
+    assert!(!hidden.lines().any(|line| line.contains("DEBUG whyrelay::check") && line.contains("127.")), "{hidden}");
+}
