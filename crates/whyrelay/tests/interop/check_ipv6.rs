@@ -3,12 +3,13 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::check::{behavior, check, findings, measured};
+use crate::check::{behavior, check, check_by, findings, measured, our_server};
 use crate::namespace::Namespace;
 use crate::process::Process;
+use crate::router::{Internet, Nat};
 use crate::suite::{Suite, Tool};
 
 /// The server's two addresses.
@@ -21,6 +22,30 @@ pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("check_ipv6::works_and_tells_whether_strangers_come_in", &tools, works);
     suite.test("check_ipv6::an_address_without_a_path_is_told_from_none_and_from_off", &tools, other_answers);
+    suite.test("check_ipv6::a_dead_family_does_not_keep_signaling_from_being_reached", &tools, dead_ipv6);
+}
+
+/// A name with an address of each family, and nobody answers over IPv6.
+fn dead_ipv6() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    let site = internet.site(Nat::Home)?;
+    site.host.shell(
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0;
+         ip -6 address add 2a11:2::2/64 dev eth0 nodad;
+         ip -6 neighbor add 2a11:2::1 lladdr 02:00:00:00:00:77 dev eth0; ip -6 route add default via 2a11:2::1",
+    )?;
+    let address = server.url().trim_start_matches("http://").to_owned();
+    let (ip, port) = address.split_once(':').context("an address and a port")?;
+    let hosts = tempfile::NamedTempFile::new()?;
+    std::fs::write(hosts.path(), format!("2a11:1::1 signal.example\n{ip} signal.example\n"))?;
+    let mut command = site.host.command("sh");
+    command.args(["-e", "-c", "mount --bind $0 /etc/hosts; exec \"$@\""]).arg(hosts.path());
+    command.arg(env!("CARGO_BIN_EXE_whyrelay"));
+    let (json, ours) = check_by(&mut command, &["--signal", &format!("http://signal.example:{port}")])?;
+    ensure!(!findings(&json).contains(&"signaling-failed"), "{}", ours.account);
+    ensure!(behavior(&json, "mapping") == "endpoint-independent", "{}", ours.account);
+    Ok(())
 }
 
 /// A server, a router, and a host, on IPv6 alone.
