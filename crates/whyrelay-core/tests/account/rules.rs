@@ -459,6 +459,25 @@ fn a_check_without_a_network_or_a_route_blames_this_host_and_not_the_server() {
 }
 
 #[test]
+fn a_name_of_the_signaling_server_that_is_not_resolved_is_no_refused_connection() {
+    for (server, named) in [
+        ("http://signal.example:8080", &["WR303 A"][..]),
+        ("https://Signal.Example", &["WR303 A"]),
+        ("http://other.example:8080", &["WR701 signaling", "WR303 A"]),
+    ] {
+        let mut session = Session::new();
+        session.events.retain(|event| !matches!(&event.kind, EventKind::Description { side: Side::Remote, .. }));
+        let detail = "the resolver did not answer within 2.5 s".to_owned();
+        let (name, error) = ("signal.example".to_owned(), Some(detail.clone()));
+        session.push(Vantage::A, EventKind::NameResolved { name, addresses: Vec::new(), took_us: 2_500_000, error });
+        let state = SignalingState::Failed { detail };
+        session.push(Vantage::A, EventKind::Signaling { server: server.to_owned(), state });
+        session.end(Vantage::A, EndReason::Failed);
+        assert_eq!(findings(&session), named, "{server}");
+    }
+}
+
+#[test]
 fn a_link_without_an_address_and_a_bridge_to_guests_are_no_network() {
     const UNREACHABLE: &str = "cannot reach it: Network is unreachable (os error 101)";
     let no_address = ("eth0", InterfaceUse::NoAddress, &[][..]);

@@ -83,7 +83,10 @@ impl CheckConfig {
     /// # Errors
     /// A sentence that names the argument and the way out.
     pub fn resolve(args: CheckArgs) -> anyhow::Result<Self> {
-        if let Some(signal) = &args.signal {
+        // Other servers were asked for: what the environment names besides is no part of that.
+        let names_servers = !args.stun.is_empty() || !args.turn.is_empty();
+        let signal = args.signal.filter(|_| !(args.signal_is_from_environment && names_servers));
+        if let Some(signal) = &signal {
             crate::signaling::check_url("--signal", signal)?;
         }
         interfaces::must_exist("--interface", &args.interface)?;
@@ -115,7 +118,7 @@ impl CheckConfig {
             _ => None,
         };
         Ok(Self {
-            signal: args.signal,
+            signal,
             urls,
             credentials,
             secret,

@@ -59,6 +59,12 @@ use crate::session::Sink;
 /// a named server what it offers takes 0.6 s at most, and each request behind that 1.5 s.
 const LIMIT: Duration = Duration::from_millis(2200);
 
+/// What the servers are is known within this on a network that is not slow.
+const QUICK: Duration = Duration::from_millis(700);
+
+/// [`LIMIT`] from then on, where it is: by satellite a relay's echo takes five round trips of 600 ms.
+const SLOW_LIMIT: Duration = Duration::from_millis(3500);
+
 /// How often the table is drawn while nothing happens.
 const TABLE_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -203,14 +209,14 @@ fn log(entry: &Entry, is_redacted: bool) {
 
 fn drain(sink: &mut Sink, entries: &mut mpsc::Receiver<Entry>, is_redacted: bool) {
     while let Ok(entry) = entries.try_recv() {
+        log(&entry, is_redacted);
         sink.note(entry);
     }
 }
 
 /// All parts, side by side.
 async fn look(config: &CheckConfig, found: &[Interface], journal: Journal, mut random: Random, stop: Stop) {
-        log(&entry, is_redacted);
-    let until = Instant::now() + LIMIT;
+    let began = Instant::now();
     let tls = ClientTls::new(config.tls_roots.clone());
     for interface in found {
         let addresses = interface.addresses.iter().map(SocketAddr::ip).collect();
@@ -220,7 +226,9 @@ async fn look(config: &CheckConfig, found: &[Interface], journal: Journal, mut r
     let routes = local::look(&journal, found, config.mark);
     let ipv6 = local::ipv6_state(found);
 
-    let asking = stop.clone().unless(servers::known(config, &journal, &tls, until)).await;
+    let asking = stop.clone().unless(servers::known(config, &journal, &tls)).await;
+    // Where it takes long to learn of the servers, they take long to answer.
+    let until = if began.elapsed() < QUICK { began + LIMIT } else { Instant::now() + SLOW_LIMIT };
     let Servers { list: known, mut discovery, announced_by_whyrelay } = asking.unwrap_or_default();
     if stop.is_asked() && known.is_empty() {
         journal.missing("the NAT's behavior, servers and what gets through", STOPPED);
@@ -265,6 +273,10 @@ async fn look(config: &CheckConfig, found: &[Interface], journal: Journal, mut r
         stop: &stop,
     };
     let mut parts: Vec<Part> = Vec::new();
+    if config.signal.is_some() && !config.urls.is_empty() {
+        let (config, tls) = (config.clone(), tls.clone());
+        parts.push(part(&journal, Vec::new(), |journal| servers::look_at_signaling(config, journal, tls, until)));
+    }
     // These take back themselves what they changed.
     let mut careful: Vec<Part> = Vec::new();
     let asked = ways.probe_servers();

@@ -17,8 +17,10 @@ use super::{CheckConfig, name_of};
 use crate::io::tls::ClientTls;
 use crate::signaling::{Client, Incoming, ServerClock, SignalingError, SignalingOptions, Transport, name_in};
 
-/// Signaling and its announcement may take this long of the check's time.
-const SIGNALING_LIMIT: Duration = Duration::from_millis(1000);
+/// Signaling and its announcement may take this long where they name the servers, without which there is nothing to
+/// measure: by satellite it takes two round trips of 600 ms, and a lost SYN is sent again after a second. A check that
+/// comes to nothing by then still ends within 3 s.
+const SIGNALING_LIMIT: Duration = Duration::from_millis(2500);
 
 /// Connections to signaling that are tried at once, and the time between two: 10 % loss each way leaves 3 in 10,000
 /// without any that comes about.
@@ -63,22 +65,20 @@ pub(crate) struct Servers {
     pub(crate) announced_by_whyrelay: bool,
 }
 
-/// The servers to ask, resolved.
-pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientTls, until: Instant) -> Servers {
+/// The servers to ask, resolved. Signaling is waited for where no server is named.
+pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientTls) -> Servers {
     let (mut discovery, mut announced_by_whyrelay) = (Vec::new(), false);
     let mut known: Vec<(Known, bool)> = config
         .urls
         .iter()
         .map(|url| (Known { url: url.clone(), addresses: Vec::new(), credentials: config.credentials.clone() }, false))
         .collect();
-    if let Some(signal) = &config.signal {
-        let limit = (Instant::now() + SIGNALING_LIMIT).min(until);
+    if let Some(signal) = config.signal.as_ref().filter(|_| known.is_empty()) {
+        let limit = Instant::now() + SIGNALING_LIMIT;
         let (announced, offered, is_whyrelay) = announced(signal, config, journal, tls, limit).await;
-        if known.is_empty() {
-            discovery = offered;
-            announced_by_whyrelay = is_whyrelay && !announced.is_empty();
-            known.extend(announced.into_iter().map(|known| (known, true)));
-        }
+        discovery = offered;
+        announced_by_whyrelay = is_whyrelay && !announced.is_empty();
+        known.extend(announced.into_iter().map(|known| (known, true)));
     }
     known.truncate(MAX_SERVERS);
     for (server, announced) in &known {
@@ -98,6 +98,13 @@ pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientT
     Servers { list, discovery: resolved, announced_by_whyrelay }
 }
 
+/// Looks whether signaling works, where nothing waits for what it announces.
+pub(crate) async fn look_at_signaling(config: CheckConfig, journal: Journal, tls: ClientTls, until: Instant) {
+    if let Some(signal) = &config.signal {
+        announced(signal, &config, &journal, &tls, until).await;
+    }
+}
+
 /// What the signaling server announces.
 async fn announced(
     signal: &str,
@@ -108,38 +115,44 @@ async fn announced(
 ) -> (Vec<Known>, Vec<ServerUrl>, bool) {
     // Shown without what a URL may hide.
     let server = signal.split(['?', '#']).next().unwrap_or_default().to_owned();
-    let fail = |detail: String| {
+    let started = Instant::now();
+    let fail = |detail: String, unresolved: Option<&str>| {
+        if let Some(name) = unresolved {
+            let (name, error) = (name.to_owned(), Some(detail.clone()));
+            let took_us = micros(started.elapsed());
+            journal.fact(EventKind::NameResolved { name, addresses: Vec::new(), took_us, error });
+        }
         let server = server.clone();
         journal.fact(EventKind::Signaling { server, state: SignalingState::Failed { detail } });
         (Vec::new(), Vec::new(), false)
     };
     let connecting = first_to_come(|| async {
         let mut name = [0; 16];
-        getrandom::fill(&mut name).map_err(|_| "the system gives no random bytes".to_owned())?;
+        getrandom::fill(&mut name).map_err(|_| ("the system gives no random bytes".to_owned(), false))?;
         let mut options = SignalingOptions::new(signal, "check", "nobody");
         // A room of our own: nobody is disturbed.
         options.room = unguessable_name(name);
         if !config.tls_roots.is_empty() {
-            options.roots = Some(tls.roots().await.map_err(|error| error.to_string())?);
+            options.roots = Some(tls.roots().await.map_err(|error| (error.to_string(), false))?);
         }
-        Client::connect(options).await.map_err(|error: SignalingError| chain(&error))
+        Client::connect(options).await.map_err(|error: SignalingError| match error {
+            SignalingError::Name { source, .. } => (source.to_string(), true),
+            error => (chain(&error), false),
+        })
     });
     // Beside it: so that a resolver that does not answer is told from a server that does not.
     let name = name_in(signal).ok().flatten();
     let looking_up = name.clone().map(|name| tokio::spawn(tokio::net::lookup_host((name, 0))));
-    let started = Instant::now();
     let mut client = match tokio::time::timeout_at(until.into(), connecting).await {
         Ok(Ok(client)) => client,
-        Ok(Err(detail)) => return fail(detail),
+        Ok(Err((detail, is_unresolved))) => return fail(detail, name.as_deref().filter(|_| is_unresolved)),
         Err(_) => {
             let waited = started.elapsed().as_secs_f64();
             let is_found = looking_up.is_none_or(|looking_up| looking_up.is_finished());
-            return fail(match name.filter(|_| !is_found) {
-                Some(name) => {
-                    format!("cannot find the address of {name}: the resolver did not answer within {waited:.1} s")
-                }
-                None => format!("the server did not answer within {waited:.1} s"),
-            });
+            return match name.filter(|_| !is_found) {
+                Some(name) => fail(format!("the resolver did not answer within {waited:.1} s"), Some(&name)),
+                None => fail(format!("the server did not answer within {waited:.1} s"), None),
+            };
         }
     };
     let by = match client.server().transport {
@@ -220,7 +233,7 @@ async fn resolve(servers: Vec<Known>, journal: &Journal) -> Vec<Known> {
     }))
     .await;
     for (name, result, took) in &looked_up {
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let took_us = micros(*took);
         let addresses = result.clone().unwrap_or_default();
         let error = match result {
             Ok(found) if found.is_empty() => Some("the name has no address".to_owned()),
@@ -266,6 +279,10 @@ pub(crate) fn look_at_credentials(config: &CheckConfig, journal: &Journal, known
             journal.measured(Measurement::TimedCredentials { server, expires_s, signed, made_here });
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// An error with its sources on one line.

@@ -162,10 +162,14 @@ async fn use_relay(
 
 /// Asks for a permission; why there is none.
 async fn permit(client: &mut Client, relayed: SocketAddr, peer: IpAddr, until: Instant) -> Result<(), String> {
+    let asked = Instant::now();
     client.permit(relayed, peer);
     loop {
         match client.next(until).await {
-            Some(Happening::Permitted { peer: permitted }) if permitted == peer => return Ok(()),
+            Some(Happening::Permitted { peer: permitted }) if permitted == peer => {
+                client.round_trip = asked.elapsed();
+                return Ok(());
+            }
             Some(Happening::Denied { peer: denied, code }) if denied == peer => {
                 let code = code.map_or_else(|| "no answer".to_owned(), |code| format!("error {code}"));
                 return Err(format!("the server gives no permission for our own address {peer} ({code})"));

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use whyrelay_core::host::parse_number;
 
 pub use check::CheckArgs;
@@ -52,7 +53,7 @@ pub struct Shared {
 /// When to color.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Color {
-    /// When stdout is a terminal and NO_COLOR is not set.
+    /// When stdout is a terminal, not a dumb one (TERM=dumb), and NO_COLOR is not set.
     Auto,
     /// Always.
     Always,
@@ -360,6 +361,19 @@ pub struct ExplainArgs {
     pub list: bool,
 }
 
+/// Parses the command line of this process, in whichever spelling.
+///
+/// # Errors
+/// What clap says; help and version, too.
+pub fn parse(arguments: Vec<String>) -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(translate_go_lab(arguments))?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let (Verb::Check(args), Some((_, of_verb))) = (&mut cli.verb, matches.subcommand()) {
+        args.signal_is_from_environment = of_verb.value_source("signal") == Some(ValueSource::EnvVariable);
+    }
+    Ok(cli)
+}
+
 /// The Go lab's command line in ours: `-role offerer -signaling-addr URL -with-turn=false` becomes `offer …`.
 pub fn translate_go_lab(mut arguments: Vec<String>) -> Vec<String> {
     const SPELLINGS: [&str; 3] = ["role", "signaling-addr", "with-turn"];
@@ -430,13 +444,10 @@ fn parse_ports(text: &str) -> Result<(u16, u16), String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        let arguments = line.split_whitespace().map(String::from).collect();
-        Cli::try_parse_from(translate_go_lab(arguments))
+        super::parse(line.split_whitespace().map(String::from).collect())
     }
 
     fn peer(line: &str) -> PeerArgs {

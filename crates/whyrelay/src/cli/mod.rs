@@ -24,7 +24,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use whyrelay_core::trace::event::Vantage;
 
-use args::{Cli, Color, Shared, Verb, translate_go_lab};
+use args::{Color, Shared, Verb};
 
 /// The path is direct and nothing is wrong.
 const HEALTHY: u8 = 0;
@@ -36,7 +36,7 @@ const COULD_NOT_LOOK: u8 = 2;
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let cli = match Cli::try_parse_from(translate_go_lab(arguments)) {
+    let cli = match args::parse(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to stdout and are no failure; clap knows which is which.

@@ -138,19 +138,17 @@ fn silent_resolver() -> Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     let path = file.path().display().to_string();
     for (text, words) in [
-        ("nameserver 11.0.113.77\n", "cannot find the address of signal.example: the resolver did not answer within"),
+        ("nameserver 11.0.113.77\n", "cannot resolve signal.example: the resolver did not answer within"),
         // Nothing listens there, which the system knows at once.
-        (
-            "nameserver 127.0.0.1\noptions attempts:1\n",
-            "cannot find the address of the signaling server signal.example:",
-        ),
+        ("nameserver 127.0.0.1\noptions attempts:1\n", "cannot resolve signal.example: the resolver (127.0.0.1) says:"),
     ] {
         std::fs::write(&path, text)?;
         let mut command = site.host.command("sh");
         command.args(["-e", "-c", "mount --bind $0 /etc/resolv.conf; exec \"$@\"", &path]);
         command.arg(env!("CARGO_BIN_EXE_whyrelay"));
         let (json, ours) = check_by(&mut command, &["--signal", "http://signal.example:8080"])?;
-        ensure!(findings(&json) == ["signaling-failed"], "{}", ours.account);
+        ensure!(findings(&json) == ["server-name-unresolved"], "{}", ours.account);
+        ensure!(json["findings"][0]["severity"] == "error", "{}", ours.account);
         ensure!(first(&json).contains(words), "{words}: {}", ours.account);
         ensure!(ours.status.code() == Some(2), "nothing was measured: {}", ours.account);
     }

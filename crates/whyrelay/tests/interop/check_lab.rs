@@ -22,6 +22,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_lab::an_application_layer_gateway_is_seen_where_it_is", &tools, gateway);
     suite.test("check_lab::udp_that_goes_to_servers_only_is_a_finding", &tools, servers_only);
     suite.test("check_lab::a_firewall_of_the_server_is_told_from_one_of_the_network", &tools, whose_firewall);
+    suite.test("check_lab::a_link_by_satellite_is_slow_and_not_broken", &tools, satellite);
     suite.test("check_lab::a_pool_of_public_addresses_is_seen", &tools, pool);
     suite.test("check_lab::another_public_address_for_each_destination_is_a_finding", &tools, per_destination);
 }
@@ -41,6 +42,14 @@ fn nine_kinds() -> Result<()> {
             ensure!(measured(&json, "early-arrival").is_some(), "{}", context());
         }
     }
+    Ok(())
+}
+
+/// A round trip of 600 ms: signaling alone takes two of them.
+fn satellite() -> Result<()> {
+    let (json, account) = check_in(&Scenario::find("satellite")?)?;
+    ensure!(findings(&json).is_empty(), "{account}");
+    ensure!(measured(&json, "third-party").is_some_and(|fact| !fact["observed"].is_null()), "{account}");
     Ok(())
 }
 

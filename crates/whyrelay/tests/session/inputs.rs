@@ -343,3 +343,16 @@ fn a_check_logs_what_it_sees_where_it_is_asked_to() {
     assert!(hidden.contains("DEBUG whyrelay::check"), "{hidden}");
     assert!(!hidden.lines().any(|line| line.contains("DEBUG whyrelay::check") && line.contains("127.")), "{hidden}");
 }
+
+#[test]
+fn signaling_of_the_environment_is_no_part_of_a_check_of_other_servers() {
+    let server = Server::start();
+    let stun = format!("stun:{}", server.turn);
+    let arguments = ["check", "--stun", &stun, "--interface", "lo"];
+    let nowhere = "http://127.0.0.1:1";
+    let besides = Process::start(&arguments, &[("WHYRELAY_SIGNAL", nowhere)]).finish();
+    assert!(besides.code() < 2 && !besides.stdout.contains("WR701"), "{}", besides.stdout);
+    let asked = Process::start(&[&arguments[..], &["--signal", nowhere]].concat(), &[]).finish();
+    assert!(asked.stdout.contains("WR701"), "{}", asked.stdout);
+    assert!(asked.code() < 2, "servers were measured: {}", asked.stdout);
+}

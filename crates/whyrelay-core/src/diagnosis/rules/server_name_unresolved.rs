@@ -1,6 +1,6 @@
-//! the name of a STUN or TURN server is not resolved.
+//! the name of a server is not resolved.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Rule, signaling_failed};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::ServerFailure;
@@ -8,8 +8,8 @@ use crate::trace::event::ServerFailure;
 pub(super) const RULE: Rule = Rule {
     code: "WR303",
     name: "server-name-unresolved",
-    title: "the name of a STUN or TURN server is not resolved",
-    meaning: "A STUN or TURN server is given by name and the resolver of this side does not know it, so the server was never asked. VPNs and split DNS often give a service another resolver than the browser.",
+    title: "the name of a server is not resolved",
+    meaning: "A STUN, TURN or signaling server is given by name and the resolver of this side does not know it, so the server was never asked. VPNs and split DNS often give a service another resolver than the browser.",
     detection: "The look-up failed, or ended without an address.",
     proof: "The look-up with the resolver that this program uses, against one by another resolver.",
     doubt: "An address for the same name from the same resolver.",
@@ -40,6 +40,8 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             ServerFailure::Unresolved { detail } => Some((failed.seq, failed.server.clone(), detail.clone())),
             _ => None,
         });
+        let is_signaling =
+            |name: &str| side.signaling.last().is_some_and(|(_, server, _)| signaling_failed::is_host_of(server, name));
         // The look-up and the request that needed it tell of the same failure.
         let found: Vec<_> = lookups.collect();
         let found = if found.is_empty() { requests.collect() } else { found };
@@ -55,7 +57,8 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             });
             faults.push(Fault {
                 blame: Blame::side(vantage),
-                severity: Severity::Warning,
+                // Without signaling there is nothing.
+                severity: if is_signaling(&name) { Severity::Error } else { Severity::Warning },
                 summary: format!("{} cannot resolve {name}: {detail}{asked}", vantage.name()),
                 evidence: std::iter::once(seq).chain(resolver.map(|(seq, ..)| *seq)).collect(),
                 ..Fault::default()

@@ -40,6 +40,10 @@ fn examine(session: &Session<'_>) -> Examination {
         if no_usable_address::without_network(side).is_some() {
             continue;
         }
+        // So has a name that is not resolved.
+        if side.names.iter().any(|(_, name, addresses, _)| addresses.is_empty() && is_host_of(server, name)) {
+            continue;
+        }
         // The system's own word, before anything was sent: the fault is at this side.
         let without_route = detail.contains(ENETUNREACH_IN_WORDS);
         let why = if without_route { " (this host has no route to it)" } else { "" };
@@ -57,4 +61,10 @@ fn examine(session: &Session<'_>) -> Examination {
         });
     }
     Examination::of(faults)
+}
+
+/// Whether a URL is of the host with this name.
+pub(super) fn is_host_of(url: &str, name: &str) -> bool {
+    let behind_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+    behind_scheme.split(['/', ':']).next().is_some_and(|host| host.eq_ignore_ascii_case(name))
 }

@@ -67,6 +67,8 @@ pub(super) struct Client {
     deadline: Timestamp,
     /// The time of [`Self::next`] that was over last.
     over: Option<Instant>,
+    /// How long the server took to answer for the last permission; none was asked for yet: no time.
+    pub(super) round_trip: Duration,
 }
 
 impl Client {
@@ -105,6 +107,7 @@ impl Client {
             ready: VecDeque::new(),
             deadline: journal.now(),
             over: None,
+            round_trip: Duration::ZERO,
             journal,
         };
         for _ in 0..allocations_per_server {

@@ -19,8 +19,13 @@ use super::permit;
 const SENDS: u32 = 6;
 const INTERVAL: Duration = Duration::from_millis(80);
 
-/// Least wait for an answer behind the last send.
+/// Least wait for an answer behind the last send; by satellite the answer takes longer.
 const LEAST_WAIT: Duration = Duration::from_millis(300);
+
+/// The wait behind a send.
+fn wait_behind(sent: u32, client: &Client) -> Duration {
+    if sent == SENDS { LEAST_WAIT.max(client.round_trip * 2) } else { INTERVAL }
+}
 
 /// An early packet must be there before ours leaves; it is sent twice.
 const EARLY_WAIT: Duration = Duration::from_millis(150);
@@ -46,7 +51,7 @@ async fn seen_from(
     for sent in 1..=SENDS {
         // The system's refusal is an event of its own.
         let _ = client.sockets.send(local, to, &bytes);
-        let wait = if sent == SENDS { LEAST_WAIT } else { INTERVAL };
+        let wait = wait_behind(sent, client);
         let wake = (Instant::now() + wait).min(until);
         while let Some(happening) = client.next(wake).await {
             if let Happening::Relayed { relayed, peer, data } = happening
@@ -70,6 +75,10 @@ pub(super) async fn echo(client: &mut Client, journal: &Journal, url: &ServerUrl
         return journal.missing(format!("{server}: echo through the relay"), "no socket could be opened");
     };
     let (observed, sent) = seen_from(client, local, relayed, until).await;
+    if observed.is_none() && Instant::now() >= until {
+        let what = format!("{server}: egress to a third party, and echo through the relay");
+        return journal.missing(what, "the time of the check was over");
+    }
     journal.measured(Measurement::ThirdParty { local, remote: relayed, observed, sent });
     let Some(peer) = observed else {
         // Whose firewall it is shows by what comes from there, and by how far packets to it get beside those to the server.
@@ -87,7 +96,7 @@ pub(super) async fn echo(client: &mut Client, journal: &Journal, url: &ServerUrl
     for sent in 1..=SENDS {
         let started = Instant::now();
         client.send_from_relay(relayed, peer, &bytes);
-        let wait = if sent == SENDS { LEAST_WAIT } else { INTERVAL };
+        let wait = wait_behind(sent, client);
         let wake = (started + wait).min(until);
         while let Some(happening) = client.next(wake).await {
             if let Happening::Datagram { local: at, bytes } = happening
@@ -135,7 +144,7 @@ async fn arrives(
             let _ = client.sockets.send(local, relayed, &out);
         }
         client.send_from_relay(relayed, to, &bytes);
-        let wait = if sent == SENDS { LEAST_WAIT } else { INTERVAL };
+        let wait = wait_behind(sent, client);
         let wake = (Instant::now() + wait).min(until);
         while let Some(happening) = client.next(wake).await {
             match happening {

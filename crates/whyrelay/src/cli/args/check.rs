@@ -21,6 +21,9 @@ pub struct CheckArgs {
         help_heading = "Servers"
     )]
     pub signal: Option<String>,
+    /// Whether that is the environment's.
+    #[arg(skip)]
+    pub signal_is_from_environment: bool,
     /// STUN server, like stun:stun.example.org:3478; may be repeated
     #[arg(long, value_name = "URL", help_heading = "Servers")]
     pub stun: Vec<String>,
