@@ -11,6 +11,7 @@ mod manual;
 mod peer;
 mod report;
 mod serve;
+mod serve_refusals;
 mod stun_args;
 mod turn_args;
 

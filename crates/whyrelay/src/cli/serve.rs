@@ -11,6 +11,7 @@ use whyrelay_core::host::leads_to_guests;
 use whyrelay_core::signal::{IceServer, ServersAnnouncement, unguessable_name};
 
 use super::args::ServeArgs;
+use super::serve_refusals::must_work;
 use super::turn_args::TurnArgs;
 use super::{HEALTHY, answer, peer};
 use crate::io::interfaces::{self, InterfaceFilter};
@@ -43,6 +44,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut interrupt = peer::watch_ending_signals(false)?;
     let stun_listen =
         if args.stun_listen.is_empty() { both_families(&own, STUN_PORT) } else { args.stun_listen.clone() };
+    must_work(&args, &own, &stun_listen)?;
     let relay = if args.no_stun { None } else { Some(bind_relay(&args, stun_listen)?) };
     let certificates = match (&args.tls_cert, &args.tls_key) {
         (Some(chain), Some(key)) => Some(Certificates::load(chain, key)?),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use whyrelay_core::engine::turn_server::{Credentials, Limits, Prefix, SharedSecret};
 
 /// TURN beyond the defaults.
@@ -22,10 +23,11 @@ pub struct TurnArgs {
     #[arg(long, value_name = "REALM", default_value = "whyrelay")]
     pub turn_realm: String,
     /// Allocations of one user
-    #[arg(long, value_name = "N", default_value_t = Limits::default().allocations_per_user)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().allocations_per_user,
+        value_parser = quota())]
     pub user_quota: usize,
     /// Allocations in all
-    #[arg(long, value_name = "N", default_value_t = Limits::default().allocations)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().allocations, value_parser = quota())]
     pub total_quota: usize,
     /// New peers (permissions, and channels without one) of one user at one address per second
     #[arg(long, value_name = "N", default_value_t = Limits::default().new_peers_per_second.unwrap_or(u32::MAX),
@@ -57,6 +59,11 @@ pub struct TurnArgs {
     /// machine only
     #[arg(long, value_name = "ADDR:PORT", help_heading = "Metrics")]
     pub metrics_listen: Option<SocketAddr>,
+}
+
+/// At least one: who wants no relay has --no-turn.
+fn quota() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 impl TurnArgs {

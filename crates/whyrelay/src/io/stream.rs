@@ -19,7 +19,7 @@ use whyrelay_core::engine::gather::StreamId;
 use whyrelay_core::trace::event::Transport;
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
-use super::tls::ClientTls;
+use super::tls::{ClientTls, handshake_failed};
 use super::witness::Witness;
 
 /// How long a connection may take, TLS included. A firewall that swallows SYNs is found out well before the session
@@ -327,7 +327,7 @@ async fn connect(
     let Some(name) = &options.tls else { return Ok((local, Box::new(stream))) };
     let name = server_name(name)?;
     let connector = TlsConnector::from(tls.config().await?);
-    Ok((local, Box::new(connector.connect(name, stream).await?)))
+    Ok((local, Box::new(connector.connect(name, stream).await.map_err(handshake_failed)?)))
 }
 
 fn server_name(name: &str) -> io::Result<ServerName<'static>> {

@@ -58,7 +58,7 @@ impl ServerCertVerifier for Watching {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verdict = self.judge.verify_server_cert(own, others, name, ocsp, now);
         let chain = std::iter::once(own).chain(others).map(|certificate| certificate.to_vec()).collect();
-        let refused = verdict.as_ref().err().map(ToString::to_string);
+        let refused = verdict.as_ref().err().map(|error| in_words(&error.to_string()));
         *self.witness.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Shown { chain, refused });
         verdict
     }
@@ -133,6 +133,26 @@ impl ClientTls {
     }
 }
 
+/// What TLS says of a certificate, where it says so in the names of its source code.
+fn in_words(detail: &str) -> String {
+    if detail.contains("CaUsedAsEndEntity") {
+        return "the server shows the certificate of an authority (CA:TRUE) as its own: make one of its own with \
+                basicConstraints=CA:FALSE (openssl req -x509 -addext basicConstraints=critical,CA:FALSE …), which may be \
+                its own authority (--tls-ca)"
+            .to_owned();
+    }
+    detail.to_owned()
+}
+
+/// An error of a handshake, the same way.
+pub(crate) fn handshake_failed(error: io::Error) -> io::Error {
+    let detail = error.to_string();
+    match in_words(&detail) {
+        same if same == detail => error,
+        words => io::Error::new(error.kind(), words),
+    }
+}
+
 fn load(extra: &[PathBuf]) -> io::Result<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
     // A broken certificate in the system's store must not keep us from using the others.
@@ -140,10 +160,39 @@ fn load(extra: &[PathBuf]) -> io::Result<Arc<RootCertStore>> {
     for file in extra {
         let wrong =
             |detail: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {detail}", file.display()));
+        let before = roots.len();
         for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.to_string()))? {
             let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
             roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
         }
+        if roots.len() == before {
+            return Err(wrong("it holds no certificate (PEM)".to_owned()));
+        }
     }
     Ok(Arc::new(roots))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn an_authority_as_a_server_is_said_in_words() {
+        let debug = "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))";
+        let told = handshake_failed(io::Error::new(io::ErrorKind::InvalidData, debug)).to_string();
+        assert!(told.contains("(CA:TRUE)") && told.contains("basicConstraints=CA:FALSE"), "{told}");
+        assert!(!told.contains("OtherError"), "{told}");
+        let other = handshake_failed(io::Error::other("invalid peer certificate: UnknownIssuer")).to_string();
+        assert_eq!(other, "invalid peer certificate: UnknownIssuer");
+    }
+
+    #[test]
+    fn an_authority_file_without_a_certificate_is_named() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "nothing").unwrap();
+        let error = load(&[file.path().to_owned()]).unwrap_err().to_string();
+        assert!(error.contains(&file.path().display().to_string()) && error.contains("no certificate"), "{error}");
+    }
 }

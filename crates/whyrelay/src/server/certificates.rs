@@ -22,6 +22,12 @@ pub enum TlsFileError {
         /// Why not.
         source: pem::Error,
     },
+    /// There is none in the file.
+    #[error("{path} holds no certificate: it is to hold the chain in PEM, the server's own first")]
+    NoCertificate {
+        /// The file.
+        path: String,
+    },
     /// The private key cannot be read.
     #[error("cannot read the private key {path}")]
     Key {
@@ -95,6 +101,9 @@ fn read(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<Certi
     let certificates = CertificateDer::pem_file_iter(chain)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|source| TlsFileError::Certificate { path: chain.display().to_string(), source })?;
+    if certificates.is_empty() {
+        return Err(TlsFileError::NoCertificate { path: chain.display().to_string() });
+    }
     let private = PrivateKeyDer::from_pem_file(key)
         .map_err(|source| TlsFileError::Key { path: key.display().to_string(), source })?;
     CertifiedKey::from_der(certificates, private, provider).map(Arc::new).map_err(TlsFileError::Unusable)

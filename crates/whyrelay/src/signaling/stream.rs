@@ -16,6 +16,7 @@ use url::{Host, Position, Url};
 
 use super::{SignalingError, SignalingOptions};
 use crate::io::names;
+use crate::io::tls::handshake_failed;
 
 /// Where the server is.
 #[derive(Clone, Debug)]
@@ -104,7 +105,7 @@ impl Endpoint {
         let stream = tokio::time::timeout(options.connect_timeout, connector.connect(name, stream))
             .await
             .map_err(|_| failed(io::Error::new(io::ErrorKind::TimedOut, "no answer")))?
-            .map_err(failed)?;
+            .map_err(|error| failed(handshake_failed(error)))?;
         Ok(Connected { stream: Box::new(stream), remote, local })
     }
 
@@ -164,7 +165,6 @@ async fn connect_to_one(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(told.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
 }
 
-/// What a segment carries at most: with headers and options no packet is then larger than the smallest that every
 /// The addresses in the system's order, which begins with the family that it prefers, but one of each family in turn.
 fn families_in_turn(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else { return Vec::new() };
@@ -174,6 +174,7 @@ fn families_in_turn(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     (0..longer).flat_map(|at| [preferred.get(at), other.get(at)]).flatten().copied().collect()
 }
 
+/// What a segment carries at most: with headers and options no packet is then larger than the smallest that every
 /// network has to take (RFC 791 §3.1, RFC 8200 §5).
 const fn largest_segment(address: &SocketAddr) -> u32 {
     if address.is_ipv4() { 576 - 40 } else { 1280 - 60 }
@@ -253,7 +254,6 @@ mod tests {
     }
 
     #[test]
-    #[test]
     fn families_take_turns_from_the_one_that_the_system_prefers() {
         let sorted = |list: &[&str]| {
             let addresses: Vec<SocketAddr> = list.iter().map(|text| text.parse().unwrap()).collect();
@@ -282,6 +282,7 @@ mod tests {
         assert_eq!(connecting.await.expect("in time").unwrap().peer_addr().unwrap(), alive);
     }
 
+    #[test]
     fn a_broken_url_says_what_is_wrong() {
         const SCHEME: &str = "it begins with neither http:// nor https://";
         for (url, words) in [
