@@ -15,10 +15,10 @@ mod serve_refusals;
 mod stun_args;
 mod turn_args;
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -86,8 +86,13 @@ fn use_color(color: Color) -> bool {
     match color {
         Color::Always => true,
         Color::Never => false,
-        Color::Auto => io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        Color::Auto => io::stdout().is_terminal() && terminal_takes_color(|name| std::env::var_os(name)),
     }
+}
+
+/// Whether the environment leaves colors to us.
+fn terminal_takes_color(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    variable("NO_COLOR").is_none_or(|value| value.is_empty()) && variable("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Columns of the terminal that stdout is; `None` where it is none.
@@ -117,4 +122,22 @@ fn answer(text: &str) -> anyhow::Result<()> {
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     use anyhow::Context as _;
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dumb_terminal_and_one_of_whom_wants_none_get_no_color() {
+        for (name, value, takes) in [
+            ("TERM", "xterm", true),
+            ("TERM", "dumb", false),
+            ("NO_COLOR", "1", false),
+            ("NO_COLOR", "", true),
+            ("OTHER", "dumb", true),
+        ] {
+            assert_eq!(terminal_takes_color(|asked| (asked == name).then(|| value.into())), takes, "{name}={value}");
+        }
+    }
 }
