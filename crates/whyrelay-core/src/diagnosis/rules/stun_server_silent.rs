@@ -100,11 +100,12 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             if either_end {
                 advice.insert(1, Remedy::firewall(format!("Let UDP to port {port} in at {}", server.ip())));
             }
-            let blame = match one_port {
-                _ if in_front => Blame::side(vantage),
-                _ if either_end => Blame::Path,
-                _ if hears || refused.is_some() || only_udp => Blame::Relay,
-                _ => Blame::Path,
+            let blame = if in_front {
+                Blame::side(vantage)
+            } else if !either_end && (hears || refused.is_some() || only_udp) {
+                Blame::Relay
+            } else {
+                Blame::Path
             };
             let doubt =
                 "Another server at another address that is silent for both sides, too: then both networks block UDP.";
