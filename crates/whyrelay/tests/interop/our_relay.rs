@@ -28,7 +28,7 @@ fn own_addresses() -> Result<()> {
         let output = command.arg(namespace.address().to_string()).output()?;
         Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
     };
-    const REFUSED: &str = "create perm: error 403";
+    const REFUSED: &str = "create permission error 403";
     let others = ask("10.0.0.5")?;
     ensure!(!others.contains(REFUSED), "another machine's address: {others}");
     namespace.shell("ip address add 10.0.0.5/32 dev wr0")?;
