@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use whyrelay_lab::fuzz::{Kind, generate, problems, shrink};
 use whyrelay_lab::scenario::Scenario;
+use whyrelay_lab::work;
 
 use super::super::{FINDING, HEALTHY, answer};
 use super::args::FuzzArgs;
-use super::work;
 
 /// Most wrong worlds that are made small and printed.
 const SHOWN: usize = 3;

@@ -8,11 +8,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use whyrelay_lab::kernel::{Conditions, LabError, cannot, privilege, run_kernel};
 use whyrelay_lab::run::judge;
 use whyrelay_lab::scenario::Scenario;
+use whyrelay_lab::work;
 
 use super::args::RunArgs;
 use super::certify::certify;
 use super::run::{Done, Skipped, each};
-use super::work;
 use crate::cli::runtime;
 
 /// A session mostly waits, so that more run than there are cores.

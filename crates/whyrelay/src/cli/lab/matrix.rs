@@ -9,10 +9,10 @@ use whyrelay_lab::matrix::{Cell, HEAD_START, KINDS, cells, run_cell};
 use whyrelay_lab::run::path_name;
 use whyrelay_lab::scenario::ScenarioError;
 use whyrelay_lab::scenario::file::Path;
+use whyrelay_lab::work;
 
 use super::super::{FINDING, HEALTHY, answer, terminal_columns};
 use super::args::{MatrixArgs, PictureFormat};
-use super::work;
 
 pub(super) fn run(args: &MatrixArgs, color: bool) -> anyhow::Result<u8> {
     let wanted: Vec<_> = cells().collect();

@@ -14,7 +14,6 @@ mod list;
 mod matrix;
 mod run;
 mod table;
-mod work;
 
 #[cfg(target_os = "linux")]
 pub(super) use kernel::watch_interrupts;

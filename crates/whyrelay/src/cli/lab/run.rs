@@ -10,12 +10,13 @@ use anyhow::Context as _;
 use whyrelay_core::report::{TextOptions, render_text};
 use whyrelay_lab::run::{Observed, Verdict, cannot_virtually, judge, run_virtual};
 use whyrelay_lab::scenario::Scenario;
+use whyrelay_lab::work;
 
 use super::super::files::Files;
 use super::super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer, terminal_columns};
 use super::args::{RunArgs, TableFormat};
+use super::junit;
 use super::table::{beside, counted, table};
-use super::{junit, work};
 
 /// What became of one scenario.
 pub(super) enum Done {
