@@ -101,6 +101,22 @@ pub fn contradictions(topology: &Topology) -> Vec<String> {
     wrong
 }
 
+/// What is found, in words: of all that can be, what is expected to be.
+pub(crate) fn words(expected: &Discovered, found: &Discovered) -> String {
+    fn word<T>(expected: Option<T>, field: &str, found: Option<impl ToString>) -> Option<String> {
+        let found = || found.map_or_else(|| "unknown".to_owned(), |found| found.to_string());
+        expected.map(|_| format!("{field} {}", found()))
+    }
+    let words = [
+        word(expected.udp, "udp", found.udp),
+        word(expected.mapping, "mapping", found.mapping),
+        word(expected.filtering, "filtering", found.filtering),
+        word(expected.hairpinning, "hairpinning", found.hairpinning),
+        word(expected.port_preservation, "port-preservation", found.port_preservation),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 /// The routers between a host and the Internet with their tables, the nearest first.
 struct Way<'a> {
     hops: Vec<(&'a Router, Table)>,

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::predict::{First, Place, predict};
+use crate::run::{Observed, run_virtual};
 use crate::scenario::file::{Expect, File, Host, OneOrMany, Path};
 use crate::scenario::value::Span;
 use crate::scenario::{Scenario, ScenarioError};
-use crate::world::{self, run_topology};
 
 /// How much later the candidates of the side that speaks first arrive at the other.
 pub const HEAD_START: Duration = Duration::from_millis(400);
@@ -43,7 +43,7 @@ pub const KINDS: &[Kind] = &[
 ];
 
 /// One world of the table.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Cell {
     /// The row: where a is.
     pub a: &'static str,
@@ -57,14 +57,33 @@ pub struct Cell {
     pub path: Option<Path>,
     /// From the start until both could send data, in milliseconds.
     pub usable_after_ms: Option<f64>,
+    /// What keeps the path from being proven: direct means that data passed with the relay cut, relayed that the relay
+    /// counted it.
+    pub unproven: Vec<String>,
 }
 
 impl Cell {
-    /// Whether it came out as theory says.
+    /// What came out of a world of the table, whichever world it was run in.
+    pub fn of((a, b, first): Case, expected: Path, observed: &Observed) -> Self {
+        Self {
+            a: a.label,
+            b: b.label,
+            first,
+            expected,
+            path: observed.path,
+            usable_after_ms: observed.usable_after.map(|usable| usable.as_micros() as f64 / 1000.0),
+            unproven: observed.unproven(),
+        }
+    }
+
+    /// Whether it came out as theory says, and the path is proven.
     pub fn agrees(&self) -> bool {
-        self.path == Some(self.expected)
+        self.path == Some(self.expected) && self.unproven.is_empty()
     }
 }
+
+/// Where a and b are, and who speaks first.
+pub type Case = (&'static Kind, &'static Kind, First);
 
 /// The scenario of a cell.
 pub fn scenario(a: &Kind, b: &Kind, first: First, seed: u64) -> Result<Scenario, ScenarioError> {
@@ -89,28 +108,34 @@ pub fn scenario(a: &Kind, b: &Kind, first: First, seed: u64) -> Result<Scenario,
     Scenario::of("matrix", file)
 }
 
-/// Runs one cell.
+/// Runs one cell in virtual time.
 pub fn run_cell(a: &'static Kind, b: &'static Kind, first: First, seed: u64) -> Result<Cell, ScenarioError> {
     let Scenario { topology, .. } = scenario(a, b, first, seed)?;
     let expected = predict(Place::of(&topology, 0), Place::of(&topology, 1), first);
-    let outcome = run_topology(&topology);
-    let path = outcome.path().map(|path| match path {
-        world::Path::Direct => Path::Direct,
-        world::Path::Relayed => Path::Relayed,
-        world::Path::Failed => Path::Failed,
-    });
-    let usable = outcome.a.usable_after.zip(outcome.b.usable_after).map(|(a, b)| a.max(b));
-    Ok(Cell {
-        a: a.label,
-        b: b.label,
-        first,
-        expected,
-        path,
-        usable_after_ms: usable.map(|usable| usable.as_micros() as f64 / 1000.0),
-    })
+    Ok(Cell::of((a, b, first), expected, &run_virtual(&topology)))
 }
 
 /// The order of the cells: rows, columns, then who speaks first.
-pub fn cells() -> impl Iterator<Item = (&'static Kind, &'static Kind, First)> {
+pub fn cells() -> impl Iterator<Item = Case> {
     KINDS.iter().flat_map(|a| KINDS.iter().flat_map(move |b| [(a, b, First::A), (a, b, First::B)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_whose_path_is_not_proven_does_not_agree_with_theory() {
+        let home = &KINDS[4];
+        let Scenario { topology, .. } = scenario(home, home, First::A, 1).unwrap_or_else(|error| panic!("{error}"));
+        let proven = run_virtual(&topology);
+        let cell = |observed: &Observed| Cell::of((home, home, First::A), Path::Direct, observed);
+        assert!(cell(&proven).agrees(), "{:?}", cell(&proven));
+        let uncut = Observed { relay_cut: false, ..proven.clone() };
+        let without_data = Observed { contradictions: vec!["no data".to_owned()], ..proven.clone() };
+        let relayed = Observed { path: Some(Path::Relayed), ..proven };
+        for wrong in [uncut, without_data, relayed] {
+            assert!(!cell(&wrong).agrees(), "{:?}", cell(&wrong));
+        }
+    }
 }

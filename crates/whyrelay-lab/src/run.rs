@@ -1,16 +1,17 @@
 //! Running a scenario and judging what came out: the same for both worlds.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 use whyrelay_core::diagnosis::finding::Severity;
-use whyrelay_core::diagnosis::session;
+use whyrelay_core::diagnosis::{rules, session};
 use whyrelay_core::report::{Expected, Report};
 use whyrelay_core::trace::event::Event;
 
-use crate::discover;
+use crate::discover::{self, discover};
 use crate::scenario::Topology;
-use crate::scenario::file::{Best, Blame, Path, WorldKind};
+use crate::scenario::file::{ANYTHING, Best, Blame, Discovered, Finding, Path, WorldKind};
 use crate::world::{self, Outcome};
 use crate::{limits, port_mapping};
 
@@ -56,9 +57,23 @@ pub fn cannot_virtually(topology: &Topology) -> Option<String> {
     sysctl.map(|name| format!("the kernel parameter {name}"))
 }
 
+impl Observed {
+    /// What keeps the path from being proven: direct means that data passed with the relay cut, relayed that the relay
+    /// counted it. Nothing: it is proven.
+    pub fn unproven(&self) -> Vec<String> {
+        let uncut = (self.path == Some(Path::Direct) && !self.relay_cut)
+            .then(|| "the path is direct, and yet the relay was not cut, as not both sides had it in time".to_owned());
+        self.contradictions.iter().cloned().chain(uncut).collect()
+    }
+}
+
 /// Runs a scenario in virtual time.
 pub fn run_virtual(topology: &Topology) -> Observed {
-    let outcome = world::run_topology(topology);
+    observe(world::run_topology(topology))
+}
+
+/// What came out of a world.
+pub(crate) fn observe(outcome: Outcome) -> Observed {
     let contradictions = contradictions(&outcome);
     let Outcome { a, b, relayed_data, relay_cut, .. } = outcome;
     let path = (a.path == b.path).then_some(match a.path {
@@ -90,6 +105,9 @@ fn contradictions(outcome: &Outcome) -> Vec<String> {
         Some(world::Path::Relayed) if outcome.relayed_data == 0 => {
             found.push("relayed, and yet the relay carried nothing".to_owned());
         }
+        Some(world::Path::Direct) if outcome.relayed_data > 0 => {
+            found.push("direct, and yet the relay carried data".to_owned());
+        }
         _ => {}
     }
     let received = (outcome.a.data_received, outcome.b.data_received);
@@ -120,6 +138,71 @@ impl std::fmt::Display for Named {
     }
 }
 
+/// A finding that is expected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Wanted {
+    /// Its code.
+    pub code: String,
+    /// Its name.
+    pub name: String,
+    /// Names of those that are as good.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub or: Vec<String>,
+    /// Whose fault it must be; `None`: anybody's.
+    pub blame: Option<&'static str>,
+    /// Whether it must come before all others.
+    pub first: bool,
+}
+
+impl Wanted {
+    fn of(finding: &Finding) -> Self {
+        let rule = rules::find(&finding.name);
+        Self {
+            code: rule.map_or_else(String::new, |rule| rule.code.to_owned()),
+            name: rule.map_or_else(|| finding.name.clone(), |rule| rule.name.to_owned()),
+            or: finding.or.clone(),
+            blame: finding.blame.map(blame_name),
+            first: finding.first,
+        }
+    }
+
+    /// Whether a finding is of this name, whoever it blames.
+    fn is_named(&self, found: &Named) -> bool {
+        found.is(&self.name) || self.or.iter().any(|name| found.is(name))
+    }
+
+    fn is(&self, found: &Named) -> bool {
+        self.is_named(found) && self.blame.is_none_or(|blame| found.blame == blame)
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.code, self.name)?;
+        self.or.iter().try_for_each(|name| write!(f, " or {name}"))?;
+        write!(f, " ({})", self.blame.unwrap_or("whoever it blames"))
+    }
+}
+
+impl Named {
+    fn is(&self, code_or_name: &str) -> bool {
+        self.code.eq_ignore_ascii_case(code_or_name) || self.name == code_or_name
+    }
+}
+
+/// How one thing that was expected, or came, compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// It was expected and came.
+    AsExpected,
+    /// It came, and might.
+    Allowed,
+    /// It came, and was not expected.
+    NotExpected,
+    /// It was expected and did not come.
+    Missing,
+}
+
 /// What was expected against what came out.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
@@ -133,8 +216,20 @@ pub struct Verdict {
     pub expected_path: Path,
     /// The path that came out.
     pub path: Option<Path>,
+    /// The best path that the account must say the networks allow, where the scenario says so.
+    pub expected_best: Option<Best>,
+    /// The one that it says.
+    pub best: Best,
+    /// Findings that must be there.
+    pub expected_findings: Vec<Wanted>,
+    /// Names of findings that may be there besides.
+    pub allowed_findings: Vec<String>,
     /// Findings of severity error or warning, the root cause first.
     pub findings: Vec<Named>,
+    /// By host: the NAT behavior that must be discovered.
+    pub expected_nat: BTreeMap<String, Discovered>,
+    /// The behavior that is discovered from these hosts.
+    pub nat: BTreeMap<String, Discovered>,
     /// From the start until both sides could send data, in milliseconds.
     pub usable_after_ms: Option<f64>,
     /// What is otherwise than expected; nothing: it passed.
@@ -146,18 +241,55 @@ impl Verdict {
     pub fn passed(&self) -> bool {
         self.problems.is_empty()
     }
+
+    /// What was expected against what came, but for the path: the best path, findings, NAT behavior.
+    pub fn comparison(&self) -> Vec<(Compared, String)> {
+        let mut lines = Vec::new();
+        let mut compare = |what: &str, expected: String, got: String| match expected == got {
+            true => lines.push((Compared::AsExpected, format!("{what}: {got}"))),
+            false => lines.extend([
+                (Compared::Missing, format!("{what}: {expected}")),
+                (Compared::NotExpected, format!("{what}: {got}")),
+            ]),
+        };
+        if let Some(expected) = self.expected_best {
+            compare("best path", best_name(expected).to_owned(), best_name(self.best).to_owned());
+        }
+        for (host, expected) in &self.expected_nat {
+            let found = self.nat.get(host).copied().unwrap_or_default();
+            compare(&format!("{host}'s NAT"), discover::words(expected, expected), discover::words(expected, &found));
+        }
+        for found in &self.findings {
+            let how = if self.expected_findings.iter().any(|wanted| wanted.is(found)) {
+                Compared::AsExpected
+            } else if is_allowed(&self.allowed_findings, found) {
+                Compared::Allowed
+            } else {
+                Compared::NotExpected
+            };
+            lines.push((how, found.to_string()));
+        }
+        let missing =
+            self.expected_findings.iter().filter(|wanted| !self.findings.iter().any(|found| wanted.is(found)));
+        lines.extend(missing.map(|wanted| (Compared::Missing, wanted.to_string())));
+        lines
+    }
+}
+
+fn is_allowed(allowed: &[String], found: &Named) -> bool {
+    allowed.iter().any(|name| name == ANYTHING || found.is(name))
 }
 
 /// Judges what came out of a scenario.
 pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
     let expect = &topology.expect;
-    let mut problems = observed.contradictions.clone();
+    let mut problems = match expect.path {
+        Path::Direct => observed.unproven(),
+        Path::Relayed | Path::Failed => observed.contradictions.clone(),
+    };
     problems.extend(discover::contradictions(topology));
     if observed.path != Some(expect.path) {
         problems.push(format!("the path is {}, expected {}", path_name(observed.path), path_name(Some(expect.path))));
-    }
-    if (observed.path, expect.path) == (Some(Path::Direct), Path::Direct) && !observed.relay_cut {
-        problems.push("the path is direct, and yet the relay was not cut, as not both sides had it in time".to_owned());
     }
     let report = &observed.report;
     let account = match report.path {
@@ -172,7 +304,16 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
             path_name(observed.path)
         ));
     }
-    problems.extend(expect.expected.and_then(|wanted| prediction(wanted, report.expected)));
+    let best = match report.expected {
+        Expected::Direct => Best::Direct,
+        Expected::Relayed => Best::Relayed,
+        Expected::None => Best::Failed,
+        Expected::Unknown => Best::Unknown,
+    };
+    if let Some(wanted) = expect.expected.filter(|wanted| *wanted != best) {
+        let (best, wanted) = (best_name(best), best_name(wanted));
+        problems.push(format!("the best path by the account is {best}, expected {wanted}"));
+    }
     let findings: Vec<Named> = report
         .findings
         .iter()
@@ -183,10 +324,10 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
             blame: finding.blame.name().to_owned(),
         })
         .collect();
-    let is = |found: &Named, name: &str| found.code.eq_ignore_ascii_case(name) || found.name == name;
-    for wanted in &expect.finding {
-        match findings.iter().position(|found| is(found, &wanted.name) && blamed(found, wanted.blame)) {
-            None if findings.iter().any(|found| is(found, &wanted.name)) => {
+    let expected_findings: Vec<Wanted> = expect.finding.iter().map(Wanted::of).collect();
+    for wanted in &expected_findings {
+        match findings.iter().position(|found| wanted.is(found)) {
+            None if findings.iter().any(|found| wanted.is_named(found)) => {
                 problems.push(format!("{} blames another than expected", wanted.name));
             }
             None => problems.push(format!("{} is missing", wanted.name)),
@@ -197,13 +338,13 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
         }
     }
     // A fault has effects, which may be findings of their own: the scenario says which. None of them may come first.
-    let wanted = |found: &Named| expect.finding.iter().any(|wanted| is(found, &wanted.name));
-    for found in findings.iter().filter(|found| !wanted(found)) {
-        if !expect.also.iter().any(|name| is(found, name)) {
+    let is_wanted = |found: &Named| expected_findings.iter().any(|wanted| wanted.is(found));
+    for found in findings.iter().filter(|found| !is_wanted(found)) {
+        if !is_allowed(&expect.also, found) {
             problems.push(format!("{found} is not expected"));
         }
     }
-    if let Some(first) = findings.first().filter(|first| !expect.finding.is_empty() && !wanted(first)) {
+    if let Some(first) = findings.first().filter(|first| !expect.finding.is_empty() && !is_wanted(first)) {
         problems.push(format!("{first} comes before every finding that is expected"));
     }
     Verdict {
@@ -212,41 +353,36 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
         world: observed.world,
         expected_path: expect.path,
         path: observed.path,
+        expected_best: expect.expected,
+        best,
+        expected_findings,
+        allowed_findings: expect.also.clone(),
         findings,
+        nat: expect.nat.keys().map(|host| (host.clone(), discover(topology, host))).collect(),
+        expected_nat: expect.nat.clone(),
         usable_after_ms: observed.usable_after.map(|after| after.as_micros() as f64 / 1000.0),
         problems,
     }
 }
 
-/// What is wrong with the account's word on the best path that the networks allow.
-fn prediction(wanted: Best, said: Expected) -> Option<String> {
-    let said = match said {
-        Expected::Direct => Best::Direct,
-        Expected::Relayed => Best::Relayed,
-        Expected::None => Best::Failed,
-        Expected::Unknown => Best::Unknown,
-    };
-    let word = |best| match best {
+const fn best_name(best: Best) -> &'static str {
+    match best {
         Best::Direct => path_name(Some(Path::Direct)),
         Best::Relayed => path_name(Some(Path::Relayed)),
         Best::Failed => path_name(Some(Path::Failed)),
         Best::Unknown => "unknown",
-    };
-    (said != wanted).then(|| format!("the best path by the account is {}, expected {}", word(said), word(wanted)))
+    }
 }
 
-fn blamed(found: &Named, blame: Option<Blame>) -> bool {
-    blame.is_none_or(|blame| {
-        found.blame
-            == match blame {
-                Blame::A => "A",
-                Blame::B => "B",
-                Blame::Both => "both sides",
-                Blame::Relay => "the relay",
-                Blame::Signaling => "signaling",
-                Blame::Path => "the path",
-            }
-    })
+const fn blame_name(blame: Blame) -> &'static str {
+    match blame {
+        Blame::A => "A",
+        Blame::B => "B",
+        Blame::Both => "both sides",
+        Blame::Relay => "the relay",
+        Blame::Signaling => "signaling",
+        Blame::Path => "the path",
+    }
 }
 
 /// A path in words, for tables and problems.

@@ -48,9 +48,13 @@ fn expect(file: &File) -> Result<(), Wrong> {
         return Err(Wrong::new(format!("expect.nat.{name}"), "there is no such host", "name one of the hosts"));
     }
     let must = expect.finding.iter().enumerate().map(|(index, it)| (format!("finding[{index}].name"), &it.name));
+    let or = expect.finding.iter().enumerate().flat_map(|(index, it)| {
+        it.or.iter().enumerate().map(move |(other, name)| (format!("finding[{index}].or[{other}]"), name))
+    });
     let may = expect.also.iter().enumerate().map(|(index, name)| (format!("also[{index}]"), name));
+    let may = may.filter(|(_, name)| *name != file::ANYTHING);
     // What nobody looks for would never be missed.
-    if let Some((key, name)) = must.chain(may).find(|(_, name)| rules::find(name).is_none()) {
+    if let Some((key, name)) = must.chain(or).chain(may).find(|(_, name)| rules::find(name).is_none()) {
         let hint = "`whyrelay explain --list` names them all";
         return Err(Wrong::new(format!("expect.{key}"), format!("there is no finding {name:?}"), hint));
     }

@@ -7,6 +7,8 @@
 
 mod acting;
 mod build;
+#[cfg(test)]
+mod cut_tests;
 mod facts;
 mod from_topology;
 mod kernel;
@@ -158,15 +160,16 @@ struct World {
 
 /// Lets a world happen.
 pub fn run(setup: &Setup) -> Outcome {
-    happen(build::build(setup), setup.limit)
+    happen(build::build(setup), setup.limit, World::is_direct)
 }
 
 /// Lets a scenario's world happen, to its end or to [`LIMIT`].
 pub fn run_topology(topology: &Topology) -> Outcome {
-    happen(from_topology::build(topology), LIMIT)
+    happen(from_topology::build(topology), LIMIT, World::is_direct)
 }
 
-fn happen(mut world: World, limit: Duration) -> Outcome {
+/// The relay is cut before data is tried where `cuts` says so.
+fn happen(mut world: World, limit: Duration, cuts: impl Fn(&World) -> bool) -> Outcome {
     let end = START + limit;
     world.queue.push(end, Happening::Look);
     let mut outcomes = None;
@@ -191,7 +194,7 @@ fn happen(mut world: World, limit: Duration) -> Outcome {
         if world.phase == Phase::Connecting && (world.is_settled() || at >= end) {
             world.phase = Phase::Trying;
             world.relayed_before = world.server.relayed();
-            relay_cut = (0..2).all(|index| world.path(index) == Path::Direct);
+            relay_cut = cuts(&world);
             if relay_cut {
                 world.server.cut();
             }

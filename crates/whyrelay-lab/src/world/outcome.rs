@@ -94,6 +94,11 @@ impl World {
         }
     }
 
+    /// Whether both peers are connected directly now.
+    pub(super) fn is_direct(&self) -> bool {
+        (0..2).all(|index| self.path(index) == Path::Direct)
+    }
+
     /// How a peer is connected now.
     pub(super) fn path(&self, index: usize) -> Path {
         let peer = &self.peers[index];

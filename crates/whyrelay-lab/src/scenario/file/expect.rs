@@ -9,6 +9,9 @@ use whyrelay_core::nat::behavior::{FilteringBehavior, MappingBehavior};
 use super::is_default;
 use super::names::BehaviorName;
 
+/// In [`Expect::also`]: any finding at all.
+pub const ANYTHING: &str = "anything";
+
 /// What must come out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -21,7 +24,8 @@ pub struct Expect {
     /// Findings of severity error or warning that must be there. None: nothing may be wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub finding: Vec<Finding>,
-    /// Findings of that severity that may be there besides, none of them as the first where another must be there.
+    /// Findings of that severity that may be there besides, none of them as the first where another must be there;
+    /// `anything` stands for all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
     /// The NAT behavior that a stranger discovers from a host's place.
@@ -67,6 +71,9 @@ pub enum Best {
 pub struct Finding {
     /// Its code or its name.
     pub name: String,
+    /// Codes or names of others that are as good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub or: Vec<String>,
     /// Whose fault it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blame: Option<Blame>,

@@ -12,7 +12,7 @@ mod names;
 mod router;
 mod server;
 
-pub use expect::{Best, Blame, Discovered, Expect, Finding, Path};
+pub use expect::{ANYTHING, Best, Blame, Discovered, Expect, Finding, Path};
 pub use host::{
     FirewallRule, Hook, Host, Interface, InterfaceKind, Protocol, Route, RouteKind, Rule, RuleAction, Session, Verdict,
 };
