@@ -22,7 +22,7 @@ use crate::run::Observed;
 use crate::scenario::file::{InterfaceKind, Path};
 
 /// Findings that say what was seen of a fault and not what it is; beside the fault's own they are no mistake.
-const SYMPTOMS: &[&str] = &[
+pub(crate) const SYMPTOMS: &[&str] = &[
     "checks-not-arriving",
     "checks-unanswered",
     "checks-not-answered",

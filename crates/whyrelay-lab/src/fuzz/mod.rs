@@ -4,23 +4,22 @@
 mod fault;
 mod faults;
 mod shrink;
+mod tried;
 
 use std::time::Duration;
 
-use whyrelay_core::diagnosis::finding::Severity;
 use whyrelay_core::nat::behavior::{FilteringBehavior, MappingBehavior, PortAllocation, Refresh};
 use whyrelay_core::random::Random;
 
-use crate::accuracy::score;
-use crate::predict::{First, Place, predict};
-use crate::run::{Observed, path_name, run_virtual};
-use crate::scenario::file::{File, Host, Link, OneOrMany, Path, Router, WorldKind};
+use crate::predict::First;
+use crate::scenario::Scenario;
+use crate::scenario::file::{File, Host, Link, OneOrMany, Router, WorldKind};
 use crate::scenario::value::Span;
-use crate::scenario::{Scenario, ScenarioError};
 
 pub use fault::{Culprit, Fault, Hides, Shows};
 pub use faults::{DECOYS, FAULTS};
-pub use shrink::{shrink, shrink_by};
+pub use shrink::shrink_by;
+pub use tried::{Tried, try_world};
 
 /// Presets that random places are made of: no faults of the network beside translation and filtering.
 const PLACES: &[&str] = &[
@@ -393,29 +392,4 @@ fn place(random: &mut Random, file: &mut File, name: &str, places: &[&str], any_
             vec![format!("at-{name}")]
         }
     }
-}
-
-/// Why a world is wrong; nothing: it is as theory says, and its account says what was planted and nothing else.
-pub fn problems(world: &World) -> Result<Vec<String>, ScenarioError> {
-    let Scenario { topology, .. } = Scenario::of("fuzz", world.file.clone())?;
-    let observed = run_virtual(&topology);
-    let mut problems = observed.contradictions.clone();
-    if world.is_good {
-        let score = score(world, &observed);
-        problems.extend(score.problems());
-    } else {
-        let expected = predict(Place::of(&topology, 0), Place::of(&topology, 1), world.first);
-        if observed.path != Some(expected) {
-            let (got, expected) = (path_name(observed.path), path_name(Some(expected)));
-            problems.push(format!("the path is {got}, theory says {expected}"));
-        }
-        problems.extend(blamed_for_nothing(&observed, expected));
-    }
-    Ok(problems)
-}
-
-/// A healthy direct path has no finding.
-fn blamed_for_nothing(observed: &Observed, expected: Path) -> Option<String> {
-    let first = observed.report.findings.iter().find(|finding| finding.severity != Severity::Info)?;
-    (expected == Path::Direct).then(|| format!("a healthy direct path has the finding {}", first.name))
 }

@@ -1,15 +1,10 @@
 //! Making a world that is wrong small: fewer faults and decoys, simpler places, no conditions on links.
 
-use super::{PLACES, World, problems};
+use super::{PLACES, World};
 use crate::scenario::file::{File, Link, OneOrMany, Router};
 use crate::scenario::presets::PRESETS;
 
-/// Makes a world that is wrong as small as it stays wrong in the same way.
-pub fn shrink(world: &World) -> World {
-    shrink_by(world, &|world| problems(world).unwrap_or_default())
-}
-
-/// The same by another judge, who says what is wrong with a world.
+/// Makes a world that is wrong as small as it stays wrong in the same way, by a judge who says what is wrong with one.
 pub fn shrink_by(world: &World, judge: &dyn Fn(&World) -> Vec<String>) -> World {
     let kinds: Vec<String> = judge(world).iter().map(|problem| kind(problem)).collect();
     let is_wrong = |world: &World| judge(world).iter().any(|problem| kinds.contains(&kind(problem)));

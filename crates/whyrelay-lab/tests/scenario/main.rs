@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod drawings;
+mod fuzz;
 mod worlds;
 
 use std::collections::BTreeSet;

@@ -106,6 +106,32 @@ fn what_cannot_be_written_is_said_before_anything_runs() {
     }
 }
 
+/// Byte for byte: what is printed, and every recording.
+#[test]
+fn nothing_depends_on_how_many_run_at_the_same_time() {
+    let fuzz = |jobs| {
+        let output = whyrelay(&["lab", "fuzz", "--worlds", "60", "--seed", "7", "--faults", "2", "--jobs", jobs]);
+        assert!(output.status.code() != Some(2), "{}", said(&output));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let (one, two) = (fuzz("1"), fuzz("2"));
+    assert!(one.starts_with("60 worlds from seed 7"), "{one}");
+    assert_eq!(one, two);
+
+    let names = ["two-homes", "jitter-and-reordering", "bursty-loss", "symmetric-on-both-sides", "many-bridges"];
+    let recorded = |jobs| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = directory.path().display().to_string();
+        let output = whyrelay(&[&["lab", "run", "--jobs", jobs, "--record", &place], &names[..]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        let read = |file| std::fs::read(directory.path().join(file)).expect("a recording");
+        names.map(|name| ["a", "b"].map(|side| read(format!("{name}-{side}.jsonl"))))
+    };
+    let (one, two) = (recorded("1"), recorded("2"));
+    assert!(one.iter().flatten().all(|recording| recording.len() > 1000));
+    assert!(one == two, "recordings differ");
+}
+
 #[test]
 fn more_random_worlds_than_memory_holds_are_begun() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_whyrelay"));

@@ -148,4 +148,7 @@ pub struct FuzzArgs {
     /// Plant so many faults in each world, and judge the account; 0: decoys only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=2))]
     pub faults: Option<u8>,
+    /// Worlds at a time; default: one for each core
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub jobs: Option<u8>,
 }

@@ -5,8 +5,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use whyrelay_lab::fuzz::{Kind, generate, problems, shrink};
-use whyrelay_lab::scenario::Scenario;
+use whyrelay_lab::fuzz::{Kind, World, generate, shrink_by, try_world};
+use whyrelay_lab::run::run_virtual;
+use whyrelay_lab::scenario::ScenarioError;
 use whyrelay_lab::work;
 
 use super::super::{FINDING, HEALTHY, answer};
@@ -29,7 +30,7 @@ pub(super) fn run(args: &FuzzArgs) -> anyhow::Result<u8> {
     for seeds in batches(args.seed, args.worlds) {
         let results = work::each(
             &seeds,
-            work::cores(),
+            args.jobs.map_or_else(work::cores, usize::from),
             |seed| problems(&generate(*seed, kind)).map(|problems| (*seed, problems)),
             |result| {
                 let done = result.as_ref().ok().map(|(seed, problems)| (*seed, problems.as_slice()));
@@ -52,13 +53,21 @@ pub(super) fn run(args: &FuzzArgs) -> anyhow::Result<u8> {
         let _ = writeln!(text, "  seed {seed}: {}", problem.join("; "));
     }
     for (seed, _) in wrong.iter().take(SHOWN) {
-        let small = shrink(&generate(*seed, kind));
-        let said = problems(&small)?.join("; ");
-        let scenario = Scenario::of("fuzz", small.file)?;
-        let _ = writeln!(text, "\n# seed {seed}, made small: {said}\n{}", scenario.to_toml());
+        let small = shrink_by(&generate(*seed, kind), &|world| problems(world).unwrap_or_default());
+        let tried = try_world(&small, &run_virtual)?;
+        let said = tried.problems.join("; ");
+        let _ = writeln!(text, "\n# seed {seed}, made small: {said}\n{}", tried.scenario.to_toml());
+    }
+    if !wrong.is_empty() {
+        text.push_str("\n# in a file of its own, `whyrelay lab run FILE` shows it again, and whether it is mended\n");
     }
     answer(&text)?;
     Ok(if wrong.is_empty() { HEALTHY } else { FINDING })
+}
+
+/// What is wrong with a world.
+fn problems(world: &World) -> Result<Vec<String>, ScenarioError> {
+    Ok(try_world(world, &run_virtual)?.problems)
 }
 
 /// Between two lines of progress: one that is rewritten, on a terminal; else each a new one.

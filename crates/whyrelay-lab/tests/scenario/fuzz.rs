@@ -1,0 +1,97 @@
+//! Random worlds come out as they must, and one that does not is handed out as a scenario that shows it again.
+
+use whyrelay_core::diagnosis::finding::{Finding, Severity};
+use whyrelay_core::nat::behavior::{FilteringBehavior, MappingBehavior, PortAllocation};
+use whyrelay_lab::fuzz::{Kind, World, generate, shrink_by, try_world};
+use whyrelay_lab::run::{Observed, judge, run_virtual};
+use whyrelay_lab::scenario::topology::Translation;
+use whyrelay_lab::scenario::{Scenario, Topology};
+use whyrelay_lab::work;
+
+/// What is wrong with a world that is run so.
+fn problems(seed: u64, kind: Kind, run: &dyn Fn(&Topology) -> Observed) -> Vec<String> {
+    try_world(&generate(seed, kind), run).unwrap_or_else(|error| panic!("seed {seed}: {error}")).problems
+}
+
+#[test]
+fn hundreds_of_random_worlds_come_out_as_theory_says() {
+    let worlds: Vec<(Kind, u64)> =
+        (1..=600).map(|seed| (Kind::Theory, seed)).chain((1..=300).map(|seed| (Kind::Healthy, seed))).collect();
+    let wrong_with = |(kind, seed): &(Kind, u64)| {
+        let problems = problems(*seed, *kind, &run_virtual);
+        (!problems.is_empty()).then(|| format!("{kind:?}, seed {seed}: {}", problems.join("; ")))
+    };
+    let wrong = work::each(&worlds, work::cores(), wrong_with, |_| ());
+    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    assert!(wrong.is_empty(), "{} of {} worlds:\n{}", wrong.len(), worlds.len(), wrong.join("\n"));
+}
+
+/// A laboratory whose routers are not what they say: each has a port for every destination.
+fn with_broken_routers(topology: &Topology) -> Observed {
+    let mut topology = topology.clone();
+    for router in &mut topology.routers {
+        if let Translation::Nat(behavior) = &mut router.translation {
+            behavior.mapping = MappingBehavior::AddressAndPortDependent;
+            behavior.filtering = FilteringBehavior::AddressAndPortDependent;
+            behavior.ports = PortAllocation::Random;
+            behavior.overloading = false;
+        }
+    }
+    run_virtual(&topology)
+}
+
+/// A diagnosis that does not see what keeps the path from being direct: its root cause is never found.
+fn without_the_first_finding(topology: &Topology) -> Observed {
+    let mut observed = run_virtual(topology);
+    let findings = &mut observed.report.findings;
+    if let Some(first) = findings.iter().position(|finding| finding.severity != Severity::Info) {
+        findings.remove(first);
+    }
+    observed
+}
+
+/// A diagnosis that blames a firewall of A for everything, before all else.
+fn with_a_finding_of_nothing(topology: &Topology) -> Observed {
+    let mut observed = run_virtual(topology);
+    observed.report.findings.insert(0, made_up());
+    observed
+}
+
+fn made_up() -> Finding {
+    let scenario = Scenario::find("input-drop").unwrap_or_else(|error| panic!("{error}"));
+    let findings = run_virtual(&scenario.topology).report.findings;
+    let found = findings.into_iter().find(|finding| finding.name == "input-firewall-drops");
+    found.unwrap_or_else(|| panic!("input-drop has no such finding"))
+}
+
+/// What `lab fuzz` prints, read again as `lab run` reads it: with the fault that was planted in the laboratory or in the
+/// diagnosis it is wrong in the very same way, and without it nothing is.
+#[test]
+fn the_file_of_a_wrong_world_shows_it_again_and_passes_once_the_fault_is_mended() {
+    let broken: [(&str, &dyn Fn(&Topology) -> Observed, &[Kind]); 3] = [
+        ("routers", &with_broken_routers, &[Kind::Theory, Kind::Healthy]),
+        ("nothing found", &without_the_first_finding, &[Kind::Faults(1), Kind::Faults(2)]),
+        ("found in vain", &with_a_finding_of_nothing, &[Kind::Theory, Kind::Healthy, Kind::Faults(1), Kind::Faults(2)]),
+    ];
+    for (fault, run, kinds) in broken {
+        for kind in kinds {
+            let right = |seed: &u64| problems(*seed, *kind, &run_virtual).is_empty();
+            let is_wrong = |seed: &u64| !problems(*seed, *kind, run).is_empty();
+            let wrong: Vec<u64> = (1..=200).filter(|seed| is_wrong(seed) && right(seed)).take(4).collect();
+            assert_eq!(wrong.len(), 4, "{fault}, {kind:?}: hardly any world is wrong");
+            for seed in wrong {
+                let context = format!("{fault}, {kind:?}, seed {seed}");
+                let tried = |world: &World| try_world(world, run).unwrap_or_else(|error| panic!("{context}: {error}"));
+                let small = tried(&shrink_by(&generate(seed, *kind), &|world| tried(world).problems));
+                let text = small.scenario.to_toml();
+                let again =
+                    Scenario::parse("again", &text).unwrap_or_else(|error| panic!("{context}: {error}\n{text}"));
+                assert!(!small.problems.is_empty(), "{context}: it is right\n{text}");
+                let shown = judge(&again.topology, &run(&again.topology)).problems;
+                assert_eq!(shown, small.problems, "{context}\n{text}");
+                let mended = judge(&again.topology, &run_virtual(&again.topology)).problems;
+                assert_eq!(mended, [""; 0], "{context}: still wrong\n{text}");
+            }
+        }
+    }
+}
