@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::error::LabError;
+use super::state;
 
 /// How much of a program's complaint an error shows.
 const SHOWN: usize = 600;
@@ -37,6 +38,7 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str) -> Result<Str
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .env(state::OWNER, state::owner())
         // Ctrl-C is for the lab, which ends in order.
         .process_group(0)
         .spawn()

@@ -64,8 +64,8 @@ impl<'a> Cut<'a> {
     }
 }
 
-/// Messages came back over the channel: sent after the relay was cut, where it was.
-pub(super) fn data_passed(events: &[Event], vantage: Vantage, cut: Option<Timestamp>) -> bool {
+/// Messages came back over a side's channel: sent after the relay was cut, where it was.
+pub fn data_passed(events: &[Event], vantage: Vantage, cut: Option<Timestamp>) -> bool {
     let own = || events.iter().filter(|event| event.vantage == vantage);
     let ping = |event: &&Event| matches!(event.kind, EventKind::ChannelPing { direction: Direction::Out, .. });
     let answered = own().any(|event| matches!(event.kind, EventKind::RoundTrips { count, .. } if count > 0));

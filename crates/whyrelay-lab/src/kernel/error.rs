@@ -1,6 +1,7 @@
 //! What can go wrong with a lab: the machine's fault, the scenario's, or a program's.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A lab cannot be made, used or removed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,14 @@ pub enum LabError {
     Command {
         /// What was run.
         command: String,
+        /// Its last words.
+        said: String,
+    },
+    /// A session or server of whyrelay's own did not do its work.
+    #[error("{who}: {said}")]
+    Session {
+        /// Which, and where.
+        who: String,
         /// Its last words.
         said: String,
     },
@@ -55,6 +64,23 @@ pub enum LabError {
 }
 
 impl LabError {
+    /// Ends what is being done once the user wants it ended.
+    pub(crate) fn if_set(interrupted: &AtomicBool) -> Result<(), Self> {
+        if interrupted.load(Ordering::Relaxed) { Err(Self::Interrupted) } else { Ok(()) }
+    }
+
+    /// Whether it says that no network can be built here, and not that something went wrong in one that was.
+    pub const fn is_about_this_system(&self) -> bool {
+        match self {
+            Self::Missing { .. }
+            | Self::NotAllowed { .. }
+            | Self::Command { .. }
+            | Self::System { .. }
+            | Self::Unsupported(_) => true,
+            Self::Session { .. } | Self::Interrupted | Self::Unknown { .. } => false,
+        }
+    }
+
     /// For `map_err`: an operation that the system refused.
     pub(crate) fn system<E: Into<io::Error>>(doing: impl Into<String>) -> impl FnOnce(E) -> Self {
         let doing = doing.into();

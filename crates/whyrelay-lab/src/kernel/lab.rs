@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use whyrelay_core::random::Random;
 
@@ -17,8 +17,6 @@ use super::state::{self, Record};
 use super::tun::{Device, Kind};
 use super::wire::Wire;
 
-/// Everything of ours begins with this.
-const PREFIX: &str = "wrl";
 /// No host can have a name with a plus.
 const FABRIC: &str = "+fabric";
 
@@ -42,14 +40,23 @@ impl Lab {
     /// # Errors
     /// When a program is missing or says no; nothing is left then.
     pub fn up(plan: Plan) -> Result<Self, LabError> {
-        let id = state::id(PREFIX, COUNTER.fetch_add(1, Ordering::Relaxed));
+        Self::up_unless(plan, &AtomicBool::new(false))
+    }
+
+    /// The same, given up as soon as a flag is set.
+    ///
+    /// # Errors
+    /// When a program is missing or says no, or the flag is set; nothing is left then.
+    pub fn up_unless(plan: Plan, interrupted: &AtomicBool) -> Result<Self, LabError> {
+        LabError::if_set(interrupted)?;
+        let id = state::id(COUNTER.fetch_add(1, Ordering::Relaxed));
         let nodes: Vec<String> = plan.nodes.iter().map(|node| node.name.clone()).collect();
         let names = nodes.iter().map(|name| format!("{id}-{name}")).chain([format!("{id}{FABRIC}")]).collect();
         let record = Record::new(id, &plan.scenario, names);
         record.write()?;
         let mut lab =
             Self { record, nodes, routers: Vec::new(), wires: Vec::new(), mappers: Vec::new(), sinks: Vec::new() };
-        lab.build(plan)?;
+        lab.build(plan, interrupted)?;
         Ok(lab)
     }
 
@@ -119,15 +126,17 @@ impl Lab {
         &self.record.directory
     }
 
-    fn build(&mut self, plan: Plan) -> Result<(), LabError> {
+    fn build(&mut self, plan: Plan, interrupted: &AtomicBool) -> Result<(), LabError> {
         let fabric = format!("{}{FABRIC}", self.record.id);
         let lines = self.record.namespaces.iter().map(|name| format!("netns add {name}"));
         ip_batch(&lines.collect::<Vec<_>>())?;
+        LabError::if_set(interrupted)?;
         self.plug(&plan, &fabric)?;
         for node in plan.nodes {
+            LabError::if_set(interrupted)?;
             self.furnish(node)?;
         }
-        Ok(())
+        LabError::if_set(interrupted)
     }
 
     /// Bridges, and a cable from each interface to the bridge of its segment.

@@ -36,8 +36,9 @@ pub mod state;
 mod tun;
 mod wire;
 
+pub use cut::data_passed;
 pub use error::LabError;
 pub use lab::Lab;
 pub use plan::{Plan, RouterChoice};
-pub use run::{Certified, Certify, Conditions, Ran, cannot, run_kernel};
-pub use services::{Services, signal_url};
+pub use run::{Certified, Certify, Conditions, Ran, SessionArguments, cannot, missing_inside, run_kernel};
+pub use services::{CUT, Services, cut_off, signal_url};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -76,20 +76,19 @@ pub struct Ran {
 
 /// Why the namespace world cannot run a scenario so that what comes out is what the scenario expects; `None` when it can.
 pub fn cannot(topology: &Topology, conditions: &Conditions<'_>) -> Option<String> {
-    unable(topology, conditions).or_else(|| {
-        let sink = topology.hosts.iter().flat_map(host::sinks).next()?;
-        let why = tun::refused()?;
-        // There is a device in its place, which looks like any other.
-        Some(format!("{sink} would be no tunnel in the eyes of programs: {why}"))
-    })
+    unable(topology, conditions).or_else(|| without_tunnels(topology).next())
+}
+
+/// Tunnels of which only something in their place can be made.
+fn without_tunnels(topology: &Topology) -> impl Iterator<Item = String> {
+    let sinks = topology.hosts.iter().flat_map(host::sinks);
+    // There is a device in its place, which looks like any other.
+    sinks.filter_map(|sink| Some(format!("{sink} would be no tunnel in the eyes of programs: {}", tun::refused()?)))
 }
 
 /// Why the namespace world cannot build a scenario at all.
 fn unable(topology: &Topology, conditions: &Conditions<'_>) -> Option<String> {
-    if !topology.worlds.contains(&WorldKind::Kernel) {
-        return Some("the scenario is for virtual time only".to_owned());
-    }
-    if let Some(what) = limits::exceeded(topology) {
+    if let Some(what) = left_out(topology).into_iter().next() {
         return Some(what);
     }
     match Plan::of(topology, conditions.routers) {
@@ -101,24 +100,49 @@ fn unable(topology: &Topology, conditions: &Conditions<'_>) -> Option<String> {
         }
         _ => {}
     }
-    if topology.hosts.iter().any(|host| host.conntrack_full) {
-        return Some(
-            "a full table of connections: its size is the whole machine's, and filling it takes too long".into(),
-        );
-    }
     let faults = &topology.server.faults;
     if faults.certificate.is_some() && conditions.certify.is_none() {
         return Some("TURN over TLS with a certificate".to_owned());
     }
-    if !maps_every_user() {
-        if topology.sessions.iter().any(|session| session.uid != 0) {
-            return Some("another user than this one: that takes root".to_owned());
+    let others = topology.sessions.iter().any(|session| session.uid != 0);
+    (others && !maps_every_user()).then(|| "another user than this one: that takes root".to_owned())
+}
+
+/// What of a scenario is not in the network that is built of it.
+fn left_out(topology: &Topology) -> Vec<String> {
+    let mut left_out = Vec::new();
+    if !topology.worlds.contains(&WorldKind::Kernel) {
+        left_out.push("the scenario is for virtual time only".to_owned());
+    }
+    left_out.extend(limits::exceeded(topology));
+    if topology.hosts.iter().any(|host| host.conntrack_full) {
+        left_out.push(
+            "a full table of connections: its size is the whole machine's, and filling it takes too long".to_owned(),
+        );
+    }
+    let by_user = || topology.hosts.iter().any(|host| host.rules.iter().any(|rule| rule.uidrange.is_some()));
+    if !maps_every_user() && by_user() {
+        left_out.push("a policy rule about other users than this one: that takes root".to_owned());
+    }
+    left_out
+}
+
+/// What of a scenario a program on a host does not meet, whose network is built all the same, or has to do by itself: one
+/// line for each.
+pub fn missing_inside(topology: &Topology, host: &str) -> Vec<String> {
+    let mut missing = left_out(topology);
+    missing.extend(without_tunnels(topology));
+    let index = topology.hosts.iter().position(|known| known.name == host);
+    if let Some(session) = index.and_then(|index| topology.sessions.get(index)) {
+        if session.uid != 0 {
+            let uid = session.uid;
+            missing.push(format!("the user {uid}, as whom {host}'s session runs: setpriv --reuid={uid} PROGRAM"));
         }
-        if topology.hosts.iter().any(|host| host.rules.iter().any(|rule| rule.uidrange.is_some())) {
-            return Some("a policy rule about other users than this one: that takes root".to_owned());
+        if !session.starts.is_zero() {
+            missing.push(format!("{host}'s session begins {} s late", session.starts.as_secs_f64()));
         }
     }
-    None
+    missing
 }
 
 /// Whether every user id means something here; in a user namespace of our own only one does.
@@ -135,15 +159,9 @@ pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ra
     if let Some(what) = unable(topology, conditions) {
         return Err(LabError::Unsupported(what));
     }
-    check(conditions)?;
     let began = Instant::now();
-    let lab = Lab::up(Plan::of(topology, conditions.routers)?)?;
-    check(conditions)?;
-    let mut services = Services::start(&lab, topology, conditions.program)?;
-    if let (Some(kind), Some(certify)) = (topology.server.faults.certificate, conditions.certify) {
-        let made = certify(kind, topology.server_address()).map_err(LabError::system("making a certificate"))?;
-        services.serve_tls(&lab, topology, conditions.program, &made)?;
-    }
+    let lab = Lab::up_unless(Plan::of(topology, conditions.routers)?, conditions.interrupted)?;
+    let services = Services::start(&lab, topology, conditions)?;
     let up_after = began.elapsed();
     let sides = [Side::new(&lab, topology, 0)?, Side::new(&lab, topology, 1)?];
     let mut cut = (topology.expect.path == Path::Direct).then(|| Cut::new(&lab, topology));
@@ -219,8 +237,8 @@ impl Side {
         let said = self.text("progress.log").unwrap_or_default();
         let last: Vec<&str> = said.lines().rev().take(12).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
-        LabError::Command {
-            command: format!("whyrelay {} on {}", self.verb, self.name),
+        LabError::Session {
+            who: format!("whyrelay {} on {}", self.verb, self.name),
             said: format!("{problem}\n{}", last.join("\n")),
         }
     }
@@ -241,7 +259,7 @@ fn start(
     order.sort_by_key(|index: &usize| topology.sessions[*index].starts);
     for index in order {
         while began.elapsed() < topology.sessions[index].starts {
-            check(conditions)?;
+            LabError::if_set(conditions.interrupted)?;
             std::thread::sleep(LOOK);
         }
         let mut command = session(lab, topology, conditions, &sides[index], index)?;
@@ -257,7 +275,7 @@ fn start(
         if index == 1 && other.starts == topology.sessions[index].starts {
             let until = Instant::now() + JOINED_WITHIN;
             while !sides[index].has_joined() && Instant::now() < until {
-                check(conditions)?;
+                LabError::if_set(conditions.interrupted)?;
                 std::thread::sleep(LOOK);
             }
         }
@@ -269,11 +287,98 @@ fn start(
     }
 }
 
-/// TURN over TLS, and nothing else.
-fn tls_server(lab: &Lab, topology: &Topology, command: &mut Command) {
-    let host = tls_address(topology);
-    command.args(["--turn", &format!("turns:{host}?transport=tcp"), "--turn-user", USER]);
-    command.arg("--tls-ca").arg(lab.directory().join(AUTHORITY)).env("TURN_PASSWORD", PASSWORD);
+/// What the scenario says of a peer's session, as arguments of `whyrelay offer` and `answer`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionArguments {
+    /// The sockets, what is left out, and the servers with their user name. None of them has a blank.
+    pub arguments: Vec<String>,
+    /// `TURN_PASSWORD`, where there is a user name.
+    pub password: Option<String>,
+}
+
+impl SessionArguments {
+    /// Those of a peer: 0 is a, 1 is b.
+    pub fn of(lab: &Lab, topology: &Topology, index: usize) -> Self {
+        let wanted = &topology.sessions[index];
+        let mut own = Self::default();
+        own.add(["--port", &wanted.port.to_string()]);
+        if let Some(mark) = wanted.mark {
+            own.add(["--mark", &format!("{mark:#x}")]);
+        }
+        for (flag, said) in
+            [("--relay-only", wanted.relay_only), ("--no-turn", wanted.no_turn), ("--patient", wanted.patient)]
+        {
+            if said {
+                own.add([flag]);
+            }
+        }
+        if wanted.map_port {
+            own.add(["--try", "mapping"]);
+        }
+        if !wanted.silence.is_zero() {
+            own.add(["--lifetime", &format!("{}ms", wanted.silence.as_millis())]);
+        }
+        match topology.server.faults.certificate {
+            Some(_) => own.tls_server(lab, topology),
+            None => own.servers(topology, wanted.no_turn),
+        }
+        own
+    }
+
+    fn add<const N: usize>(&mut self, arguments: [&str; N]) {
+        self.arguments.extend(arguments.map(str::to_owned));
+    }
+
+    /// TURN over TLS, and nothing else.
+    fn tls_server(&mut self, lab: &Lab, topology: &Topology) {
+        let host = tls_address(topology);
+        self.add(["--turn", &format!("turns:{host}?transport=tcp"), "--turn-user", USER]);
+        self.add(["--tls-ca", &lab.directory().join(AUTHORITY).display().to_string()]);
+        self.password = Some(PASSWORD.to_owned());
+    }
+
+    /// The servers that the peers of the virtual world are told, with credentials as the scenario has them.
+    fn servers(&mut self, topology: &Topology, no_turn: bool) {
+        let faults = &topology.server.faults;
+        let mut families = Vec::new();
+        for cidr in &topology.server.addresses {
+            let host = match cidr.address {
+                IpAddr::V4(ip) => format!("{ip}:{STUN_PORT}"),
+                IpAddr::V6(ip) => format!("[{ip}]:{STUN_PORT}"),
+            };
+            self.add(["--stun", &format!("stun:{host}")]);
+            // TURN by the first address of each family; further ones are for finding out how a NAT maps. Without
+            // credentials the peers hear of it from the server alone: whyrelay refuses to be told so.
+            let missing = faults.credentials == Credentials::Missing;
+            if families.contains(&cidr.address.is_ipv4()) || !faults.turn || no_turn || missing {
+                continue;
+            }
+            families.push(cidr.address.is_ipv4());
+            if faults.udp {
+                self.add(["--turn", &format!("turn:{host}")]);
+            }
+            if faults.tcp {
+                self.add(["--turn", &format!("turn:{host}?transport=tcp")]);
+            }
+        }
+        let (user, password) = match faults.credentials {
+            Credentials::Right | Credentials::Missing => (USER.to_owned(), PASSWORD.to_owned()),
+            Credentials::Wrong => (USER.to_owned(), "wrong".to_owned()),
+            Credentials::Expired => match SharedSecret::new(SECRET) {
+                Some(secret) => {
+                    let hour = Duration::from_secs(3600).as_micros() as u64;
+                    let past = Timestamp::from_micros(Clock::new().now().as_micros().saturating_sub(hour));
+                    let limited = secret.credentials(USER, past);
+                    (limited.username, limited.password)
+                }
+                None => (USER.to_owned(), "wrong".to_owned()),
+            },
+        };
+        if !families.is_empty() {
+            self.add(["--turn-user", &user]);
+            self.password = Some(password);
+        }
+    }
 }
 
 fn session(
@@ -289,27 +394,11 @@ fn session(
     // Who starts first waits so much longer.
     let wait = WAIT + topology.sessions[1 - index].starts.saturating_sub(wanted.starts);
     command.args(["--no-tcp", "--wait", &format!("{}ms", wait.as_millis()), "--timeout", "20s", "--color", "never"]);
-    command.args(["--port", &wanted.port.to_string()]);
     command.arg("--record").arg(side.file("recording.jsonl"));
-    if let Some(mark) = wanted.mark {
-        command.args(["--mark", &format!("{mark:#x}")]);
-    }
-    for (flag, said) in
-        [("--relay-only", wanted.relay_only), ("--no-turn", wanted.no_turn), ("--patient", wanted.patient)]
-    {
-        if said {
-            command.arg(flag);
-        }
-    }
-    if wanted.map_port {
-        command.args(["--try", "mapping"]);
-    }
-    if !wanted.silence.is_zero() {
-        command.args(["--lifetime", &format!("{}ms", wanted.silence.as_millis())]);
-    }
-    match topology.server.faults.certificate {
-        Some(_) => tls_server(lab, topology, &mut command),
-        None => servers(topology, wanted.no_turn, &mut command),
+    let SessionArguments { arguments, password } = SessionArguments::of(lab, topology, index);
+    command.args(arguments);
+    if let Some(password) = password {
+        command.env("TURN_PASSWORD", password);
     }
     if wanted.uid != 0 {
         command.uid(wanted.uid);
@@ -321,48 +410,6 @@ fn session(
     command.env("WHYRELAY_LAB", &topology.name);
     command.stdin(Stdio::null()).stdout(open("account.json")?).stderr(open("progress.log")?).process_group(0);
     Ok(command)
-}
-
-/// The servers that the peers of the virtual world are told, with credentials as the scenario has them.
-fn servers(topology: &Topology, no_turn: bool, command: &mut Command) {
-    let faults = &topology.server.faults;
-    let mut families = Vec::new();
-    for cidr in &topology.server.addresses {
-        let host = match cidr.address {
-            IpAddr::V4(ip) => format!("{ip}:{STUN_PORT}"),
-            IpAddr::V6(ip) => format!("[{ip}]:{STUN_PORT}"),
-        };
-        command.args(["--stun", &format!("stun:{host}")]);
-        // TURN by the first address of each family; further ones are for finding out how a NAT maps. Without credentials
-        // the peers hear of it from the server alone: whyrelay refuses to be told so.
-        let missing = faults.credentials == Credentials::Missing;
-        if families.contains(&cidr.address.is_ipv4()) || !faults.turn || no_turn || missing {
-            continue;
-        }
-        families.push(cidr.address.is_ipv4());
-        if faults.udp {
-            command.args(["--turn", &format!("turn:{host}")]);
-        }
-        if faults.tcp {
-            command.args(["--turn", &format!("turn:{host}?transport=tcp")]);
-        }
-    }
-    let (user, password) = match faults.credentials {
-        Credentials::Right | Credentials::Missing => (USER.to_owned(), PASSWORD.to_owned()),
-        Credentials::Wrong => (USER.to_owned(), "wrong".to_owned()),
-        Credentials::Expired => match SharedSecret::new(SECRET) {
-            Some(secret) => {
-                let hour = Duration::from_secs(3600).as_micros() as u64;
-                let past = Timestamp::from_micros(Clock::new().now().as_micros().saturating_sub(hour));
-                let limited = secret.credentials(USER, past);
-                (limited.username, limited.password)
-            }
-            None => (USER.to_owned(), "wrong".to_owned()),
-        },
-    };
-    if !families.is_empty() {
-        command.args(["--turn-user", &user]).env("TURN_PASSWORD", password);
-    }
 }
 
 /// Waits until both have ended.
@@ -388,7 +435,7 @@ fn wait(
         if let Some(cut) = &mut cut {
             cut.look(lab, sides)?;
         }
-        if let Err(interrupted) = check(conditions) {
+        if let Err(interrupted) = LabError::if_set(conditions.interrupted) {
             for running in &sessions {
                 let _ = kill(Pid::from_raw(running.0.id().cast_signed()), Signal::SIGTERM);
             }
@@ -401,10 +448,6 @@ fn wait(
         std::thread::sleep(LOOK);
     }
     Ok(())
-}
-
-fn check(conditions: &Conditions<'_>) -> Result<(), LabError> {
-    if conditions.interrupted.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(()) }
 }
 
 fn observe(

@@ -5,19 +5,21 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use crate::scenario::file::Credentials;
-use crate::scenario::topology::Topology;
+use crate::scenario::topology::{Signaling, Topology};
 
 use super::command::{nft, run};
 use super::error::LabError;
 use super::host::SIGNALING_PORT;
 use super::lab::Lab;
 use super::plan::SERVER;
-use super::run::Certified;
-use super::signaling::Proxy;
+use super::run::{Certified, Conditions};
+use super::signaling::{Proxy, proxied};
 
 /// The port of STUN and TURN.
 pub(crate) const STUN_PORT: u16 = 3478;
@@ -32,6 +34,8 @@ const RELAY_PORTS: &str = "50000-59999";
 
 /// How long a program may take to say that it is ready.
 const READY: Duration = Duration::from_secs(10);
+/// Between two looks at whether all is to end.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The one user of TURN: a lab guards nothing.
 pub(super) const USER: &str = "lab";
@@ -40,8 +44,15 @@ pub(super) const PASSWORD: &str = "lab-password";
 /// The secret of credentials that expire.
 pub(super) const SECRET: &str = "lab-secret";
 
-/// The URL of signaling for a host, by the network that the scenario describes.
+/// The URL of signaling for a host: by the network that the scenario describes, or beside it where something is done to
+/// this peer's messages, which happens there.
 pub fn signal_url(topology: &Topology, host: &str) -> String {
+    let index = topology.hosts.iter().position(|known| known.name == host);
+    let late = index.and_then(|index| topology.signaling.get(index)).is_some_and(proxied);
+    let withheld = topology.server.faults.credentials == Credentials::Missing;
+    if index.is_some_and(|index| index < topology.signaling.len()) && (late || withheld) {
+        return signal_beside();
+    }
     let host = topology.host(host);
     let speaks =
         |address: &IpAddr| host.is_none_or(|host| host.addresses().any(|own| own.is_ipv4() == address.is_ipv4()));
@@ -66,7 +77,7 @@ pub struct Services {
     _server: Running,
     _tls: Option<Running>,
     /// They end with it.
-    _proxies: Vec<Proxy>,
+    proxies: Vec<Proxy>,
 }
 
 /// A program that ends with its value.
@@ -81,14 +92,15 @@ impl Drop for Running {
 }
 
 impl Services {
-    /// Starts `whyrelay serve`; `program` is whyrelay's own file.
+    /// Starts `whyrelay serve`, a second one for TURN over TLS where the scenario has a certificate and one can be made,
+    /// and what does to the peers' signaling as the scenario says.
     ///
     /// # Errors
-    /// When it does not come up, with what it said.
-    pub fn start(lab: &Lab, topology: &Topology, program: &Path) -> Result<Self, LabError> {
+    /// When one does not come up, with what it said; when all is to end.
+    pub fn start(lab: &Lab, topology: &Topology, conditions: &Conditions<'_>) -> Result<Self, LabError> {
         let faults = &topology.server.faults;
         close_ports(lab, topology)?;
-        let mut command = serve(program);
+        let mut command = serve(conditions.program);
         command.args(["--listen", &format!("[::]:{SIGNALING_PORT}"), "--relay-ports", RELAY_PORTS]);
         for cidr in &topology.server.addresses {
             command.args(["--stun-listen", &SocketAddr::new(cidr.address, STUN_PORT).to_string()]);
@@ -100,33 +112,25 @@ impl Services {
         if let Some(address) = faults.relay_address {
             command.args(["--external-address", &address.to_string()]);
         }
-        let server = start(lab, command, "serve.log")?;
-        Ok(Self { _server: server, _tls: None, _proxies: proxies(lab, topology)? })
+        let server = start(lab, command, "serve.log", conditions.interrupted)?;
+        let tls = match (faults.certificate, conditions.certify) {
+            (Some(kind), Some(certify)) => {
+                let made = certify(kind, topology.server_address());
+                let made = made.map_err(LabError::system("making a certificate"))?;
+                Some(serve_tls(lab, topology, conditions, &made)?)
+            }
+            _ => None,
+        };
+        Ok(Self { _server: server, _tls: tls, proxies: proxies(lab, topology)? })
     }
 
-    /// Starts another one for TURN over TLS: signaling stays plain.
-    pub(super) fn serve_tls(
-        &mut self,
-        lab: &Lab,
-        topology: &Topology,
-        program: &Path,
-        made: &Certified,
-    ) -> Result<(), LabError> {
-        let mut command = serve(program);
-        let listen = tls_address(topology);
-        command.args(["--listen", "127.0.0.1:0", "--relay-ports", RELAY_PORTS, "--stun-listen", &listen.to_string()]);
-        credentials(lab, &mut command)?;
-        for (flag, name, text) in [
-            ("--tls-cert", "server.pem", &made.certificate),
-            ("--tls-key", "server.key", &made.key),
-            ("", AUTHORITY, &made.authority),
-        ] {
-            let file = write(lab, name, text)?;
-            if !flag.is_empty() {
-                command.arg(flag).arg(file);
-            }
-        }
-        self._tls = Some(start(lab, command, "serve-tls.log")?);
+    /// Gives a host one more way to signaling beside the network, at a port of its loopback address: who is no peer of the
+    /// scenario has none.
+    ///
+    /// # Errors
+    /// When there is no such host, or something listens there.
+    pub fn signal_beside(&mut self, lab: &Lab, host: &str, port: u16, faults: &Signaling) -> Result<(), LabError> {
+        self.proxies.push(Proxy::start((lab.namespace(host)?, port), lab.namespace(SERVER)?, faults, true)?);
         Ok(())
     }
 
@@ -138,6 +142,30 @@ impl Services {
         let number = listed.split_once("packets ").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
         number.ok_or_else(|| LabError::Command { command: "nft list counter".to_owned(), said: listed })
     }
+}
+
+/// Starts another one for TURN over TLS: signaling stays plain.
+fn serve_tls(
+    lab: &Lab,
+    topology: &Topology,
+    conditions: &Conditions<'_>,
+    made: &Certified,
+) -> Result<Running, LabError> {
+    let mut command = serve(conditions.program);
+    let listen = tls_address(topology);
+    command.args(["--listen", "127.0.0.1:0", "--relay-ports", RELAY_PORTS, "--stun-listen", &listen.to_string()]);
+    credentials(lab, &mut command)?;
+    for (flag, name, text) in [
+        ("--tls-cert", "server.pem", &made.certificate),
+        ("--tls-key", "server.key", &made.key),
+        ("", AUTHORITY, &made.authority),
+    ] {
+        let file = write(lab, name, text)?;
+        if !flag.is_empty() {
+            command.arg(flag).arg(file);
+        }
+    }
+    start(lab, command, "serve-tls.log", conditions.interrupted)
 }
 
 /// `whyrelay serve`, which must not outlive a lab that is killed: the standard input of this shell ends with the lab,
@@ -167,34 +195,54 @@ fn write(lab: &Lab, name: &str, text: &str) -> Result<PathBuf, LabError> {
 }
 
 /// Starts it on the server and waits until it serves.
-fn start(lab: &Lab, mut command: Command, log: &str) -> Result<Running, LabError> {
+fn start(lab: &Lab, mut command: Command, log: &str, interrupted: &AtomicBool) -> Result<Running, LabError> {
     let log = lab.directory().join(log);
     let file = File::create(&log).map_err(LabError::system(format!("making {}", log.display())))?;
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file).process_group(0);
     let child = lab.enter(SERVER, || command.spawn().map_err(LabError::system("starting whyrelay serve")))?;
     let mut server = Running(child);
+    let lines = server.0.stdout.take().map(lines);
     let begun = Instant::now();
     let mut first = String::new();
-    if let Some(stdout) = server.0.stdout.take() {
-        let mut lines = BufReader::new(stdout);
-        while begun.elapsed() < READY && lines.read_line(&mut first).is_ok_and(|length| length > 0) {
-            if first.contains("serves signaling") {
-                // What it says later must not stop it.
-                std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
-                return Ok(server);
-            }
+    while let Some(lines) = lines.as_ref().filter(|_| begun.elapsed() < READY) {
+        LabError::if_set(interrupted)?;
+        match lines.recv_timeout(LOOK) {
+            Ok(line) if line.contains("serves signaling") => return Ok(server),
+            Ok(line) => first.push_str(&line),
+            Err(RecvTimeoutError::Timeout) => {}
+            // It has ended.
+            Err(RecvTimeoutError::Disconnected) => break,
         }
     }
     let said = fs::read_to_string(&log).unwrap_or_default();
-    Err(LabError::Command { command: "whyrelay serve".to_owned(), said: format!("{first}{said}") })
+    Err(LabError::Session { who: "whyrelay serve".to_owned(), said: format!("it does not serve\n{first}{said}") })
 }
+
+/// What it says, line by line, to its end: also what nobody wants to hear must not stop it.
+fn lines(stdout: ChildStdout) -> Receiver<String> {
+    let (said, heard) = channel();
+    std::thread::spawn(move || {
+        let mut stdout = BufReader::new(stdout);
+        let mut line = String::new();
+        while stdout.read_line(&mut line).is_ok_and(|length| length > 0) {
+            let _ = said.send(std::mem::take(&mut line));
+        }
+    });
+    heard
+}
+
+/// The table of the server's packet filter by which it is cut off: without it, it is there again.
+pub const CUT: &str = "inet cut";
 
 /// Drops from now on whatever the server would serve but signaling, and but what gives allocations back: Refresh
 /// (RFC 8656 §3.2; over TCP behind a header of 32 bytes, as Linux sends it), without which every session would end late.
-pub(super) fn cut_off(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
+///
+/// # Errors
+/// When `nft` says no.
+pub fn cut_off(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
     let tls = tls_address(topology).port();
     let rules = format!(
-        "table inet cut {{ chain in {{ type filter hook input priority -20;\n\
+        "table {CUT} {{ chain in {{ type filter hook input priority -20;\n\
          udp dport {STUN_PORT} @th,64,16 {REFRESH:#x} accept\nmeta l4proto udp drop\n\
          tcp dport {STUN_PORT} @th,256,16 {REFRESH:#x} accept\ntcp dport {{ {STUN_PORT}, {tls} }} drop\n}}\n}}\n"
     );
@@ -204,8 +252,10 @@ pub(super) fn cut_off(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
 fn proxies(lab: &Lab, topology: &Topology) -> Result<Vec<Proxy>, LabError> {
     let peers = topology.hosts.iter().zip(&topology.signaling);
     let credentials = topology.server.faults.credentials != Credentials::Missing;
-    let proxies = peers
-        .map(|(host, faults)| Proxy::start(lab.namespace(&host.name)?, lab.namespace(SERVER)?, faults, credentials));
+    let proxies = peers.map(|(host, faults)| {
+        let peer = (lab.namespace(&host.name)?, SIGNALING_PORT);
+        Proxy::start(peer, lab.namespace(SERVER)?, faults, credentials)
+    });
     proxies.collect()
 }
 

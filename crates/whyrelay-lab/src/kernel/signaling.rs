@@ -28,6 +28,12 @@ const LONGEST_HEAD: usize = 16 * 1024;
 /// How long the thread that accepts may take to notice that it is to end.
 const NOTICE: Duration = Duration::from_millis(50);
 
+/// Whether anything is done to a peer's messages that no network does.
+pub(super) fn proxied(faults: &Signaling) -> bool {
+    let Signaling { delay, candidates_delay, lose_candidates, lose_all } = faults;
+    *delay > USUAL || !candidates_delay.is_zero() || *lose_candidates || *lose_all
+}
+
 /// A proxy; it ends when dropped.
 #[derive(Debug)]
 pub(super) struct Proxy {
@@ -36,12 +42,17 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens in a peer's namespace. Without credentials, the server's are withheld.
-    pub(super) fn start(peer: String, server: String, faults: &Signaling, credentials: bool) -> Result<Self, LabError> {
+    /// Listens at a port in a peer's namespace. Without credentials, the server's are withheld.
+    pub(super) fn start(
+        (peer, port): (String, u16),
+        server: String,
+        faults: &Signaling,
+        credentials: bool,
+    ) -> Result<Self, LabError> {
         let faults = faults.clone();
         let listener = enter(&peer, || {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, SIGNALING_PORT))
-                .map_err(LabError::system("listening for signaling"))?;
+            let listener =
+                TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(LabError::system("listening for signaling"))?;
             listener.set_nonblocking(true).map_err(LabError::system("listening for signaling"))?;
             Ok(listener)
         })?;

@@ -2,11 +2,14 @@
 //!
 //! Each lab has a file that its owner writes before it makes anything and removes after it removed everything. A lab
 //! whose owner is gone is left over. An owner is known by process id and start time, so that a process id that was
-//! given out again does not protect anything.
+//! given out again does not protect anything. What an owner runs to build a lab knows its owner, too: it may go on
+//! building when that is gone.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
@@ -16,6 +19,12 @@ use super::command::{ip, run};
 use super::error::LabError;
 
 const DIRECTORY: &str = "/run/whyrelay-lab";
+/// What every name begins with.
+const PREFIX: &str = "wrl";
+/// The variable of the environment by which the programs that build a lab know their owner.
+pub(super) const OWNER: &str = "WHYRELAY_LAB_OWNER";
+/// How long what was killed may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// One lab's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,11 +43,23 @@ pub struct Record {
     pub directory: PathBuf,
 }
 
-/// The id of this process' lab of a number. The moment when the process began is part of it: a later process with the
-/// same id makes labs, and namespaces, of other names, and clearing up after the one touches nothing of the other.
-pub(crate) fn id(prefix: &str, number: u32) -> String {
-    let pid = std::process::id();
-    format!("{prefix}{pid}-{:x}-{number}", started(pid).unwrap_or_default())
+/// This process. The moment when it began is part of its name: a later process with the same id makes labs, and
+/// namespaces, of other names, and clearing up after the one touches nothing of the other.
+pub(super) fn owner() -> &'static str {
+    static OWN: OnceLock<String> = OnceLock::new();
+    OWN.get_or_init(|| {
+        let pid = std::process::id();
+        owner_of(pid, started(pid).unwrap_or_default())
+    })
+}
+
+fn owner_of(pid: u32, started: u64) -> String {
+    format!("{pid}-{started:x}")
+}
+
+/// The id of this process' lab of a number.
+pub(super) fn id(number: u32) -> String {
+    format!("{PREFIX}{}-{number}", owner())
 }
 
 impl Record {
@@ -64,6 +85,17 @@ impl Record {
         fs::rename(&draft, self.file()).map_err(failed("writing"))
     }
 
+    /// A lab that was begun and not yet written down, by its directory.
+    fn unwritten(directory: PathBuf) -> Option<Self> {
+        let id = directory.file_name()?.to_str()?.to_owned();
+        let (pid, rest) = id.strip_prefix(PREFIX)?.split_once('-')?;
+        let (started, number) = rest.split_once('-')?;
+        let (pid, started) = (pid.parse().ok()?, u64::from_str_radix(started, 16).ok()?);
+        number.parse::<u32>().ok()?;
+        let scenario = "nothing of it was made".to_owned();
+        Some(Self { id, pid, started, scenario, namespaces: Vec::new(), directory })
+    }
+
     /// Whether the process that made it still runs.
     pub fn owner_lives(&self) -> bool {
         started(self.pid) == Some(self.started)
@@ -71,7 +103,7 @@ impl Record {
 
     /// Why a user cannot remove it; `None` when they can.
     fn refuses(&self, user: Uid) -> Option<LabError> {
-        let owner = fs::metadata(self.file()).ok()?.uid();
+        let owner = fs::metadata(self.file()).or_else(|_| fs::metadata(&self.directory)).ok()?.uid();
         (!user.is_root() && user.as_raw() != owner).then(|| LabError::NotAllowed {
             what: format!("the lab {} ({}) was left by another user ({owner})", self.id, self.scenario),
             hint: "run it with sudo",
@@ -103,18 +135,43 @@ impl Record {
     }
 }
 
+/// Ends the programs that an owner has left at work, and waits until they are gone: they would make what is being
+/// removed.
+fn kill_builders(record: &Record) {
+    let mark = format!("{OWNER}={}", owner_of(record.pid, record.started));
+    let begun = Instant::now();
+    while begun.elapsed() < GONE_WITHIN {
+        let builds = |process: &Path| {
+            let environment = fs::read(process.join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        };
+        let left: Vec<i32> = processes().filter(|(_, process)| builds(process)).map(|(pid, _)| pid).collect();
+        if left.is_empty() {
+            return;
+        }
+        for pid in left {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Every other process, with its directory.
+fn processes() -> impl Iterator<Item = (i32, PathBuf)> {
+    let own = std::process::id().cast_signed();
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(move |process| {
+        let pid = process.file_name().to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid != own)?;
+        Some((pid, process.path()))
+    })
+}
+
 /// Ends the processes in a lab's namespaces whose names stand in their own file system alone: what `ip netns exec` runs
 /// has one, and a lab that is made there leaves nothing but empty names outside.
 fn kill_strays(record: &Record) {
-    let own = std::process::id().cast_signed();
-    let Ok(processes) = fs::read_dir("/proc") else { return };
-    for process in processes.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid != own)
-        else {
-            continue;
-        };
-        let read = |file: &str| fs::read_to_string(process.path().join(file)).unwrap_or_default();
-        let namespace = fs::read_link(process.path().join("ns/net")).unwrap_or_default();
+    for (pid, process) in processes() {
+        let read = |file: &str| fs::read_to_string(process.join(file)).unwrap_or_default();
+        let namespace = fs::read_link(process.join("ns/net")).unwrap_or_default();
         let namespace = namespace.to_string_lossy();
         if !namespace.is_empty() && is_in(&record.namespaces, &namespace, &read("mountinfo")) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -149,13 +206,18 @@ pub(super) fn is_ours() -> bool {
     fs::create_dir_all(&own).and_then(|()| fs::remove_dir(&own)).is_ok()
 }
 
-/// Every lab on this machine that has a file.
+/// Every lab on this machine that has a file, or only the directory that it has before.
 pub fn all() -> Vec<Record> {
     let Ok(entries) = fs::read_dir(DIRECTORY) else { return Vec::new() };
-    let files = entries.flatten().map(|entry| entry.path());
-    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
-    let mut records: Vec<Record> = files
-        .filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok())
+    let paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let record = |path: &PathBuf| match path.extension() {
+        Some(extension) if extension == "json" => serde_json::from_slice(&fs::read(path).ok()?).ok(),
+        _ if path.is_dir() && !path.with_extension("json").exists() => Record::unwritten(path.clone()),
+        _ => None,
+    };
+    let mut records: Vec<Record> = paths
+        .iter()
+        .filter_map(record)
         // The name of a namespace becomes part of a path.
         .filter(|record: &Record| record.namespaces.iter().chain([&record.id]).all(|name| !name.contains(['/', '\0'])))
         .collect();
@@ -175,6 +237,7 @@ pub fn clean() -> Result<Vec<Record>, LabError> {
             problem = Err(refused);
             continue;
         }
+        kill_builders(&record);
         kill_strays(&record);
         match record.remove() {
             Ok(()) => removed.push(record),
@@ -210,9 +273,19 @@ mod tests {
     #[test]
     fn a_lab_of_an_earlier_process_with_the_same_id_has_another_name() {
         let pid = std::process::id();
-        let (id, began) = (id("wrl", 7), started(pid).unwrap());
+        let (id, began) = (id(7), started(pid).unwrap());
         assert_eq!(id, format!("wrl{pid}-{began:x}-7"));
         assert_ne!(id, format!("wrl{pid}-{:x}-7", began - 1));
+    }
+
+    #[test]
+    fn a_lab_that_was_only_begun_is_known_by_its_directory() {
+        let own = Record::unwritten(PathBuf::from(DIRECTORY).join(id(3))).unwrap();
+        assert!(own.owner_lives());
+        assert_eq!((own.id, own.pid), (id(3), std::process::id()));
+        for other in ["try-17", "wrl17", "wrl17-ab", "wrl17-ab-c", "wrlx-ab-1", "wrl17-xy-1"] {
+            assert_eq!(Record::unwritten(PathBuf::from(DIRECTORY).join(other)), None, "{other}");
+        }
     }
 
     #[test]

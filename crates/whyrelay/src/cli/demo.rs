@@ -122,7 +122,8 @@ fn tell(args: &DemoArgs, tales: &[&'static Tale]) -> anyhow::Result<(Runs, Strin
     Ok((done, format!("Everything below happened in virtual time, {why_not}.")))
 }
 
-/// All of them at the same time; the inner error says why it cannot be done here.
+/// All of them at the same time; the inner error says why it cannot be done here. A session that fails where it can is an
+/// error.
 #[cfg(target_os = "linux")]
 fn in_namespaces(
     tales: &[(&'static Tale, Vec<Scenario>)],
@@ -170,6 +171,10 @@ fn in_namespaces(
         for scenario in scenarios {
             match outcomes.next() {
                 Some(Ok(observed)) => runs.push((scenario.clone(), observed)),
+                // Virtual time would only hide it.
+                Some(Err(error)) if !error.is_about_this_system() => {
+                    return Err(error).context(format!("{}, between real kernels", scenario.name));
+                }
                 Some(Err(error)) => return Ok(Err(format!("{:#}", anyhow::Error::new(error)))),
                 None => return Ok(Err("a run is missing".to_owned())),
             }

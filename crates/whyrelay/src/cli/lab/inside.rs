@@ -3,13 +3,16 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use whyrelay_lab::kernel::{self, Lab, Plan, Services, privilege, state};
+use whyrelay_lab::kernel::{self, Conditions, Lab, LabError, Plan, Services, SessionArguments, privilege, state};
 use whyrelay_lab::scenario::Scenario;
 
 use super::args::inside::{ExecArgs, PlaceArgs, ShellArgs};
+use super::certify::certify;
+use super::kernel::watch_interrupts;
 use crate::cli::{HEALTHY, answer, runtime};
 
 /// As a shell answers it.
@@ -56,38 +59,57 @@ pub(super) fn clean() -> anyhow::Result<u8> {
 /// Builds the network, serves in it, runs the program, and answers its exit status.
 fn run_inside(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
     let scenario = Scenario::find(&place.scenario)?;
-    let plan = Plan::of(&scenario.topology, place.routers.into())?;
+    let topology = &scenario.topology;
+    let routers = place.routers.into();
+    let plan = Plan::of(topology, routers)?;
     // Before the first thread: the kernel wants it so.
     privilege::acquire()?;
-    // A signal that comes while the lab is made ends it as properly as later ones.
-    runtime()?.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let lab = Lab::up(plan)?;
-        let program = std::env::current_exe().context("finding this program's own file")?;
-        let _services = Services::start(&lab, &scenario.topology, &program)?;
-        let (first, rest) = command.split_first().context("no command")?;
-        let mut inside = lab.command(&place.host, first)?;
-        inside.args(rest).env("WHYRELAY_SIGNAL", kernel::signal_url(&scenario.topology, &place.host));
-        inside.env("WHYRELAY_LAB", lab.id());
-        if is_shell(first, command) {
-            crate::tell!("{}", greeting(&scenario, &lab, &place.host));
-            inside.env("PS1", format!("{}:{}$ ", scenario.name, place.host));
+    // A signal that comes while the lab is made ends it at once, and as properly as later ones.
+    let interrupted = watch_interrupts()?;
+    let program = std::env::current_exe().context("finding this program's own file")?;
+    let conditions = Conditions { program: &program, routers, certify: Some(certify), interrupted: &interrupted };
+    for missing in kernel::missing_inside(topology, &place.host) {
+        crate::tell!("left out: {missing}");
+    }
+    let lab = Lab::up_unless(plan, &interrupted)?;
+    let _services = Services::start(&lab, topology, &conditions)?;
+    let (first, rest) = command.split_first().context("no command")?;
+    let mut inside = lab.command(&place.host, first)?;
+    inside.args(rest).env("WHYRELAY_SIGNAL", kernel::signal_url(topology, &place.host)).env("WHYRELAY_LAB", lab.id());
+    let peer = topology.hosts.iter().position(|host| host.name == place.host);
+    if let Some(peer) = peer.filter(|peer| *peer < topology.sessions.len()) {
+        let SessionArguments { arguments, password } = SessionArguments::of(&lab, topology, peer);
+        inside.env("WHYRELAY_LAB_SESSION", arguments.join(" "));
+        if let Some(password) = password {
+            inside.env("TURN_PASSWORD", password);
         }
-        let mut child = tokio::process::Command::from(inside).kill_on_drop(true).spawn().context("starting it")?;
-        let status = loop {
-            tokio::select! {
-                status = child.wait() => break status?,
-                // It is the program's, which has got it, too.
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => child.start_kill()?,
-                _ = hangup.recv() => child.start_kill()?,
-            }
-        };
-        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
-        Ok(u8::try_from(code).unwrap_or(1))
-    })
+    }
+    if is_shell(first, command) {
+        crate::tell!("{}", greeting(&scenario, &lab, &place.host));
+        inside.env("PS1", format!("{}:{}$ ", scenario.name, place.host));
+    }
+    runtime()?.block_on(run(inside, &interrupted))
+}
+
+/// Runs it to its end, or to that of the lab.
+async fn run(inside: std::process::Command, interrupted: &AtomicBool) -> anyhow::Result<u8> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut child = tokio::process::Command::from(inside).kill_on_drop(true).spawn().context("starting it")?;
+    // What came before the program did not reach it.
+    anyhow::ensure!(!interrupted.load(Ordering::Relaxed), LabError::Interrupted);
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status?,
+            // It is the program's, which has got it, too.
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => child.start_kill()?,
+            _ = hangup.recv() => child.start_kill()?,
+        }
+    };
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    Ok(u8::try_from(code).unwrap_or(1))
 }
 
 /// Whether a program can be found as `execvp` finds it.
@@ -106,7 +128,8 @@ fn is_shell(first: &OsStr, command: &[OsString]) -> bool {
 fn greeting(scenario: &Scenario, lab: &Lab, host: &str) -> String {
     format!(
         "{}: {}\nYou are on {host}. There are also {}: ip netns exec {}-NAME …\n\
-         `whyrelay serve` runs on server; WHYRELAY_SIGNAL names it. Leaving the shell removes everything.",
+         `whyrelay serve` runs on server; WHYRELAY_SIGNAL names it, WHYRELAY_LAB_SESSION what the scenario says of a \
+         peer's session:\n  whyrelay offer $WHYRELAY_LAB_SESSION\nLeaving the shell removes everything.",
         scenario.name,
         scenario.topology.title,
         lab.nodes().iter().filter(|node| *node != host).map(String::as_str).collect::<Vec<_>>().join(", "),

@@ -22,6 +22,9 @@ pub(super) fn register(suite: &mut Suite) {
     suite.test("lab::clean_works_from_inside_ip_netns_exec_and_on_labs_made_there", &tools, inside_exec);
     suite.test("lab::nothing_is_left_after_ctrl_c", &tools, interrupted);
     suite.test("lab::ctrl_c_leaves_the_table_of_what_finished", &tools, interrupted_in_the_middle);
+    suite.test("lab::a_signal_ends_exec_while_it_builds", &tools, interrupted_exec);
+    suite.test("lab::clean_ends_what_a_killed_lab_was_still_building", &tools, killed_while_building);
+    suite.test("lab::labs_side_by_side_touch_neither_each_other_nor_the_machine", &tools, side_by_side);
     suite.test("lab::works_without_root_or_says_what_to_do", &tools, without_root);
     suite.test("lab::a_killed_lab_without_root_leaves_no_process", &tools, killed_without_root);
     suite.test("lab::without_root_another_users_lab_is_told_and_left", &tools, another_users);
@@ -67,8 +70,16 @@ pub(super) fn namespaces(id: &str) -> Result<BTreeSet<String>> {
 /// What a machine's own network is made of.
 fn network_of(machine: &Namespace) -> Result<String> {
     let mut state = String::new();
-    for command in ["ip -d link", "ip address", "ip rule", "ip route show table all", "ip -6 rule", "nft list ruleset"]
-    {
+    for command in [
+        "ip -d link",
+        "ip address",
+        "ip rule",
+        "ip route show table all",
+        "ip -6 rule",
+        "ip neighbor show nud permanent",
+        "nft list ruleset",
+        "grep -H . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv[46]/conf/*/forwarding /proc/sys/net/ipv4/conf/*/rp_filter",
+    ] {
         let output = machine.command("sh").args(["-c", command]).output()?;
         ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         state.push_str(&format!("{command}\n{}", String::from_utf8_lossy(&output.stdout)));
@@ -161,6 +172,8 @@ fn run_id(pid: u32) -> Result<String> {
 enum Stage {
     /// The first lab is written down, and nothing of it made.
     Begun,
+    /// The first namespaces are there.
+    Building,
     /// The first server was started, which comes after the network.
     Serving,
     /// A peer records, and will for a second at least.
@@ -174,6 +187,7 @@ impl Stage {
             let lab = Path::new("/run/whyrelay-lab").join(format!("{run}-{number}"));
             match self {
                 Self::Begun => lab.with_extension("json").exists(),
+                Self::Building => namespaces(&format!("{run}-{number}")).is_ok_and(|names| !names.is_empty()),
                 Self::Serving => lab.join("serve.log").exists(),
                 Self::Running => {
                     let recorded = |side| lab.join(side).join("recording.jsonl").metadata();
@@ -193,11 +207,7 @@ fn interrupted() -> Result<()> {
         command.args(["lab", "run", "--kernel", "--jobs", "3", "no-udp-on-both-sides", "two-homes", "server-silent"]);
         let process = Process::start("whyrelay lab run", &mut command)?;
         let id = run_id(process.id())?;
-        let begun = Instant::now();
-        while !stage.is_reached(&id) {
-            ensure!(begun.elapsed() < LIMIT, "{stage:?} was never reached");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        stage.wait(&id)?;
         process.signal(signal)?;
         let finished = process.finish(LIMIT)?;
         ensure!(finished.status.code() == Some(2), "{stage:?}: {}", finished.account);
@@ -223,6 +233,166 @@ fn interrupted_in_the_middle() -> Result<()> {
         ensure!(finished.stdout.contains(words), "not {words:?}: {}", finished.account);
     }
     ensure!(!finished.account.contains("BROKEN"), "{}", finished.account);
+    Ok(())
+}
+
+impl Stage {
+    /// Waits until one of a run's labs is so far.
+    fn wait(self, run: &str) -> Result<()> {
+        let begun = Instant::now();
+        while !self.is_reached(run) {
+            ensure!(begun.elapsed() < LIMIT, "{self:?} was never reached");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+}
+
+/// A scenario whose network takes a while to build.
+fn large() -> Result<tempfile::NamedTempFile> {
+    let hosts: String = (0..24).map(|number| format!("[host.h{number}]\nbehind = \"home-router\"\n")).collect();
+    let text = format!("title = \"many\"\n[host.a]\n[host.b]\n{hosts}[expect]\npath = \"direct\"\n");
+    let file = tempfile::Builder::new().suffix(".toml").tempfile()?;
+    std::fs::write(file.path(), text)?;
+    Ok(file)
+}
+
+/// `lab exec` of a program that must not begin.
+fn exec_large(machine: &Namespace, scenario: &Path) -> Result<(Process, String)> {
+    exec_large_by(on(machine), scenario)
+}
+
+fn exec_large_by(mut command: Command, scenario: &Path) -> Result<(Process, String)> {
+    command.args(["lab", "exec"]).arg(scenario).args(["a", "--", "sh", "-c", "echo it has begun; exec sleep 600"]);
+    let process = Process::start("whyrelay lab exec", &mut command)?;
+    let id = run_id(process.id())?;
+    Ok((process, id))
+}
+
+/// The files of labs of a run.
+fn files(run: &str) -> Result<BTreeSet<String>> {
+    let list = std::fs::read_dir("/run/whyrelay-lab").context("reading /run/whyrelay-lab")?;
+    let names = list.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.filter(|name| name.starts_with(&format!("{run}-"))).collect())
+}
+
+/// Nothing of a run is left, now and a moment later.
+fn nothing_left(run: &str, context: &str) -> Result<()> {
+    for _ in 0..4 {
+        let (names, files) = (namespaces(&format!("{run}-0"))?, files(run)?);
+        ensure!(names.is_empty() && files.is_empty(), "{context}: left: {names:?} {files:?}");
+        gone(&format!("{run}-0")).with_context(|| context.to_owned())?;
+        // What still builds would have made something by then.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    Ok(())
+}
+
+fn interrupted_exec() -> Result<()> {
+    let (machine, scenario) = (Namespace::new()?, large()?);
+    for (stage, signal) in [
+        (Stage::Begun, Signal::SIGINT),
+        (Stage::Building, Signal::SIGINT),
+        (Stage::Building, Signal::SIGHUP),
+        (Stage::Serving, Signal::SIGTERM),
+    ] {
+        let (process, id) = exec_large(&machine, scenario.path())?;
+        stage.wait(&id)?;
+        process.signal(signal)?;
+        let finished = process.finish(LIMIT)?;
+        let context = format!("{signal} at {stage:?}: {}", finished.account);
+        // Once it serves, the program may begin at any moment.
+        let began = finished.stdout.contains("it has begun");
+        ensure!(!began || matches!(stage, Stage::Serving), "it went on: {context}");
+        ensure!(began || finished.status.code() == Some(2), "{context}");
+        ensure!(began || finished.account.contains("interrupted"), "{context}");
+        nothing_left(&id, &context)?;
+    }
+    Ok(())
+}
+
+/// A directory with an `ip` that begins late, as on a machine that is busy.
+fn slow_ip() -> Result<tempfile::TempDir> {
+    let directory = tempfile::tempdir()?;
+    let real = crate::suite::path("NETNS")?;
+    let file = directory.path().join("ip");
+    std::fs::write(&file, format!("#!/bin/sh\nsleep 0.8\nexec {} \"$@\"\n", real.display()))?;
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(directory)
+}
+
+/// What it has started to build goes on without it: `ip` has its orders, and makes namespaces long after.
+fn killed_while_building() -> Result<()> {
+    let (machine, scenario) = (Namespace::new()?, large()?);
+    let before = network_of(&machine)?;
+    let slow = slow_ip()?;
+    for (stage, late) in
+        [(Stage::Begun, true), (Stage::Begun, false), (Stage::Building, false), (Stage::Serving, false)]
+    {
+        let mut command = on(&machine);
+        if late {
+            let path = std::env::var("PATH")?;
+            command.env("PATH", format!("{}:{path}", slow.path().display()));
+        }
+        let (process, id) = exec_large_by(command, scenario.path())?;
+        stage.wait(&id)?;
+        if late {
+            // By now it has its orders.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        process.signal(Signal::SIGKILL)?;
+        let killed = process.finish(LIMIT)?;
+        ensure!(!killed.status.success(), "{stage:?}: it was not killed: {}", killed.account);
+        let said = clean(&machine)?;
+        ensure!(said.stdout.contains(&format!("removed {id}-0")), "{stage:?}: {}", said.account);
+        nothing_left(&id, &format!("killed at {stage:?}"))?;
+    }
+    ensure!(network_of(&machine)? == before, "the machine's own network is touched");
+    Ok(())
+}
+
+/// The machine has the labs' addresses itself, and rules against their networks; two labs are the same, and one is none
+/// of theirs. Each comes out as if it were alone, and the machine's network is as before all the time.
+fn side_by_side() -> Result<()> {
+    let machine = Namespace::new()?;
+    machine.shell(
+        "ip link add up0 type veth peer name up1; ip address add 203.0.113.10/24 dev up0;
+         ip address add 198.51.100.1/24 dev up0; ip link set up0 up; ip link set up1 up;
+         ip route add blackhole 192.168.10.0/24; ip rule add to 203.0.113.0/24 blackhole priority 50;
+         nft 'table inet own { chain in { type filter hook input priority 0; policy drop; };
+              chain out { type filter hook output priority 0; policy drop; }; }'",
+    )?;
+    // A carrier comes a moment later.
+    std::thread::sleep(Duration::from_millis(300));
+    let before = network_of(&machine)?;
+    ensure!(before.contains("table inet own") && before.contains("203.0.113.10/24"), "{before}");
+    let mut running = Vec::new();
+    for scenarios in [["two-homes", "symmetric-against-home"], ["two-homes", "vpn-marked-socket"]] {
+        let mut command = on(&machine);
+        command.args(["lab", "run", "--kernel", "--jobs", "2"]).args(scenarios);
+        running.push(Process::start("whyrelay lab run", &mut command)?);
+    }
+    let ids = running.iter().map(|process| run_id(process.id())).collect::<Result<Vec<_>>>()?;
+    let labs =
+        |id: &String| Ok((0..2).any(|number| !namespaces(&format!("{id}-{number}")).unwrap_or_default().is_empty()));
+    let begun = Instant::now();
+    let mut together = 0;
+    while begun.elapsed() < LIMIT * 3 {
+        let up = ids.iter().map(labs).collect::<Result<Vec<bool>>>()?;
+        together += usize::from(!up.contains(&false));
+        ensure!(network_of(&machine)? == before, "the machine's own network is touched: {}", network_of(&machine)?);
+        if together > 0 && !up.contains(&true) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    ensure!(together > 0, "the labs were never up at the same time");
+    for (process, id) in running.into_iter().zip(&ids) {
+        let finished = process.finish(LIMIT)?;
+        ensure!(finished.stdout.contains("2 scenarios, all as expected"), "{}", finished.account);
+        nothing_left(id, "side by side")?;
+    }
+    ensure!(network_of(&machine)? == before, "the machine's own network is touched");
     Ok(())
 }
 
@@ -310,24 +480,52 @@ fn another_users() -> Result<()> {
     Ok(())
 }
 
+/// A part of what runs without root, of each kind: routers by nftables and in user space, cables, tunnels, faults of hosts
+/// and of servers, IPv6.
+const PART: [&str; 10] = [
+    "public-hosts",
+    "two-homes",
+    "symmetric-against-home",
+    "satellite",
+    "unmarked-socket",
+    "policy-rule-by-user-not-ours",
+    "input-drop",
+    "turn-wrong-password",
+    "tls-on-443",
+    "ipv6-only-hosts",
+];
+
+/// Those of them that need TUN devices.
+const NEEDS_TUN: [&str; 4] = ["symmetric-against-home", "satellite", "unmarked-socket", "turn-wrong-password"];
+
+/// Whether everybody may open the device for TUN, or only root: a file system of its own has it either way.
 fn left_out_without_root() -> Result<()> {
     let copied = Copied::new()?;
-    let mut command = copied.as_nobody(&[]);
-    let wanted = ["public-hosts", "unmarked-socket", "policy-rule-by-user-not-ours", "satellite"];
-    command.args(["lab", "run", "--kernel"]).args(wanted);
-    let finished = Process::start("whyrelay lab run as nobody", &mut command)?.finish(LIMIT * 2)?;
-    if !finished.status.success() && says_what_to_do(&finished.account) && !finished.account.contains("[1/") {
-        return Ok(());
-    }
-    ensure!(finished.status.success(), "{}", finished.account);
-    let by_user =
-        "skipped policy-rule-by-user-not-ours: a policy rule about other users than this one: that takes root";
-    ensure!(finished.account.contains(by_user), "{}", finished.account);
-    // Where everybody may open it, nothing is left out.
-    let tun = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata("/dev/net/tun")?.permissions());
-    for name in ["unmarked-socket", "satellite"].iter().filter(|_| tun & 0o006 != 0o006) {
-        ensure!(finished.account.contains(&format!("skipped {name}: ")), "{name}: {}", finished.account);
-        ensure!(finished.account.contains("chmod 666 /dev/net/tun"), "{name}: {}", finished.account);
+    for (mode, is_open) in [("600", false), ("666", true)] {
+        let device = format!(
+            "mkdir -p $1 && mount -t tmpfs -o dev tmpfs $1 && mknod $1/tun c 10 200 && chmod {mode} $1/tun && mount --bind $1/tun /dev/net/tun"
+        );
+        let directory = tempfile::tempdir()?;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-e", "-c", &format!("{device}; shift; exec \"$@\""), "sh"]);
+        let nobody = copied.as_nobody(&[]);
+        command.arg(directory.path().join("dev")).arg(nobody.get_program()).args(nobody.get_args());
+        command.args(["lab", "run", "--kernel"]).args(PART);
+        let finished = Process::start("whyrelay lab run as nobody", &mut command)?.finish(LIMIT * 4)?;
+        if !finished.status.success() && says_what_to_do(&finished.account) && !finished.account.contains("[1/") {
+            return Ok(());
+        }
+        ensure!(finished.status.success(), "{}", finished.account);
+        let by_user =
+            "skipped policy-rule-by-user-not-ours: a policy rule about other users than this one: that takes root";
+        ensure!(finished.account.contains(by_user), "{}", finished.account);
+        for name in NEEDS_TUN {
+            let skipped = finished.account.contains(&format!("skipped {name}: "));
+            ensure!(skipped != is_open, "TUN for everybody: {is_open}, {name}: {}", finished.account);
+        }
+        ensure!(finished.account.contains("chmod 666 /dev/net/tun") != is_open, "{}", finished.account);
+        let ran = PART.len() - 1 - if is_open { 0 } else { NEEDS_TUN.len() };
+        ensure!(finished.stdout.contains(&format!("{ran} scenarios, all as expected")), "{}", finished.account);
     }
     Ok(())
 }

@@ -3,9 +3,12 @@
 // The program's own: its library does not give it out.
 #[path = "../../../src/cli/lab/certify.rs"]
 mod certify;
+mod cut;
 mod hops;
+mod inside;
 mod left_over;
 mod matrix;
+mod own;
 mod shell;
 mod strangers;
 mod worlds;
@@ -17,6 +20,8 @@ pub(crate) fn register(suite: &mut Suite) {
     worlds::register(suite);
     strangers::register(suite);
     matrix::register(suite);
+    cut::register(suite);
+    inside::register(suite);
     hops::register(suite);
     left_over::register(suite);
     shell::register(suite);
