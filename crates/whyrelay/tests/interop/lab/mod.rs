@@ -9,6 +9,7 @@ mod inside;
 mod left_over;
 mod matrix;
 mod own;
+mod schema;
 mod shell;
 mod strangers;
 mod worlds;
@@ -20,6 +21,7 @@ pub(crate) fn register(suite: &mut Suite) {
     worlds::register(suite);
     strangers::register(suite);
     matrix::register(suite);
+    schema::register(suite);
     cut::register(suite);
     inside::register(suite);
     hops::register(suite);
