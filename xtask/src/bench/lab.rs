@@ -1,4 +1,4 @@
-//! The laboratory's router in user space, beside the kernel's own.
+//! The laboratory in namespaces: its router in user space beside the kernel's own, and how soon a scenario is up.
 
 use std::process::Command;
 
@@ -11,6 +11,9 @@ use crate::step;
 const RUNS: usize = 3;
 /// Built with the other examples of a release.
 const PROGRAM: &str = "target/release/examples/router_load";
+const UP: &str = "target/release/examples/lab_up";
+/// Seconds from nothing until a scenario's network is there and its server serves.
+const UP_WITHIN: f64 = 2.0;
 
 pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     let figures = ["round trip", "stream", "datagrams"];
@@ -25,6 +28,9 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     }
     let (ours, kernel): (Vec<f64>, Vec<f64>) =
         (ours.into_iter().map(median).collect(), kernel.into_iter().map(median).collect());
+    // Every scenario that namespaces can express: the slowest decides.
+    let up = step::output(Command::new(UP).arg("target/release/whyrelay"))?;
+    println!("{}", up.trim());
     // Both ways of a round trip pass the router.
     let added = (ours[0] - kernel[0]) / 2.0;
     Ok(vec![
@@ -37,6 +43,14 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
             "kernel's NAT",
             kernel[2],
             Goal::AtLeast(500.0),
+        ),
+        Comparison::new(
+            "the slowest scenario until it is up, the median beside",
+            "s",
+            value(&up, "slowest")?,
+            "median",
+            value(&up, "median")?,
+            Goal::AtMost(UP_WITHIN),
         ),
     ])
 }

@@ -2,7 +2,8 @@
 //!
 //! Only ratios of figures taken side by side in one run mean anything, so a bench runs both,
 //! interleaved, and says what the ratio is to be. To add one: a module with a function that
-//! answers [`Comparison`]s, and a line in [`BENCHES`].
+//! answers [`Comparison`]s, and a line in [`BENCHES`]. A goal that is missed, or not measured, ends
+//! it with exit status 1.
 
 mod channel;
 mod check;
@@ -56,7 +57,11 @@ const BENCHES: &[Bench] = &[
         what: "the saved report of a session of the largest size, opened in Chromium",
         run: report::run,
     },
-    Bench { name: "lab", what: "the laboratory's router in user space", run: lab::run },
+    Bench {
+        name: "lab",
+        what: "the laboratory in namespaces: its router in user space, and how soon a scenario is up",
+        run: lab::run,
+    },
     Bench { name: "channel", what: "throughput of the open data channel", run: channel::run },
     Bench { name: "lab-virtual", what: "virtual worlds, and the diagnosis's computing", run: lab_virtual::run },
 ];
@@ -84,6 +89,14 @@ impl Comparison {
     fn new(what: &'static str, unit: &'static str, ours: f64, peer: &'static str, theirs: f64, goal: Goal) -> Self {
         Self { what, unit, ours, peer, theirs, goal }
     }
+
+    fn ratio(&self) -> f64 {
+        self.ours / self.theirs
+    }
+
+    fn is_met(&self) -> Option<bool> {
+        self.goal.is_met(self.ours, self.ratio())
+    }
 }
 
 /// What a row is to reach.
@@ -102,16 +115,15 @@ pub(crate) enum Goal {
 }
 
 impl Goal {
-    /// A figure that is missing (NaN) meets nothing.
-    fn met(self, ours: f64, ratio: f64) -> &'static str {
-        let met = match self {
+    /// Whether it is reached; `None` where there is none. A figure that is missing (NaN) reaches nothing.
+    fn is_met(self, ours: f64, ratio: f64) -> Option<bool> {
+        Some(match self {
             Self::RatioAtMost(limit) => ratio <= limit,
             Self::RatioAtLeast(limit) => ratio >= limit,
             Self::AtMost(limit) => ours <= limit,
             Self::AtLeast(limit) => ours >= limit,
-            Self::None => return "-",
-        };
-        if met { "met" } else { "MISSED" }
+            Self::None => return None,
+        })
     }
 
     fn text(self) -> String {
@@ -150,7 +162,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         }
     }
     if !failed.is_empty() {
-        bail!("not measured: {}", failed.join(", "));
+        bail!("a goal was missed, or not measured: {}", failed.join(", "));
     }
     Ok(())
 }
@@ -170,8 +182,9 @@ fn build() -> Result<Vec<(String, String)>> {
         "screen_load",
     ]);
     step::run("release build", release, BUILD_LIMIT)?;
-    let router = cargo(&["build", "--release", "--package", "whyrelay-lab", "--example", "router_load"]);
-    step::run("release build of the laboratory's load", router, BUILD_LIMIT)?;
+    let mut lab = cargo(&["build", "--release", "--package", "whyrelay-lab"]);
+    lab.args(["--example", "router_load", "--example", "lab_up"]);
+    step::run("release build of the laboratory's load", lab, BUILD_LIMIT)?;
     let directory = std::env::current_dir()?.join("target/bench-peers");
     let mut built = Vec::new();
     for (variable, name) in [("MATCHBOX", "matchbox"), ("STR0M", "str0m"), ("TURN_PROTO", "turn-proto")] {
@@ -207,6 +220,16 @@ pub(crate) fn run_isolated(name: &str, runs: Option<&str>) -> Result<()> {
             print(row);
         }
         println!("(load average {before} before, {} after)", load_average());
+        all_met(&rows)?;
+    }
+    Ok(())
+}
+
+/// The rule of every bench: a goal that is missed is a failure, whoever reads the table.
+fn all_met(rows: &[Comparison]) -> Result<()> {
+    let missed: Vec<&str> = rows.iter().filter(|row| row.is_met() == Some(false)).map(|row| row.what).collect();
+    if !missed.is_empty() {
+        bail!("missed: {}", missed.join("; "));
     }
     Ok(())
 }
@@ -232,22 +255,39 @@ fn select(wanted: &[&str]) -> Result<Vec<&'static Bench>> {
 
 fn print(row: &Comparison) {
     let Comparison { what, unit, ours, peer, theirs, goal } = row;
-    let ratio = ours / theirs;
-    let (text, met) = (goal.text(), goal.met(*ours, ratio));
+    let (ratio, text) = (row.ratio(), goal.text());
+    let met = row.is_met().map_or("-", |met| if met { "met" } else { "MISSED" });
     println!("| {what} | {ours:.1} | {theirs:.1} | {peer} | {unit} | {ratio:.2} | {text} | {met} |");
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Goal, select};
+    use super::{Comparison, Goal, all_met, select};
 
     #[test]
     fn a_goal_is_met_at_its_limit_and_missed_beyond() {
-        assert_eq!(Goal::RatioAtMost(1.0).met(5.0, 1.0), "met");
-        assert_eq!(Goal::RatioAtMost(1.0).met(0.1, 1.01), "MISSED");
-        assert_eq!(Goal::RatioAtLeast(2.0).met(9.0, 1.99), "MISSED");
-        assert_eq!(Goal::AtMost(0.0).met(0.0, f64::NAN), "met");
-        assert_eq!(Goal::AtMost(0.0).met(f64::NAN, f64::NAN), "MISSED");
+        for (goal, ours, ratio, met) in [
+            (Goal::RatioAtMost(1.0), 5.0, 1.0, true),
+            (Goal::RatioAtMost(1.0), 0.1, 1.01, false),
+            (Goal::RatioAtLeast(2.0), 9.0, 1.99, false),
+            (Goal::AtMost(0.0), 0.0, f64::NAN, true),
+            (Goal::AtMost(0.0), f64::NAN, f64::NAN, false),
+        ] {
+            assert_eq!(goal.is_met(ours, ratio), Some(met), "{}", goal.text());
+        }
+        assert_eq!(Goal::None.is_met(1.0, 1.0), None);
+    }
+
+    #[test]
+    fn a_missed_goal_fails_its_bench_and_is_named() {
+        let row = |what, ours, goal| Comparison::new(what, "s", ours, "-", 1.0, goal);
+        let met = [row("quick", 1.0, Goal::AtMost(2.0)), row("told", 9.0, Goal::None)];
+        assert!(all_met(&met).is_ok());
+        let missed = [row("quick", 1.0, Goal::AtMost(2.0)), row("slow", 3.0, Goal::AtMost(2.0))];
+        let said = all_met(&missed).map_or_else(|error| error.to_string(), |()| String::new());
+        assert_eq!(said, "missed: slow");
+        let absent = [row("absent", f64::NAN, Goal::RatioAtMost(1.0))];
+        assert!(all_met(&absent).is_err());
     }
 
     #[test]
