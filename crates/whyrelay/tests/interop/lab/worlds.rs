@@ -46,10 +46,11 @@ fn both_agree() -> Result<()> {
 }
 
 /// Every scenario as it describes its routers; and for every kind of router that can be another program than that
-/// (`--routers`), one scenario where it is.
+/// (`--routers`), one scenario where it is. With `WHYRELAY_LAB_RUNS` set, for a long night, every scenario by every program.
 fn runs() -> Result<Vec<(Scenario, RouterChoice)>> {
     let (interrupted, program) = (AtomicBool::new(false), Path::new(env!("CARGO_BIN_EXE_whyrelay")));
     let (mut described, mut others, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let (mut possible, every) = (0, std::env::var_os("WHYRELAY_LAB_RUNS").is_some());
     for (name, text) in Scenario::embedded() {
         let scenario = Scenario::parse(name, text)?;
         for routers in [RouterChoice::AsDescribed, RouterChoice::Kernel, RouterChoice::UserSpace] {
@@ -62,8 +63,9 @@ fn runs() -> Result<Vec<(Scenario, RouterChoice)>> {
                 (_, Some(_)) => {}
                 (_, None) => {
                     let kinds = otherwise(&scenario.topology, routers)?;
+                    possible += usize::from(!kinds.is_empty());
                     // All of them: a router's kind is seen where it is what it is named.
-                    if !kinds.is_subset(&seen) {
+                    if !kinds.is_subset(&seen) || every && !kinds.is_empty() {
                         seen.extend(kinds);
                         others.push((scenario.clone(), routers));
                     }
@@ -71,6 +73,7 @@ fn runs() -> Result<Vec<(Scenario, RouterChoice)>> {
             }
         }
     }
+    eprintln!("{} of {possible} possible runs with other routers than described", others.len());
     Ok(described.into_iter().chain(others).collect())
 }
 
