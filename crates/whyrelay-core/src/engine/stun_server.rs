@@ -13,20 +13,26 @@ use crate::wire::stun::{Class, Message, MessageBuilder, Method};
 /// `None` for everything that gets no answer: a message that is not a sound STUN request for Binding, and one whose
 /// source nobody can receive at (port 0).
 pub fn answer(message: &Message<'_>, source: SocketAddr) -> Option<Vec<u8>> {
+    answer_with_code(message, source).map(|(bytes, _)| bytes)
+}
+
+/// The same, and the code of an answer that is an error.
+pub(super) fn answer_with_code(message: &Message<'_>, source: SocketAddr) -> Option<(Vec<u8>, Option<u16>)> {
     let binding = message.class == Class::Request && message.method == Method::BINDING;
     if !binding || !message.is_sound() || source.port() == 0 {
         return None;
     }
     let unknown = unknown_attributes(message, &UNDERSTOOD);
-    let reply = if unknown.is_empty() {
-        MessageBuilder::new(Class::Success, Method::BINDING, message.transaction)
-            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, source)
-    } else {
-        MessageBuilder::new(Class::Error, Method::BINDING, message.transaction)
-            .error(420, "")
-            .unknown_attributes(&unknown)
+    let code = (!unknown.is_empty()).then_some(420);
+    let reply = match code {
+        None => MessageBuilder::new(Class::Success, Method::BINDING, message.transaction)
+            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, source),
+        Some(code) => MessageBuilder::new(Class::Error, Method::BINDING, message.transaction)
+            .error(code, "")
+            .unknown_attributes(&unknown),
     };
-    Some(if message.has(AttributeType::FINGERPRINT) { reply.fingerprint() } else { reply }.build())
+    let reply = if message.has(AttributeType::FINGERPRINT) { reply.fingerprint() } else { reply };
+    Some((reply.build(), code))
 }
 
 /// The comprehension-required attributes before MESSAGE-INTEGRITY that `known` does not name: each once, at most 16,

@@ -12,7 +12,6 @@ use whyrelay_core::signal::{IceServer, ServersAnnouncement, unguessable_name};
 
 use super::args::ServeArgs;
 use super::serve_refusals::must_work;
-use super::turn_args::TurnArgs;
 use super::{HEALTHY, answer, peer};
 use crate::io::interfaces::{self, InterfaceFilter};
 use crate::page;
@@ -66,7 +65,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     if let Some(address) = args.turn.metrics_listen {
         serve_metrics(address, metrics::router(relay.clone(), gauges, Audience::Everybody)).await?;
     }
-    tokio::spawn(reload_on_hangup(args.turn.clone(), relay.clone(), certificates, signal(SignalKind::hangup())?));
+    tokio::spawn(reload_on_hangup(args.clone(), relay.clone(), certificates, signal(SignalKind::hangup())?));
     let greeting = Greeting::new(&args, signaling.local_addr(), is_tls)?;
     let hosts = greeting.hosts();
     answer(&greeting.text(&hosts, relay.as_ref()))?;
@@ -77,25 +76,33 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
     let relaying = async {
         if let Some(relay) = &relay {
-            let _ = relay
-                .run(async move {
-                    while !*stopped.borrow_and_update() {
-                        if stopped.changed().await.is_err() {
-                            break;
-                        }
+            let end = async {
+                while !*stopped.borrow_and_update() {
+                    if stopped.changed().await.is_err() {
+                        break;
                     }
-                })
-                .await;
+                }
+                let allocations = relay.metrics().allocations;
+                if allocations > 0 && args.turn.drain > 0 {
+                    crate::tell!(
+                        "{allocations} allocations live on for up to {} s; Ctrl-C or SIGTERM again ends them at once",
+                        args.turn.drain
+                    );
+                }
+                relay.drain(Duration::from_secs(args.turn.drain)).await;
+            };
+            relay.run(end).await;
         }
     };
     let signaling = async {
         let served = signaling
-            .run(async move {
+            .run(async {
                 let _ = interrupt.changed().await;
                 crate::tell!("closing");
+                // Whoever waits for it may have ended already.
+                let _ = stop.send(true);
             })
             .await;
-        // Whoever waits for it may have ended already.
         let _ = stop.send(true);
         served
     };
@@ -138,7 +145,7 @@ fn bind_relay(args: &ServeArgs, listen: Vec<SocketAddr>) -> anyhow::Result<StunT
         credentials: args.turn.users()?,
         secrets: args.turn.secrets()?,
         realm: args.turn.turn_realm.clone(),
-        alternate_server: args.turn.alternate_turn_server,
+        alternate_servers: args.turn.alternate_servers()?,
         strict_expiry: args.turn.strict_expiry,
         rfc5766_channels: args.turn.rfc5766_channels,
         turn: !args.no_turn,
@@ -158,9 +165,10 @@ async fn serve_metrics(address: SocketAddr, router: axum::Router) -> anyhow::Res
     Ok(())
 }
 
-/// Reads certificates, users and secrets again at every SIGHUP. What cannot be read stays as it was, and is said.
+/// Reads certificates, users, secrets and alternate servers again at every SIGHUP. What cannot be read stays as it was, and
+/// is said.
 async fn reload_on_hangup(
-    args: TurnArgs,
+    args: ServeArgs,
     relay: Option<StunTurnServer>,
     certificates: Option<Arc<Certificates>>,
     mut hangup: Signal,
@@ -174,8 +182,16 @@ async fn reload_on_hangup(
             if let Err(error) = relay.reload_certificates() {
                 failed.push(error.into());
             }
-            match args.users().and_then(|users| Ok((users, args.secrets()?))) {
+            match args.turn.users().and_then(|users| Ok((users, args.turn.secrets()?))) {
                 Ok((users, secrets)) => relay.set_credentials(users, secrets),
+                Err(error) => failed.push(error),
+            }
+            match args.turn.alternate_servers() {
+                Ok(servers) => relay.set_alternate_servers(servers),
+                Err(error) => failed.push(error),
+            }
+            match args.discovery.secret() {
+                Ok(secret) => secret.iter().for_each(|secret| relay.set_discovery_secret(secret)),
                 Err(error) => failed.push(error),
             }
         }

@@ -21,7 +21,7 @@ pub struct DiscoveryArgs {
     /// secret. May be repeated, once for each family
     #[arg(long, value_name = "IP", requires = "alternate_secret_file")]
     pub alternate_server: Vec<IpAddr>,
-    /// File whose first line is the secret that both servers share
+    /// File whose first line is the secret that both servers share. Read again on SIGHUP
     #[arg(long, value_name = "FILE", requires = "alternate_server")]
     pub alternate_secret_file: Option<PathBuf>,
     /// First of the two UDP ports; default: the two after the one of --stun-listen
@@ -51,6 +51,13 @@ impl DiscoveryArgs {
             ([], _, None) => bail!("--alternate-server needs --alternate-secret-file"),
         };
         Ok(Some(DiscoveryConfig { port: self.discovery_port, alternate, serves_unproven: self.rfc5780_clients }))
+    }
+}
+
+impl DiscoveryArgs {
+    /// The secret that is shared with the other server, if there is one.
+    pub(super) fn secret(&self) -> anyhow::Result<Option<SharedSecret>> {
+        self.alternate_secret_file.as_deref().map(read_secret).transpose()
     }
 }
 

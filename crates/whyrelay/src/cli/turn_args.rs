@@ -36,6 +36,10 @@ pub struct TurnArgs {
     /// Bytes that one allocation may relay per second, both ways together; default: no limit
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1000..))]
     pub max_rate: Option<u64>,
+    /// Bytes that all allocations together may relay per second, both ways; default: no limit. With --max-rate nobody
+    /// can take all of it
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1000..))]
+    pub total_rate: Option<u64>,
     /// Datagrams that one allocation may relay per second, both ways together; default: no limit
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
     pub max_datagram_rate: Option<u32>,
@@ -52,9 +56,18 @@ pub struct TurnArgs {
     /// Never relay to this network; may be repeated
     #[arg(long, value_name = "NETWORK")]
     pub refuse_peer: Vec<Prefix>,
-    /// Send every TURN client of its family to another server (ALTERNATE-SERVER)
+    /// Send every new TURN client of its family to another server (ALTERNATE-SERVER); may be repeated, once for each
+    /// family
     #[arg(long, value_name = "ADDR:PORT")]
-    pub alternate_turn_server: Option<SocketAddr>,
+    pub alternate_turn_server: Vec<SocketAddr>,
+    /// File with such servers, one a line; empty: none. Read again on SIGHUP, so that a server is emptied, and taken into
+    /// use again, while it serves
+    #[arg(long, value_name = "FILE", conflicts_with = "alternate_turn_server")]
+    pub alternate_turn_server_file: Option<PathBuf>,
+    /// How long allocations may live on after Ctrl-C or SIGTERM, while nobody new is let in; a second one ends the server
+    /// at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub drain: u64,
     /// Answer /metrics on this address, to whoever can reach it. On the port of signaling it is answered to this
     /// machine only
     #[arg(long, value_name = "ADDR:PORT", help_heading = "Metrics")]
@@ -92,16 +105,34 @@ impl TurnArgs {
         Ok(secrets)
     }
 
+    /// The servers that new clients are sent to.
+    pub(super) fn alternate_servers(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        let Some(file) = &self.alternate_turn_server_file else {
+            return one_of_each_family(self.alternate_turn_server.clone()).context("--alternate-turn-server");
+        };
+        let servers = lines(file, "the alternate servers")?.into_iter().map(|(at, line)| {
+            line.parse().with_context(|| format!("{}, line {at}: write ADDR:PORT, not {line:?}", file.display()))
+        });
+        one_of_each_family(servers.collect::<anyhow::Result<_>>()?).with_context(|| file.display().to_string())
+    }
+
     pub(super) fn limits(&self) -> Limits {
         Limits {
             allocations: self.total_quota,
             allocations_per_user: self.user_quota,
             new_peers_per_second: Some(self.max_new_peers),
             bytes_per_second: self.max_rate,
+            total_bytes_per_second: self.total_rate,
             datagrams_per_second: self.max_datagram_rate,
             ..Limits::default()
         }
     }
+}
+
+fn one_of_each_family(servers: Vec<SocketAddr>) -> anyhow::Result<Vec<SocketAddr>> {
+    let ipv4 = servers.iter().filter(|server| server.is_ipv4()).count();
+    ensure!(ipv4 <= 1 && servers.len() - ipv4 <= 1, "there can be one server of each family");
+    Ok(servers)
 }
 
 /// The lines of a file that are neither empty nor comments, with their numbers.
@@ -138,6 +169,27 @@ mod tests {
         let (_directory, args) = with_file("--turn-users-file", "alice:x\nhunter2\n")?;
         let error = format!("{:#}", args.users().expect_err("a bad line"));
         assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn alternate_servers_are_one_of_each_family_from_flags_or_a_file() -> anyhow::Result<()> {
+        let servers = |text: &str| -> anyhow::Result<Vec<String>> {
+            let (_directory, args) = with_file("--alternate-turn-server-file", text)?;
+            Ok(args.alternate_servers()?.iter().map(ToString::to_string).collect())
+        };
+        assert_eq!(
+            servers("192.0.2.1:3478\n# the same\n[2001:db8::1]:3478\n")?,
+            ["192.0.2.1:3478", "[2001:db8::1]:3478"]
+        );
+        assert!(servers("\n")?.is_empty());
+        for wrong in ["192.0.2.1", "turn.example.org:3478", "192.0.2.1:1\n192.0.2.2:1"] {
+            assert!(servers(wrong).is_err(), "{wrong}");
+        }
+        let flags = |one, other| ["serve", "--alternate-turn-server", one, "--alternate-turn-server", other];
+        let two = Line::try_parse_from(flags("192.0.2.1:1", "[2001:db8::1]:1"))?.turn;
+        assert_eq!(two.alternate_servers()?.len(), 2);
+        assert!(Line::try_parse_from(flags("192.0.2.1:1", "192.0.2.2:1"))?.turn.alternate_servers().is_err());
         Ok(())
     }
 

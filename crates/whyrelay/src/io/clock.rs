@@ -14,9 +14,7 @@ pub struct Clock {
 impl Clock {
     /// Reads the wall clock, once.
     pub fn start() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let micros = u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX);
-        Self { anchor: Instant::now(), epoch: Timestamp::from_micros(micros) }
+        Self { anchor: Instant::now(), epoch: wall_clock() }
     }
 
     /// Now.
@@ -41,6 +39,12 @@ impl Clock {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         moment_of(since_epoch, wall, self.now())
     }
+}
+
+/// What the wall clock says now: somebody may set it, also back.
+pub fn wall_clock() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// How far the wall clock may be from ours, by being slewed, without having been set.

@@ -10,6 +10,7 @@ mod discovery;
 mod engine;
 mod mmsg;
 mod options;
+mod refusals;
 mod relay;
 mod stream;
 mod udp;
@@ -29,7 +30,7 @@ use whyrelay_core::engine::turn_server::{
 use whyrelay_core::random::Random;
 use whyrelay_core::signal::{IceServer, ServersAnnouncement};
 
-use crate::io::clock::Clock;
+use crate::io::clock::{Clock, wall_clock};
 use crate::server::certificates::{Certificates, TlsFileError};
 pub use discovery::{AlternateAddress, AlternateConfig, DiscoveryConfig};
 use engine::Engine;
@@ -59,8 +60,8 @@ pub struct StunTurnConfig {
     pub secrets: Vec<SharedSecret>,
     /// The realm of the credentials. With more than eight bytes a 401 is larger than it need be.
     pub realm: String,
-    /// Where clients are sent instead (ALTERNATE-SERVER).
-    pub alternate_server: Option<SocketAddr>,
+    /// Where clients are sent instead (ALTERNATE-SERVER), at most one of each family.
+    pub alternate_servers: Vec<SocketAddr>,
     /// Whether an allocation ends when the credentials that made it expire.
     pub strict_expiry: bool,
     /// How long announced credentials hold; at most 48 hours.
@@ -101,7 +102,7 @@ impl Default for StunTurnConfig {
             credentials: Credentials::none(),
             secrets: Vec::new(),
             realm: TurnConfig::default().realm,
-            alternate_server: None,
+            alternate_servers: Vec::new(),
             strict_expiry: false,
             credential_lifetime: Duration::from_secs(12 * 3600),
             policy: PeerPolicy::default(),
@@ -175,7 +176,7 @@ impl StunTurnServer {
         let turn = TurnConfig {
             realm: config.realm,
             credentials: secrets.iter().cloned().fold(config.credentials, Credentials::with_secret),
-            alternate_server: config.alternate_server,
+            alternate_servers: config.alternate_servers,
             strict_expiry: config.strict_expiry,
             policy,
             relay_ipv4: families.ipv4,
@@ -228,7 +229,7 @@ impl StunTurnServer {
             tracing::error!("serving UDP: {error}");
         }
         tasks.spawn(Arc::clone(engine).expire());
-        tasks.spawn(follow_own_addresses(Arc::clone(engine), self.inner.own.clone()));
+        tasks.spawn(look_around(Arc::clone(engine), self.inner.own.clone()));
         let streams = stream::Streams::new(Arc::clone(engine), self.inner.tls.clone(), self.inner.streams.clone());
         for at in 0..self.inner.tcp.len() {
             let (inner, streams) = (Arc::clone(&self.inner), streams.clone());
@@ -239,13 +240,26 @@ impl StunTurnServer {
         engine.close();
     }
 
+    /// Lets nobody in any more, and completes once the last allocation has ended, or after so long. Then stop
+    /// [`Self::run`].
+    pub async fn drain(&self, patience: Duration) {
+        let engine = &self.inner.engine;
+        engine.refuse_newcomers();
+        let emptied = async {
+            while engine.metrics().allocations > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, emptied).await;
+    }
+
     /// The STUN and TURN servers for one peer, with credentials of its own that hold for a while.
     ///
     /// `name` is what quotas count (a peer's id); `local` the server's address that the peer has reached, for a
     /// server that listens on all of them. `None` when there is no address to announce.
     pub fn announce(&self, name: &str, local: Option<IpAddr>) -> Option<ServersAnnouncement> {
         let (host, port) = self.public_end_point(local)?;
-        let expires = self.inner.engine.now() + self.inner.credential_lifetime;
+        let expires = wall_clock() + self.inner.credential_lifetime;
         let made =
             self.inner.secrets.read().unwrap_or_else(PoisonError::into_inner).first()?.credentials(name, expires);
         let mut urls = vec![format!("turn:{host}:{port}?transport=udp"), format!("turn:{host}:{port}?transport=tcp")];
@@ -314,6 +328,16 @@ impl StunTurnServer {
         self.inner.engine.set_credentials(current.iter().cloned().fold(users, Credentials::with_secret));
     }
 
+    /// Replaces the servers that new clients are sent to instead. Allocations live on.
+    pub fn set_alternate_servers(&self, servers: Vec<SocketAddr>) {
+        self.inner.engine.set_alternate_servers(servers);
+    }
+
+    /// Replaces what is shared with the server that is the alternate address of behavior discovery.
+    pub fn set_discovery_secret(&self, secret: &SharedSecret) {
+        self.inner.engine.set_discovery_secret(secret);
+    }
+
     /// Reads certificate and key again: new connections get the new ones.
     ///
     /// # Errors
@@ -323,13 +347,17 @@ impl StunTurnServer {
     }
 }
 
-/// How old the list of this host's addresses may be.
-const OWN_ADDRESSES_EVERY: Duration = Duration::from_secs(1);
+/// How old what is known of this host may be, and how often refusals are logged.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Keeps the list of this host's addresses: nobody may be relayed to one that came after the start, either.
-async fn follow_own_addresses(engine: Arc<Engine>, configured: Vec<IpAddr>) {
+/// Keeps the list of this host's addresses: nobody may be relayed to one that came after the start, either. And tells the
+/// engine what the wall clock says, and the log what was refused.
+async fn look_around(engine: Arc<Engine>, configured: Vec<IpAddr>) {
     let mut known = Vec::new();
+    let mut refusals = refusals::Log::default();
     loop {
+        engine.follow_wall_clock();
+        engine.log_refusals(&mut refusals);
         match options::local_addresses() {
             Ok(now) if now != known => {
                 engine.set_own_addresses(&[&configured[..], &now[..]].concat());
@@ -338,7 +366,7 @@ async fn follow_own_addresses(engine: Arc<Engine>, configured: Vec<IpAddr>) {
             Ok(_) => {}
             Err(error) => tracing::warn!("listing this host's addresses: {error}"),
         }
-        tokio::time::sleep(OWN_ADDRESSES_EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

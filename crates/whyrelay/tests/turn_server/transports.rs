@@ -328,7 +328,7 @@ async fn one_allocation_relays_in_both_families() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alternate_server_is_named_and_followed() -> Result<()> {
     let second = Server::start()?;
-    let first = Server::with(|config| config.alternate_server = Some(second.address))?;
+    let first = Server::with(|config| config.alternate_servers = vec![second.address])?;
     let mut client = TurnClient::udp(first.address, "alice", "wonderland").await?;
     let request = client.start(Method::ALLOCATE).attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
     let refused = client.request(request).await?;

@@ -9,7 +9,7 @@ use super::requests::{Answer, Authenticated, BAD_REQUEST, UNSUPPORTED_FAMILY, re
 use super::{Client, Output, RelayId, TurnServer};
 use crate::time::Timestamp;
 use crate::wire::attribute::AttributeType;
-use crate::wire::stun::{Message, MessageBuilder};
+use crate::wire::stun::{Message, MessageBuilder, Method};
 use crate::wire::turn::REQUESTED_TRANSPORT_UDP;
 
 impl TurnServer {
@@ -38,11 +38,11 @@ impl TurnServer {
         let families = self.requested_families(message)?;
         let even_port = even_port(message)?.is_some();
         let lifetime = requested_lifetime(message)?;
-        if let Some(server) = self.config.alternate_server {
-            // RFC 8489 §10: an alternate of the family that the client used.
-            if server.is_ipv4() == client.source.is_ipv4() {
-                return Err(Rejection::new(300, "Try Alternate"));
-            }
+        if self.alternate_for(&client).is_some() {
+            return Err(Rejection::new(300, "Try Alternate"));
+        }
+        if self.is_draining {
+            return Err(Rejection::new(508, "Draining"));
         }
         if self.allocations.len() >= self.config.limits.allocations {
             return Err(Rejection::new(508, "Insufficient Capacity"));
@@ -72,6 +72,12 @@ impl TurnServer {
         self.allocations.insert(client, allocation);
         self.settle(&client);
         Ok(None)
+    }
+
+    /// The server that a client is sent to instead: one of the family that it used (RFC 8489 §10).
+    pub(super) fn alternate_for(&self, client: &Client) -> Option<SocketAddr> {
+        let of_family = |server: &&SocketAddr| server.is_ipv4() == client.source.is_ipv4();
+        self.config.alternate_servers.iter().find(of_family).copied()
     }
 
     /// The families of the relayed addresses, the indispensable one first.
@@ -162,7 +168,7 @@ impl TurnServer {
             self.counters.allocations += 1;
             success(allocation, &client, now, &reply)
         } else {
-            self.count_error(508);
+            self.refuse(&client, Method::ALLOCATE, 508);
             self.remove(&client);
             reply.error(Rejection::new(508, "Insufficient Capacity"))
         };

@@ -68,10 +68,25 @@ pub(super) struct Allocation {
     pub(super) due: Timestamp,
     permissions: Vec<Permission>,
     channels: Vec<Channel>,
-    /// Until when the bytes that were relayed would have taken at the permitted rate.
-    bytes_until: Timestamp,
-    /// The same of the datagrams.
-    datagrams_until: Timestamp,
+    /// Of the bytes relayed, both ways together, and of the datagrams.
+    bytes: Pace,
+    datagrams: Pace,
+}
+
+/// Until when what was relayed would have taken at a permitted rate.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace(Timestamp);
+
+impl Pace {
+    /// Half a second's worth may come at once.
+    const AT_ONCE: Duration = Duration::from_millis(500);
+
+    /// After so much more, at so much a second; `None` when there is no room for it now. Without a rate all fits.
+    fn after(self, now: Timestamp, amount: u64, rate: Option<u64>) -> Option<Self> {
+        let Some(rate) = rate else { return Some(self) };
+        let until = self.0.max(now) + Duration::from_micros(amount * 1_000_000 / rate.max(1));
+        (until <= now + Self::AT_ONCE).then_some(Self(until))
+    }
 }
 
 /// How the pending Allocate request wants its answer.
@@ -127,8 +142,8 @@ impl Allocation {
             due: Timestamp::default(),
             permissions: Vec::new(),
             channels: Vec::new(),
-            bytes_until: Timestamp::default(),
-            datagrams_until: Timestamp::default(),
+            bytes: Pace::default(),
+            datagrams: Pace::default(),
         }
     }
 
@@ -195,20 +210,18 @@ impl Allocation {
         Some(channel.peer)
     }
 
-    /// Takes a datagram out of the rates that there are; half a second's worth may come at once. What one of them has no
-    /// room for costs nothing.
-    pub(super) fn spend(&mut self, now: Timestamp, limits: &Limits, length: usize) -> bool {
-        let later = |until: Timestamp, amount: u64, rate: u64| {
-            until.max(now) + Duration::from_micros(amount * 1_000_000 / rate.max(1))
-        };
-        let bytes = limits.bytes_per_second.map(|rate| later(self.bytes_until, length as u64, rate));
-        let datagrams = limits.datagrams_per_second.map(|rate| later(self.datagrams_until, 1, rate.into()));
-        let within = [bytes, datagrams].into_iter().flatten().all(|until| until <= now + Duration::from_millis(500));
-        if within {
-            self.bytes_until = bytes.unwrap_or_default();
-            self.datagrams_until = datagrams.unwrap_or_default();
-        }
-        within
+    /// Takes a datagram out of the rates that there are, of which one is of all allocations together. What one of them
+    /// has no room for costs nothing.
+    pub(super) fn spend(&mut self, now: Timestamp, limits: &Limits, in_all: &mut Pace, length: usize) -> bool {
+        let length = length as u64;
+        let paces = (
+            self.bytes.after(now, length, limits.bytes_per_second),
+            self.datagrams.after(now, 1, limits.datagrams_per_second.map(u64::from)),
+            in_all.after(now, length, limits.total_bytes_per_second),
+        );
+        let (Some(bytes), Some(datagrams), Some(together)) = paces else { return false };
+        (self.bytes, self.datagrams, *in_all) = (bytes, datagrams, together);
+        true
     }
 
     /// The open relay that reaches this family.

@@ -26,8 +26,9 @@ pub struct TurnConfig {
     pub external_ipv6: Option<Ipv6Addr>,
     /// Whether DONT-FRAGMENT is obeyed; if not, it is answered 420 as RFC 8656 §7.2 demands.
     pub dont_fragment: bool,
-    /// Sends every client elsewhere: 300 with ALTERNATE-SERVER (RFC 8656 §7.2).
-    pub alternate_server: Option<SocketAddr>,
+    /// Sends every client elsewhere that comes by the family of one of these: 300 with ALTERNATE-SERVER (RFC 8656 §7.2).
+    /// At most one of each family counts.
+    pub alternate_servers: Vec<SocketAddr>,
     /// Ends an allocation when the credentials it was made with expire. Otherwise it may be refreshed further.
     pub strict_expiry: bool,
     /// Whether channel numbers 0x5000 to 0x7FFF are accepted as well: RFC 5766 allowed them, and some clients of its
@@ -51,7 +52,7 @@ impl Default for TurnConfig {
             external_ipv4: None,
             external_ipv6: None,
             dont_fragment: true,
-            alternate_server: None,
+            alternate_servers: Vec::new(),
             strict_expiry: false,
             rfc5766_channels: false,
             discovery: Vec::new(),
@@ -82,8 +83,11 @@ pub struct Limits {
     /// Application datagrams that one allocation may relay per second, both ways together; half a second's worth may
     /// come at once, what is over is dropped. `None`: no limit.
     pub datagrams_per_second: Option<u32>,
-    /// Unauthenticated error answers to one source address, per second.
-    pub unauthenticated_per_second: u32,
+    /// The same bytes of all allocations together; what one relays to another counts for both. Who takes most of it leaves
+    /// little for the others, unless each has a limit as well. `None`: no limit.
+    pub total_bytes_per_second: Option<u64>,
+    /// Unauthenticated error answers to one source address in any second.
+    pub unauthenticated_per_second: u16,
     /// The lifetime of an allocation when the client names none or a shorter one (RFC 8656 §7.2: 10 minutes).
     pub default_lifetime: Duration,
     /// The longest lifetime (RFC 8656 §7.2: an hour).
@@ -103,6 +107,7 @@ impl Default for Limits {
             // what a scan of other people's networks needs.
             new_peers_per_second: Some(100),
             bytes_per_second: None,
+            total_bytes_per_second: None,
             datagrams_per_second: None,
             unauthenticated_per_second: 10,
             default_lifetime: Duration::from_secs(600),

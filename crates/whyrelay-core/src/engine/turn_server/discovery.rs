@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::nonce::{AnswerBudget, Bucket, Nonces};
+use super::nonce::{Allowance, AnswerBudget, Nonces, Window};
 use super::{Client, ClientTransport, ListenerId, Output, SharedSecret, TurnServer};
 use crate::engine::stun_server::unknown_attributes;
 use crate::random::Random;
@@ -18,7 +18,7 @@ use crate::time::Timestamp;
 use crate::wire::attribute::AttributeType;
 use crate::wire::integrity::{Integrity, Key};
 use crate::wire::probe;
-use crate::wire::stun::{Class, Message, MessageBuilder, Method};
+use crate::wire::stun::{Class, HEADER_LENGTH, Message, MessageBuilder, Method};
 
 /// Behavior discovery in one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,10 @@ pub enum Alternate {
 const CHANGE_ADDRESS: u32 = 0x04;
 const CHANGE_PORT: u32 = 0x02;
 
+/// What a source without proof is sent for five bytes of its request, at most: as much as a bare Binding request of 20
+/// bytes gets at any port of this server, 32. Over IPv6 the mapped address alone is more than that.
+const MOST_FOR_FIVE: usize = 8;
+
 /// The most PADDING that is sent back.
 const MOST_PADDING: usize = 1280;
 
@@ -88,17 +92,17 @@ pub(super) struct Discoveries {
     /// Those of them with CHANGE-REQUEST.
     changed: AnswerBudget,
     /// Requests of a source with proof.
-    proven: AnswerBudget,
+    proven: Allowance,
     /// Successes for sources without proof, all of them together.
-    unproven_in_all: Bucket,
+    unproven_in_all: Window,
     /// Those of them with CHANGE-REQUEST.
-    changed_in_all: Bucket,
+    changed_in_all: Window,
 }
 
 /// Successes a second for all sources without proof together.
-const MOST_UNPROVEN: u32 = 200;
+const MOST_UNPROVEN: u16 = 200;
 /// Those of them with CHANGE-REQUEST: 50 times 68 bytes are 27 kbit/s.
-const MOST_CHANGED: u32 = 50;
+const MOST_CHANGED: u16 = 50;
 
 struct Family {
     discovery: Discovery,
@@ -108,30 +112,40 @@ struct Family {
     seen: VecDeque<[u8; 16]>,
 }
 
+impl Family {
+    /// Both servers make the same nonces, and sign what they say to each other, with keys from a secret.
+    fn share(&mut self, secret: &SharedSecret) {
+        self.nonces = Nonces::new(secret.derived_key("whyrelay discovery nonce"), PROOF_LIFETIME);
+        self.key = Some(Key::short_term(&secret.derived_password("whyrelay discovery")));
+    }
+}
+
 impl Discoveries {
     pub(super) fn new(discoveries: &[Discovery], random: &mut Random) -> Option<Self> {
         if discoveries.is_empty() {
             return None;
         }
         let family = |discovery: &Discovery, random: &mut Random| {
-            let (nonce_key, key) = match &discovery.alternate {
-                Alternate::Here(_) => (random.bytes(), None),
-                Alternate::Server { secret, .. } => (
-                    secret.derived_key("whyrelay discovery nonce"),
-                    Some(Key::short_term(&secret.derived_password("whyrelay discovery"))),
-                ),
-            };
-            let nonces = Nonces::new(nonce_key, PROOF_LIFETIME);
-            Family { discovery: discovery.clone(), nonces, key, seen: VecDeque::new() }
+            let nonces = Nonces::new(random.bytes(), PROOF_LIFETIME);
+            let mut family = Family { discovery: discovery.clone(), nonces, key: None, seen: VecDeque::new() };
+            if let Alternate::Server { secret, .. } = &discovery.alternate {
+                family.share(secret);
+            }
+            family
         };
         Some(Self {
             families: discoveries.iter().map(|discovery| family(discovery, random)).collect(),
             plain: AnswerBudget::new(random.bytes(), 30),
             changed: AnswerBudget::new(random.bytes(), 5),
-            proven: AnswerBudget::new(random.bytes(), 60),
-            unproven_in_all: Bucket::default(),
-            changed_in_all: Bucket::default(),
+            proven: Allowance::new(random.bytes(), 60),
+            unproven_in_all: Window::default(),
+            changed_in_all: Window::default(),
         })
+    }
+
+    /// Replaces what is shared with the other server, if there is one.
+    pub(super) fn set_secret(&mut self, secret: &SharedSecret) {
+        self.families.iter_mut().filter(|family| family.key.is_some()).for_each(|family| family.share(secret));
     }
 
     /// The discovery port in the family of an address.
@@ -183,14 +197,21 @@ impl Discovery {
         }
     }
 
-    /// A success response as it leaves from a place (RFC 5780 §6.1).
-    fn answer(&self, request: &Message<'_>, mapped: SocketAddr, place: Place) -> MessageBuilder {
+    /// A success response as it leaves from a place (RFC 5780 §6.1), of at most `room` bytes: what does not fit is left
+    /// out, the least needed first. The mapped address alone always fits.
+    fn answer(&self, request: &Message<'_>, mapped: SocketAddr, place: Place, room: usize) -> MessageBuilder {
         let other = Place { alternate: !place.alternate, second_port: !place.second_port };
-        MessageBuilder::new(Class::Success, Method::BINDING, request.transaction)
-            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped)
-            .address(AttributeType::MAPPED_ADDRESS, mapped)
-            .address(AttributeType::RESPONSE_ORIGIN, self.address(place))
-            .address(AttributeType::OTHER_ADDRESS, self.address(other))
+        let addresses = [
+            (AttributeType::OTHER_ADDRESS, self.address(other)),
+            (AttributeType::RESPONSE_ORIGIN, self.address(place)),
+            (AttributeType::MAPPED_ADDRESS, mapped),
+        ];
+        let reply = MessageBuilder::new(Class::Success, Method::BINDING, request.transaction)
+            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, mapped);
+        let begun = reply.clone().build().len();
+        // Each as long as the one that is there already.
+        let fit = room.saturating_sub(begun) / (begun - HEADER_LENGTH);
+        addresses.into_iter().take(fit).fold(reply, |reply, (kind, address)| reply.address(kind, address))
     }
 }
 
@@ -198,14 +219,18 @@ impl TurnServer {
     /// What came to a listener of behavior discovery; false when the listener is none.
     pub(super) fn discover(&mut self, now: Timestamp, client: Client, message: &Message<'_>) -> bool {
         let ClientTransport::Udp(listener) = client.transport else { return false };
+        let wall = self.wall(now);
         let Some(discoveries) = &mut self.discoveries else { return false };
         let Some((at, place)) = discoveries.find(listener) else { return false };
         match (message.class, message.method) {
             (Class::Request, Method::BINDING) => {
-                let answer = discoveries.binding(now, at, place, client, message);
+                let answer = discoveries.binding((now, wall), at, place, client, message);
                 match answer {
-                    Some(output) => {
-                        self.counters.discoveries += 1;
+                    Some((output, code)) => {
+                        match code {
+                            None => self.counters.discoveries += 1,
+                            Some(code) => self.refuse(&client, message.method, code),
+                        }
                         self.outputs.push_back(output);
                     }
                     None => self.counters.discoveries_withheld += 1,
@@ -214,7 +239,8 @@ impl TurnServer {
             (Class::Indication, Method::FORWARD) => {
                 let policy = &self.config.policy;
                 let usable = |peer: SocketAddr| peer.port() != 0 && !policy.is_own_endpoint(peer);
-                let answer = discoveries.forwarded(now, at, client.source, message).filter(|(peer, _)| usable(*peer));
+                let answer =
+                    discoveries.forwarded((now, wall), at, client.source, message).filter(|(peer, _)| usable(*peer));
                 match answer {
                     Some((_, output)) => {
                         self.counters.discoveries += 1;
@@ -230,41 +256,48 @@ impl TurnServer {
 }
 
 impl Discoveries {
-    /// A Binding request; `None` when the source has had its share.
+    /// A Binding request, at a time of inputs and of the wall clock, which two servers have in common: what is sent for
+    /// it, and the code if that is an error. `None` when the source has had its share.
     fn binding(
         &mut self,
-        now: Timestamp,
+        (now, wall): (Timestamp, Timestamp),
         at: usize,
         place: Place,
         client: Client,
         message: &Message<'_>,
-    ) -> Option<Output> {
+    ) -> Option<(Output, Option<u16>)> {
         let family = &self.families[at];
         let source = client.source;
         let nonce = message.attribute(AttributeType::NONCE);
         let shown = message.text(AttributeType::NONCE).unwrap_or_default();
-        let proven = nonce.is_some() && family.nonces.is_valid(now, &source_alone(source), shown);
-        let budget = if proven { &mut self.proven } else { &mut self.plain };
-        if !budget.take(now, source.ip()) {
+        let proven = nonce.is_some() && family.nonces.is_valid(wall, &source_alone(source), shown);
+        let is_within = match proven {
+            true => self.proven.take(now, source.ip(), "", 1),
+            false => self.plain.take(now, source.ip()),
+        };
+        if !is_within {
             return None;
         }
         let fingerprint = message.has(AttributeType::FINGERPRINT);
         let finish = |reply: MessageBuilder| if fingerprint { reply.fingerprint() } else { reply }.build();
-        let back = |reply| Some(Output::SendToClient { client, bytes: finish(reply) });
         let error = |code| MessageBuilder::new(Class::Error, Method::BINDING, message.transaction).error(code, "");
-        let challenge = || error(438).text(AttributeType::NONCE, &family.nonces.make(now, &source_alone(source)));
+        let refuse = |code, reply| Some((Output::SendToClient { client, bytes: finish(reply) }, Some(code)));
+        let challenge = || {
+            let nonce = family.nonces.make(wall, &source_alone(source));
+            refuse(438, error(438).text(AttributeType::NONCE, &nonce))
+        };
 
         let unknown = unknown_attributes(message, &UNDERSTOOD);
         if !unknown.is_empty() {
-            return back(error(420).unknown_attributes(&unknown));
+            return refuse(420, error(420).unknown_attributes(&unknown));
         }
         if nonce.is_some() && !proven {
-            return back(challenge());
+            return challenge();
         }
         let flags = match message.has(AttributeType::CHANGE_REQUEST) {
             true => match message.u32(AttributeType::CHANGE_REQUEST) {
                 Some(flags) => flags,
-                None => return back(error(400)),
+                None => return refuse(400, error(400)),
             },
             false => 0,
         };
@@ -274,7 +307,7 @@ impl Discoveries {
         match family.discovery.socket(wanted) {
             Some(_) if !proven && wanted != place && !family.discovery.serves_unproven => {
                 // What any Binding request gets: an answer from where it was asked.
-                self.unproven_in_all.take(now, MOST_UNPROVEN).then(|| back(challenge()))?
+                self.unproven_in_all.take(now, MOST_UNPROVEN).then(challenge)?
             }
             Some(socket) => {
                 let affordable = proven
@@ -287,16 +320,25 @@ impl Discoveries {
                     return None;
                 }
                 let family = &self.families[at];
-                let reply = family.discovery.answer(message, source, wanted);
-                let reply = match message.attribute(AttributeType::PADDING) {
-                    Some(padding) => reply
-                        .attribute(AttributeType::PADDING, &[0; MOST_PADDING][..padding.value.len().min(MOST_PADDING)]),
+                let padding = message.attribute(AttributeType::PADDING).map(|padding| padding.value.len());
+                let padding = padding.map(|length| &[0; MOST_PADDING][..length.min(MOST_PADDING)]);
+                let room = match proven || family.discovery.serves_unproven {
+                    true => usize::MAX,
+                    false => {
+                        let besides = padding.map_or(0, |padding| 4 + padding.len().next_multiple_of(4));
+                        let fingerprint = if fingerprint { 8 } else { 0 };
+                        (message.bytes().len() * MOST_FOR_FIVE / 5).saturating_sub(besides + fingerprint)
+                    }
+                };
+                let reply = family.discovery.answer(message, source, wanted, room);
+                let reply = match padding {
+                    Some(padding) => reply.attribute(AttributeType::PADDING, padding),
                     None => reply,
                 };
                 let client = Client { transport: ClientTransport::Udp(socket.listener), source };
-                Some(Output::SendToClient { client, bytes: finish(reply) })
+                Some((Output::SendToClient { client, bytes: finish(reply) }, None))
             }
-            None if !proven => back(challenge()),
+            None if !proven => challenge(),
             None => {
                 // The other server answers; it checks the same nonce.
                 let port = family.discovery.address(wanted).port();
@@ -304,10 +346,10 @@ impl Discoveries {
                     .xor_address(AttributeType::XOR_PEER_ADDRESS, source)
                     .attribute(AttributeType::PROBE_PORT, &probe::port_value(port))
                     .text(AttributeType::NONCE, shown)
-                    .u64(AttributeType::PROBE_TIME, now.as_micros())
+                    .u64(AttributeType::PROBE_TIME, wall.as_micros())
                     .integrity_sha256(family.key.as_ref()?);
                 let partner = Client { transport: client.transport, source: family.discovery.address(wanted) };
-                Some(Output::SendToClient { client: partner, bytes: forward.build() })
+                Some((Output::SendToClient { client: partner, bytes: forward.build() }, None))
             }
         }
     }
@@ -316,7 +358,7 @@ impl Discoveries {
     /// that has proven itself.
     fn forwarded(
         &mut self,
-        now: Timestamp,
+        (now, wall): (Timestamp, Timestamp),
         at: usize,
         source: SocketAddr,
         message: &Message<'_>,
@@ -333,7 +375,7 @@ impl Discoveries {
         }
         let made = Timestamp::from_micros(message.u64(AttributeType::PROBE_TIME)?);
         let mac: [u8; 16] = mac.value.get(..16)?.try_into().ok()?;
-        if now.since(made) > FORWARD_AGE || made.since(now) > FORWARD_AGE || family.seen.contains(&mac) {
+        if wall.since(made) > FORWARD_AGE || made.since(wall) > FORWARD_AGE || family.seen.contains(&mac) {
             return None;
         }
         let peer = message.xor_address(AttributeType::XOR_PEER_ADDRESS)?;
@@ -342,7 +384,7 @@ impl Discoveries {
             let nonce = message.text(AttributeType::NONCE).unwrap_or_default();
             family.nonces.is_valid(now, &source_alone(peer), nonce)
         };
-        if !valid_at(now) && !valid_at(now + FORWARD_AGE) {
+        if !valid_at(wall) && !valid_at(wall + FORWARD_AGE) {
             return None;
         }
         let port = probe::port_of(message)?;
@@ -351,12 +393,12 @@ impl Discoveries {
             family.seen.pop_front();
         }
         family.seen.push_back(mac);
-        if !self.proven.take(now, peer.ip()) {
+        if !self.proven.take(now, peer.ip(), "", 1) {
             return None;
         }
         let discovery = &self.families[at].discovery;
         let place = Place { alternate: false, second_port };
-        let bytes = discovery.answer(message, peer, place).build();
+        let bytes = discovery.answer(message, peer, place, usize::MAX).build();
         let transport = ClientTransport::Udp(discovery.primary[usize::from(second_port)].listener);
         Some((peer, Output::SendToClient { client: Client { transport, source: peer }, bytes }))
     }

@@ -45,9 +45,9 @@ pub use policy::{PeerPolicy, Refusal};
 pub use prefix::{NotAPrefix, Prefix};
 pub use relaying::Forward;
 
-use allocation::Allocation;
+use allocation::{Allocation, Pace};
 use discovery::Discoveries;
-use nonce::{AnswerBudget, Nonces};
+use nonce::{Allowance, AnswerBudget, Nonces};
 use probes::Probes;
 
 use super::stun_server;
@@ -177,7 +177,9 @@ pub struct TurnServer {
     nonces: Nonces,
     budget: AnswerBudget,
     /// What users may add in new peers.
-    new_peers: Option<AnswerBudget>,
+    new_peers: Option<Allowance>,
+    /// What all allocations together have relayed, where that is limited.
+    relayed_in_all: Pace,
     allocations: BTreeMap<Client, Allocation>,
     /// How many allocations each user has; an entry only for who has one.
     users: BTreeMap<String, usize>,
@@ -193,7 +195,27 @@ pub struct TurnServer {
     probes: Probes,
     outputs: VecDeque<Output>,
     counters: Counters,
+    /// Whether nobody is to come any more.
+    is_draining: bool,
+    /// Microseconds by which the wall clock is ahead of the time of inputs: it may be set, which that time never is.
+    wall_ahead: i64,
+    /// The latest refusals, for a log.
+    refusals: VecDeque<Refused>,
 }
+
+/// A request that was answered with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What was asked for.
+    pub method: Method,
+    /// The code of the error (RFC 8489 §14.8).
+    pub code: u16,
+    /// Who asked.
+    pub source: SocketAddr,
+}
+
+/// Refusals that are kept until they are taken: of a flood the first ones tell as much as all.
+const MOST_REFUSALS: usize = 16;
 
 /// The addresses under which others see this machine behind a 1:1 NAT.
 fn external_addresses(config: &TurnConfig) -> impl Iterator<Item = IpAddr> + use<> {
@@ -209,7 +231,8 @@ impl TurnServer {
         Self {
             nonces: Nonces::new(random.bytes(), config.limits.nonce_lifetime),
             budget: AnswerBudget::new(random.bytes(), config.limits.unauthenticated_per_second),
-            new_peers: config.limits.new_peers_per_second.map(|limit| AnswerBudget::new(random.bytes(), limit)),
+            new_peers: config.limits.new_peers_per_second.map(|limit| Allowance::new(random.bytes(), limit)),
+            relayed_in_all: Pace::default(),
             discoveries: Discoveries::new(&config.discovery, &mut random),
             probes: Probes::new(&mut random),
             random: random.fork(),
@@ -222,6 +245,9 @@ impl TurnServer {
             next_relay: 0,
             outputs: VecDeque::new(),
             counters: Counters::default(),
+            is_draining: false,
+            wall_ahead: 0,
+            refusals: VecDeque::new(),
         }
     }
 
@@ -262,6 +288,50 @@ impl TurnServer {
     /// Replaces who may allocate: allocations that exist stay and may be refreshed with the password they have.
     pub fn set_credentials(&mut self, credentials: Credentials) {
         self.config.credentials = credentials;
+    }
+
+    /// Replaces the servers that new clients are sent to instead; allocations that exist stay.
+    pub fn set_alternate_servers(&mut self, servers: Vec<SocketAddr>) {
+        self.config.alternate_servers = servers;
+    }
+
+    /// Replaces what this server shares with the one that is its alternate address in behavior discovery. Until that one
+    /// has it, too, neither answers for the other.
+    pub fn set_discovery_secret(&mut self, secret: &SharedSecret) {
+        if let Some(discoveries) = &mut self.discoveries {
+            discoveries.set_secret(secret);
+        }
+    }
+
+    /// Lets nobody in any more: whoever would allocate is sent to an alternate server of its family, or gets 508.
+    /// Allocations that exist live on, and may be refreshed.
+    pub fn drain(&mut self) {
+        self.is_draining = true;
+    }
+
+    /// Tells what the wall clock says now, which may be set while the time of inputs only goes on. Lifetimes, nonces and
+    /// budgets do not follow it; when credentials expire does, and what this server says of its time.
+    pub fn set_wall_clock(&mut self, now: Timestamp, wall: Timestamp) {
+        let micros = |time: Timestamp| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        self.wall_ahead = micros(wall).saturating_sub(micros(now));
+    }
+
+    /// The wall clock's time.
+    fn wall(&self, now: Timestamp) -> Timestamp {
+        Timestamp::from_micros(now.as_micros().saturating_add_signed(self.wall_ahead))
+    }
+
+    /// The refusals since this was asked last, up to a bound; the counters have them all.
+    pub fn take_refusals(&mut self) -> VecDeque<Refused> {
+        std::mem::take(&mut self.refusals)
+    }
+
+    /// Counts an error response to this client, and keeps it for the log.
+    fn refuse(&mut self, client: &Client, method: Method, code: u16) {
+        self.count_error(code);
+        if self.refusals.len() < MOST_REFUSALS {
+            self.refusals.push_back(Refused { method, code, source: client.source });
+        }
     }
 
     /// Replaces the addresses of this machine, which peers may not have: they come and go. The external ones stay.
@@ -315,8 +385,11 @@ impl TurnServer {
         }
         match (message.class, message.method) {
             (Class::Request, Method::BINDING) => {
-                if let Some(bytes) = stun_server::answer(message, client.source) {
-                    self.counters.bindings += 1;
+                if let Some((bytes, code)) = stun_server::answer_with_code(message, client.source) {
+                    match code {
+                        None => self.counters.bindings += 1,
+                        Some(code) => self.refuse(&client, message.method, code),
+                    }
                     self.outputs.push_back(Output::SendToClient { client, bytes });
                 }
             }

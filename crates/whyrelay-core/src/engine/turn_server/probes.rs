@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::discovery::PROOF_LIFETIME;
-use super::nonce::{AnswerBudget, Nonces};
+use super::nonce::{Allowance, Nonces};
 use super::reply::{Rejection, Reply};
 use super::{Client, ClientTransport, Family, Output, RelayId, TurnServer};
 use crate::engine::stun_server::unknown_attributes;
@@ -36,8 +36,8 @@ const LOWEST_KNOCK: u16 = 1024;
 /// All sessions: bounded in number and in time.
 pub(super) struct Probes {
     nonces: Nonces,
-    requests: AnswerBudget,
-    opens: AnswerBudget,
+    requests: Allowance,
+    opens: Allowance,
     /// By relay; since those are numbered in the order of time, the first expires first.
     sessions: BTreeMap<RelayId, Session>,
 }
@@ -62,8 +62,8 @@ impl Probes {
     pub(super) fn new(random: &mut Random) -> Self {
         Self {
             nonces: Nonces::new(random.bytes(), PROOF_LIFETIME),
-            requests: AnswerBudget::new(random.bytes(), REQUESTS_PER_SECOND),
-            opens: AnswerBudget::new(random.bytes(), OPENS_PER_SECOND),
+            requests: Allowance::new(random.bytes(), REQUESTS_PER_SECOND),
+            opens: Allowance::new(random.bytes(), OPENS_PER_SECOND),
             sessions: BTreeMap::new(),
         }
     }
@@ -90,13 +90,13 @@ impl TurnServer {
                 self.counters.unauthenticated_withheld += 1;
                 return;
             }
-            self.count_error(438);
+            self.refuse(&client, message.method, 438);
             let nonce = self.probes.nonces.make(now, &client);
             let error = reply.error(Rejection::new(438, "")).text(AttributeType::NONCE, &nonce);
             let bytes = reply.finished(error);
             return self.send(client, bytes);
         }
-        if !self.probes.requests.take(now, client.source.ip()) {
+        if !self.probes.requests.take(now, client.source.ip(), "", 1) {
             self.counters.probes_withheld += 1;
             return;
         }
@@ -104,6 +104,7 @@ impl TurnServer {
         let unknown = unknown_attributes(message, &UNDERSTOOD);
         let operation = message.attribute(AttributeType::PROBE_OPERATION);
         let answer = if !unknown.is_empty() {
+            self.refuse(&client, message.method, 420);
             Ok(Some(reply.error(Rejection::new(420, "")).unknown_attributes(&unknown)))
         } else {
             match operation.and_then(|operation| Operation::read(operation.value)) {
@@ -117,7 +118,7 @@ impl TurnServer {
             Ok(None) => return,
             Ok(Some(message)) => message,
             Err(rejection) => {
-                self.count_error(rejection.code);
+                self.refuse(&client, message.method, rejection.code);
                 reply.error(rejection)
             }
         };
@@ -130,7 +131,7 @@ impl TurnServer {
             .success()
             .xor_address(AttributeType::XOR_MAPPED_ADDRESS, client.source)
             .u32(AttributeType::PROBE_SIZE, largest_answer(client.source) as u32)
-            .u64(AttributeType::PROBE_TIME, now.as_micros());
+            .u64(AttributeType::PROBE_TIME, self.wall(now).as_micros());
         match self.discoveries.as_ref().and_then(|discoveries| discoveries.port(client.source)) {
             Some(port) => message.attribute(AttributeType::PROBE_PORT, &probe::port_value(port)),
             None => message,
@@ -159,7 +160,7 @@ impl TurnServer {
             false => None,
         };
         let of_source = sessions.values().filter(|session| same_source(session.client.source.ip(), client.source.ip()));
-        if of_source.count() >= MOST_SESSIONS_OF_ONE || !self.probes.opens.take(now, client.source.ip()) {
+        if of_source.count() >= MOST_SESSIONS_OF_ONE || !self.probes.opens.take(now, client.source.ip(), "", 1) {
             return Err(Rejection::new(486, ""));
         }
         if self.probes.sessions.len() >= MOST_SESSIONS {
@@ -207,7 +208,7 @@ impl TurnServer {
         let Some(bound) = bound else {
             let bytes = session.reply.finished(session.reply.error(Rejection::new(508, "")));
             self.probes.sessions.remove(&relay);
-            self.count_error(508);
+            self.refuse(&client, Method::PROBE, 508);
             self.send(client, bytes);
             return true;
         };

@@ -135,10 +135,15 @@ impl TurnServer {
     /// Takes a datagram out of what an allocation may relay now, both ways together; false when there is too little left.
     fn within_rate(&mut self, now: Timestamp, client: &Client, length: usize) -> bool {
         let limits = &self.config.limits;
-        if limits.bytes_per_second.is_none() && limits.datagrams_per_second.is_none() {
+        if [limits.bytes_per_second, limits.total_bytes_per_second, limits.datagrams_per_second.map(u64::from)]
+            .iter()
+            .all(Option::is_none)
+        {
             return true;
         }
-        let taken = self.allocations.get_mut(client).is_some_and(|allocation| allocation.spend(now, limits, length));
+        let in_all = &mut self.relayed_in_all;
+        let allocation = self.allocations.get_mut(client);
+        let taken = allocation.is_some_and(|allocation| allocation.spend(now, limits, in_all, length));
         if !taken {
             self.counters.datagrams_dropped += 1;
             self.counters.datagrams_limited += 1;

@@ -30,6 +30,10 @@ impl Reply {
         }
     }
 
+    pub(super) const fn method(&self) -> Method {
+        self.method
+    }
+
     pub(super) fn success(&self) -> MessageBuilder {
         MessageBuilder::new(Class::Success, self.method, self.transaction)
     }

@@ -42,16 +42,16 @@ impl TurnServer {
             }
         } else {
             let rejection = Rejection::new(420, "Unknown Attribute");
-            self.count_error(rejection.code);
+            self.refuse(&client, message.method, rejection.code);
             Ok(Some(reply.error(rejection).unknown_attributes(&unknown)))
         };
         let message = match answer {
             Ok(None) => return,
             Ok(Some(message)) => message,
             Err(rejection) => {
-                self.count_error(rejection.code);
+                self.refuse(&client, message.method, rejection.code);
                 let error = reply.error(rejection);
-                match self.config.alternate_server.filter(|_| rejection.code == 300) {
+                match self.alternate_for(&client).filter(|_| rejection.code == 300) {
                     Some(server) => error.address(AttributeType::ALTERNATE_SERVER, server),
                     None => error,
                 }
@@ -71,6 +71,7 @@ impl TurnServer {
         }
         let text = |kind| message.text(kind).ok_or(400_u16);
         let (username, realm) = (text(AttributeType::USERNAME)?, text(AttributeType::REALM)?);
+        let wall = self.wall(now);
         if !self.nonces.is_valid(now, client, text(AttributeType::NONCE)?) {
             return Err(438);
         }
@@ -87,17 +88,17 @@ impl TurnServer {
             .filter(|allocation| allocation.username == username)
             .map(|allocation| Grant { key: allocation.key.clone(), expires: allocation.credentials_expire });
         if let Some(grant) = made_with.filter(valid) {
-            let expired = self.config.strict_expiry && grant.expires.is_some_and(|expires| expires <= now);
+            let expired = self.config.strict_expiry && grant.expires.is_some_and(|expires| expires <= wall);
             return if expired { Err(401) } else { authenticated(grant) };
         }
-        let mut grants = self.config.credentials.keys(now, username, realm);
+        let mut grants = self.config.credentials.keys(wall, username, realm);
         if grants.is_empty() {
             // A stranger takes as long as a wrong password.
             let decoy: [u8; 8] = self.random.bytes();
             let key = Key::long_term(username, realm, &format!("{decoy:?}"));
             grants.push(Grant { key, expires: Some(Timestamp::default()) });
         }
-        match grants.into_iter().find(valid).filter(|grant| grant.expires.is_none_or(|expires| expires > now)) {
+        match grants.into_iter().find(valid).filter(|grant| grant.expires.is_none_or(|expires| expires > wall)) {
             Some(grant) => authenticated(grant),
             None => Err(401),
         }
@@ -110,7 +111,7 @@ impl TurnServer {
             self.counters.unauthenticated_withheld += 1;
             return;
         }
-        self.count_error(code);
+        self.refuse(&client, reply.method(), code);
         let mut error = reply.error(Rejection::new(code, ""));
         if matches!(code, 401 | 438) {
             let nonce = self.nonces.make(now, &client);
@@ -233,7 +234,7 @@ impl TurnServer {
         let (Some(budget), Some(allocation)) = (&mut self.new_peers, self.allocations.get(client)) else {
             return Ok(());
         };
-        if amount == 0 || budget.take_for(now, client.source.ip(), quota_name(&allocation.username), amount) {
+        if amount == 0 || budget.take(now, client.source.ip(), quota_name(&allocation.username), amount) {
             return Ok(());
         }
         self.counters.peers_limited += 1;
@@ -291,7 +292,8 @@ impl TurnServer {
         let lifetime = requested.unwrap_or_default().max(limits.default_lifetime).min(limits.maximum_lifetime);
         let expires = now + lifetime;
         match credentials.filter(|_| self.config.strict_expiry) {
-            Some(credentials) => expires.min(credentials),
+            // They name a time of the wall clock.
+            Some(credentials) => expires.min(now + (credentials - self.wall(now))),
             None => expires,
         }
     }

@@ -11,17 +11,19 @@ use socket2::Socket;
 use tokio::sync::Notify;
 use tracing::{debug, info};
 use whyrelay_core::engine::turn_server::{
-    Client, ClientTransport, Credentials, Family, Forward, Input, ListenerId, Output, RelayId, StreamId, TurnServer,
+    Client, ClientTransport, Credentials, Family, Forward, Input, ListenerId, Output, RelayId, SharedSecret, StreamId,
+    TurnServer,
 };
 use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
 
 use super::Metrics;
+use super::refusals;
 use super::relay::{Places, RelaySocket};
 use super::stream::Outbox;
 use super::udp::{GroupedSender, Origin};
 use super::worker::Pollers;
-use crate::io::clock::Clock;
+use crate::io::clock::{Clock, wall_clock};
 
 /// Shared by all threads and tasks of a server.
 pub(super) struct Engine {
@@ -263,6 +265,31 @@ impl Engine {
         lock(&self.turn).set_credentials(credentials);
     }
 
+    pub(super) fn set_alternate_servers(&self, servers: Vec<SocketAddr>) {
+        lock(&self.turn).set_alternate_servers(servers);
+    }
+
+    pub(super) fn set_discovery_secret(&self, secret: &SharedSecret) {
+        lock(&self.turn).set_discovery_secret(secret);
+    }
+
+    pub(super) fn refuse_newcomers(&self) {
+        lock(&self.turn).drain();
+    }
+
+    pub(super) fn follow_wall_clock(&self) {
+        lock(&self.turn).set_wall_clock(self.clock.now(), wall_clock());
+    }
+
+    /// Logs what was refused since the last time.
+    pub(super) fn log_refusals(&self, log: &mut refusals::Log) {
+        let (counters, latest) = {
+            let mut turn = lock(&self.turn);
+            (turn.counters().clone(), turn.take_refusals())
+        };
+        log.write(&counters, latest);
+    }
+
     pub(super) fn set_own_addresses(&self, interfaces: &[IpAddr]) {
         lock(&self.turn).set_own_addresses(interfaces);
     }
@@ -296,10 +323,6 @@ impl Engine {
 
     pub(super) fn relay(&self, relay: RelayId) -> Option<Arc<RelaySocket>> {
         self.relays.read().unwrap_or_else(PoisonError::into_inner).get(&relay).cloned()
-    }
-
-    pub(super) fn now(&self) -> Timestamp {
-        self.clock.now()
     }
 
     pub(super) fn metrics(&self) -> Metrics {

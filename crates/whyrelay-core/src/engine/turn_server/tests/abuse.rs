@@ -66,6 +66,42 @@ fn security_1_no_forbidden_peer_is_reached_by_permission_channel_or_send() {
     assert_eq!(alice.permit(&mut fixture, &[PEER, PEER_IPV6]), 0, "the honest peer");
 }
 
+/// As stunner scans: one address of every 4096, all over IPv4 and in four spellings of IPv6. What is let through is on the
+/// Internet by the standard library's judgement, too.
+#[test]
+fn security_1_a_scan_of_all_ranges_through_the_relay_reaches_the_internet_only() {
+    let mut fixture = Fixture::with(|config| {
+        config.limits.new_peers_per_second = None;
+        config.limits.permissions = 4096;
+    });
+    let policy = PeerPolicy::default();
+    let (mut alice, mut let_through) = (Caller::alice(), 0);
+    assert_eq!(alice.allocate(&mut fixture).code(), 0);
+    for network in 0..0x0010_0000_u32 {
+        let ip = Ipv4Addr::from(network << 12 | network & 0xFFF);
+        let is_special = ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast();
+        let is_nobodys = ip.is_unspecified() || ip.is_broadcast() || ip.is_documentation() || ip.octets()[0] >= 240;
+        let [a, b, ..] = ip.octets();
+        let is_others = a == 100 && b & 0xC0 == 64 || a == 0 || a == 198 && b & 0xFE == 18;
+        let refused = policy.check(SocketAddr::new(ip.into(), 5000)).is_err();
+        assert!(refused || !(is_special || is_nobodys || is_others), "{ip}");
+        let bits = u128::from(ip.to_bits());
+        let spelled = [0xFFFF_u128 << 32 | bits, 0x64_FF9B << 96 | bits, 0x2002_u128 << 112 | bits << 80, bits]
+            .map(std::net::Ipv6Addr::from_bits);
+        let through = |ip: &std::net::Ipv6Addr| policy.check(SocketAddr::new((*ip).into(), 5000)).is_ok();
+        assert!(!refused || !spelled.iter().any(through), "{ip} as IPv6");
+        // By the protocol itself, where that costs little.
+        if network % 0x101 == 0 {
+            let peer = SocketAddr::new(ip.into(), 5000).to_string();
+            let code = alice.permit(&mut fixture, &[&peer]);
+            assert_eq!(code, if refused { 403 } else { 0 }, "{ip}");
+            assert_eq!(alice.send(&mut fixture, &peer, b"x").len(), usize::from(!refused), "{ip}");
+            let_through += u32::from(!refused);
+        }
+    }
+    assert!((3000..4080).contains(&let_through), "{let_through} of 4080 were let through");
+}
+
 #[test]
 fn security_5_a_flood_of_first_requests_gets_ten_answers_a_second_and_leaves_no_state() {
     let mut fixture = Fixture::new();
@@ -120,6 +156,28 @@ fn security_3_a_rate_limit_holds_for_one_allocation_in_both_directions_together(
 }
 
 #[test]
+fn security_3_a_rate_limit_holds_for_all_allocations_together() {
+    let mut fixture = Fixture::with(|config| config.limits.total_bytes_per_second = Some(10_000));
+    let mut callers = [Caller::alice(), Caller::bob()];
+    for caller in &mut callers {
+        assert_eq!(caller.allocate(&mut fixture).code(), 0);
+        assert_eq!(caller.permit(&mut fixture, &[PEER]), 0);
+    }
+    let mut relayed = [0, 0];
+    for _ in 0..2000_u64 {
+        for (caller, relayed) in callers.iter_mut().zip(&mut relayed) {
+            *relayed += 100 * caller.send(&mut fixture, PEER, &[0; 100]).len();
+            fixture.now += Duration::from_millis(1);
+        }
+    }
+    // 400,000 bytes in four seconds; half a second's worth may come at once.
+    let together = relayed[0] + relayed[1];
+    assert!((40_000..=45_100).contains(&together), "{relayed:?}");
+    let counters = fixture.server.counters();
+    assert_eq!(counters.datagrams_limited, (400_000 - together as u64) / 100);
+}
+
+#[test]
 fn security_3_datagrams_are_limited_as_bytes_are() {
     let mut fixture = Fixture::with(|config| config.limits.datagrams_per_second = Some(100));
     let mut alice = Caller::alice();
@@ -154,7 +212,8 @@ fn security_3_a_permission_flood_ends_at_the_limit() {
 
 #[test]
 fn security_3_new_peers_are_a_hundred_a_second_for_each_user_at_an_address_whatever_the_allocation() {
-    let mut fixture = Fixture::new();
+    // Ten first answers a second are its allocations', to the millisecond.
+    let mut fixture = Fixture::with(|config| config.limits.unauthenticated_per_second = 20);
     let peer = |at: u32| SocketAddr::new(Ipv4Addr::from(0x0808_0000 + at).into(), 1).to_string();
     let (mut asked, mut granted) = (0, 0);
     // One allocation after the other, each with as many peers as it may have: four seconds long.

@@ -81,7 +81,7 @@ fn every_socket_answers_from_the_place_that_was_asked_for() {
     let mut fixture = here();
     let addresses = ["192.0.2.1:3479", "192.0.2.1:3480", "192.0.2.2:3479", "192.0.2.2:3480"];
     for asked in 0..4_u16 {
-        fixture.now += std::time::Duration::from_secs(1);
+        fixture.now += std::time::Duration::from_secs(2);
         // Bit 1 is the address, bit 0 the port, as the sockets are numbered.
         for (flags, change) in [(0, 0), (0x02, 1), (0x04, 2), (0x06, 3)] {
             let (client, answer) = one(fixture.raw(at(1 + asked, CLIENT), &changing(flags).build())).unwrap();
@@ -100,7 +100,7 @@ fn every_socket_answers_from_the_place_that_was_asked_for() {
 }
 
 #[test]
-fn the_stun_port_itself_knows_nothing_of_it() {
+fn security_6_the_stun_port_itself_knows_nothing_of_it() {
     let mut fixture = here();
     let (_, plain) = one(fixture.raw(udp(CLIENT), &binding().build())).unwrap();
     assert_eq!(plain.0.len(), 32);
@@ -131,6 +131,44 @@ fn security_6_nothing_leaves_from_another_address_without_proof() {
     let (client, answer) =
         one(fixture.raw(at(1, "198.18.0.9:1"), &changing(0x06).text(AttributeType::NONCE, &nonce).build())).unwrap();
     assert_eq!((listener(&client), answer.code()), (1, 438));
+}
+
+#[test]
+fn security_6_without_proof_an_answer_is_at_most_1_6_times_its_request() {
+    use AttributeType as T;
+    for (source, own, other) in [(CLIENT, "192.0.2.1", "192.0.2.2"), ("[2a00::7]:40000", "[2a00::1]", "[2a00::2]")] {
+        let at_port = |listener, ip: &str, port| socket(listener, &format!("{ip}:{port}"));
+        let mut fixture = Fixture::with(|config| {
+            let primary = [at_port(1, own, 3479), at_port(2, own, 3480)];
+            let alternate = Alternate::Here([at_port(3, other, 3479), at_port(4, other, 3480)]);
+            config.discovery = vec![Discovery { primary, alternate, serves_unproven: false }];
+        });
+        // The mapped address alone is 44 bytes over IPv6, at every STUN server.
+        let least = if own.starts_with('[') { 44 } else { 32 };
+        let mut had = Vec::new();
+        for length in (0..200).step_by(4) {
+            for fingerprint in [false, true] {
+                fixture.now += std::time::Duration::from_secs(2);
+                let request = match length {
+                    0 => binding(),
+                    length => binding().attribute(T::SOFTWARE, &vec![b'x'; length]),
+                };
+                let request = if fingerprint { request.fingerprint() } else { request }.build();
+                let (_, answer) = one(fixture.raw(at(1, source), &request)).unwrap();
+                let allowed = (request.len() * 8 / 5).max(least + if fingerprint { 8 } else { 0 });
+                assert!(answer.0.len() <= allowed, "{} bytes for {}", answer.0.len(), request.len());
+                let message = answer.message();
+                let with = [T::OTHER_ADDRESS, T::RESPONSE_ORIGIN, T::MAPPED_ADDRESS].map(|kind| message.has(kind));
+                assert!(message.has(T::XOR_MAPPED_ADDRESS) && with.is_sorted_by(|a, b| a >= b), "{with:?}");
+                had.push(with);
+            }
+        }
+        assert_eq!((had[0], had[had.len() - 1]), ([false; 3], [true; 3]));
+        let padded = binding().attribute(T::PADDING, &[0; 400]).build();
+        let (_, answer) = one(fixture.raw(at(1, source), &padded)).unwrap();
+        assert_eq!(answer.message().attribute(T::PADDING).unwrap().value.len(), 400);
+        assert!(answer.0.len() * 5 <= padded.len() * 8);
+    }
 }
 
 #[test]
@@ -263,4 +301,25 @@ fn security_6_a_server_answers_for_another_only_what_is_surely_its_own_fresh_and
         .integrity_sha256(&key)
         .build();
     assert!(!answers(&lie, from, 0), "no proof for that address");
+}
+
+#[test]
+fn two_servers_with_a_new_secret_and_clocks_that_were_set_are_each_others_alternate() {
+    let (mut first, mut second) =
+        (one_of_two("192.0.2.1", "192.0.2.2", "old"), one_of_two("192.0.2.2", "192.0.2.1", "north"));
+    let answers = |first: &mut Fixture, second: &mut Fixture| {
+        let nonce = proof(first);
+        let request = changing(0x06).text(AttributeType::NONCE, &nonce).build();
+        let (_, forward) = one(first.raw(at(1, CLIENT), &request)).unwrap();
+        one(second.raw(at(2, "192.0.2.1:3479"), &forward.0)).is_some()
+    };
+    assert!(!answers(&mut first, &mut second), "another secret");
+    first.server.set_discovery_secret(&SharedSecret::new("north").unwrap());
+    assert!(answers(&mut first, &mut second));
+    // The first began a day before the second, by its own clock, which was wrong.
+    let day = std::time::Duration::from_secs(86_400);
+    second.now = START + day;
+    assert!(!answers(&mut first, &mut second), "a day apart");
+    first.server.set_wall_clock(first.now, START + day);
+    assert!(answers(&mut first, &mut second), "what it was set to since");
 }

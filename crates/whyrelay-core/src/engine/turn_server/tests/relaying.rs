@@ -189,6 +189,22 @@ fn security_1_a_live_relayed_address_opens_no_other_port_of_the_server() {
     assert_eq!(alice.permit(&mut fixture, &[&b.to_string(), PEER]), 0, "refreshing spares the other peers");
 }
 
+/// Who may reach one relayed address of the server has a permission for its whole address.
+#[test]
+fn security_1_a_scan_of_all_ports_through_the_relay_finds_the_other_relay_alone() {
+    let (mut fixture, [(mut alice, _), (_, b)]) = two_relayed(|config| {
+        config.policy.own_endpoints = vec!["0.0.0.0:3478".parse().unwrap()];
+    });
+    let mut reached = Vec::new();
+    for port in 0..=u16::MAX {
+        let seen = alice.send(&mut fixture, &SocketAddr::new(b.ip(), port).to_string(), b"x");
+        reached.extend(seen.iter().map(|_| port));
+    }
+    let own = fixture.relays.values().map(SocketAddr::port).find(|port| *port != b.port()).unwrap();
+    reached.retain(|port| *port != own);
+    assert_eq!(reached, [b.port()]);
+}
+
 #[test]
 fn channel_numbers_of_rfc_5766_work_where_they_are_allowed() {
     let mut fixture = Fixture::with(|config| config.rfc5766_channels = true);

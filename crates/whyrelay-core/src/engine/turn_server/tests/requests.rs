@@ -6,7 +6,7 @@ use super::super::*;
 use super::fixture::*;
 use crate::wire::attribute::AttributeType;
 use crate::wire::integrity::Integrity;
-use crate::wire::stun::MessageBuilder;
+use crate::wire::stun::{MessageBuilder, TransactionId};
 
 #[test]
 fn security_5_the_first_answer_is_a_401_of_56_bytes_with_realm_and_nonce() {
@@ -83,6 +83,51 @@ fn security_2_strict_expiry_ends_the_allocation_with_its_credentials() {
     assert_eq!(fixture.server.allocations(), 0);
 }
 
+/// A machine that starts before its clock is set, and one whose clock is set back while it serves.
+#[test]
+fn security_2_credentials_expire_by_the_wall_clock_and_nothing_else_follows_it() {
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    let mut fixture = Fixture::new();
+    let mut alice = Caller::alice();
+    assert_eq!(alice.allocate(&mut fixture).lifetime(), 600);
+    let late =
+        |wall: Timestamp| SharedSecret::new("north").unwrap().credentials("carol", wall + Duration::from_secs(700));
+    let mut port = 4000;
+    let mut carol = |made: &TimeLimited, fixture: &mut Fixture| {
+        port += 1;
+        Caller::new(udp(&format!("198.18.0.3:{port}")), &made.username, &made.password).allocate(fixture).code()
+    };
+    let (before, ahead, behind) =
+        (START, START + YEAR, Timestamp::from_micros(START.as_micros() - YEAR.as_micros() as u64));
+    let made = [before, ahead, behind].map(late);
+    assert_eq!(made.each_ref().map(|made| carol(made, &mut fixture)), [0, 401, 401]);
+    for (wall, codes) in [(ahead, [401, 0, 401]), (behind, [401, 401, 0]), (before, [0, 401, 401])] {
+        fixture.server.set_wall_clock(fixture.now, wall);
+        assert_eq!(made.each_ref().map(|made| carol(made, &mut fixture)), codes, "at {wall:?}");
+        // What lives goes on living for as long as it would have, and a nonce is as good as before.
+        assert_eq!(alice.refresh(&mut fixture, 600).lifetime(), 600);
+        fixture.wait(10);
+    }
+    fixture.wait(589);
+    assert!(fixture.server.has_allocation(&alice.client));
+    fixture.wait(2);
+    assert!(!fixture.server.has_allocation(&alice.client));
+}
+
+#[test]
+fn security_2_strict_expiry_follows_the_wall_clock() {
+    let mut fixture = Fixture::with(|config| config.strict_expiry = true);
+    let wall = START + Duration::from_secs(1_000_000);
+    fixture.server.set_wall_clock(START, wall);
+    let made = SharedSecret::new("north").unwrap().credentials("carol", wall + Duration::from_secs(700));
+    let mut carol = Caller::new(udp("198.18.0.3:4000"), &made.username, &made.password);
+    assert_eq!(carol.allocate(&mut fixture).lifetime(), 600);
+    fixture.wait(300);
+    assert_eq!(carol.refresh(&mut fixture, 3600).lifetime(), 400);
+    fixture.wait(400);
+    assert_eq!(fixture.server.allocations(), 0);
+}
+
 #[test]
 fn an_incomplete_signature_is_400() {
     let mut fixture = Fixture::new();
@@ -120,7 +165,7 @@ fn a_stale_nonce_is_438_with_a_new_one() {
 }
 
 #[test]
-fn a_second_allocate_is_437_and_a_retransmission_gets_the_same_answer() {
+fn security_4_a_second_allocate_is_437_and_a_retransmission_gets_the_same_answer() {
     let mut fixture = Fixture::new();
     let mut alice = Caller::alice();
     alice.greet(&mut fixture);
@@ -283,12 +328,52 @@ fn dont_fragment_is_420_where_it_is_not_obeyed() {
 #[test]
 fn an_alternate_server_of_the_same_family_is_named_to_who_has_a_password() {
     let alternate: SocketAddr = "198.51.100.1:3478".parse().unwrap();
-    let mut fixture = Fixture::with(|config| config.alternate_server = Some(alternate));
+    let mut fixture = Fixture::with(|config| config.alternate_servers = vec![alternate]);
     let response = Caller::alice().allocate(&mut fixture);
     assert_eq!(response.code(), 300);
     assert_eq!(response.message().address(AttributeType::ALTERNATE_SERVER), Some(alternate));
     let mut v6 = Caller::new(udp("[2a00::1]:40000"), "alice", "wonderland");
     assert_eq!(v6.allocate(&mut fixture).code(), 0);
+}
+
+#[test]
+fn a_server_that_drains_lets_nobody_in_and_keeps_who_is_there() {
+    let mut fixture = Fixture::new();
+    let mut alice = Caller::alice();
+    assert_eq!(alice.allocate(&mut fixture).code(), 0);
+    fixture.server.drain();
+    assert_eq!(Caller::bob().allocate(&mut fixture).code(), 508);
+    let alternate: SocketAddr = "198.51.100.1:3478".parse().unwrap();
+    fixture.server.set_alternate_servers(vec!["[2001:db8::1]:3478".parse().unwrap(), alternate]);
+    let sent_away = Caller::bob().allocate(&mut fixture);
+    assert_eq!(sent_away.code(), 300);
+    assert_eq!(sent_away.message().address(AttributeType::ALTERNATE_SERVER), Some(alternate));
+    assert_eq!(alice.refresh(&mut fixture, 600).code(), 0);
+    assert_eq!(alice.permit(&mut fixture, &[PEER]), 0);
+    assert_eq!(alice.send(&mut fixture, PEER, b"x").len(), 1);
+    alice.refresh(&mut fixture, 0);
+    assert_eq!(fixture.server.allocations(), 0);
+}
+
+#[test]
+fn every_error_is_counted_by_its_code_and_the_first_are_kept_for_the_log() {
+    let mut fixture = Fixture::new();
+    let change = |id| {
+        MessageBuilder::new(Class::Request, Method::BINDING, TransactionId([id; 12]))
+            .u32(AttributeType::CHANGE_REQUEST, 6)
+    };
+    let client = udp("198.18.0.9:9");
+    assert_eq!(fixture.raw(client, &change(1).build()).len(), 1);
+    Caller::alice().greet(&mut fixture);
+    let counters = fixture.server.counters();
+    assert_eq!((counters.bindings, counters.errors.get(&420), counters.errors.get(&401)), (0, Some(&1), Some(&1)));
+    let alice = Caller::alice().client.source;
+    let kept = [(Method::BINDING, 420, client.source), (Method::ALLOCATE, 401, alice)];
+    let kept = kept.map(|(method, code, source)| Refused { method, code, source });
+    assert_eq!(Vec::from(fixture.server.take_refusals()), kept);
+    (0..200).for_each(|id| drop(fixture.raw(client, &change(id).build())));
+    assert_eq!(fixture.server.take_refusals().len(), MOST_REFUSALS);
+    assert_eq!(fixture.server.counters().errors.get(&420), Some(&201));
 }
 
 #[test]
