@@ -82,14 +82,15 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
                         break;
                     }
                 }
-                let allocations = relay.metrics().allocations;
+                let allocations = relay.refuse_newcomers();
                 if allocations > 0 && args.turn.drain > 0 {
                     crate::tell!(
                         "{allocations} allocations live on for up to {} s; Ctrl-C or SIGTERM again ends them at once",
                         args.turn.drain
                     );
                 }
-                relay.drain(Duration::from_secs(args.turn.drain)).await;
+                // When the time is over, they end with the server.
+                let _ = tokio::time::timeout(Duration::from_secs(args.turn.drain), relay.emptied()).await;
             };
             relay.run(end).await;
         }

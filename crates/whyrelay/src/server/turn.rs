@@ -240,17 +240,17 @@ impl StunTurnServer {
         engine.close();
     }
 
-    /// Lets nobody in any more, and completes once the last allocation has ended, or after so long. Then stop
-    /// [`Self::run`].
-    pub async fn drain(&self, patience: Duration) {
-        let engine = &self.inner.engine;
-        engine.refuse_newcomers();
-        let emptied = async {
-            while engine.metrics().allocations > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let _ = tokio::time::timeout(patience, emptied).await;
+    /// Lets nobody in any more; how many allocations live on. Once that is enough, stop [`Self::run`].
+    pub fn refuse_newcomers(&self) -> usize {
+        self.inner.engine.refuse_newcomers();
+        self.metrics().allocations
+    }
+
+    /// Completes once no allocation is left.
+    pub async fn emptied(&self) {
+        while self.metrics().allocations > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// The STUN and TURN servers for one peer, with credentials of its own that hold for a while.
