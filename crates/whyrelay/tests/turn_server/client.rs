@@ -1,13 +1,13 @@
 //! A TURN client of a few lines, over UDP, TCP and TLS.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use whyrelay_core::random::Random;
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::framing::{Deframer, Framing};
@@ -16,6 +16,9 @@ use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
 
 /// How long anything may take on loopback.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What RFC 8489 §6.2.1 has clients begin with.
+const RTO: Duration = Duration::from_millis(500);
 
 /// This machine and the networks behind it, in every spelling.
 pub(crate) const SPELLINGS: [&str; 27] = [
@@ -62,6 +65,8 @@ pub(crate) struct TurnClient {
     username: String,
     password: String,
     nonce: String,
+    /// How long an answer is waited for before a request is sent again.
+    pub(crate) rto: Duration,
 }
 
 /// One message from the server.
@@ -81,8 +86,13 @@ impl Received {
 
 impl TurnClient {
     pub(crate) async fn udp(server: SocketAddr, username: &str, password: &str) -> Result<Self> {
-        let local: SocketAddr = if server.is_ipv4() { "127.0.0.1:0".parse()? } else { "[::1]:0".parse()? };
-        let socket = UdpSocket::bind(local).await?;
+        let local = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { Ipv6Addr::LOCALHOST.into() };
+        Self::udp_from(local, server, username, password).await
+    }
+
+    /// From another address of this machine.
+    pub(crate) async fn udp_from(local: IpAddr, server: SocketAddr, username: &str, password: &str) -> Result<Self> {
+        let socket = UdpSocket::bind((local, 0)).await?;
         socket.connect(server).await?;
         Ok(Self::new(Connection::Udp(socket), username, password))
     }
@@ -108,7 +118,7 @@ impl TurnClient {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).expect("random bytes");
         let (username, password) = (username.to_owned(), password.to_owned());
-        Self { connection, random: Random::from_seed(seed), username, password, nonce: String::new() }
+        Self { connection, random: Random::from_seed(seed), username, password, nonce: String::new(), rto: RTO }
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
@@ -153,16 +163,69 @@ impl TurnClient {
         Key::long_term(&self.username, "whyrelay", &self.password)
     }
 
+    pub(crate) fn sign(&self, request: MessageBuilder) -> Vec<u8> {
+        request
+            .text(AttributeType::USERNAME, &self.username)
+            .text(AttributeType::REALM, "whyrelay")
+            .text(AttributeType::NONCE, &self.nonce)
+            .integrity(&self.key())
+            .build()
+    }
+
+    /// Asks as RFC 8489 §6.2.1 has clients do: over UDP seven times, the wait doubles, and the last is sixteen times the
+    /// first. `None`: not answered for all that. A new nonce is taken once.
+    pub(crate) async fn ask_patiently(&mut self, request: MessageBuilder) -> Result<Option<Received>> {
+        for _ in 0..2 {
+            let bytes = self.sign(request.clone());
+            let transaction = Message::decode(&bytes)?.transaction;
+            let is_udp = matches!(self.connection, Connection::Udp(_));
+            for (attempt, factor) in [1, 2, 4, 8, 16, 32, 16].into_iter().enumerate() {
+                if attempt == 0 || is_udp {
+                    self.send(&bytes).await?;
+                }
+                // What asked for the nonce may be answered again, late.
+                let (current, is_stale) =
+                    (self.nonce.clone(), |it: &Message<'_>| it.error_code().is_some_and(|it| it.code == 438));
+                let is_answer = |bytes: &[u8]| {
+                    Message::decode(bytes).is_ok_and(|it| {
+                        let is_late = is_stale(&it) && it.text(AttributeType::NONCE) == Some(&current);
+                        it.transaction == transaction && !is_late
+                    })
+                };
+                let Some(answer) = self.receive_until(self.rto * factor, is_answer).await? else { continue };
+                let nonce = answer.message().text(AttributeType::NONCE).map(str::to_owned);
+                match nonce.filter(|_| answer.code() == 438) {
+                    Some(nonce) => self.nonce = nonce,
+                    None => return Ok(Some(answer)),
+                }
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first message that is wanted, within so long; the others are passed over.
+    pub(crate) async fn receive_until(
+        &mut self,
+        patience: Duration,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<Received>> {
+        let until = Instant::now() + patience;
+        loop {
+            match timeout_at(until, self.receive_patiently()).await {
+                Ok(received) => match received? {
+                    received if wanted(&received.0) => return Ok(Some(received)),
+                    _ => {}
+                },
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
     /// Signs and sends; a new nonce is taken once.
     pub(crate) async fn request(&mut self, request: MessageBuilder) -> Result<Received> {
         for _ in 0..2 {
-            let bytes = request
-                .clone()
-                .text(AttributeType::USERNAME, &self.username)
-                .text(AttributeType::REALM, "whyrelay")
-                .text(AttributeType::NONCE, &self.nonce)
-                .integrity(&self.key())
-                .build();
+            let bytes = self.sign(request.clone());
             self.send(&bytes).await?;
             let received = self.receive().await?;
             let (code, nonce) = {
@@ -182,16 +245,24 @@ impl TurnClient {
         bail!("438 twice")
     }
 
+    pub(crate) fn allocation(&mut self) -> MessageBuilder {
+        self.start(Method::ALLOCATE).attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0])
+    }
+
+    pub(crate) fn permission(&mut self, peer: SocketAddr) -> MessageBuilder {
+        self.start(Method::CREATE_PERMISSION).xor_address(AttributeType::XOR_PEER_ADDRESS, peer)
+    }
+
     /// Allocates; the relayed address.
     pub(crate) async fn allocate(&mut self) -> Result<SocketAddr> {
-        let request = self.start(Method::ALLOCATE).attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+        let request = self.allocation();
         let received = self.request(request).await?;
         ensure!(received.code() == 0, "Allocate: {}", received.code());
         received.message().xor_address(AttributeType::XOR_RELAYED_ADDRESS).context("no relayed address")
     }
 
     pub(crate) async fn permit(&mut self, peer: SocketAddr) -> Result<u16> {
-        let request = self.start(Method::CREATE_PERMISSION).xor_address(AttributeType::XOR_PEER_ADDRESS, peer);
+        let request = self.permission(peer);
         Ok(self.request(request).await?.code())
     }
 

@@ -5,6 +5,7 @@ mod client;
 mod flood;
 mod operator;
 mod serving;
+mod siege;
 mod transports;
 
 use std::net::SocketAddr;

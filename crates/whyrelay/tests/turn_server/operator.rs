@@ -9,22 +9,24 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 use whyrelay_core::wire::attribute::AttributeType;
-use whyrelay_core::wire::stun::Method;
+use whyrelay_core::wire::stun::{Method, TransactionId};
 
 use crate::client::{PATIENCE, TurnClient};
 
 /// The program, serving on loopback with its files in a directory. It ends when dropped.
 pub(crate) struct Serve {
     child: Child,
-    said: Lines<BufReader<ChildStderr>>,
-    signaling: SocketAddr,
+    /// What it says on stderr, read all the while: a pipe that is full would hold it up.
+    said: UnboundedReceiver<String>,
+    pub(crate) signaling: SocketAddr,
     pub(crate) stun: SocketAddr,
-    discovery: Vec<SocketAddr>,
+    pub(crate) discovery: Vec<SocketAddr>,
     pub(crate) directory: TempDir,
 }
 
@@ -50,7 +52,14 @@ impl Serve {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("starting whyrelay")?;
         let mut greeting = BufReader::new(child.stdout.take().context("stdout")?).lines();
-        let said = BufReader::new(child.stderr.take().context("stderr")?).lines();
+        let mut lines = BufReader::new(child.stderr.take().context("stderr")?).lines();
+        let (tell, said) = unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                // Nobody may listen any more.
+                let _ = tell.send(line);
+            }
+        });
         let line = timeout(PATIENCE, greeting.next_line()).await.context("no greeting")??.context("no greeting")?;
         let addresses: Vec<SocketAddr> =
             line.split([' ', ',', '(']).filter_map(|word| word.trim_end_matches('.').parse().ok()).collect();
@@ -61,16 +70,21 @@ impl Serve {
 
     /// Sends SIGHUP and waits for what the server says of it.
     async fn reload(&mut self) -> Result<String> {
-        kill(Pid::from_raw(i32::try_from(self.child.id().context("it has ended")?)?), Signal::SIGHUP)?;
+        kill(self.process()?, Signal::SIGHUP)?;
+        self.says("reloaded").await
+    }
+
+    /// The next line with these words.
+    async fn says(&mut self, words: &str) -> Result<String> {
         let about = async {
-            while let Some(line) = self.said.next_line().await? {
-                if line.contains("reloaded") {
+            while let Some(line) = self.said.recv().await {
+                if line.contains(words) {
                     return Ok(line);
                 }
             }
             anyhow::bail!("it said nothing of it")
         };
-        timeout(PATIENCE, about).await.context("no word of the reload")?
+        timeout(PATIENCE, about).await.with_context(|| format!("no word of {words:?}"))?
     }
 
     /// Its threads that carry datagrams: name, and how often each was put on a core so far.
@@ -89,7 +103,32 @@ impl Serve {
         Ok(found)
     }
 
-    async fn metrics(&self) -> Result<String> {
+    pub(crate) fn process(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(i32::try_from(self.child.id().context("it has ended")?)?))
+    }
+
+    /// A field of its status that counts memory, in bytes.
+    pub(crate) fn memory(&self, field: &str) -> Result<usize> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process()?))?;
+        let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;
+        Ok(line.split_whitespace().nth(1).context("a number")?.parse::<usize>()? * 1024)
+    }
+
+    /// The processor's time that it has taken so far.
+    pub(crate) fn processor_time(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process()?))?;
+        let (_, fields) = stat.rsplit_once(')').context("its fields")?;
+        let ticks = |at: usize| -> Result<u64> { Ok(fields.split_whitespace().nth(at).context("a field")?.parse()?) };
+        // Of a hundredth of a second each.
+        Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
+    }
+
+    /// How many files and sockets it has open.
+    pub(crate) fn open_files(&self) -> Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.process()?))?.count())
+    }
+
+    pub(crate) async fn metrics(&self) -> Result<String> {
         fetch(self.signaling, "/metrics", "").await
     }
 }
@@ -121,7 +160,7 @@ async fn fetch(server: SocketAddr, path: &str, headers: &str) -> Result<String> 
 }
 
 /// A value of the metrics.
-fn value(metrics: &str, name: &str) -> Option<u64> {
+pub(crate) fn value(metrics: &str, name: &str) -> Option<u64> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
@@ -278,10 +317,10 @@ async fn nothing_that_serve_logs_holds_a_secret_or_a_clients_address() -> Result
     let mut said: Vec<String> = Vec::new();
     // The answer to the refresh may come before the line about the relay.
     while !said.last().is_some_and(|line| line.contains("relay closed")) {
-        said.push(timeout(PATIENCE, serve.said.next_line()).await.context("silence")??.context("it has ended")?);
+        said.push(timeout(PATIENCE, serve.said.recv()).await.context("silence")?.context("it has ended")?);
     }
-    kill(Pid::from_raw(i32::try_from(serve.child.id().context("it has ended")?)?), Signal::SIGTERM)?;
-    while let Some(line) = timeout(PATIENCE, serve.said.next_line()).await.context("it does not end")?? {
+    kill(serve.process()?, Signal::SIGTERM)?;
+    while let Some(line) = timeout(PATIENCE, serve.said.recv()).await.context("it does not end")? {
         said.push(line);
     }
     let said = said.join("\n");
@@ -317,6 +356,142 @@ async fn two_addresses_give_behavior_discovery_from_four_sockets() -> Result<()>
     Ok(())
 }
 
+/// New clients go elsewhere from a reload on, and come back after another; those who are there stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_begins_and_ends_that_new_clients_are_sent_elsewhere() -> Result<()> {
+    let second = Serve::start(&[]).await?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("alternates");
+    std::fs::write(&file, "")?;
+    let mut first = Serve::start(&["--alternate-turn-server-file", &file.display().to_string()]).await?;
+    let peer = UdpSocket::bind("127.0.0.1:0").await?;
+    let mut alice = TurnClient::udp(first.stun, "alice", "wonderland").await?;
+    alice.allocate().await?;
+    ensure!(alice.permit(peer.local_addr()?).await? == 0);
+    for (text, code) in [(format!("{}\n", second.stun), 300), (String::new(), 0), (format!("{}\n", second.stun), 300)] {
+        std::fs::write(&file, text)?;
+        assert_eq!(first.reload().await?, "reloaded");
+        let mut newcomer = TurnClient::tcp(first.stun, "alice", "wonderland").await?;
+        let request = newcomer.allocation();
+        let answer = newcomer.request(request).await?;
+        assert_eq!(answer.code(), code);
+        let named = answer.message().address(AttributeType::ALTERNATE_SERVER);
+        assert_eq!(named, (code == 300).then_some(second.stun));
+        relays(&mut alice, &peer).await?;
+        ensure!(alice.refresh(600).await? == 0);
+    }
+    std::fs::write(&file, "turn.example.org\n")?;
+    let said = first.reload().await?;
+    ensure!(said.starts_with("not reloaded: ") && said.contains("line 1"), "{said}");
+    Ok(())
+}
+
+/// SIGTERM lets nobody in any more; who is there is relayed until he leaves, and then the server ends by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_drains_until_the_last_allocation_ends() -> Result<()> {
+    let mut serve = Serve::start(&["--drain", "60"]).await?;
+    let peer = UdpSocket::bind("127.0.0.1:0").await?;
+    let mut alice = TurnClient::udp(serve.stun, "alice", "wonderland").await?;
+    let mut over_tcp = TurnClient::tcp(serve.stun, "alice", "wonderland").await?;
+    for client in [&mut alice, &mut over_tcp] {
+        client.allocate().await?;
+        ensure!(client.permit(peer.local_addr()?).await? == 0);
+    }
+    kill(serve.process()?, Signal::SIGTERM)?;
+    let said = serve.says("live on").await?;
+    ensure!(said.contains("2 allocations live on for up to 60 s"), "{said}");
+    let refused = TurnClient::udp(serve.stun, "alice", "wonderland").await?.allocate().await;
+    ensure!(refused.is_err_and(|error| error.to_string() == "Allocate: 508"), "a newcomer was let in");
+    for client in [&mut alice, &mut over_tcp] {
+        relays(client, &peer).await?;
+        ensure!(client.refresh(600).await? == 0);
+        ensure!(serve.child.try_wait()?.is_none(), "it has ended");
+        ensure!(client.refresh(0).await? == 0);
+    }
+    let ended = timeout(PATIENCE, serve.child.wait()).await.context("it does not end")??;
+    ensure!(ended.success(), "{ended}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_in_its_time_and_a_second_sigterm_ends_it_at_once() -> Result<()> {
+    for (seconds, signals) in [("1", 1), ("600", 2), ("0", 1)] {
+        let mut serve = Serve::start(&["--drain", seconds]).await?;
+        TurnClient::udp(serve.stun, "alice", "wonderland").await?.allocate().await?;
+        kill(serve.process()?, Signal::SIGTERM)?;
+        serve.says("closing").await?;
+        if signals > 1 {
+            serve.says("live on").await?;
+            kill(serve.process()?, Signal::SIGTERM)?;
+        }
+        timeout(PATIENCE, serve.child.wait())
+            .await
+            .with_context(|| format!("--drain {seconds}: it does not end"))??;
+    }
+    Ok(())
+}
+
+/// What is refused is in the log: how often, by code and by reason; from whom at the next level only. A flood costs lines
+/// by the second, not by the request.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_logged_by_the_second_without_secrets() -> Result<()> {
+    // It is started with one -v.
+    for (more, names_clients) in [(&[][..], false), (&["-v"], true)] {
+        let mut serve = Serve::start(more).await?;
+        let mut client = TurnClient::udp(serve.stun, "alice", "wonderland").await?;
+        client.allocate().await?;
+        ensure!(client.permit("10.0.0.1:9".parse()?).await? == 403);
+        let wrong = TurnClient::udp(serve.stun, "alice", "hunter2").await?.allocate().await;
+        ensure!(wrong.is_err_and(|error| error.to_string() == "Allocate: 401"));
+        let flooder = UdpSocket::bind("127.0.0.1:0").await?;
+        let request = client.start(Method::ALLOCATE).build();
+        for _ in 0..2000 {
+            flooder.send_to(&request, serve.stun).await?;
+        }
+        let mut said: Vec<String> = Vec::new();
+        for words in ["code=401", "code=403", "reason=\"private\"", "withheld"] {
+            let seen = |said: &[String]| said.iter().any(|line| line.contains(words));
+            while !seen(&said) {
+                let line = timeout(PATIENCE, serve.said.recv()).await.with_context(|| words.to_owned())?;
+                said.push(line.context("it has ended")?);
+            }
+        }
+        ensure!(said.len() < 100, "{} lines for 2000 requests", said.len());
+        let said = said.join("\n");
+        assert_eq!(said.contains("client=127.0.0.1:"), names_clients, "{said}");
+        for secret in ["wonderland", "hunter2", "alice", "north"] {
+            ensure!(!said.contains(secret), "{secret} in {said}");
+        }
+    }
+    Ok(())
+}
+
+/// Behind a 1:1 NAT the second address has another name outside, which is the one that clients are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alternate_address_behind_a_1_to_1_nat_is_named_as_clients_see_it() -> Result<()> {
+    use whyrelay_core::wire::stun::{Class, Message, MessageBuilder};
+    let named = ["--alternate-address", "127.0.0.2=198.51.100.8", "--external-address", "198.51.100.7"];
+    let serve = Serve::start(&[&named[..], &["--rfc5780-clients"]].concat()).await?;
+    let [asked, _, other, _] = serve.discovery[..] else { anyhow::bail!("{:?}", serve.discovery) };
+    assert_eq!((asked.ip(), other.ip()), ("127.0.0.1".parse()?, "127.0.0.2".parse::<std::net::IpAddr>()?));
+    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    for (flags, from, origin) in [(0, asked, "198.51.100.7"), (4, other, "198.51.100.8")] {
+        let request = MessageBuilder::new(Class::Request, Method::BINDING, TransactionId([flags as u8; 12]));
+        socket.send_to(&request.u32(AttributeType::CHANGE_REQUEST, flags).build(), asked).await?;
+        let mut buffer = [0; 200];
+        let (length, source) = timeout(PATIENCE, socket.recv_from(&mut buffer)).await.context("no answer")??;
+        let answer = Message::decode(&buffer[..length])?;
+        assert_eq!(source, from);
+        assert_eq!(
+            answer.address(AttributeType::RESPONSE_ORIGIN),
+            Some(SocketAddr::new(origin.parse()?, asked.port()))
+        );
+        let named = answer.address(AttributeType::OTHER_ADDRESS).context("no other address")?;
+        assert_eq!(named.ip().to_string(), if flags == 0 { "198.51.100.8" } else { "198.51.100.7" });
+    }
+    Ok(())
+}
+
 /// Each with one address and the other's secret: a changed address is answered by the other one, to who has a proof.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_are_each_others_alternate() -> Result<()> {
@@ -327,7 +502,7 @@ async fn two_servers_are_each_others_alternate() -> Result<()> {
         let flags = ["--stun-listen", &stun, "--alternate-server", other, "--alternate-secret-file", "secret"];
         Serve::start(&[&flags[..], &["--discovery-port", &port]].concat()).await
     };
-    let (first, _second) = (start("127.0.0.1", "127.0.0.2").await?, start("127.0.0.2", "127.0.0.1").await?);
+    let (mut first, mut second) = (start("127.0.0.1", "127.0.0.2").await?, start("127.0.0.2", "127.0.0.1").await?);
     let asked = *first.discovery.first().context("no discovery")?;
     let socket = UdpSocket::bind("127.0.0.1:0").await?;
     let mut random = whyrelay_core::random::Random::from_number(5);
@@ -351,6 +526,25 @@ async fn two_servers_are_each_others_alternate() -> Result<()> {
             }
         }
     }
+    // A new secret, at one and then at both: only who shares it is answered for. What is relayed goes on.
+    let mut alice = TurnClient::udp(first.stun, "alice", "wonderland").await?;
+    alice.allocate().await?;
+    for (server, answers) in [(&mut first, false), (&mut second, true)] {
+        std::fs::write(server.directory.path().join("secret"), "south\n")?;
+        assert_eq!(server.reload().await?, "reloaded");
+        let change = |nonce: &str, random: &mut whyrelay_core::random::Random| {
+            let request = MessageBuilder::new(Class::Request, Method::BINDING, random.transaction_id());
+            request.u32(AttributeType::CHANGE_REQUEST, 0x06).text(AttributeType::NONCE, nonce).build()
+        };
+        let mut buffer = [0; 200];
+        socket.send_to(&change("", &mut random), asked).await?;
+        let (length, _) = timeout(PATIENCE, socket.recv_from(&mut buffer)).await.context("no nonce")??;
+        let nonce = Message::decode(&buffer[..length])?.text(AttributeType::NONCE).context("a nonce")?.to_owned();
+        socket.send_to(&change(&nonce, &mut random), asked).await?;
+        let answered = timeout(Duration::from_millis(500), socket.recv_from(&mut buffer)).await;
+        assert_eq!(answered.is_ok(), answers);
+    }
+    ensure!(alice.refresh(600).await? == 0);
     Ok(())
 }
 

@@ -188,8 +188,10 @@ async fn a_burst_of_many_sizes_arrives_whole_and_in_order() -> Result<()> {
     Ok(())
 }
 
+/// That the bit is on the wire is shown where a link is too small for the datagram: `our_turn::sets_df_on_the_wire…` among
+/// the interop tests.
 #[tokio::test(flavor = "multi_thread")]
-async fn dont_fragment_holds_for_the_datagrams_that_ask_for_it() -> Result<()> {
+async fn datagrams_with_and_without_dont_fragment_arrive() -> Result<()> {
     let server = Server::start()?;
     let mut client = TurnClient::udp(server.address, "alice", "wonderland").await?;
     let peer = UdpSocket::bind("127.0.0.1:0").await?;
