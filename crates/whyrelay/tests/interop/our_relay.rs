@@ -38,6 +38,34 @@ fn own_addresses() -> Result<()> {
     Ok(())
 }
 
+/// Behind a link that takes 1280 bytes: what has the DF bit dies in front of it, and everything else arrives in fragments.
+fn dont_fragment() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let (client, peer) = (internet.site(Nat::None)?, internet.site(Nat::None)?);
+    peer.router.run(&["link", "set", "lan", "mtu", "1280"])?;
+    peer.host.run(&["link", "set", "eth0", "mtu", "1280"])?;
+    let users = users()?;
+    let server = ours::Server::start(&internet.server, &["--turn-users-file", &users.path().display().to_string()])?;
+    let address = peer.host.address().to_string();
+    let mut command = peer.host.command("turnutils_peer");
+    let echo = Process::start("turnutils_peer", command.args(["-L", &address, "-p", "3480"]))?;
+    std::thread::sleep(Duration::from_millis(500));
+    // By indications, ten a run; DONT-FRAGMENT is an attribute of theirs.
+    for (size, more, lost) in
+        [("1400", &["-g"][..], 10), ("1400", &[], 0), ("1000", &["-g"], 0), ("1400", &["-g"], 10), ("1400", &[], 0)]
+    {
+        let mut command = client.host.command("timeout");
+        command.args(["40", "turnutils_uclient", "-u", USER, "-w", PASSWORD, "-c", "-s", "-n", "10", "-z", "20"]);
+        command.args(["-l", size, "-e", &address, "-r", "3480"]).args(more);
+        let output = command.arg(internet.server.address().to_string()).output()?;
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let counted = format!("Total lost packets {lost} (");
+        let all = said.contains("tot_send_msgs=10,") && said.contains(&counted);
+        ensure!(all, "{size} bytes {more:?}: not {lost} lost: {said}\n{}\n{}", server.account(), echo.account());
+    }
+    Ok(())
+}
+
 /// Makes the command of a foreign peer.
 type Peer = fn(&Namespace, Role, &str) -> Result<Command>;
 
@@ -54,6 +82,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("our_turn::relays_aiortc_over_tcp", &aiortc, || relayed(peers::aiortc, "--", "tcp"));
     let uclient = [NetworkNamespaces, Tool::Turnserver];
     suite.test("our_turn::relays_to_no_own_address_that_came_later", &uclient, own_addresses);
+    let uclient = [NetworkNamespaces, Tool::Nft, Tool::Turnserver];
+    suite.test("our_turn::sets_df_on_the_wire_for_who_asks_for_it_and_for_nobody_else", &uclient, dont_fragment);
     let chromium = [NetworkNamespaces, Chromium];
     suite.test("our_turn::relays_chromium_over_udp", &chromium, || relayed(peers::chromium, "--", "udp"));
     suite.test("our_turn::relays_chromium_over_tcp", &chromium, || relayed(peers::chromium, "--", "tcp"));
