@@ -115,29 +115,6 @@ fn targets() -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    /// The items of SECURITY that concern STUN and TURN, and the connections that carry them (12).
-    const ITEMS: [u8; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12];
-
-    fn sources(directory: &Path, into: &mut String) {
-        for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
-            let path = entry.path();
-            if path.is_dir() && path.file_name().is_none_or(|name| name != "target") {
-                sources(&path, into);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                into.push_str(&std::fs::read_to_string(&path).expect("a source file"));
-            }
-        }
-    }
-
-    #[test]
-    fn every_item_of_security_about_stun_and_turn_has_a_test_named_after_it() {
-        let mut text = String::new();
-        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates"), &mut text);
-        for item in ITEMS {
-            assert!(text.contains(&format!("fn security_{item}_")), "no test is named after item {item}");
-        }
-    }
-
     /// SECURITY 8 names what comes from strangers; each has a target, and each target seeds that reach behind the first
     /// check.
     #[test]

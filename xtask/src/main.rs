@@ -14,6 +14,8 @@ mod bench;
 mod fuzz;
 mod interop;
 mod licenses;
+#[cfg(test)]
+mod security;
 mod step;
 mod test;
 
