@@ -1,5 +1,6 @@
 //! A router's end of NAT-PMP, PCP and UPnP, for the laboratory: it keeps the mappings and says which exist; who has it
-//! forwards by them.
+//! forwards by them. It maps UDP and refuses TCP, each protocol by its own error (RFC 6886 §3.5, RFC 6887 §7.4, UPnP
+//! Device Architecture 1.1 §3.2.2): what a laboratory's peers listen at is UDP.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -109,8 +110,11 @@ impl MappingRouter {
             ("GET", DESCRIPTION, _) => response(200, &igd::description(ServiceType::Ip1, CONTROL)),
             ("POST", CONTROL, Some(action)) => {
                 let body = String::from_utf8_lossy(&request.body).into_owned();
+                // One that it knows, and not with these arguments: TCP above all.
+                let knows = |name: &str| action.ends_with(&format!("#{name}"));
+                let known = knows("AddPortMapping") || knows("DeletePortMapping");
                 let done = Action::decode(&action, &body)
-                    .ok_or((401, "Invalid Action"))
+                    .ok_or(if known { (402, "Invalid Args") } else { (401, "Invalid Action") })
                     .and_then(|action| self.act(now, source, action));
                 match done {
                     Ok(body) => response(200, &body),
@@ -222,6 +226,7 @@ impl MappingRouter {
                     }
                 }
             }
+            pcp::Operation::Map(map) if map.protocol != pcp::UDP => pcp::ResultCode::UNSUPPORTED_PROTOCOL,
             pcp::Operation::Map(_) | pcp::Operation::Other(_) => pcp::ResultCode::UNSUPPORTED_OPERATION,
         };
         Some(pcp::Response { result, lifetime_s, epoch_s: self.epoch_s(now), operation }.encode())

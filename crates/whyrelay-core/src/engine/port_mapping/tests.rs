@@ -412,3 +412,42 @@ fn somebody_elses_mapping_is_not_changed_and_many_are_refused() {
     let answer = router.datagram(START, translated, portmap::PORT, &ask(1, 5000, 60)).unwrap();
     assert_eq!(pcp::Response::decode(&answer).unwrap().result, pcp::ResultCode::ADDRESS_MISMATCH);
 }
+
+/// RFC 6887 §7.4, RFC 6886 §3.5, UPnP Device Architecture 1.1 §3.2.2.
+#[test]
+fn a_mapping_of_tcp_is_refused_by_each_protocols_own_error() {
+    const TCP: u8 = 6;
+    let mut router = MappingRouter::new(START, routers()[3]);
+    let host = SocketAddr::from((HOST, 4000));
+    let external_address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let map = pcp::Map { nonce: [1; 12], protocol: TCP, internal_port: 80, external_port: 80, external_address };
+    let ask = pcp::Request { lifetime_s: 60, client: IpAddr::V4(HOST), operation: pcp::Operation::Map(map) };
+    let answer = router.datagram(START, host, portmap::PORT, &ask.encode()).unwrap();
+    assert_eq!(pcp::Response::decode(&answer).unwrap().result, pcp::ResultCode::UNSUPPORTED_PROTOCOL);
+
+    // Version 0, opcode 2: TCP. Result 5 at bytes 2 and 3 of the answer to opcode 128 + 2.
+    let ask = [0, 2, 0, 0, 0, 80, 0, 80, 0, 0, 0, 60];
+    let answer = router.datagram(START, host, portmap::PORT, &ask).unwrap();
+    assert_eq!(answer[..4], [0, 130, 0, 5]);
+
+    let mut upnp = |protocol: &str, action: &str| {
+        let body = format!(
+            "<s:Envelope><s:Body><u:{action}><NewExternalPort>80</NewExternalPort><NewProtocol>{protocol}</NewProtocol>\
+             <NewInternalPort>80</NewInternalPort><NewInternalClient>{HOST}</NewInternalClient>\
+             <NewLeaseDuration>60</NewLeaseDuration></u:{action}></s:Body></s:Envelope>"
+        );
+        let request = format!(
+            "POST /ctl/IPConn HTTP/1.1\r\nHost: {GATEWAY}\r\nContent-Length: {}\r\n\
+             SOAPAction: \"urn:schemas-upnp-org:service:WANIPConnection:1#{action}\"\r\n\r\n{body}",
+            body.len()
+        );
+        String::from_utf8(router.http(START, host.ip(), request.as_bytes()).unwrap()).unwrap()
+    };
+    let refused = upnp("TCP", "AddPortMapping");
+    assert!(refused.starts_with("HTTP/1.1 500") && refused.contains("<errorCode>402</errorCode>"), "{refused}");
+    let unknown = upnp("UDP", "SetEverything");
+    assert!(unknown.contains("<errorCode>401</errorCode>"), "{unknown}");
+    let mapped = upnp("UDP", "AddPortMapping");
+    assert!(mapped.starts_with("HTTP/1.1 200"), "{mapped}");
+    assert_eq!(router.forwards(START).map(|forward| forward.external_port).collect::<Vec<_>>(), [80]);
+}

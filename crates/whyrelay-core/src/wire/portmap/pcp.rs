@@ -91,6 +91,8 @@ impl ResultCode {
     pub const UNSUPPORTED_OPERATION: Self = Self(4);
     /// No room.
     pub const NO_RESOURCES: Self = Self(8);
+    /// A transport that it does not map.
+    pub const UNSUPPORTED_PROTOCOL: Self = Self(9);
     /// The request came from another address than it says: something on the way translates.
     pub const ADDRESS_MISMATCH: Self = Self(12);
 
