@@ -165,8 +165,8 @@ impl<'a> Way<'a> {
     /// The same for one that is inside of the router with a number.
     fn back_from(&mut self, outer: usize, source: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
         self.hops[..outer].iter_mut().rev().try_fold(destination, |destination, (router, table)| {
-            let inside = table.inbound(NOW, source, destination)?;
-            lets(router.stateless_inbound.as_ref(), inside).then_some(inside)
+            lets(router.stateless_inbound.as_ref(), destination).then_some(())?;
+            table.inbound(NOW, source, destination)
         })
     }
 

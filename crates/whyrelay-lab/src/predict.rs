@@ -1,10 +1,11 @@
 //! What a pair of networks should reach, by theory: RFC 4787's terms and who speaks first (LINUX.md §3, CAUSES.md L1).
 
-use whyrelay_core::nat::behavior::{FilteringBehavior, MappingBehavior, Unsolicited, can_connect};
+use whyrelay_core::nat::behavior::{FilteringBehavior, MappingBehavior, PortAllocation, Unsolicited, can_connect};
 
 use crate::scenario::Topology;
 use crate::scenario::file::Path;
 use crate::scenario::topology::Translation;
+use crate::scenario::value::Span32;
 
 /// How a host's place looks from the Internet over IPv4: all its routers as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,18 @@ impl Place {
         let Some(segment) = topology.hosts[host].interfaces.first().and_then(|eth0| eth0.segment) else {
             return Self { blocked: true, ..place };
         };
-        let port = topology.sessions.get(host).map_or(0, |session| session.port);
+        let mut port = topology.sessions.get(host).map(|session| session.port);
+        for router in topology.way_out(segment) {
+            if matches!(&router.translation, Translation::Nat(nat) if nat.ports != PortAllocation::Preserving) {
+                port = None;
+            }
+            // Of a port that nobody knows ahead, all that a NAT may give must be let in.
+            let lets = |ports: &Vec<Span32>| match port {
+                Some(port) => ports.iter().any(|ports| ports.contains(port.into())),
+                None => ports.iter().any(|ports| ports.contains(1024) && ports.contains(u16::MAX.into())),
+            };
+            place.blocked |= router.egress.udp.is_some() || !router.stateless_inbound.as_ref().is_none_or(lets);
+        }
         // From the outermost inward: a packet that nobody asked for gets as far as every filter on its way lets it.
         let mut exposed = true;
         for router in topology.way_out(segment).into_iter().rev() {
@@ -47,11 +59,6 @@ impl Place {
                     exposed &= *filtering == FilteringBehavior::EndpointIndependent;
                 }
             }
-            let closed = router
-                .stateless_inbound
-                .as_ref()
-                .is_some_and(|ports| !ports.iter().any(|ports| ports.contains(port.into())));
-            place.blocked |= router.egress.udp.is_some() || closed;
         }
         place
     }

@@ -1,13 +1,14 @@
 //! What peers and the server do: datagrams, connections, requests and signaling, on their way.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use whyrelay_core::engine::gather::StreamId;
 use whyrelay_core::engine::port_mapping::ExchangeId;
 use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
 
-use super::kernel::{EHOSTUNREACH, Leaving, NEIGHBOR_TIMEOUT, Sent};
+use super::kernel::{ECONNREFUSED, EHOSTUNREACH, Leaving, NEIGHBOR_TIMEOUT, Sent};
 use super::network::{Packet, Place, TcpWay};
 use super::peer::{Peer, Signal};
 use super::tcp::Sending;
@@ -22,8 +23,8 @@ enum Toward {
 
 impl Connection {
     /// When something that is sent now arrives; nothing: never.
-    fn arrival(&mut self, random: &mut Random, sent: Timestamp, toward: Toward) -> Option<Timestamp> {
-        self.passing.arrival(random, sent, self.delay, &mut self.sending[toward as usize])
+    fn arrival(&mut self, random: &mut Random, sent: Timestamp, bytes: usize, toward: Toward) -> Option<Timestamp> {
+        self.passing.arrival(random, sent, self.delay, bytes, &mut self.sending[toward as usize])
     }
 }
 
@@ -77,7 +78,7 @@ impl World {
                 peer::Action::SendOnStream { id, bytes } => {
                     let found = self.connections.iter_mut().find(|(_, c)| c.peer == index && c.id == id);
                     let arrival = found.and_then(|(stream, connection)| {
-                        Some((*stream, connection.arrival(self.network.random(), now, Toward::Server)?))
+                        Some((*stream, connection.arrival(self.network.random(), now, bytes.len(), Toward::Server)?))
                     });
                     if let Some((stream, at)) = arrival {
                         self.queue.push(at, Happening::ToServer(stream, bytes));
@@ -126,7 +127,8 @@ impl World {
                 server::Action::SendOnStream(stream, bytes) => {
                     let sent = self.now + self.server.answers_after();
                     let connection = self.connections.get_mut(&stream);
-                    let arrival = connection.and_then(|own| own.arrival(self.network.random(), sent, Toward::Peer));
+                    let arrival = connection
+                        .and_then(|own| own.arrival(self.network.random(), sent, bytes.len(), Toward::Peer));
                     if let Some(at) = arrival {
                         self.queue.push(at, Happening::FromServer(stream, bytes));
                     }
@@ -145,42 +147,46 @@ impl World {
     fn connect(&mut self, index: usize, id: StreamId, local: IpAddr, remote: SocketAddr) {
         let local = SocketAddr::new(local, 50_000 + (self.next_connection % 10_000) as u16);
         let host = self.peers[index].host;
+        // What `connect` says, and when; without an errno nothing ever comes of it.
         let interface = match &mut self.peers[index].kernel {
             Some(kernel) => match kernel.connect(local, remote) {
                 Ok(Leaving { interface, gateway }) => {
                     let neighbor = gateway.unwrap_or(remote.ip());
-                    if !self.network.answers_to(kernel, host, interface, neighbor) {
+                    if self.network.answers_to(kernel, host, interface, neighbor) {
+                        Ok(interface)
+                    } else {
                         kernel.neighbor_failed(interface, neighbor);
-                        let failed = Happening::ConnectFailed(index, id, peer::errno_name(EHOSTUNREACH));
-                        return self.queue.push(self.now + NEIGHBOR_TIMEOUT, failed);
+                        Err(Some((EHOSTUNREACH, NEIGHBOR_TIMEOUT)))
                     }
-                    Ok(interface)
                 }
-                Err(why) => Err(why),
+                // Told a moment later, so that the machine is not fed while it is drained.
+                Err(errno) => Err(errno.map(|errno| (errno, Duration::ZERO))),
             },
             None => Ok(0),
         };
-        if let Err(Some(errno)) = interface {
-            // Told a moment later, so that the machine is not fed while it is drained.
-            return self.queue.push(self.now, Happening::ConnectFailed(index, id, peer::errno_name(errno)));
-        }
-        let way = interface
-            .ok()
-            .and_then(|interface| self.network.connect(self.now, host, interface, local, remote))
-            .filter(|way| way.far == self.server.host && remote.port() == server::PORT && self.server.accepts())
-            .and_then(|way| Some((way, way.passing.established(self.network.random(), way.delay)?)))
-            .filter(|(_, takes)| *takes < CONNECT_TIMEOUT);
-        match way {
-            Some((TcpWay { source, delay, passing, .. }, takes)) => {
+        let way = interface.and_then(|interface| self.network.connect(self.now, host, interface, local, remote));
+        let there = way.and_then(|way| {
+            let refused = self.server.refuses_connections();
+            let served = way.far == self.server.host && remote.port() == server::PORT && (refused || self.server.accepts());
+            let takes = served.then(|| way.passing.established(self.network.random(), way.delay)).flatten().ok_or(None)?;
+            match takes < CONNECT_TIMEOUT {
+                true if refused => Err(Some((ECONNREFUSED, takes))),
+                true => Ok((way, takes)),
+                false => Err(None),
+            }
+        });
+        match there {
+            Ok((TcpWay { source, delay, passing, .. }, takes)) => {
                 let (stream, there) = (self.next_connection, self.now + takes);
                 self.next_connection += 1;
-                let sending = [Sending::from(there); 2];
+                let sending = [0, 1].map(|way| Sending::from(there, stream * 2 + way));
                 self.connections.insert(stream, Connection { peer: index, id, source, delay, passing, sending });
                 self.queue.push(there, Happening::Connected(index, id, local, remote));
             }
-            None => {
-                let why = "connection timed out";
-                self.queue.push(self.now + CONNECT_TIMEOUT, Happening::ConnectFailed(index, id, why));
+            Err(refused) => {
+                let timeout = ("connection timed out", CONNECT_TIMEOUT);
+                let (why, after) = refused.map_or(timeout, |(errno, after)| (peer::errno_name(errno), after));
+                self.queue.push(self.now + after, Happening::ConnectFailed(index, id, why));
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::scenario::topology::{self, INTERNET, Translation};
 
 use super::build::TCP_LIFETIME;
 use super::kernel::Kernel;
-use super::link::{Burst, Link};
+use super::link::Link;
 use super::network::{About, Egress, Gate, Interface, Network, RouterExtras, SegmentId};
 use super::peer::Peer;
 use super::server::{Server, ServerFaults};
@@ -40,11 +40,12 @@ pub(super) fn build(topology: &Topology) -> World {
 
     let faults = &topology.server.faults;
     let server_addresses: Vec<IpAddr> = topology.server.addresses.iter().map(|cidr| cidr.address).collect();
-    let server_host = network.add_host(Network::INTERNET, server_addresses.clone(), link(&topology.server.link));
+    let server_host = network.add_host(Network::INTERNET, server_addresses.clone(), Link::from(&topology.server.link));
     let server_faults = ServerFaults {
         no_udp: !faults.answers || !faults.udp || faults.udp_filtered,
         refuses_udp: faults.answers && !faults.udp,
         no_tcp: !faults.answers || !faults.tcp,
+        refuses_tcp: faults.answers && !faults.tcp,
         relay_address: faults.relay_address,
         relay_ports_closed: faults.relay_ports_closed,
         answers_after: faults.answers_after.0,
@@ -56,7 +57,7 @@ pub(super) fn build(topology: &Topology) -> World {
         let interfaces = host.interfaces.iter().map(|own| Interface {
             segment: own.segment.map(|segment| segments[segment]),
             addresses: own.addresses.iter().map(|cidr| cidr.address).collect(),
-            link: link(&own.link),
+            link: Link::from(&own.link),
         });
         let id = network.add_host_with(interfaces.collect());
         let Some(session) = topology.sessions.get(index) else { continue };
@@ -96,7 +97,7 @@ pub(super) fn build(topology: &Topology) -> World {
             accepts_input: matches!(&router.translation, Translation::Nat(nat) if nat.unsolicited == Unsolicited::Tracked),
         };
         let (inside, outside) = (segments[router.inside], segments[router.outside]);
-        network.add_router(inside, outside, gates, egress(&router.egress), link(&router.link), extras);
+        network.add_router(inside, outside, gates, egress(&router.egress), Link::from(&router.link), extras);
     }
 
     let signaling = [0, 1].map(|index| {
@@ -120,33 +121,6 @@ fn limits_sizes(topology: &Topology) -> bool {
     let hosts = topology.hosts.iter().flat_map(|host| host.interfaces.iter().map(|interface| &interface.link));
     let mut links = hosts.chain(topology.routers.iter().map(|router| &router.link)).chain([&topology.server.link]);
     links.any(|link| link.mtu.is_some())
-}
-
-/// A link of the model as one of this world.
-fn link(link: &topology::Link) -> Link {
-    let burst = link.burst.map(|burst| {
-        // The chances that give this share of bad time and this length on average.
-        let ends = 1.0 / burst.length.max(1.0);
-        let bad = (burst.bad / 100.0).clamp(0.0, 0.99);
-        let begins = ends * bad / (1.0 - bad);
-        Burst {
-            begins: (begins.min(1.0) * 1e6) as u32,
-            ends: (ends * 1e6) as u32,
-            loss: (burst.loss.unwrap_or(100.0) * 100.0) as u32,
-        }
-    });
-    Link {
-        delay: link.delay,
-        jitter: link.jitter,
-        loss: link.loss,
-        duplication: link.duplication,
-        reordering: link.reordering,
-        // Overtaken by whatever follows within a few packets.
-        held: std::time::Duration::from_millis(30),
-        burst,
-        rate: link.rate,
-        mtu: link.mtu,
-    }
 }
 
 fn egress(egress: &topology::Egress) -> Egress {

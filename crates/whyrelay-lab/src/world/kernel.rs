@@ -24,8 +24,11 @@ const EPERM: i32 = 1;
 /// EINVAL of Linux, for a source address that the host does not have.
 const EINVAL: i32 = 22;
 
-/// EHOSTUNREACH of Linux, for a neighbor that does not answer.
+/// EHOSTUNREACH of Linux, for a neighbor that does not answer, and for what a router prohibits.
 pub(super) const EHOSTUNREACH: i32 = 113;
+
+/// ECONNREFUSED of Linux, for a port where nobody listens.
+pub(super) const ECONNREFUSED: i32 = 111;
 
 /// UDP's number.
 const UDP: u8 = 17;

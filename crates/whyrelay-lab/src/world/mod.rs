@@ -12,7 +12,7 @@ mod cut_tests;
 mod facts;
 mod from_topology;
 mod kernel;
-mod link;
+pub(crate) mod link;
 mod mapping;
 mod network;
 mod outcome;

@@ -23,7 +23,7 @@ pub(super) use connect::TcpWay;
 pub use egress::Egress;
 
 use super::kernel::Kernel;
-use super::link::{Link, LinkState};
+use super::link::{Link, LinkState, size_of};
 
 /// The TTL that hosts give their packets (net.ipv4.ip_default_ttl).
 pub(super) const USUAL_TTL: u8 = 64;
@@ -142,7 +142,7 @@ pub(super) struct RouterExtras {
     pub(super) inside_addresses: Vec<IpAddr>,
     /// Its own addresses outside.
     pub(super) outside_addresses: Vec<IpAddr>,
-    /// UDP comes in to these ports only, replies included.
+    /// UDP comes in to these ports of the outside only, replies included.
     pub(super) stateless_inbound: Option<Vec<Span32>>,
     pub(super) alg: Option<Alg>,
     /// It sends ICMP errors.
@@ -370,6 +370,11 @@ impl Network {
         let router = &mut self.routers[id.0];
         router.follow(now);
         let (inside, outer, link, outside) = (router.inside, router.outside, router.link, packet.destination);
+        // In front of everything else, so that what it drops leaves no trace in a table.
+        let closed = |ports: &Vec<Span32>| !ports.iter().any(|ports| ports.contains(outside.port().into()));
+        if router.extras.stateless_inbound.as_ref().is_some_and(closed) {
+            return Vec::new();
+        }
         let refuses = router.extras.accepts_input && router.extras.icmp && outside.is_ipv4();
         let Some(table) = router.table(outside.ip()) else { return Vec::new() };
         let Some(internal) = table.inbound(now, packet.source, outside) else {
@@ -379,10 +384,6 @@ impl Network {
             }
             return Vec::new();
         };
-        let closed = |ports: &Vec<Span32>| !ports.iter().any(|ports| ports.contains(internal.port().into()));
-        if router.extras.stateless_inbound.as_ref().is_some_and(closed) {
-            return Vec::new();
-        }
         if let Some(alg) = router.extras.alg {
             alg::rewrite(&mut packet.bytes, alg, outside.ip(), internal.ip());
         }
@@ -422,16 +423,11 @@ impl Network {
         to: Place,
         packet: Packet,
     ) -> Vec<(Timestamp, Place, Packet)> {
-        let mut now = now;
-        if link.burst.is_some() || link.rate.is_some() || link.mtu.is_some() {
-            let state = self.states.entry(way).or_default();
-            let ipv4 = packet.destination.is_ipv4();
-            match link.admit(now, state, &mut self.random, packet.bytes.len(), ipv4) {
-                Some(waits) => now += waits,
-                None => return Vec::new(),
-            }
-        }
-        link.carry(&mut self.random).map(|later| (now + later, to, packet.clone())).collect()
+        let size = size_of(packet.bytes.len(), packet.destination.is_ipv4());
+        let mut forgotten = LinkState::default();
+        let state = if link.remembers() { self.states.entry(way).or_default() } else { &mut forgotten };
+        let copies = link.pass(now, state, &mut self.random, size);
+        copies.map(|later| (now + later, to, packet.clone())).collect()
     }
 
     fn find(

@@ -448,6 +448,7 @@ pub(super) fn errno_name(errno: i32) -> &'static str {
         22 => "Invalid argument (os error 22)",
         90 => "Message too long (os error 90)",
         101 => "Network is unreachable (os error 101)",
+        111 => "Connection refused (os error 111)",
         113 => "No route to host (os error 113)",
         _ => "refused",
     }

@@ -46,6 +46,8 @@ pub(super) struct ServerFaults {
     pub(super) refuses_udp: bool,
     /// It takes no connections.
     pub(super) no_tcp: bool,
+    /// Its host says so: nothing listens there.
+    pub(super) refuses_tcp: bool,
     /// The relayed address that it announces instead of its own.
     pub(super) relay_address: Option<IpAddr>,
     /// Nothing from outside reaches its relayed ports.
@@ -138,6 +140,11 @@ impl Server {
     /// How long it takes to answer.
     pub(super) const fn answers_after(&self) -> Duration {
         self.faults.answers_after
+    }
+
+    /// Whether its host refuses connections.
+    pub(super) const fn refuses_connections(&self) -> bool {
+        self.faults.refuses_tcp
     }
 
     /// Whether it takes connections.

@@ -120,7 +120,7 @@ pub struct Router {
     /// What it says when it refuses, if not that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reject_with: Option<Refusal>,
-    /// A stateless filter in front: UDP comes in to these ports of the inside only, replies included.
+    /// A stateless filter in front of it: UDP comes in to these ports of the outside only, replies included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stateless_inbound: Option<Vec<Span32>>,
     /// Hosts inside do not reach each other.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use whyrelay_core::time::Timestamp;
 
-use super::{Gate, HostId, Network};
+use super::{About, Gate, HostId, Network};
+use crate::world::kernel::{ECONNREFUSED, EHOSTUNREACH};
 use crate::world::tcp::Passing;
 
 /// The way of a connection.
@@ -23,7 +24,10 @@ pub(in crate::world) struct TcpWay {
 
 impl Network {
     /// How a TCP connection leaves by an interface: the source address that the far end sees, and the delay one way.
-    /// `None`: it cannot be made. Only hosts on the Internet accept connections.
+    /// Only hosts on the Internet accept connections.
+    ///
+    /// # Errors
+    /// It cannot be made: `connect`'s errno and when it says so, where a router refuses it.
     pub(in crate::world) fn connect(
         &mut self,
         now: Timestamp,
@@ -31,31 +35,39 @@ impl Network {
         interface: usize,
         source: SocketAddr,
         destination: SocketAddr,
-    ) -> Option<TcpWay> {
+    ) -> Result<TcpWay, Option<(i32, Duration)>> {
         let own = &self.hosts[host.0].interfaces[interface];
-        let (mut segment, mut source) = (own.segment?, source);
+        let (mut segment, mut source) = (own.segment.ok_or(None)?, source);
         let (mut delay, mut passing) = (own.link.delay, Passing::EVERYTHING.behind(&own.link));
         while segment != Self::INTERNET {
             // Else the router sends the answers nowhere.
             if !self.is_reached(segment, source.ip()) {
-                return None;
+                return Err(None);
             }
-            let router = self.routers.iter_mut().find(|router| router.inside == segment)?;
+            let router = self.routers.iter_mut().find(|router| router.inside == segment).ok_or(None)?;
             if !router.egress.lets_tcp(destination) {
-                return None;
+                let about = router.extras.rejects.filter(|_| router.extras.icmp);
+                return Err(about.map(|about| (errno(about, destination.is_ipv4()), delay * 2)));
             }
-            if let Gate::Table(table) = &mut router.tcp {
-                source = table.outbound(now, source, destination)?;
-            } else {
-                return None;
-            }
+            let Gate::Table(table) = &mut router.tcp else { return Err(None) };
+            source = table.outbound(now, source, destination).ok_or(None)?;
             delay += router.link.delay;
-            passing = passing.behind(&router.link);
+            passing = passing.behind_router(&router.link, router.extras.icmp);
             segment = router.outside;
         }
-        let (far, interface) = self.at(segment, destination.ip())?;
+        let (far, interface) = self.at(segment, destination.ip()).ok_or(None)?;
         let link = self.hosts[far.0].interfaces[interface].link;
         let (delay, passing) = (delay + link.delay, passing.behind(&link));
-        (!passing.is_nothing()).then_some(TcpWay { far, source, delay, passing })
+        if passing.is_nothing() { Err(None) } else { Ok(TcpWay { far, source, delay, passing }) }
+    }
+}
+
+/// What `connect` says where a router refuses a connection: Linux's icmp_err_convert and icmpv6_err_convert.
+const fn errno(about: About, ipv4: bool) -> i32 {
+    const EACCES: i32 = 13;
+    match (about, ipv4) {
+        (About::PortUnreachable, _) => ECONNREFUSED,
+        (About::Prohibited, false) => EACCES,
+        _ => EHOSTUNREACH,
     }
 }
