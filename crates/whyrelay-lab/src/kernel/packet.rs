@@ -26,13 +26,59 @@ pub(crate) struct Parsed {
     payload: usize,
 }
 
+/// What the fragments of one packet have in common (RFC 791 §3.2): source, destination, protocol, identification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FragmentKey(Ipv4Addr, Ipv4Addr, u8, u16);
+
+/// A part of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fragment {
+    pub(crate) key: FragmentKey,
+    pub(crate) is_first: bool,
+    pub(crate) is_last: bool,
+}
+
+/// Whether a packet is a fragment; `None`: it is whole, or no packet of IPv4.
+pub(crate) fn fragment(packet: &[u8]) -> Option<Fragment> {
+    let header = header_of(packet)?;
+    let offset = u16::from_be_bytes([header[6], header[7]]);
+    let (is_first, is_last) = (offset & 0x1FFF == 0, offset & 0x2000 == 0);
+    let address = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
+    let key = FragmentKey(address(12), address(16), header[9], u16::from_be_bytes([header[4], header[5]]));
+    (!is_first || !is_last).then_some(Fragment { key, is_first, is_last })
+}
+
+/// Gives a fragment without ports other addresses, and one hop for one that the kernel has taken off too many.
+pub(crate) fn readdress(packet: &mut [u8], source: IpAddr, destination: IpAddr) {
+    let Some(length) = header_of(packet).map(<[u8]>::len) else { return };
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) else { return };
+    let header = &mut packet[..length];
+    header[12..16].copy_from_slice(&source.octets());
+    header[16..20].copy_from_slice(&destination.octets());
+    header[8] = header[8].saturating_add(1);
+    seal(header);
+}
+
+/// The header of a packet of IPv4, options included.
+fn header_of(packet: &[u8]) -> Option<&[u8]> {
+    let first = *packet.first()?;
+    let length = usize::from(first & 0x0F) * 4;
+    if first >> 4 == 4 && length >= 20 { packet.get(..length) } else { None }
+}
+
+/// Writes the checksum of a header anew.
+fn seal(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let sum = !fold(add(0, header));
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// Reads the packet that starts at `start`. A fragment that is not the first has no ports: `None`, as for everything
 /// else that is not translated.
 pub(crate) fn parse(bytes: &[u8], start: usize) -> Option<Parsed> {
     let packet = bytes.get(start..)?;
-    let first = *packet.first()?;
-    let header = usize::from(first & 0x0F) * 4;
-    if first >> 4 != 4 || header < 20 || packet.len() < header + 8 {
+    let header = header_of(packet)?.len();
+    if packet.len() < header + 8 {
         return None;
     }
     let fragment = u16::from_be_bytes([packet[6], packet[7]]) & 0x1FFF;
@@ -135,10 +181,7 @@ impl Parsed {
     }
 
     fn seal_header(&self, bytes: &mut [u8]) {
-        let header = &mut bytes[self.start..self.payload];
-        header[10..12].fill(0);
-        let sum = !fold(add(0, header));
-        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        seal(&mut bytes[self.start..self.payload]);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use whyrelay_core::engine::port_mapping::router::RouterConfig;
-use whyrelay_core::nat::behavior::{Behavior, MappingBehavior};
+use whyrelay_core::nat::behavior::{Behavior, MappingBehavior, Unsolicited};
 use whyrelay_core::nat::table::Table;
 use whyrelay_core::random::Random;
 
@@ -14,7 +14,7 @@ use crate::scenario::value::Cidr;
 
 use super::error::LabError;
 use super::nft::{LAN, WAN};
-use super::router::{INSIDE, OUTSIDE, Translator};
+use super::router::{Fragments, INSIDE, OUTSIDE, Translator};
 use super::{host, nft, wire};
 
 /// The server's name.
@@ -208,6 +208,9 @@ fn server(topology: &Topology) -> Node {
         isolated: false,
         tunnel: false,
     });
+    if let Some(mtu) = server.link.mtu {
+        node.ip.push(format!("link set eth0 mtu {mtu}"));
+    }
     node.up("eth0", &server.addresses);
     let segment = &topology.segments[INTERNET];
     for (networks, default) in [(&segment.ipv4, "0.0.0.0/0"), (&segment.ipv6, "::/0")] {
@@ -290,7 +293,7 @@ fn router_node(topology: &Topology, router: &Router, choice: RouterChoice) -> Re
         }
     }
     routes_inward(topology, &mut node, router.inside, LAN);
-    if by_kernel(router, choice) {
+    if by_kernel(topology, router, choice) {
         node.nft = nft::translating(router);
         if let Translation::OneToOne { pairs, .. } = &router.translation {
             node.ip.extend(pairs.iter().map(|(_, outside)| format!("address add {outside}/32 dev {WAN}")));
@@ -306,8 +309,11 @@ fn router_node(topology: &Topology, router: &Router, choice: RouterChoice) -> Re
     Ok(node)
 }
 
-fn by_kernel(router: &Router, choice: RouterChoice) -> bool {
-    let possible = nft::cannot(router).is_none();
+fn by_kernel(topology: &Topology, router: &Router, choice: RouterChoice) -> bool {
+    // Linux overloads ports, which takes two hosts to be seen.
+    let shares = |behavior: &Behavior| behavior.overloading || inside_of(topology, router).nth(1).is_none();
+    let is_linux = !matches!(&router.translation, Translation::Nat(behavior) if !shares(behavior));
+    let possible = is_linux && nft::cannot(router).is_none();
     match (choice, &router.translation) {
         // Nothing to translate, and the kernel filters as it is asked to.
         (_, Translation::Nothing { .. }) => possible,
@@ -346,8 +352,10 @@ fn user_space(topology: &Topology, router: &Router, node: &mut Node) {
     // Connections live longer than any session in a lab (RFC 5382 REQ-5).
     let connections = Behavior { lifetime: std::time::Duration::from_secs(7440), ..behavior.clone() };
     let echoes = Behavior { lifetime: std::time::Duration::from_secs(60), ..behavior.clone() };
+    let accepts_input = behavior.unsolicited == Unsolicited::Tracked;
     let (udp, tcp, echo) = (table(behavior), table(connections), table(echoes));
-    node.translator = Some(Translator { udp, tcp, echo, alg: router.alg, changes: None });
+    let fragments = Fragments::default();
+    node.translator = Some(Translator { udp, tcp, echo, alg: router.alg, accepts_input, fragments, changes: None });
     node.mapping = port_mapping::config(router);
 
     let mut to: Vec<IpAddr> =

@@ -5,19 +5,20 @@
 //! routes it on. The kernel answers ARP, counts hops and sends ICMP errors. IPv6 is never translated and does not
 //! come here.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use whyrelay_core::nat::table::Table;
 use whyrelay_core::time::Timestamp;
 
-use super::packet::{Carried, Parsed, parse};
+use super::packet::{Carried, Fragment, FragmentKey, Parsed, fragment, parse, readdress};
 use super::tun::{Device, OFFLOAD_HEADER, needs_checksum};
 use crate::alg;
 use crate::port_mapping::Change;
@@ -35,8 +36,13 @@ const LARGEST: usize = OFFLOAD_HEADER + 65_536;
 /// How long a thread may take to notice that it is to end.
 const NOTICE: u16 = 100;
 
-/// Where a packet goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How long the rest of a fragmented packet is waited for (Linux: ipfrag_time).
+const FRAGMENTS_KEPT: Duration = Duration::from_secs(30);
+/// How many fragmented packets may be under way.
+const MOST_FRAGMENTED: usize = 256;
+
+/// Where a packet comes from, or goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Side {
     Inside,
     Outside,
@@ -50,6 +56,11 @@ pub(crate) struct Translator {
     pub(crate) echo: Table,
     /// What it rewrites in UDP payloads.
     pub(crate) alg: Option<Alg>,
+    /// What is not let in is a packet to the router itself (`unsolicited = "tracked"`): the kernel answers it, as it does
+    /// on a router of nftables.
+    pub(crate) accepts_input: bool,
+    /// Packets whose first fragment has passed.
+    pub(crate) fragments: Fragments,
     /// Forwards that begin and end, as hosts ask for them.
     pub(crate) changes: Option<Receiver<Change>>,
 }
@@ -64,6 +75,28 @@ impl Translator {
 
     /// Translates a packet in place; answers where it goes on, nothing when it is dropped.
     fn translate(&mut self, now: Timestamp, from: Side, packet: &mut [u8], partial: bool) -> Option<Side> {
+        let Some(part) = fragment(packet) else { return self.translate_whole(now, from, packet, partial, true) };
+        if !part.is_first {
+            let Passed { to, source, destination, .. } = self.fragments.next(now, from, part)?;
+            readdress(packet, source, destination);
+            return Some(to);
+        }
+        // Its payload is not all of it: nothing is rewritten there.
+        let to = self.translate_whole(now, from, packet, partial, false)?;
+        let after = parse(packet, 0)?;
+        let (source, destination) = (after.source.ip(), after.destination.ip());
+        self.fragments.first(from, part, Passed { ends: now + FRAGMENTS_KEPT, to, source, destination });
+        Some(to)
+    }
+
+    fn translate_whole(
+        &mut self,
+        now: Timestamp,
+        from: Side,
+        packet: &mut [u8],
+        partial: bool,
+        rewrites: bool,
+    ) -> Option<Side> {
         let parsed = parse(packet, 0)?;
         if let Carried::Error(quoted) = parsed.carried {
             return self.translate_error(from, packet, parsed, parse(packet, quoted)?);
@@ -84,12 +117,15 @@ impl Translator {
             }
             Side::Outside => {
                 let source = remote(source, parsed.carried);
-                let internal = table.inbound(now, source, parsed.destination)?;
+                let Some(internal) = table.inbound(now, source, parsed.destination) else {
+                    // Written where it came from, it is one to an address of the router's own.
+                    return self.accepts_input.then_some(Side::Outside);
+                };
                 parsed.set_destination(packet, internal, partial);
                 Side::Inside
             }
         };
-        if let (Some(alg), Carried::Udp) = (self.alg, parsed.carried) {
+        if let (Some(alg), Carried::Udp) = (self.alg.filter(|_| rewrites), parsed.carried) {
             let after = parse(packet, 0)?;
             let (old, new) = match to {
                 Side::Outside => (parsed.source, after.source),
@@ -138,6 +174,45 @@ impl Translator {
             Carried::Echo => Some(&mut self.echo),
             Carried::Error(_) => None,
         }
+    }
+}
+
+/// Packets that come in fragments: only the first has ports, and the others follow it. The kernel in front puts packets
+/// together and takes them apart again (its connection tracking does), so that the first comes first.
+#[derive(Debug, Default)]
+pub(crate) struct Fragments {
+    passed: BTreeMap<(Side, FragmentKey), Passed>,
+}
+
+/// Where the first fragment of a packet went on, and with which addresses.
+#[derive(Clone, Copy, Debug)]
+struct Passed {
+    ends: Timestamp,
+    to: Side,
+    source: IpAddr,
+    destination: IpAddr,
+}
+
+impl Fragments {
+    /// Remembers the way of a first fragment. Where too many are under way, what follows it is lost.
+    fn first(&mut self, from: Side, part: Fragment, passed: Passed) {
+        if self.passed.len() >= MOST_FRAGMENTED {
+            // `ends` was reckoned from now.
+            self.passed.retain(|_, kept| kept.ends + FRAGMENTS_KEPT > passed.ends);
+        }
+        if self.passed.len() < MOST_FRAGMENTED {
+            self.passed.insert((from, part.key), passed);
+        }
+    }
+
+    /// The way of the first fragment of the packet that this one is of.
+    fn next(&mut self, now: Timestamp, from: Side, part: Fragment) -> Option<Passed> {
+        let key = (from, part.key);
+        let passed = self.passed.get(&key).copied().filter(|passed| passed.ends > now);
+        if part.is_last {
+            self.passed.remove(&key);
+        }
+        passed
     }
 }
 
@@ -217,5 +292,111 @@ impl Clock {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.anchor + self.began.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior, MappingBehavior, Unsolicited};
+    use whyrelay_core::random::Random;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_000_000);
+    const HOST: [u8; 4] = [192, 168, 1, 2];
+    const ROUTER: [u8; 4] = [203, 0, 113, 1];
+    const PEER: [u8; 4] = [198, 51, 100, 7];
+
+    fn translator(accepts_input: bool) -> Translator {
+        let unsolicited = if accepts_input { Unsolicited::Tracked } else { Unsolicited::Dropped };
+        let behavior = Behavior {
+            unsolicited,
+            ports: whyrelay_core::nat::behavior::PortAllocation::Sequential,
+            ..Behavior::new(MappingBehavior::EndpointIndependent, FilteringBehavior::AddressAndPortDependent)
+        };
+        let table = || Table::new(behavior.clone(), vec![ROUTER.into()], Random::from_number(1));
+        let fragments = Fragments::default();
+        Translator { udp: table(), tcp: table(), echo: table(), alg: None, accepts_input, fragments, changes: None }
+    }
+
+    /// A packet of UDP in fragments of 1480 bytes: port 5000 to port 7.
+    fn fragments(source: [u8; 4], destination: [u8; 4], identification: u16, length: usize) -> Vec<Vec<u8>> {
+        let mut datagram = [&5000_u16.to_be_bytes()[..], &7_u16.to_be_bytes(), &[0; 4]].concat();
+        datagram.resize(length, 0xAB);
+        let parts = datagram.chunks(1480).enumerate();
+        let whole = datagram.len();
+        parts
+            .map(|(number, part)| {
+                let more = if number * 1480 + part.len() < whole { 0x2000 } else { 0 };
+                let mut packet = vec![0x45, 0, 0, 0];
+                packet.extend(identification.to_be_bytes());
+                packet.extend((more | (number * 1480 / 8) as u16).to_be_bytes());
+                packet.extend([63, 17, 0, 0]);
+                packet.extend(source);
+                packet.extend(destination);
+                packet.extend(part);
+                packet
+            })
+            .collect()
+    }
+
+    fn addresses(packet: &[u8]) -> [&[u8]; 2] {
+        [&packet[12..16], &packet[16..20]]
+    }
+
+    #[test]
+    fn the_fragments_of_a_packet_take_the_way_of_the_first_and_its_addresses() {
+        let mut router = translator(false);
+        for mut packet in fragments(HOST, PEER, 9, 4000) {
+            assert_eq!(router.translate(NOW, Side::Inside, &mut packet, false), Some(Side::Outside));
+            assert_eq!(addresses(&packet), [&ROUTER[..], &PEER]);
+            assert_eq!(packet[8], 64, "the hop that the kernel took is given back");
+            let header: u32 = packet[..20].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+            assert_eq!((header & 0xFFFF) + (header >> 16), 0xFFFF, "its checksum is right");
+        }
+        assert!(router.fragments.passed.is_empty(), "the last one ends it");
+        // Back: from the peer to the port that was given out.
+        for (number, mut packet) in fragments(PEER, ROUTER, 9, 4000).into_iter().enumerate() {
+            if number == 0 {
+                packet[20..24].copy_from_slice(&[0, 7, 4, 0]);
+            }
+            assert_eq!(router.translate(NOW, Side::Outside, &mut packet, false), Some(Side::Inside));
+            assert_eq!(addresses(&packet), [&PEER[..], &HOST]);
+        }
+    }
+
+    #[test]
+    fn a_fragment_whose_first_did_not_pass_is_dropped_and_few_are_waited_for() {
+        let mut router = translator(false);
+        let mut pass = |now, packet: &[u8]| router.translate(now, Side::Inside, &mut packet.to_vec(), false);
+        let packet = fragments(HOST, PEER, 1, 4000);
+        assert_eq!(pass(NOW, &packet[1]), None, "no first one");
+        assert_eq!(pass(NOW, &packet[0]), Some(Side::Outside));
+        assert_eq!(pass(NOW, &fragments(HOST, PEER, 2, 4000)[1]), None, "another packet");
+        assert_eq!(pass(NOW + FRAGMENTS_KEPT, &packet[1]), None, "too late");
+        let never = NOW + FRAGMENTS_KEPT;
+        for identification in 0..2000 {
+            pass(never, &fragments(HOST, PEER, identification, 4000)[0]);
+        }
+        assert!(router.fragments.passed.len() <= MOST_FRAGMENTED);
+        // Those that were given up make room.
+        let later = never + FRAGMENTS_KEPT * 2;
+        let mut pass = |packet: &[u8]| router.translate(later, Side::Inside, &mut packet.to_vec(), false);
+        let packet = fragments(HOST, PEER, 3000, 4000);
+        assert_eq!((pass(&packet[0]), pass(&packet[1])), (Some(Side::Outside), Some(Side::Outside)));
+        for length in 0..60 {
+            let mut short = packet[1][..length.min(packet[1].len())].to_vec();
+            router.translate(later, Side::Outside, &mut short, false);
+        }
+    }
+
+    #[test]
+    fn what_is_not_let_in_is_the_kernels_where_the_router_accepts_input_and_gone_elsewhere() {
+        for (accepts_input, goes) in [(false, None), (true, Some(Side::Outside))] {
+            let mut packet = fragments(PEER, ROUTER, 1, 100).remove(0);
+            let before = packet.clone();
+            assert_eq!(translator(accepts_input).translate(NOW, Side::Outside, &mut packet, false), goes);
+            assert_eq!(packet, before);
+        }
     }
 }
