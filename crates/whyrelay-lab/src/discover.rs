@@ -1,7 +1,8 @@
 //! What a stranger would find out about a host's NAT (RFC 5780), asked of the same tables as in virtual time.
 //!
-//! Both worlds translate as these tables do: what a scenario expects of a NAT can be judged in both.
+//! The namespaces are asked themselves (`kernel::discovery`).
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior, MappingBehavior};
@@ -72,8 +73,11 @@ pub fn discover(topology: &Topology, host: &str) -> Discovered {
     }
 }
 
-/// What a scenario expects to be discovered and is not so, in words.
-pub fn contradictions(topology: &Topology) -> Vec<String> {
+/// What a scenario expects to be discovered and is not so, by host, in words.
+pub fn contradictions(
+    expected: &BTreeMap<String, Discovered>,
+    discovered: &BTreeMap<String, Discovered>,
+) -> Vec<String> {
     fn differs<T: PartialEq + Copy>(
         [host, field]: [&str; 2],
         (expected, found): (Option<T>, Option<T>),
@@ -88,8 +92,8 @@ pub fn contradictions(topology: &Topology) -> Vec<String> {
         Some(format!("expect.nat.{host}.{field}: it is {found}, expected {}", words(expected)))
     }
     let mut wrong = Vec::new();
-    for (host, expected) in &topology.expect.nat {
-        let found = discover(topology, host);
+    for (host, expected) in expected {
+        let found = discovered.get(host).copied().unwrap_or_default();
         let Discovered { udp, mapping, filtering, hairpinning, port_preservation } = *expected;
         wrong.extend(differs([host, "udp"], (udp, found.udp), |yes| yes.to_string()));
         wrong.extend(differs([host, "mapping"], (mapping, found.mapping), |kind| kind.to_string()));

@@ -20,6 +20,22 @@ pub(crate) fn exceeded(topology: &Topology) -> Option<String> {
     links.find_map(|(whose, link)| why_not(link).map(|why| format!("{whose}: {why}")))
 }
 
+/// What only a kernel would notice of a host that is no peer: virtual time has none there, as such a host sends nothing.
+pub(crate) fn without_kernel(topology: &Topology) -> Option<String> {
+    topology.hosts.iter().skip(topology.sessions.len()).find_map(|host| {
+        let said = [
+            ("route", !host.routes.is_empty()),
+            ("rule", !host.rules.is_empty()),
+            ("sysctl", !host.sysctls.is_empty()),
+            ("firewall", !host.firewall.is_empty()),
+            ("silent-neighbor", !host.silent_neighbors.is_empty()),
+            ("conntrack-full", host.conntrack_full),
+        ];
+        let (key, _) = said.into_iter().find(|(_, said)| *said)?;
+        Some(format!("host.{}.{key}: only a and b have a kernel in virtual time", host.name))
+    })
+}
+
 fn why_not(link: &Link) -> Option<String> {
     if let Some(rate) = link.rate.filter(|rate| *rate < SLOWEST) {
         return Some(format!("{rate} bit/s, and the handshake of the data channel needs {SLOWEST}"));

@@ -9,7 +9,7 @@ use whyrelay_core::diagnosis::{rules, session};
 use whyrelay_core::report::{Expected, Report};
 use whyrelay_core::trace::event::Event;
 
-use crate::discover::{self, discover};
+use crate::discover;
 use crate::scenario::Topology;
 use crate::scenario::file::{ANYTHING, Best, Blame, Discovered, Finding, Path, WorldKind};
 use crate::world::{self, Outcome};
@@ -34,6 +34,9 @@ pub struct Observed {
     pub relayed_data: Option<u64>,
     /// Whether the relay was cut while data was tried, as both sides were connected directly.
     pub relay_cut: bool,
+    /// What a stranger finds out about the NATs of which the scenario expects something, by host: in virtual time asked
+    /// of the same tables, in namespaces measured.
+    pub discovered: BTreeMap<String, Discovered>,
     /// What contradicts the path: data that did not arrive, or that took the relay on a direct path.
     pub contradictions: Vec<String>,
 }
@@ -46,7 +49,10 @@ pub fn cannot_virtually(topology: &Topology) -> Option<String> {
     if topology.server.faults.certificate.is_some() {
         return Some("TURN over TLS with a certificate: there is no TLS in virtual time".to_owned());
     }
-    if let Some(what) = limits::exceeded(topology).or_else(|| port_mapping::without_ports(topology)) {
+    if let Some(what) = limits::exceeded(topology)
+        .or_else(|| limits::without_kernel(topology))
+        .or_else(|| port_mapping::without_ports(topology))
+    {
         return Some(what);
     }
     if topology.sessions.iter().any(|session| !session.silence.is_zero()) {
@@ -69,10 +75,12 @@ impl Observed {
 
 /// Runs a scenario in virtual time.
 pub fn run_virtual(topology: &Topology) -> Observed {
-    observe(world::run_topology(topology))
+    let hosts = topology.expect.nat.keys();
+    let discovered = hosts.map(|host| (host.clone(), discover::discover(topology, host))).collect();
+    Observed { discovered, ..observe(world::run_topology(topology)) }
 }
 
-/// What came out of a world.
+/// What came out of a world, but for what its NATs are.
 pub(crate) fn observe(outcome: Outcome) -> Observed {
     let contradictions = contradictions(&outcome);
     let Outcome { a, b, relayed_data, relay_cut, .. } = outcome;
@@ -94,6 +102,7 @@ pub(crate) fn observe(outcome: Outcome) -> Observed {
         usable_after,
         relayed_data: Some(relayed_data),
         relay_cut,
+        discovered: BTreeMap::new(),
         contradictions,
     }
 }
@@ -287,7 +296,7 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
         Path::Direct => observed.unproven(),
         Path::Relayed | Path::Failed => observed.contradictions.clone(),
     };
-    problems.extend(discover::contradictions(topology));
+    problems.extend(discover::contradictions(&expect.nat, &observed.discovered));
     if observed.path != Some(expect.path) {
         problems.push(format!("the path is {}, expected {}", path_name(observed.path), path_name(Some(expect.path))));
     }
@@ -358,7 +367,7 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
         expected_findings,
         allowed_findings: expect.also.clone(),
         findings,
-        nat: expect.nat.keys().map(|host| (host.clone(), discover(topology, host))).collect(),
+        nat: observed.discovered.clone(),
         expected_nat: expect.nat.clone(),
         usable_after_ms: observed.usable_after.map(|after| after.as_micros() as f64 / 1000.0),
         problems,

@@ -19,6 +19,7 @@
 
 mod command;
 mod cut;
+mod discovery;
 mod error;
 mod host;
 pub mod lab;

@@ -1,5 +1,6 @@
 //! Running a scenario for real: `whyrelay serve`, `answer` and `offer` in the namespaces, and what came out of it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
@@ -22,7 +23,7 @@ use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
 use super::services::{AUTHORITY, PASSWORD, Running, SECRET, STUN_PORT, Services, USER, signal_beside, tls_address};
-use super::{host, tun};
+use super::{discovery, host, tun};
 use crate::limits;
 use crate::run::Observed;
 use crate::scenario::Topology;
@@ -163,6 +164,8 @@ pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ra
     let lab = Lab::up_unless(Plan::of(topology, conditions.routers)?, conditions.interrupted)?;
     let services = Services::start(&lab, topology, conditions)?;
     let up_after = began.elapsed();
+    // Ahead of the sessions: once they are direct, the server is cut off.
+    let discovered = discovery::discover(&lab, topology)?;
     let sides = [Side::new(&lab, topology, 0)?, Side::new(&lab, topology, 1)?];
     let mut cut = (topology.expect.path == Path::Direct).then(|| Cut::new(&lab, topology));
     let sessions = start(&lab, topology, conditions, &sides, cut.as_ref())?;
@@ -172,7 +175,7 @@ pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ra
     let paths = [sides[0].path()?, sides[1].path()?];
     drop(services);
     let observed = observe(recordings, paths, relayed_data, cut.as_ref().and_then(Cut::at))?;
-    Ok(Ran { observed, up_after })
+    Ok(Ran { observed: Observed { discovered, ..observed }, up_after })
 }
 
 /// The files of one side.
@@ -487,6 +490,7 @@ fn observe(
         usable_after: usable[0].zip(usable[1]).map(|(a, b)| a.max(b)),
         relayed_data: Some(relayed_data),
         relay_cut: cut.is_some(),
+        discovered: BTreeMap::new(),
         contradictions,
     })
 }
