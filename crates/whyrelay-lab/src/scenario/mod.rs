@@ -18,7 +18,7 @@ pub mod value;
 use std::path::{Path, PathBuf};
 
 pub use error::ScenarioError;
-pub use presets::{PRESETS, Preset};
+pub use presets::{PRESETS, Preset, TERMS};
 pub use topology::Topology;
 
 /// A scenario: the file, and what it resolves to.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use whyrelay_core::nat::behavior::{
     FilteringBehavior as Filtering, Hairpinning, MappingBehavior as Mapping, Pooling, PortAllocation, Refresh,
     Unsolicited,
@@ -25,6 +26,74 @@ impl Preset {
     pub fn router(&self) -> Router {
         (self.make)()
     }
+
+    /// What it is in the words of RFC 4787, in the order of [`TERMS`]. A dash: there is no such thing without a NAT.
+    pub fn terms(&self) -> [String; TERMS.len()] {
+        let router = self.router();
+        let translate = router.translate.unwrap_or(Translate::Nat);
+        let is_nat = translate == Translate::Nat;
+        let of_nat = |word: String| if is_nat { word } else { "-".to_owned() };
+        let mapping = match translate {
+            Translate::Nat => word(&router.mapping),
+            Translate::OneToOne => "one-to-one".to_owned(),
+            Translate::Nothing => "none".to_owned(),
+        };
+        let ports = match router.ports {
+            Some(PortAllocation::Contiguous { block }) => format!("contiguous, {block} each"),
+            ports => word(&ports),
+        };
+        let shared = if router.overloading == Some(true) { ", overloading" } else { "" };
+        let pooling = match router.addresses {
+            Some(1) | None => "one address".to_owned(),
+            Some(count) => format!("{} of {count}", word(&router.pooling)),
+        };
+        let forgets = is_nat || router.filtering != Some(Filtering::EndpointIndependent);
+        let lifetime = router.lifetime.filter(|_| forgets).map_or_else(|| "-".to_owned(), |span| span.to_string());
+        let mut beside: Vec<String> = Vec::new();
+        let list = |ports: &[Span32]| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if router.block_udp == Some(true) {
+            beside.push("no UDP out".to_owned());
+        }
+        beside.extend(router.allow_udp.iter().map(|ports| format!("UDP out to {} only", list(ports))));
+        beside.extend(router.allow_tcp.iter().map(|ports| format!("TCP out to {} only", list(ports))));
+        beside.extend(router.stateless_inbound.iter().map(|ports| format!("UDP in to {} only", list(ports))));
+        if router.isolated == Some(true) {
+            beside.push("clients apart".to_owned());
+        }
+        if router.alg.is_some() {
+            beside.push("rewrites payloads".to_owned());
+        }
+        beside.extend(router.ipv6.map(|ipv6| format!("IPv6 {}", word(&ipv6))));
+        [
+            mapping,
+            word(&router.filtering),
+            of_nat(format!("{ports}{shared}")),
+            of_nat(pooling),
+            lifetime,
+            of_nat(word(&router.refresh)),
+            of_nat(word(&router.hairpinning)),
+            of_nat(word(&router.unsolicited)),
+            beside.join("; "),
+        ]
+    }
+}
+
+/// What RFC 4787 says of a NAT: §4.1, §5, §4.2, §4.1 again, §4.3 twice, §6; what Linux adds, and what is no part of it.
+pub const TERMS: [&str; 9] = [
+    "mapping",
+    "filtering",
+    "port allocation",
+    "pooling",
+    "lifetime",
+    "refresh",
+    "hairpinning",
+    "unsolicited inbound",
+    "beside",
+];
+
+/// A term as scenario files spell it.
+fn word(term: &impl Serialize) -> String {
+    serde_json::to_value(term).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// The preset of a name.

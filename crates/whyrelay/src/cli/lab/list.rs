@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use whyrelay_lab::run::path_name;
-use whyrelay_lab::scenario::{PRESETS, Scenario};
+use whyrelay_lab::scenario::{PRESETS, Scenario, TERMS};
 
 use super::super::{HEALTHY, answer};
 use super::args::ListArgs;
@@ -11,9 +11,11 @@ use super::args::ListArgs;
 pub(super) fn run(args: &ListArgs) -> anyhow::Result<u8> {
     let mut text = String::new();
     if args.presets {
-        let width = PRESETS.iter().map(|preset| preset.name.len()).max().unwrap_or(0);
         for preset in PRESETS {
-            let _ = writeln!(text, "{:<width$}  {}", preset.name, preset.about);
+            let _ = writeln!(text, "{}: {}", preset.name, preset.about);
+            let terms = TERMS.iter().zip(preset.terms()).filter(|(_, said)| said != "-");
+            let terms: Vec<String> = terms.map(|(term, said)| format!("{term} {said}")).collect();
+            let _ = writeln!(text, "    {}", terms.join("; "));
         }
     } else {
         let width = Scenario::embedded().iter().map(|(name, _)| name.len()).max().unwrap_or(0);
