@@ -351,7 +351,8 @@ mod tests {
             assert_eq!(router.translate(NOW, Side::Inside, &mut packet, false), Some(Side::Outside));
             assert_eq!(addresses(&packet), [&ROUTER[..], &PEER]);
             assert_eq!(packet[8], 64, "the hop that the kernel took is given back");
-            let header: u32 = packet[..20].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+            let header: u32 =
+                packet[..20].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
             assert_eq!((header & 0xFFFF) + (header >> 16), 0xFFFF, "its checksum is right");
         }
         assert!(router.fragments.passed.is_empty(), "the last one ends it");

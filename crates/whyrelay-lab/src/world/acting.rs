@@ -127,8 +127,8 @@ impl World {
                 server::Action::SendOnStream(stream, bytes) => {
                     let sent = self.now + self.server.answers_after();
                     let connection = self.connections.get_mut(&stream);
-                    let arrival = connection
-                        .and_then(|own| own.arrival(self.network.random(), sent, bytes.len(), Toward::Peer));
+                    let arrival =
+                        connection.and_then(|own| own.arrival(self.network.random(), sent, bytes.len(), Toward::Peer));
                     if let Some(at) = arrival {
                         self.queue.push(at, Happening::FromServer(stream, bytes));
                     }
@@ -167,8 +167,10 @@ impl World {
         let way = interface.and_then(|interface| self.network.connect(self.now, host, interface, local, remote));
         let there = way.and_then(|way| {
             let refused = self.server.refuses_connections();
-            let served = way.far == self.server.host && remote.port() == server::PORT && (refused || self.server.accepts());
-            let takes = served.then(|| way.passing.established(self.network.random(), way.delay)).flatten().ok_or(None)?;
+            let served =
+                way.far == self.server.host && remote.port() == server::PORT && (refused || self.server.accepts());
+            let takes =
+                served.then(|| way.passing.established(self.network.random(), way.delay)).flatten().ok_or(None)?;
             match takes < CONNECT_TIMEOUT {
                 true if refused => Err(Some((ECONNREFUSED, takes))),
                 true => Ok((way, takes)),

@@ -249,7 +249,11 @@ mod tests {
     /// How many arrive behind one that was sent later.
     fn overtaken(passed: &[Vec<Duration>]) -> usize {
         let first: Vec<Duration> = passed.iter().filter_map(|copies| copies.first().copied()).collect();
-        first.iter().enumerate().filter(|(number, at)| first[*number + 1..].iter().take(200).any(|later| later < at)).count()
+        first
+            .iter()
+            .enumerate()
+            .filter(|(number, at)| first[*number + 1..].iter().take(200).any(|later| later < at))
+            .count()
     }
 
     const APART: Duration = Duration::from_millis(10);
