@@ -38,8 +38,7 @@ pub(super) fn cannot(router: &Router) -> Option<&'static str> {
     );
     if !possible {
         Some("this mix of mapping, filtering and port allocation")
-    } else if behavior.refresh == Refresh::Outbound && behavior.lifetime.as_secs() < 60 {
-        // Within a session nothing else makes a difference.
+    } else if behavior.refresh == Refresh::Outbound {
         Some("inbound packets refresh Linux's mappings")
     } else if router.external().count() > 1 && behavior.pooling == Pooling::Arbitrary {
         Some("arbitrary pooling")
