@@ -1,4 +1,4 @@
-//! Routers count hops, and say where a packet died, to whoever sent it.
+//! Routers count hops, and say where a packet died, to whoever sent it; and what they do to the ports of single packets.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -45,5 +45,71 @@ fn a_packet_dies_at_the_hop_that_its_ttl_says_and_the_sender_is_told() {
     assert_eq!(died(false, 2), (Some((routers[1], About::TimeExceeded)), false));
     for ttl in [3, USUAL_TTL] {
         assert_eq!(died(true, ttl), (None, true), "TTL {ttl}");
+    }
+}
+
+/// Where packets go on that hosts of a scenario send, one after the other: the source that each arrives with.
+fn seen(text: &str, sent: &[(usize, u16, SocketAddr)]) -> Vec<Option<SocketAddr>> {
+    let text = format!("title = \"t\"\n{text}[expect]\npath = \"direct\"\n");
+    let topology = Scenario::parse("t", &text).unwrap().topology;
+    let mut world = from_topology::build(&topology);
+    let mut arrive = |&(host, port, destination): &(usize, u16, SocketAddr)| {
+        let source = SocketAddr::new(topology.hosts[host].addresses().next().unwrap(), port);
+        let packet = Packet::new(source, destination, vec![0; 20]);
+        let mut places = vec![(START, Place::From(world.peers[host].host), packet)];
+        while let Some((now, place, packet)) = places.pop() {
+            if matches!(place, Place::At(..)) {
+                return Some(packet.source);
+            }
+            places.extend(world.network.step(now, place, packet));
+        }
+        None
+    };
+    sent.iter().map(|packet| arrive(packet)).collect()
+}
+
+/// The same in namespaces: `lab::two_hosts_behind_one_nat_may_use_one_port`.
+#[test]
+fn two_hosts_behind_one_nat_may_use_one_port() {
+    let [first, second] = [1, 2].map(|host| SocketAddr::from(([198, 51, 100, host], 3478)));
+    for overloading in [true, false] {
+        let text =
+            format!("[router.r]\noverloading = {overloading}\n[host.a]\nbehind = \"r\"\n[host.b]\nbehind = \"r\"\n");
+        let sent = [(0, 40_000, first), (1, 40_000, second), (1, 40_000, first), (0, 40_000, second)];
+        let ports: Vec<u16> = seen(&text, &sent).into_iter().map(|source| source.unwrap().port()).collect();
+        let [one, elsewhere, clash, last] = ports[..] else { panic!("{ports:?}") };
+        assert_eq!(one, 40_000);
+        assert_ne!(clash, 40_000, "two hosts have one port toward one destination");
+        assert_eq!(elsewhere, if overloading { 40_000 } else { clash }, "overloading {overloading}");
+        assert_eq!(last != 40_000, overloading, "toward the second the port is the other host's");
+    }
+}
+
+#[test]
+fn a_stateless_filter_stands_in_front_of_a_nat_and_knows_its_ports_outside() {
+    let text = "[router.r]\nports = \"sequential\"\noverloading = false\nstateless-inbound = [\"1024\"]\n\
+                [host.a]\nbehind = \"r\"\n[host.b]\n";
+    let topology =
+        Scenario::parse("t", &format!("title = \"t\"\n{text}[expect]\npath = \"direct\"\n")).unwrap().topology;
+    let mut world = from_topology::build(&topology);
+    let source = SocketAddr::new(topology.hosts[0].addresses().next().unwrap(), 40_000);
+    let other = SocketAddr::new(source.ip(), 1024);
+    let server = SocketAddr::new(topology.server_address(), 3478);
+    let mut carried = |place, source, destination| {
+        let mut places = vec![(START, place, Packet::new(source, destination, vec![0; 20]))];
+        while let Some((now, place, packet)) = places.pop() {
+            if matches!(place, Place::At(..)) {
+                return Some(packet);
+            }
+            places.extend(world.network.step(now, place, packet));
+        }
+        None
+    };
+    let (a, far) = (world.peers[0].host, world.server.host);
+    // The first has port 1024 outside, the other, whose own is 1024, the next.
+    for (own, comes_back) in [(source, true), (other, false)] {
+        let mapped = carried(Place::From(a), own, server).unwrap().source;
+        let back = carried(Place::From(far), server, mapped).map(|packet| packet.destination);
+        assert_eq!(back, comes_back.then_some(own), "{mapped}");
     }
 }
