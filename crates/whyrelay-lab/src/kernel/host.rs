@@ -57,6 +57,7 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
     for rule in &host.rules {
         let line = policy_rule(rule);
         match rule.from.or(rule.to) {
+            Some(network) if network.address.is_ipv6() => node.ip6.push(line),
             Some(_) => node.ip.push(line),
             None => {
                 node.ip.push(line.clone());
