@@ -1,7 +1,7 @@
 //! What of a scenario file cannot be, said before anything is laid out.
 
 use whyrelay_core::diagnosis::rules;
-use whyrelay_core::nat::behavior::PortAllocation;
+use whyrelay_core::nat::behavior::{FilteringBehavior, PortAllocation};
 
 use super::error::Wrong;
 use super::file::{self, File};
@@ -38,8 +38,53 @@ pub(super) fn check(file: &File) -> Result<(), Wrong> {
     }
     for (name, spec) in &file.host {
         host(&format!("host.{name}"), spec)?;
+        if !["a", "b"].contains(&name.as_str()) && spec.session != file::Session::default() {
+            let hint = "only a and b run whyrelay: leave it out";
+            return Err(Wrong::new(format!("host.{name}.session"), "this host has no session", hint));
+        }
     }
+    server(&file.server)?;
     expect(file)
+}
+
+/// What a server is told and nobody would ever see.
+fn server(spec: &file::Server) -> Result<(), Wrong> {
+    let usual = file::Server::default();
+    let turn = [
+        ("credentials", spec.credentials != usual.credentials),
+        ("relay-address", spec.relay_address.is_some()),
+        ("relay-ports-closed", spec.relay_ports_closed),
+        ("tcp", !spec.tcp),
+    ];
+    let plain = [
+        ("credentials", spec.credentials != usual.credentials),
+        ("relay-address", spec.relay_address.is_some()),
+        ("turn", !spec.turn),
+        ("udp", !spec.udp),
+        ("udp-filtered", spec.udp_filtered),
+        ("tcp", !spec.tcp),
+        ("second-address", !spec.second_address),
+        ("answers", !spec.answers),
+    ];
+    let any = [("turn", !spec.turn), ("udp", !spec.udp), ("udp-filtered", spec.udp_filtered)];
+    let late = [("answers-after", spec.answers_after != usual.answers_after)];
+    let first = |keys: &[(&'static str, bool)]| keys.iter().find(|(_, said)| *said).map(|(key, _)| *key);
+    let (moot, why, hint) = if spec.certificate.is_some() {
+        let hint = "leave it out: with `certificate` the peers use TURN over TLS and no other server";
+        (first(&plain), "nobody asks this of a server of TURN over TLS", hint)
+    } else if !spec.answers {
+        let all = [&any[..], &turn, &late].concat();
+        (first(&all), "this server answers nothing", "leave it out, or leave out answers = false")
+    } else if !spec.turn {
+        (first(&turn), "this server has no TURN", "leave it out, or leave out turn = false")
+    } else {
+        let both = !spec.udp && spec.udp_filtered;
+        (both.then_some("udp-filtered"), "this server has no UDP to be filtered", "say one of the two")
+    };
+    match moot {
+        Some(key) => Err(Wrong::new(format!("server.{key}"), why, hint)),
+        None => Ok(()),
+    }
 }
 
 fn expect(file: &File) -> Result<(), Wrong> {
@@ -70,11 +115,22 @@ fn host(key: &str, spec: &file::Host) -> Result<(), Wrong> {
             let problem = format!("{:?} is no new name", interface.name);
             return Err(Wrong::new(format!("{key}.interface[{index}].name"), problem, hint));
         }
+        leads_somewhere(&format!("{key}.interface[{index}]"), interface)?;
     }
     for (index, route) in spec.route.iter().enumerate() {
         if route.table == Some(0) {
             let hint = "leave it out for main";
             return Err(Wrong::new(format!("{key}.route[{index}].table"), "there is no table 0", hint));
+        }
+        let of_a_way = [
+            ("dev", route.dev.is_some()),
+            ("via", route.via.is_some()),
+            ("src", route.src.is_some()),
+            ("mtu", route.mtu.is_some()),
+        ];
+        if let Some((what, _)) = of_a_way.iter().find(|(_, said)| *said && route.kind != file::RouteKind::Unicast) {
+            let hint = "leave it out, or leave out `kind`";
+            return Err(Wrong::new(format!("{key}.route[{index}].{what}"), "this route leads nowhere", hint));
         }
     }
     for (index, rule) in spec.rule.iter().enumerate() {
@@ -86,13 +142,32 @@ fn host(key: &str, spec: &file::Host) -> Result<(), Wrong> {
             let hint = "a prefix has up to 128 bits";
             return Err(Wrong::new(format!("{key}.suppress-prefixlength"), "no prefix is so long", hint));
         }
+        let looks = rule.action == file::RuleAction::Lookup;
+        let of_a_table =
+            [("table", rule.table.is_some()), ("suppress-prefixlength", rule.suppress_prefixlength.is_some())];
+        if let Some((what, _)) = of_a_table.iter().find(|(_, said)| *said && !looks) {
+            let hint = "leave it out, or leave out `action`";
+            return Err(Wrong::new(format!("{key}.{what}"), "this rule looks in no table", hint));
+        }
         ports(&format!("{key}.sport"), &rule.sport)?;
         ports(&format!("{key}.dport"), &rule.dport)?;
     }
     for (index, rule) in spec.firewall.iter().enumerate() {
         let key = format!("{key}.firewall[{index}]");
+        if rule.hook == file::Hook::Input && rule.verdict == file::Verdict::SetMark {
+            let hint = "hook = \"prerouting\" has rp_filter see it, hook = \"output\" the routes";
+            return Err(Wrong::new(format!("{key}.verdict"), "nobody looks at a mark behind this hook", hint));
+        }
+        if rule.hook == file::Hook::Prerouting && rule.unsolicited {
+            let hint = "say hook = \"input\": this hook is ahead of connection tracking";
+            return Err(Wrong::new(format!("{key}.unsolicited"), "no connection is known there", hint));
+        }
         ports(&format!("{key}.sport"), &rule.sport)?;
         ports(&format!("{key}.dport"), &rule.dport)?;
+    }
+    if spec.session.mark.is_some_and(|mark| mark.mask != u32::MAX) {
+        let hint = "write the whole mark, as in \"0x1bd00\"; rules have masks";
+        return Err(Wrong::new(format!("{key}.session.mark"), "a socket's mark has no mask", hint));
     }
     if spec.session.uid == Some(u32::MAX) {
         let hint = "the largest is 4294967294";
@@ -100,6 +175,27 @@ fn host(key: &str, spec: &file::Host) -> Result<(), Wrong> {
     }
     for (name, value) in &spec.sysctl {
         sysctl(key, spec, name, *value)?;
+    }
+    Ok(())
+}
+
+/// What of an interface means nothing where it leads nowhere.
+fn leads_somewhere(key: &str, interface: &file::Interface) -> Result<(), Wrong> {
+    let leads = interface.is_plugged_in();
+    if leads && interface.kind == file::InterfaceKind::Bridge {
+        let hint = "a bridge is a network of its host alone: leave out `behind`, or `kind`";
+        return Err(Wrong::new(format!("{key}.behind"), "a bridge leads nowhere", hint));
+    }
+    // Packets of every link are of some size.
+    let link = file::Link { mtu: None, ..interface.link };
+    for (what, said, hint) in [
+        ("default-metric", interface.default_metric.is_some(), "say where it leads (`behind`), or write a [[route]]"),
+        ("ipv6", interface.ipv6, "say where it leads (`behind`), or give it an IPv6 `address`"),
+        ("link", link != file::Link::default(), "say where it leads (`behind`), or leave all but `mtu` out"),
+    ] {
+        if said && !leads {
+            return Err(Wrong::new(format!("{key}.{what}"), "this interface leads nowhere", hint));
+        }
     }
     Ok(())
 }
@@ -162,6 +258,21 @@ pub(super) fn router(key: &str, written: &file::Router, spec: &file::Router) -> 
     let is_nat = spec.translate.is_none_or(|translate| translate == file::Translate::Nat);
     if let Some((what, _)) = of_a_nat.into_iter().find(|(_, written)| *written && !is_nat) {
         return wrong(what, "this router is no NAT", "leave it out, or say translate = \"nat\"");
+    }
+    if written.pooling.is_some() && spec.addresses.unwrap_or(1) == 1 {
+        return wrong("pooling", "this router has one address", "say how many `addresses` it has, or leave it out");
+    }
+    let remembers = is_nat || spec.filtering != Some(FilteringBehavior::EndpointIndependent);
+    if written.lifetime.is_some() && !remembers {
+        return wrong("lifetime", "this router remembers nothing", "say what it filters by, or leave it out");
+    }
+    if spec.alg.is_some() && spec.translate == Some(file::Translate::Nothing) {
+        return wrong("alg", "this router translates nothing, so there is nothing to rewrite", "leave it out");
+    }
+    let holds_back = spec.block_udp == Some(true) || spec.allow_udp.is_some() || spec.allow_tcp.is_some();
+    if written.reject == Some(true) && !holds_back {
+        let hint = "say what it does not let out: block-udp, allow-udp or allow-tcp";
+        return wrong("reject", "this router lets everything out", hint);
     }
     if spec.block_udp == Some(true) && spec.allow_udp.is_some() {
         let hint = "say one of the two; block-udp = false takes back what a preset says";

@@ -97,7 +97,12 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
         let via = match (route.via.as_deref(), &dev) {
             (Some("gateway"), Some(dev)) => {
                 let own = topology.hosts[index].interfaces.iter().find(|interface| interface.name == *dev);
-                own.and_then(|own| own.segment).and_then(|segment| topology.segments[segment].gateways.first().copied())
+                let place = own.and_then(|own| own.segment).map(|segment| &topology.segments[segment]);
+                let gateway = place.and_then(|place| place.gateways.first().copied());
+                Some(gateway.ok_or_else(|| {
+                    let problem = format!("{dev} leads nowhere, so that nobody is its gateway");
+                    Wrong::new(format!("{key}.via"), problem, "write an address, or leave it out")
+                })?)
             }
             (Some(text), _) => Some(names.address(&format!("{key}.via"), text)?),
             (None, _) => None,
@@ -122,10 +127,16 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
                 device(format!("{key}.from"), &Some(dev.to_owned()))?;
                 let host = &topology.hosts[index];
                 let own = host.interfaces.iter().find(|interface| interface.name == dev);
-                own.and_then(|own| own.addresses.first()).map(|cidr| Cidr::host(cidr.address))
+                let address = own.and_then(|own| own.addresses.first());
+                Some(Cidr::host(address.map(|cidr| cidr.address).ok_or_else(|| {
+                    let hint = "name an interface with an address";
+                    Wrong::new(format!("{key}.from"), format!("{dev} has no address"), hint)
+                })?))
             }
             None => network(format!("{key}.from"), &rule.from)?,
         };
+        let to = network(format!("{key}.to"), &rule.to)?;
+        one_family(&key, from, to)?;
         if rule.action == file::RuleAction::Lookup && rule.table.is_none() {
             return Err(Wrong::new(format!("{key}.table"), "the rule looks nowhere", "say the table, or an action"));
         }
@@ -133,7 +144,7 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
             priority: rule.priority,
             not: rule.not,
             from,
-            to: network(format!("{key}.to"), &rule.to)?,
+            to,
             fwmark: rule.fwmark,
             oif: device(format!("{key}.oif"), &rule.oif)?,
             iif: device(format!("{key}.iif"), &rule.iif)?,
@@ -156,14 +167,16 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
                 "say verdict = \"set-mark\" and mark",
             ));
         }
+        let (from, to) = (network(format!("{key}.from"), &rule.from)?, network(format!("{key}.to"), &rule.to)?);
+        one_family(&key, from, to)?;
         firewall.push(FirewallRule {
             hook: rule.hook,
             verdict: rule.verdict,
             mark: rule.mark,
             fwmark: rule.fwmark,
             ipproto: rule.ipproto,
-            from: network(format!("{key}.from"), &rule.from)?,
-            to: network(format!("{key}.to"), &rule.to)?,
+            from,
+            to,
             sport: rule.sport.clone(),
             dport: rule.dport.clone(),
             dev: device(format!("{key}.dev"), &rule.dev)?,
@@ -172,9 +185,29 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
     }
     let silent = spec.silent_neighbor.iter().map(|text| names.address(&format!("{key}.silent-neighbor"), text));
     let silent = silent.collect::<Result<Vec<_>, _>>()?;
+    let near = |address: &&IpAddr| {
+        let mut interfaces = topology.hosts[index].interfaces.iter();
+        interfaces.any(|own| own.addresses.iter().any(|cidr| cidr.contains(**address)))
+            || routes.iter().any(|route| route.via.is_none() && route.to.contains(**address))
+    };
+    if let Some(far) = silent.iter().find(|address| !near(address)) {
+        let hint = "write an address of a network that one of its interfaces is in, or \"gateway\"";
+        return Err(Wrong::new(format!("{key}.silent-neighbor"), format!("{far} is no neighbor of this host"), hint));
+    }
     let host = &mut topology.hosts[index];
     (host.routes, host.rules, host.firewall, host.silent_neighbors) = (routes, rules, firewall, silent);
     Ok(())
+}
+
+/// No packet goes from one family to the other.
+fn one_family(key: &str, from: Option<Cidr>, to: Option<Cidr>) -> Result<(), Wrong> {
+    match (from, to) {
+        (Some(from), Some(to)) if from.address.is_ipv4() != to.address.is_ipv4() => {
+            let problem = format!("nothing goes from {from} to {to}");
+            Err(Wrong::new(format!("{key}.to"), problem, "write two networks of one family"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The first address of a network that is not someone's.

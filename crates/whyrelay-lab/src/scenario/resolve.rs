@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::check;
 use super::error::Wrong;
-use super::file::{self, File, InterfaceKind};
+use super::file::{self, File, InterfaceKind, Ipv6};
 use super::host_rules::host_rules;
 use super::layout::Layout;
 use super::plausible;
@@ -36,6 +36,11 @@ pub(super) fn resolve(name: &str, file: &File) -> Result<Topology, Wrong> {
                 .values()
                 .any(|host| host.behind.names().len() > 1 && host.behind.names().last() == Some(router));
         layout.add_router(router, &spec, outside, side_of(file, router), carries)?;
+        let routes6 = matches!(file.router[router].ipv6, Some(Ipv6::NoRoute | Ipv6::Stateful | Ipv6::Open));
+        if routes6 && layout.segments[outside].ipv6.is_empty() {
+            let hint = "say \"none\", or give the router outside of it IPv6";
+            return Err(Wrong::new(format!("{key}.ipv6"), "the network outside has no IPv6", hint));
+        }
     }
     let mut names: Vec<&String> = file.host.keys().collect();
     names.sort_by_key(|name| match name.as_str() {
@@ -166,9 +171,7 @@ fn host(name: &str, spec: &file::Host, number: usize, layout: &mut Layout) -> Re
     }];
     for (index, interface) in spec.interface.iter().enumerate() {
         let key = format!("{key}.interface[{index}]");
-        let leads = !interface.behind.names().is_empty();
-        let on_internet = interface.kind == InterfaceKind::Ethernet && !leads && interface.address.is_empty();
-        let segment = match leads || on_internet {
+        let segment = match interface.is_plugged_in() {
             true => Some(place(&format!("{key}.behind"), name, number, interface.behind.names(), layout)?),
             false => None,
         };

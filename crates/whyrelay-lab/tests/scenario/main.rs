@@ -3,6 +3,7 @@
 mod accuracy;
 mod drawings;
 mod fuzz;
+mod keys;
 mod worlds;
 
 use std::collections::BTreeSet;
@@ -129,6 +130,58 @@ fn what_cannot_be_is_refused_by_its_key() {
         (&route("table = 0\n"), &["host.a.route[0].table", "main"]),
         (&(route("") + &route("")), &["host.a.route[1]", "already"]),
         ("[[host.a.rule]]\npriority = 5\ntable = 0\n", &["host.a.rule[0].table", "254"]),
+        // Keys that would change nothing.
+        (
+            "[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\ndefault-metric = 5\n",
+            &["interface[0].default-metric", "behind"],
+        ),
+        (
+            "[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\nipv6 = true\n",
+            &["interface[0].ipv6", "leads nowhere"],
+        ),
+        (
+            "[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\nlink.delay = \"9ms\"\n",
+            &["interface[0].link", "`mtu`"],
+        ),
+        (
+            "[[host.a.interface]]\nname = \"x\"\nkind = \"bridge\"\nbehind = \"hotel\"\n",
+            &["interface[0].behind", "bridge"],
+        ),
+        ("[host.c]\nsession.port = 7\n", &["host.c.session", "only a and b"]),
+        ("[host.a.session]\nmark = \"0x1/0x1\"\n", &["host.a.session.mark", "mask"]),
+        ("[server]\ncertificate = \"good\"\ncredentials = \"wrong\"\n", &["server.credentials", "TLS"]),
+        ("[server]\ncertificate = \"good\"\nrelay-address = \"10.0.0.1\"\n", &["server.relay-address", "TLS"]),
+        ("[server]\ncertificate = \"good\"\nturn = false\n", &["server.turn", "TLS"]),
+        ("[server]\nturn = false\ncredentials = \"wrong\"\n", &["server.credentials", "no TURN"]),
+        ("[server]\nanswers = false\nanswers-after = \"1s\"\n", &["server.answers-after", "answers nothing"]),
+        ("[server]\nudp = false\nudp-filtered = true\n", &["server.udp-filtered", "one of the two"]),
+        (&route("kind = \"blackhole\"\n"), &["host.a.route[0].dev", "leads nowhere"]),
+        (
+            "[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n[[host.a.route]]\nto = \"peer\"\ndev = \"wg0\"\nvia = \"gateway\"\n",
+            &["host.a.route[0].via", "wg0 leads nowhere"],
+        ),
+        ("[[host.a.rule]]\npriority = 5\ntable = 9\naction = \"prohibit\"\n", &["host.a.rule[0].table", "no table"]),
+        (
+            "[[host.a.rule]]\npriority = 5\ntable = 9\nfrom = \"10.0.0.0/8\"\nto = \"fd00::/8\"\n",
+            &["host.a.rule[0].to", "one family"],
+        ),
+        (
+            "[[host.a.firewall]]\nhook = \"input\"\nverdict = \"set-mark\"\nmark = \"0x1\"\n",
+            &["host.a.firewall[0].verdict", "prerouting"],
+        ),
+        (
+            "[[host.a.firewall]]\nhook = \"prerouting\"\nverdict = \"drop\"\nunsolicited = true\n",
+            &["host.a.firewall[0].unsolicited", "input"],
+        ),
+        ("silent-neighbor = [\"10.99.0.1\"]\n", &["host.a.silent-neighbor", "no neighbor"]),
+        ("[router.r]\npooling = \"arbitrary\"\n", &["router.r.pooling", "addresses"]),
+        ("[router.r]\nreject = true\n", &["router.r.reject", "block-udp"]),
+        ("[router.r]\ntranslate = \"nothing\"\nalg = \"stun\"\n", &["router.r.alg", "translates nothing"]),
+        ("[router.r]\npreset = \"router\"\nlifetime = \"3s\"\n", &["router.r.lifetime", "remembers nothing"]),
+        (
+            "[router.r]\npreset = \"corporate\"\n[router.s]\noutside = \"r\"\nipv6 = \"open\"\n",
+            &["router.s.ipv6", "no IPv6"],
+        ),
         ("[[host.a.rule]]\npriority = 5\ntable = 9\nsuppress-prefixlength = 200\n", &["suppress-prefixlength", "128"]),
         ("[host.a.sysctl]\n\"net.ipv4.conf.nope.rp_filter\" = 1\n", &["host.a.sysctl", "nope"]),
         ("[host.a.sysctl]\nrp_filter = 9\n", &["host.a.sysctl", "9 means nothing"]),

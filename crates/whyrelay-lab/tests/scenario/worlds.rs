@@ -108,6 +108,7 @@ fn what_virtual_time_does_not_honor_is_refused() {
         ("[router.r]\ntranslate = \"one-to-one\"\nport-mapping = [\"pcp\"]", "port mapping by r"),
         ("[host.a.sysctl]\n\"net.ipv4.ip_forward\" = 1", "net.ipv4.ip_forward"),
         ("[host.a.session]\nsilence = \"4s\"", "silence"),
+        ("[host.c]\nconntrack-full = true", "host.c.conntrack-full"),
         ("[host.a.link]\nrate = \"16kbit\"", "a's link eth0: 16000 bit/s"),
         ("[router.r.link]\nmtu = 1000", "the link of r: packets of 1000 bytes"),
         ("[server.link]\nrate = \"8kbit\"", "the server's link: 8000 bit/s"),
