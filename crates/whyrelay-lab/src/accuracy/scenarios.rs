@@ -80,8 +80,9 @@ fn excused(topology: &Topology, vantage: Vantage, finding: &Finding) -> bool {
     ];
     let expected = |cause: &str| topology.expect.finding.iter().find(|expected| expected.name == cause);
     let looks_like = pairs.iter().any(|(cause, seen)| *seen == finding.name && expected(cause).is_some());
-    looks_like
-        || hears_nothing(topology, vantage) && finding.name == "stun-server-silent" && finding.blame == Blame::Path
+    // All that it hears may be its own router, which refuses.
+    let heard = ["stun-server-silent", "checks-rejected-on-the-way"].contains(&finding.name);
+    looks_like || hears_nothing(topology, vantage) && heard && finding.blame == Blame::Path
 }
 
 /// Whether this side hears nothing over UDP, nor over TCP, or there would be a relayed path: then its network may be

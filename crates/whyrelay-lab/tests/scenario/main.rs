@@ -4,6 +4,7 @@ mod accuracy;
 mod drawings;
 mod fuzz;
 mod keys;
+mod kinds;
 mod worlds;
 
 use std::collections::BTreeSet;
