@@ -10,6 +10,7 @@ mod left_over;
 mod matrix;
 mod own;
 mod schema;
+mod packets;
 mod shell;
 mod strangers;
 mod worlds;
@@ -27,4 +28,5 @@ pub(crate) fn register(suite: &mut Suite) {
     hops::register(suite);
     left_over::register(suite);
     shell::register(suite);
+    packets::register(suite);
 }

@@ -3,19 +3,25 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use whyrelay_core::nat::behavior::{FilteringBehavior, Hairpinning, MappingBehavior, PortAllocation};
-use whyrelay_lab::discover::discover;
+use whyrelay_lab::discover::{contradictions, discover};
 use whyrelay_lab::kernel::{Lab, Plan, RouterChoice};
 use whyrelay_lab::scenario::file::Discovered;
 use whyrelay_lab::scenario::topology::{Router, Translation};
 use whyrelay_lab::scenario::{PRESETS, Scenario, Topology};
 
 use crate::process::Process;
-use crate::suite::{self, Suite, Tool};
+use crate::suite::{self, Suite, Tool, each};
 
 /// A test of filtering and one of hairpinning wait twice for 3 s for what never comes.
 const LIMIT: Duration = Duration::from_secs(30);
+/// The Internet of a scenario has addresses for that many.
+const IN_ONE_LAB: usize = 30;
+/// Each has some 60 strangers, who must not wait for each other.
+const LABS_AT_ONCE: usize = 2;
+/// They wait most of the time.
+const AT_ONCE: usize = 6;
 /// The two addresses of the laboratory's server.
 pub(super) const SERVER: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
 
@@ -23,59 +29,107 @@ pub(super) const SERVER: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
 pub(super) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver, Tool::NatDiscovery];
     suite.test("lab::natdiscovery_finds_each_nat_as_its_scenario_says", &tools, natdiscovery);
+    suite.test("lab::natdiscovery_finds_what_each_scenario_expects", &tools, expected);
 }
 
-/// Every preset and every mix of mapping and filtering, each in front of a host of its own: all by user-space routers,
-/// and by the kernel's what nftables can do.
+/// Every preset, every mix of mapping and filtering, every way to choose ports, and routers behind each other, each in
+/// front of a host of its own: all by user-space routers, and by the kernel's what nftables can do.
 fn natdiscovery() -> Result<()> {
     let all = hosts();
-    let every = scenario(&all)?;
-    let by_kernel: Vec<Place> = {
-        let plan = Plan::of(&every.topology, RouterChoice::Kernel)?;
+    let mut runs = Vec::new();
+    for places in all.chunks(IN_ONE_LAB) {
+        let topology = scenario(places)?.topology;
+        let plan = Plan::of(&topology, RouterChoice::Kernel)?;
         let translated = plan.in_user_space();
-        let router = |place: &Place| every.topology.routers.iter().find(|router| place.is_behind(router));
-        let chosen =
-            all.iter().filter(|place| router(place).is_some_and(|router| !translated.contains(&&*router.name)));
-        chosen.cloned().collect()
-    };
+        let by_kernel = |place: &&Place| place.way(&topology).iter().all(|router| !translated.contains(&&*router.name));
+        runs.push((RouterChoice::Kernel, places.iter().filter(by_kernel).cloned().collect::<Vec<_>>()));
+        runs.push((RouterChoice::UserSpace, places.to_vec()));
+    }
+    let by_kernel: Vec<&Place> =
+        runs.iter().filter(|(choice, _)| *choice == RouterChoice::Kernel).flat_map(|(_, places)| places).collect();
+    let chains = by_kernel.iter().filter(|place| place.behind.len() > 1).count();
     ensure!(by_kernel.len() > 15 && by_kernel.len() < all.len(), "{} by nftables", by_kernel.len());
-    std::thread::scope(|scope| {
-        let kernel = scope.spawn(|| asked(&by_kernel, RouterChoice::Kernel));
-        asked(&all, RouterChoice::UserSpace)?;
-        kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    ensure!(chains > 1, "{chains} of them routers behind each other");
+    each(&runs, LABS_AT_ONCE, |(choice, places)| asked(places, *choice))
 }
 
-/// A host and the one router in front of it.
+/// What scenarios themselves expect to be discovered, on every kind of router that can be there.
+fn expected() -> Result<()> {
+    let mut runs = Vec::new();
+    for (name, text) in Scenario::embedded() {
+        let Scenario { topology, .. } = Scenario::parse(name, text)?;
+        if topology.expect.nat.is_empty() {
+            continue;
+        }
+        let mut built: Vec<String> = Vec::new();
+        for choice in [RouterChoice::Kernel, RouterChoice::UserSpace] {
+            let in_user_space = format!("{:?}", Plan::of(&topology, choice)?.in_user_space());
+            if !built.contains(&in_user_space) {
+                built.push(in_user_space);
+                runs.push((topology.clone(), choice));
+            }
+        }
+    }
+    ensure!(runs.len() > 15, "{} runs", runs.len());
+    each(&runs, AT_ONCE, |(topology, choice)| finds_what_is_expected(topology, *choice))
+}
+
+fn finds_what_is_expected(topology: &Topology, choice: RouterChoice) -> Result<()> {
+    let lab = Lab::up(Plan::of(topology, choice)?)?;
+    let _coturn = coturn(&lab)?;
+    for (host, expected) in &topology.expect.nat {
+        let [mapping, hairpinning] = [&["-m", "-f"][..], &["-H"]].map(|asks| stranger(&lab, host, asks));
+        let (mapping, hairpinning) = (mapping?.finish(LIMIT)?, hairpinning?.finish(LIMIT)?);
+        let found = told(&mapping.stdout, &hairpinning.stdout);
+        // Of hairpinning it asks another question: `as_natdiscovery_asks`.
+        let expected = Discovered { hairpinning: None, ..*expected };
+        let contradictions = contradictions(&[(host.clone(), expected)].into(), &[(host.clone(), found)].into());
+        let said = || format!("{}\n{}", mapping.account, hairpinning.account);
+        ensure!(contradictions.is_empty(), "{} ({choice:?}): {contradictions:?}\n{}", topology.name, said());
+    }
+    Ok(())
+}
+
+/// A host and the routers in front of it.
 #[derive(Clone, Debug)]
 struct Place {
     host: String,
-    /// A preset, or a router that the scenario describes.
-    behind: String,
+    /// Presets, or one router that the scenario describes; the nearest first.
+    behind: Vec<String>,
     /// The description.
     router: Option<String>,
 }
 
 impl Place {
-    fn is_behind(&self, router: &Router) -> bool {
-        router.name == self.behind || router.name == format!("{}-{}", self.host, self.behind)
+    /// Its routers, the nearest first.
+    fn way<'a>(&self, topology: &'a Topology) -> Vec<&'a Router> {
+        let segment = topology.host(&self.host).and_then(|host| host.interfaces.first()?.segment);
+        segment.map_or_else(Vec::new, |segment| topology.way_out(segment))
     }
 }
 
 /// The hosts of a scenario with every NAT.
 fn hosts() -> Vec<Place> {
-    let presets = PRESETS.iter().map(|preset| (preset.name.to_owned(), None));
+    let presets = PRESETS.iter().map(|preset| (vec![preset.name.to_owned()], None));
     let mut mixes = Vec::new();
     for mapping in MappingBehavior::ALL {
         for filtering in FilteringBehavior::ALL {
             let mut mix = |ports: &str, overloading: bool| {
                 let name = format!("{}-{}-{ports}", short(mapping), short(filtering));
+                let ports =
+                    if ports == "contiguous" { "{ contiguous = { block = 64 } }" } else { &format!("{ports:?}") };
                 let terms = format!(
-                    "mapping = \"{mapping}\"\nfiltering = \"{filtering}\"\nports = \"{ports}\"\noverloading = {overloading}"
+                    "mapping = \"{mapping}\"\nfiltering = \"{filtering}\"\nports = {ports}\noverloading = {overloading}"
                 );
-                mixes.push((name, Some(terms)));
+                mixes.push((vec![name], Some(terms)));
             };
             mix("random", false);
+            // How ports are chosen is apart from who is let in.
+            if filtering == FilteringBehavior::AddressAndPortDependent {
+                for ports in ["sequential", "hash", "contiguous"] {
+                    mix(ports, false);
+                }
+            }
             // A router that keeps ports maps as if it were endpoint-independent.
             if mapping == MappingBehavior::EndpointIndependent {
                 mix("preserving", true);
@@ -84,11 +138,23 @@ fn hosts() -> Vec<Place> {
     }
     for source in ["external-source", "internal-source"] {
         let terms = format!("filtering = \"endpoint-independent\"\nhairpinning = \"{source}\"");
-        mixes.push((format!("hairpin-{source}"), Some(terms)));
+        mixes.push((vec![format!("hairpin-{source}")], Some(terms)));
     }
-    let places = presets.chain(mixes).enumerate();
+    let chains = CHAINS.map(|chain| (chain.map(str::to_owned).to_vec(), None));
+    let places = presets.chain(mixes).chain(chains).enumerate();
     places.map(|(number, (behind, router))| Place { host: format!("h{number}"), behind, router }).collect()
 }
+
+/// Routers behind each other, the nearest first.
+const CHAINS: [[&str; 2]; 7] = [
+    ["home-router", "home-router"],
+    ["home-router-open", "home-router-open"],
+    ["home-router-open", "home-router-address-restricted"],
+    ["home-router", "mobile-carrier"],
+    ["home-router", "mobile-carrier-symmetric"],
+    ["pfsense", "home-router"],
+    ["docker-bridge", "cloud"],
+];
 
 /// A term in a router's name.
 fn short(term: impl std::fmt::Display) -> String {
@@ -100,7 +166,7 @@ fn scenario(places: &[Place]) -> Result<Scenario> {
     for Place { host, behind, router } in places {
         writeln!(text, "[host.{host}]\nbehind = {behind:?}")?;
         if let Some(terms) = router {
-            writeln!(text, "[router.{behind}]\n{terms}")?;
+            writeln!(text, "[router.{}]\n{terms}", behind.concat())?;
         }
     }
     Ok(Scenario::parse("every-nat", &text)?)
@@ -113,19 +179,20 @@ fn asked(places: &[Place], choice: RouterChoice) -> Result<()> {
     let _coturn = coturn(&lab)?;
     let mut running = Vec::new();
     for place in places {
-        running.push([stranger(&lab, place, &["-m", "-f"])?, stranger(&lab, place, &["-H"])?]);
+        running.push([stranger(&lab, &place.host, &["-m", "-f"])?, stranger(&lab, &place.host, &["-H"])?]);
     }
     let mut wrong = Vec::new();
     for (place, strangers) in places.iter().zip(running) {
-        let said = said(&topology, place).with_context(|| format!("{place:?} has no router"))?;
+        let way = place.way(&topology);
+        let said = said(&way);
         let [mapping, hairpinning] = strangers.map(|stranger| stranger.finish(LIMIT));
         let (mapping, hairpinning) = (mapping?, hairpinning?);
         let found = told(&mapping.stdout, &hairpinning.stdout);
         let ours = discover(&topology, &place.host);
-        let to_find = as_natdiscovery_asks(said, router_of(&topology, place));
+        let to_find = as_natdiscovery_asks(said, &way);
         if found != to_find || ours != said {
             wrong.push(format!(
-                "{} ({choice:?}): meant {said:?}\nthe stranger finds {found:?}\nwe find {ours:?}\n{}\n{}",
+                "{:?} ({choice:?}): meant {said:?}\nthe stranger finds {found:?}\nwe find {ours:?}\n{}\n{}",
                 place.behind, mapping.account, hairpinning.account
             ));
         }
@@ -150,47 +217,51 @@ fn coturn(lab: &Lab) -> Result<Process> {
     Ok(coturn)
 }
 
-fn stranger(lab: &Lab, place: &Place, asks: &[&str]) -> Result<Process> {
-    let mut command = lab.command(&place.host, suite::path("NATDISCOVERY")?)?;
+fn stranger(lab: &Lab, host: &str, asks: &[&str]) -> Result<Process> {
+    let mut command = lab.command(host, suite::path("NATDISCOVERY")?)?;
     command.args(asks).arg(SERVER[0]);
     Process::start("turnutils_natdiscovery", &mut command)
 }
 
-/// What the router's own terms say.
-fn said(topology: &Topology, place: &Place) -> Option<Discovered> {
-    let router = router_of(topology, place)?;
-    let lets_ask = router.egress.udp.as_ref().is_none_or(|ports| ports.iter().any(|ports| ports.contains(3478)));
-    if !lets_ask || router.stateless_inbound.is_some() {
-        return Some(Discovered { udp: Some(false), ..Discovered::default() });
-    }
-    let (mapping, filtering, hairpinning, port_preservation) = match &router.translation {
-        Translation::Nat(terms) => {
-            let keeps = terms.ports == PortAllocation::Preserving;
-            // What comes from outside with its own address a host drops.
-            (terms.mapping, terms.filtering, terms.hairpinning == Hairpinning::ExternalSource, keeps)
+/// What the routers' own terms say, all of them together.
+fn said(way: &[&Router]) -> Discovered {
+    let (mut mapping, mut filtering) = (MappingBehavior::EndpointIndependent, FilteringBehavior::EndpointIndependent);
+    let (mut hairpinning, mut port_preservation) = (true, true);
+    for router in way {
+        let lets_ask = router.egress.udp.as_ref().is_none_or(|ports| ports.iter().any(|ports| ports.contains(3478)));
+        if !lets_ask || router.stateless_inbound.is_some() {
+            return Discovered { udp: Some(false), ..Discovered::default() };
         }
-        Translation::OneToOne { filtering, .. } => (MappingBehavior::EndpointIndependent, *filtering, false, true),
-        // Its own address: what a host sends there never leaves it.
-        Translation::Nothing { filtering, .. } => (MappingBehavior::EndpointIndependent, *filtering, true, true),
-    };
-    Some(Discovered {
+        match &router.translation {
+            Translation::Nat(terms) => {
+                mapping = mapping.max(terms.mapping);
+                filtering = filtering.max(terms.filtering);
+                port_preservation &= terms.ports == PortAllocation::Preserving;
+                // The outermost has the mapped address. What comes from outside with its own address a host drops.
+                hairpinning = terms.hairpinning == Hairpinning::ExternalSource;
+            }
+            Translation::OneToOne { filtering: own, .. } => {
+                filtering = filtering.max(*own);
+                hairpinning = false;
+            }
+            // Its own address: what a host sends there never leaves it.
+            Translation::Nothing { filtering: own, .. } => filtering = filtering.max(*own),
+        }
+    }
+    Discovered {
         udp: Some(true),
         mapping: Some(mapping),
         filtering: Some(filtering),
         hairpinning: Some(hairpinning),
         port_preservation: Some(port_preservation),
-    })
+    }
 }
 
 /// It sends from a second socket to the mapped address of the first, which has never sent there: the filter decides, too.
-fn as_natdiscovery_asks(said: Discovered, router: Option<&Router>) -> Discovered {
-    let translates = router.is_some_and(|router| !matches!(router.translation, Translation::Nothing { .. }));
+fn as_natdiscovery_asks(said: Discovered, way: &[&Router]) -> Discovered {
+    let translates = way.iter().any(|router| !matches!(router.translation, Translation::Nothing { .. }));
     let stopped = translates && said.filtering != Some(FilteringBehavior::EndpointIndependent);
     Discovered { hairpinning: said.hairpinning.map(|reaches| reaches && !stopped), ..said }
-}
-
-fn router_of<'a>(topology: &'a Topology, place: &Place) -> Option<&'a Router> {
-    topology.routers.iter().find(|router| place.is_behind(router))
 }
 
 /// What natdiscovery has printed, in our words.
