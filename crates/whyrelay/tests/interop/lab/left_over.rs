@@ -14,6 +14,9 @@ use crate::suite::{Suite, Tool};
 
 const WHYRELAY: &str = env!("CARGO_BIN_EXE_whyrelay");
 const LIMIT: Duration = Duration::from_secs(20);
+/// When what was still being built would be there: at once, or by an `ip` that begins late.
+const SOON: Duration = Duration::from_millis(300);
+const LATE: Duration = Duration::from_millis(1500);
 
 /// The tests of this module.
 pub(super) fn register(suite: &mut Suite) {
@@ -276,14 +279,13 @@ fn files(run: &str) -> Result<BTreeSet<String>> {
     Ok(names.filter(|name| name.starts_with(&format!("{run}-"))).collect())
 }
 
-/// Nothing of a run is left, now and a moment later.
-fn nothing_left(run: &str, context: &str) -> Result<()> {
-    for _ in 0..4 {
+/// Nothing of a run is left, now and a moment later: what still builds would have made something by then.
+fn nothing_left(run: &str, later: Duration, context: &str) -> Result<()> {
+    for wait in [later, Duration::ZERO] {
         let (names, files) = (namespaces(&format!("{run}-0"))?, files(run)?);
         ensure!(names.is_empty() && files.is_empty(), "{context}: left: {names:?} {files:?}");
         gone(&format!("{run}-0")).with_context(|| context.to_owned())?;
-        // What still builds would have made something by then.
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(wait);
     }
     Ok(())
 }
@@ -306,7 +308,7 @@ fn interrupted_exec() -> Result<()> {
         ensure!(!began || matches!(stage, Stage::Serving), "it went on: {context}");
         ensure!(began || finished.status.code() == Some(2), "{context}");
         ensure!(began || finished.account.contains("interrupted"), "{context}");
-        nothing_left(&id, &context)?;
+        nothing_left(&id, SOON, &context)?;
     }
     Ok(())
 }
@@ -345,7 +347,7 @@ fn killed_while_building() -> Result<()> {
         ensure!(!killed.status.success(), "{stage:?}: it was not killed: {}", killed.account);
         let said = clean(&machine)?;
         ensure!(said.stdout.contains(&format!("removed {id}-0")), "{stage:?}: {}", said.account);
-        nothing_left(&id, &format!("killed at {stage:?}"))?;
+        nothing_left(&id, if late { LATE } else { SOON }, &format!("killed at {stage:?}"))?;
     }
     ensure!(network_of(&machine)? == before, "the machine's own network is touched");
     Ok(())
@@ -390,7 +392,7 @@ fn side_by_side() -> Result<()> {
     for (process, id) in running.into_iter().zip(&ids) {
         let finished = process.finish(LIMIT)?;
         ensure!(finished.stdout.contains("2 scenarios, all as expected"), "{}", finished.account);
-        nothing_left(id, "side by side")?;
+        nothing_left(id, SOON, "side by side")?;
     }
     ensure!(network_of(&machine)? == before, "the machine's own network is touched");
     Ok(())
