@@ -8,7 +8,7 @@ use super::rules::{container_nat_randomizes_ports, nat_behind_nat, udp_blocked};
 use super::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateType;
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior, can_connect};
-use crate::trace::address::{AddressClass, same_subnet};
+use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 
 /// The path that two networks allow.
@@ -92,7 +92,7 @@ fn on_one_network(session: &Session<'_>) -> Option<bool> {
     let common = session.pairs.iter().filter(|pair| !pair.relayed).filter(|pair| {
         pair.a.as_ref().is_some_and(|side| {
             AddressClass::of(side.pair.remote.ip()) == AddressClass::Private
-                && same_subnet(side.pair.local.ip(), side.pair.remote.ip())
+                && session.evidence.side(Vantage::A).known.is_near(side.pair.local.ip(), side.pair.remote.ip())
         })
     });
     let mut any = false;

@@ -20,7 +20,7 @@ use super::finding::Severity;
 use super::network::Network;
 use super::routes::Rivals;
 use crate::ice::candidate::{CandidateTransport, CandidateType};
-use crate::trace::address::{AddressClass, same_subnet};
+use crate::trace::address::AddressClass;
 use crate::trace::event::{Pair, Vantage};
 
 /// A session: what the evidence of both sides says together.
@@ -162,7 +162,8 @@ impl<'a> Session<'a> {
             AddressClass::Public | AddressClass::CarrierGrade => AddressClass::of(local) != AddressClass::Loopback,
             AddressClass::Loopback => AddressClass::of(local) == AddressClass::Loopback,
             AddressClass::Private | AddressClass::LinkLocal => {
-                self.evidence.side(from).known.shares_network(remote) || same_subnet(local, remote)
+                let known = &self.evidence.side(from).known;
+                known.shares_network(remote) || known.is_near(local, remote)
             }
             AddressClass::Unspecified | AddressClass::Multicast => false,
         }

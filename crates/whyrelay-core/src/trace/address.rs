@@ -79,7 +79,8 @@ pub fn bare(address: SocketAddr) -> SocketAddr {
 
 /// Whether two addresses are likely to be on one link: same /24 (IPv4) or same /64 (IPv6).
 ///
-/// The real prefix length is not in a recording; these two are what most links have, and pseudonyms keep them.
+/// These two are what most links have, and pseudonyms keep them; the side that has one of the addresses may have told the
+/// real length of its prefix ([`crate::diagnosis::evidence::Known::is_near`]).
 pub fn same_subnet(one: IpAddr, two: IpAddr) -> bool {
     match (one, two) {
         (IpAddr::V4(one), IpAddr::V4(two)) => one.octets()[..3] == two.octets()[..3],

@@ -125,6 +125,7 @@ impl SideEvidence {
                     && taken
                 {
                     self.known.add_own(address.address);
+                    self.known.add_prefix(address.address, address.prefix_length);
                 }
             }
             _ => self.apply_gathering_kind(seq, at, kind),
