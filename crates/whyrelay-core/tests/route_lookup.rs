@@ -33,6 +33,8 @@ fn route(table: u32, to: &str, device: &str, gateway: Option<&str>) -> Route {
         preferred_source: None,
         metric: None,
         mtu: None,
+        other_hops: Vec::new(),
+        next_hop_object: None,
     }
 }
 

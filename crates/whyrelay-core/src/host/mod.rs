@@ -22,7 +22,8 @@ pub use firewall::{ConntrackEntry, FirewallFramework, FirewallRule};
 pub use ipsec::{IpsecDirection, IpsecPolicy, IpsecTemplate};
 pub use lookup::{look_up, look_up_from};
 pub use network::{
-    Address, Family, Link, Neighbor, NeighborState, PolicyRule, Prefix, Route, RouteKind, RuleAction, leads_to_guests,
+    Address, Family, Link, Neighbor, NeighborState, NextHop, PolicyRule, Prefix, Route, RouteKind, RuleAction,
+    leads_to_guests,
 };
 pub use number::parse_number;
 pub use probe::{Probe, ProbeAim, ProbeOutcome};
@@ -92,6 +93,33 @@ pub enum Subject {
     Application,
     /// Probes.
     Probes,
+}
+
+impl Subject {
+    /// How it is written for a reader.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Links => "the interfaces",
+            Self::Addresses => "the addresses of the interfaces",
+            Self::Routes => "the routes",
+            Self::PolicyRules => "the policy rules",
+            Self::Neighbors => "the neighbors",
+            Self::Sysctls => "the kernel's settings",
+            Self::Nftables => "the firewall's rules",
+            Self::LegacyIptables => "the rules of the legacy iptables",
+            Self::IpsecPolicies => "the IPsec policies",
+            Self::Conntrack => "the connection tracking table",
+            Self::Sockets => "the sockets of other programs",
+            Self::Resolver => "the resolver's configuration",
+            Self::Software => "the programs that touch the network",
+            Self::Capabilities => "the capabilities",
+            Self::RouteAnswers => "the kernel's answers for the session's packets",
+            Self::Counters => "the kernel's counters",
+            Self::OwnPackets => "a copy of its packets as they leave and arrive",
+            Self::Application => "the application",
+            Self::Probes => "the probes",
+        }
+    }
 }
 
 /// One fact about the host.
@@ -217,6 +245,15 @@ pub struct OwnPacket {
     pub destination: SocketAddr,
     /// How many.
     pub packets: u64,
+    /// How many of them, of the first 64, carry a UDP checksum that does not fit their addresses and contents. Not
+    /// those without one, nor those whose checksum the device computes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wrong_checksums: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Cuts a text to [`MAX_TEXT`] bytes, at a character.

@@ -94,6 +94,9 @@ pub struct Link {
     /// The bridge, bond or VRF that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master: Option<String>,
+    /// Of a VRF: the table in which its interfaces' packets are looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vrf_table: Option<u32>,
 }
 
 impl Link {
@@ -203,6 +206,24 @@ pub struct Route {
     /// Its MTU, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// Where there are several next hops: those beside the first. By which one a packet goes the kernel says of each
+    /// flow ([`HostFact::RouteAnswer`](super::HostFact::RouteAnswer)).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_hops: Vec<NextHop>,
+    /// The number of the next hop object that it uses (`ip nexthop`), if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop_object: Option<u32>,
+}
+
+/// One of several next hops of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHop {
+    /// The interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The next hop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
 }
 
 /// What a policy rule does with a packet that it selects.

@@ -3,7 +3,8 @@
 use super::probes;
 use crate::diagnosis::rules::{ask, quoted, quoted_firewall, way};
 use crate::host::{
-    ConntrackEntry, HostFact, HostSocket, Installed, Link, Moment, ProfileTally, Route, SocketProfile, Software,
+    ConntrackEntry, HostFact, HostSocket, Installed, Link, Moment, NextHop, ProfileTally, Route, SocketProfile,
+    Software,
 };
 
 /// What a fact says and when it was taken; `None`: its fields say it as well as a sentence would.
@@ -41,7 +42,11 @@ pub(super) fn describe(moment: Moment, fact: &HostFact) -> Option<String> {
         HostFact::RouteAnswer(fact) => format!("\"{}\" leads to {}", ask(&fact.question), way(fact)),
         HostFact::OwnPacket(fact) => {
             let verb = if fact.arrived { "arrived at" } else { "left by" };
-            format!("{} packets {} > {} {verb} {}", fact.packets, fact.source, fact.destination, fact.device)
+            let wrong = match fact.wrong_checksums {
+                0 => String::new(),
+                wrong => format!(", {wrong} with a wrong checksum"),
+            };
+            format!("{} packets {} > {} {verb} {}{wrong}", fact.packets, fact.source, fact.destination, fact.device)
         }
         HostFact::Probe(fact) => {
             let result = probes::result(&fact.result).1;
@@ -104,7 +109,8 @@ fn link(link: &Link) -> String {
         (true, false) => "up, without carrier",
         (false, _) => "down",
     };
-    format!("interface {}: {state}, MTU {}{kind}{master}", link.device, link.mtu)
+    let table = link.vrf_table.map_or_else(String::new, |table| format!(", VRF of table {table}"));
+    format!("interface {}: {state}, MTU {}{kind}{master}{table}", link.device, link.mtu)
 }
 
 fn route(route: &Route) -> String {
@@ -113,7 +119,14 @@ fn route(route: &Route) -> String {
     let via = route.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
     let device = route.device.as_ref().map_or_else(String::new, |device| format!(" dev {device}"));
     let metric = route.metric.map_or_else(String::new, |metric| format!(" metric {metric}"));
-    format!("route {kind}{}{via}{device} table {}{metric}", route.destination, route.table)
+    let hop = |hop: &NextHop| {
+        let via = hop.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+        let device = hop.device.as_ref().map_or_else(String::new, |device| format!(" dev {device}"));
+        format!(", or{via}{device}")
+    };
+    let others: String = route.other_hops.iter().map(hop).collect();
+    let object = route.next_hop_object.map_or_else(String::new, |id| format!(" nhid {id}"));
+    format!("route {kind}{}{object}{via}{device} table {}{metric}{others}", route.destination, route.table)
 }
 
 fn tracked(entry: &ConntrackEntry) -> String {

@@ -460,19 +460,17 @@ fn absent_interfaces(side: &SideEvidence, name: &str) -> Option<NotMeasured> {
 /// What a side could not look at for want of a privilege, one entry for each privilege.
 fn unprivileged(host: &HostEvidence, name: &str) -> Vec<NotMeasured> {
     let mut by_privilege: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (subject, what) in [
-        (Subject::Nftables, "its firewall's rules"),
-        (Subject::LegacyIptables, "its firewall's rules"),
-        (Subject::IpsecPolicies, "its IPsec policies"),
-        (Subject::Conntrack, "its connection tracking table"),
-        (Subject::OwnPackets, "by which interface its packets leave and arrive"),
-        (Subject::Sockets, "the sockets of other programs"),
+    for subject in [
+        Subject::Nftables,
+        Subject::LegacyIptables,
+        Subject::IpsecPolicies,
+        Subject::Conntrack,
+        Subject::OwnPackets,
+        Subject::Sockets,
     ] {
         if let Some((_, Some(privilege))) = host.why_not_measured(subject) {
             let all = by_privilege.entry(privilege).or_default();
-            if !all.contains(&what) {
-                all.push(what);
-            }
+            all.push(subject.name());
         }
     }
     let entry = |(privilege, what): (&str, Vec<&str>)| NotMeasured {

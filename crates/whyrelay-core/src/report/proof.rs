@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Report;
 use crate::diagnosis::evidence::{Evidence, HostEvidence};
 use crate::diagnosis::finding::{Blame, Finding, Severity};
-use crate::diagnosis::rules::{self, Examination, quoted, quoted_firewall};
+use crate::diagnosis::rules::{Examination, RULES, quoted, quoted_firewall};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{Prefix, Route};
 use crate::trace::event::{Event, Vantage};
@@ -71,8 +71,8 @@ impl Report {
 struct Sight<'a> {
     evidence: &'a Evidence,
     is_direct: bool,
-    /// What each rule says of its hosts, whatever came out.
-    examinations: Vec<(&'static str, Examination)>,
+    /// What each rule finds on its hosts, whatever came out, and whether it could see it on A and on B.
+    examinations: Vec<(&'static str, Examination, [bool; 2])>,
 }
 
 /// What became of a finding.
@@ -85,35 +85,47 @@ enum Fate {
 
 impl<'a> Sight<'a> {
     fn of(evidence: &'a Evidence, report: &Report) -> Self {
-        let examined = rules::examine_all(&Session::of(evidence).as_if_relayed());
-        let examinations = examined.into_iter().map(|(rule, examination)| (rule.code, examination)).collect();
+        let session = Session::of(evidence).as_if_relayed();
+        let examined = RULES.iter().map(|rule| {
+            let sees = [Vantage::A, Vantage::B].map(|vantage| rule.sees(&session, vantage));
+            (rule.code, (rule.examine)(&session), sees)
+        });
+        let examinations = examined.collect();
         Self { evidence, is_direct: is_direct(report), examinations }
     }
 
     /// Whether a finding of the other session, which is not among this one's, is absent here, or nobody could tell.
     fn fate(&self, finding: &Finding, other: &Self) -> Fate {
-        let side = match finding.blame {
-            Blame::A => Some(Vantage::A),
-            Blame::B => Some(Vantage::B),
-            _ => None,
+        let sides: &[Vantage] = match finding.blame {
+            Blame::A => &[Vantage::A],
+            Blame::B => &[Vantage::B],
+            _ => &[Vantage::A, Vantage::B],
         };
-        let examination = self.examinations.iter().find(|(code, _)| *code == finding.code).map(|(_, said)| said);
-        match examination {
+        let blamed = finding.blame;
+        match self.examination(finding) {
             // That it did harm is refuted by a direct path; what did none may do none again, and be there.
             _ if self.is_direct && finding.severity != Severity::Info => Fate::Absent,
-            _ if side.is_some_and(|side| !self.sees_as_much(side, finding, other)) => Fate::NotMeasured,
-            Some(Examination::Found(faults)) if faults.iter().any(|fault| fault.blame == finding.blame) => Fate::There,
-            Some(Examination::Inconclusive { .. }) | None => Fate::NotMeasured,
+            Some((Examination::Found(faults), _)) if faults.iter().any(|fault| fault.blame == blamed) => Fate::There,
+            Some((Examination::Inconclusive { .. }, _)) | None => Fate::NotMeasured,
+            _ if !sides.iter().all(|side| self.sees_as_much(*side, finding, other)) => Fate::NotMeasured,
             Some(_) => Fate::Absent,
         }
+    }
+
+    fn examination(&self, finding: &Finding) -> Option<(&Examination, &[bool; 2])> {
+        let examined = self.examinations.iter().find(|(code, ..)| *code == finding.code);
+        examined.map(|(_, said, sees)| (said, sees))
     }
 
     /// Whether a side of this session told what the finding is about, as the other session's did.
     fn sees_as_much(&self, side: Vantage, finding: &Finding, other: &Self) -> bool {
         let (own, its) = (self.evidence.side(side), other.evidence.side(side));
         let about_host = finding.code.starts_with("WR1");
+        let sees =
+            |sight: &Self| sight.examination(finding).is_some_and(|(_, sees)| sees[usize::from(side == Vantage::B)]);
         (self.evidence.is_recorded(side) || !other.evidence.is_recorded(side))
             && (!about_host || own.host.is_told() || !its.host.is_told())
+            && (sees(self) || !sees(other))
     }
 }
 

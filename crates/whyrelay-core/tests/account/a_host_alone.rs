@@ -70,7 +70,8 @@ fn what_a_server_sends_unasked_is_not_dropped_by_the_hosts_own_firewall() {
             session.datagram(Vantage::A, Direction::In, to, PROBING, b"unasked", None);
         }
         let (source, destination) = (address(PROBING), address(to));
-        let packet = OwnPacket { device: "eth0".into(), source, destination, packets, arrived: true };
+        let packet =
+            OwnPacket { device: "eth0".into(), source, destination, packets, arrived: true, wrong_checksums: 0 };
         session.push(
             Vantage::A,
             EventKind::HostFact { moment: Moment::After, fact: Box::new(HostFact::OwnPacket(packet)) },

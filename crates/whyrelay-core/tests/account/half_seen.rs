@@ -3,18 +3,22 @@
 use std::time::Duration;
 
 use whyrelay_core::diagnosis::evidence::Evidence;
-use whyrelay_core::diagnosis::rules::diagnose;
+use whyrelay_core::diagnosis::rules::{Examination, RULES, diagnose, find};
+use whyrelay_core::diagnosis::session::Path;
+use whyrelay_core::host::{HostFact, Subject};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::Report;
-use whyrelay_core::trace::event::{EventKind, InterfaceUse, ServerFailure, SessionOptions, Side, Transport, Vantage};
-use whyrelay_core::trace::measurement::Measurement;
+use whyrelay_core::trace::event::{
+    Event, EventKind, InterfaceUse, ServerFailure, SessionOptions, Side, Transport, Vantage,
+};
+use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::integrity::Key;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use crate::builder::{Check, Fate, Session, address};
 use crate::cases::facts::{UPLINK, Way};
-use crate::cases::{STUN_2, easy_nats, failing, lost};
+use crate::cases::{self, STUN_2, easy_nats, failing, lost};
 use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats, relayed};
 
 const LOST: Fate = Fate::LostOnTheWay;
@@ -52,8 +56,165 @@ fn one_side_alone_cannot_say_who_lost_the_candidates() {
     // That no more come may arrive where candidates were lost.
     for unknown in [described(false), described(true)] {
         assert_eq!(finds(&unknown, "WR703"), None);
-        assert!(missing(&unknown).contains(&"whether B had any candidate: its recording".to_owned()));
+        assert!(missing(&unknown).contains(&"the recording of B".to_owned()));
     }
+}
+
+/// What of a recording may be missing.
+#[derive(Clone, Copy, Debug)]
+enum Lack {
+    /// All of one side.
+    Side(Vantage),
+    /// The second half of both.
+    End,
+    /// What a host tells of one subject.
+    Subject(Subject),
+    /// All that hosts tell.
+    Facts,
+    /// What was measured of the networks.
+    Measurements,
+}
+
+impl Lack {
+    fn of(self, events: &[Event]) -> Vec<Event> {
+        let half = |vantage| events.iter().filter(|event| event.vantage == vantage).count() / 2;
+        let mut left = [half(Vantage::A), half(Vantage::B)];
+        let mut stays = |event: &Event| match self {
+            Self::Side(vantage) => event.vantage != vantage,
+            Self::End => {
+                let left = &mut left[usize::from(event.vantage == Vantage::B)];
+                *left = left.saturating_sub(1);
+                *left > 0
+            }
+            Self::Facts => !matches!(event.kind, EventKind::HostFact { .. }),
+            Self::Measurements => !matches!(event.kind, EventKind::Measured(_)),
+            Self::Subject(_) => true,
+        };
+        let mut events: Vec<Event> = events.iter().filter(|event| stays(event)).cloned().collect();
+        if let Self::Subject(lacking) = self {
+            for event in &mut events {
+                let EventKind::HostFact { fact, .. } = &mut event.kind else { continue };
+                if subject_of(fact) == lacking {
+                    let (why, needs) = ("Operation not permitted".to_owned(), Some("CAP_NET_ADMIN".to_owned()));
+                    **fact = HostFact::NotMeasured { subject: lacking, why, needs };
+                }
+            }
+        }
+        events
+    }
+}
+
+fn subject_of(fact: &HostFact) -> Subject {
+    match fact {
+        HostFact::Link(_) => Subject::Links,
+        HostFact::Address(_) => Subject::Addresses,
+        HostFact::Route(_) => Subject::Routes,
+        HostFact::PolicyRule(_) => Subject::PolicyRules,
+        HostFact::Neighbor(_) => Subject::Neighbors,
+        HostFact::Sysctl { .. } => Subject::Sysctls,
+        HostFact::FirewallRule(_) => Subject::Nftables,
+        HostFact::IpsecPolicy(_) => Subject::IpsecPolicies,
+        HostFact::ConntrackUse { .. } | HostFact::Counters { .. } => Subject::Counters,
+        HostFact::ConntrackEntry(_) => Subject::Conntrack,
+        HostFact::Socket(_) => Subject::Sockets,
+        HostFact::Resolver { .. } => Subject::Resolver,
+        HostFact::Software(_) => Subject::Software,
+        HostFact::Capabilities { .. } => Subject::Capabilities,
+        HostFact::RouteAnswer(_) => Subject::RouteAnswers,
+        HostFact::OwnPacket(_) => Subject::OwnPackets,
+        HostFact::Probe(_) | HostFact::ProbeSeen { .. } => Subject::Probes,
+        HostFact::Application(_) | HostFact::SocketProfile(_) | HostFact::ProfileTally(_) => Subject::Application,
+        HostFact::NotMeasured { subject, .. } | HostFact::Counted { subject, .. } => *subject,
+    }
+}
+
+/// What a whole recording shows is there: who lacks a part of it may not say that it is not, neither of the session nor,
+/// where a side is at fault, of that side.
+#[test]
+fn who_lacks_the_facts_of_a_fault_does_not_say_that_it_is_not_there() {
+    let mut wrong = Vec::new();
+    let mut judged = 0;
+    for case in cases::all() {
+        let rule = find(case.code).expect("a case is of a rule");
+        let told = case.session.events.iter().filter_map(|event| match &event.kind {
+            EventKind::HostFact { fact, .. } => Some(Lack::Subject(subject_of(fact))),
+            _ => None,
+        });
+        let parts = [Lack::Side(Vantage::A), Lack::Side(Vantage::B), Lack::End, Lack::Facts, Lack::Measurements];
+        for lack in parts.into_iter().chain(told) {
+            let events = lack.of(&case.session.events);
+            if events.len() == case.session.events.len() && !matches!(lack, Lack::Subject(_)) {
+                continue;
+            }
+            let evidence = Evidence::of(&events);
+            let session = whyrelay_core::diagnosis::session::Session::of(&evidence);
+            // A direct path refutes what keeps one from being direct.
+            if session.path == Path::Direct {
+                continue;
+            }
+            judged += 1;
+            let side = match case.blame {
+                "A" => Some(Vantage::A),
+                "B" => Some(Vantage::B),
+                _ => None,
+            };
+            let unfound = (rule.examine)(&session) == Examination::Clear;
+            let denied = rule.judge(&session) == Examination::Clear;
+            if denied || unfound && side.is_some_and(|side| rule.sees(&session, side)) {
+                wrong.push(format!("{} at {} without {lack:?}", case.code, case.blame));
+            }
+        }
+    }
+    assert!(judged > 300, "{judged}");
+    assert!(wrong.is_empty(), "{} of {judged}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Both recordings whole, every subject told, everything measured: no rule lacks anything.
+#[test]
+fn where_all_is_known_every_rule_says_yes_or_no() {
+    let session = failing(LOST, LOST, |session| {
+        for (vantage, local, mapped) in [(Vantage::A, A, A_MAPPED), (Vantage::B, B, B_MAPPED)] {
+            session.counters(vantage, &[]);
+            let (local, mapped, remote) = (address(local), address(mapped), address("192.0.2.12:50000"));
+            let protocol = PortMapperProtocol::Pcp;
+            for fact in [
+                Measurement::ThirdParty { local, remote, observed: Some(mapped), sent: 1 },
+                Measurement::EarlyArrival { local, remote, mapped, observed: mapped, control: mapped, arrived: true },
+                Measurement::PortMapper {
+                    protocol,
+                    gateway: None,
+                    found: true,
+                    external: Some(mapped.ip()),
+                    detail: None,
+                },
+                Measurement::MappingLifetime { local: local.ip(), at_least_s: 60, at_most_s: None },
+                Measurement::PacketShape {
+                    local,
+                    remote,
+                    shaped_sent: 5,
+                    shaped_arrived: 5,
+                    random_sent: 5,
+                    random_arrived: 5,
+                },
+                Measurement::Clock { server: "https://192.0.2.10".to_owned(), offset_ms: 3, precision_ms: 10 },
+            ] {
+                session.push(vantage, EventKind::Measured(fact));
+            }
+        }
+    });
+    let events = session.events;
+    let evidence = Evidence::of(&events);
+    let session = whyrelay_core::diagnosis::session::Session::of(&evidence);
+    for rule in RULES {
+        let said = rule.judge(&session);
+        assert!(!matches!(said, Examination::Inconclusive { .. }), "{} {}: {said:?}", rule.code, rule.name);
+    }
+    // And the least of it is missed.
+    let evidence = Evidence::of(&Lack::Subject(Subject::Counters).of(&events));
+    let session = whyrelay_core::diagnosis::session::Session::of(&evidence);
+    let said = find("WR110").expect("a rule").judge(&session);
+    let missing = "the kernel's counters (needs CAP_NET_ADMIN) of A and B".to_owned();
+    assert_eq!(said, Examination::Inconclusive { missing });
 }
 
 #[test]

@@ -86,7 +86,8 @@ fn closed_relayed_ports_are_told_from_a_network_that_knows_few_ports() {
 fn what_a_relay_sends_back_and_the_own_firewall_drops_is_told_from_what_is_lost_on_the_way() {
     let arrived = |source: &str| {
         let (source, destination) = (address(source), address(A));
-        let packet = OwnPacket { device: "eth0".into(), source, destination, packets: 6, arrived: true };
+        let packet =
+            OwnPacket { device: "eth0".into(), source, destination, packets: 6, arrived: true, wrong_checksums: 0 };
         EventKind::HostFact { moment: Moment::After, fact: Box::new(HostFact::OwnPacket(packet)) }
     };
     assert_eq!(check(true, None, vec![arrived(RELAYED_PORT)]), "WR111 A");

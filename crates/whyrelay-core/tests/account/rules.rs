@@ -206,14 +206,16 @@ fn the_same_mapping_everywhere_is_clear_and_one_server_is_inconclusive() {
     finish_relayed(&mut session);
     let not_measured = |session: &Session| {
         let report = Report::from_events(&session.events);
-        report
-            .not_measured
-            .iter()
-            .any(|missing| missing.what == "whether the NAT gives each destination another address")
+        let missing = report.not_measured.into_iter().find(|missing| missing.why.starts_with("what two servers"));
+        missing.filter(|missing| missing.what.contains("endpoint-dependent-mapping")).map(|missing| missing.why)
     };
-    assert!(not_measured(&session));
+    let of = |sides: &str| Some(format!("what two servers at different addresses tell one socket of {sides}"));
+    assert_eq!(not_measured(&session), of("A and B"));
+    // Of the one side it is known then, and not of the other.
     session.stun(Vantage::A, A, "192.0.2.11:3478", Some(A_MAPPED));
-    assert!(!not_measured(&session));
+    assert_eq!(not_measured(&session), of("B"));
+    session.stun(Vantage::B, B, "192.0.2.11:3478", Some(B_MAPPED));
+    assert_eq!(not_measured(&session), None);
     assert_eq!(findings(&session), ["WR501 the path"]);
 }
 
@@ -614,6 +616,7 @@ fn check_of_a_silent_server(arrived: Option<bool>) -> CheckReport {
             source: if arrived { remote } else { local },
             destination: if arrived { local } else { remote },
             packets: 3,
+            wrong_checksums: 0,
         }),
         None => HostFact::NotMeasured {
             subject: Subject::OwnPackets,
@@ -638,4 +641,47 @@ fn a_check_tells_its_own_firewall_from_a_silent_server_where_it_may_look() {
     let told = unseen.not_measured.iter().map(|missing| format!("{}: {}", missing.what, missing.why));
     let told: Vec<String> = told.filter(|told| told.contains("needs CAP_NET_RAW")).collect();
     assert!(told.iter().any(|told| told.contains("input-firewall-drops") || told.contains("own firewall")), "{told:?}");
+}
+
+/// Two addresses of a server, asked by two sides for STUN and for a relay over two transports: one server, one finding.
+#[test]
+fn a_dead_server_is_one_finding_that_lists_what_of_it_cannot_be_used() {
+    let mut session = Session::new();
+    for (vantage, local) in [(Vantage::A, A), (Vantage::B, B)] {
+        session.candidate(vantage, CandidateType::Host, local, local, None);
+        for server in [STUN, "192.0.2.11:3478"] {
+            session.stun(vantage, local, server, None);
+        }
+        let timeout = ServerFailure::Timeout { transmissions: 5, took_us: 2_500_000 };
+        let refused = ServerFailure::ConnectionFailed { detail: "timed out".into() };
+        for (url, failure) in
+            [("turn:192.0.2.10:3478", timeout), ("turn:192.0.2.10:3478?transport=tcp", refused.clone())]
+        {
+            let (server, method) = (url.to_owned(), "Allocate".to_owned());
+            session.push(vantage, EventKind::ServerFailed { server, local: None, method, failure });
+        }
+        // Of another server that answers nothing, there is nothing to say but this.
+        let (server, method) = ("turns:192.0.2.99:443".to_owned(), "Allocate".to_owned());
+        session.push(vantage, EventKind::ServerFailed { server, local: None, method, failure: refused });
+    }
+    session.check(Check { transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    let findings = Report::from_events(&session.events).findings;
+    let of = |code: &str| findings.iter().filter(|finding| finding.code == code).collect::<Vec<_>>();
+    let silent = of("WR301");
+    assert_eq!(silent.len(), 1, "{findings:#?}");
+    assert_eq!(
+        silent[0].summary,
+        "A and B asked 192.0.2.10:3478 and 192.0.2.11:3478 16 times over UDP and got no answer; nor can \
+         turn:192.0.2.10:3478 (no answer to 5 requests) and turn:192.0.2.10:3478?transport=tcp (timed out) be used"
+    );
+    assert!([Vantage::A, Vantage::B].into_iter().all(|side| {
+        let cited = |event: &&Event| silent[0].evidence.contains(&event.seq);
+        session.events.iter().filter(cited).any(|event| event.vantage == side)
+    }));
+    let unreachable = of("WR402");
+    assert_eq!(unreachable.len(), 1, "{findings:#?}");
+    assert_eq!(unreachable[0].summary, "A and B cannot use turns:192.0.2.99:443 (timed out)");
+    assert!(of("WR802").is_empty(), "{findings:#?}");
 }

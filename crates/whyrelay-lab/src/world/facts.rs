@@ -59,7 +59,14 @@ pub(super) fn after(kernel: &Kernel) -> Vec<HostFact> {
         for ((interface, source, destination), packets) in seen {
             let device = kernel.host.interfaces[*interface].name.clone();
             let (source, destination, packets) = (*source, *destination, *packets);
-            facts.push(HostFact::OwnPacket(OwnPacket { device, source, destination, packets, arrived }));
+            facts.push(HostFact::OwnPacket(OwnPacket {
+                device,
+                source,
+                destination,
+                packets,
+                arrived,
+                wrong_checksums: 0,
+            }));
         }
     }
     let failed: BTreeSet<_> = kernel.failed_neighbors.iter().collect();
@@ -90,6 +97,7 @@ fn link(number: usize, interface: &topology::Interface) -> Link {
         mtu: interface.link.mtu.map_or(usual, u32::from),
         mac: None,
         master: None,
+        vrf_table: None,
     }
 }
 

@@ -110,6 +110,8 @@ impl Kernel {
             preferred_source: Some(own.address),
             metric: None,
             mtu: None,
+            other_hops: Vec::new(),
+            next_hop_object: None,
         });
         let routes = local.chain(host.all_routes().iter().map(route)).collect();
         let rules = host.all_rules().iter().flat_map(rule).collect();
@@ -395,6 +397,8 @@ fn route(route: &topology::Route) -> Route {
         preferred_source: route.src,
         metric: (route.metric > 0).then_some(route.metric),
         mtu: route.mtu.map(u32::from),
+        other_hops: Vec::new(),
+        next_hop_object: None,
     }
 }
 

@@ -10,7 +10,7 @@ use whyrelay_core::host::{HostFact, Link, OwnPacket, PolicyRule, Prefix, Route, 
 use super::counters::{self, Counters};
 use super::netlink::Netlink;
 use super::nft::Firewall;
-use super::packets::Copy;
+use super::packets::{Copy, Tally};
 use super::{Collector, Emit, Flow, Scope, conntrack, installed, ipsec, legacy, questions, sockets, software, tables};
 
 /// Most interfaces that are recorded.
@@ -42,20 +42,21 @@ pub(super) struct Linux {
     answers: Vec<RouteAnswer>,
     /// Interfaces of our own addresses: they can touch the session whatever they are.
     addresses: Vec<whyrelay_core::host::Address>,
+    /// What was told before the checks of interfaces, addresses, settings and policy rules: what is otherwise after them
+    /// is told again.
+    told: Vec<HostFact>,
 }
 
 impl Collector for Linux {
     fn before(&mut self, _: &Scope, emit: &mut Emit<'_>) {
         self.baseline = Counters::read();
         self.start_copy(emit);
-        self.take_links(emit);
-        match tables::rules() {
-            Ok(rules) => {
-                emit_bounded(Subject::PolicyRules, MAX_RULES, &rules, emit, |rule| HostFact::PolicyRule(rule.clone()));
-                self.rules = rules;
-            }
-            Err(error) => not_measured(Subject::PolicyRules, &error, emit),
-        }
+        let mut told = Vec::new();
+        self.take_configuration(&mut |fact: HostFact| {
+            told.push(fact.clone());
+            emit(fact);
+        });
+        self.told = told;
         match tables::open() {
             Ok(netlink) => self.routing = Some(netlink),
             Err(error) => not_measured(Subject::RouteAnswers, &error, emit),
@@ -152,6 +153,12 @@ impl Collector for Linux {
         if let Err(error) = conntrack::facts(scope, emit) {
             not_measured(Subject::Conntrack, &error, emit);
         }
+        let told = std::mem::take(&mut self.told);
+        self.take_configuration(&mut |fact: HostFact| {
+            if !told.contains(&fact) {
+                emit(fact);
+            }
+        });
     }
 }
 
@@ -163,6 +170,18 @@ impl Linux {
                 let needs = (!software::has_capability(CAP_NET_RAW)).then(|| "CAP_NET_RAW".into());
                 emit(HostFact::NotMeasured { subject: Subject::OwnPackets, why: error.to_string(), needs });
             }
+        }
+    }
+
+    /// Interfaces, addresses, settings and policy rules.
+    fn take_configuration(&mut self, emit: &mut Emit<'_>) {
+        self.take_links(emit);
+        match tables::rules() {
+            Ok(rules) => {
+                emit_bounded(Subject::PolicyRules, MAX_RULES, &rules, emit, |rule| HostFact::PolicyRule(rule.clone()));
+                self.rules = rules;
+            }
+            Err(error) => not_measured(Subject::PolicyRules, &error, emit),
         }
     }
 
@@ -198,9 +217,10 @@ impl Linux {
         let Some(copy) = self.copy.take() else { return };
         // What the last transmissions caused is still on its way through the kernel.
         std::thread::sleep(Duration::from_millis(20));
-        for ((index, arrived, source, destination), packets) in copy.stop() {
+        for ((index, arrived, source, destination), tally) in copy.stop() {
             let device = self.links.get(&index).map_or_else(|| format!("index {index}"), |link| link.device.clone());
-            emit(HostFact::OwnPacket(OwnPacket { device, arrived, source, destination, packets }));
+            let Tally { packets, wrong_checksums } = tally;
+            emit(HostFact::OwnPacket(OwnPacket { device, arrived, source, destination, packets, wrong_checksums }));
         }
     }
 

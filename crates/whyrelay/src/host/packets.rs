@@ -12,8 +12,11 @@ use std::time::Duration;
 use nix::sys::socket::{LinkAddr, recvfrom};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-/// Bytes of a packet that are copied: both headers with options.
-const COPIED: u32 = 128;
+/// Bytes of a packet that are copied: all of any that an Ethernet carries, as the checksum is over all of it.
+const COPIED: u32 = 2048;
+
+/// Packets of one kind whose checksums are looked at; what is wrong with a program's checksums is wrong with all.
+const CHECKED: u64 = 64;
 
 /// Most ports that the filter looks for.
 const MAX_PORTS: usize = 64;
@@ -33,11 +36,19 @@ const OUTGOING: u8 = 4;
 /// Packets of one kind: interface index, whether they arrived, source, destination.
 pub(super) type Kind = (u32, bool, SocketAddr, SocketAddr);
 
+/// How many packets of one kind there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) packets: u64,
+    /// Those of the first [`CHECKED`] whose UDP checksum does not fit their addresses and contents.
+    pub(super) wrong_checksums: u64,
+}
+
 /// A running copy.
 pub(super) struct Copy {
     socket: Arc<Socket>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<BTreeMap<Kind, u64>>,
+    thread: JoinHandle<BTreeMap<Kind, Tally>>,
 }
 
 impl Copy {
@@ -63,43 +74,86 @@ impl Copy {
     }
 
     /// Ends it; how many packets of each kind there were.
-    pub(super) fn stop(self) -> BTreeMap<Kind, u64> {
+    pub(super) fn stop(self) -> BTreeMap<Kind, Tally> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap_or_default()
     }
 }
 
-fn read(socket: &Socket, stop: &AtomicBool) -> BTreeMap<Kind, u64> {
+fn read(socket: &Socket, stop: &AtomicBool) -> BTreeMap<Kind, Tally> {
     let mut kinds = BTreeMap::new();
     let mut buffer = [0; COPIED as usize];
     while !stop.load(Ordering::Relaxed) {
         let Ok((length, Some(link))) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) else { continue };
-        let Some((source, destination)) = ends(&buffer[..length.min(buffer.len())]) else { continue };
+        let Some(packet) = Packet::of(&buffer[..length.min(buffer.len())]) else { continue };
         let index = u32::try_from(link.ifindex()).unwrap_or(0);
-        let kind = (index, link.pkttype() != OUTGOING, source, destination);
+        let kind = (index, link.pkttype() != OUTGOING, packet.source, packet.destination);
         if kinds.len() < MAX_KINDS || kinds.contains_key(&kind) {
-            *kinds.entry(kind).or_default() += 1;
+            let tally: &mut Tally = kinds.entry(kind).or_default();
+            tally.packets += 1;
+            tally.wrong_checksums += u64::from(tally.packets <= CHECKED && packet.is_checksum_wrong());
         }
     }
     kinds
 }
 
-/// Source and destination of a UDP packet.
-fn ends(packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
-    let (source, destination, udp): (IpAddr, IpAddr, &[u8]) = match packet.first()? >> 4 {
-        4 => {
-            let header = usize::from(packet[0] & 15) * 4;
-            let (from, to) = (packet.get(12..16)?.first_chunk::<4>()?, packet.get(16..20)?.first_chunk::<4>()?);
-            ((*from).into(), (*to).into(), packet.get(header..)?)
-        }
-        6 => {
-            let (from, to) = (packet.get(8..24)?.first_chunk::<16>()?, packet.get(24..40)?.first_chunk::<16>()?);
-            ((*from).into(), (*to).into(), packet.get(40..)?)
-        }
-        _ => return None,
-    };
-    let port = |at: usize| Some(u16::from_be_bytes(*udp.get(at..at + 2)?.first_chunk()?));
-    Some((SocketAddr::new(source, port(0)?), SocketAddr::new(destination, port(2)?)))
+/// A UDP packet.
+struct Packet<'a> {
+    source: SocketAddr,
+    destination: SocketAddr,
+    /// The UDP header and what follows, as much of it as was copied.
+    udp: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    /// Reads an IP packet; a later fragment has no ports.
+    fn of(packet: &'a [u8]) -> Option<Self> {
+        let (source, destination, udp): (IpAddr, IpAddr, &[u8]) = match packet.first()? >> 4 {
+            4 => {
+                let header = usize::from(packet[0] & 15) * 4;
+                let fragment = u16::from_be_bytes(*packet.get(6..8)?.first_chunk()?);
+                if fragment & 0x1FFF != 0 {
+                    return None;
+                }
+                let (from, to) = (packet.get(12..16)?.first_chunk::<4>()?, packet.get(16..20)?.first_chunk::<4>()?);
+                ((*from).into(), (*to).into(), packet.get(header..)?)
+            }
+            6 => {
+                let (from, to) = (packet.get(8..24)?.first_chunk::<16>()?, packet.get(24..40)?.first_chunk::<16>()?);
+                ((*from).into(), (*to).into(), packet.get(40..)?)
+            }
+            _ => return None,
+        };
+        let port = |at: usize| Some(u16::from_be_bytes(*udp.get(at..at + 2)?.first_chunk()?));
+        let (source, destination) = (SocketAddr::new(source, port(0)?), SocketAddr::new(destination, port(2)?));
+        Some(Self { source, destination, udp })
+    }
+
+    /// Whether its checksum (RFC 768) is there and wrong. Not known of a packet that was not copied whole; and a packet
+    /// whose checksum the device computes carries only the sum over its addresses until then.
+    fn is_checksum_wrong(&self) -> bool {
+        let field = |at: usize| self.udp.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+        let (Some(length), Some(checksum)) = (field(4), field(6)) else { return false };
+        let whole = self.udp.get(..usize::from(length)).filter(|whole| whole.len() >= 8);
+        let Some(whole) = whole.filter(|_| checksum != 0) else { return false };
+        let addresses = match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => [from.octets(), to.octets()].concat(),
+            (IpAddr::V6(from), IpAddr::V6(to)) => [from.octets(), to.octets()].concat(),
+            _ => return false,
+        };
+        let pseudo_header = ones_complement_sum(&addresses, 17 + u32::from(length));
+        let sum = ones_complement_sum(whole, u32::from(pseudo_header));
+        sum != 0xFFFF && checksum != pseudo_header
+    }
+}
+
+/// The sum of RFC 1071 over bytes, on top of another.
+fn ones_complement_sum(bytes: &[u8], begin: u32) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])));
+    // 2048 bytes are 1024 words: no overflow.
+    let sum: u32 = begin + words.sum::<u32>();
+    let folded = (sum & 0xFFFF) + (sum >> 16);
+    ((folded & 0xFFFF) + (folded >> 16)) as u16
 }
 
 /// A filter program that takes UDP over IPv4 or IPv6 from or to one of the ports, so that a busy host copies nothing
@@ -145,18 +199,42 @@ fn program(ports: &[u16]) -> Vec<SockFilter> {
 mod tests {
     use super::*;
 
+    /// A packet of 10.0.0.1:51820 to 198.51.100.7:40000 with four bytes of payload.
+    fn packet(checksum: u16) -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0];
+        packet.extend([10, 0, 0, 1, 198, 51, 100, 7]);
+        packet.extend([0xca, 0x6c, 0x9c, 0x40, 0, 12]);
+        packet.extend(checksum.to_be_bytes());
+        packet.extend([1, 2, 3, 4]);
+        packet
+    }
+
     #[test]
     fn the_ends_of_a_packet_are_read_and_short_ones_refused() {
-        let mut packet = vec![0x45; 28];
-        packet[12..20].copy_from_slice(&[10, 0, 0, 1, 198, 51, 100, 7]);
-        packet[20..24].copy_from_slice(&[0xca, 0x6c, 0x9c, 0x40]);
-        let (source, destination) = ends(&packet).unwrap();
-        assert_eq!(
-            (source.to_string(), destination.to_string()),
-            ("10.0.0.1:51820".into(), "198.51.100.7:40000".into())
-        );
+        let whole = packet(0);
+        let ends = Packet::of(&whole).map(|packet| (packet.source.to_string(), packet.destination.to_string()));
+        assert_eq!(ends, Some(("10.0.0.1:51820".into(), "198.51.100.7:40000".into())));
         for length in 0..24 {
-            assert!(ends(&packet[..length]).is_none());
+            assert!(Packet::of(&whole[..length]).is_none());
         }
+        let mut fragment = whole;
+        fragment[7] = 1;
+        assert!(Packet::of(&fragment).is_none());
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_told_from_a_right_one_one_that_is_not_there_and_one_that_the_device_computes() {
+        // By hand: addresses 0x0a00 + 0x0001 + 0xc633 + 0x6407 = 0x1343b, protocol 0x11, length 0x0c: 0x13458, folded
+        // 0x3459; header 0xca6c + 0x9c40 + 0x0c, payload 0x0102 + 0x0304: with the former 0x19f17, folded 0x9f18.
+        for (checksum, wrong) in [(!0x9f18, false), (0, false), (0x3459, false), (!0x9f17, true), (0x1234, true)] {
+            let bytes = packet(checksum);
+            assert_eq!(Packet::of(&bytes).unwrap().is_checksum_wrong(), wrong, "{checksum:#x}");
+            // What was not copied whole is not known.
+            assert!(!Packet::of(&bytes[..31]).unwrap().is_checksum_wrong());
+        }
+        // For another source, as a program that chose one and sent with another.
+        let mut bytes = packet(!0x9f18);
+        bytes[15] = 2;
+        assert!(Packet::of(&bytes).unwrap().is_checksum_wrong());
     }
 }

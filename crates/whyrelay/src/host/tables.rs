@@ -8,13 +8,13 @@ use std::ops::ControlFlow;
 use netlink_packet_core::Parseable;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
 use netlink_packet_route::rule::{RuleAction as KernelAction, RuleAttribute, RuleMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use whyrelay_core::host::{
-    Address, Family, Link, Neighbor, NeighborState, PolicyRule, Prefix, Route, RouteKind, RuleAction,
+    Address, Family, Link, Neighbor, NeighborState, NextHop, PolicyRule, Prefix, Route, RouteKind, RuleAction,
 };
 
 use super::netlink::Netlink;
@@ -27,6 +27,9 @@ const RTM_GETRULE: u16 = 34;
 
 /// Most entries of a table that are looked at: more than any host has, and a bound.
 const MAX_LOOKED_AT: u64 = 2_000_000;
+
+/// Most next hops of one route that are recorded.
+const MAX_HOPS: usize = 16;
 
 /// A new socket for rtnetlink.
 pub(super) fn open() -> io::Result<Netlink> {
@@ -50,6 +53,7 @@ pub(crate) fn links() -> io::Result<BTreeMap<u32, Link>> {
             mtu: 0,
             mac: None,
             master: None,
+            vrf_table: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -65,6 +69,7 @@ pub(crate) fn links() -> io::Result<BTreeMap<u32, Link>> {
                         _ => None,
                     });
                     link.link_kind = kind.or(link.link_kind);
+                    link.vrf_table = infos.iter().find_map(vrf_table);
                 }
                 _ => {}
             }
@@ -78,6 +83,15 @@ pub(crate) fn links() -> io::Result<BTreeMap<u32, Link>> {
         }
     }
     Ok(links)
+}
+
+/// The table of a VRF.
+fn vrf_table(info: &LinkInfo) -> Option<u32> {
+    let LinkInfo::Data(InfoData::Vrf(data)) = info else { return None };
+    data.iter().find_map(|data| match data {
+        InfoVrf::TableId(table) => Some(*table),
+        _ => None,
+    })
 }
 
 /// All addresses.
@@ -147,6 +161,8 @@ pub(super) fn route(message: &RouteMessage, links: &BTreeMap<u32, Link>) -> Opti
         preferred_source: None,
         metric: None,
         mtu: None,
+        other_hops: Vec::new(),
+        next_hop_object: None,
     };
     let name = |index: u32| links.get(&index).map(|link| link.device.clone());
     for attribute in &message.attributes {
@@ -157,9 +173,7 @@ pub(super) fn route(message: &RouteMessage, links: &BTreeMap<u32, Link>) -> Opti
             }
             RouteAttribute::Oif(index) => route.device = name(*index),
             RouteAttribute::Gateway(address) => route.gateway = ip(address),
-            RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet6(via)) => {
-                route.gateway = Some((*via).into())
-            }
+            RouteAttribute::Via(RouteVia::Inet6(via)) => route.gateway = Some((*via).into()),
             RouteAttribute::PrefSource(address) => route.preferred_source = ip(address),
             RouteAttribute::Priority(metric) => route.metric = Some(*metric),
             RouteAttribute::Metrics(metrics) => {
@@ -169,15 +183,20 @@ pub(super) fn route(message: &RouteMessage, links: &BTreeMap<u32, Link>) -> Opti
                 });
             }
             RouteAttribute::MultiPath(hops) => {
-                // The first of several next hops stands for all.
-                if let Some(hop) = hops.first() {
-                    route.device = name(hop.interface_index);
-                    route.gateway = hop.attributes.iter().find_map(|attribute| match attribute {
+                let mut hops = hops.iter().take(MAX_HOPS).map(|hop| NextHop {
+                    device: name(hop.interface_index),
+                    gateway: hop.attributes.iter().find_map(|attribute| match attribute {
                         RouteAttribute::Gateway(address) => ip(address),
+                        RouteAttribute::Via(RouteVia::Inet6(via)) => Some((*via).into()),
                         _ => None,
-                    });
+                    }),
+                });
+                if let Some(first) = hops.next() {
+                    (route.device, route.gateway) = (first.device, first.gateway);
+                    route.other_hops = hops.collect();
                 }
             }
+            RouteAttribute::NhId(id) => route.next_hop_object = Some(*id),
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! Answers come after the agent has given up.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::event::IceState;
@@ -24,6 +24,7 @@ pub(super) const RULE: Rule = Rule {
         "feross/simple-peer#590",
     ],
     depends_on: &["WR801"],
+    needs: &[Need::Sockets],
     examine,
 };
 

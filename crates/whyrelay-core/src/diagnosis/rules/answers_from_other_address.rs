@@ -1,6 +1,6 @@
 //! A side answers from another address than it was asked at.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::network::Network;
 use crate::diagnosis::session::{Path, Session};
@@ -11,7 +11,7 @@ pub(super) const RULE: Rule = Rule {
     name: "answers-from-other-address",
     title: "a side answers from another address than it was asked at",
     meaning: "Checks reach one address of this host and its answers leave with another source (a wildcard socket on a host with several uplinks, or kernel WireGuard's reply route). The asker's NAT and ICE take them for a stranger's (RFC 8445 §7.2.5.2.1).",
-    detection: "An answer came from another address than the check was sent to, or the answering side's kernel sends from that source by another interface.",
+    detection: "An answer came from another address than the check was sent to, both sides were recorded, and the NAT in front of the answering side does not map by destination.",
     proof: "Captures on both interfaces of the answering host.",
     doubt: "Answers from the address that was asked.",
     fixes: &[Fix::safe(
@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     )],
     threads: &["openwrt/openwrt#12930", "openwrt/packages#9538", "tailscale/tailscale#21404"],
     depends_on: &["WR801"],
+    needs: &[Need::OtherSide],
     examine,
 };
 
@@ -26,13 +27,9 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
         return Examination::Clear;
     }
-    let faults: Vec<_> = session.recorded().filter_map(|vantage| fault(session, vantage)).collect();
     // A NAT that maps by destination answers from another address, too; only its own side's servers tell.
-    match session.recorded().count() {
-        2 => Examination::of(faults),
-        _ if faults.is_empty() => Examination::Clear,
-        _ => Examination::Inconclusive { missing: "how the NAT of the answering side maps".to_owned() },
-    }
+    let faults = || session.recorded().filter_map(|vantage| fault(session, vantage)).collect::<Vec<_>>();
+    Examination::of(if session.recorded().count() == 2 { faults() } else { Vec::new() })
 }
 
 fn fault(session: &Session<'_>, asker: Vantage) -> Option<Fault> {

@@ -1,6 +1,6 @@
 //! answers get lost on the way back.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path, likeliest_first};
@@ -25,6 +25,7 @@ pub(super) const RULE: Rule = Rule {
         "WR107", "WR108", "WR109", "WR110", "WR111", "WR112", "WR113", "WR114", "WR115", "WR116", "WR118", "WR119",
         "WR120", "WR129", "WR130",
     ],
+    needs: &[Need::OtherSide],
     examine,
 };
 

@@ -1,6 +1,6 @@
 //! A router rewrites addresses inside STUN.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::Damaged;
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::session::Session;
@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &[],
     depends_on: &["WR801"],
+    needs: &[Need::Sockets],
     examine,
 };
 

@@ -1,8 +1,10 @@
 //! The application connects only when there is traffic.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::application_forces_relay::unread_environment;
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::session::Session;
+use crate::host::{SoftwareName, Subject};
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -14,13 +16,18 @@ pub(super) const RULE: Rule = Rule {
     proof: "The same status some seconds after a ping to the peer.",
     doubt: "A status that stays relayed under traffic.",
     fixes: &[Fix::safe("Send traffic to the peer and look again, or turn lazy connections off (NB_LAZY_CONN=false).")],
-    threads: &[],
+    threads: &["netbirdio/netbird#3379", "netbirdio/docs#821"],
     depends_on: &[],
+    needs: &[Need::Host(Subject::Software), Need::Other(unread)],
     examine,
 };
 
 fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+fn unread(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    unread_environment(session, vantage, &[SoftwareName::Netbird])
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {

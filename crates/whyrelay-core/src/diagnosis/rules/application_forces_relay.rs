@@ -1,8 +1,9 @@
 //! The application is told to use its relay only.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
+use crate::host::{SoftwareName, Subject};
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -16,8 +17,9 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::cuts(
         "Take NB_FORCE_RELAY, NB_ICE_FORCE_RELAY_CONN or TS_DEBUG_ALWAYS_USE_DERP out of the service's environment and restart it.",
     )],
-    threads: &[],
+    threads: &["netbirdio/netbird#5589", "netbirdio/netbird#4063", "netbirdio/android-client#130"],
     depends_on: &[],
+    needs: &[Need::Host(Subject::Software), Need::Other(unread)],
     examine,
 };
 
@@ -54,6 +56,18 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         ],
         ..Fault::default()
     })
+}
+
+/// A program that such a variable is for runs here, or left its marks, and how it was started cannot be read.
+fn unread(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    unread_environment(session, vantage, &[SoftwareName::Netbird, SoftwareName::Tailscale])
+}
+
+/// The environment of one of these programs, where the program is seen and its environment is not.
+pub(super) fn unread_environment(session: &Session<'_>, vantage: Vantage, programs: &[SoftwareName]) -> Option<String> {
+    let mut software = session.evidence.side(vantage).host.software.iter();
+    let unread = software.find(|one| one.fact.environment.is_none() && programs.contains(&one.fact.software));
+    unread.map(|_| "the environment of the VPN program (its own user and root may read it)".to_owned())
 }
 
 /// A variable that has a program use its relay only.

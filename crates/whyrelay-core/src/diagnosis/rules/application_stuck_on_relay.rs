@@ -18,6 +18,7 @@ pub(super) const RULE: Rule = Rule {
     )],
     threads: &["netbirdio/netbird#2507", "netbirdio/netbird#3237", "netbirdio/netbird#3213", "netbirdio/netbird#6082"],
     depends_on: &["WR803"],
+    needs: &[],
     examine,
 };
 

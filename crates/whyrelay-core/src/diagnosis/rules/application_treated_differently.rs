@@ -1,12 +1,12 @@
 //! The application's packets fare worse than a plain program's.
 
 use super::wording::{quoted, way};
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::{HostEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::routes::{deciding, is_refused};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::RouteAnswer;
+use crate::host::{RouteAnswer, Subject};
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -24,11 +24,20 @@ pub(super) const RULE: Rule = Rule {
     depends_on: &[
         "WR103", "WR104", "WR105", "WR106", "WR107", "WR109", "WR110", "WR111", "WR115", "WR116", "WR118", "WR119",
     ],
+    needs: &[Need::Host(Subject::Application), Need::Other(untallied)],
     examine,
 };
 
 fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+/// How the sockets of either kind fared, where an application was asked for and that was not told.
+pub(super) fn untallied(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let host = &session.evidence.side(vantage).host;
+    host.application.as_ref()?;
+    let kinds = [(true, "how sockets like the application's fared,"), (false, "how a plain program's sockets fared,")];
+    kinds.into_iter().find(|(kind, _)| !host.tallies.contains_key(kind)).map(|(_, what)| what.to_owned())
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {

@@ -1,6 +1,6 @@
 //! A bridge on this host has the peer's network.
 
-use super::{Examination, Fix, Rule};
+use super::{Examination, Fix, Need, Rule};
 use crate::diagnosis::finding::Remedy;
 use crate::diagnosis::routes::{By, Diversion};
 use crate::diagnosis::session::Session;
@@ -8,6 +8,7 @@ use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
 use super::wording::{ask, detour, way};
+use crate::host::Subject;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR114",
@@ -22,6 +23,7 @@ pub(super) const RULE: Rule = Rule {
     )],
     threads: &["moby/moby#37823", "bitwarden/server#947"],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::Links)],
     examine,
 };
 

@@ -1,6 +1,6 @@
 //! A candidate of the peer is an address of this host.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::session::Session;
 use crate::ice::candidate::CandidateType;
@@ -22,6 +22,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["open-mpi/ompi#14371"],
     depends_on: &[],
+    needs: &[Need::OtherSide],
     examine,
 };
 

@@ -20,6 +20,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["feross/simple-peer#590"],
     depends_on: &["WR701", "WR702", "WR801"],
+    needs: &[],
     examine,
 };
 

@@ -1,16 +1,17 @@
 //! The program may not do what it needs to.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
+use crate::host::Subject;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR123",
     name: "capability-missing",
     title: "the program may not do what it needs to",
-    meaning: "The application marks its packets, sets routes and kernel settings, and this process (often a container) lacks CAP_NET_ADMIN or CAP_NET_RAW for it. Marks are then missing, so that a full-tunnel rule catches its own packets, or sysctls stay as they were.",
-    detection: "A VPN or a mark is asked for, and the capability is not among the process's effective ones, or a socket option was refused.",
+    meaning: "The packets are to carry a mark, as the application's do, and this process (often in a container) lacks CAP_NET_ADMIN for it. An application with the same capabilities is no better off: its marks are missing, so that a full-tunnel rule catches its own packets.",
+    detection: "A mark is asked for (--mark, or that of the application), or the system refused a socket for want of a permission, and CAP_NET_ADMIN is not among the process's effective capabilities.",
     proof: "grep CapEff /proc/PID/status, and capsh --decode.",
     doubt: "The capability in the list.",
     fixes: &[Fix::cuts(
@@ -18,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     )],
     threads: &["netbirdio/netbird#933", "netbirdio/netbird#1332", "netbirdio/netbird#2753"],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::Capabilities), Need::Host(Subject::Application)],
     examine,
 };
 
@@ -38,10 +40,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         let detail = detail.to_ascii_lowercase();
         detail.contains("mark") || detail.contains("not permitted")
     });
-    let in_container = side.host.container.is_some() && !side.host.software.is_empty();
-    if !(lacks("CAP_NET_ADMIN") && (wants_mark || refused.is_some())
-        || lacks("CAP_NET_ADMIN") && in_container && wants_mark)
-    {
+    if !lacks("CAP_NET_ADMIN") || !wants_mark && refused.is_none() {
         return None;
     }
     Some(Fault {

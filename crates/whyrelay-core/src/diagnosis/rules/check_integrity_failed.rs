@@ -1,6 +1,6 @@
 //! checks fail their integrity check.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Path;
 use crate::diagnosis::session::Session;
@@ -18,8 +18,9 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Start both sides afresh, so that they have the same descriptions."),
         Fix::safe("Look at what carries signaling: it must not change ice-ufrag and ice-pwd."),
     ],
-    threads: &[],
+    threads: &["sipwise/rtpengine#1626"],
     depends_on: &[],
+    needs: &[Need::Sockets],
     examine,
 };
 

@@ -1,6 +1,6 @@
 //! checks arrive and are not answered.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path, likeliest_first};
@@ -17,6 +17,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Look at the receiver's own log and events around the cited ones.")],
     threads: &[],
     depends_on: &["WR507", "WR129"],
+    needs: &[Need::OtherSide],
     examine,
 };
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use super::counterfactual::last_hop;
-use super::{Examination, Fault, Fix, Rule, server_name_unresolved, stun_server_silent};
+use super::{Examination, Fault, Fix, Need, Rule, server_name_unresolved, stun_server_silent};
 use crate::diagnosis::evidence::LocalCandidate;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::told;
@@ -34,6 +34,7 @@ pub(super) const RULE: Rule = Rule {
         "WR107", "WR108", "WR109", "WR110", "WR111", "WR112", "WR113", "WR114", "WR115", "WR116", "WR118", "WR119",
         "WR120", "WR129", "WR130",
     ],
+    needs: &[Need::OtherSide],
     examine,
 };
 

@@ -1,6 +1,6 @@
 //! checks are answered with errors.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path, likeliest_first};
@@ -20,6 +20,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &[],
     depends_on: &["WR507"],
+    needs: &[Need::OtherSide],
     examine,
 };
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::{Examination, Fault, Fix, Rule, udp_blocked};
+use super::{Examination, Fault, Fix, Need, Rule, udp_blocked};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::routes::mark_keeps_from_servers;
@@ -24,6 +24,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &[],
     depends_on: &["WR801", "WR111"],
+    needs: &[Need::Sockets],
     examine,
 };
 

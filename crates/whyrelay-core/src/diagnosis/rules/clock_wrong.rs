@@ -1,7 +1,8 @@
 //! The clock of this host, or of a server, is wrong.
 
+use super::need::BY_CHECK;
 use super::turn_tls_failed::refused;
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
@@ -22,6 +23,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Set the wrong clock and keep it set: timedatectl set-ntp true.")],
     threads: &["opnsense/core#9181"],
     depends_on: &[],
+    needs: &[Need::Other(uncompared)],
     examine,
 };
 
@@ -29,6 +31,10 @@ fn examine(session: &Session<'_>) -> Examination {
     let severity = if session.path == Path::Direct { Severity::Info } else { Severity::Warning };
     let fault = |vantage| Some(Fault { severity, ..fault(session.evidence.side(vantage), vantage)? });
     Examination::of(session.recorded().filter_map(fault).collect())
+}
+
+fn uncompared(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    compared(session.evidence.side(vantage)).is_empty().then(|| BY_CHECK.to_owned())
 }
 
 /// A server's clock beside ours.

@@ -1,9 +1,10 @@
 //! The connection tracking table is full.
 
 use super::errno::EPERM;
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Break, Session};
+use crate::host::Subject;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -17,8 +18,9 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe(
         "Find what fills it: conntrack -L, sorted by source; often a scanner or a program that does not close its sockets.",
     )],
-    threads: &[],
+    threads: &["Ysurac/openmptcprouter#2943", "boramalper/magnetico#253"],
     depends_on: &[],
+    needs: &[Need::Host(Subject::Counters)],
     examine,
 };
 

@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["firezone/firezone#9524"],
     depends_on: &["WR705", "WR205", "WR411"],
+    needs: &[],
     examine,
 };
 

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::source_rewritten_here::around;
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule, need};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::network::{Network, told};
 use crate::diagnosis::session::{Path, Session};
+use crate::host::Subject;
 use crate::trace::event::Vantage;
 
 use super::wording::quoted_firewall;
@@ -37,6 +38,7 @@ pub(super) const RULE: Rule = Rule {
         "tailscale/tailscale#11908",
     ],
     depends_on: &["WR801", "WR206", "WR207"],
+    needs: &[Need::Other(unread)],
     examine,
 };
 
@@ -46,6 +48,15 @@ fn examine(session: &Session<'_>) -> Examination {
     }
     let of_side = |vantage| own_translation(session, vantage).or_else(|| fault(session, vantage));
     Examination::of(session.recorded().filter_map(of_side).collect())
+}
+
+/// What this host's own translation shows in, where packets are mapped by destination and it cannot be read.
+fn unread(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let dependent = [false, true].map(|is_ipv6| Network::of(session, vantage, is_ipv6).is_dependent() == Some(true));
+    let subjects = [Subject::Nftables, Subject::LegacyIptables, Subject::Conntrack];
+    dependent
+        .contains(&true)
+        .then(|| subjects.into_iter().find_map(|subject| need::host_lacks(session, vantage, subject)))?
 }
 
 /// This host itself gives the packets of one of the session's sockets another port for each destination: its own

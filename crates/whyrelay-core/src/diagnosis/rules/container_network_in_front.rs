@@ -1,8 +1,9 @@
 //! The program runs in a container with a network of its own.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
+use crate::host::Subject;
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
@@ -20,6 +21,7 @@ pub(super) const RULE: Rule = Rule {
     )],
     threads: &["netbirdio/netbird#2604", "netbirdio/netbird#3213"],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::Capabilities), Need::Host(Subject::Links)],
     examine,
 };
 

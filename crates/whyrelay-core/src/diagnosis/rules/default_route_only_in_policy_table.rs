@@ -1,8 +1,9 @@
 //! The default route is not in the main table.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
+use crate::host::Subject;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -16,6 +17,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Update the VPN client, or add a default route to the main table with a high metric.")],
     threads: &["netbirdio/netbird#5636", "netbirdio/netbird#5653", "tailscale/tailscale#4038"],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::Routes), Need::Host(Subject::RouteAnswers)],
     examine,
 };
 

@@ -1,7 +1,6 @@
 //! What the rules about diverted packets have in common.
 
 use super::counterfactual::counterfactual;
-use super::wording::NO_FACTS;
 use super::{Examination, Fault, one_family};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::{By, Diversion, diversions};
@@ -40,12 +39,5 @@ pub(super) fn examine(
             ..Fault::default()
         });
     }
-    let untold: Vec<_> = session.recorded().filter(|&vantage| !session.evidence.side(vantage).host.is_told()).collect();
-    match untold.as_slice() {
-        [first, rest @ ..] if faults.is_empty() => {
-            let whose = if rest.is_empty() { first.name() } else { "A and B" };
-            Examination::Inconclusive { missing: format!("{NO_FACTS} of {whose}") }
-        }
-        _ => Examination::of(faults),
-    }
+    Examination::of(faults)
 }

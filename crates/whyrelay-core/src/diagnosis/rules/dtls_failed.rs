@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["coder/coder#13327"],
     depends_on: &["WR601", "WR705", "WR603"],
+    needs: &[],
     examine,
 };
 

@@ -1,6 +1,7 @@
 //! the NAT gives each destination another address.
 
-use super::{Examination, Fault, Fix, Rule, nat_behind_nat};
+use super::need::SECOND_SERVER;
+use super::{Examination, Fault, Fix, Need, Rule, nat_behind_nat};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::network::{Told, mapped_otherwise, told};
 use crate::diagnosis::session::Session;
@@ -33,61 +34,63 @@ pub(super) const RULE: Rule = Rule {
         "netbirdio/docs#933",
     ],
     depends_on: &["WR801", "WR206", "WR207", "WR108", "WR209"],
+    needs: &[Need::Other(uncompared)],
     examine,
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    let (mut faults, mut compared) = (Vec::new(), false);
-    for vantage in session.recorded() {
-        let rivals = session.rivals(vantage);
-        // What each socket was told by servers outside of its own network, in the order of the events.
-        let mut by_socket: BTreeMap<(SocketAddr, bool), Vec<Told>> = BTreeMap::new();
-        for told in told(session.evidence.side(vantage)) {
-            if told.mapped != told.local && AddressClass::of(told.mapped.ip()) == AddressClass::Public {
-                by_socket.entry((told.local, told.mapped.is_ipv6())).or_default().push(told);
-            }
-        }
-        for ((local, _), answers) in by_socket {
-            let Some(first) = answers.first() else { continue };
-            let others = || answers.iter().filter(|other| other.server != first.server);
-            let differing = || {
-                others().filter(|other| {
-                    other.mapped.ip() == first.mapped.ip() && other.mapped.port() != first.mapped.port()
-                })
-            };
-            // Which of two sockets the NAT gives the port to says nothing of the NAT.
-            let other = differing().find(|other| !rivals.contend(first, other));
-            compared |= other.is_some() || others().next().is_some() && differing().next().is_none();
-            let Some(other) = other else { continue };
-            faults.push(Fault {
-                blame: Blame::side(vantage),
-                severity: Severity::Warning,
-                summary: format!(
-                    "The NAT of {} maps {local} to {} towards {} and to {} towards {}",
-                    vantage.name(),
-                    first.mapped,
-                    first.server,
-                    other.mapped,
-                    other.server
-                ),
-                evidence: vec![first.seq, other.seq],
-                advice: advice(session, vantage),
-                advice_is_all: nat_behind_nat::is_behind_two(session, vantage),
-                ..Fault::default()
-            });
-            break;
-        }
-        if !faults.iter().any(|fault| fault.blame == Blame::side(vantage)) {
-            let fault = by_view(session, vantage);
-            compared |= fault.is_some();
-            faults.extend(fault);
+    Examination::of(session.recorded().filter_map(|vantage| of_side(session, vantage).0).collect())
+}
+
+/// What two servers tell one socket, where they were not asked and nobody else tells.
+fn uncompared(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    (!of_side(session, vantage).1).then(|| SECOND_SERVER.to_owned())
+}
+
+/// The fault of a side, and whether anything was compared.
+fn of_side(session: &Session<'_>, vantage: Vantage) -> (Option<Fault>, bool) {
+    let (rivals, told) = (session.rivals(vantage), told(session.evidence.side(vantage)));
+    // Where there is no NAT there is nothing to compare.
+    let mut compared = told.iter().any(|told| told.mapped == told.local);
+    // What each socket was told by servers outside of its own network, in the order of the events.
+    let mut by_socket: BTreeMap<(SocketAddr, bool), Vec<Told>> = BTreeMap::new();
+    for told in told {
+        if told.mapped != told.local && AddressClass::of(told.mapped.ip()) == AddressClass::Public {
+            by_socket.entry((told.local, told.mapped.is_ipv6())).or_default().push(told);
         }
     }
-    if faults.is_empty() && !compared {
-        let missing = "one socket has to ask two servers at different addresses".to_owned();
-        return Examination::Inconclusive { missing };
+    for ((local, _), answers) in by_socket {
+        let Some(first) = answers.first() else { continue };
+        let others = || answers.iter().filter(|other| other.server != first.server);
+        let differing = || {
+            others()
+                .filter(|other| other.mapped.ip() == first.mapped.ip() && other.mapped.port() != first.mapped.port())
+        };
+        // Which of two sockets the NAT gives the port to says nothing of the NAT.
+        let other = differing().find(|other| !rivals.contend(first, other));
+        compared |= other.is_some() || others().next().is_some() && differing().next().is_none();
+        let Some(other) = other else { continue };
+        let fault = Fault {
+            blame: Blame::side(vantage),
+            severity: Severity::Warning,
+            summary: format!(
+                "The NAT of {} maps {local} to {} towards {} and to {} towards {}",
+                vantage.name(),
+                first.mapped,
+                first.server,
+                other.mapped,
+                other.server
+            ),
+            evidence: vec![first.seq, other.seq],
+            advice: advice(session, vantage),
+            advice_is_all: nat_behind_nat::is_behind_two(session, vantage),
+            ..Fault::default()
+        };
+        return (Some(fault), true);
     }
-    Examination::of(faults)
+    let fault = by_view(session, vantage);
+    let compared = compared || fault.is_some();
+    (fault, compared)
 }
 
 /// Only one server was asked, and somebody else saw the same socket at another port.

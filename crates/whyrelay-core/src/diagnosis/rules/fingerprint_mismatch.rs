@@ -14,8 +14,9 @@ pub(super) const RULE: Rule = Rule {
     proof: "The certificate's fingerprint computed on the peer's own machine.",
     doubt: "The peer started again between its description and the handshake: then a fresh session agrees.",
     fixes: &[Fix::safe("Find out what changed the description on its way; do not ignore it.")],
-    threads: &[],
+    threads: &["sipwise/rtpengine#647"],
     depends_on: &[],
+    needs: &[],
     examine,
 };
 

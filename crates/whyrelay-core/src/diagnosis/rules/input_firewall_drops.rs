@@ -1,6 +1,6 @@
 //! This host's own firewall drops what arrives.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use std::net::SocketAddr;
 
 use crate::diagnosis::evidence::{HostEvidence, ServerPath, SideEvidence, Taken};
@@ -32,7 +32,14 @@ pub(super) const RULE: Rule = Rule {
         "tailscale/tailscale#10375",
         "tailscale/tailscale#1872",
     ],
-    depends_on: &["WR801", "WR110", "WR112", "WR129"],
+    depends_on: &["WR801", "WR110", "WR112", "WR129", "WR120"],
+    needs: &[
+        Need::OtherSide,
+        Need::Host(Subject::Counters),
+        Need::Host(Subject::Nftables),
+        Need::Host(Subject::LegacyIptables),
+        Need::Host(Subject::OwnPackets),
+    ],
     examine,
 };
 

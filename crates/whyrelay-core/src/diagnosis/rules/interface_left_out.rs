@@ -3,7 +3,7 @@
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::session::{Path, Session};
-use crate::trace::address::{AddressClass, same_subnet};
+use crate::trace::address::AddressClass;
 use crate::trace::event::InterfaceUse;
 
 pub(super) const RULE: Rule = Rule {
@@ -17,8 +17,9 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe(
         "Do not exclude that interface (whyrelay: --interface, --exclude-interface; NetBird: --extra-iface-blacklist).",
     )],
-    threads: &[],
+    threads: &["zerotier/ZeroTierOne#1005"],
     depends_on: &["WR801"],
+    needs: &[],
     examine,
 };
 
@@ -36,7 +37,7 @@ fn examine(session: &Session<'_>) -> Examination {
             let peers = side.remote_candidates.iter().filter_map(|remote| remote.address);
             let near = peers
                 .filter(|peer| AddressClass::of(peer.ip()) == AddressClass::Private)
-                .find(|peer| addresses.iter().any(|own| same_subnet(*own, peer.ip())))?;
+                .find(|peer| addresses.iter().any(|own| side.known.is_near(*own, peer.ip())))?;
             Some((*seq, name, near))
         });
         let Some((seq, name, near)) = reaching.min_by_key(|(seq, ..)| *seq) else { continue };

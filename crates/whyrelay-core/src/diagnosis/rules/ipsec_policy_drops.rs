@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::errno::EPERM;
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::{HostEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session, likeliest_first};
@@ -21,8 +21,9 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::firewall(
         "Let the peer's address, or UDP of this program, pass by a policy of its own where the policy is configured (in strongSwan a connection with type = passthrough).",
     )],
-    threads: &[],
+    threads: &["cilium/cilium#37552"],
     depends_on: &["WR801"],
+    needs: &[Need::Sockets, Need::OtherSide, Need::Host(Subject::Counters), Need::Host(Subject::OwnPackets)],
     examine,
 };
 

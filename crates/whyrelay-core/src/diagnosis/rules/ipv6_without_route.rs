@@ -1,7 +1,7 @@
-//! A side has an IPv6 address and no IPv6 path.
+//! A side has an IPv6 address and no IPv6 route.
 
 use super::errno::ENETUNREACH;
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::Family;
@@ -13,9 +13,9 @@ use crate::trace::measurement::{Ipv6State, Measurement};
 pub(super) const RULE: Rule = Rule {
     code: "WR117",
     name: "ipv6-without-route",
-    title: "a side has an IPv6 address and no IPv6 path",
-    meaning: "This side has an IPv6 address that looks global and no route for it, or nothing answers over it. Checks to the peer's IPv6 addresses cannot leave; where IPv6 would be the only direct path, there is none.",
-    detection: "Sends to IPv6 addresses were refused with ENETUNREACH, or the kernel says that there is no route, while the side has a global IPv6 candidate; or its IPv6 was measured and leads nowhere.",
+    title: "a side has an IPv6 address and no IPv6 route",
+    meaning: "This side has an IPv6 address that looks global, and no route for what it sends. Checks to the peer's IPv6 addresses cannot leave; where IPv6 would be the only direct path, there is none.",
+    detection: "Sends to IPv6 addresses were refused with ENETUNREACH, or the kernel says that there is no route, while the side has a global IPv6 candidate; or whyrelay check found that its IPv6 leads nowhere. A route whose packets vanish is WR501.",
     proof: "ip -6 route get PEER-ADDRESS.",
     doubt: "An answer over IPv6.",
     fixes: &[
@@ -26,6 +26,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["tailscale/tailscale#17803", "firezone/firezone#9691", "libp2p/go-libp2p#2068"],
     depends_on: &["WR801", "WR106"],
+    needs: &[Need::Sockets],
     examine,
 };
 

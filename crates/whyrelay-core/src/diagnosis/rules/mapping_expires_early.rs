@@ -1,6 +1,7 @@
 //! The NAT forgets an idle mapping too soon.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::need::BY_CHECK;
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
@@ -27,6 +28,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["firezone/firezone#9570", "zerotier/ZeroTierOne#153"],
     depends_on: &[],
+    needs: &[Need::Other(untimed)],
     examine,
 };
 
@@ -57,6 +59,14 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         ))],
         ..Fault::default()
     })
+}
+
+/// How long the NAT keeps an idle mapping: measured where it is asked for, as it takes that long.
+fn untimed(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let side = session.evidence.side(vantage);
+    let measured = side.measured.facts.iter().any(|(_, fact)| matches!(fact, Measurement::MappingLifetime { .. }));
+    let probed = side.host.probes.iter().any(|probe| matches!(probe.fact.aim, ProbeAim::Silence { .. }));
+    (!measured && !probed).then(|| BY_CHECK.to_owned())
 }
 
 /// A time in seconds that is safely below one that the NAT remembers.

@@ -1,6 +1,6 @@
 //! A firewall rule changes the mark after the route was chosen, and the packet is routed again.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::reachable_candidates;
 use crate::diagnosis::session::{Path, Session};
@@ -18,8 +18,9 @@ pub(super) const RULE: Rule = Rule {
     proof: "A capture on both interfaces, and nft list ruleset with the rule that sets a mark in a hook output chain.",
     doubt: "The packets leaving by the interface that the kernel answered.",
     fixes: &[Fix::firewall("Exempt the application's mark or port in that chain, or take the rule out.")],
-    threads: &[],
+    threads: &["avatarDD/zapret-gui#67"],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::OwnPackets), Need::Host(Subject::RouteAnswers)],
     examine,
 };
 
@@ -27,16 +28,7 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
         return Examination::Clear;
     }
-    let faults: Vec<_> = session.recorded().filter_map(|vantage| fault(session, vantage)).collect();
-    let unseen = session.recorded().find_map(|vantage| {
-        let host = &session.evidence.side(vantage).host;
-        let (why, needs) = host.why_not_measured(Subject::OwnPackets)?;
-        Some(needs.map_or_else(|| why.to_owned(), |needs| format!("{why} (needs {needs})")))
-    });
-    match unseen {
-        Some(missing) if faults.is_empty() => Examination::Inconclusive { missing },
-        _ => Examination::of(faults),
-    }
+    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {

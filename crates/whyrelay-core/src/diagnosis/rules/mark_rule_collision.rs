@@ -1,6 +1,6 @@
 //! Another program's rule takes the application's firewall mark for its own.
 
-use super::{Examination, Fix, Rule};
+use super::{Examination, Fix, Need, Rule};
 use crate::diagnosis::evidence::HostEvidence;
 use crate::diagnosis::finding::Remedy;
 use crate::diagnosis::routes::{By, Diversion, is_refused, mark_rule, refusing, unmarked};
@@ -9,7 +9,7 @@ use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
 use super::wording::{ask, exempt_mark, is_about, quoted, way};
-use crate::host::{RoutePurpose, SoftwareName};
+use crate::host::{RoutePurpose, SoftwareName, Subject};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR106",
@@ -42,6 +42,7 @@ pub(super) const RULE: Rule = Rule {
         "tailscale/tailscale#14453",
     ],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::PolicyRules), Need::Host(Subject::Routes)],
     examine,
 };
 

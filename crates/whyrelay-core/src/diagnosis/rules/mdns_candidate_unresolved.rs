@@ -1,6 +1,6 @@
 //! The peer hides its address behind a .local name.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::ice::candidate::{CandidateAddress, CandidateType};
@@ -25,6 +25,7 @@ pub(super) const RULE: Rule = Rule {
         "paullouisageneau/libdatachannel#1285",
     ],
     depends_on: &["WR801"],
+    needs: &[Need::OtherSide],
     examine,
 };
 

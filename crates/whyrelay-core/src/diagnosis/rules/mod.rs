@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 
+use self::alike::joined;
+use self::need::Missing;
 use super::finding::{Blame, Effect, Finding, MAX_CITED, NotMeasured, Remedy, Severity};
 use super::session::{Path, Session};
 use crate::host::Family;
 use crate::trace::event::Vantage;
 
+mod alike;
 mod answers_after_giving_up;
 mod answers_from_other_address;
 mod answers_lost;
@@ -50,6 +53,7 @@ mod mark_rule_collision;
 mod mdns_candidate_unresolved;
 mod mtu_black_hole;
 pub(super) mod nat_behind_nat;
+mod need;
 mod next_hop_silent;
 mod no_hairpin_behind_one_nat;
 mod no_reachable_candidates;
@@ -99,8 +103,10 @@ mod vpn_drops_carrier_range;
 mod vpn_route_covers_peer;
 mod wording;
 
+pub use alike::Alike;
 pub(crate) use checks_rejected_on_the_way::{is_own, meaning as icmp_meaning};
 pub use document::markdown;
+pub use need::Need;
 pub(crate) use turn_tls_failed::in_words as tls_in_words;
 pub use wording::quoted;
 pub(crate) use wording::{ask, quoted_firewall, way};
@@ -128,7 +134,9 @@ pub struct Rule {
     pub threads: &'static [&'static str],
     /// Rules whose finding explains this one: then it stays quiet.
     pub depends_on: &'static [&'static str],
-    /// Looks at a session.
+    /// What it must know of each side to say that its fault is not there.
+    pub needs: &'static [Need],
+    /// Looks for the fault: whether it was found. [`Rule::judge`] says what that means.
     pub examine: fn(&Session<'_>) -> Examination,
 }
 
@@ -168,6 +176,21 @@ impl Fix {
 }
 
 impl Rule {
+    /// What it says of a session: that the fault is not there only where nothing is missing that it needs to know, or
+    /// where a direct path refutes it.
+    pub fn judge(&self, session: &Session<'_>) -> Examination {
+        match (self.examine)(session) {
+            Examination::Clear => Missing::told(&need::missing_of_all(self.needs, session))
+                .map_or(Examination::Clear, |missing| Examination::Inconclusive { missing }),
+            other => other,
+        }
+    }
+
+    /// Whether it could see its fault on a side, were it there.
+    pub fn sees(&self, session: &Session<'_>, vantage: Vantage) -> bool {
+        need::missing(self.needs, session, vantage).is_none()
+    }
+
     /// Whether a path that is direct suffers from it all the same: it breaks when idle, or large packets get lost on it.
     fn harms_a_direct_path(&self) -> bool {
         matches!(self.code, "WR205" | "WR603")
@@ -217,6 +240,8 @@ pub struct Fault {
     pub seen_by: Option<Vantage>,
     /// The one address family that it is about: one of the other family neither explains it nor is explained by it.
     pub family: Option<Family>,
+    /// What it is about, where it may be one of several that are told in one finding.
+    pub alike: Option<Alike>,
     /// The same, told of each family by itself, where both are concerned: what is explained of one is left out.
     pub parts: Vec<Self>,
 }
@@ -233,6 +258,7 @@ impl Default for Fault {
             doubt: None,
             seen_by: None,
             family: None,
+            alike: None,
             parts: Vec::new(),
         }
     }
@@ -305,8 +331,8 @@ pub const RULES: &[Rule] = &[
     next_hop_silent::RULE,
     source_rewritten_here::RULE,
     reverse_path_filter_drops::RULE,
-    input_firewall_drops::RULE,
     vpn_drops_carrier_range::RULE,
+    input_firewall_drops::RULE,
     checksum_for_another_source::RULE,
     answers_from_other_address::RULE,
     application_treated_differently::RULE,
@@ -388,7 +414,7 @@ pub fn diagnose(session: &Session<'_>) -> Diagnosis {
 /// What each rule that applies says, before one explains another.
 pub(crate) fn examine_all(session: &Session<'_>) -> Vec<(&'static Rule, Examination)> {
     let applicable = RULES.iter().filter(|rule| !session.evidence.is_alone() || rule.judges_one_host());
-    applicable.map(|rule| (rule, (rule.examine)(session))).collect()
+    applicable.map(|rule| (rule, rule.judge(session))).collect()
 }
 
 fn diagnose_path(session: &Session<'_>) -> Diagnosis {
@@ -421,7 +447,7 @@ fn diagnose_path(session: &Session<'_>) -> Diagnosis {
                 let open: Vec<Fault> = faults.into_iter().filter_map(|fault| fault.without(is_explained)).collect();
                 let harmful = open.iter().any(|fault| fault.severity != Severity::Info);
                 diagnosis.has_harmless |= harmful && session.path == Path::Direct;
-                diagnosis.findings.extend(open.into_iter().map(|fault| finding(rule, fault, session)));
+                diagnosis.findings.extend(joined(open).into_iter().map(|fault| finding(rule, fault, session)));
             }
             // What could keep a path from being direct is of no interest where it is direct.
             Examination::Inconclusive { missing }
@@ -438,6 +464,9 @@ fn diagnose_path(session: &Session<'_>) -> Diagnosis {
     diagnosis
 }
 
+/// Most rules that are named for what is missing: one side's recording is missing for most of them.
+const MAX_NAMED: usize = 8;
+
 /// What is missing for the same reason, in one entry each.
 fn grouped(without: &[(&Rule, String)]) -> Vec<NotMeasured> {
     let mut reasons: Vec<&String> = Vec::new();
@@ -450,6 +479,9 @@ fn grouped(without: &[(&Rule, String)]) -> Vec<NotMeasured> {
         let rules: Vec<&Rule> = without.iter().filter(|(_, other)| other == why).map(|(rule, _)| *rule).collect();
         let what = match rules.as_slice() {
             [one] => format!("whether {}", one.title),
+            several if several.len() > MAX_NAMED => {
+                format!("whether it is one of {} faults (whyrelay explain --list)", several.len())
+            }
             several => {
                 let names: Vec<_> = several.iter().map(|rule| rule.name).collect();
                 format!("whether it is one of {}", names.join(", "))

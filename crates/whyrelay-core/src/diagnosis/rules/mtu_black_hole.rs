@@ -1,6 +1,6 @@
 //! Large packets get lost on the path.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::{SideEvidence, Sizes};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
@@ -30,6 +30,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["coder/coder#13327", "cilium/cilium#47176", "qdm12/gluetun#1650", "tailscale/tailscale#11290"],
     depends_on: &[],
+    needs: &[Need::OtherSide],
     examine,
 };
 

@@ -1,6 +1,7 @@
 //! There is a second NAT between the router and the Internet.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::need::BY_CHECK;
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::told;
@@ -31,6 +32,7 @@ pub(super) const RULE: Rule = Rule {
         "netbirdio/netbird#3949",
     ],
     depends_on: &["WR801"],
+    needs: &[Need::Other(unlooked)],
     examine,
 };
 
@@ -58,6 +60,23 @@ fn carrier_hop(side: &SideEvidence) -> Option<(u64, String)> {
 /// Whether a second NAT is in front of a side: then a forward on its own router does not lead in.
 pub(in crate::diagnosis) fn is_behind_two(session: &Session<'_>, vantage: Vantage) -> bool {
     fault(session, vantage).is_some()
+}
+
+/// What is behind the router of a side that has a NAT, where neither the router nor a hop beyond it told.
+fn unlooked(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let side = session.evidence.side(vantage);
+    told(side).iter().find(|told| told.mapped.is_ipv4() && told.mapped.ip() != told.local.ip())?;
+    let measured = side.measured.facts.iter().any(|(_, fact)| match fact {
+        Measurement::PortMapper { external, .. } => external.is_some(),
+        Measurement::Hop { router, ttl, .. } => *ttl > 1 && router.is_some(),
+        _ => false,
+    });
+    let probed = side.host.probes.iter().any(|probe| {
+        let second = matches!(probe.fact.aim, ProbeAim::TimeToLive { ttl: 2 });
+        second && matches!(probe.fact.result, ProbeOutcome::Icmp { offender: Some(_), .. })
+    });
+    let untold = !measured && !probed;
+    untold.then(|| BY_CHECK.to_owned())
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::network::{Network, told};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::{Family, NeighborState};
+use crate::host::{Family, NeighborState, Subject};
 use crate::trace::event::Vantage;
 
 use super::checks_rejected_on_the_way::is_own;
@@ -24,6 +24,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Check gateway, netmask and cable or Wi-Fi isolation of that interface.")],
     threads: &[],
     depends_on: &["WR801", "WR105", "WR106", "WR107", "WR114", "WR118"],
+    needs: &[Need::Sockets, Need::Host(Subject::RouteAnswers), Need::Host(Subject::Neighbors)],
     examine,
 };
 

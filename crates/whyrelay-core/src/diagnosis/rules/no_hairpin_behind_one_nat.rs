@@ -1,6 +1,6 @@
 //! Both sides are behind one NAT that does not turn packets around.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::network::told;
 use crate::diagnosis::routes::diversions;
@@ -26,6 +26,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["netbirdio/netbird#3648", "peervpn/peervpn#24", "zerotier/ZeroTierOne#225"],
     depends_on: &["WR801", "WR110", "WR111", "WR113"],
+    needs: &[Need::OtherSide],
     examine,
 };
 

@@ -17,6 +17,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Give both sides a STUN server (--stun) that they reach over UDP.")],
     threads: &["netbirdio/netbird#1744"],
     depends_on: &["WR301", "WR302", "WR303", "WR701", "WR702", "WR703", "WR801", "WR102"],
+    needs: &[],
     examine,
 };
 

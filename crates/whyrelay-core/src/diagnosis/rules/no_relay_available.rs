@@ -1,6 +1,6 @@
 //! there is no relay to fall back to.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Rule, stun_server_silent, turn_server_unreachable};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Path, SideOutcome};
@@ -20,6 +20,7 @@ pub(super) const RULE: Rule = Rule {
         "WR801", "WR401", "WR402", "WR405", "WR406", "WR701", "WR702", "WR703", "WR302", "WR601", "WR602", "WR409",
         "WR410",
     ],
+    needs: &[],
     examine,
 };
 
@@ -37,7 +38,12 @@ fn examine(session: &Session<'_>) -> Examination {
     let no_turn: Vec<_> =
         session.recorded().filter(|&vantage| session.evidence.side(vantage).options.no_turn).collect();
     let checked = session.pairs.iter().any(|pair| pair.was_checked());
-    if relay || !checked {
+    // That a server is dead, its relay included, is told already.
+    let dead = session.recorded().any(|vantage| {
+        let mut silent = stun_server_silent::silent_for(session, vantage).into_iter();
+        silent.any(|server| !turn_server_unreachable::at_server(session, vantage, server).is_empty())
+    });
+    if relay || !checked || dead {
         return Examination::Clear;
     }
     let why = if no_turn.is_empty() { "" } else { " (--no-turn was asked for)" };

@@ -1,6 +1,6 @@
 //! no candidate of the peer arrived.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::event::Side;
@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["opnsense/plugins#5396", "netbirdio/netbird#5404"],
     depends_on: &["WR701", "WR702", "WR704", "WR102", "WR512"],
+    needs: &[Need::OtherSide],
     examine,
 };
 
@@ -27,7 +28,7 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path != Path::Failed {
         return Examination::Clear;
     }
-    let (mut faults, mut unproven) = (Vec::new(), None);
+    let mut faults = Vec::new();
     for vantage in session.recorded() {
         let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
         let description = side.descriptions.iter().find(|description| description.side == Side::Remote);
@@ -39,10 +40,8 @@ fn examine(session: &Session<'_>) -> Examination {
             (true, 0) if other.options.relay_only => continue,
             (true, 0) => (Blame::side(vantage.other()), format!("{there} gathered none")),
             (true, _) => (Blame::Signaling, format!("{there} had {had}, and signaling did not carry them")),
-            (false, _) => {
-                unproven = Some(format!("whether {there} had any candidate: its recording"));
-                continue;
-            }
+            // Whether it had any, only its recording tells.
+            (false, _) => continue,
         };
         faults.push(Fault {
             blame,
@@ -52,8 +51,5 @@ fn examine(session: &Session<'_>) -> Examination {
             ..Fault::default()
         });
     }
-    match unproven.filter(|_| faults.is_empty()) {
-        Some(missing) => Examination::Inconclusive { missing },
-        None => Examination::of(faults),
-    }
+    Examination::of(faults)
 }

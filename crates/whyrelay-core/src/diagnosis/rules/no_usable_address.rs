@@ -22,6 +22,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Bring an interface up."), Fix::safe("Check --interface and --exclude-interface.")],
     threads: &[],
     depends_on: &["WR801"],
+    needs: &[],
     examine,
 };
 

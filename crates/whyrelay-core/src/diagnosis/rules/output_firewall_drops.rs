@@ -1,6 +1,6 @@
 //! This host's own firewall drops what is sent to the peer.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::Severity;
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::session::{Path, Session};
@@ -21,6 +21,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::firewall("Allow outbound UDP for this program or port in the host's firewall.")],
     threads: &["pjsip/pjproject#5031"],
     depends_on: &["WR801", "WR112", "WR129"],
+    needs: &[Need::Sockets],
     examine,
 };
 

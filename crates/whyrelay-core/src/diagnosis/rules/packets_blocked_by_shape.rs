@@ -1,8 +1,10 @@
 //! Packets are dropped for what they look like.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::need::BY_CHECK;
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
+use crate::trace::event::Vantage;
 use crate::trace::measurement::Measurement;
 
 pub(super) const RULE: Rule = Rule {
@@ -24,8 +26,15 @@ pub(super) const RULE: Rule = Rule {
         "zerotier/ZeroTierOne#1349",
     ],
     depends_on: &[],
+    needs: &[Need::Other(untried)],
     examine,
 };
+
+fn untried(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let mut facts = session.evidence.side(vantage).measured.facts.iter();
+    let tried = facts.any(|(_, fact)| matches!(fact, Measurement::PacketShape { .. }));
+    (!tried).then(|| BY_CHECK.to_owned())
+}
 
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();

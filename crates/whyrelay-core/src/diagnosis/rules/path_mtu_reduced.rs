@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::errno::EMSGSIZE;
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Lower the tunnel's MTU to what the path takes minus its own overhead (WireGuard: 80 bytes).")],
     threads: &["tailscale/tailscale#11290"],
     depends_on: &["WR603"],
+    needs: &[Need::Sockets],
     examine,
 };
 

@@ -1,6 +1,6 @@
 //! Packets to the peer leave by another uplink than those to the servers.
 
-use super::{Examination, Fix, Rule};
+use super::{Examination, Fix, Need, Rule};
 use crate::diagnosis::finding::Remedy;
 use crate::diagnosis::routes::{By, Diversion};
 use crate::diagnosis::session::Session;
@@ -8,6 +8,7 @@ use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
 use super::wording::{ask, detour, way};
+use crate::host::Subject;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR118",
@@ -25,6 +26,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["netbirdio/netbird#980", "tailscale/tailscale#4404", "tailscale/tailscale#1066"],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::Links)],
     examine,
 };
 

@@ -1,6 +1,6 @@
 //! what the peer sent over signaling cannot be used.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::RefuseReason;
@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &[],
     depends_on: &[],
+    needs: &[Need::OtherSide],
     examine,
 };
 

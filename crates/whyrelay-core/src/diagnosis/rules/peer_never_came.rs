@@ -1,6 +1,6 @@
 //! the peer never came.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{EndReason, Side, SignalingState};
@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &[],
     depends_on: &["WR701", "WR704"],
+    needs: &[Need::OtherSide],
     examine,
 };
 

@@ -1,6 +1,6 @@
 //! the peer sees another address than was advertised.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use std::net::SocketAddr;
@@ -25,6 +25,7 @@ pub(super) const RULE: Rule = Rule {
         "WR206", "WR207", "WR202", "WR201", "WR801", "WR105", "WR106", "WR107", "WR108", "WR109", "WR115", "WR118",
         "WR119", "WR208", "WR302", "WR304",
     ],
+    needs: &[Need::OtherSide],
     examine,
 };
 

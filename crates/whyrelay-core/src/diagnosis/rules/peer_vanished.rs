@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::{Outage, SideEvidence};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Look at the end of the other side's recording.")],
     threads: &[],
     depends_on: &["WR601"],
+    needs: &[Need::OtherSide],
     examine,
 };
 

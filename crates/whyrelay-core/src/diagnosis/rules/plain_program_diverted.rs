@@ -1,12 +1,13 @@
 //! A plain program's packets are sent another way than the application's.
 
+use super::application_treated_differently::untallied;
 use super::wording::{ask, quoted, way};
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::{HostEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::routes::deciding;
 use crate::diagnosis::session::Session;
-use crate::host::{RouteAnswer, RoutePurpose};
+use crate::host::{RouteAnswer, RoutePurpose, Subject};
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -20,6 +21,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Nothing, unless plain programs of this host are to reach the peer, too.")],
     threads: &[],
     depends_on: &[],
+    needs: &[Need::Host(Subject::Application), Need::Other(untallied)],
     examine,
 };
 

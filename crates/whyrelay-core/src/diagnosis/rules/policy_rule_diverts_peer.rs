@@ -1,6 +1,6 @@
 //! A policy rule sends the peer's packets another way.
 
-use super::{Examination, Fix, Rule};
+use super::{Examination, Fix, Need, Rule};
 use crate::diagnosis::finding::Remedy;
 use crate::diagnosis::routes::{By, Diversion, is_refused, refusing};
 use crate::diagnosis::session::Session;
@@ -8,6 +8,7 @@ use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
 use super::wording::{ask, ip, quoted, selectors, table_name, way, without_rule};
+use crate::host::Subject;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR105",
@@ -22,6 +23,7 @@ pub(super) const RULE: Rule = Rule {
     )],
     threads: &["netbirdio/netbird#2926", "netbirdio/netbird#4273", "netbirdio/netbird#3602"],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::PolicyRules), Need::Host(Subject::Routes)],
     examine,
 };
 

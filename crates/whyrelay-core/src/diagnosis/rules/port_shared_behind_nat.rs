@@ -1,8 +1,8 @@
 //! Another host behind the NAT uses the same port.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
-use crate::diagnosis::network::{mapped_otherwise, told};
+use crate::diagnosis::network::{Told, mapped_otherwise, told};
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
 use crate::trace::event::Vantage;
@@ -23,6 +23,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["tailscale/tailscale#3105", "tailscale/tailscale#16300", "netbirdio/netbird#2703"],
     depends_on: &["WR801", "WR108"],
+    needs: &[Need::OtherSide, Need::Other(unprobed)],
     examine,
 };
 
@@ -92,10 +93,21 @@ fn own_socket(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     })
 }
 
-fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+/// How another port of a host is mapped, where the session's is mapped by destination.
+fn unprobed(session: &Session<'_>, vantage: Vantage) -> Option<String> {
     let side = session.evidence.side(vantage);
     let told = told(side);
-    let dependent = told.iter().find_map(|first| {
+    // By what two servers told, or one and somebody else.
+    let by_servers = dependent(&told).map(|(first, _)| *first);
+    let first = by_servers.or_else(|| Some(mapped_otherwise(session, vantage)?.0))?;
+    let by_socket = told.iter().any(|other| other.local != first.local && other.local.ip() == first.local.ip());
+    let by_probe = side.host.probes_with(|aim| *aim == ProbeAim::OtherPort).next().is_some();
+    (!by_socket && !by_probe).then(|| "how the NAT maps another port".to_owned())
+}
+
+/// Two answers by which the mapping of one socket depends on the destination.
+fn dependent(told: &[Told]) -> Option<(&Told, &Told)> {
+    told.iter().find_map(|first| {
         let other = told.iter().find(|other| {
             other.local == first.local
                 && other.server != first.server
@@ -103,8 +115,13 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
                 && other.mapped.port() != first.mapped.port()
         })?;
         Some((first, other))
-    });
-    let (first, other) = dependent?;
+    })
+}
+
+fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let told = told(side);
+    let (first, other) = dependent(&told)?;
     // Another socket of the same address, with one mapping for servers at different addresses.
     let by_socket = told.iter().find_map(|a| {
         let elsewhere = a.local != first.local && a.local.ip() == first.local.ip();

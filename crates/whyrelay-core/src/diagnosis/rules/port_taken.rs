@@ -17,8 +17,9 @@ pub(super) const RULE: Rule = Rule {
     proof: "ss -ulpn names the program that has it.",
     doubt: "The port free.",
     fixes: &[Fix::safe("Stop the other program, or give one of the two another port.")],
-    threads: &[],
+    threads: &["psviderski/uncloud#228"],
     depends_on: &[],
+    needs: &[],
     examine,
 };
 

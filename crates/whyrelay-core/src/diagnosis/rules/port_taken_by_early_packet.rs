@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::counterfactual::is_server;
-use super::{Examination, Fault, Fix, Rule};
+use super::need::BY_CHECK;
+use super::{Examination, Fault, Fix, Need, Rule};
 
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::{Network, Told, mapped_otherwise, told};
@@ -34,6 +35,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["libp2p/specs#512", "libp2p/specs#487"],
     depends_on: &["WR801", "WR105", "WR106", "WR107", "WR109", "WR115", "WR118"],
+    needs: &[Need::OtherSide, Need::Other(untested)],
     examine,
 };
 
@@ -49,6 +51,20 @@ fn examine(session: &Session<'_>) -> Examination {
             })
             .collect(),
     )
+}
+
+/// Whether an early packet takes the port of a side that is behind a NAT, where nobody tried and the peer saw none of
+/// its checks.
+fn untested(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let told = told(side);
+    let first = told.iter().find(|told| told.mapped.ip() != told.local.ip())?;
+    let measured = side.measured.facts.iter().any(|(_, fact)| matches!(fact, Measurement::EarlyArrival { .. }));
+    let probed = side.host.probes.iter().any(|probe| probe.fact.aim == ProbeAim::EarlyArrival);
+    let mut sent = side.sent.iter().filter(|(_, check)| check.pair.local == first.local);
+    let seen = sent.any(|(id, _)| peer.received.contains_key(id));
+    let untested = !measured && !probed && !seen;
+    untested.then(|| BY_CHECK.to_owned())
 }
 
 /// A third party that had sent first saw another port than one that had not.

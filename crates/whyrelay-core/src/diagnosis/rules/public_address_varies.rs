@@ -1,8 +1,10 @@
 //! The public address depends on the destination.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::need::SECOND_SERVER;
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::told;
+use crate::diagnosis::routes::diversions;
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::event::Vantage;
 
@@ -25,12 +27,26 @@ pub(super) const RULE: Rule = Rule {
         ),
     ],
     threads: &["juanfont/headscale#2564"],
-    depends_on: &["WR801", "WR105", "WR106", "WR107", "WR108", "WR109", "WR115", "WR118", "WR119"],
+    depends_on: &["WR801", "WR106", "WR108", "WR109", "WR115", "WR119"],
+    needs: &[Need::OtherSide, Need::Other(seen_by_one)],
     examine,
 };
 
 fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+}
+
+/// Whether anybody but one server told where a side's packets come from.
+fn seen_by_one(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let told = told(side);
+    let first = told.first()?;
+    let by_another = told.iter().any(|other| other.local == first.local && other.server.ip() != first.server.ip());
+    let by_peer = side.sent.iter().any(|(id, check)| {
+        check.pair.local == first.local && (check.mapped().is_some() || peer.received.contains_key(id))
+    });
+    let untold = first.mapped.ip() != first.local.ip() && !by_another && !by_peer;
+    untold.then(|| SECOND_SERVER.to_owned())
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
@@ -50,7 +66,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         ))
     });
     let by_peer = || {
-        let (seen, seq, base) = unadvertised(session, vantage)?;
+        // A host that sends what is for the peer another way comes from elsewhere there; servers tell of the network.
+        let (seen, seq, base) = unadvertised(session, vantage).filter(|_| diversions(session, vantage).is_empty())?;
         let first = told.iter().find(|told| told.local == base && told.mapped.is_ipv4() == seen.is_ipv4())?;
         let differs = first.mapped.ip() != seen.ip() && first.mapped.ip() != first.local.ip();
         differs.then(|| (base, first.mapped.ip(), seen.ip(), vantage.other().name().to_owned(), vec![first.seq, seq]))

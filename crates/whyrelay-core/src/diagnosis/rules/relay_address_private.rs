@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::address::AddressClass;
@@ -24,6 +24,7 @@ pub(super) const RULE: Rule = Rule {
         "netbirdio/netbird#4033",
     ],
     depends_on: &[],
+    needs: &[Need::Sockets],
     examine,
 };
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
@@ -22,6 +22,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &[],
     depends_on: &["WR705"],
+    needs: &[Need::Sockets],
     examine,
 };
 

@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &[],
     depends_on: &[],
+    needs: &[],
     examine,
 };
 

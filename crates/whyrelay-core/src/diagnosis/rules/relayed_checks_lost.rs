@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::how_far::{self, Lost};
-use super::{Examination, Fault, Fix, Rule, input_firewall_drops};
+use super::{Examination, Fault, Fix, Need, Rule, input_firewall_drops};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::{Network, told};
@@ -27,6 +27,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["coturn/coturn#731", "coturn/coturn#1081"],
     depends_on: &["WR403", "WR404", "WR401", "WR110", "WR112", "WR702", "WR703"],
+    needs: &[Need::OtherSide],
     examine,
 };
 

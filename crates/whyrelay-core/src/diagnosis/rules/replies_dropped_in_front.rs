@@ -1,6 +1,6 @@
 //! A firewall in front lets packets out and no answers in.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Break;
 use crate::diagnosis::session::{Path, Session};
@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     )],
     threads: &["netbirdio/netbird#390", "netbirdio/netbird#2120", "netbirdio/netbird#2567"],
     depends_on: &["WR801", "WR110", "WR111"],
+    needs: &[Need::OtherSide],
     examine,
 };
 

@@ -1,9 +1,9 @@
 //! Strict reverse path filtering drops what arrives.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::ProbeAim;
+use crate::host::{ProbeAim, Subject};
 use crate::trace::event::Vantage;
 
 use super::wording::sysctl_name;
@@ -26,6 +26,7 @@ pub(super) const RULE: Rule = Rule {
         "tailscale/tailscale#19796",
     ],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::Counters)],
     examine,
 };
 

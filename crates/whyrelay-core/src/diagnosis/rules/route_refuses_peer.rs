@@ -1,13 +1,13 @@
 //! The kernel refuses to route packets to the peer.
 
 use super::errno::{EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH};
-use super::{Examination, Fault, Fix, Rule, one_family};
+use super::{Examination, Fault, Fix, Need, Rule, one_family};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::{
     By, Diversion, deciding, diversions, is_own_rule, is_refused, reachable_candidates, refusing,
 };
 use crate::diagnosis::session::{Path, Session};
-use crate::host::Family;
+use crate::host::{Family, Subject};
 use crate::trace::event::Vantage;
 
 use super::wording::{ask, ip, quoted, without_route, without_rule};
@@ -24,7 +24,8 @@ pub(super) const RULE: Rule = Rule {
         "Find the route or rule (ip route show table all type blackhole, likewise unreachable and prohibit; ip rule show) and take the peer out of it where it is configured; unless it is a kill switch, which is meant to keep packets from leaving beside a VPN.",
     )],
     threads: &["netbirdio/netbird#2116", "tailscale/tailscale#21146"],
-    depends_on: &["WR801", "WR106", "WR117"],
+    depends_on: &["WR801", "WR106"],
+    needs: &[Need::Sockets, Need::Host(Subject::RouteAnswers)],
     examine,
 };
 

@@ -2,7 +2,7 @@
 
 use super::errno::{EACCES, ECONNREFUSED, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETUNREACH, ENOBUFS, EPERM};
 use super::wording::{against, quoted_firewall};
-use super::{Examination, Fault, Fix, Rule, one_family};
+use super::{Examination, Fault, Fix, Need, Rule, one_family};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
@@ -24,6 +24,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["netbirdio/netbird#2116", "pjsip/pjproject#5031"],
     depends_on: &["WR103", "WR104", "WR105", "WR106", "WR112", "WR113", "WR117", "WR129"],
+    needs: &[Need::Sockets],
     examine,
 };
 

@@ -25,6 +25,7 @@ pub(super) const RULE: Rule = Rule {
         "netbirdio/netbird#1151",
     ],
     depends_on: &["WR102"],
+    needs: &[],
     examine,
 };
 

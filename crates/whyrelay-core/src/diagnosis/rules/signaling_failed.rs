@@ -19,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["netbirdio/netbird#5404"],
     depends_on: &[],
+    needs: &[],
     examine,
 };
 

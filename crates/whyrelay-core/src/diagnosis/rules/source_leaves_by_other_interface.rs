@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::{deciding, is_own_rule};
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::trace::event::Vantage;
 
 use super::wording::{ask, exempt_mark, ip, quoted};
+use crate::host::Subject;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR115",
@@ -24,6 +25,7 @@ pub(super) const RULE: Rule = Rule {
     )],
     threads: &["tailscale/tailscale#4404", "slackhq/nebula#709", "openwrt/packages#13907"],
     depends_on: &["WR801", "WR105", "WR106", "WR107", "WR108", "WR114", "WR118"],
+    needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::Addresses), Need::Host(Subject::Links)],
     examine,
 };
 

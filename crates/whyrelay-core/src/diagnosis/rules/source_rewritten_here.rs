@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::wording::{again_with, quoted_firewall};
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::{HostEvidence, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::{FirewallFramework, FirewallRule};
+use crate::host::{FirewallFramework, FirewallRule, Subject};
 use crate::trace::event::{Transport, Vantage};
 
 /// Fewer packets without an answer may be lost by themselves.
@@ -25,6 +25,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::firewall("Take the source translation out, or except this program's packets from it.")],
     threads: &[],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::OwnPackets), Need::Host(Subject::Addresses)],
     examine,
 };
 

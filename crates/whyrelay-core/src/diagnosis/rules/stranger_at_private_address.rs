@@ -1,6 +1,6 @@
 //! A stranger has the peer's private address.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::address::AddressClass;
@@ -18,6 +18,7 @@ pub(super) const RULE: Rule = Rule {
     )],
     threads: &["netbirdio/netbird#3259", "netbirdio/netbird#1744"],
     depends_on: &[],
+    needs: &[Need::Sockets, Need::OtherSide],
     examine,
 };
 

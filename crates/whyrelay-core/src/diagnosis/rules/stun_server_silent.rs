@@ -1,12 +1,14 @@
 //! a STUN or TURN server does not answer.
 
-use super::{Examination, Fault, Fix, Rule, udp_blocked, udp_only_to_servers};
-use crate::diagnosis::finding::{Blame, Remedy, Severity};
-use crate::diagnosis::session::Session;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use super::turn_server_unreachable::{Unusable, at_server};
+use super::{Alike, Examination, Fault, Fix, Need, Rule, udp_blocked, udp_only_to_servers};
 use crate::diagnosis::evidence::{ServerPath, SideEvidence};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
+use crate::diagnosis::routes::mark_keeps_from_servers;
+use crate::diagnosis::session::Session;
 use crate::host::Family;
 use crate::trace::event::{Transport, Vantage};
 use crate::trace::measurement::Measurement;
@@ -23,17 +25,35 @@ pub(super) const RULE: Rule = Rule {
         Fix::firewall("Check that the server runs and that its UDP port is open."),
         Fix::safe("Try the server from another network to see which end is at fault."),
     ],
-    threads: &[],
-    depends_on: &[
-        "WR305", "WR208", "WR302", "WR103", "WR106", "WR108", "WR110", "WR111", "WR112", "WR115", "WR113", "WR129",
-        "WR130",
-    ],
+    threads: &["amark/gun#1381", "InnovateAsterisk/Browser-Phone#424"],
+    depends_on: &["WR305", "WR208", "WR302", "WR108", "WR110", "WR111", "WR112", "WR115", "WR113", "WR129", "WR130"],
+    needs: &[Need::Sockets],
     examine,
 };
 
 pub(super) fn examine(session: &Session<'_>) -> Examination {
-    let (mut faults, mut asked_any) = (Vec::new(), false);
-    for vantage in session.recorded() {
+    let asks = |vantage: Vantage| {
+        session.evidence.side(vantage).servers.keys().any(|(transport, ..)| *transport == Transport::Udp)
+    };
+    if session.recorded().any(asks) {
+        Examination::of(silent(session).into_iter().map(|(_, fault)| fault).collect())
+    } else {
+        Examination::Inconclusive { missing: "no server was asked over UDP".to_owned() }
+    }
+}
+
+/// The servers that are silent for a side, where it is not that side's network that keeps it from them.
+pub(super) fn silent_for(session: &Session<'_>, vantage: Vantage) -> BTreeSet<IpAddr> {
+    let silent = silent(session).into_iter();
+    let not_own = |fault: &Fault| fault.seen_by == Some(vantage) && fault.blame != Blame::side(vantage);
+    silent.filter(|(_, fault)| not_own(fault)).map(|(server, _)| server.ip()).collect()
+}
+
+/// Each silent server of each side.
+fn silent(session: &Session<'_>) -> Vec<(SocketAddr, Fault)> {
+    let mut faults = Vec::new();
+    // What a mark leads away from the servers says nothing of them.
+    for vantage in session.recorded().filter(|&vantage| !mark_keeps_from_servers(session, vantage)) {
         let side = session.evidence.side(vantage);
         let mut servers: BTreeMap<SocketAddr, Vec<&ServerPath>> = BTreeMap::new();
         for ((transport, _, server), path) in &side.servers {
@@ -41,7 +61,6 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
                 servers.entry(*server).or_default().push(path);
             }
         }
-        asked_any |= !servers.is_empty();
         let asked = side.asked();
         // A side that hears nothing at all over UDP may itself be the cause.
         let hears = !side.received.is_empty()
@@ -110,28 +129,40 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             let doubt =
                 "Another server at another address that is silent for both sides, too: then both networks block UDP.";
             let asked = paths.iter().filter_map(|path| path.first_seq());
-            faults.push(Fault {
+            let unusable = if blame == Blame::side(vantage) || session.evidence.is_alone() {
+                Vec::new()
+            } else {
+                at_server(session, vantage, server.ip())
+            };
+            let alike = Alike {
+                side: vantage,
+                verb: "asked",
+                what: server.to_string(),
+                times: Some(transmissions),
+                after: format!(" over UDP and got no answer{how}"),
+                also: unusable.iter().map(Unusable::words).collect(),
+            };
+            let fault = Fault {
                 blame,
                 family: Some(Family::of(server.ip())),
                 doubt: only_udp.then(|| doubt.to_owned()),
                 severity: Severity::Warning,
-                summary: format!(
-                    "{} asked {server} {transmissions} times over UDP and got no answer{how}",
-                    vantage.name()
-                ),
-                evidence: asked.chain(refused.copied()).chain(one_port.map(|(_, seq)| seq)).collect(),
+                summary: Alike::summary(&[&alike]),
+                evidence: asked
+                    .chain(refused.copied())
+                    .chain(one_port.map(|(_, seq)| seq))
+                    .chain(unusable.iter().map(|failed| failed.seq))
+                    .collect(),
                 advice: if in_front || either_end { advice } else { Vec::new() },
                 advice_is_all: in_front || either_end,
                 seen_by: Some(vantage),
+                alike: Some(alike),
                 ..Fault::default()
-            });
+            };
+            faults.push((server, fault));
         }
     }
-    if asked_any {
-        Examination::of(faults)
-    } else {
-        Examination::Inconclusive { missing: "no server was asked over UDP".to_owned() }
-    }
+    faults
 }
 
 /// Another UDP port of a server's host that answered a side, such as its own relayed address, and the answer's event.

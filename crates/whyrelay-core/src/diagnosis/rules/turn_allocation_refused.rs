@@ -1,6 +1,6 @@
 //! the TURN server refuses an allocation.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::wire::stun::Method;
@@ -17,8 +17,9 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("486, 508: raise the quota or the port range of the server, or wait until old allocations expire."),
         Fix::safe("440, 442: ask for what the server offers."),
     ],
-    threads: &[],
+    threads: &["coturn/coturn#243", "coturn/coturn#1568"],
     depends_on: &["WR401", "WR406"],
+    needs: &[Need::Sockets],
     examine,
 };
 

@@ -1,6 +1,6 @@
 //! The TURN credentials have expired.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
@@ -22,6 +22,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["nextcloud/spreed#6323", "nextcloud/talk-desktop#1416", "coturn/coturn#1204"],
     depends_on: &[],
+    needs: &[Need::Sockets],
     examine,
 };
 

@@ -16,6 +16,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Give --turn-user, and the password in TURN_PASSWORD or a file.")],
     threads: &[],
     depends_on: &[],
+    needs: &[],
     examine,
 };
 

@@ -22,6 +22,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["coturn/coturn#1453", "coturn/coturn#459", "coturn/coturn#493", "coturn/coturn#1534"],
     depends_on: &["WR406", "WR410"],
+    needs: &[],
     examine,
 };
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::address::AddressClass;
@@ -20,8 +20,9 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe(
         "If the peer is meant to be reached at that address: allow it on the server (coturn: allowed-peer-ip).",
     )],
-    threads: &[],
+    threads: &["coturn/coturn#783", "coturn/coturn#735"],
     depends_on: &[],
+    needs: &[Need::Sockets],
     examine,
 };
 

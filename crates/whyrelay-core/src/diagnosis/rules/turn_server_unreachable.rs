@@ -1,13 +1,17 @@
 //! the TURN server cannot be reached.
 
-use super::{Examination, Fault, Fix, Rule, input_firewall_drops, stun_server_silent, udp_blocked};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::{Alike, Examination, Fault, Fix, Rule, input_firewall_drops, stun_server_silent, udp_blocked};
+use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::routes::{is_kept_from_servers, mark_keeps_from_servers};
 use crate::diagnosis::session::Session;
 use crate::engine::server_url::{ServerHost, ServerUrl};
 use crate::host::Family;
 use crate::ice::candidate::CandidateType;
-use crate::trace::event::ServerFailure;
+use crate::trace::event::{ServerFailure, Vantage};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR402",
@@ -23,58 +27,122 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["coturn/coturn#113", "coturn/coturn#1539", "matrix-org/synapse#11686", "processone/eturnal#70"],
     depends_on: &["WR305", "WR302", "WR303", "WR409", "WR103", "WR112", "WR117", "WR129", "WR130"],
+    needs: &[],
     examine,
 };
 
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
-    let both = udp_blocked::is_silent_for_both(session);
-    // Nothing is known of a server either to which this side's packets do not go.
-    for vantage in session.recorded().filter(|&vantage| !mark_keeps_from_servers(session, vantage)) {
+    for vantage in session.recorded() {
+        // A server that is silent over UDP, too, has a rule of its own, which tells of this.
+        let silent = if session.evidence.is_alone() {
+            BTreeSet::new()
+        } else {
+            stun_server_silent::silent_for(session, vantage)
+        };
         let side = session.evidence.side(vantage);
-        // A host that looks at itself, and drops the answers: nothing is known of the server then.
-        let drops_answers =
-            session.evidence.is_alone() && matches!(input_firewall_drops::of_one_host(side), Examination::Found(_));
-        // The one server says nothing over UDP, to either side or as far as is known, or its port is blocked: that has a
-        // rule of its own.
-        let blocked = !stun_server_silent::blocked_ports(side).is_empty();
-        let silent = both || blocked || udp_blocked::is_untold(session, vantage);
-        let mut servers: Vec<&str> = Vec::new();
-        if is_kept_from_servers(side) {
-            continue;
-        }
-        for failed in &side.server_failures {
-            let why = match &failed.failure {
-                ServerFailure::Timeout { transmissions, .. }
-                    if failed.method == "Allocate" && !drops_answers && !silent =>
-                {
-                    format!("no answer to {transmissions} requests")
-                }
-                ServerFailure::ConnectionFailed { detail } => detail.clone(),
-                ServerFailure::BadResponse { detail } => format!("its answer makes no sense: {detail}"),
-                _ => continue,
-            };
-            // Answered at another of this side's sockets: the server is there, and this socket leads elsewhere.
-            let allocated = side.local_candidates.iter().any(|local| {
-                local.candidate.kind == CandidateType::Relayed && local.server.as_ref() == Some(&failed.server)
-            });
-            if allocated || servers.contains(&failed.server.as_str()) {
+        for failed in unusable(session, vantage) {
+            if silent.iter().any(|server| failed.is_at(side, *server)) {
                 continue;
             }
-            servers.push(&failed.server);
+            let alike = Alike {
+                side: vantage,
+                verb: "cannot use",
+                what: failed.words(),
+                times: None,
+                after: String::new(),
+                also: Vec::new(),
+            };
             faults.push(Fault {
                 blame: Blame::Relay,
                 severity: Severity::Warning,
-                summary: format!("{} cannot use {}: {why}", vantage.name(), failed.server),
+                summary: Alike::summary(&[&alike]),
                 evidence: vec![failed.seq],
                 seen_by: Some(vantage),
-                family: failed.server.parse().ok().and_then(|url: ServerUrl| match url.host() {
-                    ServerHost::Ip(ip) => Some(Family::of(*ip)),
-                    ServerHost::Name(_) => None,
-                }),
+                family: failed.ip().map(Family::of),
+                alike: Some(alike),
                 ..Fault::default()
             });
         }
     }
     Examination::of(faults)
+}
+
+/// A URL of a TURN server that a side cannot use.
+pub(super) struct Unusable<'a> {
+    pub(super) seq: u64,
+    url: &'a str,
+    why: String,
+}
+
+impl Unusable<'_> {
+    /// The URL, and why.
+    pub(super) fn words(&self) -> String {
+        format!("{} ({})", self.url, self.why)
+    }
+
+    /// The address in it; `None`: it has a name.
+    fn ip(&self) -> Option<IpAddr> {
+        match self.url.parse::<ServerUrl>().ok()?.host() {
+            ServerHost::Ip(ip) => Some(*ip),
+            ServerHost::Name(_) => None,
+        }
+    }
+
+    /// Whether it is of the server at an address, as far as this side knows.
+    fn is_at(&self, side: &SideEvidence, server: IpAddr) -> bool {
+        match self.url.parse::<ServerUrl>().as_ref().map(ServerUrl::host) {
+            Ok(ServerHost::Ip(ip)) => *ip == server,
+            Ok(ServerHost::Name(name)) => side
+                .names
+                .iter()
+                .any(|(_, known, addresses, _)| known.eq_ignore_ascii_case(name) && addresses.contains(&server)),
+            Err(_) => false,
+        }
+    }
+}
+
+/// The URLs of the server at an address that a side cannot use.
+pub(super) fn at_server<'a>(session: &'a Session<'_>, vantage: Vantage, server: IpAddr) -> Vec<Unusable<'a>> {
+    let side = session.evidence.side(vantage);
+    let mut unusable = unusable(session, vantage);
+    unusable.retain(|failed| failed.is_at(side, server));
+    unusable
+}
+
+/// The URLs that a side cannot use, each once.
+pub(super) fn unusable<'a>(session: &'a Session<'_>, vantage: Vantage) -> Vec<Unusable<'a>> {
+    let side = session.evidence.side(vantage);
+    // Nothing is known of a server to which this side's packets do not go.
+    if mark_keeps_from_servers(session, vantage) || is_kept_from_servers(side) {
+        return Vec::new();
+    }
+    // A host that looks at itself, and drops the answers: nothing is known of the server then.
+    let drops_answers =
+        session.evidence.is_alone() && matches!(input_firewall_drops::of_one_host(side), Examination::Found(_));
+    // The one server says nothing over UDP, to either side or as far as is known, or its port is blocked: that has a
+    // rule of its own.
+    let blocked = !stun_server_silent::blocked_ports(side).is_empty();
+    let silent = udp_blocked::is_silent_for_both(session) || blocked || udp_blocked::is_untold(session, vantage);
+    let mut unusable: Vec<Unusable<'_>> = Vec::new();
+    for failed in &side.server_failures {
+        let why = match &failed.failure {
+            ServerFailure::Timeout { transmissions, .. }
+                if failed.method == "Allocate" && !drops_answers && !silent =>
+            {
+                format!("no answer to {transmissions} requests")
+            }
+            ServerFailure::ConnectionFailed { detail } => detail.clone(),
+            ServerFailure::BadResponse { detail } => format!("its answer makes no sense: {detail}"),
+            _ => continue,
+        };
+        // Answered at another of this side's sockets: the server is there, and this socket leads elsewhere.
+        let allocated = side.local_candidates.iter().any(|local| {
+            local.candidate.kind == CandidateType::Relayed && local.server.as_ref() == Some(&failed.server)
+        });
+        if !allocated && unusable.iter().all(|known| known.url != failed.server) {
+            unusable.push(Unusable { seq: failed.seq, url: &failed.server, why });
+        }
+    }
+    unusable
 }

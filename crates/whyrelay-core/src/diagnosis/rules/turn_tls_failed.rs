@@ -24,6 +24,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["coturn/coturn#113", "matrix-org/synapse#11686", "coturn/coturn#1539", "processone/eturnal#70"],
     depends_on: &["WR303"],
+    needs: &[],
     examine,
 };
 

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::{Check, SideEvidence};
 use crate::diagnosis::finding::{Blame, MAX_CITED, Severity};
+use crate::diagnosis::routes::mark_keeps_from_servers;
 use crate::diagnosis::session::Session;
 use crate::host::Subject;
 use crate::ice::candidate::CandidateTransport;
@@ -25,9 +26,8 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Offer a turns: server on port 443 as long as UDP stays blocked."),
     ],
     threads: &["slackhq/nebula#760", "netbirdio/netbird#4715", "webrtc/testrtc#214"],
-    depends_on: &[
-        "WR305", "WR208", "WR103", "WR108", "WR110", "WR111", "WR112", "WR115", "WR106", "WR113", "WR129", "WR130",
-    ],
+    depends_on: &["WR305", "WR208", "WR108", "WR110", "WR111", "WR112", "WR115", "WR113", "WR129", "WR130"],
+    needs: &[Need::Sockets],
     examine,
 };
 
@@ -117,7 +117,8 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             .icmp_errors
             .iter()
             .any(|((_, remote, ..), error)| error.offender == Some(remote.ip()) && servers.contains(remote));
-        if !asked || heard || refused || both {
+        // What a mark leads away from the servers says nothing of the network.
+        if !asked || heard || refused || both || mark_keeps_from_servers(session, vantage) {
             continue;
         }
         let stream =

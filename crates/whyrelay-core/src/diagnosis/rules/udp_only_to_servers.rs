@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::how_far::{self, Lost};
+use super::need::BY_CHECK;
 use super::relayed_checks_lost::measured_closed;
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::network::{Told, told};
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
@@ -32,6 +33,7 @@ pub(super) const RULE: Rule = Rule {
         "WR801", "WR305", "WR302", "WR103", "WR104", "WR105", "WR106", "WR107", "WR109", "WR112", "WR113", "WR115",
         "WR116", "WR118", "WR129", "WR130",
     ],
+    needs: &[Need::OtherSide, Need::Other(unasked)],
     examine,
 };
 
@@ -57,6 +59,17 @@ fn examine(session: &Session<'_>) -> Examination {
             Examination::of(faults.collect())
         }
     }
+}
+
+/// Whether packets to another port than the servers' get out, where none was asked and no relayed path tells.
+fn unasked(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let side = session.evidence.side(vantage);
+    let asked = side.measured.facts.iter().any(|(_, fact)| matches!(fact, Measurement::ThirdParty { .. }));
+    let peer = session.evidence.side(vantage.other());
+    let mut sent = side.sent.values().map(|check| check.pair).filter(|pair| !side.is_relayed(pair.local));
+    let to_relay = session.path == Path::Relayed && sent.any(|pair| peer.is_relayed(pair.remote));
+    let untold = !to_relay && !asked && !told(side).is_empty();
+    untold.then(|| BY_CHECK.to_owned())
 }
 
 /// A server's probe port never saw the side. What is found: text, events, whether it is by the relay's port.

@@ -26,6 +26,7 @@ pub(super) const RULE: Rule = Rule {
     ],
     threads: &["netbirdio/netbird#390", "netbirdio/netbird#721", "netbirdio/netbird#7353"],
     depends_on: &["WR801"],
+    needs: &[],
     examine,
 };
 

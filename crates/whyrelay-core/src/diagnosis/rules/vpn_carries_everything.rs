@@ -1,12 +1,13 @@
 //! A VPN carries all of this side's traffic, this session's included.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::is_refused;
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::event::Vantage;
 
 use super::wording::{ask, way};
+use crate::host::Subject;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR108",
@@ -21,6 +22,7 @@ pub(super) const RULE: Rule = Rule {
     )],
     threads: &["netbirdio/netbird#2143", "netbirdio/netbird#2522", "coder/coder#13327", "libp2p/specs#488"],
     depends_on: &["WR801", "WR106"],
+    needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::Links)],
     examine,
 };
 

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 
 use super::wording::{against, quoted_firewall};
+use crate::host::Subject;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR120",
@@ -30,6 +31,7 @@ pub(super) const RULE: Rule = Rule {
         "tailscale/tailscale#1381",
     ],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::Nftables), Need::Host(Subject::LegacyIptables), Need::Host(Subject::OwnPackets)],
     examine,
 };
 

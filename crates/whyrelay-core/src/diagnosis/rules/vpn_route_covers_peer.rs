@@ -1,6 +1,6 @@
 //! A VPN's route covers the peer's own address.
 
-use super::{Examination, Fix, Rule};
+use super::{Examination, Fix, Need, Rule};
 use crate::diagnosis::finding::Remedy;
 use crate::diagnosis::routes::{By, Diversion};
 use crate::diagnosis::session::Session;
@@ -8,7 +8,7 @@ use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
 use super::wording::{ask, detour, is_about, way};
-use crate::host::SoftwareName;
+use crate::host::{SoftwareName, Subject};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR107",
@@ -30,6 +30,7 @@ pub(super) const RULE: Rule = Rule {
         "netbirdio/netbird#4950",
     ],
     depends_on: &["WR801"],
+    needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::Links)],
     examine,
 };
 

@@ -37,6 +37,7 @@ impl Session {
             mtu: 1500,
             mac,
             master: None,
+            vrf_table: None,
         };
         self.fact(vantage, HostFact::Link(link));
         let (device, scope) = (device.to_owned(), "global".to_owned());
@@ -150,15 +151,30 @@ impl Session {
     /// A packet that an interface of A saw arrive.
     pub(crate) fn arrived_packet(&mut self, device: &str, source: &str, destination: &str) {
         let (source, destination) = (address(source), address(destination));
-        let packet = OwnPacket { device: device.into(), source, destination, packets: 3, arrived: true };
+        let packet =
+            OwnPacket { device: device.into(), source, destination, packets: 3, arrived: true, wrong_checksums: 0 };
         self.fact(Vantage::A, HostFact::OwnPacket(packet));
+    }
+
+    /// Packets with a wrong checksum that left an interface of a side, or arrived at it.
+    pub(crate) fn wrong_checksums(&mut self, vantage: Vantage, source: &str, destination: &str, arrived: bool) {
+        let (device, source, destination) = ("eth0".to_owned(), address(source), address(destination));
+        let packet = OwnPacket { device, source, destination, packets: 7, arrived, wrong_checksums: 7 };
+        self.fact(vantage, HostFact::OwnPacket(packet));
     }
 
     pub(crate) fn own_packet(&mut self, device: &str, source: &str, destination: &str) {
         let (source, destination) = (address(source), address(destination));
         self.fact(
             Vantage::A,
-            HostFact::OwnPacket(OwnPacket { device: device.into(), source, destination, packets: 7, arrived: false }),
+            HostFact::OwnPacket(OwnPacket {
+                device: device.into(),
+                source,
+                destination,
+                packets: 7,
+                arrived: false,
+                wrong_checksums: 0,
+            }),
         );
     }
 
@@ -233,7 +249,19 @@ impl Session {
         let destination = Prefix { address: network.parse().expect("an address"), length };
         let (device, route_kind) = (Some("eth0".into()), RouteKind::Unicast);
         let (gateway, preferred_source, metric, mtu) = (None, None, None, None);
-        let route = Route { table: 254, destination, route_kind, device, gateway, preferred_source, metric, mtu };
+        let (other_hops, next_hop_object) = (vec![], None);
+        let route = Route {
+            table: 254,
+            destination,
+            route_kind,
+            device,
+            gateway,
+            preferred_source,
+            metric,
+            mtu,
+            other_hops,
+            next_hop_object,
+        };
         self.fact(Vantage::A, HostFact::Route(route));
     }
 
@@ -241,7 +269,19 @@ impl Session {
     pub(crate) fn refusing_route(&mut self, route_kind: RouteKind, table: u32) {
         let destination = Prefix { address: "0.0.0.0".parse().expect("an address"), length: 0 };
         let (device, gateway, preferred_source, metric, mtu) = (None, None, None, None, None);
-        let route = Route { table, destination, route_kind, device, gateway, preferred_source, metric, mtu };
+        let (other_hops, next_hop_object) = (vec![], None);
+        let route = Route {
+            table,
+            destination,
+            route_kind,
+            device,
+            gateway,
+            preferred_source,
+            metric,
+            mtu,
+            other_hops,
+            next_hop_object,
+        };
         self.fact(Vantage::A, HostFact::Route(route));
     }
 
@@ -258,6 +298,8 @@ impl Session {
                 preferred_source: None,
                 metric: None,
                 mtu: None,
+                other_hops: vec![],
+                next_hop_object: None,
             }),
         );
     }

@@ -209,7 +209,11 @@ fn dropping() -> Vec<Case> {
     let after_routing = failing(Fate::SendRefused(1), Fate::LostOnTheWay, |session| {
         session.firewall("postrouting", "udp drop", Some("drop"), 7);
     });
-    let checksum = lost(|session| session.counters(Vantage::B, &[("Udp.InCsumErrors", 5)]));
+    let checksum = lost(|session| {
+        session.counters(Vantage::B, &[("Udp.InCsumErrors", 5)]);
+        session.wrong_checksums(Vantage::A, A, B_MAPPED, false);
+    });
+    let checksum_arrived = lost(|session| session.wrong_checksums(Vantage::B, A_MAPPED, B, true));
     let carrier = lost(|session| {
         session.firewall("forward", "ip saddr 100.64.0.0/10 iifname != \"tailscale0\" drop", Some("drop"), 3);
         session.arrived_packet("tailscale0", "100.64.7.7:41641", A);
@@ -232,6 +236,7 @@ fn dropping() -> Vec<Case> {
         Case { also: &["WR802"], ..case("WR111", "A", answers) },
         case("WR112", "A", full),
         case("WR116", "A", checksum),
+        case("WR116", "A", checksum_arrived),
         Case { also: &["WR501", "WR802"], ..case("WR117", "A", no_route) },
         case("WR119", "B", elsewhere),
         case("WR120", "A", carrier),

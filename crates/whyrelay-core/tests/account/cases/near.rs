@@ -219,13 +219,17 @@ fn host() -> Vec<Near> {
         session.firewall("input", "udp dport 40000 drop", Some("drop"), 7);
         session.counters(Vantage::A, &[("Xfrm.XfrmInTmplMismatch", 90)]);
     });
-    let checksums = failing(Fate::AnswerLost, LOST, |session| session.counters(Vantage::B, &[("Udp.InCsumErrors", 5)]));
+    let checksums = failing(Fate::AnswerLost, LOST, |session| session.wrong_checksums(Vantage::A, A, B_MAPPED, false));
+    // The counter is the whole host's, and other programs get packets, too.
+    let of_others = lost(|session| session.counters(Vantage::B, &[("Udp.InCsumErrors", 5)]));
+    let of_server = lost(|session| session.wrong_checksums(Vantage::A, STUN, A, true));
     // Answers to a probe that is bound to another device count, and those of other programs: nothing of the session's
     // own sockets is missing.
     let probed = lost(|session| {
         session.counters(Vantage::A, &[("TcpExt.IPReversePathFilter", 8)]);
         let (source, destination) = (address(STUN), address(A));
-        let packet = OwnPacket { device: "eth0".into(), arrived: true, source, destination, packets: 9 };
+        let packet =
+            OwnPacket { device: "eth0".into(), arrived: true, source, destination, packets: 9, wrong_checksums: 0 };
         session.fact(Vantage::A, HostFact::OwnPacket(packet));
     });
     vec![
@@ -249,6 +253,8 @@ fn host() -> Vec<Near> {
             lost(|session| session.fact(Vantage::A, HostFact::ConntrackUse { entries: 262_143, max: 262_144 })),
         ),
         near("WR116", "the sender's checks arrived", checksums),
+        near("WR116", "only the whole host's counter moved", of_others),
+        near("WR116", "it is the server's packets that arrive so", of_server),
         harmless("WR117", "the peer has no IPv6 and IPv4 works", ipv6(false)),
         near("WR119", "the answers leave from the address that was asked", failing(Fate::AnswerLost, LOST, |_| {})),
         near("WR120", "no address of that range is part of the session", carrier),

@@ -51,9 +51,10 @@ impl Session {
         }
         self.probing.separated = true;
         let own = self.imitation.options;
-        self.progress.step(
-            "probing why nothing is direct: bound to the interface, from another port, after an opener, hop by hop",
-        );
+        let unmarked = if own.mark.is_some() && self.config.application.is_none() { "without the mark, " } else { "" };
+        self.progress.step(&format!(
+            "probing why nothing is direct: bound to the interface, from another port, {unmarked}when the other side has sent first, after an opener, hop by hop"
+        ));
         for local in locals {
             let device = self.probing.interfaces.get(&local).cloned();
             if let Some(device) = device.filter(|_| own.device.is_none()) {
