@@ -1,6 +1,6 @@
 //! Measures the accuracy of the diagnosis and prints docs/accuracy.md; `cargo xtask accuracy` runs it.
 //!
-//! `accuracy [HEALTHY ONE TWO]` changes how many worlds of each kind there are; `accuracy show healthy|one|two|any SEED DIR`
+//! `accuracy [HEALTHY ONE TWO]` changes how many worlds of each kind there are; `accuracy show healthy|one|two|any|side SEED DIR`
 //! writes the scenario, both recordings and the account of one world.
 
 use std::path::Path;
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (size, held_size) = match numbers.as_slice() {
         [] => (FULL, HELD_OUT),
         [healthy, one, two] => {
-            let size = Size { healthy: *healthy, one: *one, two: *two, any: *two };
+            let size = Size { healthy: *healthy, one: *one, two: *two, any: *two, one_side: *two };
             (size, size)
         }
         _ => return Err("usage: accuracy [HEALTHY ONE TWO]".into()),
@@ -31,7 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let begun = Instant::now();
     let accuracy = Accuracy::measure(size, SEED, threads)?;
     let held_out = Accuracy::measure(held_size, HELD_OUT_SEED, threads)?;
-    let worlds: u64 = [size, held_size].iter().map(|size| size.healthy + size.one + size.two + size.any).sum();
+    let worlds: u64 =
+        [size, held_size].iter().map(|size| size.healthy + size.one + size.two + size.any + size.one_side).sum();
     eprintln!("{worlds} worlds on {threads} threads in {:.1} s", begun.elapsed().as_secs_f64());
     print!("{}", accuracy.markdown(&held_out));
     Ok(())
@@ -43,7 +44,8 @@ fn show(kind: &str, seed: u64, directory: &Path) -> Result<(), Box<dyn std::erro
         "one" => Kind::Faults(1),
         "two" => Kind::Faults(2),
         "any" => Kind::AnyFaults(2),
-        _ => return Err("a kind is healthy, one, two or any".into()),
+        "side" => Kind::OneSide(2),
+        _ => return Err("a kind is healthy, one, two, any or side".into()),
     };
     let world = generate(seed, kind);
     let observed = run_virtual(&Scenario::of("fuzz", world.file.clone())?.topology);

@@ -45,6 +45,11 @@ pub enum Hides {
 }
 
 impl Fault {
+    /// Whether it is on a side: its host's, or of the network in front of it; not the server's, nor signaling's.
+    pub fn is_of_side(&self) -> bool {
+        !matches!(self.culprit, Culprit::Server | Culprit::Signaling) && !self.piece.starts_with("[server]")
+    }
+
     /// Whether it keeps a fault on the other side from showing.
     pub fn hides(&self, other: &Self) -> bool {
         match other.shows {

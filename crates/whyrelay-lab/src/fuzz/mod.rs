@@ -115,6 +115,8 @@ pub enum Kind {
     Faults(usize),
     /// The same, whether or not one fault keeps the other from showing.
     AnyFaults(usize),
+    /// The same with all of them on one side: its host, and what is in front of it.
+    OneSide(usize),
 }
 
 /// Makes the world of a seed.
@@ -163,9 +165,9 @@ pub fn generate(seed: u64, kind: Kind) -> World {
                 world.lay(Piece { what, side: random.below(2) as usize, slot });
             }
         }
-        Kind::Faults(count) | Kind::AnyFaults(count) => {
+        Kind::Faults(count) | Kind::AnyFaults(count) | Kind::OneSide(count) => {
             for slot in 0..count {
-                plant_one(&mut world, &mut random, slot, matches!(kind, Kind::AnyFaults(_)));
+                plant_one(&mut world, &mut random, slot, kind);
             }
             if random.below(2) == 0 {
                 let (name, piece) = DECOYS[random.below(DECOYS.len() as u64) as usize];
@@ -189,15 +191,20 @@ fn is_astray(file: &File) -> bool {
 }
 
 /// Plants one more fault that fits to those already there; only where asked for also one that these hide, or that hides
-/// them.
-fn plant_one(world: &mut World, random: &mut Random, slot: usize, may_hide: bool) {
+/// them, or one beside them on the same side.
+fn plant_one(world: &mut World, random: &mut Random, slot: usize, kind: Kind) {
+    let (may_hide, one_side) = (!matches!(kind, Kind::Faults(_)), matches!(kind, Kind::OneSide(_)));
     // A world of random faults would seldom have one that needs another; so the first never does.
     let fits = |world: &World, fault: &Fault| {
         let fits_to = |other: &Fault| {
             let apart = may_hide || (!other.hides(fault) && !fault.hides(other));
             apart && !(other.moves && fault.moves) && other.findings != fault.findings
         };
-        (slot > 0 || fault.shows != Shows::AtRelay) && world.planted.iter().all(|planted| fits_to(planted.fault))
+        // A server's fault is on no side.
+        let has_side = !one_side || fault.is_of_side();
+        has_side
+            && (slot > 0 || fault.shows != Shows::AtRelay)
+            && world.planted.iter().all(|planted| fits_to(planted.fault))
     };
     for _ in 0..100 {
         let fault = &FAULTS[random.below(FAULTS.len() as u64) as usize];
@@ -207,7 +214,7 @@ fn plant_one(world: &mut World, random: &mut Random, slot: usize, may_hide: bool
         }
         // Beside another fault on a host of its own: one that hides everything would hide both.
         if let Some(other) = world.planted.first() {
-            side = 1 - other.side;
+            side = if one_side { other.side } else { 1 - other.side };
         }
         if world.lay(Piece { what: What::Fault(fault), side, slot: slot as u64 }) {
             return;

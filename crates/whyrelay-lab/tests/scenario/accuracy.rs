@@ -20,6 +20,8 @@ fn the_first_worlds_reach_the_goals_and_every_miss_is_listed() {
     assert!(new.is_empty(), "these are not in docs/accuracy.md:\n{}", new.join("\n"));
     assert!(accuracy.first_right() >= 0.99, "first finding: {}", accuracy.first_right());
     assert!(accuracy.both_found() >= 0.95, "both found: {}", accuracy.both_found());
+    let one_side = accuracy.both_seen_on_one_side();
+    assert!(one_side >= 0.95, "both found, or without a trace, on one side: {one_side}");
     assert!(accuracy.false_findings() < 0.005, "false findings: {}", accuracy.false_findings());
     assert!(accuracy.wrong_alone() == 0.0, "one side alone says something wrong: {}", accuracy.wrong_alone());
     no_rule_is_worse_than_the_page_says(&accuracy, &page);
@@ -96,6 +98,19 @@ fn every_fault_is_named_by_a_rule_that_exists() {
             assert!(whyrelay_core::diagnosis::rules::find(name).is_some(), "{}: {name}", fault.name);
         }
     }
+}
+
+#[test]
+fn two_faults_are_planted_on_one_side() {
+    let mut pairs = BTreeSet::new();
+    for seed in 0..200 {
+        let world = generate(seed, Kind::OneSide(2));
+        let [one, two] = world.planted[..] else { continue };
+        assert_eq!(one.side, two.side, "seed {seed}");
+        assert!(one.fault.is_of_side() && two.fault.is_of_side(), "{} + {}", one.fault.name, two.fault.name);
+        pairs.insert((one.fault.name, two.fault.name));
+    }
+    assert!(pairs.len() > 100, "{}", pairs.len());
 }
 
 #[test]
