@@ -13,7 +13,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     if !output.status.success() {
         bail!("the accuracy example ended with {}", output.status);
     }
-    let page = String::from_utf8(output.stdout).context("reading the page")?;
+    let mut page = String::from_utf8(output.stdout).context("reading the page")?;
+    page.push_str(&crate::proven::table(root)?);
     let path = root.join("docs/accuracy.md");
     std::fs::write(&path, &page).with_context(|| format!("writing {}", path.display()))?;
     print!("{page}");

@@ -14,6 +14,7 @@ mod bench;
 mod fuzz;
 mod interop;
 mod licenses;
+mod proven;
 #[cfg(test)]
 mod security;
 mod step;

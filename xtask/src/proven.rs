@@ -1,0 +1,138 @@
+//! Where each rule is proven: which tests must name it, and which must not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use whyrelay_core::diagnosis::rules::RULES;
+
+/// The tests of one rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Proofs {
+    /// Scenarios that must find it where it is, with whether they run with real kernels.
+    scenarios: BTreeMap<String, bool>,
+    /// Sessions by hand in which it must be found, and those one step beside it in which it must not.
+    cases: (usize, usize),
+    /// Files of tests of the program itself that speak of it.
+    programs: BTreeSet<String>,
+}
+
+impl Proofs {
+    fn is_none(&self) -> bool {
+        self.scenarios.is_empty() && self.cases.0 == 0 && self.programs.is_empty()
+    }
+}
+
+/// The table, with one row a rule.
+pub(crate) fn table(root: &Path) -> Result<String> {
+    let mut page = String::from(
+        "\n## Where each rule is proven\n\nScenarios that expect it run in virtual time, those in bold with real kernels as well (network namespaces), and the account must be as they say. \
+         Cases are sessions made by hand, in which the rule must fire, and near misses, in which it must not. Tests of the program run it, or parts of it, as its users do. Read from the tests themselves.\n\n\
+         | rule | scenarios that expect it | cases: fires, silent | tests of the program |\n|---|---|--:|---|\n",
+    );
+    for (code, name, proofs) in proofs(root)? {
+        let scenarios = proofs.scenarios.iter();
+        let scenarios = scenarios.map(|(name, kernel)| if *kernel { format!("**{name}**") } else { name.clone() });
+        let (scenarios, programs): (Vec<_>, Vec<_>) = (scenarios.collect(), proofs.programs.into_iter().collect());
+        let (fires, silent) = proofs.cases;
+        let _ = writeln!(
+            page,
+            "| {code} {name} | {} | {fires}, {silent} | {} |",
+            shortened(&scenarios),
+            shortened(&programs)
+        );
+    }
+    Ok(page)
+}
+
+/// The first of many, and how many more there are.
+fn shortened(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
+    }
+}
+
+/// By code: code, name and proofs of each rule.
+fn proofs(root: &Path) -> Result<Vec<(&'static str, &'static str, Proofs)>> {
+    let scenarios = texts(&root.join("scenarios"), "toml")?;
+    let cases = texts(&root.join("crates/whyrelay-core/tests/account/cases"), "rs")?;
+    let tests = root.join("crates/whyrelay/tests");
+    let mut programs = texts(&tests.join("interop"), "rs")?;
+    programs.extend(texts(&tests.join("session"), "rs")?);
+    let mut rules: Vec<_> = RULES.iter().map(|rule| (rule.code, rule.name)).collect();
+    rules.sort_unstable();
+    let of_rule = |(code, name): (&'static str, &'static str)| {
+        let mut proofs = Proofs::default();
+        for (file, text) in &scenarios {
+            if expects(text, name) || expects(text, code) {
+                proofs.scenarios.insert(file.clone(), !text.contains("worlds = [\"virtual\"]"));
+            }
+        }
+        let count = |call: &str| {
+            // Where a line is too long, the code stands in the next.
+            let calls = cases.values().flat_map(|text| text.split(call).skip(1));
+            calls.filter(|rest| rest.trim_start().starts_with(&format!("\"{code}\""))).count()
+        };
+        proofs.cases = (count("case("), count("near(") + count("harmless("));
+        for (file, text) in &programs {
+            if text.contains(&format!("\"{code}")) || text.contains(&format!("\"{name}\"")) {
+                proofs.programs.insert(file.clone());
+            }
+        }
+        (code, name, proofs)
+    };
+    Ok(rules.into_iter().map(of_rule).collect())
+}
+
+/// Whether a scenario expects a finding by this name: as one that must come, or as one that may come with it.
+fn expects(scenario: &str, name: &str) -> bool {
+    let quoted = format!("\"{name}\"");
+    let said = scenario.lines().map(str::trim).filter(|line| line.contains(&quoted));
+    let mut said = said.filter(|line| line.starts_with("name = ") || line.starts_with("also = "));
+    said.next().is_some()
+}
+
+/// The texts of a folder's files, by their names without the ending.
+fn texts(folder: &Path, ending: &str) -> Result<BTreeMap<String, String>> {
+    let mut texts = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))? {
+        let path = entry.with_context(|| format!("listing {}", folder.display()))?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        if path.is_dir() {
+            texts.extend(self::texts(&path, ending)?.into_iter().map(|(name, text)| (format!("{stem}/{name}"), text)));
+        } else if path.extension().is_some_and(|found| found == ending) {
+            let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            texts.insert(stem, text);
+        }
+    }
+    Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_rule_is_without_a_proof() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let all = proofs(&root).unwrap_or_else(|error| panic!("{error:#}"));
+        let without: Vec<_> = all.iter().filter(|(.., proofs)| proofs.is_none()).map(|(code, ..)| code).collect();
+        assert!(without.is_empty(), "{without:?}");
+        // Each has a case that fires it and one that must not.
+        let untried = all.iter().filter(|(.., proofs)| proofs.cases.0 == 0 || proofs.cases.1 == 0);
+        let untried: Vec<_> = untried.map(|(code, _, proofs)| (code, proofs.cases)).collect();
+        assert!(untried.is_empty(), "{untried:?}");
+        let page = table(&root).unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!(page.lines().filter(|line| line.starts_with("| WR")).count(), RULES.len());
+    }
+
+    #[test]
+    fn what_a_scenario_expects_is_told_from_what_it_has() {
+        let scenario = "name = \"one\"\nalso = [\"two\", \"three\"]\n# \"four\"\n";
+        let expected = ["one", "two", "three", "four"].map(|name| expects(scenario, name));
+        assert_eq!(expected, [true, true, true, false]);
+    }
+}
