@@ -36,6 +36,7 @@ mod host;
 mod interrupted;
 mod ipsec;
 mod lab;
+mod mechanisms;
 mod natdiscovery;
 mod openvpn;
 mod our_relay;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
     natdiscovery::register(&mut suite);
     beside::register(&mut suite);
     host::register(&mut suite);
+    mechanisms::register(&mut suite);
     stay::register(&mut suite);
     interrupted::register(&mut suite);
     black_hole::register(&mut suite);

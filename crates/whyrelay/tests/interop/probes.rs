@@ -22,6 +22,12 @@ fn finding<'a>(account: &'a Account, code: &str) -> Option<&'a Value> {
     account.json["findings"].as_array().into_iter().flatten().find(|finding| finding["code"] == code)
 }
 
+/// No probe is made unsaid.
+fn announced(account: &Account, words: &str) -> Result<()> {
+    ensure!(account.printed.contains(words), "it does not say {words:?}: {}", account.printed);
+    Ok(())
+}
+
 /// What came of the probes whose words begin so: the rows of a side.
 fn rows<'a>(account: &'a Account, side: &str, words: &str) -> Vec<&'a Value> {
     let rows = account.json["probes"].as_array().into_iter().flatten();
@@ -36,6 +42,7 @@ fn sizes() -> Result<()> {
     homes.drop_unasked()?;
     let account = homes.session(&[])?;
     account.must_be_direct()?;
+    announced(&account, "probing whether packets of 1500 bytes pass")?;
     for side in ["a", "b"] {
         let all = rows(&account, side, "in packets of ");
         ensure!(all.len() == 1 && all[0]["answered"] == true, "{side}: {all:?}: {}", account.printed);
@@ -54,6 +61,7 @@ fn sizes() -> Result<()> {
     let summary = found["summary"].as_str().unwrap_or_default();
     ensure!(summary.contains("Packets of 1280 bytes from A") && summary.contains("1320 bytes are not"), "{summary}");
     ensure!(found["severity"] == "warning", "{found}");
+    announced(&account, "they are not answered: probing smaller ones")?;
     // The other way everything passes.
     let back = rows(&account, "b", "in packets of ");
     ensure!(back.len() == 1 && back[0]["answered"] == true, "{back:?}");
@@ -100,6 +108,7 @@ fn silence() -> Result<()> {
     )?;
     let account = homes.session(&["--lifetime", "6s"])?;
     ensure!(account.json["path"] == "direct", "{}", account.printed);
+    announced(&account, "probing for how long the NAT remembers a silent mapping: this takes ")?;
     let found = finding(&account, "WR205").with_context(|| format!("no WR205: {}", account.printed))?;
     ensure!(found["blame"] == "a", "{found}");
     let remembered = rows(&account, "b", "after ");
