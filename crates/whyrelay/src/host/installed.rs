@@ -208,6 +208,7 @@ mod tests {
             mtu: 1280,
             mac: None,
             master: None,
+            vrf_table: None,
         };
         assert_eq!(
             names(SoftwareName::Netbird, &[&wt0], &host),

@@ -489,8 +489,8 @@ fn unprivileged() -> Result<()> {
     let text = render_text(&Report::from_events(&events), &TextOptions::default());
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for words in [
-        "on A: its firewall's rules, its connection tracking table: it takes CAP_NET_ADMIN",
-        "on A: by which interface its packets leave and arrive: it takes CAP_NET_RAW",
+        "on A: the firewall's rules, the connection tracking table: it takes CAP_NET_ADMIN",
+        "on A: a copy of its packets as they leave and arrive: it takes CAP_NET_RAW",
     ] {
         ensure!(text.matches(words).count() == 1, "not \"{words}\": {text}");
     }
