@@ -4,7 +4,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::check::{check, measured, our_server};
-use crate::coturn::{Coturn, PASSWORD, Transport, USER};
 use crate::router::{Internet, Nat, Site};
 use crate::suite::{Suite, Tool};
 
@@ -15,8 +14,6 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_obstacles::a_smaller_path_is_measured_each_way", &tools, small_path);
     suite.test("check_obstacles::hairpinning_is_seen_where_it_is", &tools, hairpin);
     suite.test("check_obstacles::a_mapping_that_dies_is_found_by_bisection", &tools, lifetime);
-    let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver];
-    suite.test("check_obstacles::an_expired_certificate_is_told", &tools, expired);
 }
 
 fn number(fact: &Value, field: &str) -> Option<u64> {
@@ -116,23 +113,5 @@ fn lifetime() -> Result<()> {
         "{fact}: {}",
         ours.account
     );
-    Ok(())
-}
-
-fn expired() -> Result<()> {
-    let mut internet = Internet::new()?;
-    let coturn = Coturn::start_expired(&internet.server)?;
-    let site = internet.site(Nat::Home)?;
-    let password = tempfile::NamedTempFile::new()?;
-    std::fs::write(password.path(), PASSWORD)?;
-    let (url, authority) = (coturn.url(Transport::Tls), coturn.authority().display().to_string());
-    let secret = password.path().display().to_string();
-    let arguments = ["--turn", &url, "--turn-user", USER, "--turn-password-file", &secret, "--tls-ca", &authority];
-    let (json, ours) = check(&site.host, &arguments)?;
-    let fact = measured(&json, "certificate").with_context(|| format!("not measured: {}", ours.account))?;
-    ensure!(fact["refused"].as_str().is_some_and(|why| why.to_lowercase().contains("expired")), "{fact}");
-    ensure!(number(fact, "not_after_s") == Some(1_577_836_800), "{fact}: {}", ours.account);
-    let mut findings = json["findings"].as_array().into_iter().flatten();
-    ensure!(findings.any(|found| found["name"] == "turn-tls-failed"), "no finding: {}", ours.account);
     Ok(())
 }

@@ -1,22 +1,29 @@
 //! `whyrelay check` and servers: certificates, credentials, and an account that the recording gives again.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use nix::sched::{CloneFlags, setns};
 
 use crate::check::{LIMIT, check, findings, measured, our_server_with, rows};
-use crate::coturn::{Coturn, PASSWORD, Transport, USER};
+use crate::coturn::{Certificate, Coturn, OTHER_NAME, PASSWORD, Transport, USER};
+use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::router::{Internet, Nat};
+use crate::router::{Internet, Nat, SERVER};
 use crate::suite::{Suite, Tool};
 
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver];
     suite.test("check_servers::a_certificate_is_judged_by_name_chain_and_end", &tools, certificate);
+    suite.test("check_servers::each_fault_of_a_certificate_is_told_as_it_is", &tools, certificates);
     suite.test("check_servers::a_wrong_password_is_told", &tools, wrong_password);
     let ours = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("check_servers::timed_credentials_are_judged_offline", &ours, timed_credentials);
+    suite.test("check_servers::a_clock_that_differs_is_told_with_how_much", &ours, clock);
     suite.test("check_servers::a_foreign_turn_server_is_third_party_enough", &tools, third_party);
 }
 
@@ -49,6 +56,107 @@ fn certificate() -> Result<()> {
     ensure!(fact["refused"].as_str().is_some_and(|why| why.contains("UnknownIssuer")), "{fact}: {}", ours.account);
     let found = json["findings"].as_array().into_iter().flatten().any(|found| found["name"] == "turn-tls-failed");
     ensure!(found, "no finding: {}", ours.account);
+    Ok(())
+}
+
+/// Another name, an end in the past, and a chain without its middle; and a chain that has it.
+fn certificates() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let site = internet.site(Nat::Home)?;
+    let password = password_file(PASSWORD)?;
+    let secret = password.path().display().to_string();
+    for (kind, words, end) in [
+        (Certificate::OtherName, "not valid for name", None),
+        (Certificate::Expired, "expired", Some(1_577_836_800)),
+        (Certificate::WithoutIntermediate, "UnknownIssuer", None),
+        (Certificate::ByIntermediate, "", None),
+    ] {
+        let coturn = Coturn::start_with(&internet.server, kind)?;
+        let (url, authority) = (coturn.url(Transport::Tls), coturn.authority().display().to_string());
+        let arguments = ["--turn", &url, "--turn-user", USER, "--turn-password-file", &secret, "--tls-ca", &authority];
+        let (json, ours) = check(&site.host, &arguments)?;
+        let context = || format!("{kind:?}: {}\n{}", ours.account, coturn.log());
+        let fact = measured(&json, "certificate").cloned().unwrap_or_default();
+        let refused = fact["refused"].as_str();
+        let row = rows(&json, "certificate");
+        if kind == Certificate::ByIntermediate {
+            ensure!(refused.is_none() && fact["chain"] == 2, "{fact}: {}", context());
+            ensure!(row.len() == 1 && row[0].contains("chain of 2"), "{row:?}: {}", context());
+            ensure!(!findings(&json).contains(&"turn-tls-failed"), "{}", context());
+            continue;
+        }
+        let says = |why: &str| why.to_lowercase().contains(&words.to_lowercase());
+        ensure!(refused.is_some_and(says), "{fact}: {}", context());
+        ensure!(end.is_none() || fact["not_after_s"].as_u64() == end, "{fact}: {}", context());
+        ensure!(row.len() == 1 && row[0].starts_with("not trusted for 11.0.113.1: "), "{row:?}: {}", context());
+        let shown = if kind == Certificate::OtherName { OTHER_NAME } else { "11.0.113.1" };
+        ensure!(row[0].contains(&format!("it is for {shown}")), "{row:?}: {}", context());
+        ensure!(findings(&json).contains(&"turn-tls-failed"), "{:?}: {}", findings(&json), context());
+    }
+    Ok(())
+}
+
+/// A relay of TCP in front of our server, in its namespace, that makes the Date of its answers 28 years old: a server whose
+/// clock is that much behind. It serves until the test's process ends.
+fn serve_behind(server: &Namespace, port: u16, to: SocketAddr) -> Result<()> {
+    let inside = File::open(Path::new("/run/netns").join(server.name()))?;
+    let at = SocketAddr::new(to.ip(), port);
+    let (bound, is_bound) = std::sync::mpsc::channel();
+    // Only this thread, and those that it starts, are in there.
+    std::thread::spawn(move || {
+        let listening =
+            setns(&inside, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from).and_then(|()| TcpListener::bind(at));
+        let listener = match listening {
+            Ok(listener) => listener,
+            Err(error) => return drop(bound.send(Err(error))),
+        };
+        let _ = bound.send(Ok(()));
+        for client in listener.incoming() {
+            let (Ok(mut client), Ok(mut server)) = (client, TcpStream::connect(to)) else { return };
+            let (Ok(mut from_client), Ok(mut to_server)) = (client.try_clone(), server.try_clone()) else { return };
+            std::thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
+            std::thread::spawn(move || {
+                let mut buffer = [0; 65_536];
+                while let Ok(length @ 1..) = server.read(&mut buffer) {
+                    if client.write_all(&behind(&buffer[..length])).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    is_bound.recv().map_err(|_| anyhow!("the relay's thread ended"))?.context("the relay's socket")
+}
+
+/// The same bytes with an earlier year in the Date header: after 28 years the days of the week are the same.
+fn behind(bytes: &[u8]) -> Vec<u8> {
+    // Frames may follow what is text.
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").map_or(0, |at| at + 4);
+    let (text, rest) = (String::from_utf8_lossy(&bytes[..end]), &bytes[end..]);
+    let lines = text.split_inclusive('\n').map(|line| {
+        let year = line.get(..5).filter(|name| name.eq_ignore_ascii_case("date:")).and_then(|_| line.split(' ').nth(4));
+        match year.and_then(|year| Some((year, year.parse::<u32>().ok()? - 28))) {
+            Some((year, before)) => line.replacen(year, &before.to_string(), 1),
+            None => line.to_owned(),
+        }
+    });
+    [lines.collect::<String>().as_bytes(), rest].concat()
+}
+
+fn clock() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server_with(&internet, &[])?;
+    let site = internet.site(Nat::Home)?;
+    serve_behind(&internet.server, 8081, SocketAddr::new(SERVER[0].into(), server.port()))?;
+    for (url, words) in
+        [(server.url().to_owned(), "agrees with ours"), ("http://11.0.113.1:8081".into(), " days behind ours")]
+    {
+        let (json, ours) = check(&site.host, &["--signal", &url])?;
+        let told = json["rows"].as_array().into_iter().flatten();
+        let told = told.filter(|row| row["name"] == "clock" && row["subject"] == url.as_str());
+        let told: Vec<&str> = told.filter_map(|row| row["value"].as_str()).collect();
+        ensure!(told.len() == 1 && told[0].contains(words), "{told:?}: {}\n{}", ours.account, server.account());
+    }
     Ok(())
 }
 

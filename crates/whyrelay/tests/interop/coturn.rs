@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 
 use crate::namespace::Namespace;
@@ -40,20 +40,15 @@ pub(crate) struct Coturn {
 impl Coturn {
     /// Starts the server on the address of `namespace` and waits until it listens.
     pub(crate) fn start(namespace: &Namespace) -> Result<Self> {
-        Self::start_until(namespace, None)
+        Self::start_with(namespace, Certificate::Good)
     }
 
-    /// The same with a certificate that ended with the year 2019.
-    pub(crate) fn start_expired(namespace: &Namespace) -> Result<Self> {
-        Self::start_until(namespace, Some(2020))
-    }
-
-    /// With a certificate that ends as `year` begins.
-    fn start_until(namespace: &Namespace, year: Option<i32>) -> Result<Self> {
+    /// The same with a certificate of which something is wrong.
+    pub(crate) fn start_with(namespace: &Namespace, certificate: Certificate) -> Result<Self> {
         let directory = tempfile::tempdir().context("making a directory for coturn")?;
         let host = namespace.address().to_string();
         let file = |name: &str| directory.path().join(name);
-        write_certificates_until(&host, directory.path(), year)?;
+        write_certificate(certificate, &host, directory.path())?;
         let configuration = format!(
             "listening-ip={host}\nrelay-ip={host}\nlistening-port={PORT}\ntls-listening-port={TLS_PORT}\n\
              lt-cred-mech\nrealm=whyrelay.test\nuser={USER}:{PASSWORD}\n\
@@ -112,29 +107,56 @@ impl Coturn {
     }
 }
 
-/// An authority and a certificate for `host`, as PEM files.
-pub(crate) fn write_certificates(host: &str, directory: &Path) -> Result<()> {
-    write_certificates_until(host, directory, None)
+/// What a server's certificate is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Certificate {
+    /// For its address, by the authority.
+    Good,
+    /// It ended with the year 2019.
+    Expired,
+    /// For [`OTHER_NAME`].
+    OtherName,
+    /// By another authority, for which the first one vouches; the server shows both.
+    ByIntermediate,
+    /// The same, and the server shows its own alone.
+    WithoutIntermediate,
 }
 
-/// The same, and the certificate ends as `year` begins.
-fn write_certificates_until(host: &str, directory: &Path, year: Option<i32>) -> Result<()> {
-    let mut authority = CertificateParams::new(Vec::new())?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    // Python takes RFC 5280 at its word (VERIFY_X509_STRICT): an authority may sign, and is named by its key.
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+/// A name that no server of these tests has.
+pub(crate) const OTHER_NAME: &str = "elsewhere.example";
+
+/// An authority and a certificate for `host`, as PEM files.
+pub(crate) fn write_certificates(host: &str, directory: &Path) -> Result<()> {
+    write_certificate(Certificate::Good, host, directory)
+}
+
+/// The same of a certificate that is like this.
+fn write_certificate(kind: Certificate, host: &str, directory: &Path) -> Result<()> {
+    let authority_of = |name: &str| -> Result<CertificateParams> {
+        let mut authority = CertificateParams::new(Vec::new())?;
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.distinguished_name.push(DnType::CommonName, name);
+        // Python takes RFC 5280 at its word (VERIFY_X509_STRICT): an authority may sign, and is named by its key.
+        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        authority.use_authority_key_identifier_extension = true;
+        Ok(authority)
+    };
+    let authority = CertifiedIssuer::self_signed(authority_of("the authority")?, KeyPair::generate()?)?;
+    let between = CertifiedIssuer::signed_by(authority_of("one between")?, KeyPair::generate()?, &authority)?;
     let key = KeyPair::generate()?;
-    let mut server = CertificateParams::new(vec![host.to_owned()])?;
+    let name = if kind == Certificate::OtherName { OTHER_NAME } else { host };
+    let mut server = CertificateParams::new(vec![name.to_owned()])?;
     server.is_ca = IsCa::ExplicitNoCa;
     server.use_authority_key_identifier_extension = true;
-    if let Some(year) = year {
-        server.not_after = rcgen::date_time_ymd(year, 1, 1);
+    if kind == Certificate::Expired {
+        server.not_after = rcgen::date_time_ymd(2020, 1, 1);
     }
-    let server = server.signed_by(&key, &authority)?;
+    let is_between = matches!(kind, Certificate::ByIntermediate | Certificate::WithoutIntermediate);
+    let server = server.signed_by(&key, if is_between { &between } else { &authority })?;
+    let more = if kind == Certificate::ByIntermediate { between.pem() } else { String::new() };
     let write = |name: &str, text: String| std::fs::write(directory.join(name), text);
     write("authority.pem", authority.pem())?;
-    write("server.pem", server.pem())?;
+    write("server.pem", server.pem() + &more)?;
     write("server.key", key.serialize_pem())?;
     Ok(())
 }

@@ -22,6 +22,7 @@ pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Miniupnpd];
     suite.test("port_mapping::all_three_are_found_and_a_mapping_is_tried_and_removed", &tools, all_three);
     suite.test("port_mapping::upnp_alone_maps_and_removes", &tools, upnp_alone);
+    suite.test("port_mapping::nat_pmp_alone_maps_and_removes", &tools, nat_pmp_alone);
     suite.test("port_mapping::ctrl_c_removes_the_mapping", &tools, interrupted);
     suite.test("port_mapping::a_relay_tries_a_mapping_where_no_whyrelay_server_is_known", &tools, by_relay);
     suite.test("port_mapping::a_session_tries_a_mapping_and_leaves_none_behind", &tools, tried);
@@ -119,6 +120,20 @@ fn upnp_alone() -> Result<()> {
     let account = format!("{}\n{}", ours.account, daemon.process.account());
     ensure!(offered(&json) == ["upnp"], "{account}");
     mapped(&json, "upnp", &account)?;
+    ensure!(mappings(&site)?.is_empty(), "{}\n{account}", mappings(&site)?);
+    Ok(())
+}
+
+/// A router of the time before PCP: miniupnpd speaks both on one port, so what begins with PCP's version is kept from it.
+fn nat_pmp_alone() -> Result<()> {
+    let (_internet, server, site) = world()?;
+    let daemon = Daemon::start(&site.router, false, true)?;
+    site.router
+        .nft("table inet old { chain i { type filter hook input priority -1; udp dport 5351 @th,64,8 2 drop; }\n}\n")?;
+    let (json, ours) = check(&site.host, &["--signal", server.url(), "--map"])?;
+    let account = format!("{}\n{}", ours.account, daemon.process.account());
+    ensure!(offered(&json) == ["nat-pmp"], "{account}");
+    mapped(&json, "nat-pmp", &account)?;
     ensure!(mappings(&site)?.is_empty(), "{}\n{account}", mappings(&site)?);
     Ok(())
 }
