@@ -1,5 +1,5 @@
 //! How long it takes to know what the own network does to UDP: `whyrelay check` beside coturn's natdiscovery, behind the
-//! same router and with the same server, ours.
+//! same router or without one, and with the same server, ours.
 
 use std::process::Command;
 use std::time::Instant;
@@ -27,11 +27,12 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     let _server = Ended::start(serve.args(["--alternate-address", SECOND, "--rfc5780-clients"]))?;
     site.wait_for_server()?;
     let signal = format!("http://{FIRST}:8080");
+    let stun = format!("stun:{FIRST}:3478");
     let recording = std::env::temp_dir().join(format!("whyrelay-bench-{}.jsonl", std::process::id()));
     let recorded = recording.display().to_string();
-    let ours = || -> Result<f64> {
-        let mut check = site.command(&whyrelay.display().to_string());
-        check.args(["check", "--signal", &signal, "--format", "json", "--record", &recorded]);
+    let ours = |host: &str, by: [&str; 2]| -> Result<f64> {
+        let mut check = command(host, &whyrelay.display().to_string());
+        check.arg("check").args(by).args(["--format", "json", "--record", &recorded]);
         let begin = Instant::now();
         let output = check.output().context("starting whyrelay check")?;
         let took = milliseconds(begin);
@@ -39,8 +40,9 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
         anyhow::ensure!(output.status.code().is_some_and(|code| code < 2), "whyrelay check: {}", output.status);
         Ok(took)
     };
-    let theirs = || -> Result<f64> {
-        let mut command = site.command(&natdiscovery.display().to_string());
+    let by_signal = || ours(&site.host, ["--signal", &signal]);
+    let theirs = |host: &str| -> Result<f64> {
+        let mut command = command(host, &natdiscovery.display().to_string());
         command.args(["-m", "-f", "-p", DISCOVERY_PORT, FIRST]);
         let begin = Instant::now();
         command.output().context("starting natdiscovery")?;
@@ -48,21 +50,28 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     };
     let (mut known, mut whole, mut natdiscovery_took) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs.unwrap_or(RUNS) {
-        whole.push(ours()?);
+        whole.push(by_signal()?);
         known.push(until_known(&std::fs::read_to_string(&recording)?));
-        natdiscovery_took.push(theirs()?);
+        natdiscovery_took.push(theirs(&site.host)?);
+    }
+    let (mut direct, mut natdiscovery_direct) = (Vec::new(), Vec::new());
+    for _ in 0..runs.unwrap_or(RUNS) {
+        direct.push(ours(&site.direct, ["--stun", &stun])?);
+        natdiscovery_direct.push(theirs(&site.direct)?);
     }
     site.block_udp()?;
     let (mut blocked, mut natdiscovery_blocked) = (Vec::new(), Vec::new());
     for _ in 0..runs.unwrap_or(RUNS) {
-        blocked.push(ours()?);
-        natdiscovery_blocked.push(theirs()?);
+        blocked.push(by_signal()?);
+        natdiscovery_blocked.push(theirs(&site.host)?);
     }
     drop(std::fs::remove_file(&recording));
     let peer = "natdiscovery";
     let theirs = median(natdiscovery_took);
     let row = |what, ours, theirs, limit| Comparison::new(what, "ms", ours, peer, theirs, Goal::AtMost(limit));
+    let (direct, natdiscovery_direct) = (median(direct), median(natdiscovery_direct));
     Ok(vec![
+        row("no NAT: the whole check, start to exit", direct, natdiscovery_direct, 25.0),
         row("filtering NAT: start to mapping and filtering known", median(known), theirs, 1000.0),
         row("filtering NAT: the whole check", median(whole), theirs, 3000.0),
         row("UDP blocked: the whole check, with the cause", median(blocked), median(natdiscovery_blocked), 3000.0),
@@ -84,19 +93,26 @@ fn until_known(recording: &str) -> f64 {
     }
 }
 
-/// A router with a closed NAT and a host behind it, in namespaces of their own; the server is in this one.
+/// A router with a closed NAT and a host behind it, and a host without one, in namespaces of their own; the server is in
+/// this one.
 struct Site {
     router: String,
     host: String,
+    direct: String,
 }
 
 impl Site {
     fn new() -> Result<Self> {
         let name = |what: &str| format!("whyrelay-bench-{}-{what}", std::process::id());
-        let site = Self { router: name("router"), host: name("host") };
-        let Self { router, host } = &site;
+        let site = Self { router: name("router"), host: name("host"), direct: name("direct") };
+        let Self { router, host, direct } = &site;
         shell(&format!(
-            "ip netns add {router}; ip netns add {host}
+            "ip netns add {router}; ip netns add {host}; ip netns add {direct}
+             ip link add plug2 type veth peer name eth0 netns {direct}
+             ip address add 11.0.114.1/24 dev plug2; ip link set plug2 up
+             ip -n {direct} link set lo up
+             ip -n {direct} address add 11.0.114.2/24 dev eth0; ip -n {direct} link set eth0 up
+             ip -n {direct} route add 11.0.113.0/24 via 11.0.114.1
              ip link add plug type veth peer name wan netns {router}
              ip -n {router} link add lan type veth peer name eth0 netns {host}
              ip address add {FIRST}/24 dev plug; ip address add {SECOND}/24 dev plug; ip link set plug up
@@ -125,28 +141,31 @@ impl Site {
         step::output(nft.args(["netns", "exec", &self.router, "nft", rules])).map(drop)
     }
 
-    /// On the host.
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.host, program]);
-        command
-    }
-
-    /// Until the server answers through the router: links take up to a second to come up.
+    /// Until the server answers both hosts: links take up to a second to come up.
     fn wait_for_server(&self) -> Result<()> {
         let script = format!(
             "for i in $(seq 100); do (: </dev/tcp/{FIRST}/8080) 2>/dev/null && exit 0; sleep 0.1; done; exit 1"
         );
-        step::output(self.command("bash").args(["-c", &script])).context("the server does not answer").map(drop)
+        for host in [&self.host, &self.direct] {
+            step::output(command(host, "bash").args(["-c", &script])).context("the server does not answer")?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
-        for name in [&self.host, &self.router] {
+        for name in [&self.host, &self.direct, &self.router] {
             drop(step::output(Command::new("ip").args(["netns", "delete", name])));
         }
     }
+}
+
+/// On a host.
+fn command(host: &str, program: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", host, program]);
+    command
 }
 
 fn shell(script: &str) -> Result<()> {
