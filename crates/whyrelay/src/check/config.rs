@@ -14,6 +14,9 @@ use crate::io::clock::Clock;
 use crate::io::interfaces::{self, InterfaceFilter};
 use crate::session::{parse_urls, read_turn_password};
 
+/// The least time that a check can be given: what it asks takes so long to be given up.
+const LEAST_TIME: Duration = Duration::from_secs(2);
+
 /// How long credentials made from the shared secret hold.
 const OWN_CREDENTIALS: Duration = Duration::from_secs(3600);
 
@@ -69,6 +72,8 @@ pub struct CheckConfig {
     pub(crate) interfaces: InterfaceFilter,
     pub(crate) mark: Option<u32>,
     pub(crate) application: Option<Suspect>,
+    /// For everything that takes no consent of its own.
+    pub(crate) time: Duration,
     pub(crate) hairpin: bool,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) map: bool,
@@ -89,6 +94,7 @@ impl CheckConfig {
         if let Some(signal) = &signal {
             crate::signaling::check_url("--signal", signal)?;
         }
+        anyhow::ensure!(args.time >= LEAST_TIME, "--time: a check takes {} s at least", LEAST_TIME.as_secs());
         interfaces::must_exist("--interface", &args.interface)?;
         interfaces::must_exist("--exclude-interface", &args.exclude_interface)?;
         let mut urls = parse_urls("--stun", &args.stun, ServerProtocol::Stun)?;
@@ -130,6 +136,7 @@ impl CheckConfig {
             },
             mark: args.mark,
             application: args.as_program.as_deref().map(Suspect::resolve).transpose()?,
+            time: args.time,
             hairpin: args.hairpin,
             lifetime: args.lifetime,
             map: args.map,
@@ -164,6 +171,7 @@ mod tests {
         }
         let error = refused(&["--signal", "example.org:8080"]);
         assert!(error.starts_with("--signal: ") && error.contains("\nhint: give it as http://"), "{error}");
+        assert_eq!(refused(&["--time", "1s"]), "--time: a check takes 2 s at least");
     }
 
     #[test]

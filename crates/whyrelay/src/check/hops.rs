@@ -35,14 +35,19 @@ pub(crate) async fn look(
 ) {
     let to = (origin, remote, class);
     let hops = (1..=HOPS).map(|ttl| hop(&journal, random.fork(), &to, ttl, options, until));
+    let mut has_time = true;
     for (ttl, seen) in (1..=HOPS).zip(futures_util::future::join_all(hops.collect::<Vec<_>>()).await) {
         match seen {
             Seen::Router(router) => journal.measured(Measurement::Hop { remote, ttl, router: Some(router) }),
             Seen::Nobody => journal.measured(Measurement::Hop { remote, ttl, router: None }),
             // What is behind the server is of no interest.
             Seen::Server => return,
+            Seen::NoTime => has_time = false,
             Seen::NotAsked => return journal.missing("routers on the way out", "no packet with a TTL could be sent"),
         }
+    }
+    if !has_time {
+        journal.missing(format!("routers on the way to {remote}"), journal.no_time());
     }
 }
 
@@ -51,6 +56,7 @@ enum Seen {
     Router(IpAddr),
     Server,
     Nobody,
+    NoTime,
     NotAsked,
 }
 
@@ -80,6 +86,7 @@ async fn hop(
             Some(Heard::Answer { .. }) => return Seen::Server,
             // A firewall that lets nothing through is no further router: what it says is an event.
             Some(Heard::Refused { .. }) => return Seen::Nobody,
+            None if Instant::now() >= until => return Seen::NoTime,
             None => {}
         }
     }

@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use whyrelay_core::diagnosis::evidence::NO_TIME;
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{Direction, EventKind, Transport};
 use whyrelay_core::trace::measurement::Measurement;
@@ -45,6 +47,8 @@ pub(crate) struct Journal {
     lost: Arc<AtomicU64>,
     ipv6_answered: Arc<AtomicBool>,
     status: Arc<Mutex<Option<String>>>,
+    /// The time of the whole check; none for what is looked at beside a session.
+    time: Option<Duration>,
     /// What the part that has this handle is to tell, and that of all parts.
     own: Asked,
     all: Arc<Mutex<Vec<Asked>>>,
@@ -55,7 +59,24 @@ impl Journal {
     pub(crate) fn new(clock: Clock) -> (Self, mpsc::Receiver<Entry>) {
         let (entries, written) = mpsc::channel(QUEUE);
         let (lost, ipv6_answered, status) = (Arc::default(), Arc::default(), Arc::default());
-        (Self { clock, entries, lost, ipv6_answered, status, own: Asked::default(), all: Arc::default() }, written)
+        let (time, own, all) = (None, Asked::default(), Arc::default());
+        (Self { clock, entries, lost, ipv6_answered, status, time, own, all }, written)
+    }
+
+    /// The same for a check that takes this long.
+    pub(crate) fn within(self, time: Duration) -> Self {
+        Self { time: Some(time), ..self }
+    }
+
+    /// Why something was not measured for which there was no time.
+    pub(crate) fn no_time(&self) -> String {
+        match self.time {
+            Some(time) => {
+                let (time, more) = (time.as_secs_f64(), (time.as_secs() * 2).max(10));
+                format!("{NO_TIME} in {time} s: --time {more}s gives it more")
+            }
+            None => NO_TIME.to_owned(),
+        }
     }
 
     pub(crate) fn clock(&self) -> Clock {

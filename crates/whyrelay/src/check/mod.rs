@@ -7,10 +7,12 @@ mod asked;
 mod certificate;
 mod compare;
 mod config;
+mod course;
 mod hops;
 mod journal;
 mod local;
 mod nat;
+mod origins;
 mod parts;
 mod pinhole;
 mod port_map;
@@ -27,23 +29,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use whyrelay_core::engine::server_url::ServerHost;
 use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, Event, EventKind, SessionOptions, Vantage};
 use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
-use whyrelay_core::wire::stun::Class;
 
-use asked::{Row, STOPPED};
+use asked::STOPPED;
 pub use config::CheckConfig;
+use course::Course;
 pub(crate) use journal::{Entry, Journal, Passed};
 pub(crate) use local::origin_toward;
 pub(crate) use nat::{Origin, discover};
-use parts::{Look, Part, part};
+use parts::{Look, SoFar};
 pub(crate) use port_map::{HeldMapping, hold as hold_mapping};
-use servers::{Known, Servers};
+use servers::Known;
 use stop::Stop;
 use table::Table;
 
@@ -54,25 +55,24 @@ use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
 use crate::session::Sink;
 
-/// Everything that was not asked for on top ends by then. Giving allocations back and the host's last facts come after
-/// it, and a busy machine is late with all of it: 3 s are promised. What is silent over UDP is known to be by then: asking
-/// a named server what it offers takes 0.6 s at most, and each request behind that 1.5 s.
-const LIMIT: Duration = Duration::from_millis(2200);
+/// What needs no consent ends so long before the time of the check is over: then come giving allocations back and the
+/// host's last facts, and a busy machine is late with all of it. What is silent over UDP is known 1.5 s after it was asked.
+const RESERVE: Duration = Duration::from_millis(800);
 
-/// What the servers are is known within this on a network that is not slow.
-const QUICK: Duration = Duration::from_millis(700);
+/// The same of signaling, where it names the servers, without which there is nothing to measure: by satellite it takes
+/// three round trips of 600 ms, and a lost SYN is sent again after a second. Who comes to nothing by then has nothing to
+/// give back.
+const SIGNALING_RESERVE: Duration = Duration::from_millis(500);
 
-/// [`LIMIT`] from then on, where it is: by satellite a relay's echo takes five round trips of 600 ms.
-const SLOW_LIMIT: Duration = Duration::from_millis(3500);
+/// The host's last facts are waited for until so long before the time is over, and for this long in any case.
+const FACTS_RESERVE: Duration = Duration::from_millis(100);
+const LEAST_FACTS_WAIT: Duration = Duration::from_millis(500);
 
 /// How often the table is drawn while nothing happens.
 const TABLE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What was changed elsewhere is taken back within this time when the check is stopped: a port mapping takes longest.
 const CLEAN_UP_LIMIT: Duration = port_map::UNMAP_LIMIT.saturating_add(Duration::from_millis(100));
-
-/// Asking a named server what it offers delays everything else by this at most: two round trips of 300 ms each.
-const DESCRIBE_LIMIT: Duration = Duration::from_millis(600);
 
 /// The IPv4 router of the default route over an interface.
 pub(crate) fn default_gateway(interface: &str) -> Option<std::net::Ipv4Addr> {
@@ -98,7 +98,7 @@ pub struct Outcome {
 pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color: bool) -> anyhow::Result<Outcome> {
     let found = interfaces::list(&config.interfaces).context("listing the interfaces")?;
     interfaces::must_leave_one(&found, &config.interfaces)?;
-    let clock = Clock::start();
+    let (clock, began) = (Clock::start(), Instant::now());
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("getting random bytes from the system: {error}"))?;
     let mut random = Random::from_seed(seed);
@@ -122,9 +122,10 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     sink.tap(tap);
     let mut facts = Some(facts);
     let (journal, mut entries) = Journal::new(clock);
+    let journal = journal.within(config.time);
     let mut table = Table::new(color);
     let (stopping, stop) = Stop::new();
-    let look = look(&config, &found, journal.clone(), random, stop);
+    let look = look(&config, &found, journal.clone(), random, (began, stop));
     tokio::pin!(look);
     let mut reason = EndReason::Finished;
     let mut patience = None;
@@ -152,10 +153,10 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     }
     drain(&mut sink, &mut entries, config.redact);
     if sink.finish_tap() {
-        let until = tokio::time::Instant::now() + FACTS_LIMIT;
+        let until = (began + config.time.saturating_sub(FACTS_RESERVE)).max(Instant::now() + LEAST_FACTS_WAIT);
         let mut told = Told::default();
         let late = loop {
-            match tokio::time::timeout_at(until, next_fact(&mut facts)).await {
+            match tokio::time::timeout_at(until.into(), next_fact(&mut facts)).await {
                 Ok(Some((moment, fact))) => {
                     told.note(moment, &fact);
                     sink.record(clock.now(), EventKind::HostFact { moment, fact: Box::new(fact) });
@@ -182,9 +183,6 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     }
     Ok(Outcome { events: sink.events().to_vec(), unwritten })
 }
-
-/// The last facts of the host come within this.
-const FACTS_LIMIT: Duration = Duration::from_secs(2);
 
 /// The next fact of the host; never, where none are collected.
 async fn next_fact(facts: &mut Option<mpsc::Receiver<(Moment, HostFact)>>) -> Option<(Moment, HostFact)> {
@@ -214,9 +212,15 @@ fn drain(sink: &mut Sink, entries: &mut mpsc::Receiver<Entry>, is_redacted: bool
     }
 }
 
-/// All parts, side by side.
-async fn look(config: &CheckConfig, found: &[Interface], journal: Journal, mut random: Random, stop: Stop) {
-    let began = Instant::now();
+/// All parts, side by side, of each server as it becomes known.
+async fn look(
+    config: &CheckConfig,
+    found: &[Interface],
+    journal: Journal,
+    mut random: Random,
+    (began, stop): (Instant, Stop),
+) {
+    let until = began + config.time.saturating_sub(RESERVE);
     let tls = ClientTls::new(config.tls_roots.clone());
     for interface in found {
         let addresses = interface.addresses.iter().map(SocketAddr::ip).collect();
@@ -225,121 +229,56 @@ async fn look(config: &CheckConfig, found: &[Interface], journal: Journal, mut r
     }
     let routes = local::look(&journal, found, config.mark);
     let ipv6 = local::ipv6_state(found);
-
-    let asking = stop.clone().unless(servers::known(config, &journal, &tls)).await;
-    // Where it takes long to learn of the servers, they take long to answer.
-    let until = if began.elapsed() < QUICK { began + LIMIT } else { Instant::now() + SLOW_LIMIT };
-    let Servers { list: known, mut discovery, announced_by_whyrelay } = asking.unwrap_or_default();
-    if stop.is_asked() && known.is_empty() {
-        journal.missing("the NAT's behavior, servers and what gets through", STOPPED);
-        for (_, what, _) in CONSENTS.into_iter().filter(|(is_asked, ..)| is_asked(config)) {
-            journal.missing(what, STOPPED);
-        }
-        tell_ipv6(&journal, ipv6, &[]);
-        tell_unasked(config, &journal);
-        return;
-    }
-    if known.is_empty() {
-        let why = if !config.urls.is_empty() {
-            "no name of a server was resolved"
-        } else if config.signal.is_some() {
-            "the signaling server was not reached, or announces no server: give --stun or --turn, too"
-        } else {
-            "no server was named: give --signal, --stun or --turn"
-        };
-        journal.missing("the NAT's behavior, servers and what gets through", why);
-    }
-    servers::look_at_credentials(config, &journal, &known);
+    let limit = began + config.time.saturating_sub(SIGNALING_RESERVE);
+    let Some(naming) = stop.clone().unless(servers::naming(config, &journal, &tls, limit)).await else {
+        return give_up(config, &journal, ipv6, STOPPED);
+    };
     if let Some(mark) = config.mark.filter(|mark| !local::can_mark(*mark)) {
         const WHY: &str = "it takes root (CAP_NET_ADMIN): run it with sudo, or without --mark";
         journal.missing(format!("everything that sockets with the mark {mark:#x} see"), WHY);
-        for (_, what, _) in CONSENTS.into_iter().filter(|(is_asked, ..)| is_asked(config)) {
-            journal.missing(what, WHY);
-        }
-        tell_ipv6(&journal, ipv6, &[]);
-        tell_unasked(config, &journal);
-        return;
+        return give_up_consents(config, &journal, ipv6, WHY);
     }
-    let options = UdpOptions { mark: config.mark, ..UdpOptions::default() };
     let ways = Look {
         config,
         journal: &journal,
         found,
-        known: &known,
-        is_all_announced: announced_by_whyrelay,
+        is_all_announced: naming.announced_by_whyrelay,
         tls: &tls,
-        options,
+        options: UdpOptions { mark: config.mark, ..UdpOptions::default() },
         until,
         stop: &stop,
+        so_far: SoFar::default(),
     };
-    let mut parts: Vec<Part> = Vec::new();
-    if config.signal.is_some() && !config.urls.is_empty() {
-        let (config, tls) = (config.clone(), tls.clone());
-        parts.push(part(&journal, Vec::new(), |journal| servers::look_at_signaling(config, journal, tls, until)));
-    }
-    // These take back themselves what they changed.
-    let mut careful: Vec<Part> = Vec::new();
-    let asked = ways.probe_servers();
-    // A server that was named instead of announced says itself where it offers behavior discovery; an announced one is
-    // not waited for.
-    let mut described: Vec<bool> = asked.iter().map(|_| announced_by_whyrelay).collect();
-    if !announced_by_whyrelay {
-        let limit = (Instant::now() + DESCRIBE_LIMIT).min(until);
-        let describe =
-            |asked: &(Origin, SocketAddr)| probes::describe(&journal, random.fork(), asked.clone(), options, limit);
-        let describing = join_all(asked.iter().map(describe).collect::<Vec<_>>());
-        if let Some(answers) = stop.clone().unless(describing).await {
-            discovery.extend(answers.iter().flatten().filter_map(|described| described.discovery));
-            described = answers.iter().map(Option::is_some).collect();
-        } else {
-            // Whose they are is not known; what they would be asked is told to be unmeasured.
-            described.fill(true);
-        }
-    }
-    let is_ours = described.contains(&true);
-    let ours = asked.iter().zip(&described).filter(|((_, server), described)| server.is_ipv4() && **described);
-    let outside = ours.map(|(asked, _)| asked.clone()).next();
-    careful.extend(ways.port_map(&mut random, &routes, outside));
-    parts.extend(ways.pinhole(&routes));
-    if let Some(application) = &config.application {
-        let what = if asked.is_empty() {
-            "no server was asked over UDP: give --signal or --stun"
-        } else {
-            "rules can look at the address: `whyrelay offer --as` asks a peer"
-        };
-        journal.missing(format!("how packets to a peer fare as {}", application.name()), what);
-        let (random, asked) = (random.fork(), asked.clone());
-        parts.push(part(&journal, Row::of_program(application.name()), |journal| {
-            compare::look(journal, random, application.clone(), asked, until)
-        }));
-    }
-    for (origin, server) in &asked {
-        let (random, asked) = (random.fork(), (origin.clone(), *server));
-        parts.push(part(&journal, Row::of_hops(*server), |journal| {
-            hops::look(journal, random, asked, Class::Request, options, until)
-        }));
-    }
-    for (asked, described) in asked.into_iter().zip(&described) {
-        if *described {
-            let random = random.fork();
-            parts.push(part(&journal, Row::of_probes(asked.1), |journal| {
-                probes::look(journal, random, asked, options, until, !announced_by_whyrelay)
-            }));
-        } else {
-            let why = format!("{} is no whyrelay server, or silent: give --signal", asked.1);
-            journal.missing("largest packets, WireGuard's shape, the server's clock", why);
-        }
-    }
-    parts.extend(ways.nat(&mut random, &discovery));
-    parts.extend(ways.reach(&mut random));
-    careful.extend(ways.turn(&mut random, is_ours));
-    // What is dropped leaves nothing behind.
-    let parts = async { stop.clone().unless(join_all(parts)).await };
-    futures_util::future::join(parts, join_all(careful)).await;
+    let mut course = Course::new(ways, random.fork());
+    course.begin(&routes);
+    course.run(naming, &routes).await;
     journal.stopped();
-    tell_ipv6(&journal, ipv6, &known);
+    tell_ipv6(&journal, ipv6, &course.ways.so_far.known);
     tell_unasked(config, &journal);
 }
+
+/// Nothing is looked at, as the check is stopped before a server is known.
+fn give_up(config: &CheckConfig, journal: &Journal, ipv6: Result<IpAddr, (Ipv6State, Option<IpAddr>)>, why: &str) {
+    journal.missing(SERVERS, why);
+    give_up_consents(config, journal, ipv6, why);
+}
+
+/// What is known without a socket; and what was asked for on top is not looked at.
+fn give_up_consents(
+    config: &CheckConfig,
+    journal: &Journal,
+    ipv6: Result<IpAddr, (Ipv6State, Option<IpAddr>)>,
+    why: &str,
+) {
+    for (_, what, _) in CONSENTS.into_iter().filter(|(is_asked, ..)| is_asked(config)) {
+        journal.missing(what, why);
+    }
+    tell_ipv6(journal, ipv6, &[]);
+    tell_unasked(config, journal);
+}
+
+/// What takes servers.
+const SERVERS: &str = "the NAT's behavior, servers and what gets through";
 
 /// IPv6, in four distinct answers.
 fn tell_ipv6(journal: &Journal, state: Result<IpAddr, (Ipv6State, Option<IpAddr>)>, known: &[Known]) {
@@ -367,7 +306,7 @@ type IsAsked = fn(&CheckConfig) -> bool;
 /// What waits for consent: whether it was given, what it is, and its flag.
 const CONSENTS: [(IsAsked, &str, &str); 3] = [
     (|config| config.hairpin, "hairpinning", "--hairpin"),
-    (|config| config.lifetime.is_some(), "the lifetime of an idle mapping", "--lifetime TIME"),
+    (|config| config.lifetime.is_some(), turn::LIFETIME, "--lifetime TIME"),
     (|config| config.map, "mapping a port on the router", "--map"),
 ];
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use tokio::sync::mpsc;
 use whyrelay_core::engine::nat_discovery::{DiscoveryConfig, Input, NatDiscovery, Output, SocketId};
 use whyrelay_core::random::Random;
 use whyrelay_core::time::{Now, Timestamp};
@@ -21,22 +22,45 @@ pub(crate) struct Origin {
     pub(crate) interface: Option<String>,
 }
 
-/// Looks at the NAT in front of one local address, until everything is settled or `until`.
+/// A server that becomes known while the NAT is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named {
+    pub(crate) remote: SocketAddr,
+    /// Whether it is one of [`DiscoveryConfig::proving`].
+    pub(crate) proving: bool,
+}
+
+/// Looks at the NAT in front of one local address, until everything is settled or `until`. `naming`: servers that become
+/// known meanwhile; its end is that of naming.
 pub(crate) async fn discover(
     journal: Journal,
     random: Random,
     origin: Origin,
-    config: DiscoveryConfig,
+    (config, mut naming): (DiscoveryConfig, Option<mpsc::UnboundedReceiver<Named>>),
     options: UdpOptions,
     until: Instant,
 ) {
     let mut sockets = Sockets::new(journal.clone());
     let mut locals: BTreeMap<SocketId, SocketAddr> = BTreeMap::new();
+    let config = DiscoveryConfig { naming: naming.is_some(), ..config };
     let mut machine = NatDiscovery::new(journal.now(), config, random);
     loop {
         let Some(deadline) = drain(&mut machine, &mut sockets, &mut locals, &journal, &origin, options) else { return };
         let wake = journal.clock().instant(deadline).min(until);
-        let arrived = sockets.recv(wake).await;
+        let arrived = tokio::select! {
+            named = next_named(&mut naming) => {
+                let now = Now::ahead_of_timers(journal.now(), journal.now());
+                match named {
+                    Some(Named { remote, proving }) => machine.handle_input(now, Input::Server { remote, proving }),
+                    None => {
+                        naming = None;
+                        machine.handle_input(now, Input::Complete);
+                    }
+                }
+                continue;
+            }
+            arrived = sockets.recv(wake) => arrived,
+        };
         let socket_of = |local: SocketAddr| locals.iter().find(|(_, own)| **own == local).map(|(socket, _)| *socket);
         match &arrived {
             // What came in time is handled as such, however late we come to it.
@@ -54,10 +78,18 @@ pub(crate) async fn discover(
             }
             None if Instant::now() >= until => {
                 let what = format!("the rest of the NAT's behavior for {}", origin.address.ip());
-                return journal.missing(what, "the time of the check was over");
+                return journal.missing(what, journal.no_time());
             }
             None => machine.handle_input(Now::timers(journal.now(), sockets.heard()), Input::Timeout),
         }
+    }
+}
+
+/// The next server that becomes known, and `None` at the end of naming, once.
+async fn next_named(naming: &mut Option<mpsc::UnboundedReceiver<Named>>) -> Option<Named> {
+    match naming {
+        Some(naming) => naming.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -119,9 +151,9 @@ mod tests {
         let (journal, mut entries) = Journal::new(Clock::start());
         let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
         let servers = vec![server.local_addr().unwrap()];
-        let config = DiscoveryConfig { servers, proving: Vec::new(), hairpin: false, ports: false };
+        let config = DiscoveryConfig { servers, proving: Vec::new(), hairpin: false, ports: false, naming: false };
         let until = Instant::now() + Duration::from_secs(3);
-        let looking = discover(journal, Random::from_number(1), origin, config, UdpOptions::default(), until);
+        let looking = discover(journal, Random::from_number(1), origin, (config, None), UdpOptions::default(), until);
         // The runtime has one thread, which sleeps here from the request until the time is over.
         let standing_still = async {
             let mut buffer = [0; 1500];

@@ -1,14 +1,14 @@
-//! The parts of a check that ask somebody, as what is known by then makes them.
+//! The parts of a check that ask somebody: of each server that becomes known, those that it makes possible.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
 use whyrelay_core::engine::gather::Server;
 use whyrelay_core::engine::nat_discovery::DiscoveryConfig;
 use whyrelay_core::engine::server_url::ServerProtocol;
-use whyrelay_core::host::leads_to_guests;
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::Transport;
 
@@ -16,11 +16,11 @@ use super::asked::Row;
 use super::config::{CheckConfig, Credentials};
 use super::journal::Journal;
 use super::local::{self, DefaultRoute};
-use super::nat::{self, Origin};
-use super::servers::Known;
+use super::nat::{self, Named, Origin};
+use super::servers::{Known, Servers};
 use super::stop::Stop;
 use super::{pinhole, port_map, reach, turn};
-use crate::io::interfaces::{self, Interface, InterfaceFilter};
+use crate::io::interfaces::{self, Interface};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
 
@@ -33,9 +33,6 @@ const TLS_PORT: u16 = 5349;
 
 /// For a connection that need not come about: a lost SYN is sent again after 1 s.
 const TRY_LIMIT: Duration = Duration::from_millis(1500);
-
-/// Local addresses that are looked from, of each family.
-const MAX_ORIGINS: usize = 4;
 
 /// TURN servers that a mapped port is tried by, one after the other.
 const MAX_TRIED_BY: usize = 2;
@@ -57,123 +54,170 @@ pub(super) fn part<F: Future<Output = ()> + 'static>(
     })
 }
 
-/// What all parts have in common.
+/// What all parts have in common, and what there is of them so far.
 pub(super) struct Look<'a> {
     pub(super) config: &'a CheckConfig,
     pub(super) journal: &'a Journal,
     pub(super) found: &'a [Interface],
-    pub(super) known: &'a [Known],
-    /// Whether a whyrelay server announced them, which names all that it has.
+    /// Whether a whyrelay server announced the servers, which names all that it has.
     pub(super) is_all_announced: bool,
     pub(super) tls: &'a ClientTls,
     pub(super) options: UdpOptions,
     pub(super) until: Instant,
     pub(super) stop: &'a Stop,
+    pub(super) so_far: SoFar,
+}
+
+/// What was begun already.
+#[derive(Debug, Default)]
+pub(super) struct SoFar {
+    /// The servers that are known.
+    pub(super) known: Vec<Known>,
+    /// The way to them: over what, where to, and whether only as a try.
+    reached: Vec<(Transport, SocketAddr, bool)>,
+    /// Where port 443 is asked.
+    https: Vec<SocketAddr>,
+    /// Whom whyrelay's own probes are asked of.
+    pub(super) probed: Vec<SocketAddr>,
+    /// What is looked at of NATs: the family, and where servers are named that become known later.
+    nats: Vec<(bool, mpsc::UnboundedSender<Named>)>,
+    /// Whether there is a TURN server over UDP.
+    relays_over_udp: bool,
+    /// Families for which the lifetime of mappings is looked at.
+    lifetimes: Vec<bool>,
 }
 
 impl Look<'_> {
-    /// The first server of each family over UDP, with our end: whom to ask for whyrelay's own probes.
-    pub(super) fn probe_servers(&self) -> Vec<(Origin, SocketAddr)> {
-        let first = |ipv4: bool| {
-            let mut remotes = self.known.iter().filter(|server| server.is_udp()).flat_map(Known::remotes);
-            let remote = remotes.find(|remote| remote.is_ipv4() == ipv4)?;
-            Some((self.origin_toward(remote)?, remote))
-        };
-        [first(true), first(false)].into_iter().flatten().collect()
-    }
-
-    fn origin_toward(&self, remote: SocketAddr) -> Option<Origin> {
-        let preferred = local::origin_toward(remote, self.found, self.options.mark)?;
-        permitted(remote, preferred, self.found, &self.config.interfaces)
-    }
-
-    /// The local addresses to look from toward a server: the system's own choice, then the other usable ones.
-    fn origins(&self, remote: SocketAddr) -> Vec<Origin> {
-        let (config, journal) = (self.config, self.journal);
-        let mut origins: Vec<Origin> = Vec::new();
-        let preferred = self.origin_toward(remote);
-        let chosen = interfaces::usable(self.found, &config.interfaces);
-        let restricted = config.interfaces.is_only();
-        if let Some(preferred) = preferred {
-            let wanted = chosen.iter().any(|(address, _)| address.ip() == preferred.address.ip());
-            if wanted || !restricted && remote.ip().is_loopback() {
-                origins.push(preferred);
-            }
-        }
-        for (address, interface) in chosen {
-            let known = origins.iter().any(|origin| origin.address.ip() == address.ip());
-            let link_local = interfaces::is_link_local(&address);
-            let is_apart = address.ip().is_loopback() && !(restricted && remote.ip().is_loopback());
-            if known || is_apart || address.is_ipv4() != remote.is_ipv4() {
+    /// The first server of each family over UDP, with our end, where there was none before: whom to ask for whyrelay's own
+    /// probes.
+    pub(super) fn probe_servers(&mut self) -> Vec<(Origin, SocketAddr)> {
+        let mut asked = Vec::new();
+        for ipv4 in [true, false] {
+            if self.so_far.probed.iter().any(|probed| probed.is_ipv4() == ipv4) {
                 continue;
             }
-            let name = interface.clone().unwrap_or_default();
-            let what = format!("the NAT's behavior for {} ({name})", address.ip());
-            if leads_to_guests(&name) && !restricted {
-                journal.missing(
-                    what,
-                    "the interface serves this host's own guests: name it with --interface to look from it",
-                );
-            } else if !link_local && origins.len() < MAX_ORIGINS {
-                origins.push(Origin { address, interface });
-            } else if !link_local {
-                journal
-                    .missing(what, format!("only {MAX_ORIGINS} addresses are looked from: name it with --interface"));
+            let mut remotes = self.so_far.known.iter().filter(|server| server.is_udp()).flat_map(Known::remotes);
+            let Some(remote) = remotes.find(|remote| remote.is_ipv4() == ipv4) else { continue };
+            if let Some(origin) = self.origin_toward(remote) {
+                asked.push((origin, remote));
             }
         }
-        origins
+        self.so_far.probed.extend(asked.iter().map(|(_, remote)| *remote));
+        asked
     }
 
-    /// What the NAT in front of each local address does.
-    pub(super) fn nat(&self, random: &mut Random, discovery: &[SocketAddr]) -> Vec<Part> {
+    /// What the NAT in front of each local address does, by servers that have become known: they are named to what looks at
+    /// it already.
+    pub(super) fn nat(&mut self, random: &mut Random, servers: &Servers) -> Vec<Part> {
         let (journal, options, until) = (self.journal, self.options, self.until);
         let mut parts: Vec<Part> = Vec::new();
-        if !self.known.is_empty() && !self.known.iter().any(Known::is_udp) {
-            let why = "no server over UDP was named: give --stun stun:HOST or --turn turn:HOST";
-            journal.missing("the NAT's behavior, and how many are in front", why);
-        }
         for ipv4 in [true, false] {
-            let mut servers: Vec<SocketAddr> = Vec::new();
-            for server in self.known.iter().filter(|server| server.is_udp()) {
-                let remotes = server.remotes().filter(|remote| remote.is_ipv4() == ipv4);
-                servers.extend(remotes.filter(|remote| !servers.contains(remote)).collect::<Vec<_>>());
+            let of_family = |remote: &SocketAddr| remote.is_ipv4() == ipv4;
+            let proving: Vec<SocketAddr> = servers.discovery.iter().copied().filter(of_family).take(1).collect();
+            let remotes: Vec<SocketAddr> = servers
+                .list
+                .iter()
+                .filter(|server| server.is_udp())
+                .flat_map(Known::remotes)
+                .filter(of_family)
+                .collect();
+            let Some(&first) = remotes.first().or(proving.first()) else { continue };
+            if self.name_to_nats(ipv4, &proving, &remotes) {
+                continue;
             }
-            let Some(&first) = servers.first() else { continue };
-            let origins = self.origins(first);
+            let (origins, left_out) = self.origins(first);
+            left_out.into_iter().for_each(|(what, why)| journal.missing(what, why));
             if origins.is_empty() {
                 let family = if ipv4 { "IPv4" } else { "IPv6" };
                 journal.missing(format!("the NAT's behavior for {family}"), "this host has no address to look from");
             }
             for origin in origins {
-                let proving: Vec<SocketAddr> =
-                    discovery.iter().copied().filter(|remote| remote.is_ipv4() == ipv4).take(1).collect();
-                let servers = [proving.clone(), servers.clone()].concat();
-                let config = DiscoveryConfig { servers, proving, hairpin: self.config.hairpin, ports: true };
-                let (random, rows) = (random.fork(), Row::of_nat(origin.address.ip(), config.hairpin));
+                let (sender, named) = mpsc::unbounded_channel();
+                self.so_far.nats.push((ipv4, sender));
+                let (hairpin, servers) = (self.config.hairpin, [proving.clone(), remotes.clone()].concat());
+                let config = DiscoveryConfig { servers, proving: proving.clone(), hairpin, ports: true, naming: true };
+                let (random, rows) = (random.fork(), Row::of_nat(origin.address.ip(), hairpin));
                 parts.push(part(journal, rows, |journal| {
-                    nat::discover(journal, random, origin, config, options, until)
+                    nat::discover(journal, random, origin, (config, Some(named)), options, until)
                 }));
             }
         }
         parts
     }
 
-    /// Which servers are reached, and over what.
-    pub(super) fn reach(&self, random: &mut Random) -> Vec<Part> {
+    /// Names further servers to what looks at the NATs of a family. False: nothing does.
+    fn name_to_nats(&self, ipv4: bool, proving: &[SocketAddr], remotes: &[SocketAddr]) -> bool {
+        let mut is_looked_at = false;
+        for (_, sender) in self.so_far.nats.iter().filter(|(of, _)| *of == ipv4) {
+            is_looked_at = true;
+            let proving = proving.iter().map(|remote| Named { remote: *remote, proving: true });
+            for named in proving.chain(remotes.iter().map(|remote| Named { remote: *remote, proving: false })) {
+                // What has come to its end needs none.
+                let _ = sender.send(named);
+            }
+        }
+        is_looked_at
+    }
+
+    /// A whyrelay server told where it offers behavior discovery.
+    pub(super) fn offers_discovery(&self, remote: SocketAddr) {
+        self.name_to_nats(remote.is_ipv4(), &[remote], &[]);
+    }
+
+    /// No more servers will be named to what looks at NATs.
+    pub(super) fn end_naming(&mut self) {
+        self.so_far.nats.clear();
+    }
+
+    /// Whether it is being found out how long mappings live.
+    pub(super) fn finds_lifetimes(&self) -> bool {
+        !self.so_far.lifetimes.is_empty()
+    }
+
+    /// No more servers will become known: says what nothing was found to ask for.
+    pub(super) fn all_named(&self) {
+        let (journal, known) = (self.journal, &self.so_far.known);
+        if !known.is_empty() && !known.iter().any(Known::is_udp) {
+            let why = "no server over UDP was named: give --stun stun:HOST or --turn turn:HOST";
+            journal.missing("the NAT's behavior, and how many are in front", why);
+        }
+        if !known.is_empty() && !is_on_https_port(known, Transport::Tls, |_| true) {
+            let why = "no server on 443 was given: name one with --turn turns:HOST:443";
+            journal.missing("TURN over TLS to port 443", why);
+        }
+        self.tell_unasked_transports();
+    }
+
+    /// No TURN server is there that would send from a fresh port where no whyrelay server does.
+    pub(super) fn tell_without_relay(&self, is_ours: bool) {
+        let known = &self.so_far.known;
+        if self.config.lifetime.is_some() && !self.finds_lifetimes() {
+            let why = "it takes a TURN server over UDP to send after the silence";
+            self.journal.missing(turn::LIFETIME, why);
+        }
+        if !is_ours && !known.is_empty() && !known.iter().any(|server| server.url.protocol() == ServerProtocol::Turn) {
+            let why = "it takes a TURN server to send from: give --turn or --signal";
+            self.journal.missing("early arrival, egress to a third party, echo through a relay", why);
+        }
+    }
+
+    /// Whether servers that have become known are reached, and over what.
+    pub(super) fn reach(&mut self, random: &mut Random, servers: &Servers) -> Vec<Part> {
         let (journal, options, until) = (self.journal, self.options, self.until);
         let mut parts = self.https_port(random);
-        let mut asked: Vec<(Transport, SocketAddr)> = Vec::new();
         // What URLs name goes first: where one names what is a try by another, it is none.
         for unannounced in [false, true] {
-            for server in self.known {
+            for server in &servers.list {
                 let ways = if unannounced { self.tries(server) } else { self.named(server) };
                 for (transport, remote) in ways {
+                    let is_asked = self
+                        .so_far
+                        .reached
+                        .iter()
+                        .any(|(over, to, is_try)| (*over, *to) == (transport, remote) && (unannounced || !is_try));
                     // A socket's origin is known for each: without one it was said already.
-                    let Some(origin) = self.origin_toward(remote).filter(|_| !asked.contains(&(transport, remote)))
-                    else {
-                        continue;
-                    };
-                    asked.push((transport, remote));
+                    let Some(origin) = self.origin_toward(remote).filter(|_| !is_asked) else { continue };
+                    self.so_far.reached.push((transport, remote, unannounced));
                     let (label, expected) = (server.url.to_string(), server.url.protocol() == ServerProtocol::Stun);
                     let target =
                         reach::Target { label, remote, origin, expected: expected && !unannounced, unannounced };
@@ -189,7 +233,6 @@ impl Look<'_> {
                 }
             }
         }
-        self.tell_unasked_transports(&asked);
         parts
     }
 
@@ -203,15 +246,6 @@ impl Look<'_> {
             }
         }
         ways
-    }
-
-    /// Why there is no end of ours toward a destination.
-    fn no_way(&self) -> &'static str {
-        if self.config.interfaces.is_empty() {
-            "there is no route to it"
-        } else {
-            "there is no route to it from the interfaces and addresses that were chosen"
-        }
     }
 
     /// What a server may offer beside what its URL names. TCP shows whether UDP alone is what does not get through; TLS is
@@ -240,11 +274,12 @@ impl Look<'_> {
     }
 
     /// Servers that are not asked over UDP, or over TLS: it is neither their URLs' nor a try.
-    fn tell_unasked_transports(&self, asked: &[(Transport, SocketAddr)]) {
+    fn tell_unasked_transports(&self) {
         let mut told: Vec<(Transport, IpAddr)> = Vec::new();
-        for remote in self.known.iter().flat_map(Known::remotes) {
+        for remote in self.so_far.known.iter().flat_map(Known::remotes) {
             for transport in [Transport::Udp, Transport::Tls] {
-                let is_asked = asked.iter().any(|(over, to)| *over == transport && to.ip() == remote.ip());
+                let is_asked =
+                    self.so_far.reached.iter().any(|(over, to, _)| *over == transport && to.ip() == remote.ip());
                 if is_asked || told.contains(&(transport, remote.ip())) {
                     continue;
                 }
@@ -262,14 +297,14 @@ impl Look<'_> {
 
     /// Port 443, the class of ports beside STUN's own and random high ones: by the servers that listen there, and where
     /// none does over UDP, by what the first server's host says there.
-    fn https_port(&self, random: &mut Random) -> Vec<Part> {
-        if !self.known.is_empty() && !is_on_https_port(self.known, Transport::Tls, |_| true) {
-            let why = "no server on 443 was given: name one with --turn turns:HOST:443";
-            self.journal.missing("TURN over TLS to port 443", why);
-        }
+    fn https_port(&mut self, random: &mut Random) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
-        for remote in https_ports(self.known) {
+        for remote in https_ports(&self.so_far.known) {
             let Some(origin) = self.origin_toward(remote) else { continue };
+            if self.so_far.https.iter().any(|asked| asked.is_ipv4() == remote.is_ipv4()) {
+                continue;
+            }
+            self.so_far.https.push(remote);
             let target = reach::Target { label: String::new(), remote, origin, expected: false, unannounced: true };
             let (random, rows) = (random.fork(), Row::of_reach(Transport::Udp, remote));
             parts.push(part(self.journal, rows, |journal| {
@@ -303,7 +338,7 @@ impl Look<'_> {
             journal.missing(WHAT, self.no_way());
             return None;
         };
-        let relays = self.turn_targets().filter(|target| target.server.username.is_some());
+        let relays = self.turn_targets(&self.so_far.known).filter(|target| target.server.username.is_some());
         let relays = relays.filter(|target| target.origin.address.is_ipv4()).take(MAX_TRIED_BY).collect();
         let map = self.config.map;
         let target = port_map::Target { origin, gateway, map, outside, relays, tls: self.tls.clone() };
@@ -326,59 +361,59 @@ impl Look<'_> {
         Some(part(self.journal, Row::of_pinhole(), |journal| pinhole::look(journal, origin, router, options, until)))
     }
 
-    /// The TURN servers that there is a way to.
-    fn turn_targets(&self) -> impl Iterator<Item = turn::Target> + '_ {
-        let turn = self.known.iter().filter(|server| server.url.protocol() == ServerProtocol::Turn);
-        turn.filter_map(|server| {
-            let origin = self.origin_toward(server.remotes().next()?)?;
+    /// The TURN servers that there is a way to, each of their addresses apart.
+    fn turn_targets<'s>(&'s self, servers: &'s [Known]) -> impl Iterator<Item = turn::Target> + 's {
+        let turn = servers.iter().filter(|server| server.url.protocol() == ServerProtocol::Turn);
+        turn.flat_map(|server| server.remotes().map(move |remote| (server, remote))).filter_map(|(server, remote)| {
+            let origin = self.origin_toward(remote)?;
+            let url = server.url.clone();
+            let family = if remote.is_ipv4() { "IPv4" } else { "IPv6" };
+            let label = if server.addresses.len() > 1 { format!("{url} over {family}") } else { url.to_string() };
             let server = Server {
-                url: server.url.clone(),
-                addresses: server.addresses.clone(),
+                url,
+                addresses: vec![remote.ip()],
                 username: server.credentials.as_ref().map(|credentials| credentials.username.clone()),
                 password: server.credentials.as_ref().map(Credentials::password),
             };
-            Some(turn::Target { server, origin, experiments: false, lifetime: None })
+            Some(turn::Target { server, label, origin, experiments: false })
         })
     }
 
-    /// Allocation and relaying by each TURN server. `is_ours`: a whyrelay server measures the rest by its own probes.
-    pub(super) fn turn(&self, random: &mut Random, is_ours: bool) -> Vec<Part> {
+    /// Allocation and relaying by each TURN server that has become known. `is_ours`: a whyrelay server measures the rest by
+    /// its own probes.
+    pub(super) fn turn(&mut self, random: &mut Random, servers: &[Known], is_ours: bool) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
-        let mut first = true;
-        for mut target in self.turn_targets() {
-            let over_udp = target.server.url.transport() == Transport::Udp;
-            target.experiments = over_udp && first && !is_ours;
-            target.lifetime = self.config.lifetime.filter(|_| over_udp && first);
-            first &= !over_udp;
-            let (random, stop, until) = (random.fork(), self.stop.clone(), self.until);
-            let (with, rows) =
-                ((self.tls.clone(), self.options), Row::of_relay(&target.server.url, target.experiments));
-            parts
-                .push(part(self.journal, rows, |journal| turn::try_server(journal, random, target, with, until, stop)));
-        }
-        let any = self.known.iter().any(|server| server.url.protocol() == ServerProtocol::Turn);
-        if !any && !self.known.is_empty() && !is_ours {
-            let why = "it takes a TURN server to send from: give --turn or --signal";
-            self.journal.missing("early arrival, egress to a third party, echo through a relay", why);
-        }
-        if self.config.lifetime.is_some() && first {
-            let why = "it takes a TURN server over UDP to send after the silence";
-            self.journal.missing("the lifetime of an idle mapping", why);
+        let (journal, until) = (self.journal, self.until);
+        for mut target in self.turn_targets(servers).collect::<Vec<_>>() {
+            if target.server.url.transport() == Transport::Udp {
+                target.experiments = !self.so_far.relays_over_udp && !is_ours;
+                self.so_far.relays_over_udp = true;
+                parts.extend(self.lifetimes(random, &target));
+            }
+            let (random, stop, with) = (random.fork(), self.stop.clone(), (self.tls.clone(), self.options));
+            let rows = Row::of_relay(&target.label, target.experiments);
+            parts.push(part(journal, rows, |journal| turn::try_server(journal, random, target, with, until, stop)));
         }
         parts
     }
-}
 
-/// Our end toward a destination: the system's own choice where that is one of ours, else the first of those that were
-/// chosen and may get there.
-fn permitted(remote: SocketAddr, preferred: Origin, found: &[Interface], filter: &InterfaceFilter) -> Option<Origin> {
-    let chosen = interfaces::usable(found, filter);
-    let own = remote.ip().is_loopback() && !filter.is_only() && preferred.address.ip().is_loopback();
-    if own || filter.is_empty() || chosen.iter().any(|(address, _)| address.ip() == preferred.address.ip()) {
-        return Some(preferred);
+    /// With consent: how long mappings live in front of each local address, by the first TURN server over UDP of its family.
+    fn lifetimes(&mut self, random: &mut Random, target: &turn::Target) -> Vec<Part> {
+        let Some(limit) = self.config.lifetime else { return Vec::new() };
+        let ipv4 = target.origin.address.is_ipv4();
+        if self.so_far.lifetimes.contains(&ipv4) {
+            return Vec::new();
+        }
+        self.so_far.lifetimes.push(ipv4);
+        let remotes = target.server.addresses.iter().map(|ip| SocketAddr::new(*ip, target.server.url.port()));
+        let origins = remotes.flat_map(|remote| self.origins(remote).0);
+        let parts = origins.map(|origin| -> Part {
+            let target = turn::Target { origin, ..target.clone() };
+            let (random, stop, with) = (random.fork(), self.stop.clone(), (self.tls.clone(), self.options));
+            Box::pin(turn::find_lifetime(self.journal.clone(), random, target, with, limit, stop))
+        });
+        parts.collect()
     }
-    let other = chosen.into_iter().find(|(address, _)| interfaces::could_reach(*address, remote));
-    other.map(|(address, interface)| Origin { address, interface })
 }
 
 /// Whether a server stands on [`HTTPS_PORT`] over a transport, at an address of a kind.
@@ -401,39 +436,10 @@ fn https_ports(known: &[Known]) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use whyrelay_core::trace::event::InterfaceUse;
 
     fn known(url: &str, addresses: &[&str]) -> Known {
         let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
         Known { url: url.parse().unwrap(), addresses, credentials: None }
-    }
-
-    #[test]
-    fn sockets_are_on_what_was_chosen_and_no_other() {
-        let interface = |name: &str, address: &str, used| {
-            let addresses = vec![format!("{address}:0").parse().unwrap()];
-            Interface { name: name.to_owned(), index: 1, addresses, used }
-        };
-        let toward = |remote: &str, filter: &InterfaceFilter, eth0: InterfaceUse| {
-            let found = [
-                interface("eth0", "192.168.1.2", eth0),
-                interface("eth1", "10.0.0.2", InterfaceUse::Used),
-                interface("lo", "127.0.0.1", InterfaceUse::Loopback),
-            ];
-            let preferred = if remote.starts_with("127.") { "127.0.0.1:0" } else { "192.168.1.2:0" };
-            let preferred = Origin { address: preferred.parse().unwrap(), interface: None };
-            permitted(remote.parse().unwrap(), preferred, &found, filter).map(|origin| origin.address.ip().to_string())
-        };
-        let (server, here) = ("198.51.100.1:3478", "127.0.0.1:3478");
-        let none = InterfaceFilter::default();
-        assert_eq!(toward(server, &none, InterfaceUse::Used).as_deref(), Some("192.168.1.2"), "the system's choice");
-        let without = InterfaceFilter { exclude: vec!["eth0".into()], ..InterfaceFilter::default() };
-        assert_eq!(toward(server, &without, InterfaceUse::Excluded).as_deref(), Some("10.0.0.2"));
-        assert_eq!(toward(here, &without, InterfaceUse::Excluded).as_deref(), Some("127.0.0.1"));
-        let addresses = vec!["127.0.0.1".parse().unwrap()];
-        let loopback = InterfaceFilter { addresses, ..InterfaceFilter::default() };
-        assert_eq!(toward(server, &loopback, InterfaceUse::Used), None, "loopback leads nowhere else");
-        assert_eq!(toward(here, &loopback, InterfaceUse::Used).as_deref(), Some("127.0.0.1"));
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub(crate) async fn look(journal: Journal, origin: Origin, router: SocketAddr, o
             break;
         }
     }
+    if told.is_none() && Instant::now() >= until {
+        return journal.missing("PCP of the router for IPv6", journal.no_time());
+    }
     let (found, detail) = told.unwrap_or_else(|| (false, "no answer".to_owned()));
     let (protocol, gateway): (_, Option<IpAddr>) = (PortMapperProtocol::Pcp, Some(router.ip()));
     journal.measured(Measurement::PortMapper { protocol, gateway, found, external: None, detail: Some(detail) });

@@ -100,10 +100,10 @@ pub(crate) async fn look(
     let why = match stop.clone().unless(driver.run(until)).await {
         Some(Some(Said::Discovered)) if target.map => return map(&mut driver, random, &target, options, stop).await,
         Some(Some(Said::Discovered)) => return,
-        Some(_) => "the time of the check was over",
-        None => STOPPED,
+        Some(_) => journal.no_time(),
+        None => STOPPED.to_owned(),
     };
-    journal.missing("port mapping protocols of the router", why);
+    journal.missing("port mapping protocols of the router", why.as_str());
     if target.map {
         journal.missing(MAPPING, why);
     }

@@ -21,7 +21,7 @@ use crate::io::udp::UdpOptions;
 const SENDS: u32 = 5;
 const INTERVAL: Duration = Duration::from_millis(80);
 
-/// Behind the last send.
+/// Behind the last send, and no less than two round trips.
 const LAST_WAIT: Duration = Duration::from_millis(300);
 
 /// UDP payloads that are tried: what fits into an MTU of 1500 over IPv4 and IPv6, of 1492 (PPPoE), 1420 (WireGuard),
@@ -118,7 +118,7 @@ impl Session {
         for sent in 1..=SENDS {
             // The system's refusal is an event of its own.
             let _ = self.sockets.send(self.local, remote, bytes);
-            let wake = (Instant::now() + if sent == SENDS { LAST_WAIT } else { INTERVAL }).min(self.until);
+            let wake = (Instant::now() + if sent == SENDS { self.last_wait() } else { INTERVAL }).min(self.until);
             while let Some((from, bytes)) = self.arrival(wake).await {
                 let is_answer = Message::decode(&bytes).is_ok_and(|message| {
                     message.is_sound()
@@ -197,13 +197,26 @@ impl Session {
         Message::decode(&answer).ok()?.xor_address(AttributeType::XOR_MAPPED_ADDRESS)
     }
 
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    /// Why something is missing: for want of time, or else this.
+    fn why(&self, otherwise: &str) -> String {
+        if self.is_over() { self.journal.no_time() } else { otherwise.to_owned() }
+    }
+
+    /// The wait behind the last send.
+    fn last_wait(&self) -> Duration {
+        self.round.map_or(LAST_WAIT, |(_, took)| LAST_WAIT.max(took * 2))
+    }
+
     /// Whether the unsolicited packet of a third party came.
     async fn was_knocked(&mut self, third: &Third, wait: Duration) -> bool {
-        let wake = (Instant::now() + wait).min(self.until);
-        while let Some((from, bytes)) = self.arrival(wake).await {
-            self.keep(from, bytes);
-        }
-        self.others.iter().any(|(from, bytes)| bare(*from) == bare(third.remote) && is_knock(bytes, third.token))
+        let is =
+            |(from, bytes): &(SocketAddr, Vec<u8>)| bare(*from) == bare(third.remote) && is_knock(bytes, third.token);
+        self.wait(wait, |others| others.iter().any(is)).await;
+        self.others.iter().any(is)
     }
 }
 
@@ -256,7 +269,11 @@ pub(crate) async fn look(
     if !described {
         let asked = (origin.clone(), server);
         if describe(&journal, random.fork(), asked, options, until).await.is_none() {
-            let why = format!("{server} did not answer when asked what it offers");
+            let why = if Instant::now() >= until {
+                journal.no_time()
+            } else {
+                format!("{server} did not answer when asked what it offers")
+            };
             let what = "early arrival, a random high port, largest packets, WireGuard's shape, the server's clock";
             return journal.missing(what, why);
         }
@@ -266,9 +283,12 @@ pub(crate) async fn look(
         return journal.missing(what, "no socket could be opened");
     };
     let Some(plain) = session.third(false, None).await else {
-        return journal.missing(what, "the server opened no port for it");
+        return journal.missing(what, session.why("the server opened no port for it"));
     };
     let (local, control) = (session.local, session.observe(&plain).await);
+    if control.is_none() && session.is_over() {
+        return journal.missing(format!("a random high port, {what}"), journal.no_time());
+    }
     let sent = if control.is_some() { 1 } else { SENDS };
     journal.measured(Measurement::ThirdParty { local, remote: plain.remote, observed: control, sent });
     let Some(control) = control else {
@@ -285,11 +305,11 @@ pub(crate) async fn look(
 async fn early_arrival(session: &mut Session, control: SocketAddr) {
     const WHAT: &str = "early arrival";
     let Some(third) = session.third(true, None).await else {
-        return session.journal.missing(WHAT, "the server opened no port to knock from");
+        return session.journal.missing(WHAT, session.why("the server opened no port to knock from"));
     };
     let arrived = session.was_knocked(&third, Duration::from_millis(100)).await;
     let Some(observed) = session.observe(&third).await else {
-        return session.journal.missing(WHAT, "our packets to the port that knocked were not answered");
+        return session.journal.missing(WHAT, session.why("our packets to the port that knocked were not answered"));
     };
     let (local, remote, mapped) = (session.local, third.remote, third.mapped);
     session.journal.measured(Measurement::EarlyArrival { local, remote, mapped, observed, control, arrived });
@@ -312,7 +332,7 @@ async fn sizes(session: &mut Session, third: &Third) {
             }
             session.wait(Duration::from_millis(100), |answers| has_largest(most, &asked, answers)).await;
         }
-        session.wait(LAST_WAIT, |answers| has_largest(most, &asked, answers)).await;
+        session.wait(session.last_wait(), |answers| has_largest(most, &asked, answers)).await;
         let answered = |size: u16| {
             asked
                 .iter()
@@ -321,11 +341,15 @@ async fn sizes(session: &mut Session, third: &Third) {
         let largest = sizes.iter().copied().filter(|size| answered(*size)).max();
         let (local, remote) = (session.local, third.remote);
         match largest {
+            // What is on its way still was not lost.
+            Some(payload) if payload < most && session.is_over() => {
+                session.journal.missing("the largest packet", session.journal.no_time());
+            }
             Some(payload) => {
                 let lost = sizes.iter().copied().filter(|size| *size > payload).min();
                 session.journal.measured(Measurement::PathMtu { local, remote, direction, payload, lost });
             }
-            None => session.journal.missing("the largest packet", "no packet of any size was answered"),
+            None => session.journal.missing("the largest packet", session.why("no packet of any size was answered")),
         }
     }
 }
@@ -368,7 +392,10 @@ async fn shapes(session: &mut Session, third: &Third) {
     let is_answered = |bytes: &[u8], arrived: &[(SocketAddr, Vec<u8>)]| {
         arrived.iter().any(|(_, answer)| probe::is_answer_to(answer, bytes))
     };
-    session.wait(LAST_WAIT, |arrived| sent.iter().all(|(_, bytes)| is_answered(bytes, arrived))).await;
+    session.wait(session.last_wait(), |arrived| sent.iter().all(|(_, bytes)| is_answered(bytes, arrived))).await;
+    if session.is_over() && !sent.iter().all(|(_, bytes)| is_answered(bytes, &session.others)) {
+        return session.journal.missing("WireGuard's shape", session.journal.no_time());
+    }
     let arrived = |wanted: Disguise| {
         let answered = sent.iter().filter(|(kind, bytes)| *kind == wanted && is_answered(bytes, &session.others));
         u32::try_from(answered.count()).unwrap_or(u32::MAX)

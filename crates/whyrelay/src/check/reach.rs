@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use whyrelay_core::diagnosis::evidence::LEAST_SILENCE;
 use whyrelay_core::engine::gather::StreamId;
 use whyrelay_core::engine::transaction::{Due, Schedule, Transactions};
 use whyrelay_core::random::Random;
@@ -75,6 +76,9 @@ pub(crate) async fn over_udp(
             Some(Heard::Refused { errno, .. }) => {
                 transactions.refuse(errno, |()| true);
                 refused = Some(in_words(errno));
+            }
+            None if Instant::now() >= until && started.elapsed() < LEAST_SILENCE => {
+                return journal.missing(format!("UDP to {remote}"), journal.no_time());
             }
             None if Instant::now() >= until => {
                 break ServerFailure::Timeout { transmissions: 1, took_us: micros(started.elapsed()) };
@@ -210,6 +214,9 @@ pub(crate) async fn over_stream(
             }
             Some(StreamInput::Closed { detail, .. }) => break Err(detail),
             Some(StreamInput::Accepted { .. }) => {}
+            None if started.elapsed() < LEAST_SILENCE => {
+                return journal.missing(format!("{} to {remote}", transport.name()), journal.no_time());
+            }
             None => break Err(format!("no answer within {:.1} s", started.elapsed().as_secs_f64())),
         }
     };

@@ -1,36 +1,37 @@
 //! Which servers a check may ask: those that the user named, else those that signaling announces; and their addresses.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use whyrelay_core::engine::server_url::{ServerHost, ServerProtocol, ServerUrl};
 use whyrelay_core::signal::unguessable_name;
 use whyrelay_core::trace::event::{EventKind, ServerFailure, SignalingState};
 use whyrelay_core::trace::measurement::Measurement;
 
+use super::asked::STOPPED;
 use super::config::Credentials;
 use super::journal::Journal;
 use super::{CheckConfig, name_of};
+use crate::io::interfaces;
 use crate::io::tls::ClientTls;
 use crate::signaling::{Client, Incoming, ServerClock, SignalingError, SignalingOptions, Transport, name_in};
-
-/// Signaling and its announcement may take this long where they name the servers, without which there is nothing to
-/// measure: by satellite it takes two round trips of 600 ms, and a lost SYN is sent again after a second. A check that
-/// comes to nothing by then still ends within 3 s.
-const SIGNALING_LIMIT: Duration = Duration::from_millis(2500);
 
 /// Connections to signaling that are tried at once, and the time between two: 10 % loss each way leaves 3 in 10,000
 /// without any that comes about.
 const MAX_ATTEMPTS: usize = 5;
 const ATTEMPTS_INTERVAL: Duration = Duration::from_millis(150);
 
-/// Names may take this long; what is not resolved by then is not asked.
-const NAMES_LIMIT: Duration = Duration::from_millis(1000);
+/// Names that are not resolved after this part of the check's time are not asked: what is behind them needs the rest.
+const NAMES_PART: u32 = 3;
 
-/// Servers that are looked at, and addresses of each of them.
+/// What is known is looked at when so long nothing was added to it: names are looked up side by side, and mostly found at
+/// about the same time.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Servers that are looked at; of those beyond, as many are named, and the rest counted.
 const MAX_SERVERS: usize = 16;
 
 /// A server with its addresses.
@@ -54,19 +55,36 @@ impl Known {
     }
 }
 
-/// What there is to ask.
-#[derive(Clone, Debug, Default)]
+/// Servers that have become known together.
+#[derive(Debug, Default)]
 pub(crate) struct Servers {
     /// STUN and TURN servers, resolved.
     pub(crate) list: Vec<Known>,
     /// Where a whyrelay server offers behavior discovery, by its announcement.
     pub(crate) discovery: Vec<SocketAddr>,
-    /// All of them were announced by a whyrelay server, so they are its own.
-    pub(crate) announced_by_whyrelay: bool,
 }
 
-/// The servers to ask, resolved. Signaling is waited for where no server is named.
-pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientTls) -> Servers {
+/// A name, what came of looking it up, and how long that took.
+type LookedUp = (String, Result<Vec<IpAddr>, String>, Duration);
+
+/// The servers to ask, which become known one after the other: those with an address at once, the others when their names
+/// are resolved. None waits for a resolver that is asked for another.
+pub(crate) struct Naming {
+    journal: Journal,
+    /// All of them were announced by a whyrelay server, so they are its own.
+    pub(crate) announced_by_whyrelay: bool,
+    /// Where that one offers behavior discovery, as far as it was not handed out.
+    discovery: Vec<ServerUrl>,
+    looking_up: FuturesUnordered<Pin<Box<dyn Future<Output = LookedUp> + Send>>>,
+    /// Servers whose names are looked up.
+    waiting: Vec<Known>,
+    /// Servers that are to be handed out, and when the last was added.
+    ready: Vec<Known>,
+    last: Instant,
+}
+
+/// The servers to ask. Signaling is waited for, until `limit`, where no server is named.
+pub(crate) async fn naming(config: &CheckConfig, journal: &Journal, tls: &ClientTls, limit: Instant) -> Naming {
     let (mut discovery, mut announced_by_whyrelay) = (Vec::new(), false);
     let mut known: Vec<(Known, bool)> = config
         .urls
@@ -74,28 +92,145 @@ pub(crate) async fn known(config: &CheckConfig, journal: &Journal, tls: &ClientT
         .map(|url| (Known { url: url.clone(), addresses: Vec::new(), credentials: config.credentials.clone() }, false))
         .collect();
     if let Some(signal) = config.signal.as_ref().filter(|_| known.is_empty()) {
-        let limit = Instant::now() + SIGNALING_LIMIT;
         let (announced, offered, is_whyrelay) = announced(signal, config, journal, tls, limit).await;
         discovery = offered;
+        discovery.truncate(MAX_SERVERS);
         announced_by_whyrelay = is_whyrelay && !announced.is_empty();
         known.extend(announced.into_iter().map(|known| (known, true)));
     }
-    known.truncate(MAX_SERVERS);
-    for (server, announced) in &known {
+    for (server, announced) in known.iter().take(MAX_SERVERS) {
         journal.fact(EventKind::ServerKnown { url: server.url.to_string(), announced: *announced });
     }
-    let list = resolve(known.into_iter().map(|(server, _)| server).collect(), journal).await;
-    // Most often at the host of a server that is resolved already.
-    let mut resolved = Vec::new();
-    for url in discovery.iter().take(MAX_SERVERS) {
-        let of_host = |known: &&Known| known.url.host() == url.host();
-        let addresses = match url.host() {
-            ServerHost::Ip(ip) => vec![*ip],
-            ServerHost::Name(_) => list.iter().find(of_host).map(|known| known.addresses.clone()).unwrap_or_default(),
-        };
-        resolved.extend(addresses.into_iter().map(|ip| SocketAddr::new(ip, url.port())));
+    tell_left_out(journal, known.iter().skip(MAX_SERVERS).map(|(server, _)| server));
+    known.truncate(MAX_SERVERS);
+    let servers: Vec<Known> = known.into_iter().map(|(server, _)| server).collect();
+    look_at_credentials(config, journal, &servers);
+    let mut naming = Naming::new(journal.clone(), servers, config.time / NAMES_PART);
+    (naming.discovery, naming.announced_by_whyrelay) = (discovery, announced_by_whyrelay);
+    naming
+}
+
+/// Says of servers that there are too many.
+fn tell_left_out<'a>(journal: &Journal, servers: impl Iterator<Item = &'a Known> + Clone) {
+    let why = format!("a check looks at {MAX_SERVERS} servers: make another for the rest");
+    for server in servers.clone().take(MAX_SERVERS) {
+        journal.missing(server.url.to_string(), why.as_str());
     }
-    Servers { list, discovery: resolved, announced_by_whyrelay }
+    let more = servers.skip(MAX_SERVERS).count();
+    if more > 0 {
+        journal.missing(format!("{more} more servers"), why);
+    }
+}
+
+impl Naming {
+    /// Looks up all names at once, each for at most `limit`.
+    fn new(journal: Journal, servers: Vec<Known>, limit: Duration) -> Self {
+        let (mut ready, mut waiting, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for mut server in servers {
+            match server.url.host() {
+                ServerHost::Ip(ip) => {
+                    server.addresses = vec![*ip];
+                    ready.push(server);
+                }
+                ServerHost::Name(name) => {
+                    names.push(name.clone());
+                    waiting.push(server);
+                }
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        let looking_up = FuturesUnordered::new();
+        for name in names {
+            let looking: Pin<Box<dyn Future<Output = LookedUp> + Send>> = Box::pin(look_up(name, limit));
+            looking_up.push(looking);
+        }
+        let (discovery, last) = (Vec::new(), Instant::now());
+        Self { journal, announced_by_whyrelay: false, discovery, looking_up, waiting, ready, last }
+    }
+
+    /// The next servers that are known; `None`: there are no more. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Servers> {
+        while !self.looking_up.is_empty() {
+            let settled = self.last + SETTLE;
+            tokio::select! {
+                biased;
+                Some(looked_up) = self.looking_up.next() => self.looked_up(looked_up),
+                () = tokio::time::sleep_until(settled.into()), if !self.ready.is_empty() => break,
+            }
+        }
+        if self.ready.is_empty() {
+            return None;
+        }
+        let list = std::mem::take(&mut self.ready);
+        let mut discovery = Vec::new();
+        // Most often at the host of a server that is resolved now.
+        self.discovery.retain(|url| {
+            let of_host = |known: &&Known| known.url.host() == url.host();
+            let addresses = match url.host() {
+                ServerHost::Ip(ip) => vec![*ip],
+                ServerHost::Name(_) => {
+                    list.iter().find(of_host).map(|known| known.addresses.clone()).unwrap_or_default()
+                }
+            };
+            discovery.extend(addresses.iter().map(|ip| SocketAddr::new(*ip, url.port())));
+            addresses.is_empty()
+        });
+        Some(Servers { list, discovery })
+    }
+
+    /// Says of servers whose names are still looked up that the check was stopped.
+    pub(crate) fn stopped(&self) {
+        for server in &self.waiting {
+            self.journal.missing(format!("{}: its address, and whether it is reached", server.url), STOPPED);
+        }
+    }
+
+    fn looked_up(&mut self, (name, result, took): LookedUp) {
+        let error = match &result {
+            Ok(found) if found.is_empty() => Some("the name has no address".to_owned()),
+            Ok(_) => None,
+            Err(error) => Some(error.clone()),
+        };
+        let (took_us, addresses) = (micros(took), result.unwrap_or_default());
+        let is_asked = |server: &mut Known| name_of(server.url.host()) == Some(name.as_str());
+        let servers: Vec<Known> = self.waiting.extract_if(.., is_asked).collect();
+        let (known, failed) = (addresses.clone(), error.clone());
+        self.journal.fact(EventKind::NameResolved { name, addresses: known, took_us, error: failed });
+        for mut server in servers {
+            if let Some(detail) = &error {
+                let failure = ServerFailure::Unresolved { detail: detail.clone() };
+                let (url, method) = (server.url.to_string(), "Binding".to_owned());
+                self.journal.fact(EventKind::ServerFailed { server: url, local: None, method, failure });
+                continue;
+            }
+            let first = |ipv4: bool| addresses.iter().find(|ip| ip.is_ipv4() == ipv4).copied();
+            server.addresses = [first(true), first(false)].into_iter().flatten().collect();
+            let others: Vec<String> =
+                addresses.iter().filter(|ip| !server.addresses.contains(ip)).map(ToString::to_string).collect();
+            if !others.is_empty() {
+                let what = format!("{} at {}", server.url, others.join(", "));
+                self.journal.missing(what, "of a name's addresses one of each family is asked");
+            }
+            self.ready.push(server);
+            self.last = Instant::now();
+        }
+    }
+}
+
+/// Looks a name up. What is not known after `limit` will not be asked.
+async fn look_up(name: String, limit: Duration) -> LookedUp {
+    let started = Instant::now();
+    let result = match tokio::time::timeout(limit, tokio::net::lookup_host((name.as_str(), 0))).await {
+        Ok(Ok(found)) => {
+            let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+            addresses.dedup();
+            Ok(addresses)
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the resolver did not answer within {} s", limit.as_secs_f64())),
+    };
+    (name, result, started.elapsed())
 }
 
 /// Looks whether signaling works, where nothing waits for what it announces.
@@ -160,6 +295,7 @@ async fn announced(
         _ => "websocket",
     };
     journal.fact(EventKind::Signaling { server: server.clone(), state: SignalingState::Connected { by: by.into() } });
+    tell_other_way(config, journal, client.server().local.ip());
     match client.server().clock {
         Some(ServerClock { offset_ms, precision_ms }) => {
             journal.measured(Measurement::Clock { server: server.clone(), offset_ms, precision_ms });
@@ -202,6 +338,18 @@ async fn announced(
     (known, discovery, is_whyrelay)
 }
 
+/// Says of signaling that it leaves by what was not chosen: it goes as the system sends it.
+fn tell_other_way(config: &CheckConfig, journal: &Journal, local: IpAddr) {
+    if config.interfaces.is_empty() || local.is_loopback() {
+        return;
+    }
+    let Ok(found) = interfaces::list(&config.interfaces) else { return };
+    if !interfaces::usable(&found, &config.interfaces).iter().any(|(address, _)| address.ip() == local) {
+        let what = "signaling from the interfaces and addresses that were chosen";
+        journal.missing(what, format!("it leaves from {local}, as the system chooses"));
+    }
+}
+
 /// Tries again beside what has not come to an end, and answers what does first. The system sends a lost SYN again after a
 /// second, which is all the time that there is.
 async fn first_to_come<T, F: Future<Output = T>>(attempt: impl Fn() -> F) -> T {
@@ -215,60 +363,8 @@ async fn first_to_come<T, F: Future<Output = T>>(attempt: impl Fn() -> F) -> T {
     }
 }
 
-/// Looks all names up at once.
-async fn resolve(servers: Vec<Known>, journal: &Journal) -> Vec<Known> {
-    let mut names: Vec<String> =
-        servers.iter().filter_map(|server| name_of(server.url.host()).map(str::to_owned)).collect();
-    names.sort_unstable();
-    names.dedup();
-    let looked_up = join_all(names.into_iter().map(|name| async move {
-        let started = Instant::now();
-        let lookup = tokio::net::lookup_host((name.as_str(), 0));
-        let result = match tokio::time::timeout(NAMES_LIMIT, lookup).await {
-            Ok(Ok(found)) => Ok(found.map(|address| address.ip()).collect::<Vec<_>>()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("the resolver did not answer within {} s", NAMES_LIMIT.as_secs())),
-        };
-        (name, result, started.elapsed())
-    }))
-    .await;
-    for (name, result, took) in &looked_up {
-        let took_us = micros(*took);
-        let addresses = result.clone().unwrap_or_default();
-        let error = match result {
-            Ok(found) if found.is_empty() => Some("the name has no address".to_owned()),
-            Ok(_) => None,
-            Err(error) => Some(error.clone()),
-        };
-        journal.fact(EventKind::NameResolved { name: name.clone(), addresses, took_us, error });
-    }
-    let mut resolved = Vec::new();
-    for mut server in servers {
-        let addresses = match server.url.host() {
-            ServerHost::Ip(ip) => vec![*ip],
-            ServerHost::Name(name) => {
-                let found = looked_up.iter().find(|(known, ..)| known == name);
-                match found {
-                    Some((_, Ok(addresses), _)) => addresses.clone(),
-                    Some((_, Err(detail), _)) => {
-                        let failure = ServerFailure::Unresolved { detail: detail.clone() };
-                        let (url, method) = (server.url.to_string(), "Binding".to_owned());
-                        journal.fact(EventKind::ServerFailed { server: url, local: None, method, failure });
-                        continue;
-                    }
-                    None => continue,
-                }
-            }
-        };
-        let first = |ipv4: bool| addresses.iter().find(|ip| ip.is_ipv4() == ipv4).copied();
-        server.addresses = [first(true), first(false)].into_iter().flatten().collect();
-        resolved.push(server);
-    }
-    resolved
-}
-
 /// Time-limited credentials can be judged without a server.
-pub(crate) fn look_at_credentials(config: &CheckConfig, journal: &Journal, known: &[Known]) {
+fn look_at_credentials(config: &CheckConfig, journal: &Journal, known: &[Known]) {
     for server in known {
         let Some(credentials) = &server.credentials else { continue };
         let is_turn = server.url.protocol() == ServerProtocol::Turn;
@@ -300,7 +396,64 @@ fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use std::cell::Cell;
 
+    use super::super::journal::Entry;
     use super::*;
+    use crate::io::clock::Clock;
+
+    fn known(url: &str) -> Known {
+        Known { url: url.parse().unwrap(), addresses: Vec::new(), credentials: None }
+    }
+
+    fn missing(entries: &mut tokio::sync::mpsc::Receiver<Entry>) -> Vec<String> {
+        let facts = std::iter::from_fn(|| entries.try_recv().ok());
+        let missing = facts.filter_map(|entry| match entry {
+            Entry::Fact(_, EventKind::NotMeasured { what, why }) => Some(format!("{what}: {why}")),
+            _ => None,
+        });
+        missing.collect()
+    }
+
+    /// The look-up of the second never ends.
+    #[tokio::test]
+    async fn a_server_that_is_known_does_not_wait_for_a_name_that_is_not() {
+        let (journal, mut entries) = Journal::new(Clock::start());
+        let servers = vec![known("stun:192.0.2.1:3478"), known("turn:silent.example")];
+        let mut naming = Naming::new(journal, servers, Duration::from_secs(60));
+        naming.looking_up = FuturesUnordered::new();
+        naming.looking_up.push(Box::pin(std::future::pending()));
+        let first = naming.next().await.expect("it has an address");
+        assert_eq!(first.list.len(), 1);
+        assert_eq!(first.list[0].addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+        assert!(tokio::time::timeout(SETTLE * 3, naming.next()).await.is_err(), "the other may still be found");
+        naming.looked_up(("silent.example".into(), Ok(vec!["192.0.2.2".parse().unwrap()]), Duration::ZERO));
+        let second = naming.next().await.expect("it was found");
+        assert_eq!(second.list[0].url.to_string(), "turn:silent.example:3478");
+        naming.looking_up.clear();
+        assert!(naming.next().await.is_none());
+        assert!(missing(&mut entries).is_empty());
+    }
+
+    #[tokio::test]
+    async fn addresses_that_are_not_asked_and_servers_that_are_too_many_are_said_to_be_so() {
+        let (journal, mut entries) = Journal::new(Clock::start());
+        let mut naming = Naming::new(journal.clone(), vec![known("stun:many.example")], Duration::from_secs(60));
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let addresses = vec![ip("192.0.2.1"), ip("192.0.2.2"), ip("2001:db8::1"), ip("2001:db8::2")];
+        naming.looking_up.clear();
+        naming.looked_up(("many.example".into(), Ok(addresses), Duration::ZERO));
+        let servers = naming.next().await.expect("it was found");
+        assert_eq!(servers.list[0].addresses, [ip("192.0.2.1"), ip("2001:db8::1")]);
+        let why = "of a name's addresses one of each family is asked";
+        assert_eq!(missing(&mut entries), [format!("stun:many.example:3478 at 192.0.2.2, 2001:db8::2: {why}")]);
+        let left: Vec<Known> = (1..=20).map(|n| known(&format!("stun:192.0.2.{n}"))).collect();
+        tell_left_out(&journal, left.iter());
+        let told = missing(&mut entries);
+        assert_eq!(told.len(), MAX_SERVERS + 1);
+        assert_eq!(told[0], "stun:192.0.2.1:3478: a check looks at 16 servers: make another for the rest");
+        assert!(told[MAX_SERVERS].starts_with("4 more servers: "), "{told:?}");
+        tell_left_out(&journal, [].iter());
+        assert!(missing(&mut entries).is_empty());
+    }
 
     #[tokio::test]
     async fn an_attempt_that_hangs_is_tried_again_beside_it_and_one_that_ends_is_not() {

@@ -8,8 +8,8 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use whyrelay_core::diagnosis::evidence::LEAST_SILENCE;
 use whyrelay_core::engine::gather::Server;
-use whyrelay_core::engine::server_url::ServerUrl;
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::address::AddressClass;
 use whyrelay_core::trace::event::Transport;
@@ -20,25 +20,36 @@ use super::nat::Origin;
 use super::stop::Stop;
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpOptions;
-use client::{Client, Happening};
+use client::{CLOSE_LIMIT, Client, Happening};
+
+/// What every allocation is given back within, behind the time of the check: the last of four requests for it leaves
+/// after 500 ms.
+const GIVE_BACK_LIMIT: Duration = Duration::from_millis(550);
 
 /// A TURN server to try.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// With its addresses and credentials.
+    /// With its credentials, and the one address that is tried.
     pub(crate) server: Server,
+    /// Its URL; and the family, where it has an address of each.
+    pub(crate) label: String,
     /// Our end.
     pub(crate) origin: Origin,
     /// Look at what no tester looks at, too: on one server is enough.
     pub(crate) experiments: bool,
-    /// Find out how long a mapping lives, for at most this long.
-    pub(crate) lifetime: Option<Duration>,
 }
 
 impl Target {
-    /// The server's address in use: it has one of each family at most, and our end has one family.
+    /// The server's address.
     fn address(&self) -> Option<IpAddr> {
-        self.server.addresses.iter().find(|ip| ip.is_ipv4() == self.origin.address.is_ipv4()).copied()
+        self.server.addresses.first().copied()
+    }
+
+    /// Whether the server relays where nobody outside of its network gets to, although it is outside itself.
+    fn is_out_of_reach(&self, relayed: SocketAddr) -> bool {
+        let public = |ip: IpAddr| AddressClass::of(ip) == AddressClass::Public;
+        // Of a server that has addresses inside and outside, the one that was asked counts.
+        !public(relayed.ip()) && self.address().is_some_and(public)
     }
 }
 
@@ -53,111 +64,159 @@ pub(crate) async fn try_server(
 ) {
     // An allocation that is asked for only to be given back.
     if stop.is_asked() {
-        if target.lifetime.is_some() {
-            journal.missing(experiments::LIFETIME, STOPPED);
-        }
         return journal.stopped_here();
     }
-    let url = target.server.url.clone();
-    let experiments = target.experiments && url.transport() == Transport::Udp;
+    let experiments = target.experiments && target.server.url.transport() == Transport::Udp;
     let mut client = match Client::start(journal.clone(), random, &target, experiments, (tls, options)) {
         Ok(client) => client,
         Err(error) => {
-            if target.lifetime.is_some() {
-                journal.missing(experiments::LIFETIME, "there is no allocation to send from after the silence");
-            }
-            return journal.missing(format!("{url}: allocation and relaying"), error.to_string());
+            return journal.missing(format!("{}: allocation and relaying", target.label), error.to_string());
         }
     };
     let used = stop.unless(use_server(&mut client, &journal, &target, experiments, until)).await;
     if used.is_none() {
         journal.stopped_here();
-        if target.lifetime.is_some() {
-            journal.missing(experiments::LIFETIME, "the check was stopped before it was found");
-            journal.say(None);
-        }
     }
-    client.close().await;
+    client.close(until + GIVE_BACK_LIMIT).await;
+}
+
+/// What takes consent and a long time.
+pub(crate) const LIFETIME: &str = "the lifetime of an idle mapping";
+
+/// An allocation that is not there by then will not come.
+const ALLOCATE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Finds out for at most `limit` how long an idle mapping lives in front of the target's end; its server sends after each
+/// silence. The allocation is given back in any case.
+pub(crate) async fn find_lifetime(
+    journal: Journal,
+    random: Random,
+    target: Target,
+    with: (ClientTls, UdpOptions),
+    limit: Duration,
+    stop: Stop,
+) {
+    let what = format!("{LIFETIME} of {}", target.origin.address.ip());
+    if stop.is_asked() {
+        return journal.missing(what, STOPPED);
+    }
+    let mut client = match Client::start(journal.clone(), random, &target, false, with) {
+        Ok(client) => client,
+        Err(error) => return journal.missing(what, error.to_string()),
+    };
+    let searching = async {
+        let until = Instant::now() + ALLOCATE_LIMIT;
+        let Some(&(relayed, mapped)) = allocate(&mut client, 1, until).await.first() else {
+            return journal.missing(&what, "there is no allocation to send from after the silence");
+        };
+        if target.is_out_of_reach(relayed) {
+            return journal.missing(&what, "the relay's address cannot be reached");
+        }
+        let permitted = match permitted_peer(mapped, relayed) {
+            Ok(peer) => permit(&mut client, relayed, peer, until).await,
+            Err(why) => Err(why),
+        };
+        match permitted {
+            Ok(()) => experiments::lifetime(&mut client, &journal, relayed, limit, &what).await,
+            Err(why) => journal.missing(&what, why),
+        }
+    };
+    if stop.unless(searching).await.is_none() {
+        journal.missing(&what, "the check was stopped before it was found");
+        journal.say(None);
+    }
+    client.close(Instant::now() + CLOSE_LIMIT).await;
 }
 
 async fn use_server(client: &mut Client, journal: &Journal, target: &Target, experiments: bool, until: Instant) {
-    let url = &target.server.url;
-    let started = Instant::now();
+    let (label, started) = (&target.label, Instant::now());
     let allocated = allocate(client, if experiments { 2 } else { 1 }, until).await;
-    client.give_up_connecting(started.elapsed());
+    let (is_over, waited) = (Instant::now() >= until, started.elapsed());
+    // A connection that had no time is not one that fails.
+    if is_over && waited < LEAST_SILENCE {
+        client.drop_connecting();
+    } else {
+        client.give_up_connecting(waited);
+    }
     match allocated.first() {
         Some(&(relayed, mapped)) => {
-            let public = |ip: IpAddr| AddressClass::of(ip) == AddressClass::Public;
-            // Of a server that has addresses inside and outside, the one that was asked counts.
-            if !public(relayed.ip()) && target.address().is_some_and(public) {
+            if target.is_out_of_reach(relayed) {
                 let why =
                     format!("the server relays at {relayed}, which cannot be reached from outside of its network");
-                journal.missing(format!("{url}: echo through the relay"), why);
+                journal.missing(format!("{label}: echo through the relay"), why);
                 let why = "the relay's address cannot be reached";
                 if experiments {
                     journal.missing("early arrival and egress to a third party", why);
                 }
-                if target.lifetime.is_some() {
-                    journal.missing(experiments::LIFETIME, why);
-                }
                 return;
             }
-            use_relay(client, journal, url, (relayed, mapped), until).await;
+            use_relay(client, journal, target, (relayed, mapped), until).await;
             match allocated.get(1) {
                 Some(&(second, _)) => experiments::early_arrival(client, journal, relayed, second, until).await,
                 None if experiments => journal.missing("early arrival", "the server gave only one allocation"),
                 None => {}
             }
-            if let Some(limit) = target.lifetime {
-                experiments::lifetime(client, journal, relayed, limit).await;
-            }
         }
         None => {
-            let what = format!("{url}: permission and echo through the relay");
-            journal.missing(what, "there is no allocation");
+            if is_over {
+                let what = format!("{label}: allocation, permission and echo through the relay");
+                journal.missing(what, journal.no_time());
+            } else {
+                journal.missing(format!("{label}: permission and echo through the relay"), "there is no allocation");
+            }
             if experiments {
                 journal.missing("early arrival and egress to a third party", "there is no allocation to send from");
-            }
-            if target.lifetime.is_some() {
-                journal.missing(experiments::LIFETIME, "there is no allocation to send from after the silence");
             }
         }
     }
 }
 
-/// Relayed addresses with the mapped address that came with each, up to `wanted`.
+/// Relayed addresses with the mapped address that came with each, up to `wanted` of our own family: over IPv6 one of each
+/// comes with an allocation, and what is sent there comes from ours. Where there is none of it, what there is.
 async fn allocate(client: &mut Client, wanted: usize, until: Instant) -> Vec<(SocketAddr, Option<SocketAddr>)> {
-    let mut allocated = Vec::new();
+    let (mut allocated, mut others) = (Vec::new(), Vec::new());
     while allocated.len() < wanted {
         match client.next(until).await {
-            Some(Happening::Allocated { relayed, mapped }) => allocated.push((relayed, mapped)),
+            Some(Happening::Allocated { relayed, mapped }) => {
+                let is_ours = relayed.is_ipv4() == client.origin.address.is_ipv4();
+                if is_ours { &mut allocated } else { &mut others }.push((relayed, mapped));
+            }
             Some(Happening::Settled) | None => break,
             Some(_) => {}
         }
     }
-    allocated
+    if allocated.is_empty() { others } else { allocated }
 }
 
 /// Permission and echo; our packet to the relayed address is one to a third party's random high port.
 async fn use_relay(
     client: &mut Client,
     journal: &Journal,
-    url: &ServerUrl,
+    target: &Target,
     (relayed, mapped): (SocketAddr, Option<SocketAddr>),
     until: Instant,
 ) {
-    let echo = format!("{url}: echo through the relay");
+    let echo = format!("{}: echo through the relay", target.label);
+    let permitted = match permitted_peer(mapped, relayed) {
+        Ok(peer) => permit(client, relayed, peer, until).await,
+        Err(why) => Err(why),
+    };
+    match permitted {
+        Ok(()) => experiments::echo(client, journal, target, relayed, until).await,
+        Err(why) => journal.missing(echo, why),
+    }
+}
+
+/// The address of ours that a permission can be asked for; or why there is none.
+fn permitted_peer(mapped: Option<SocketAddr>, relayed: SocketAddr) -> Result<IpAddr, String> {
     let Some(peer) = mapped.map(|mapped| mapped.ip()).filter(|ip| ip.is_ipv4() == relayed.is_ipv4()) else {
-        return journal.missing(echo, "the server told no mapped address of the relayed address's family");
+        return Err("the server told no mapped address of the relayed address's family".to_owned());
     };
     // Servers worth their name refuse to relay into private networks: asking would only look like a fault.
     if AddressClass::of(peer) != AddressClass::Public {
-        return journal.missing(echo, format!("the server sees us at {peer}, a private address, where none relays to"));
+        return Err(format!("the server sees us at {peer}, a private address, where none relays to"));
     }
-    if let Err(why) = permit(client, relayed, peer, until).await {
-        return journal.missing(echo, why);
-    }
-    experiments::echo(client, journal, url, relayed, until).await;
+    Ok(peer)
 }
 
 /// Asks for a permission; why there is none.
@@ -175,7 +234,7 @@ async fn permit(client: &mut Client, relayed: SocketAddr, peer: IpAddr, until: I
                 return Err(format!("the server gives no permission for our own address {peer} ({code})"));
             }
             Some(_) => {}
-            None => return Err("the time of the check was over".to_owned()),
+            None => return Err(client.journal.no_time()),
         }
     }
 }
@@ -190,9 +249,6 @@ pub(crate) struct Outside {
 /// Sends of one packet from a relay, and the time between two.
 const OUTSIDE_SENDS: u32 = 5;
 const OUTSIDE_INTERVAL: Duration = Duration::from_millis(200);
-
-/// An allocation that is not there by then will not come.
-const OUTSIDE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Has a TURN server send to a port of our public address that we did not send to it from, until `arriving` tells
 /// whether it came: that, and the address that the server sees us at. The allocation is given back in any case. `to`: the
@@ -210,7 +266,7 @@ pub(crate) async fn send_from_outside(
     let started = Client::start(journal.clone(), random, &from.target, false, with);
     let mut client = started.map_err(|error| error.to_string())?;
     let sent = stop.clone().unless(send_to_ourselves(&mut client, to, bytes, arriving)).await;
-    client.close().await;
+    client.close(Instant::now() + CLOSE_LIMIT).await;
     sent.unwrap_or_else(|| Err("the check was stopped".to_owned()))
 }
 
@@ -220,7 +276,7 @@ async fn send_to_ourselves(
     bytes: &[u8],
     arriving: impl Future<Output = bool>,
 ) -> Result<(bool, IpAddr), String> {
-    let until = Instant::now() + OUTSIDE_LIMIT;
+    let until = Instant::now() + ALLOCATE_LIMIT;
     let allocated = allocate(client, 1, until).await;
     let &(relayed, mapped) = allocated.first().ok_or("the server gave no relayed address")?;
     let mapped = mapped.map(|mapped| mapped.ip());
@@ -235,7 +291,7 @@ async fn send_to_ourselves(
                 client.send_from_relay(relayed, SocketAddr::new(ip, port), bytes);
                 wake
             }
-            None => Instant::now() + OUTSIDE_LIMIT,
+            None => Instant::now() + ALLOCATE_LIMIT,
         };
         loop {
             tokio::select! {
@@ -255,43 +311,24 @@ mod tests {
     use super::*;
     use crate::io::clock::Clock;
 
-    fn target(url: &str, addresses: &[&str], lifetime: Option<Duration>) -> Target {
-        let (username, password) = (Some("alice".into()), Some(Password::new("wonderland".to_owned())));
-        let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        let server = Server { url: url.parse().unwrap(), addresses, username, password };
-        let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
-        Target { server, origin, experiments: false, lifetime }
-    }
-
     #[tokio::test]
     async fn who_asks_for_the_lifetime_is_told_why_there_is_none_without_an_allocation() {
         let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        for lifetime in [None, Some(Duration::from_secs(15))] {
-            let (journal, mut entries) = Journal::new(Clock::start());
-            let (_stopping, stop) = Stop::new();
-            let target = target(&format!("turn:{closed}"), &["127.0.0.1"], lifetime);
-            let with = (ClientTls::default(), UdpOptions::default());
-            let until = Instant::now() + Duration::from_secs(3);
-            try_server(journal, Random::from_number(1), target, with, until, stop).await;
-            let mut missing = Vec::new();
-            while let Ok(entry) = entries.try_recv() {
-                if let Entry::Fact(_, EventKind::NotMeasured { what, .. }) = entry {
-                    missing.push(what);
-                }
-            }
-            assert_eq!(
-                missing.iter().filter(|what| *what == experiments::LIFETIME).count(),
-                usize::from(lifetime.is_some()),
-                "{missing:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_address_in_use_is_that_of_our_ends_family() {
-        let inside = target("turn:turn.example.org", &["10.0.0.5", "2001:db8::5"], None);
-        assert_eq!(inside.address(), Some("10.0.0.5".parse().unwrap()));
-        let other = target("turn:turn.example.org", &["2001:db8::5"], None);
-        assert_eq!(other.address(), None);
+        let (journal, mut entries) = Journal::new(Clock::start());
+        let (_stopping, stop) = Stop::new();
+        let (username, password) = (Some("alice".into()), Some(Password::new("wonderland".to_owned())));
+        let url = format!("turn:{closed}").parse().unwrap();
+        let server = Server { url, addresses: vec![closed.ip()], username, password };
+        let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
+        let target = Target { server, label: String::new(), origin, experiments: false };
+        let with = (ClientTls::default(), UdpOptions::default());
+        find_lifetime(journal, Random::from_number(1), target, with, Duration::from_secs(15), stop).await;
+        let told = std::iter::from_fn(|| entries.try_recv().ok()).find_map(|entry| match entry {
+            Entry::Fact(_, EventKind::NotMeasured { what, why }) => Some(format!("{what}: {why}")),
+            _ => None,
+        });
+        let expected =
+            "the lifetime of an idle mapping of 127.0.0.1: there is no allocation to send from after the silence";
+        assert_eq!(told.as_deref(), Some(expected));
     }
 }

@@ -75,10 +75,11 @@ impl Beside {
                 });
                 let Some(origin) = origin else { continue };
                 let servers = vec![remote];
-                let config = DiscoveryConfig { proving: servers.clone(), servers, hairpin: false, ports: false };
+                let proving = servers.clone();
+                let config = DiscoveryConfig { servers, proving, hairpin: false, ports: false, naming: false };
                 let options = UdpOptions { mark, ..UdpOptions::default() };
                 let until = Instant::now() + LIMIT;
-                looking.spawn(discover(journal.clone(), random.fork(), origin, config, options, until));
+                looking.spawn(discover(journal.clone(), random.fork(), origin, (config, None), options, until));
             }
             while looking.join_next().await.is_some() {}
         });

@@ -394,7 +394,7 @@ fn private_relay() -> Result<()> {
     ensure!(rows(&json, "UDP, random high port").is_empty(), "{}", context());
     let told = missing(&json);
     ensure!(told.iter().any(|told| told.contains("cannot be reached from outside")), "{told:?}: {}", context());
-    let lifetime = "the lifetime of an idle mapping: the relay's address cannot be reached";
+    let lifetime = "the lifetime of an idle mapping of 192.168.1.2: the relay's address cannot be reached";
     ensure!(told.iter().any(|told| told == lifetime), "{told:?}: {}", context());
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use whyrelay_core::time::Timestamp;
@@ -25,7 +25,7 @@ use crate::suite::{Suite, Tool};
 const RUNS: usize = 18;
 
 /// Labs that run at the same time: a run mostly waits.
-const AT_ONCE: usize = 3;
+pub(crate) const AT_ONCE: usize = 3;
 
 /// The losses, in percent and each way.
 const LOSSES: [u32; 2] = [2, 10];
@@ -39,6 +39,11 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_loss::mapping_and_filtering_are_right_in_every_run", &tools, every_run);
 }
 
+/// By when mapping and filtering are known, and the whole check is over (GOALS.md), from its first event on: by the
+/// recording's clock, as a busy machine is late with starting and ending a process.
+pub(crate) const KNOWN: Duration = Duration::from_secs(1);
+pub(crate) const WHOLE: Duration = Duration::from_secs(3);
+
 /// One run's times, from its first event on.
 #[derive(Clone, Copy, Debug)]
 struct Times {
@@ -46,7 +51,7 @@ struct Times {
     named: bool,
     /// Until mapping and filtering were told.
     known: Duration,
-    /// The whole process.
+    /// Until the last event.
     whole: Duration,
 }
 
@@ -85,9 +90,23 @@ fn every_run() -> Result<()> {
         for (named, words) in [(true, "named"), (false, "announced over lossy TCP")] {
             let those: Vec<Times> = all.iter().copied().filter(|times| times.named == named).collect();
             println!("  servers {words}: {}", summary(&those));
+            // Where signaling announces it, its lossy TCP comes first: the system sends a lost segment again after 200 ms, a
+            // SYN after 1 s. And one answer in five is lost where one packet in ten is, the same one more than once in some
+            // runs: then it takes the longer.
+            let late = those.iter().filter(|times| times.known >= KNOWN).count();
+            ensure!(
+                !named || late <= those.len() * late_of_hundred(loss) / 100,
+                "{late} of {}: {those:?}",
+                those.len()
+            );
         }
     }
     Ok(())
+}
+
+/// How many of a hundred runs may know the NAT later than [`KNOWN`].
+const fn late_of_hundred(loss: u32) -> usize {
+    if loss < 5 { 5 } else { 25 }
 }
 
 /// Median and longest of both times.
@@ -139,16 +158,17 @@ fn in_one_lab(
     Ok(all)
 }
 
-/// Until mapping and filtering were told, as expected, and the whole process.
+/// Until mapping and filtering were told, as expected, and until the last event.
 fn one_run(command: &mut Command, arguments: &[&str], expected: (&str, &str)) -> Result<(Duration, Duration)> {
-    let began = Instant::now();
     let (json, ours) = check_by(command, arguments)?;
-    let whole = began.elapsed();
     let known = (behavior(&json, "mapping"), behavior(&json, "filtering"));
     // All of it: an account shows the end only.
     ensure!(known == expected, "{known:?} instead of {expected:?}: {}\n{json:#}", ours.account);
     let recording = arguments.last().context("a file")?;
-    let known = known_after(&std::fs::read(recording)?).with_context(|| format!("{}\n{json:#}", ours.account))?;
+    let context = || format!("{}\n{json:#}", ours.account);
+    let bytes = std::fs::read(recording)?;
+    let (known, whole) = (known_after(&bytes).with_context(context)?, recorded(&bytes)?);
+    ensure!(whole < WHOLE, "{whole:?} in all: {}", context());
     Ok((known, whole))
 }
 
@@ -161,6 +181,13 @@ fn keep(name: &str, text: &str, recording: &Path) -> Result<String> {
     std::fs::write(&account, text)?;
     std::fs::copy(recording, directory.join(format!("{name}.jsonl")))?;
     Ok(format!("kept as {} with its recording", account.display()))
+}
+
+/// From the first event to the last.
+pub(crate) fn recorded(recording: &[u8]) -> Result<Duration> {
+    let recording = Recording::read(recording).map_err(|error| anyhow!("{error}"))?;
+    let (first, last) = recording.events.first().zip(recording.events.last()).context("an empty recording")?;
+    Ok(last.at.since(first.at))
 }
 
 /// From the first event to the later one of mapping and filtering.

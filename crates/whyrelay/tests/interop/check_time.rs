@@ -1,20 +1,16 @@
 //! How long `whyrelay check` takes: the whole of it, and until mapping and filtering are known.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-use whyrelay_core::trace::recording::Recording;
+use anyhow::{Context as _, Result, ensure};
+use whyrelay_lab::kernel::{Lab, Plan, RouterChoice};
+use whyrelay_lab::scenario::Scenario;
 
-use crate::check::{check, findings, our_server};
-use crate::check_loss::known_after;
+use crate::check::{behavior, check, check_by, findings, missing, our_server};
+use crate::check_lab::serve;
+use crate::check_loss::{KNOWN, WHOLE, known_after, recorded};
 use crate::router::{Internet, Nat};
 use crate::suite::{Suite, Tool};
-
-/// The whole check, whatever the network does (GOALS.md).
-const WHOLE: Duration = Duration::from_secs(3);
-
-/// Until mapping and filtering are known behind a filtering NAT.
-const KNOWN: Duration = Duration::from_secs(1);
 
 /// Runs of each; the slowest counts.
 const RUNS: usize = 3;
@@ -24,6 +20,51 @@ pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("check_time::blocked_udp_is_named_within_three_seconds", &tools, blocked);
     suite.test("check_time::mapping_and_filtering_are_known_within_a_second", &tools, known);
+    suite.test("check_time::a_slow_network_takes_no_longer_and_blames_nobody", &tools, slow);
+}
+
+/// A round trip of 600 ms, and 10 % of packets lost each way: there is no time for everything, which is said, and with more
+/// of it all is found.
+fn slow() -> Result<()> {
+    const MAPPING: &str = "endpoint-independent";
+    const FILTERING: &str = "address-and-port-dependent";
+    let text = format!(
+        "title = \"A slow link that loses packets\"\n\
+         [router.nat]\nmapping = \"{MAPPING}\"\nfiltering = \"{FILTERING}\"\nports = \"preserving\"\n\
+         overloading = false\n\
+         [host.a]\nbehind = \"nat\"\nlink = {{ delay = \"300ms\", loss = 10.0 }}\n\
+         [host.b]\nbehind = \"home-router\"\n\
+         [expect]\npath = \"direct\"\n"
+    );
+    let scenario = Scenario::parse("check-slow", &text)?;
+    let lab = Lab::up(Plan::of(&scenario.topology, RouterChoice::UserSpace)?)?;
+    let (server, url) = serve(&lab, &scenario)?;
+    let stun = format!("stun:{}:3478", scenario.topology.server_address());
+    for by in [["--stun", stun.as_str()], ["--signal", url.as_str()]] {
+        for _ in 0..RUNS {
+            let file = tempfile::NamedTempFile::new()?;
+            let path = file.path().display().to_string();
+            let mut command = lab.command("a", env!("CARGO_BIN_EXE_whyrelay"))?;
+            let (json, ours) = check_by(&mut command, &[&by[..], &["--record", &path]].concat())?;
+            let context = || format!("{by:?}: {}\n{}", ours.account, server.account());
+            let whole = recorded(&std::fs::read(file.path())?)?;
+            println!("{by:?}: {} ms in all", whole.as_millis());
+            ensure!(whole < WHOLE, "{whole:?} in all: {}", context());
+            // No server is called silent that had no time to answer; signaling itself may have been lost.
+            let wrong = findings(&json).iter().any(|name| *name != "signaling-failed");
+            ensure!(!wrong, "{:?}: {}", findings(&json), context());
+            let told = missing(&json);
+            let more = told.iter().any(|told| told.contains("--time"));
+            ensure!(more || !findings(&json).is_empty(), "{told:#?}: {}", context());
+        }
+    }
+    let mut command = lab.command("a", env!("CARGO_BIN_EXE_whyrelay"))?;
+    let (json, ours) = check_by(&mut command, &["--stun", &stun, "--time", "15s"])?;
+    let known = (behavior(&json, "mapping"), behavior(&json, "filtering"));
+    ensure!(known == (MAPPING, FILTERING), "{known:?}: {}\n{}", ours.account, server.account());
+    let told = missing(&json);
+    ensure!(!told.iter().any(|told| told.contains("--time")), "{told:#?}: {}", ours.account);
+    Ok(())
 }
 
 fn blocked() -> Result<()> {
@@ -37,9 +78,7 @@ fn blocked() -> Result<()> {
         let (json, ours) = check(&site.host, &["--signal", server.url(), "--record", &path])?;
         let took = began.elapsed();
         ensure!(findings(&json).first() == Some(&"udp-blocked"), "{}", ours.account);
-        let recording = Recording::read(&std::fs::read(file.path())?).map_err(|error| anyhow!("{error}"))?;
-        let (first, last) = recording.events.first().zip(recording.events.last()).context("an empty recording")?;
-        let recorded = last.at.since(first.at);
+        let recorded = recorded(&std::fs::read(file.path())?)?;
         println!("run {run}: {} ms, of which {} ms are recorded", took.as_millis(), recorded.as_millis());
         ensure!(took < WHOLE, "run {run} took {took:?}, of which {recorded:?} are recorded: {}", ours.account);
     }

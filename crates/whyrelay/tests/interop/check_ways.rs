@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::check::{check, check_by, our_server, rows};
-use crate::resolver::Resolver;
+use crate::check::{check, check_by, missing, our_server, rows};
+use crate::resolver::{Name, Resolver};
 use crate::router::{Internet, Nat, SERVER, Site};
 use crate::suite::{Suite, Tool};
 
@@ -19,11 +19,11 @@ pub(crate) fn register(suite: &mut Suite) {
 
 /// The second uplink's own addresses.
 const SECOND_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 1);
-const SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 2);
+pub(crate) const SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 66, 2);
 
 /// Plugs a host into another site's router as well: a second default route, and a rule by which packets from that
 /// address leave that way.
-fn plug_in(host: &Site, other: &Site) -> Result<()> {
+pub(crate) fn plug_in(host: &Site, other: &Site) -> Result<()> {
     let (gateway, address) = (SECOND_GATEWAY.to_string(), SECOND.to_string());
     let (router, host) = (&other.router, &host.host);
     router.run(&["link", "add", "lan2", "type", "veth", "peer", "name", "eth1", "netns", host.name()])?;
@@ -64,6 +64,13 @@ fn two_uplinks() -> Result<()> {
         let named = |row: &Value| row["subject"] == address && row["name"] == "interface" && row["value"] == interface;
         ensure!(rows.iter().any(named), "{address} is on {interface}: {}", context());
     }
+    // Signaling goes as the system sends it, which is said where that was not chosen.
+    for (interface, is_said) in [("eth0", false), ("eth1", true)] {
+        let (json, ours) = check(&host.host, &["--signal", server.url(), "--interface", interface])?;
+        let what = format!("were chosen: it leaves from {first}, as the system chooses");
+        let told = missing(&json);
+        ensure!(told.iter().any(|told| told.ends_with(&what)) == is_said, "{interface}: {told:#?}: {}", ours.account);
+    }
     Ok(())
 }
 
@@ -75,7 +82,8 @@ fn split_horizon() -> Result<()> {
     let _server = our_server(&internet)?;
     let (host, other) = (internet.site(Nat::Home)?, internet.site(Nat::Home)?);
     plug_in(&host, &other)?;
-    let _stub = Resolver::start(&host.host, Ipv4Addr::new(127, 0, 0, 53), NAME, SERVER[0])?;
+    let at = [SERVER[0].into()];
+    let _stub = Resolver::start(&host.host, Ipv4Addr::new(127, 0, 0, 53), &[(NAME, Name::At(&at))])?;
     let files = tempfile::tempdir()?;
     let write = |name: &str, text: String| std::fs::write(files.path().join(name), text);
     let first = host.host.address().to_string().replace(".2", ".1");

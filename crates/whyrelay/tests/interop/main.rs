@@ -23,6 +23,7 @@ mod check_account;
 mod check_ipv6;
 mod check_lab;
 mod check_loss;
+mod check_names;
 mod check_obstacles;
 mod check_pair;
 mod check_servers;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
     check_ipv6::register(&mut suite);
     check_lab::register(&mut suite);
     check_loss::register(&mut suite);
+    check_names::register(&mut suite);
     check_servers::register(&mut suite);
     check_time::register(&mut suite);
     check_pair::register(&mut suite);

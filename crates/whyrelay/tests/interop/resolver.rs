@@ -1,8 +1,9 @@
-//! A resolver in a namespace that knows one name.
+//! A resolver in a namespace that knows some names.
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,17 +13,39 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::namespace::Namespace;
 
-/// Answers on port 53 until it is dropped: the one name has this address, all others do not exist.
+/// What is known of a name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Name<'a> {
+    /// Its addresses.
+    At(&'a [IpAddr]),
+    /// The same, and each question is answered after a while only.
+    Slow(Duration, &'a [IpAddr]),
+    /// Nobody answers who asks for it.
+    Silent,
+}
+
+/// Answers on port 53 until it is dropped: of these names; all others do not exist.
 pub(crate) struct Resolver {
     over: Arc<AtomicBool>,
     serving: Option<std::thread::JoinHandle<()>>,
 }
 
+/// A name as it is asked for, and what is answered: after which time, with which addresses.
+type Known = (Vec<u8>, Option<(Duration, Vec<IpAddr>)>);
+
 impl Resolver {
     /// Starts it at an address of the namespace.
-    pub(crate) fn start(namespace: &Namespace, at: Ipv4Addr, name: &str, address: Ipv4Addr) -> Result<Self> {
+    pub(crate) fn start(namespace: &Namespace, at: Ipv4Addr, names: &[(&str, Name<'_>)]) -> Result<Self> {
         let inside = File::open(Path::new("/run/netns").join(namespace.name()))?;
-        let name = labels(name);
+        let known = |(name, of): &(&str, Name<'_>)| -> Known {
+            let answer = match of {
+                Name::At(addresses) => Some((Duration::ZERO, addresses.to_vec())),
+                Name::Slow(wait, addresses) => Some((*wait, addresses.to_vec())),
+                Name::Silent => None,
+            };
+            (labels(name), answer)
+        };
+        let names: Vec<Known> = names.iter().map(known).collect();
         let over = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&over);
         let (bound, is_bound) = std::sync::mpsc::channel();
@@ -40,7 +63,8 @@ impl Resolver {
             let mut query = [0; 512];
             while !until.load(Ordering::Relaxed) {
                 let Ok((length, client)) = socket.recv_from(&mut query) else { continue };
-                if let Some(answer) = answer(&query[..length], &name, address) {
+                if let Some((wait, answer)) = answer(&query[..length], &names) {
+                    std::thread::sleep(wait);
                     let _ = socket.send_to(&answer, client);
                 }
             }
@@ -49,6 +73,15 @@ impl Resolver {
         is_bound.recv().map_err(|_| anyhow!("the resolver's thread ended"))?.context("the resolver's socket")?;
         Ok(resolver)
     }
+}
+
+/// whyrelay on a host whose programs ask the resolver at an address; `file`: where its resolv.conf is written.
+pub(crate) fn asking(host: &Namespace, resolver: Ipv4Addr, file: &Path) -> Result<Command> {
+    std::fs::write(file, format!("nameserver {resolver}\n"))?;
+    let mut command = host.command("sh");
+    command.args(["-e", "-c", "mount --bind $0 /etc/resolv.conf; exec \"$@\""]).arg(file);
+    command.arg(env!("CARGO_BIN_EXE_whyrelay"));
+    Ok(command)
 }
 
 impl Drop for Resolver {
@@ -71,19 +104,33 @@ fn labels(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// The answer to a query with one question (RFC 1035 §4.1).
-fn answer(query: &[u8], name: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+/// The answer to a query with one question (RFC 1035 §4.1), and after which time it is given; `None`: never.
+fn answer(query: &[u8], names: &[Known]) -> Option<(Duration, Vec<u8>)> {
     let (id, question) = (query.get(..2)?, query.get(12..)?);
     let end = question.iter().position(|byte| *byte == 0)? + 1;
     let (asked, kind) = (&question[..end], question.get(end..end + 4)?);
-    let is_known = asked.eq_ignore_ascii_case(name);
-    // An A record; of other kinds there is none, which is no error.
-    let is_answered = is_known && kind == [0, 1, 0, 1];
-    let code = if is_known { 0x80 } else { 0x83 };
-    let mut answer = [id, &[0x81, code, 0, 1, 0, u8::from(is_answered), 0, 0, 0, 0], asked, kind].concat();
-    if is_answered {
-        answer.extend([0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        answer.extend(address.octets());
-    }
-    Some(answer)
+    let known = names.iter().find(|(name, _)| asked.eq_ignore_ascii_case(name));
+    let (wait, addresses) = match known {
+        Some((_, answer)) => answer.clone()?,
+        None => (Duration::ZERO, Vec::new()),
+    };
+    // A and AAAA records (RFC 3596 §2.1); of other kinds there is none, which is no error.
+    let records: Vec<Vec<u8>> = addresses.iter().filter_map(|address| record(*address, kind)).collect();
+    let code = if known.is_some() { 0x80 } else { 0x83 };
+    let count = u8::try_from(records.len()).ok()?;
+    Some((
+        wait,
+        [&[id, &[0x81, code, 0, 1, 0, count, 0, 0, 0, 0], asked, kind].concat()[..], &records.concat()].concat(),
+    ))
+}
+
+/// An address as a record of the kind that is asked for.
+fn record(address: IpAddr, kind: &[u8]) -> Option<Vec<u8>> {
+    let (of, bytes) = match address {
+        IpAddr::V4(ip) => ([0, 1, 0, 1], ip.octets().to_vec()),
+        IpAddr::V6(ip) => ([0, 28, 0, 1], ip.octets().to_vec()),
+    };
+    let length = u8::try_from(bytes.len()).ok()?;
+    // The name is that of the question; it holds for a minute.
+    (kind == of).then(|| [&[0xC0, 12][..], &of, &[0, 0, 0, 60, 0, length], &bytes].concat())
 }

@@ -32,6 +32,8 @@ pub struct Tally {
     pub answered: u32,
     /// Number of the first event.
     pub seq: u64,
+    /// Its time.
+    pub first: Timestamp,
 }
 
 /// A TURN allocation as the wire shows it (RFC 8656 §3.2).
@@ -88,6 +90,11 @@ impl ServerPath {
     /// Transmissions of all methods.
     pub fn transmissions(&self) -> u32 {
         self.requests.values().map(|tally| tally.transmissions).sum()
+    }
+
+    /// When the first request was sent.
+    pub fn first(&self) -> Option<Timestamp> {
+        self.requests.values().map(|tally| tally.first).min()
     }
 
     /// Number of the first event.

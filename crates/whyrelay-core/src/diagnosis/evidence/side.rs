@@ -38,6 +38,12 @@ pub(super) const MAX_TOLD: usize = 300;
 /// A path that was silent for longer than this is broken: then ICE restarts.
 const DOUBTFUL: Duration = Duration::from_secs(3);
 
+/// How the reason begins for which a check did not measure what it had no time for.
+pub const NO_TIME: &str = "there was no time for it";
+
+/// A server that a check asked is called silent after this: by satellite an answer takes 600 ms, and requests get lost.
+pub const LEAST_SILENCE: Duration = Duration::from_secs(1);
+
 /// Everything that one side saw, folded. Fields are facts in the order of their layers.
 #[derive(Clone, Debug, Default)]
 #[expect(missing_docs, reason = "a field is named after the event it is folded from; see trace::event")]
@@ -227,11 +233,18 @@ impl SideEvidence {
         Some(lost.map(|packet| (packet.fact.packets, packet.seq)).collect())
     }
 
-    /// How many requests to each server left over UDP: what the system refused to send did not.
+    /// How many requests to each server left over UDP: what the system refused to send did not. Nor counts what a check
+    /// asked at the last moment, where it says that its time was too short.
     pub fn asked(&self) -> BTreeMap<SocketAddr, u32> {
         let mut asked: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        let is_cut_off = self.measured.missing.iter().any(|(.., why)| why.starts_with(NO_TIME));
+        let had_time = |server: SocketAddr, path: &ServerPath| {
+            let is_told = path.has_answered() || self.icmp_errors.keys().any(|(_, remote, ..)| *remote == server);
+            let waited = path.first().map(|first| self.last_at.since(first));
+            !is_cut_off || is_told || waited.is_some_and(|waited| waited >= LEAST_SILENCE)
+        };
         for ((transport, _, server), path) in &self.servers {
-            if *transport == Transport::Udp {
+            if *transport == Transport::Udp && had_time(*server, path) {
                 let sent = asked.entry(*server).or_default();
                 *sent = sent.saturating_add(path.transmissions());
             }

@@ -177,7 +177,7 @@ impl SideEvidence {
         let tally = path.requests.entry(message.method).or_default();
         tally.transmissions += 1;
         if tally.transmissions == 1 {
-            tally.seq = seen.seq;
+            (tally.seq, tally.first) = (seen.seq, seen.at);
         }
         if let Some(request) = self.requests.get_mut(&message.transaction) {
             request.transmissions += 1;

@@ -14,6 +14,10 @@ use crate::trace::measurement::{Measurement, PortPair};
 use crate::wire::attribute::AttributeType;
 use crate::wire::stun::{Class, Message, MessageBuilder, Method};
 
+/// A server that has not answered after this long is not waited for where others tell how the NAT maps: six of eight
+/// requests are out by then. Its answer is told when it comes.
+const ENOUGH: Duration = Duration::from_millis(600);
+
 /// Marks the indications that we send to ourselves.
 const HAIRPIN_MARK: &str = "whyrelay hairpin";
 
@@ -37,7 +41,8 @@ impl NatDiscovery {
             self.outputs.push_back(Output::Concluded);
         }
         let mapping_open = self.transactions.requests().any(|request| request.what == What::Mapping);
-        if self.concluded && self.ports_done && self.hairpin.settled && !mapping_open && !self.done {
+        let all_named = !self.config.naming && !mapping_open;
+        if self.concluded && self.ports_done && self.hairpin.settled && all_named && !self.done {
             self.done = true;
             self.outputs.push_back(Output::Done);
         }
@@ -59,6 +64,31 @@ impl NatDiscovery {
         self.transactions.requests().any(|request| request.what == what)
     }
 
+    /// Whether a server may still tell a mapped address.
+    fn is_waiting(&self) -> bool {
+        self.config.naming || self.is_asking(What::Mapping)
+    }
+
+    /// What destinations that answered told.
+    fn answers(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        self.mapped.iter().filter_map(|(remote, _)| Some((*remote, self.seen_by(*remote)?))).collect()
+    }
+
+    /// From when on the mapping is told without the servers that are silent. `None`: nothing waits for that.
+    pub(super) fn enough_at(&self) -> Option<Timestamp> {
+        // The addresses of one server are compared when all of them have spoken, or been silent long enough.
+        let is_comparing = self.server.is_some_and(|server| {
+            [server.primary, server.other_ip(), server.other]
+                .iter()
+                .any(|destination| self.told(*destination).is_none())
+        });
+        if self.mapping_done || !self.is_waiting() || is_comparing || behavior_of(&self.answers()).is_none() {
+            return None;
+        }
+        let slowest = self.round_trips.values().max().copied().unwrap_or_default();
+        Some(self.last_asked + (slowest * 3).max(ENOUGH))
+    }
+
     /// RFC 5780 §4.3, from whatever destinations there are.
     fn conclude_mapping(&mut self) {
         let settled = match &self.server {
@@ -68,12 +98,12 @@ impl NatDiscovery {
             }
             None => false,
         };
-        if !settled && self.is_asking(What::Mapping) {
+        let is_enough = self.enough_at().is_some_and(|at| at <= self.now.heard);
+        if !settled && !is_enough && self.is_waiting() {
             return;
         }
         self.mapping_done = true;
-        let answers: Vec<(SocketAddr, SocketAddr)> =
-            self.mapped.iter().filter_map(|(remote, _)| Some((*remote, self.seen_by(*remote)?))).collect();
+        let answers = self.answers();
         let (Some(local), Some(&(_, first))) = (self.local(MAPPING), answers.first()) else {
             return self.missing("mapping", self.without_answers());
         };
@@ -97,7 +127,7 @@ impl NatDiscovery {
     /// RFC 5780 §4.4.
     fn conclude_filtering(&mut self) {
         let Some(server) = self.server else {
-            if !self.is_asking(What::Mapping) {
+            if !self.is_waiting() {
                 self.filtering_done = true;
                 let why = if self.first.is_some() {
                     self.without_second("no server has a second address to answer from (RFC 5780)")
@@ -195,7 +225,7 @@ impl NatDiscovery {
 
     fn conclude_ports(&mut self) {
         if self.first.is_none() {
-            if !self.is_asking(What::Mapping) {
+            if !self.is_waiting() {
                 self.ports_done = true;
             }
             return;
@@ -226,7 +256,7 @@ impl NatDiscovery {
     /// Sends both ways between two of our sockets by way of their mapped addresses, once the rest is known.
     fn advance_hairpin(&mut self) {
         if self.first.is_none() {
-            if !self.is_asking(What::Mapping) {
+            if !self.is_waiting() {
                 self.hairpin.settled = true;
                 self.missing("hairpinning", self.without_answers());
             }

@@ -3,7 +3,7 @@
 //! ```text
 //! Opened, OpenFailed ───┐                   ┌─ Open, Transmit
 //! Datagram, SendFailed ─┼─> NatDiscovery ───┼─ Event (measured, not measured)
-//! Timeout ──────────────┘                   └─ Done
+//! Server, Complete, Timeout ┘               └─ Done
 //! ```
 //!
 //! Every test has a socket of its own, so that no test opens the door for another, and all run side by side. Mapping is
@@ -12,6 +12,8 @@
 //! any NAT lets through.
 
 mod conclude;
+pub mod lifetime;
+mod naming;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +30,7 @@ use crate::trace::measurement::Measurement;
 use crate::wire::attribute::AttributeType;
 use crate::wire::stun::{Class, Message, MessageBuilder, Method};
 
-/// Servers that are asked; more are ignored.
+/// Servers that are asked; of each one more it is said that it is not.
 pub const MAX_SERVERS: usize = 8;
 
 /// Sockets whose ports are compared.
@@ -72,6 +74,9 @@ pub struct DiscoveryConfig {
     pub hairpin: bool,
     /// Compare the ports of several sockets.
     pub ports: bool,
+    /// More servers may be named by [`Input::Server`], until [`Input::Complete`]: what one of them could still tell is
+    /// not concluded before.
+    pub naming: bool,
 }
 
 /// What the machine is told.
@@ -107,6 +112,15 @@ pub enum Input<'a> {
         /// errno.
         errno: i32,
     },
+    /// Another server has become known.
+    Server {
+        /// Its address.
+        remote: SocketAddr,
+        /// Whether it is one of [`DiscoveryConfig::proving`].
+        proving: bool,
+    },
+    /// No further server will be named.
+    Complete,
     /// The time of [`Output::Timeout`] has come.
     Timeout,
 }
@@ -202,6 +216,8 @@ pub struct NatDiscovery {
     now: Now,
     /// Answers to [`MAPPING`]'s requests, by destination, in the order in which they came.
     mapped: Vec<(SocketAddr, Ended)>,
+    /// When the last of these requests was begun.
+    last_asked: Timestamp,
     /// Round trips by destination, upper bounds where a request was repeated.
     round_trips: BTreeMap<SocketAddr, Duration>,
     server: Option<TwoAddresses>,
@@ -235,9 +251,7 @@ struct Hairpin {
 
 impl NatDiscovery {
     /// Opens its sockets first; drain before the first input.
-    pub fn new(now: Timestamp, mut config: DiscoveryConfig, random: Random) -> Self {
-        config.servers.dedup();
-        config.servers.truncate(MAX_SERVERS);
+    pub fn new(now: Timestamp, config: DiscoveryConfig, random: Random) -> Self {
         let mut machine = Self {
             random,
             sockets: BTreeMap::new(),
@@ -245,6 +259,7 @@ impl NatDiscovery {
             outputs: VecDeque::new(),
             now: now.into(),
             mapped: Vec::new(),
+            last_asked: now,
             round_trips: BTreeMap::new(),
             server: None,
             first: None,
@@ -286,6 +301,8 @@ impl NatDiscovery {
                 let which = |request: &Request| request.socket == socket && same_endpoint(request.remote, remote);
                 self.transactions.refuse(errno, which);
             }
+            Input::Server { remote, proving } => self.add_server(remote, proving),
+            Input::Complete => self.config.naming = false,
             Input::Timeout => {}
         }
         self.advance();
@@ -301,14 +318,10 @@ impl NatDiscovery {
         if local.is_none() || !self.all_opened() {
             return;
         }
-        for server in self.config.servers.clone() {
-            self.ask(MAPPING, server, What::Mapping, None);
+        for server in std::mem::take(&mut self.config.servers) {
+            self.ask_server(server);
         }
-        // Ahead of time, so that the proof costs no round trip.
-        if let Some(server) = self.config.proving.first().copied() {
-            self.ask(FROM_OTHER_ADDRESS, server, What::Proof, None);
-            self.ask(FROM_OTHER_PORT, server, What::Proof, None);
-        }
+        self.ask_for_proof();
     }
 
     /// The tests need each other's sockets, so none starts before the last is open.
@@ -340,6 +353,9 @@ impl NatDiscovery {
         let bytes = builder.fingerprint().build();
         let schedule = if what == What::Filter { Schedule::SILENCE } else { Schedule::QUICK };
         let request = Request { socket, remote, what };
+        if what == What::Mapping {
+            self.last_asked = self.now.time;
+        }
         if self.transactions.start(self.now.time, id, bytes.clone(), request, schedule) {
             self.outputs.push_back(Output::Transmit { socket, remote, bytes });
         }
@@ -525,7 +541,7 @@ impl NatDiscovery {
 
     fn deadline(&self) -> Timestamp {
         let hairpin = self.hairpin.next.filter(|_| self.concluded);
-        let times = [self.transactions.deadline(), self.silence_ends(), hairpin];
+        let times = [self.transactions.deadline(), self.silence_ends(), hairpin, self.enough_at()];
         times.into_iter().flatten().min().unwrap_or(self.now.time + Duration::from_secs(3600))
     }
 

@@ -85,6 +85,8 @@ struct World {
     rtt: Duration,
     /// Lost each way, in percent.
     loss: u64,
+    /// Servers that become known later; behind the last there are no more.
+    later: Vec<(Duration, SocketAddr)>,
     random: Random,
 }
 
@@ -100,6 +102,7 @@ type Queue = BinaryHeap<Reverse<(Timestamp, u64, Arrival, Vec<u8>)>>;
 struct Run {
     facts: Vec<Measurement>,
     missing: Vec<(String, String)>,
+    mapping_told: Option<Duration>,
     concluded: Duration,
     done: Duration,
     sent: usize,
@@ -122,17 +125,20 @@ impl World {
             },
             rtt: Duration::from_millis(50),
             loss: 0,
+            later: Vec::new(),
             random,
         }
     }
 
     fn run(mut self, config: DiscoveryConfig) -> Run {
+        let mut is_naming = config.naming;
         let mut machine = NatDiscovery::new(START, config, self.random.fork());
         let mut queue = Queue::new();
         let mut locals: BTreeMap<SocketId, SocketAddr> = BTreeMap::new();
         let (mut now, mut serial) = (START, 0);
         let mut deadline;
-        let mut run = Run { facts: vec![], missing: vec![], concluded: Duration::MAX, done: Duration::MAX, sent: 0 };
+        let (facts, missing, mapping_told) = (vec![], vec![], None);
+        let mut run = Run { facts, missing, mapping_told, concluded: Duration::MAX, done: Duration::MAX, sent: 0 };
         for _ in 0..100_000 {
             loop {
                 match machine.poll_output() {
@@ -162,7 +168,12 @@ impl World {
                             queue.push(Reverse((now + self.rtt / 2, serial, arrival, bytes)));
                         }
                     }
-                    Output::Event(EventKind::Measured(fact)) => run.facts.push(fact),
+                    Output::Event(EventKind::Measured(fact)) => {
+                        if matches!(fact, Measurement::Mapping { .. }) {
+                            run.mapping_told = Some(now - START);
+                        }
+                        run.facts.push(fact);
+                    }
                     Output::Event(EventKind::NotMeasured { what, why }) => run.missing.push((what, why)),
                     Output::Event(other) => panic!("{other:?}"),
                     Output::Concluded => run.concluded = now - START,
@@ -182,6 +193,15 @@ impl World {
                     let Some(Reverse((time, _, arrival, bytes))) = queue.pop() else { continue };
                     now = time;
                     self.arrive(now, arrival, &bytes, &mut machine, &mut queue, &mut serial, &locals);
+                }
+                _ if self.later.first().is_some_and(|(after, _)| START + *after <= deadline) => {
+                    let (after, remote) = self.later.remove(0);
+                    now = now.max(START + after);
+                    machine.handle_input(now, Input::Server { remote, proving: self.server.wants_proof });
+                }
+                _ if is_naming && self.later.is_empty() => {
+                    is_naming = false;
+                    machine.handle_input(now, Input::Complete);
                 }
                 _ => {
                     now = deadline;
@@ -230,7 +250,13 @@ impl World {
 }
 
 fn config() -> DiscoveryConfig {
-    DiscoveryConfig { servers: vec![at("198.51.100.1:3478")], proving: vec![], hairpin: false, ports: true }
+    DiscoveryConfig {
+        servers: vec![at("198.51.100.1:3478")],
+        proving: vec![],
+        hairpin: false,
+        ports: true,
+        naming: false,
+    }
 }
 
 impl Run {
@@ -408,6 +434,64 @@ fn two_plain_servers_tell_the_mapping_as_far_as_they_can() {
         let run = world.run(DiscoveryConfig { servers: servers.clone(), ..config() });
         assert_eq!(run.mapping(), Some(told));
     }
+}
+
+#[test]
+fn a_dead_server_beside_two_plain_ones_is_not_waited_for() {
+    let dead = at("192.0.2.99:3478");
+    let servers = vec![dead, at("198.51.100.1:3478"), at("198.51.100.2:3478")];
+    let kind = Behavior::new(MappingBehavior::EndpointIndependent, FilteringBehavior::AddressAndPortDependent);
+    let mut world = World::new(Some(kind), 1);
+    world.server.announces = false;
+    let run = world.run(DiscoveryConfig { servers, ..config() });
+    assert_eq!(run.mapping(), Some((MappingBehavior::EndpointIndependent, true)));
+    let told = run.mapping_told.expect("the mapping is told");
+    assert!((Duration::from_millis(600)..Duration::from_millis(700)).contains(&told), "{told:?}");
+    assert!(run.done >= Schedule::QUICK.total(), "its answer is waited for all the same: {:?}", run.done);
+}
+
+/// The first server has two addresses; a second becomes known after the time that its name's look-up takes.
+#[test]
+fn a_server_that_becomes_known_late_holds_nothing_up_and_is_asked_all_the_same() {
+    for (mapping, filtering) in nine_kinds() {
+        let mut world = World::new(Some(Behavior::new(mapping, filtering)), 7);
+        let late = at("198.51.100.1:3479");
+        world.later = vec![(Duration::from_millis(1500), late)];
+        let run = world.run(DiscoveryConfig { naming: true, ..config() });
+        assert_eq!((run.mapping(), run.filtering()), (Some((mapping, true)), Some(filtering)));
+        assert!(run.concluded <= Duration::from_millis(750), "{:?}", run.concluded);
+        // Once as the first server's other port, and once as a server.
+        let told = |fact: &&Measurement| matches!(fact, Measurement::MappedAddress { remote, .. } if *remote == late);
+        assert_eq!(run.facts.iter().filter(told).count(), 2, "{mapping} {filtering}");
+        assert!(run.done > Duration::from_millis(1500));
+    }
+}
+
+/// Nothing is concluded from the first alone, which tells too little; and one that proves us may be named late, too.
+#[test]
+fn what_only_a_later_server_can_tell_is_waited_for() {
+    for (mapping, filtering) in nine_kinds() {
+        let mut world = World::new(Some(Behavior::new(mapping, filtering)), 3);
+        world.server.wants_proof = true;
+        world.later = vec![(Duration::from_millis(400), at("198.51.100.1:3478"))];
+        let run = world.run(DiscoveryConfig { servers: vec![], naming: true, ..config() });
+        assert_eq!((run.mapping(), run.filtering()), (Some((mapping, true)), Some(filtering)));
+        assert!(run.concluded <= Duration::from_millis(1150), "{:?}", run.concluded);
+    }
+    let mut world = World::new(None, 1);
+    world.server.announces = false;
+    world.later = vec![(Duration::from_millis(900), at("198.51.100.2:3478"))];
+    let run = world.run(DiscoveryConfig { naming: true, ..config() });
+    assert_eq!(run.mapping(), Some((MappingBehavior::EndpointIndependent, true)));
+}
+
+#[test]
+fn a_server_too_many_is_said_to_be_unasked() {
+    let servers: Vec<_> = (1..=MAX_SERVERS + 2).map(|n| at(&format!("198.51.100.{n}:3478"))).collect();
+    let run = World::new(None, 1).run(DiscoveryConfig { servers, ..config() });
+    let told: Vec<_> = run.missing.iter().filter(|(_, why)| why.contains("only 8 servers")).collect();
+    assert_eq!(told.len(), 2, "{:?}", run.missing);
+    assert_eq!(told[0].0, "where 198.51.100.9:3478 sees a socket of 192.168.1.2");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::rows::milliseconds;
 use super::{Row, Section, State, refusal};
-use crate::diagnosis::evidence::{FailedServer, SideEvidence};
+use crate::diagnosis::evidence::{FailedServer, ServerPath, SideEvidence};
 use crate::diagnosis::rules::tls_in_words;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{ServerFailure, Transport};
@@ -66,9 +66,51 @@ fn names(side: &SideEvidence, url: &str, push: &mut impl FnMut(&'static str, Str
     }
 }
 
-/// From the first 401 to the relayed address.
+/// From the first 401 to the relayed address: of each family apart, where the server has an address of both.
 fn turn(side: &SideEvidence, url: &str, push: &mut impl FnMut(&'static str, String, State, Vec<u64>)) {
-    let failures: Vec<&FailedServer> = side.server_failures.iter().filter(|failed| failed.server == url).collect();
+    if !has_both_families(side, url) {
+        return turn_over(side, url, None, push);
+    }
+    for ipv4 in [true, false] {
+        turn_over(side, url, Some(ipv4), &mut |name, value, state, evidence| {
+            push(name, format!("{}{value}", over(Some(ipv4))), state, evidence);
+        });
+    }
+}
+
+/// Whether a server has an address of each family.
+fn has_both_families(side: &SideEvidence, url: &str) -> bool {
+    let addresses = addresses(side, url);
+    [true, false].into_iter().all(|ipv4| addresses.iter().any(|address| address.is_ipv4() == ipv4))
+}
+
+/// What a row about one family begins with.
+const fn over(ipv4: Option<bool>) -> &'static str {
+    match ipv4 {
+        Some(true) => "over IPv4: ",
+        Some(false) => "over IPv6: ",
+        None => "",
+    }
+}
+
+/// The server's address that a relayed address was had from.
+fn relaying(side: &SideEvidence, relayed: SocketAddr) -> Option<SocketAddr> {
+    let has =
+        |path: &ServerPath| path.allocation.as_ref().is_some_and(|allocation| allocation.relayed.contains(&relayed));
+    side.servers.iter().find(|(_, path)| has(path)).map(|((.., server), _)| *server)
+}
+
+/// The same of one family alone.
+fn turn_over(
+    side: &SideEvidence,
+    url: &str,
+    ipv4: Option<bool>,
+    push: &mut impl FnMut(&'static str, String, State, Vec<u64>),
+) {
+    let is_of =
+        |address: Option<SocketAddr>| ipv4.is_none_or(|ipv4| address.is_none_or(|address| address.is_ipv4() == ipv4));
+    let of_url = side.server_failures.iter().filter(|failed| failed.server == url);
+    let failures: Vec<&FailedServer> = of_url.filter(|failed| is_of(failed.local)).collect();
     let challenged = failures.iter().find(|failed| {
         matches!(failed.failure, ServerFailure::ErrorResponse { code: 401, expected: true, .. })
             || failed.failure == ServerFailure::NoCredentials
@@ -76,7 +118,8 @@ fn turn(side: &SideEvidence, url: &str, push: &mut impl FnMut(&'static str, Stri
     if let Some(failed) = challenged {
         push("first 401", "asks for credentials, as it should".to_owned(), State::Good, vec![failed.seq]);
     }
-    let allocated: Vec<_> = side.allocated.iter().filter(|(_, (_, server))| server == url).collect();
+    let of_url = side.allocated.iter().filter(|(_, (_, server))| server == url);
+    let allocated: Vec<_> = of_url.filter(|(relayed, _)| is_of(relaying(side, **relayed))).collect();
     let refused = failures
         .iter()
         .find(|failed| matches!(failed.failure, ServerFailure::ErrorResponse { code: 401, expected: false, .. }));
@@ -95,10 +138,8 @@ fn turn(side: &SideEvidence, url: &str, push: &mut impl FnMut(&'static str, Stri
     }
     for (relayed, (seq, _)) in &allocated {
         let class = AddressClass::of(relayed.ip());
-        let server_public = side.servers.iter().any(|((_, _, server), path)| {
-            let ours = path.allocation.as_ref().is_some_and(|allocation| allocation.relayed.contains(relayed));
-            ours && AddressClass::of(server.ip()) == AddressClass::Public
-        });
+        let server_public =
+            relaying(side, **relayed).is_some_and(|server| AddressClass::of(server.ip()) == AddressClass::Public);
         let (value, state) = if server_public && class != AddressClass::Public {
             (format!("relays at {relayed}, which nobody outside of the server's network can reach"), State::Bad)
         } else {
@@ -153,14 +194,19 @@ fn addresses(side: &SideEvidence, url: &str) -> Vec<SocketAddr> {
 
 fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'static str, String, State)> {
     match fact {
-        Measurement::RelayEcho { server, relayed, rtt_us, sent, .. } if server == url => Some(match rtt_us {
-            Some(us) => ("permission and echo", format!("through {relayed} in {}", milliseconds(*us)), State::Good),
-            None if !udp_passes(side) => {
-                let value = format!("permission given; echo not told: our own packets to {relayed} go over UDP");
-                ("permission and echo", value, State::Plain)
-            }
-            None => ("permission and echo", format!("nothing of {sent} packets came through {relayed}"), State::Bad),
-        }),
+        Measurement::RelayEcho { server, relayed, rtt_us, sent, .. } if server == url => {
+            let family = relaying(side, *relayed).filter(|_| has_both_families(side, url));
+            let over = over(family.map(|server| server.is_ipv4()));
+            let (value, state) = match rtt_us {
+                Some(us) => (format!("through {relayed} in {}", milliseconds(*us)), State::Good),
+                None if !udp_passes(side) => {
+                    let value = format!("permission given; echo not told: our own packets to {relayed} go over UDP");
+                    (value, State::Plain)
+                }
+                None => (format!("nothing of {sent} packets came through {relayed}"), State::Bad),
+            };
+            Some(("permission and echo", format!("{over}{value}"), state))
+        }
         Measurement::Certificate { server, name, names, not_after_s, chain, refused } if server == url => {
             let now_s = side.last_at.as_micros() / 1_000_000;
             let left = not_after_s.map(|end| {
@@ -279,6 +325,34 @@ mod tests {
         let row = rows.iter().find(|row| row.name == "allocation").unwrap();
         assert_eq!(row.value, "10.0.0.1, on the way, refuses it: administratively prohibited (ICMP 3/13)");
         assert_eq!(row.evidence, [3, 2]);
+    }
+
+    #[test]
+    fn each_family_of_a_name_has_rows_of_its_own() {
+        let url = "turn:x.example:3478".to_owned();
+        let addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let failed = |local: &str, failure| EventKind::ServerFailed {
+            server: url.clone(),
+            local: local.parse().ok(),
+            method: "Allocate".into(),
+            failure,
+        };
+        let challenge = ServerFailure::ErrorResponse { code: 401, reason: String::new(), expected: true };
+        let evidence = evidence(vec![
+            EventKind::ServerKnown { url: url.clone(), announced: false },
+            EventKind::NameResolved { name: "x.example".into(), addresses, took_us: 1, error: None },
+            failed("192.0.2.7:1", challenge),
+            failed("[2001:db8::7]:1", ServerFailure::Timeout { transmissions: 8, took_us: 1 }),
+        ]);
+        let rows = of(evidence.side(Vantage::A));
+        let told: Vec<_> = rows.iter().map(|row| (row.name, row.value.as_str(), row.state)).collect();
+        assert_eq!(
+            told[1..],
+            [
+                ("first 401", "over IPv4: asks for credentials, as it should", State::Good),
+                ("allocation", "over IPv6: no answer to 8 requests", State::Bad),
+            ]
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::io::udp::UdpOptions;
 use crate::io::waiting::{MOST, readers_have_run};
 
 /// Giving allocations back takes at most this long.
-const CLOSE_LIMIT: Duration = Duration::from_millis(1200);
+pub(super) const CLOSE_LIMIT: Duration = Duration::from_millis(1200);
 
 /// Where nothing was allocated, an answer may be on its way still.
 const NOTHING_TO_CLOSE: Duration = Duration::from_millis(100);
@@ -184,9 +184,17 @@ impl Client {
         }
     }
 
-    /// Gives the allocations back.
-    pub(super) async fn close(mut self) {
-        let until = Instant::now() + if self.mapped.is_empty() { NOTHING_TO_CLOSE } else { CLOSE_LIMIT };
+    /// Lets go of connections that are not there by now, without a word about them.
+    pub(super) fn drop_connecting(&mut self) {
+        for id in std::mem::take(&mut self.connecting) {
+            self.streams.close(id);
+        }
+    }
+
+    /// Gives the allocations back; their confirmation is waited for until `latest`.
+    pub(super) async fn close(mut self, latest: Instant) {
+        let limit = if self.mapped.is_empty() { NOTHING_TO_CLOSE } else { CLOSE_LIMIT };
+        let until = (Instant::now() + limit).min(latest);
         self.feed(Input::Close);
         while !matches!(self.next(until).await, Some(Happening::Closed) | None) {}
     }
@@ -334,7 +342,7 @@ mod tests {
         let url = format!("turn:{remote}?transport=tcp").parse().unwrap();
         let server = Server { url, addresses: vec![remote.ip()], username, password };
         let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
-        let target = Target { server, origin, experiments: false, lifetime: None };
+        let target = Target { server, label: String::new(), origin, experiments: false };
         let with = (ClientTls::default(), UdpOptions::default());
         let mut client = Client::start(journal, Random::from_number(1), &target, false, with).unwrap();
         // Connected and asked. Nothing is answered, until the time of the request is over.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use whyrelay_core::engine::server_url::ServerUrl;
+use whyrelay_core::engine::nat_discovery::lifetime::LifetimeSearch;
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::address::AddressClass;
 use whyrelay_core::trace::measurement::Measurement;
@@ -13,7 +13,7 @@ use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method, Transact
 use super::super::hops;
 use super::super::journal::Journal;
 use super::client::{Client, Happening};
-use super::permit;
+use super::{Target, permit};
 
 /// Sends of one probe, and the time between two: 10 % loss each way leaves 2 in 100,000 unanswered.
 const SENDS: u32 = 6;
@@ -69,15 +69,15 @@ async fn seen_from(
 }
 
 /// From a socket of ours to the relay, and back by it.
-pub(super) async fn echo(client: &mut Client, journal: &Journal, url: &ServerUrl, relayed: SocketAddr, until: Instant) {
-    let server = url.to_string();
+pub(super) async fn echo(client: &mut Client, journal: &Journal, target: &Target, relayed: SocketAddr, until: Instant) {
+    let (server, label) = (target.server.url.to_string(), &target.label);
     let Ok(local) = client.open() else {
-        return journal.missing(format!("{server}: echo through the relay"), "no socket could be opened");
+        return journal.missing(format!("{label}: echo through the relay"), "no socket could be opened");
     };
     let (observed, sent) = seen_from(client, local, relayed, until).await;
     if observed.is_none() && Instant::now() >= until {
-        let what = format!("{server}: egress to a third party, and echo through the relay");
-        return journal.missing(what, "the time of the check was over");
+        let what = format!("{label}: egress to a third party, and echo through the relay");
+        return journal.missing(what, journal.no_time());
     }
     journal.measured(Measurement::ThirdParty { local, remote: relayed, observed, sent });
     let Some(peer) = observed else {
@@ -109,7 +109,7 @@ pub(super) async fn echo(client: &mut Client, journal: &Journal, url: &ServerUrl
             }
         }
         if Instant::now() >= until && sent < SENDS {
-            return journal.missing(format!("{server}: echo through the relay"), "the time of the check was over");
+            return journal.missing(format!("{label}: echo through the relay"), journal.no_time());
         }
     }
     let (rtt_us, sent, came_from_relay) = (None, SENDS, None);
@@ -220,19 +220,14 @@ pub(super) async fn early_arrival(
             let remote = relay;
             journal.measured(Measurement::EarlyArrival { local, remote, mapped, observed, control, arrived });
         }
+        _ if Instant::now() >= until => journal.missing(WHAT, journal.no_time()),
         _ => journal.missing(WHAT, "our packets to the relay's port did not arrive there"),
     }
 }
 
-/// First silence that is tried, in seconds; it doubles until a mapping dies.
-const FIRST_SILENCE_S: u32 = 15;
-
-/// What [`lifetime`] finds out.
-pub(super) const LIFETIME: &str = "the lifetime of an idle mapping";
-
 /// What the next silence is for, for who waits.
-fn known_so_far(lives: u32, dies: Option<u32>, silence: u32) -> String {
-    let known = match (lives, dies) {
+fn known_so_far(search: &LifetimeSearch, silence: u32) -> String {
+    let known = match search.known_s() {
         (0, None) => return format!("silent for {silence} s, to see whether an idle mapping lives so long"),
         (0, Some(dies)) => format!("less than {dies} s"),
         (lives, None) => format!("{lives} s or more"),
@@ -241,16 +236,12 @@ fn known_so_far(lives: u32, dies: Option<u32>, silence: u32) -> String {
     format!("an idle mapping lives {known}: silent for {silence} s, to see whether it lives so long")
 }
 
-/// Bisects the life of an idle mapping: a socket opens it toward the relay and is silent; then the relay sends. Each
-/// silence has a socket of its own: a refreshed mapping may live longer than a new one.
-pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: SocketAddr, limit: Duration) {
-    let limit_s = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
-    let (mut lives, mut dies) = (0_u32, None);
-    let mut left = limit;
-    let mut silence = FIRST_SILENCE_S.min(limit_s.max(1));
-    let what = LIFETIME;
-    while left.as_secs() >= u64::from(silence) && silence > 0 {
-        journal.say(Some(known_so_far(lives, dies, silence)));
+/// Bisects the life of an idle mapping: a socket opens it toward the relay and is silent; then the relay sends. `what`:
+/// how it is called where it is not measured.
+pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: SocketAddr, limit: Duration, what: &str) {
+    let mut search = LifetimeSearch::new(limit);
+    while let Some(silence) = search.next_s() {
+        journal.say(Some(known_so_far(&search, silence)));
         let started = Instant::now();
         let Ok(local) = client.open() else { return journal.missing(what, "no socket could be opened") };
         let (Some(peer), _) = seen_from(client, local, relay, started + Duration::from_secs(1)).await else {
@@ -272,38 +263,33 @@ pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: Sock
                 break;
             }
         }
-        left = left.saturating_sub(started.elapsed());
-        if arrived {
-            lives = silence;
-        } else {
-            dies = Some(silence);
-        }
-        silence = match dies {
-            // Exact to a tenth, or to 2 s.
-            Some(dies) if dies - lives <= 2.max(dies / 10) => break,
-            Some(dies) => lives + (dies - lives) / 2,
-            None => silence.saturating_mul(2),
-        };
+        search.tried(silence, started.elapsed(), arrived);
     }
     journal.say(None);
-    if lives == 0 && dies.is_none() {
-        return journal.missing(what, format!("{} s are too few to wait for it", limit.as_secs()));
-    }
+    let (at_least_s, at_most_s) = search.known_s();
     let local = client.origin.address.ip();
-    journal.measured(Measurement::MappingLifetime { local, at_least_s: lives, at_most_s: dies });
+    journal.measured(Measurement::MappingLifetime { local, at_least_s, at_most_s });
 }
 
 #[cfg(test)]
 mod tests {
-    use super::known_so_far;
+    use super::*;
 
     #[test]
     fn who_waits_is_told_what_is_known_and_what_for() {
-        assert_eq!(known_so_far(0, None, 15), "silent for 15 s, to see whether an idle mapping lives so long");
-        let told = [(0, Some(15), 7), (15, None, 30), (15, Some(30), 22)];
-        let told = told.map(|(lives, dies, silence)| known_so_far(lives, dies, silence));
-        for (told, known) in told.iter().zip(["less than 15 s", "15 s or more", "15 s and not 30 s"]) {
-            assert!(told.starts_with(&format!("an idle mapping lives {known}: silent for ")), "{told}");
+        let told = |tried: &[(u32, bool)], silence| {
+            let mut search = LifetimeSearch::new(Duration::from_secs(600));
+            tried.iter().for_each(|(silence, lives)| search.tried(*silence, Duration::ZERO, *lives));
+            known_so_far(&search, silence)
+        };
+        assert_eq!(told(&[], 15), "silent for 15 s, to see whether an idle mapping lives so long");
+        for (tried, known) in [
+            (&[(15, false)][..], "less than 15 s"),
+            (&[(15, true)], "15 s or more"),
+            (&[(15, true), (30, false)], "15 s and not 30 s"),
+        ] {
+            let told = told(tried, 22);
+            assert!(told.starts_with(&format!("an idle mapping lives {known}: silent for 22 s")), "{told}");
         }
     }
 }

@@ -61,6 +61,10 @@ pub struct CheckArgs {
     #[arg(long, value_name = "MARK", value_parser = parse_mark, help_heading = "Sockets")]
     pub mark: Option<u32>,
 
+    /// At most this long for everything that needs no consent. A network that is slower than a satellite's takes more
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "3s", help_heading = "Sockets")]
+    pub time: Duration,
+
     /// Send packets to our own public address, to see whether the router turns them around
     #[arg(long, help_heading = "With your consent")]
     pub hairpin: bool,
