@@ -43,7 +43,7 @@ fn of_host(topology: &Topology, name: &str) -> Result<Discovered, LabError> {
     let Some(own) = own else { return Ok(nothing) };
     let servers = topology.server.addresses.iter().map(|cidr| cidr.address).filter(IpAddr::is_ipv4);
     let servers: Vec<SocketAddr> = servers.map(|address| SocketAddr::new(address, STUN_PORT)).collect();
-    let config = DiscoveryConfig { proving: servers.clone(), servers, hairpin: true, ports: false };
+    let config = DiscoveryConfig { proving: servers.clone(), servers, naming: false, hairpin: true, ports: false };
     let clock = Clock::new();
     let random = Random::from_number(topology.seed);
     let mut asking = Asking {
