@@ -23,136 +23,103 @@ const REALM: &str = "whyrelay";
 /// One row: the load, and which of its figures counts.
 struct Row {
     what: &'static str,
+    server: Server,
     load: &'static str,
     figure: &'static str,
     unit: &'static str,
     goal: Goal,
 }
 
+/// How a server is started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Plain,
+    /// With a certificate, for TLS on the same port.
+    Tls,
+    /// On ::1, with relays there.
+    Ipv6,
+    /// With a second address, for behavior discovery.
+    Discovery,
+}
+
+/// A row of CPU time, of a server as it is usually run.
+const fn cpu(what: &'static str, load: &'static str, goal: Goal) -> Row {
+    Row { what, server: Server::Plain, load, figure: "cpu_us", unit: "us", goal }
+}
+
+impl Row {
+    const fn by(self, server: Server) -> Self {
+        Self { server, ..self }
+    }
+
+    const fn figure(self, figure: &'static str, unit: &'static str) -> Self {
+        Self { figure, unit, ..self }
+    }
+}
+
 const STUN: &[Row] = &[
-    Row {
-        what: "Binding, saturated, CPU of the server",
-        load: "binding",
-        figure: "cpu_us",
-        unit: "us",
-        // 0.85 of 4.17.1's 6.3 us is 0.70 of 4.6.1's 7.6 us.
-        goal: Goal::RatioAtMost(0.70),
-    },
+    // 0.85 of 4.17.1's 6.3 us is 0.70 of 4.6.1's 7.6 us.
+    cpu("Binding, saturated, CPU of the server", "binding", Goal::RatioAtMost(0.70)),
     // From one source, answers leave together; from as many as there are requests under way, none do.
-    Row {
-        what: "Binding from 64 sources, CPU of the server",
-        load: "binding --sources 64",
-        figure: "cpu_us",
-        unit: "us",
-        goal: Goal::RatioAtMost(0.70),
-    },
-    Row {
-        what: "amplification of a bare Binding request",
-        load: "amplification",
-        figure: "binding_ratio",
-        unit: "x",
-        goal: Goal::AtMost(1.6),
-    },
-    Row {
-        what: "first answer to an Allocate request",
-        load: "amplification",
-        figure: "refusal_bytes",
-        unit: "B",
-        goal: Goal::AtMost(56.0),
-    },
-    Row {
-        what: "such answers to one source address",
-        load: "amplification",
-        figure: "refusals_per_second",
-        unit: "1/s",
-        // Ten a second, and a second's worth at the beginning of two.
-        goal: Goal::AtMost(15.5),
-    },
+    cpu("Binding from 64 sources, CPU of the server", "binding --sources 64", Goal::RatioAtMost(0.70)),
+    // Resting threads and gathering datagrams must not make who asks seldom wait.
+    cpu("Binding, one a millisecond, median of the time to the answer", "latency", Goal::None).figure("p50_us", "us"),
+    cpu("the same, 99th percentile", "latency", Goal::None).figure("p99_us", "us"),
+    cpu("amplification of a bare Binding request", "amplification", Goal::AtMost(1.6)).figure("binding_ratio", "x"),
+    // coturn answers it at the port that it is asked at.
+    cpu("the same where behavior discovery is offered", "amplification --discovery-port 3479", Goal::AtMost(1.6))
+        .by(Server::Discovery)
+        .figure("discovery_ratio", "x"),
+    cpu("first answer to an Allocate request", "amplification", Goal::AtMost(56.0)).figure("refusal_bytes", "B"),
+    // Ten in any second; of the two that it lasts a moment may lie before the first.
+    cpu("such answers to one source address", "amplification", Goal::AtMost(10.5)).figure("refusals_per_second", "1/s"),
 ];
 
 const TURN: &[Row] = &[
-    Row {
-        what: "client to peer, 172 B, saturated, CPU per packet",
-        load: "relay --size 172",
-        figure: "cpu_us",
-        unit: "us",
-        goal: Goal::RatioAtMost(0.65),
-    },
-    Row {
-        what: "client to peer, 172 B, 20,000 a second",
-        load: "relay --size 172 --rate 20000",
-        figure: "cpu_us",
-        unit: "us",
-        goal: Goal::RatioAtMost(0.65),
-    },
-    Row {
-        what: "client to peer, 40 B, saturated",
-        load: "relay --size 40",
-        figure: "cpu_us",
-        unit: "us",
-        goal: Goal::None,
-    },
-    Row {
-        what: "client to peer, 1200 B, saturated",
-        load: "relay --size 1200",
-        figure: "cpu_us",
-        unit: "us",
-        goal: Goal::None,
-    },
-    Row {
-        what: "relay to relay, 172 B, saturated",
-        load: "relays --size 172",
-        figure: "cpu_us",
-        unit: "us",
-        goal: Goal::RatioAtMost(0.55),
-    },
-    Row {
-        what: "relay to relay, 172 B, 20,000 a second",
-        load: "relays --size 172 --rate 20000",
-        figure: "cpu_us",
-        unit: "us",
-        goal: Goal::None,
-    },
-    Row {
-        what: "memory of an allocation with one channel",
-        load: "memory --count 2000",
-        figure: "bytes_per_allocation",
-        unit: "B",
-        goal: Goal::AtMost(5632.0),
-    },
+    cpu("client to peer, 172 B, saturated, CPU per packet", "relay --size 172", Goal::RatioAtMost(0.65)),
+    cpu("client to peer, 172 B, 20,000 a second", "relay --size 172 --rate 20000", Goal::RatioAtMost(0.65)),
+    cpu("client to peer, 40 B, saturated", "relay --size 40", Goal::None),
+    cpu("client to peer, 40 B, 20,000 a second", "relay --size 40 --rate 20000", Goal::None),
+    cpu("client to peer, 1200 B, saturated", "relay --size 1200", Goal::None),
+    cpu("client to peer, 1200 B, 20,000 a second", "relay --size 1200 --rate 20000", Goal::None),
+    cpu("peer to client, 172 B, saturated", "relay --to-client --size 172", Goal::None),
+    cpu("peer to client, 172 B, 20,000 a second", "relay --to-client --size 172 --rate 20000", Goal::None),
+    cpu("peer to client, 1200 B, saturated", "relay --to-client --size 1200", Goal::None),
+    cpu("by Send indications, 172 B, saturated", "relay --indications --size 172", Goal::None),
+    cpu("by Data indications, 172 B, saturated", "relay --indications --to-client --size 172", Goal::None),
+    cpu("client over TCP to peer, 172 B, saturated", "relay --transport tcp --size 172", Goal::None),
+    cpu("peer to client over TCP, 172 B, saturated", "relay --transport tcp --to-client --size 172", Goal::None),
+    cpu("client over TLS to peer, 172 B, saturated", TO_PEER_OVER_TLS, Goal::None).by(Server::Tls),
+    cpu("peer to client over TLS, 172 B, saturated", TO_CLIENT_OVER_TLS, Goal::None).by(Server::Tls),
+    cpu("client to peer over IPv6, 172 B, saturated", "relay --size 172", Goal::None).by(Server::Ipv6),
+    cpu("peer to client over IPv6, 172 B, saturated", "relay --to-client --size 172", Goal::None).by(Server::Ipv6),
+    cpu("relay to relay, 172 B, saturated", "relays --size 172", Goal::RatioAtMost(0.55)),
+    cpu("relay to relay, 172 B, 20,000 a second", "relays --size 172 --rate 20000", Goal::None),
+    cpu("an allocation made, refreshed and given back", "sessions", Goal::None),
+    cpu("memory of an allocation with one channel", "memory --count 2000", Goal::AtMost(5632.0))
+        .figure("bytes_per_allocation", "B"),
 ];
+
+/// Where the certificate of either server lies.
+const CERTIFICATE: &str = "target/bench-certificate";
+const TO_PEER_OVER_TLS: &str = "relay --transport tls --certificate target/bench-certificate/cert.pem --size 172";
+const TO_CLIENT_OVER_TLS: &str =
+    "relay --transport tls --certificate target/bench-certificate/cert.pem --to-client --size 172";
 
 /// What the choice between an engine of our own and the library rests on (docs/decisions.md); no goal hangs on it. No
 /// Binding: the library sends the answer to its own address.
 const LIBRARY: &[Row] = &[
-    Row {
-        what: "client to peer, 172 B, saturated, CPU per packet",
-        load: "relay --size 172",
-        figure: "cpu_us",
-        unit: "us",
-        goal: Goal::None,
-    },
-    Row {
-        what: "relay to relay, 172 B, saturated",
-        load: "relays --size 172",
-        figure: "cpu_us",
-        unit: "us",
-        goal: Goal::None,
-    },
-    Row {
-        what: "memory of an allocation with one channel",
-        load: "memory --count 2000",
-        figure: "bytes_per_allocation",
-        unit: "B",
-        goal: Goal::None,
-    },
+    cpu("client to peer, 172 B, saturated, CPU per packet", "relay --size 172", Goal::None),
+    cpu("relay to relay, 172 B, saturated", "relays --size 172", Goal::None),
+    cpu("memory of an allocation with one channel", "memory --count 2000", Goal::None)
+        .figure("bytes_per_allocation", "B"),
 ];
 
 /// What ours is measured beside.
 #[derive(Clone, Copy)]
 struct Peer {
     name: &'static str,
-    start: fn() -> Result<Ended>,
+    start: fn(Server) -> Result<Ended>,
     /// The method of an unsigned request that either server answers once it listens.
     answers: u8,
 }
@@ -198,50 +165,76 @@ fn or_unmeasured(figure: Result<f64>) -> f64 {
     })
 }
 
-fn load(row: &Row, start: fn() -> Result<Ended>, answers: u8) -> Result<f64> {
-    let server = start()?;
-    wait_until_listening(answers)?;
+fn load(row: &Row, start: fn(Server) -> Result<Ended>, answers: u8) -> Result<f64> {
+    if row.server == Server::Tls {
+        step::output(Command::new(built("examples/turn_load")?).args(["certificate", CERTIFICATE]))?;
+    }
+    let server = start(row.server)?;
+    let address = format!("{}:{PORT}", if row.server == Server::Ipv6 { "[::1]" } else { "127.0.0.1" });
+    wait_until_listening(&address, answers)?;
     let mut load = Command::new(built("examples/turn_load")?);
-    load.args([&format!("127.0.0.1:{PORT}"), &server.id().to_string()]).args(row.load.split(' '));
+    load.args([&address, &server.id().to_string()]).args(row.load.split(' '));
     let output = step::output(&mut load).with_context(|| row.what)?;
     let figures: Value = serde_json::from_str(&output)?;
     figures[row.figure].as_f64().with_context(|| format!("no {} in {output}", row.figure))
 }
 
-fn ours() -> Result<Ended> {
+/// The addresses that a server has: where it listens, and where it relays.
+const fn home(server: Server) -> &'static str {
+    if matches!(server, Server::Ipv6) { "::1" } else { "127.0.0.1" }
+}
+
+fn ours(server: Server) -> Result<Ended> {
     let users = std::env::current_dir()?.join("target/bench-turn-users");
     std::fs::write(&users, "alice:wonderland\n")?;
+    let home = home(server);
+    let listen = if server == Server::Ipv6 { format!("[{home}]:{PORT}") } else { format!("{home}:{PORT}") };
     let mut command = Command::new(built("whyrelay")?);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--stun-listen", &format!("127.0.0.1:{PORT}")]);
-    command.args(["--relay-address", "127.0.0.1", "--allow-loopback-peers", "--user-quota", "100000"]);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--stun-listen", &listen]);
+    command.args(["--relay-address", home, "--allow-loopback-peers", "--user-quota", "100000"]);
     command.args(["--max-new-peers", "100000"]);
     command.args(["--total-quota", "100000", "--turn-realm", REALM, "--turn-users-file"]).arg(users);
+    match server {
+        Server::Tls => command.args(["--tls-cert", &certificate("cert")?, "--tls-key", &certificate("key")?]),
+        Server::Discovery => command.args(["--alternate-address", "127.0.0.2"]),
+        Server::Plain | Server::Ipv6 => &mut command,
+    };
     Ended::start(&mut command)
 }
 
 /// As an operator runs it who wants no more than STUN and TURN: it may use every core, and logs nothing.
-fn coturn() -> Result<Ended> {
+fn coturn(server: Server) -> Result<Ended> {
+    let home = home(server);
     let mut command = Command::new(tool("TURNSERVER")?);
-    command.args(["-n", "--no-cli", "--no-tls", "--no-dtls", "--no-rfc5780", "--no-software-attribute"]);
+    command.args(["-n", "--no-cli", "--no-dtls", "--no-software-attribute"]);
     command.args(["--lt-cred-mech", "--user", "alice:wonderland", "--realm", REALM, "--allow-loopback-peers"]);
-    command.args(["--listening-ip", "127.0.0.1", "--relay-ip", "127.0.0.1", "--listening-port", PORT]);
+    command.args(["--listening-ip", home, "--relay-ip", home, "--listening-port", PORT]);
     command.args(["--log-file", "/dev/null", "--no-stdout-log", "--pidfile", "/dev/null"]);
+    match server {
+        Server::Tls => command.args(["--cert", &certificate("cert")?, "--pkey", &certificate("key")?, "--no-rfc5780"]),
+        Server::Discovery => command.args(["--no-tls", "--listening-ip", "127.0.0.2"]),
+        Server::Plain | Server::Ipv6 => command.args(["--no-tls", "--no-rfc5780"]),
+    };
     Ended::start(&mut command)
 }
 
+fn certificate(what: &str) -> Result<String> {
+    Ok(std::env::current_dir()?.join(CERTIFICATE).join(what).with_extension("pem").display().to_string())
+}
+
 /// The library that STACK names, behind the least of a driver: one thread, as it has one machine.
-fn turn_proto() -> Result<Ended> {
+fn turn_proto(_: Server) -> Result<Ended> {
     let mut command = Command::new(tool("TURN_PROTO")?);
     command.args([&format!("127.0.0.1:{PORT}"), REALM, "alice", "wonderland"]);
     Ended::start(&mut command)
 }
 
 /// Until it answers a request of this method: coturn listens on TCP a while before it reads UDP.
-fn wait_until_listening(method: u8) -> Result<()> {
+fn wait_until_listening(address: &str, method: u8) -> Result<()> {
     let request: [u8; 20] = [0, method, 0, 0, 0x21, 0x12, 0xA4, 0x42, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1];
     let deadline = Instant::now() + Duration::from_secs(10);
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.connect(format!("127.0.0.1:{PORT}"))?;
+    let socket = UdpSocket::bind(if address.starts_with('[') { "[::1]:0" } else { "127.0.0.1:0" })?;
+    socket.connect(address)?;
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     while socket.send(&request).and_then(|_| socket.recv(&mut [0; 200])).is_err() {
         ensure!(Instant::now() < deadline, "the server does not answer");
