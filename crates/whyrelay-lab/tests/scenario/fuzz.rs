@@ -8,8 +8,11 @@ use whyrelay_lab::scenario::topology::Translation;
 use whyrelay_lab::scenario::{Scenario, Topology};
 use whyrelay_lab::work;
 
+/// A laboratory with its diagnosis.
+type Run = dyn Fn(&Topology) -> Observed;
+
 /// What is wrong with a world that is run so.
-fn problems(seed: u64, kind: Kind, run: &dyn Fn(&Topology) -> Observed) -> Vec<String> {
+fn problems(seed: u64, kind: Kind, run: &Run) -> Vec<String> {
     try_world(&generate(seed, kind), run).unwrap_or_else(|error| panic!("seed {seed}: {error}")).problems
 }
 
@@ -68,7 +71,7 @@ fn made_up() -> Finding {
 /// diagnosis it is wrong in the very same way, and without it nothing is.
 #[test]
 fn the_file_of_a_wrong_world_shows_it_again_and_passes_once_the_fault_is_mended() {
-    let broken: [(&str, &dyn Fn(&Topology) -> Observed, &[Kind]); 3] = [
+    let broken: [(&str, &Run, &[Kind]); 3] = [
         ("routers", &with_broken_routers, &[Kind::Theory, Kind::Healthy]),
         ("nothing found", &without_the_first_finding, &[Kind::Faults(1), Kind::Faults(2)]),
         ("found in vain", &with_a_finding_of_nothing, &[Kind::Theory, Kind::Healthy, Kind::Faults(1), Kind::Faults(2)]),
