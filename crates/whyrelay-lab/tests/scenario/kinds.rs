@@ -292,7 +292,7 @@ fn kinds_table() -> String {
         let mut names: Vec<(usize, &str)> =
             topologies.iter().filter(|one| is(one)).map(|one| (of(one), &*one.name)).collect();
         names.sort_unstable();
-        let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+        let more = if names.len() > NAMED { " and others" } else { "" };
         let first: Vec<&str> = names.iter().take(NAMED).map(|(_, name)| *name).collect();
         let _ = writeln!(table, "| {kind} | {}{more} |", first.join(", "));
     }
