@@ -1,4 +1,4 @@
-//! What a stranger finds out about a host's NAT (RFC 5780), measured: the core's own machine asks the lab's server from
+//! What a stranger finds out about a host's NAT (RFC 5780), measured: the core's own machine asks a server of the lab from
 //! the host's place.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,8 @@ use whyrelay_core::trace::measurement::Measurement;
 use super::error::LabError;
 use super::lab::Lab;
 use super::router::Clock;
-use super::services::STUN_PORT;
+use super::run::Conditions;
+use super::services::with_discovery;
 use crate::scenario::Topology;
 use crate::scenario::file::Discovered;
 
@@ -29,21 +30,31 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The largest datagram that is read.
 const LARGEST: usize = 2048;
 
-/// What is found out about the NAT of each host of which the scenario expects something.
-pub(super) fn discover(lab: &Lab, topology: &Topology) -> Result<BTreeMap<String, Discovered>, LabError> {
+/// What is found out about the NAT of each host of which the scenario expects something, ahead of the session's server.
+pub(super) fn discover(
+    lab: &Lab,
+    topology: &Topology,
+    conditions: &Conditions<'_>,
+) -> Result<BTreeMap<String, Discovered>, LabError> {
     let names = topology.expect.nat.keys();
-    names.map(|name| Ok((name.clone(), lab.enter(name, || of_host(topology, name))?))).collect()
+    let mut addresses = topology.server.addresses.iter().map(|cidr| cidr.address).filter(IpAddr::is_ipv4);
+    let (Some(first), Some(second)) = (addresses.next(), addresses.next()) else { return Ok(BTreeMap::new()) };
+    if topology.expect.nat.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    with_discovery(lab, conditions, [first, second], |server| {
+        names.map(|name| Ok((name.clone(), lab.enter(name, || of_host(topology, name, server))?))).collect()
+    })
 }
 
 /// The same from inside of the host's namespace.
-fn of_host(topology: &Topology, name: &str) -> Result<Discovered, LabError> {
+fn of_host(topology: &Topology, name: &str, server: SocketAddr) -> Result<Discovered, LabError> {
     let nothing = Discovered { udp: Some(false), ..Discovered::default() };
     let addresses = topology.host(name).and_then(|host| host.interfaces.first()).map(|eth0| &eth0.addresses);
     let own = addresses.into_iter().flatten().map(|cidr| cidr.address).find(IpAddr::is_ipv4);
     let Some(own) = own else { return Ok(nothing) };
-    let servers = topology.server.addresses.iter().map(|cidr| cidr.address).filter(IpAddr::is_ipv4);
-    let servers: Vec<SocketAddr> = servers.map(|address| SocketAddr::new(address, STUN_PORT)).collect();
-    let config = DiscoveryConfig { proving: servers.clone(), servers, naming: false, hairpin: true, ports: false };
+    let config =
+        DiscoveryConfig { servers: vec![server], proving: vec![server], naming: false, hairpin: true, ports: false };
     let clock = Clock::new();
     let random = Random::from_number(topology.seed);
     let mut asking = Asking {

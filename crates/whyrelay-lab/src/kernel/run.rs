@@ -162,10 +162,11 @@ pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ra
     }
     let began = Instant::now();
     let lab = Lab::up_unless(Plan::of(topology, conditions.routers)?, conditions.interrupted)?;
+    let asked = Instant::now();
+    let discovered = discovery::discover(&lab, topology, conditions)?;
+    let asked = asked.elapsed();
     let services = Services::start(&lab, topology, conditions)?;
-    let up_after = began.elapsed();
-    // Ahead of the sessions: once they are direct, the server is cut off.
-    let discovered = discovery::discover(&lab, topology)?;
+    let up_after = began.elapsed().saturating_sub(asked);
     let sides = [Side::new(&lab, topology, 0)?, Side::new(&lab, topology, 1)?];
     let mut cut = (topology.expect.path == Path::Direct).then(|| Cut::new(&lab, topology));
     let sessions = start(&lab, topology, conditions, &sides, cut.as_ref())?;

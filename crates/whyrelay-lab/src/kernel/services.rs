@@ -91,6 +91,33 @@ impl Drop for Running {
     }
 }
 
+impl Running {
+    /// Ends what [`start`] has started, the program in its shell included.
+    fn end(mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Does something while the server is one that shows how NATs behave (RFC 5780): on the port of STUN and the one after
+/// it, by both of its addresses. Nothing of it is left when the session's own is started.
+pub(super) fn with_discovery<T>(
+    lab: &Lab,
+    conditions: &Conditions<'_>,
+    [first, second]: [IpAddr; 2],
+    doing: impl FnOnce(SocketAddr) -> Result<T, LabError>,
+) -> Result<T, LabError> {
+    let mut command = serve(conditions.program);
+    command.args(["--listen", "127.0.0.1:0", "--no-turn", "--alternate-address", &second.to_string()]);
+    // Its plain port is one that nobody asks.
+    command.args(["--stun-listen", &SocketAddr::new(first, STUN_PORT - 1).to_string()]);
+    command.args(["--discovery-port", &STUN_PORT.to_string()]);
+    let server = start(lab, command, "serve-discovery.log", conditions.interrupted)?;
+    let done = doing(SocketAddr::new(first, STUN_PORT));
+    server.end();
+    done
+}
+
 impl Services {
     /// Starts `whyrelay serve`, a second one for TURN over TLS where the scenario has a certificate and one can be made,
     /// and what does to the peers' signaling as the scenario says.

@@ -92,6 +92,10 @@ fn expect(file: &File) -> Result<(), Wrong> {
     if let Some(name) = expect.nat.keys().find(|name| !file.host.contains_key(*name)) {
         return Err(Wrong::new(format!("expect.nat.{name}"), "there is no such host", "name one of the hosts"));
     }
+    if !expect.nat.is_empty() && !file.server.second_address {
+        let hint = "leave out second-address = false, or `expect.nat`";
+        return Err(Wrong::new("server.second-address", "what a NAT does is found out by two addresses", hint));
+    }
     let must = expect.finding.iter().enumerate().map(|(index, it)| (format!("finding[{index}].name"), &it.name));
     let or = expect.finding.iter().enumerate().flat_map(|(index, it)| {
         it.or.iter().enumerate().map(move |(other, name)| (format!("finding[{index}].or[{other}]"), name))
