@@ -109,6 +109,26 @@ fn a_port_behind_a_network_of_few_ports_is_no_silent_server() {
     assert_eq!(few_ports(true), "WR304 A");
 }
 
+/// One firewall of the server is one finding, which names its relayed ports.
+#[test]
+fn a_silent_port_of_a_relay_whose_ports_are_closed_has_that_cause() {
+    let closed = |came_from_relay: Option<bool>| {
+        let mut session = started();
+        session.stun(Vantage::A, SOCKET, STUN, Some(KEPT));
+        for _ in 0..6 {
+            session.stun(Vantage::A, SOCKET, "192.0.2.10:3479", None);
+        }
+        let (server, relayed) = ("turn:192.0.2.10:3478".to_owned(), address("192.0.2.10:50007"));
+        let echo = Measurement::RelayEcho { server, relayed, rtt_us: None, sent: 6, came_from_relay };
+        session.push(Vantage::A, EventKind::Measured(echo));
+        found(&session)
+    };
+    let known = closed(Some(true));
+    assert!(known.starts_with("WR407") && !known.contains("WR301"), "{known}");
+    let unknown = closed(None);
+    assert!(unknown.contains("WR301"), "{unknown}");
+}
+
 /// That nothing was found says little where the check did not come to its end.
 #[test]
 fn a_check_that_was_stopped_is_not_healthy() {

@@ -181,13 +181,15 @@ fn servers_only() -> Result<()> {
 /// the network's firewall where packets die in front of a router that those to the server's own port reach, the
 /// server's where they get as far as those; and nobody's where no router outside tells.
 fn whose_firewall() -> Result<()> {
-    const CLOSED: &str =
-        "table inet f { chain f { type filter hook input priority 0; udp dport 49152-65535 drop; }\n}\n";
+    const RELAYED: &str = "49152-65535";
+    // Those of behavior discovery, too: one firewall, and one finding.
+    const ALL_BUT_STUN: &str = "3479-3480, 49152-65535";
     let of_server = "got in, although they get as far as those";
     for (near, closed, name, blame, words) in [
-        ("preset = \"router\"\n", true, "relayed-checks-lost", "relay", of_server),
-        ("preset = \"router\"\nallow-udp = [\"3478\"]\n", false, "udp-only-to-servers", "a", "it is lost in front of"),
-        ("preset = \"home-router-open\"\n", true, "relayed-checks-lost", "path", "or this network lets UDP out"),
+        ("preset = \"router\"\n", RELAYED, "relayed-checks-lost", "relay", of_server),
+        ("preset = \"router\"\n", ALL_BUT_STUN, "relayed-checks-lost", "relay", of_server),
+        ("preset = \"router\"\nallow-udp = [\"3478\"]\n", "", "udp-only-to-servers", "a", "it is lost in front of"),
+        ("preset = \"home-router-open\"\n", RELAYED, "relayed-checks-lost", "path", "or this network lets UDP out"),
     ] {
         let far = if near.contains("home") { "" } else { "outside = \"far\"\n[router.far]\npreset = \"router\"\n" };
         let text = format!(
@@ -197,8 +199,10 @@ fn whose_firewall() -> Result<()> {
         let scenario = Scenario::parse("whose-firewall", &text)?;
         let lab = Lab::up(Plan::of(&scenario.topology, RouterChoice::UserSpace)?)?;
         let (server, url) = serve(&lab, &scenario)?;
-        if closed {
-            let close = lab.command("server", "sh")?.args(["-e", "-c", "echo \"$0\" | nft -f -", CLOSED]).output()?;
+        if !closed.is_empty() {
+            let rules = format!("chain f {{ type filter hook input priority 0; udp dport {{ {closed} }} drop; }}");
+            let rules = format!("table inet f {{ {rules}\n}}\n");
+            let close = lab.command("server", "sh")?.args(["-e", "-c", "echo \"$0\" | nft -f -", &rules]).output()?;
             ensure!(close.status.success(), "{}", String::from_utf8_lossy(&close.stderr));
         }
         let mut command = lab.command("a", env!("CARGO_BIN_EXE_whyrelay"))?;
@@ -207,6 +211,7 @@ fn whose_firewall() -> Result<()> {
         let first = &json["findings"][0];
         ensure!(first["name"] == name && first["blame"] == blame, "{first}: {}", context());
         ensure!(first["summary"].as_str().is_some_and(|told| told.contains(words)), "{first}: {}", context());
+        ensure!(closed != ALL_BUT_STUN || findings(&json) == [name], "{:?}: {}", findings(&json), context());
         let both =
             findings(&json).iter().filter(|name| ["relayed-checks-lost", "udp-only-to-servers"].contains(name)).count();
         ensure!(both == 1, "{}", context());

@@ -1,6 +1,6 @@
 //! checks through the relay get lost.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::how_far::{self, Lost};
 use super::{Examination, Fault, Fix, Need, Rule, input_firewall_drops};
@@ -105,6 +105,17 @@ pub(super) fn measured_closed(side: &SideEvidence) -> Option<Fault> {
         evidence: vec![*seq],
         doubt: Some(doubt.to_owned()),
         ..Fault::default()
+    })
+}
+
+/// Whether a host that looked at itself knows that a server's firewall keeps packets from its relayed ports: then it is that
+/// which keeps them from other ports of it, too.
+pub(super) fn is_firewalled(side: &SideEvidence, server: IpAddr) -> bool {
+    side.measured.facts.iter().any(|(_, fact)| match fact {
+        Measurement::RelayEcho { relayed, rtt_us: None, came_from_relay, .. } if relayed.ip() == server => {
+            matches!(whose_firewall(side, *relayed, *came_from_relay), Some(Whose::Relay { .. }))
+        }
+        _ => false,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use super::relayed_checks_lost::is_firewalled;
 use super::turn_server_unreachable::{Unusable, at_server};
 use super::{Alike, Examination, Fault, Fix, Need, Rule, udp_blocked, udp_only_to_servers};
 use crate::diagnosis::evidence::{ServerPath, SideEvidence};
@@ -91,8 +92,8 @@ fn silent(session: &Session<'_>) -> Vec<(SocketAddr, Fault)> {
             if one_port.is_none() && elsewhere && blocked.contains_key(&port) {
                 continue;
             }
-            // A network that lets UDP out to known ports only has a rule of its own.
-            if one_port.is_some() && refused.is_none() && few_ports() {
+            // A network that lets UDP out to known ports only has a rule of its own, as has a relay that lets it in to such.
+            if one_port.is_some() && refused.is_none() && (few_ports() || is_firewalled(side, server.ip())) {
                 continue;
             }
             let how = match (refused, one_port) {
