@@ -12,7 +12,8 @@ use whyrelay_core::diagnosis::evidence::LEAST_SILENCE;
 use whyrelay_core::engine::gather::Server;
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::address::AddressClass;
-use whyrelay_core::trace::event::Transport;
+use whyrelay_core::trace::event::{EventKind, ServerFailure, Transport};
+use whyrelay_core::wire::stun::Method;
 
 use super::asked::STOPPED;
 use super::journal::Journal;
@@ -158,7 +159,15 @@ async fn use_server(client: &mut Client, journal: &Journal, target: &Target, exp
             }
         }
         None => {
-            if is_over {
+            // All but the last of its requests are out by then.
+            let silent = client.asked.filter(|_| is_over && waited >= LEAST_SILENCE && !client.has_answered);
+            if let Some((local, transmissions)) = silent {
+                let took_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+                let failure = ServerFailure::Timeout { transmissions, took_us };
+                let (server, method) = (target.server.url.to_string(), Method::ALLOCATE.to_string());
+                journal.fact(EventKind::ServerFailed { server, local: Some(local), method, failure });
+            }
+            if is_over && silent.is_none() {
                 let what = format!("{label}: allocation, permission and echo through the relay");
                 journal.missing(what, journal.no_time());
             } else {
@@ -304,12 +313,10 @@ async fn send_to_ourselves(
 
 #[cfg(test)]
 mod tests {
-    use whyrelay_core::engine::gather::Password;
-    use whyrelay_core::trace::event::EventKind;
-
     use super::super::journal::Entry;
     use super::*;
     use crate::io::clock::Clock;
+    use whyrelay_core::engine::gather::Password;
 
     #[tokio::test]
     async fn who_asks_for_the_lifetime_is_told_why_there_is_none_without_an_allocation() {

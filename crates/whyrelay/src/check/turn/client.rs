@@ -67,6 +67,9 @@ pub(super) struct Client {
     deadline: Timestamp,
     /// The time of [`Self::next`] that was over last.
     over: Option<Instant>,
+    /// Our end, where the server is asked over UDP, and how many requests left before it answered any.
+    pub(super) asked: Option<(SocketAddr, u32)>,
+    pub(super) has_answered: bool,
     /// How long the server took to answer for the last permission; none was asked for yet: no time.
     pub(super) round_trip: Duration,
 }
@@ -107,6 +110,8 @@ impl Client {
             ready: VecDeque::new(),
             deadline: journal.now(),
             over: None,
+            asked: None,
+            has_answered: false,
             round_trip: Duration::ZERO,
             journal,
         };
@@ -204,6 +209,7 @@ impl Client {
             Arrived::Datagram { at, local, remote, bytes } => {
                 let now = Now::ahead_of_timers(self.journal.now(), at);
                 let ours = self.gatherer.handle_input(now, Input::Datagram { local, remote, bytes: &bytes });
+                self.has_answered |= ours;
                 self.drain();
                 if !ours {
                     self.ready.push_back(Happening::Datagram { local, bytes });
@@ -309,6 +315,9 @@ impl Client {
         let Transmit { transport, stream, local, remote, bytes } = transmit;
         let (transport, local, remote) = (*transport, bare(*local), *remote);
         let Some(id) = stream else {
+            if !self.has_answered {
+                self.asked.get_or_insert((local, 0)).1 += 1;
+            }
             if let Err(errno) = self.sockets.send(local, remote, bytes) {
                 let now = self.journal.now();
                 self.gatherer.handle_input(Now::ahead_of_timers(now, now), Input::SendFailed { local, remote, errno });
