@@ -1,6 +1,5 @@
 //! The NAT forgets an idle mapping too soon.
 
-use super::need::BY_CHECK;
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
@@ -66,7 +65,7 @@ fn untimed(session: &Session<'_>, vantage: Vantage) -> Option<String> {
     let side = session.evidence.side(vantage);
     let measured = side.measured.facts.iter().any(|(_, fact)| matches!(fact, Measurement::MappingLifetime { .. }));
     let probed = side.host.probes.iter().any(|probe| matches!(probe.fact.aim, ProbeAim::Silence { .. }));
-    (!measured && !probed).then(|| BY_CHECK.to_owned())
+    (!measured && !probed).then(|| "the lifetime of an idle mapping (--lifetime measures it) in the NAT".to_owned())
 }
 
 /// A time in seconds that is safely below one that the NAT remembers.
