@@ -24,7 +24,7 @@ pub(super) const RULE: Rule = Rule {
         "Find the route or rule (ip route show table all type blackhole, likewise unreachable and prohibit; ip rule show) and take the peer out of it where it is configured; unless it is a kill switch, which is meant to keep packets from leaving beside a VPN.",
     )],
     threads: &["netbirdio/netbird#2116", "tailscale/tailscale#21146"],
-    depends_on: &["WR801", "WR106"],
+    depends_on: &["WR801", "WR106", "WR117"],
     needs: &[Need::Sockets, Need::Host(Subject::RouteAnswers)],
     examine,
 };
