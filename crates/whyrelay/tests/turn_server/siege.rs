@@ -200,7 +200,8 @@ async fn security_8_a_million_random_datagrams_cost_bounded_memory_and_honest_cl
         })
     };
     let (one, other) = tokio::join!(attack(1), attack(2));
-    (one?, other?);
+    one?;
+    other?;
     let metrics = siege.serve.metrics().await?;
     ensure!(value(&metrics, "whyrelay_turn_allocations") == Some((OVER_UDP + OVER_TCP) as u64), "{metrics}");
     let noise = value(&metrics, "whyrelay_noise_datagrams_total").context("noise")?;

@@ -92,7 +92,7 @@ mod tests {
             tried.push(silence_s);
             // With a second for the packets themselves.
             let took = silence + Duration::from_secs(1);
-            now = now + took;
+            now += took;
             search.tried(silence_s, took, lives);
             assert!(tried.len() < 30, "it does not end: {tried:?}");
         }
