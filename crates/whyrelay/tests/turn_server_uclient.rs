@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -391,7 +391,7 @@ impl Echo {
             while !stopped.load(Ordering::Relaxed) {
                 if let Ok((length, source)) = own.recv_from(&mut buffer) {
                     let _ = own.send_to(&buffer[..length], source);
-                    *heard.lock().unwrap() = Some(source);
+                    *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
                 }
             }
         });
@@ -400,7 +400,7 @@ impl Echo {
 
     /// Who it has heard from last.
     fn heard_from(&self) -> Option<SocketAddr> {
-        *self.last.lock().unwrap()
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -65,7 +65,7 @@ fn seen(text: &str, sent: &[(usize, u16, SocketAddr)]) -> Vec<Option<SocketAddr>
         }
         None
     };
-    sent.iter().map(|packet| arrive(packet)).collect()
+    sent.iter().map(arrive).collect()
 }
 
 /// The same in namespaces: `lab::two_hosts_behind_one_nat_may_use_one_port`.
