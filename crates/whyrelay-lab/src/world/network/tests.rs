@@ -53,7 +53,7 @@ fn seen(text: &str, sent: &[(usize, u16, SocketAddr)]) -> Vec<Option<SocketAddr>
     let text = format!("title = \"t\"\n{text}[expect]\npath = \"direct\"\n");
     let topology = Scenario::parse("t", &text).unwrap().topology;
     let mut world = from_topology::build(&topology);
-    let mut arrive = |&(host, port, destination): &(usize, u16, SocketAddr)| {
+    let arrive = |&(host, port, destination): &(usize, u16, SocketAddr)| {
         let source = SocketAddr::new(topology.hosts[host].addresses().next().unwrap(), port);
         let packet = Packet::new(source, destination, vec![0; 20]);
         let mut places = vec![(START, Place::From(world.peers[host].host), packet)];
