@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -27,6 +28,9 @@ use crate::scenario::file::Discovered;
 /// How long it may take: what is not settled then is not to be found out.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Between two looks at whether all is to end.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// The largest datagram that is read.
 const LARGEST: usize = 2048;
 
@@ -43,12 +47,21 @@ pub(super) fn discover(
         return Ok(BTreeMap::new());
     }
     with_discovery(lab, conditions, [first, second], |server| {
-        names.map(|name| Ok((name.clone(), lab.enter(name, || of_host(topology, name, server))?))).collect()
+        names
+            .map(|name| {
+                Ok((name.clone(), lab.enter(name, || of_host(topology, name, server, conditions.interrupted))?))
+            })
+            .collect()
     })
 }
 
 /// The same from inside of the host's namespace.
-fn of_host(topology: &Topology, name: &str, server: SocketAddr) -> Result<Discovered, LabError> {
+fn of_host(
+    topology: &Topology,
+    name: &str,
+    server: SocketAddr,
+    interrupted: &AtomicBool,
+) -> Result<Discovered, LabError> {
     let nothing = Discovered { udp: Some(false), ..Discovered::default() };
     let addresses = topology.host(name).and_then(|host| host.interfaces.first()).map(|eth0| &eth0.addresses);
     let own = addresses.into_iter().flatten().map(|cidr| cidr.address).find(IpAddr::is_ipv4);
@@ -66,10 +79,12 @@ fn of_host(topology: &Topology, name: &str, server: SocketAddr) -> Result<Discov
     };
     let until = clock.now() + LIMIT;
     while let Some(deadline) = asking.drain()? {
-        if clock.now() >= until {
+        LabError::if_set(interrupted)?;
+        let now = clock.now();
+        if now >= until {
             break;
         }
-        asking.wait(deadline.min(until));
+        asking.wait(deadline.min(until).min(now + LOOK), deadline);
     }
     Ok(asking.found)
 }
@@ -117,8 +132,8 @@ impl Asking {
         self.machine.handle_input(Now::ahead_of_timers(now, now), input);
     }
 
-    /// Waits for a datagram or a moment, and tells the machine.
-    fn wait(&mut self, until: Timestamp) {
+    /// Waits for a datagram or a moment, and tells the machine, also that its deadline has come.
+    fn wait(&mut self, until: Timestamp, deadline: Timestamp) {
         let left = TimeSpec::from_duration(until.since(self.clock.now()));
         let mut all: Vec<PollFd<'_>> =
             self.sockets.values().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
@@ -139,7 +154,7 @@ impl Asking {
         for (socket, remote, bytes) in &arrived {
             self.feed(Input::Datagram { socket: *socket, remote: *remote, bytes });
         }
-        if self.clock.now() >= until {
+        if self.clock.now() >= deadline {
             self.machine.handle_input(Now::timers(self.clock.now(), heard), Input::Timeout);
         }
     }
