@@ -47,6 +47,9 @@ pub enum LabError {
         #[source]
         source: io::Error,
     },
+    /// Something went wrong in a network that was built.
+    #[error(transparent)]
+    Inside(Box<LabError>),
     /// The namespace world cannot do what the scenario says.
     #[error("the namespace world cannot do this: {0}\nhint: run it with --virtual")]
     Unsupported(String),
@@ -71,14 +74,12 @@ impl LabError {
 
     /// Whether it says that no network can be built here, and not that something went wrong in one that was.
     pub const fn is_about_this_system(&self) -> bool {
-        match self {
-            Self::Missing { .. }
-            | Self::NotAllowed { .. }
-            | Self::Command { .. }
-            | Self::System { .. }
-            | Self::Unsupported(_) => true,
-            Self::Session { .. } | Self::Interrupted | Self::Unknown { .. } => false,
-        }
+        !matches!(self, Self::Inside(_) | Self::Interrupted)
+    }
+
+    /// For `map_err`: what went wrong in a network that is there. What the user ends has not gone wrong.
+    pub(crate) fn inside(self) -> Self {
+        if matches!(self, Self::Interrupted) { self } else { Self::Inside(Box::new(self)) }
     }
 
     /// For `map_err`: an operation that the system refused.

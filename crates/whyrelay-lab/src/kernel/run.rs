@@ -155,23 +155,29 @@ fn maps_every_user() -> bool {
 /// Runs a scenario in namespaces of its own, which are gone afterwards.
 ///
 /// # Errors
-/// When the network cannot be built, or a program does not do its work. What a session finds wrong is no error.
+/// When the network cannot be built; in [`LabError::Inside`] when something goes wrong in it, as a program that does not do
+/// its work. What a session finds wrong is no error.
 pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ran, LabError> {
     if let Some(what) = unable(topology, conditions) {
         return Err(LabError::Unsupported(what));
     }
     let began = Instant::now();
     let lab = Lab::up_unless(Plan::of(topology, conditions.routers)?, conditions.interrupted)?;
+    run_in(&lab, topology, conditions, began).map_err(LabError::inside)
+}
+
+/// The same in a lab that is up.
+fn run_in(lab: &Lab, topology: &Topology, conditions: &Conditions<'_>, began: Instant) -> Result<Ran, LabError> {
     let asked = Instant::now();
-    let discovered = discovery::discover(&lab, topology, conditions)?;
+    let discovered = discovery::discover(lab, topology, conditions)?;
     let asked = asked.elapsed();
-    let services = Services::start(&lab, topology, conditions)?;
+    let services = Services::start(lab, topology, conditions)?;
     let up_after = began.elapsed().saturating_sub(asked);
-    let sides = [Side::new(&lab, topology, 0)?, Side::new(&lab, topology, 1)?];
-    let mut cut = (topology.expect.path == Path::Direct).then(|| Cut::new(&lab, topology));
-    let sessions = start(&lab, topology, conditions, &sides, cut.as_ref())?;
-    wait(&lab, conditions, &sides, sessions, cut.as_mut())?;
-    let relayed_data = services.relayed_data(&lab)?;
+    let sides = [Side::new(lab, topology, 0)?, Side::new(lab, topology, 1)?];
+    let mut cut = (topology.expect.path == Path::Direct).then(|| Cut::new(lab, topology));
+    let sessions = start(lab, topology, conditions, &sides, cut.as_ref())?;
+    wait(lab, conditions, &sides, sessions, cut.as_mut())?;
+    let relayed_data = services.relayed_data(lab)?;
     let recordings: Vec<String> = sides.iter().map(Side::recording).collect::<Result<_, _>>()?;
     let paths = [sides[0].path()?, sides[1].path()?];
     drop(services);

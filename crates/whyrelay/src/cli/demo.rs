@@ -164,17 +164,22 @@ fn in_namespaces(
             .collect()
     });
     stop_if(interrupted)?;
+    // In whichever network that was built: virtual time would only hide it.
+    let is_hidden =
+        |outcome: &Result<Observed, LabError>| outcome.as_ref().is_err_and(|error| !error.is_about_this_system());
+    let failed = outcomes.iter().position(is_hidden);
     let mut outcomes = outcomes.into_iter();
+    if let Some(failed) = failed
+        && let Some(Err(error)) = outcomes.nth(failed)
+    {
+        return Err(error).context(format!("{}, between real kernels", all[failed].name));
+    }
     let mut done = Vec::new();
     for (tale, scenarios) in tales {
         let mut runs = Vec::new();
         for scenario in scenarios {
             match outcomes.next() {
                 Some(Ok(observed)) => runs.push((scenario.clone(), observed)),
-                // Virtual time would only hide it.
-                Some(Err(error)) if !error.is_about_this_system() => {
-                    return Err(error).context(format!("{}, between real kernels", scenario.name));
-                }
                 Some(Err(error)) => return Ok(Err(format!("{:#}", anyhow::Error::new(error)))),
                 None => return Ok(Err("a run is missing".to_owned())),
             }

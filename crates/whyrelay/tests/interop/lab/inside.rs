@@ -1,6 +1,7 @@
 //! Programs inside a laboratory meet what its sessions meet: servers with their faults, credentials, signaling; what they do
 //! not meet is said.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -89,7 +90,8 @@ fn by_hand() -> Result<()> {
     Ok(())
 }
 
-/// A disk that is full, by the largest file that the system allows: sessions cannot write their recordings.
+/// A disk that is full, by the largest file that the system allows: sessions cannot write their recordings. And a program
+/// that fails in a network that was built.
 fn demo() -> Result<()> {
     let mut command = Command::new("prlimit");
     command.args(["--fsize=6000", WHYRELAY, "demo", "--story", "homes"]);
@@ -98,6 +100,25 @@ fn demo() -> Result<()> {
     for part in ["between real kernels: whyrelay ", "it could not do its work"] {
         ensure!(finished.account.contains(part), "{part:?} is not in {}", finished.account);
     }
+    ensure!(!finished.account.contains("virtual time"), "it is hidden: {}", finished.account);
+
+    // An `nft` that fails once the networks are built and the sessions are over.
+    let directory = tempfile::tempdir()?;
+    let (file, usual) = (directory.path().join("nft"), crate::suite::path("NFT")?);
+    let usual = usual.display();
+    let text =
+        format!("#!/bin/sh\ncase \"$*\" in list\\ counter*) echo broken >&2; exit 1 ;; esac\nexec {usual} \"$@\"\n");
+    std::fs::write(&file, text)?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+    let path = std::env::join_paths(
+        std::iter::once(directory.path().to_owned())
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    )?;
+    let mut command = Command::new(WHYRELAY);
+    command.args(["demo", "--story", "homes"]).env("PATH", path);
+    let finished = Process::start("whyrelay demo", &mut command)?.finish(LIMIT * 2)?;
+    ensure!(finished.status.code() == Some(2), "{}", finished.account);
+    ensure!(finished.account.contains("broken"), "{}", finished.account);
     ensure!(!finished.account.contains("virtual time"), "it is hidden: {}", finished.account);
     Ok(())
 }
