@@ -42,4 +42,4 @@ pub use error::LabError;
 pub use lab::Lab;
 pub use plan::{Plan, RouterChoice};
 pub use run::{Certified, Certify, Conditions, Ran, SessionArguments, cannot, missing_inside, run_kernel};
-pub use services::{CUT, Services, cut_off, signal_url};
+pub use services::{CUT, Services, cut_off, relayed_matches, signal_url};

@@ -161,14 +161,24 @@ impl Services {
         Ok(())
     }
 
-    /// Datagrams of the peers' data that the relay has sent: those that begin as DTLS does (RFC 7983 §7), plain or in
-    /// ChannelData (RFC 8656 §12.4; over TCP behind a header of 32 bytes, as Linux sends it).
+    /// Datagrams of the peers' data that the relay has sent.
     pub(super) fn relayed_data(&self, lab: &Lab) -> Result<u64, LabError> {
         let program = nft()?;
         let listed = lab.enter(SERVER, || run(&program, &["list", "counter", "inet", "counting", "relayed"], ""))?;
         let number = listed.split_once("packets ").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
         number.ok_or_else(|| LabError::Command { command: "nft list counter".to_owned(), said: listed })
     }
+}
+
+/// What in `nft` matches the peers' data that the relay sends to a peer, and to its client over UDP and over TCP: what begins
+/// as DTLS does (RFC 7983 §7), plain or in ChannelData (RFC 8656 §12.4; over TCP behind a header of 32 bytes, as Linux
+/// sends it).
+pub fn relayed_matches() -> [String; 3] {
+    [
+        format!("udp sport {RELAY_PORTS} @th,64,8 20-63"),
+        format!("udp sport {STUN_PORT} @th,64,8 64-79 @th,96,8 20-63"),
+        format!("tcp sport {STUN_PORT} @th,256,8 64-79 @th,288,8 20-63"),
+    ]
 }
 
 /// Starts another one for TURN over TLS: signaling stays plain.
@@ -307,12 +317,10 @@ fn close_ports(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
     if faults.relay_ports_closed {
         rules.push(format!("udp dport {RELAY_PORTS} drop"));
     }
+    let counted: String = relayed_matches().map(|data| format!("{data} counter name relayed\n")).concat();
     let mut text = format!(
         "table inet counting {{\ncounter relayed {{ }}\n\
-         chain out {{ type filter hook output priority -10; \
-         udp sport {RELAY_PORTS} @th,64,8 20-63 counter name relayed; \
-         udp sport {STUN_PORT} @th,64,8 64-79 @th,96,8 20-63 counter name relayed; \
-         tcp sport {STUN_PORT} @th,256,8 64-79 @th,288,8 20-63 counter name relayed; }}\n}}\n"
+         chain out {{ type filter hook output priority -10; policy accept;\n{counted}}}\n}}\n"
     );
     if !rules.is_empty() {
         text.push_str(&format!(

@@ -14,7 +14,7 @@ use whyrelay_core::trace::event::{Direction, Event, EventKind, Vantage};
 use whyrelay_core::trace::recording::Recording;
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, Message, Method};
-use whyrelay_lab::kernel::{CUT, Lab, Services, SessionArguments, cut_off, data_passed};
+use whyrelay_lab::kernel::{CUT, Lab, Services, SessionArguments, cut_off, data_passed, relayed_matches};
 use whyrelay_lab::matrix::{Case, HEAD_START, KINDS, Kind, cells};
 use whyrelay_lab::predict::{First, Place, predict};
 use whyrelay_lab::scenario::Topology;
@@ -33,14 +33,18 @@ const DIRECT_WITHIN: Duration = Duration::from_secs(10);
 /// Where a side's candidates reach the other late.
 const LATE: u16 = 8081;
 const USUAL: u16 = 8080;
-/// What the relay has sent of the peers' data, as `Services` counts it for all together: by the client that it went to, or
-/// by the relayed address that it came from.
-const COUNTED: &str = "table inet pairs {\n\
-    set relayed { type ipv4_addr . inet_service; flags dynamic; size 4096; }\n\
-    chain out { type filter hook output priority -9;\n\
-    udp sport 50000-59999 @th,64,8 20-63 update @relayed { ip saddr . udp sport counter }\n\
-    udp sport 3478 @th,64,8 64-79 @th,96,8 20-63 update @relayed { ip daddr . udp dport counter }\n\
-    tcp sport 3478 @th,256,8 64-79 @th,288,8 20-63 update @relayed { ip daddr . tcp dport counter }\n}\n}\n";
+/// What the relay has sent of the peers' data, as `Services` counts it for all together: by the relayed address that it came
+/// from, or by the client that it went to.
+fn counting() -> String {
+    let whose = ["ip saddr . udp sport", "ip daddr . udp dport", "ip daddr . tcp dport"];
+    let rules = relayed_matches().into_iter().zip(whose);
+    let rules: String = rules.map(|(data, whose)| format!("{data} update @relayed {{ {whose} counter }}\n")).collect();
+    format!(
+        "table inet pairs {{\n\
+         set relayed {{ type ipv4_addr . inet_service; flags dynamic; size 4096; }}\n\
+         chain out {{ type filter hook output priority -9;\n{rules}}}\n}}\n"
+    )
+}
 
 /// Two classes of places, and whether a speaks first.
 pub(super) type Classes = (String, String, bool);
@@ -90,7 +94,7 @@ pub(super) fn signaling(lab: &Lab, services: &mut Services, topology: &Topology)
         }
         services.signal_beside(lab, &host.name, LATE, &late)?;
     }
-    lab.nft("server", COUNTED)?;
+    lab.nft("server", &counting())?;
     Ok(())
 }
 
@@ -137,6 +141,8 @@ fn together(
     cases: &[(usize, Case)],
     direct: bool,
 ) -> Result<Vec<Result<Outcome, String>>> {
+    // The next sessions may have ports of the last ones.
+    lab.nft("server", "flush set inet pairs relayed")?;
     let released = lab.directory().join(format!("released-{}", cases[0].0));
     let start = |case: &(usize, Case), verb| start(lab, topology, *case, verb, direct.then_some(&*released));
     let answers = cases.iter().map(|case| start(case, "answer")).collect::<Result<Vec<_>>>()?;
