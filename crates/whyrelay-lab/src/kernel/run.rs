@@ -140,7 +140,8 @@ pub fn missing_inside(topology: &Topology, host: &str) -> Vec<String> {
             missing.push(format!("the user {uid}, as whom {host}'s session runs: setpriv --reuid={uid} PROGRAM"));
         }
         if !session.starts.is_zero() {
-            missing.push(format!("{host}'s session begins {} s late", session.starts.as_secs_f64()));
+            let late = session.starts.as_secs_f64();
+            missing.push(format!("the scenario starts {host} {late} s late; wait that long yourself"));
         }
     }
     missing
@@ -300,8 +301,10 @@ fn start(
 /// What the scenario says of a peer's session, as arguments of `whyrelay offer` and `answer`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionArguments {
-    /// The sockets, what is left out, and the servers with their user name. None of them has a blank.
+    /// UDP only, the sockets, what is left out, and the servers with their user name. None of them has a blank.
     pub arguments: Vec<String>,
+    /// The URL of signaling, beside the network: `--signal`, or `WHYRELAY_SIGNAL`.
+    pub signal: String,
     /// `TURN_PASSWORD`, where there is a user name.
     pub password: Option<String>,
 }
@@ -310,8 +313,8 @@ impl SessionArguments {
     /// Those of a peer: 0 is a, 1 is b.
     pub fn of(lab: &Lab, topology: &Topology, index: usize) -> Self {
         let wanted = &topology.sessions[index];
-        let mut own = Self::default();
-        own.add(["--port", &wanted.port.to_string()]);
+        let mut own = Self { signal: signal_beside(), ..Self::default() };
+        own.add(["--no-tcp", "--port", &wanted.port.to_string()]);
         if let Some(mark) = wanted.mark {
             own.add(["--mark", &format!("{mark:#x}")]);
         }
@@ -400,12 +403,12 @@ fn session(
 ) -> Result<Command, LabError> {
     let wanted = &topology.sessions[index];
     let mut command = Command::new(conditions.program);
-    command.arg(side.verb).args(["--signal", &signal_beside(), "--room", "lab", "--format", "json"]);
+    let SessionArguments { arguments, signal, password } = SessionArguments::of(lab, topology, index);
+    command.arg(side.verb).args(["--signal", &signal, "--room", "lab", "--format", "json"]);
     // Who starts first waits so much longer.
     let wait = WAIT + topology.sessions[1 - index].starts.saturating_sub(wanted.starts);
-    command.args(["--no-tcp", "--wait", &format!("{}ms", wait.as_millis()), "--timeout", "20s", "--color", "never"]);
+    command.args(["--wait", &format!("{}ms", wait.as_millis()), "--timeout", "20s", "--color", "never"]);
     command.arg("--record").arg(side.file("recording.jsonl"));
-    let SessionArguments { arguments, password } = SessionArguments::of(lab, topology, index);
     command.args(arguments);
     if let Some(password) = password {
         command.env("TURN_PASSWORD", password);

@@ -19,7 +19,7 @@ use super::host::SIGNALING_PORT;
 use super::lab::Lab;
 use super::plan::SERVER;
 use super::run::{Certified, Conditions};
-use super::signaling::{Proxy, proxied};
+use super::signaling::Proxy;
 
 /// The port of STUN and TURN.
 pub(crate) const STUN_PORT: u16 = 3478;
@@ -44,15 +44,9 @@ pub(super) const PASSWORD: &str = "lab-password";
 /// The secret of credentials that expire.
 pub(super) const SECRET: &str = "lab-secret";
 
-/// The URL of signaling for a host: by the network that the scenario describes, or beside it where something is done to
-/// this peer's messages, which happens there.
+/// The URL of signaling for a host that is no peer, by the network that the scenario describes; that of a peer is in
+/// [`SessionArguments`](super::SessionArguments).
 pub fn signal_url(topology: &Topology, host: &str) -> String {
-    let index = topology.hosts.iter().position(|known| known.name == host);
-    let late = index.and_then(|index| topology.signaling.get(index)).is_some_and(proxied);
-    let withheld = topology.server.faults.credentials == Credentials::Missing;
-    if index.is_some_and(|index| index < topology.signaling.len()) && (late || withheld) {
-        return signal_beside();
-    }
     let host = topology.host(host);
     let speaks =
         |address: &IpAddr| host.is_none_or(|host| host.addresses().any(|own| own.is_ipv4() == address.is_ipv4()));

@@ -28,12 +28,6 @@ const LONGEST_HEAD: usize = 16 * 1024;
 /// How long the thread that accepts may take to notice that it is to end.
 const NOTICE: Duration = Duration::from_millis(50);
 
-/// Whether anything is done to a peer's messages that no network does.
-pub(super) fn proxied(faults: &Signaling) -> bool {
-    let Signaling { delay, candidates_delay, lose_candidates, lose_all } = faults;
-    *delay > USUAL || !candidates_delay.is_zero() || *lose_candidates || *lose_all
-}
-
 /// A proxy; it ends when dropped.
 #[derive(Debug)]
 pub(super) struct Proxy {

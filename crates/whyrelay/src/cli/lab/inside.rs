@@ -77,15 +77,16 @@ fn run_inside(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
     let mut inside = lab.command(&place.host, first)?;
     inside.args(rest).env("WHYRELAY_SIGNAL", kernel::signal_url(topology, &place.host)).env("WHYRELAY_LAB", lab.id());
     let peer = topology.hosts.iter().position(|host| host.name == place.host);
-    if let Some(peer) = peer.filter(|peer| *peer < topology.sessions.len()) {
-        let SessionArguments { arguments, password } = SessionArguments::of(&lab, topology, peer);
-        inside.env("WHYRELAY_LAB_SESSION", arguments.join(" "));
+    let peer = peer.filter(|peer| *peer < topology.sessions.len());
+    if let Some(peer) = peer {
+        let SessionArguments { arguments, signal, password } = SessionArguments::of(&lab, topology, peer);
+        inside.env("WHYRELAY_SIGNAL", signal).env("WHYRELAY_LAB_SESSION", arguments.join(" "));
         if let Some(password) = password {
             inside.env("TURN_PASSWORD", password);
         }
     }
     if is_shell(first, command) {
-        crate::tell!("{}", greeting(&scenario, &lab, &place.host));
+        crate::tell!("{}", greeting(&scenario, &lab, &place.host, peer));
         inside.env("PS1", format!("{}:{}$ ", scenario.name, place.host));
     }
     runtime()?.block_on(run(inside, &interrupted))
@@ -125,11 +126,17 @@ fn is_shell(first: &OsStr, command: &[OsString]) -> bool {
     command.len() == 1 && std::env::var_os("SHELL").is_none_or(|shell| shell == first)
 }
 
-fn greeting(scenario: &Scenario, lab: &Lab, host: &str) -> String {
+fn greeting(scenario: &Scenario, lab: &Lab, host: &str, peer: Option<usize>) -> String {
+    let session = peer.map_or_else(String::new, |peer| {
+        let verb = if peer == 0 { "offer" } else { "answer" };
+        format!(
+            ", WHYRELAY_LAB_SESSION has what the scenario says of {host}'s session:\n  \
+             whyrelay {verb} $WHYRELAY_LAB_SESSION"
+        )
+    });
     format!(
         "{}: {}\nYou are on {host}. There are also {}: ip netns exec {}-NAME …\n\
-         `whyrelay serve` runs on server; WHYRELAY_SIGNAL names it, WHYRELAY_LAB_SESSION what the scenario says of a \
-         peer's session:\n  whyrelay offer $WHYRELAY_LAB_SESSION\nLeaving the shell removes everything.",
+         `whyrelay serve` runs on server; WHYRELAY_SIGNAL is the way to it{session}\nLeaving the shell removes everything.",
         scenario.name,
         scenario.topology.title,
         lab.nodes().iter().filter(|node| *node != host).map(String::as_str).collect::<Vec<_>>().join(", "),

@@ -42,15 +42,15 @@ fn told() -> Result<()> {
         (
             "turn-wrong-password",
             "a",
-            &["--turn turn:198.51.100.1:3478 ", "--turn-user lab] [wrong] [http://198.51."][..],
+            &["--turn turn:198.51.100.1:3478 ", "--turn-user lab] [wrong] [http://127.0.0.1:8080]"][..],
         ),
         ("turn-no-credentials", "b", &["--stun stun:198.51.100.1:3478", "] [] [http://127.0.0.1:8080]"]),
         ("candidates-lost", "a", &["[http://127.0.0.1:8080]"]),
-        ("vpn-marked-socket", "a", &["[--port 51820 --mark 0x1bd00 "]),
+        ("vpn-marked-socket", "a", &["[--no-tcp --port 51820 --mark 0x1bd00 "]),
         ("vpn-marked-socket", "server", &["[] [] [http://198.51.100.1:8080]"]),
         ("conntrack-full", "a", &["left out: a full table of connections"]),
         (&by_user, "a", &["left out: the user 65534, as whom a's session runs: setpriv --reuid=65534 PROGRAM"]),
-        ("late-starter", "b", &["left out: b's session begins "]),
+        ("late-starter", "b", &["left out: the scenario starts b "]),
     ] {
         let finished = exec(scenario, host, shown)?;
         ensure!(finished.status.success(), "{scenario}: {}", finished.account);
@@ -64,19 +64,25 @@ fn told() -> Result<()> {
     Ok(())
 }
 
-/// Both peers by hand, with nothing but what a program inside is told: TURN over TLS with its certificate, credentials
-/// that are wrong.
+/// Both peers by hand, each with nothing but what a program inside is told there: TURN over TLS with its certificate,
+/// credentials that are wrong, a session of b that has no TURN.
 fn by_hand() -> Result<()> {
-    let session = format!(
-        "ip netns exec $WHYRELAY_LAB-b {WHYRELAY} answer $WHYRELAY_LAB_SESSION --signal http://127.0.0.1:8080 \
-         --room x --no-tcp >/dev/null 2>&1 & \
-         {WHYRELAY} offer $WHYRELAY_LAB_SESSION --signal http://127.0.0.1:8080 --room x --no-tcp --format json"
-    );
     for (scenario, path, finding) in [
         ("tls-on-443", "relayed", None),
         ("turn-certificate-expired", "failed", Some("turn-tls")),
         ("turn-wrong-password", "failed", Some("turn-credentials-rejected")),
+        ("turn-relay-ports-closed", "failed", Some("relayed-checks-lost")),
     ] {
+        let told = exec(scenario, "b", "echo $WHYRELAY_LAB; echo $WHYRELAY_LAB_SESSION; echo $WHYRELAY_SIGNAL")?;
+        let mut told_b = told.stdout.lines();
+        let [id, arguments, signal] = [(); 3].map(|()| told_b.next().unwrap_or_default());
+        ensure!(!id.is_empty() && !signal.is_empty(), "{scenario}: {}", told.account);
+        // The same files in another laboratory.
+        let arguments = arguments.replace(id, "$WHYRELAY_LAB");
+        let session = format!(
+            "ip netns exec $WHYRELAY_LAB-b env WHYRELAY_SIGNAL={signal} {WHYRELAY} answer {arguments} --room x \
+             >/dev/null 2>&1 & {WHYRELAY} offer $WHYRELAY_LAB_SESSION --room x --format json"
+        );
         let finished = exec(scenario, "a", &session)?;
         let account: serde_json::Value =
             serde_json::from_str(&finished.stdout).with_context(|| format!("{scenario}: {}", finished.account))?;

@@ -185,10 +185,10 @@ fn start(
     let recording = lab.directory().join(format!("{verb}-{number}-{}.jsonl", released.is_some()));
     let mut command: Command = lab.command(&host, WHYRELAY)?;
     let signal = format!("http://127.0.0.1:{}", if is_first { LATE } else { USUAL });
-    command.args([verb, "--signal", &signal, "--room", &format!("pair-{number}"), "--format", "json", "--no-tcp"]);
+    command.args([verb, "--signal", &signal, "--room", &format!("pair-{number}"), "--format", "json"]);
     command.args(["--wait", "30s", "--timeout", "20s", "--color", "never"]).arg("--record").arg(&recording);
     // Those of the scenario's first peer; its port cannot be everybody's.
-    let SessionArguments { arguments, password } = SessionArguments::of(lab, topology, 0);
+    let SessionArguments { arguments, password, .. } = SessionArguments::of(lab, topology, 0);
     let others = arguments.iter().skip_while(|argument| *argument != "--port").skip(2);
     command.args(["--port", &(41_000 + number).to_string()]).args(others);
     command.env("TURN_PASSWORD", password.unwrap_or_default()).env("WHYRELAY_LAB", "matrix");
