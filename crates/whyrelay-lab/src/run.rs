@@ -206,6 +206,8 @@ pub enum Compared {
     AsExpected,
     /// It came, and might.
     Allowed,
+    /// It came, and not where it may: something else had to come first.
+    Misplaced,
     /// It came, and was not expected.
     NotExpected,
     /// It was expected and did not come.
@@ -268,21 +270,44 @@ impl Verdict {
             let found = self.nat.get(host).copied().unwrap_or_default();
             compare(&format!("{host}'s NAT"), discover::words(expected, expected), discover::words(expected, &found));
         }
-        for found in &self.findings {
-            let how = if self.expected_findings.iter().any(|wanted| wanted.is(found)) {
-                Compared::AsExpected
-            } else if is_allowed(&self.allowed_findings, found) {
-                Compared::Allowed
-            } else {
-                Compared::NotExpected
-            };
-            lines.push((how, found.to_string()));
-        }
-        let missing =
-            self.expected_findings.iter().filter(|wanted| !self.findings.iter().any(|found| wanted.is(found)));
-        lines.extend(missing.map(|wanted| (Compared::Missing, wanted.to_string())));
+        let findings = compare_findings(&self.expected_findings, &self.allowed_findings, &self.findings);
+        lines.extend(findings.into_iter().map(|(how, shown, _)| (how, shown)));
         lines
     }
+}
+
+/// The findings that came and those that did not, each with what is wrong about it.
+fn compare_findings(expected: &[Wanted], allowed: &[String], found: &[Named]) -> Vec<(Compared, String, Vec<String>)> {
+    let came = found.iter().enumerate().map(|(position, named)| {
+        let mut wanted = expected.iter().filter(|wanted| wanted.is(named)).peekable();
+        let (how, problems) = if wanted.peek().is_some() {
+            let late = wanted
+                .find(|wanted| wanted.first && position > 0 && !found[..position].iter().any(|other| wanted.is(other)));
+            let late = late.map(|wanted| format!("{} is not the first: {} is", wanted.name, found[0]));
+            (if late.is_some() { Compared::Misplaced } else { Compared::AsExpected }, late.into_iter().collect())
+        } else {
+            // A fault has effects, which may be findings of their own: the scenario says which. None of them may come first.
+            let before = (position == 0 && !expected.is_empty())
+                .then(|| format!("{named} comes before every finding that is expected"));
+            match (is_allowed(allowed, named), before) {
+                (true, None) => (Compared::Allowed, Vec::new()),
+                (true, Some(before)) => (Compared::Misplaced, vec![before]),
+                (false, before) => (
+                    Compared::NotExpected,
+                    [Some(format!("{named} is not expected")), before].into_iter().flatten().collect(),
+                ),
+            }
+        };
+        (how, named.to_string(), problems)
+    });
+    let missing = expected.iter().filter(|wanted| !found.iter().any(|named| wanted.is(named))).map(|wanted| {
+        let problem = match found.iter().any(|named| wanted.is_named(named)) {
+            true => format!("{} blames another than expected", wanted.name),
+            false => format!("{} is missing", wanted.name),
+        };
+        (Compared::Missing, wanted.to_string(), vec![problem])
+    });
+    came.chain(missing).collect()
 }
 
 fn is_allowed(allowed: &[String], found: &Named) -> bool {
@@ -334,28 +359,8 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
         })
         .collect();
     let expected_findings: Vec<Wanted> = expect.finding.iter().map(Wanted::of).collect();
-    for wanted in &expected_findings {
-        match findings.iter().position(|found| wanted.is(found)) {
-            None if findings.iter().any(|found| wanted.is_named(found)) => {
-                problems.push(format!("{} blames another than expected", wanted.name));
-            }
-            None => problems.push(format!("{} is missing", wanted.name)),
-            Some(position) if wanted.first && position > 0 => {
-                problems.push(format!("{} is not the first: {} is", wanted.name, findings[0]));
-            }
-            Some(_) => {}
-        }
-    }
-    // A fault has effects, which may be findings of their own: the scenario says which. None of them may come first.
-    let is_wanted = |found: &Named| expected_findings.iter().any(|wanted| wanted.is(found));
-    for found in findings.iter().filter(|found| !is_wanted(found)) {
-        if !is_allowed(&expect.also, found) {
-            problems.push(format!("{found} is not expected"));
-        }
-    }
-    if let Some(first) = findings.first().filter(|first| !expect.finding.is_empty() && !is_wanted(first)) {
-        problems.push(format!("{first} comes before every finding that is expected"));
-    }
+    let compared = compare_findings(&expected_findings, &expect.also, &findings);
+    problems.extend(compared.into_iter().flat_map(|(_, _, problems)| problems));
     Verdict {
         scenario: topology.name.clone(),
         title: topology.title.clone(),
@@ -401,5 +406,44 @@ pub const fn path_name(path: Option<Path>) -> &'static str {
         Some(Path::Relayed) => "relayed",
         Some(Path::Failed) => "failed",
         None => "disputed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    /// What fails a scenario stands in its comparison, and what stands there as right fails nothing.
+    #[test]
+    fn a_finding_out_of_its_place_is_shown_where_it_fails_the_scenario() {
+        let text = "title = \"t\"\n[host.a]\nbehind = \"home-router\"\nsession = { relay-only = true }\n\
+                    [host.b]\nbehind = \"home-router\"\n[expect]\npath = \"relayed\"\nalso = [\"udp-blocked\"]\n\
+                    [[expect.finding]]\nname = \"relay-only-configured\"\nfirst = true\n";
+        let topology = Scenario::parse("test", text).map(|scenario| scenario.topology);
+        let topology = topology.unwrap_or_else(|error| panic!("{error}"));
+        let right = run_virtual(&topology);
+        let is_fine = |verdict: &Verdict| {
+            let fine = |(how, _): &(Compared, String)| matches!(how, Compared::AsExpected | Compared::Allowed);
+            verdict.comparison().iter().all(fine)
+        };
+        let verdict = judge(&topology, &right);
+        assert!(verdict.passed() && is_fine(&verdict), "{:?} {:?}", verdict.problems, verdict.comparison());
+
+        let mut other = right.report.findings[0].clone();
+        (other.code, other.name) = ("WR205", "udp-blocked");
+        let mut behind = right.clone();
+        behind.report.findings.insert(0, other.clone());
+        let verdict = judge(&topology, &behind);
+        let signs: Vec<Compared> = verdict.comparison().into_iter().map(|(how, _)| how).collect();
+        assert_eq!(signs, [Compared::Misplaced; 2]);
+        assert_eq!(verdict.problems.len(), 2, "{:?}", verdict.problems);
+
+        let mut ahead = right;
+        ahead.report.findings.push(other);
+        let verdict = judge(&topology, &ahead);
+        let signs: Vec<Compared> = verdict.comparison().into_iter().map(|(how, _)| how).collect();
+        assert_eq!(signs, [Compared::AsExpected, Compared::Allowed]);
+        assert!(verdict.passed(), "{:?}", verdict.problems);
     }
 }

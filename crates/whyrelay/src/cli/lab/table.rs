@@ -9,13 +9,15 @@ use super::super::explain::wrap;
 use super::run::Skipped;
 
 /// What the signs of a comparison mean.
-const LEGEND: &str = "= as expected, ~ may be, + came and was not expected, - was expected and did not come";
+const LEGEND: &str = "= as expected; ~ allowed, not required; ^ came where another had to come first; \
+                      + came and was not expected; - was expected and did not come";
 
 /// The sign of a comparison, for tables.
 pub(super) const fn sign(compared: Compared) -> char {
     match compared {
         Compared::AsExpected => '=',
         Compared::Allowed => '~',
+        Compared::Misplaced => '^',
         Compared::NotExpected => '+',
         Compared::Missing => '-',
     }
@@ -120,7 +122,7 @@ fn painted((compared, text): &(Compared, String), color: bool) -> String {
     match compared {
         Compared::AsExpected => paint(text, GREEN, color),
         Compared::Allowed => text.clone(),
-        Compared::NotExpected | Compared::Missing => paint(text, RED, color),
+        Compared::Misplaced | Compared::NotExpected | Compared::Missing => paint(text, RED, color),
     }
 }
 
@@ -148,12 +150,8 @@ fn folded(verdict: &Verdict, color: bool, columns: usize) -> String {
     let after = if after == "-" { String::new() } else { format!(", {after} ms") };
     let _ = writeln!(text, "  {path}{after}");
     for (compared, what) in &compared {
-        text.push_str(&said(
-            what,
-            2,
-            matches!(compared, Compared::NotExpected | Compared::Missing) && color,
-            Some(columns),
-        ));
+        let is_fine = matches!(compared, Compared::AsExpected | Compared::Allowed);
+        text.push_str(&said(what, 2, color && !is_fine, Some(columns)));
     }
     text
 }
