@@ -79,26 +79,31 @@ fn nat(router: &Router, behavior: &Behavior) -> String {
     let mut text = "table ip nat {\n".to_owned();
     // A map of who has which external port, filled when a mapping is made: who is let in beyond the kernel's own entry.
     let key = match behavior.filtering {
-        FilteringBehavior::EndpointIndependent => Some(("inet_service", "udp sport", "udp dport")),
-        FilteringBehavior::AddressDependent => {
-            Some(("ipv4_addr . inet_service", "ip daddr . udp sport", "ip saddr . udp dport"))
-        }
+        FilteringBehavior::EndpointIndependent => Some(("inet_service", "", "")),
+        FilteringBehavior::AddressDependent => Some(("ipv4_addr . inet_service", "ip daddr . ", "ip saddr . ")),
         FilteringBehavior::AddressAndPortDependent => None,
     };
     let seconds = behavior.lifetime.as_secs().max(1);
-    if let Some((kind, outbound, _)) = key {
+    if let Some((kind, to, from)) = key {
+        // Packets of both directions keep it, as they keep the kernel's own entry; those that come in are seen here with
+        // their destination inside, of a connection that began inside or outside.
         let _ = writeln!(
             text,
             "map known {{ type {kind} : ipv4_addr . inet_service; flags dynamic,timeout; timeout {seconds}s; }}\n\
              chain learn {{ type filter hook postrouting priority 110; policy accept;\n\
              oifname \"{WAN}\" meta l4proto udp \
-             update @known {{ {outbound} : ct original ip saddr . ct original proto-src }}\n}}"
+             update @known {{ {to}udp sport : ct original ip saddr . ct original proto-src }}\n}}\n\
+             chain keep {{ type filter hook forward priority 10; policy accept;\n\
+             iifname \"{WAN}\" meta l4proto udp ct direction reply \
+             update @known {{ {from}ct reply proto-dst : ip daddr . udp dport }}\n\
+             iifname \"{WAN}\" meta l4proto udp ct direction original \
+             update @known {{ {from}ct original proto-dst : ip daddr . udp dport }}\n}}"
         );
     }
     text.push_str("chain pre { type nat hook prerouting priority -100; policy accept;\n");
     text.push_str(&forwards_in(router));
-    if let Some((_, _, inbound)) = key {
-        let _ = writeln!(text, "iifname \"{WAN}\" meta l4proto udp dnat ip to {inbound} map @known");
+    if let Some((_, _, from)) = key {
+        let _ = writeln!(text, "iifname \"{WAN}\" meta l4proto udp dnat ip to {from}udp dport map @known");
     }
     text.push_str("}\nchain post { type nat hook postrouting priority 100; policy accept;\n");
     text.push_str(&forwards_out(router));

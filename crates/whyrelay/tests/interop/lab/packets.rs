@@ -26,6 +26,7 @@ pub(super) fn register(suite: &mut Suite) {
     suite.test("lab::two_hosts_behind_one_nat_may_use_one_port", &tools, one_port);
     suite.test("lab::routers_carry_fragments", &tools, fragments);
     suite.test("lab::a_router_that_accepts_input_says_that_a_port_is_closed", &tools, accepts_input);
+    suite.test("lab::what_comes_in_keeps_a_mapping_whoever_translates", &tools, kept_by_inbound);
     suite.test("lab::a_cable_does_to_packets_what_its_link_says", &tools, cables);
 }
 
@@ -89,6 +90,35 @@ fn one_port() -> Result<()> {
         answers(&first, one, &a)?;
         answers(&first, clash, &b)?;
         answers(&second, elsewhere, &b)
+    })
+}
+
+/// RFC 4787 §6: where packets of both directions refresh a mapping, it also lets others in for as long as something comes.
+fn kept_by_inbound() -> Result<()> {
+    let runs = [
+        ("endpoint-independent", RouterChoice::Kernel),
+        ("endpoint-independent", RouterChoice::UserSpace),
+        ("address-dependent", RouterChoice::Kernel),
+        ("address-dependent", RouterChoice::UserSpace),
+    ];
+    each(&runs, runs.len(), |(filtering, choice)| {
+        let text = format!(
+            "[router.r]\nfiltering = {filtering:?}\nrefresh = \"both\"\nlifetime = \"2s\"\n[host.a]\nbehind = \"r\"\n[host.b]\n"
+        );
+        let topology = topology(&text)?;
+        let plan = Plan::of(&topology, *choice)?;
+        ensure!(plan.in_user_space().is_empty() == (*choice == RouterChoice::Kernel), "{:?}", plan.in_user_space());
+        let lab = Lab::up(plan)?;
+        let server = |port| socket(&lab, "server", SERVER[0].parse::<IpAddr>()?, port);
+        let (known, stranger) = (server(PORT)?, server(PORT + 1)?);
+        let a = socket(&lab, "a", address_of(&topology, "a")?, SAME)?;
+        let mapped = seen(&a, &known, b"a")?;
+        // Twice the lifetime, by packets from outside alone.
+        for _ in 0..8 {
+            std::thread::sleep(Duration::from_millis(500));
+            answers(&known, mapped, &a).with_context(|| format!("{filtering}, {choice:?}"))?;
+        }
+        answers(&stranger, mapped, &a).with_context(|| format!("another's, {filtering}, {choice:?}"))
     })
 }
 
