@@ -59,7 +59,7 @@ pub(super) fn run(args: &FuzzArgs) -> anyhow::Result<u8> {
         let _ = writeln!(text, "\n# seed {seed}, made small: {said}\n{}", tried.scenario.to_toml());
     }
     if !wrong.is_empty() {
-        text.push_str("\n# in a file of its own, `whyrelay lab run FILE` shows it again, and whether it is mended\n");
+        text.push_str("\n# save this as FILE; `whyrelay lab run FILE` fails until the fault is fixed\n");
     }
     answer(&text)?;
     Ok(if wrong.is_empty() { HEALTHY } else { FINDING })
