@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
+use whyrelay_lab::work;
 
 /// A program that a test needs, as `cargo xtask test` announces it.
 #[derive(Clone, Copy)]
@@ -110,19 +109,8 @@ impl Suite {
 
 /// Does something with each of them, several at a time; what goes wrong is one error.
 pub(crate) fn each<T: Sync>(items: &[T], at_once: usize, doing: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
-    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..at_once {
-            scope.spawn(|| {
-                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = doing(item) {
-                        failures.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{error:#}"));
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
+    let failed = |item: &T| doing(item).err().map(|error| format!("{error:#}"));
+    let failures: Vec<String> = work::each(items, at_once, failed, |_| ()).into_iter().flatten().collect();
     ensure!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), items.len(), failures.join("\n"));
     Ok(())
 }
