@@ -3,6 +3,7 @@
 //! that says what its link takes costs a round trip once (RFC 1191 §3); behind one that does not, what is larger is
 //! sent again for ever, and nothing that follows arrives.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use whyrelay_core::random::Random;
@@ -20,12 +21,15 @@ const LEAST_WAIT: Duration = Duration::from_millis(200);
 /// Transmissions of one segment until a connection is given up (Linux: tcp_retries2).
 const TRANSMISSIONS: u32 = 16;
 
-/// What IPv4 and TCP with time stamps put around a segment, in bytes.
-const HEADERS: usize = 52;
+/// What IPv4 and IPv6, and TCP with time stamps, put around a segment, in bytes (RFC 791 §3.1, RFC 8200 §3, RFC 9293 §3.1,
+/// RFC 7323 §3.2).
+const HEADERS: [usize; 2] = [20 + 32, 40 + 32];
 
 /// What the links of a way let pass, and how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Passing {
+    /// What is around each segment, in bytes.
+    headers: usize,
     /// The share of packets that pass all of them, of [`Self::ALL`].
     share: u64,
     /// At most so much longer than their delays.
@@ -38,11 +42,13 @@ pub(super) struct Passing {
 }
 
 impl Passing {
-    /// Nothing is lost.
-    pub(super) const EVERYTHING: Self =
-        Self { share: Self::ALL, jitter: Duration::ZERO, rate: None, told: u16::MAX, untold: u16::MAX };
-
     const ALL: u64 = 1_000_000;
+
+    /// Nothing is lost on the way to an address.
+    pub(super) const fn everything(to: IpAddr) -> Self {
+        let headers = HEADERS[to.is_ipv6() as usize];
+        Self { headers, share: Self::ALL, jitter: Duration::ZERO, rate: None, told: u16::MAX, untold: u16::MAX }
+    }
 
     /// What is left of it behind one more link. Bursts count by what they take on average: a connection outlasts them.
     #[must_use]
@@ -106,7 +112,7 @@ impl Passing {
         bytes: usize,
         sending: &mut Sending,
     ) -> Option<Timestamp> {
-        let size = bytes + HEADERS;
+        let size = bytes + self.headers;
         if sending.is_stuck || size > usize::from(self.untold) {
             sending.is_stuck = true;
             return None;
@@ -172,12 +178,18 @@ impl Sending {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     const DELAY: Duration = Duration::from_millis(20);
 
+    const fn everything() -> Passing {
+        Passing::everything(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
     fn losing(percent: u32) -> Passing {
-        Passing::EVERYTHING.behind(&Link::with_delay(DELAY).losing(percent))
+        everything().behind(&Link::with_delay(DELAY).losing(percent))
     }
 
     #[test]
@@ -233,13 +245,13 @@ mod tests {
         let link = Link { rate: Some(1_000_000), ..Link::with_delay(DELAY) };
         // 1000 bytes take 8 ms.
         let meant = (1..=100).map(|number| Some(DELAY + Duration::from_millis(8) * number));
-        assert_eq!(arrivals(Passing::EVERYTHING.behind(&link)), meant.collect::<Vec<_>>());
+        assert_eq!(arrivals(everything().behind(&link)), meant.collect::<Vec<_>>());
     }
 
     #[test]
     fn jitter_makes_segments_late_and_never_changes_their_order() {
         let jitter = Duration::from_millis(30);
-        let passing = Passing::EVERYTHING.behind(&Link { jitter, ..Link::with_delay(DELAY) });
+        let passing = everything().behind(&Link { jitter, ..Link::with_delay(DELAY) });
         let arrivals = arrivals(passing);
         assert!(arrivals.is_sorted() && arrivals.iter().all(|at| at.is_some_and(|at| at <= DELAY + jitter)));
         assert!(arrivals.last() > arrivals.first(), "{arrivals:?}");
@@ -250,12 +262,18 @@ mod tests {
     #[test]
     fn a_small_link_costs_a_round_trip_if_its_router_says_so_and_the_connection_if_not() {
         let link = Link { mtu: Some(999), ..Link::with_delay(DELAY) };
-        assert_eq!(arrivals(Passing::EVERYTHING.behind_router(&link, true)), [Some(DELAY * 3); 100]);
-        assert_eq!(arrivals(Passing::EVERYTHING.behind_router(&link, false)), [None; 100]);
+        assert_eq!(arrivals(everything().behind_router(&link, true)), [Some(DELAY * 3); 100]);
+        assert_eq!(arrivals(everything().behind_router(&link, false)), [None; 100]);
         for large in [Link { mtu: Some(1000), ..link }, Link { mtu: None, ..link }] {
-            assert_eq!(arrivals(Passing::EVERYTHING.behind_router(&large, false)), [Some(DELAY); 100]);
+            assert_eq!(arrivals(everything().behind_router(&large, false)), [Some(DELAY); 100]);
+        }
+        // The header of IPv6 is 20 bytes longer.
+        let ipv6 = Passing::everything(IpAddr::V6(Ipv6Addr::LOCALHOST));
+        for (mtu, arrival) in [(1019, None), (1020, Some(DELAY))] {
+            let link = Link { mtu: Some(mtu), ..link };
+            assert_eq!(arrivals(ipv6.behind_router(&link, false)), [arrival; 100], "{mtu}");
         }
         // The ends know their own.
-        assert_eq!(arrivals(Passing::EVERYTHING.behind(&link)), [Some(DELAY); 100]);
+        assert_eq!(arrivals(everything().behind(&link)), [Some(DELAY); 100]);
     }
 }

@@ -38,7 +38,7 @@ impl Network {
     ) -> Result<TcpWay, Option<(i32, Duration)>> {
         let own = &self.hosts[host.0].interfaces[interface];
         let (mut segment, mut source) = (own.segment.ok_or(None)?, source);
-        let (mut delay, mut passing) = (own.link.delay, Passing::EVERYTHING.behind(&own.link));
+        let (mut delay, mut passing) = (own.link.delay, Passing::everything(destination.ip()).behind(&own.link));
         while segment != Self::INTERNET {
             // Else the router sends the answers nowhere.
             if !self.is_reached(segment, source.ip()) {
