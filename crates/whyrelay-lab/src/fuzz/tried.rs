@@ -44,7 +44,7 @@ fn expectation(world: &World, topology: &Topology, observed: &Observed) -> Expec
         return Expect::default();
     }
     let score = score(world, observed);
-    // What was planted decides what the path is; theory does not know of it.
+    // No theory says what a fault leaves of a path: it is the one that came, and nothing judges it.
     let path = observed.path.unwrap_or(Path::Failed);
     let finding = if score.harmless { Vec::new() } else { world.planted.iter().map(wanted).collect() };
     Expect { path, finding, also: allowed(world, &score), ..Expect::default() }
