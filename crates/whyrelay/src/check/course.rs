@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use whyrelay_core::random::Random;
 use whyrelay_core::wire::stun::Class;
 
@@ -21,8 +21,11 @@ use super::{SERVERS, compare, hops, probes};
 /// Asking a named server what it offers takes this part of the check's time at most: two round trips of 300 ms each.
 const DESCRIBE_PART: u32 = 5;
 
-/// A server that was asked what it offers, and its answer.
-type Asked = ((Origin, SocketAddr), Option<Described>);
+/// A server, with our end.
+type Ended = (Origin, SocketAddr);
+
+/// Servers of one family that were asked what they offer, and of the first of them that is whyrelay's the answer.
+type Asked = (Vec<Ended>, Option<(Ended, Described)>);
 
 /// See the module.
 pub(super) struct Course<'a> {
@@ -34,12 +37,15 @@ pub(super) struct Course<'a> {
     careful: FuturesUnordered<Part>,
     describing: FuturesUnordered<Pin<Box<dyn Future<Output = Asked>>>>,
     /// Who is asked that.
-    undescribed: Vec<(Origin, SocketAddr)>,
+    undescribed: Vec<Ended>,
+    /// Servers of one family none of which said it, and why not.
+    silent: Vec<(bool, String)>,
+    /// Families over IPv4, or not, with a whyrelay server.
+    ours: Vec<bool>,
     /// Servers whose relays are tried when it is known whether a whyrelay server is among all.
     for_relays: Vec<Known>,
     /// A whyrelay server over IPv4, which can try a mapped port.
-    outside: Option<(Origin, SocketAddr)>,
-    is_ours: bool,
+    outside: Option<Ended>,
     is_mapping_begun: bool,
     is_settled: bool,
 }
@@ -53,9 +59,10 @@ impl<'a> Course<'a> {
             careful: FuturesUnordered::new(),
             describing: FuturesUnordered::new(),
             undescribed: Vec::new(),
+            silent: Vec::new(),
+            ours: Vec::new(),
             for_relays: Vec::new(),
             outside: None,
-            is_ours: false,
             is_mapping_begun: false,
             is_settled: false,
         }
@@ -95,7 +102,7 @@ impl<'a> Course<'a> {
                         self.all_named();
                     }
                 },
-                Some((asked, described)) = self.describing.next() => self.described(asked, described),
+                Some((asked, described)) = self.describing.next() => self.described(&asked, described),
                 Some(()) = self.parts.next() => {}
                 Some(()) = self.careful.next() => {}
             }
@@ -105,8 +112,9 @@ impl<'a> Course<'a> {
         let (config, journal) = (self.ways.config, self.ways.journal);
         self.describing.clear();
         for asked in std::mem::take(&mut self.undescribed) {
-            self.described(asked, Some(Described { discovery: None }));
+            self.is_ours(asked, Described { discovery: None });
         }
+        self.tell_silent();
         self.all_described(routes);
         if self.ways.so_far.known.is_empty() {
             journal.missing(SERVERS, STOPPED);
@@ -124,6 +132,7 @@ impl<'a> Course<'a> {
     /// Servers have become known.
     fn known(&mut self, servers: Servers) {
         self.ways.so_far.known.extend(servers.list.iter().cloned());
+        self.ways.so_far.known.sort_by_key(|server| server.place);
         let asked = self.ways.probe_servers();
         let (journal, options, until) = (self.ways.journal, self.ways.options, self.ways.until);
         for (origin, server) in &asked {
@@ -139,39 +148,83 @@ impl<'a> Course<'a> {
             let rows = Row::of_program(application.name());
             self.parts.push(part(journal, rows, |journal| compare::look(journal, random, application, asked, until)));
         }
-        self.for_relays.extend(servers.list);
-        for asked in asked {
-            // A server that was named instead of announced says itself where it offers behavior discovery; an announced
-            // one is not waited for.
-            if self.ways.is_all_announced {
-                self.described(asked, Some(Described { discovery: None }));
-                continue;
+        // A server that was named instead of announced says itself where it offers behavior discovery; an announced one is
+        // not waited for.
+        if self.ways.is_all_announced {
+            for asked in asked {
+                self.is_ours(asked, Described { discovery: None });
             }
-            self.undescribed.push(asked.clone());
-            let (journal, random) = (journal.clone(), self.random.fork());
-            let limit = (Instant::now() + self.ways.config.time / DESCRIBE_PART).min(until);
-            self.describing.push(Box::pin(async move {
-                let described = probes::describe(&journal, random, asked.clone(), options, limit).await;
-                (asked, described)
-            }));
+        } else {
+            self.describe(true, &servers.list);
+            self.describe(false, &servers.list);
+        }
+        self.for_relays.extend(servers.list);
+    }
+
+    /// Asks servers of a family that have become known what they offer, unless a whyrelay server is known there: all at
+    /// once, and the first that was named counts.
+    fn describe(&mut self, ipv4: bool, servers: &[Known]) {
+        let asked = self.ways.may_be_ours(ipv4, servers);
+        if asked.is_empty() || self.ours.contains(&ipv4) {
+            return;
+        }
+        self.undescribed.extend(asked.iter().cloned());
+        let limit = (Instant::now() + self.ways.config.time / DESCRIBE_PART).min(self.ways.until);
+        let with: Vec<(Ended, Random)> = asked.iter().map(|asked| (asked.clone(), self.random.fork())).collect();
+        let (journal, options) = (self.ways.journal.clone(), self.ways.options);
+        self.describing.push(Box::pin(async move {
+            let journal = &journal;
+            let describe = |(asked, random): (Ended, Random)| async move {
+                let described = probes::describe(journal, random, asked.clone(), options, limit).await;
+                described.map(|described| (asked, described))
+            };
+            let mut answers: FuturesOrdered<_> = with.into_iter().map(describe).collect();
+            while let Some(answer) = answers.next().await {
+                if answer.is_some() {
+                    return (asked, answer);
+                }
+            }
+            (asked, None)
+        }));
+    }
+
+    /// Of servers of a family one said what it offers, or none did.
+    fn described(&mut self, asked: &[Ended], described: Option<(Ended, Described)>) {
+        self.undescribed.retain(|(_, server)| !asked.iter().any(|(_, of)| of == server));
+        if let Some((server, described)) = described {
+            return self.is_ours(server, described);
+        }
+        let Some((_, first)) = asked.first() else { return };
+        let why = if Instant::now() >= self.ways.until {
+            self.ways.journal.no_time()
+        } else {
+            let waited = self.ways.config.time / DESCRIBE_PART;
+            let servers: Vec<String> = asked.iter().map(|(_, server)| server.to_string()).collect();
+            let how = match servers.len() {
+                1 => "it offers: it is no whyrelay server, or silent, or slow (--time)",
+                _ => "they offer: they are no whyrelay servers, or silent, or slow (--time)",
+            };
+            format!("{} did not say within {} s what {how}", servers.join(", "), waited.as_secs_f64())
+        };
+        self.silent.push((first.is_ipv4(), why));
+    }
+
+    /// Says of families without a whyrelay server what only such a one measures.
+    fn tell_silent(&mut self) {
+        for (ipv4, why) in std::mem::take(&mut self.silent) {
+            if !self.ours.contains(&ipv4) {
+                self.ways.journal.missing("largest packets, WireGuard's shape, the server's clock", why);
+            }
         }
     }
 
-    /// A server said what it offers, or nothing.
-    fn described(&mut self, asked: (Origin, SocketAddr), described: Option<Described>) {
+    /// A whyrelay server, and what it offers: one of each family is asked for all that it can measure.
+    fn is_ours(&mut self, asked: Ended, Described { discovery }: Described) {
         let (journal, options, until) = (self.ways.journal, self.ways.options, self.ways.until);
-        self.undescribed.retain(|(_, server)| *server != asked.1);
-        let Some(Described { discovery }) = described else {
-            let why = if Instant::now() >= until {
-                journal.no_time()
-            } else {
-                let waited = self.ways.config.time / DESCRIBE_PART;
-                let how = "it is no whyrelay server, or silent, or slow (--time)";
-                format!("{} did not say within {} s what it offers: {how}", asked.1, waited.as_secs_f64())
-            };
-            return journal.missing("largest packets, WireGuard's shape, the server's clock", why);
-        };
-        self.is_ours = true;
+        if self.ours.contains(&asked.1.is_ipv4()) {
+            return;
+        }
+        self.ours.push(asked.1.is_ipv4());
         if let Some(discovery) = discovery {
             self.ways.offers_discovery(discovery);
         }
@@ -186,7 +239,7 @@ impl<'a> Course<'a> {
     /// Nobody is asked what it offers any more, for now: begins what depends on that.
     fn all_described(&mut self, routes: &[DefaultRoute]) {
         let servers = std::mem::take(&mut self.for_relays);
-        self.careful.extend(self.ways.turn(&mut self.random, &servers, self.is_ours));
+        self.careful.extend(self.ways.turn(&mut self.random, &servers, !self.ours.is_empty()));
         if !std::mem::replace(&mut self.is_mapping_begun, true) {
             self.careful.extend(self.ways.port_map(&mut self.random, routes, self.outside.clone()));
         }
@@ -196,7 +249,8 @@ impl<'a> Course<'a> {
     fn settled(&mut self) {
         if !std::mem::replace(&mut self.is_settled, true) {
             self.ways.end_naming();
-            self.ways.tell_without_relay(self.is_ours);
+            self.ways.tell_without_relay(!self.ours.is_empty());
+            self.tell_silent();
         }
     }
 

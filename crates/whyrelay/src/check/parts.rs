@@ -77,7 +77,7 @@ pub(super) struct SoFar {
     reached: Vec<(Transport, SocketAddr, bool)>,
     /// Where port 443 is asked.
     https: Vec<SocketAddr>,
-    /// Whom whyrelay's own probes are asked of.
+    /// The first servers of each family.
     pub(super) probed: Vec<SocketAddr>,
     /// What is looked at of NATs: the family, and where servers are named that become known later.
     nats: Vec<(bool, mpsc::UnboundedSender<Named>)>,
@@ -88,8 +88,8 @@ pub(super) struct SoFar {
 }
 
 impl Look<'_> {
-    /// The first server of each family over UDP, with our end, where there was none before: whom to ask for whyrelay's own
-    /// probes.
+    /// The first server of each family over UDP, with our end, where there was none before: whom to send what any server
+    /// will do for.
     pub(super) fn probe_servers(&mut self) -> Vec<(Origin, SocketAddr)> {
         let mut asked = Vec::new();
         for ipv4 in [true, false] {
@@ -104,6 +104,20 @@ impl Look<'_> {
         }
         self.so_far.probed.extend(asked.iter().map(|(_, remote)| *remote));
         asked
+    }
+
+    /// Servers of a family over UDP, among those that have become known, with our end: each may be whyrelay's.
+    pub(super) fn may_be_ours(&self, ipv4: bool, servers: &[Known]) -> Vec<(Origin, SocketAddr)> {
+        let mut found: Vec<(Origin, SocketAddr)> = Vec::new();
+        for remote in servers.iter().filter(|server| server.is_udp()).flat_map(Known::remotes) {
+            if remote.is_ipv4() == ipv4
+                && !found.iter().any(|(_, known)| *known == remote)
+                && let Some(origin) = self.origin_toward(remote)
+            {
+                found.push((origin, remote));
+            }
+        }
+        found
     }
 
     /// What the NAT in front of each local address does, by servers that have become known: they are named to what looks at
@@ -439,7 +453,7 @@ mod tests {
 
     fn known(url: &str, addresses: &[&str]) -> Known {
         let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        Known { url: url.parse().unwrap(), addresses, credentials: None }
+        Known { url: url.parse().unwrap(), place: 0, addresses, credentials: None }
     }
 
     #[test]

@@ -38,12 +38,19 @@ const MAX_SERVERS: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) url: ServerUrl,
+    /// Which of all servers it is, in the order in which they were named: names are not resolved in that order.
+    pub(crate) place: usize,
     /// One of each family at most.
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) credentials: Option<Credentials>,
 }
 
 impl Known {
+    /// The first, until it is counted.
+    fn unresolved(url: ServerUrl, credentials: Option<Credentials>) -> Self {
+        Self { url, place: 0, addresses: Vec::new(), credentials }
+    }
+
     /// Whether its URL is one over UDP.
     pub(crate) fn is_udp(&self) -> bool {
         self.url.transport() == whyrelay_core::trace::event::Transport::Udp
@@ -89,7 +96,7 @@ pub(crate) async fn naming(config: &CheckConfig, journal: &Journal, tls: &Client
     let mut known: Vec<(Known, bool)> = config
         .urls
         .iter()
-        .map(|url| (Known { url: url.clone(), addresses: Vec::new(), credentials: config.credentials.clone() }, false))
+        .map(|url| (Known::unresolved(url.clone(), config.credentials.clone()), false))
         .collect();
     if let Some(signal) = config.signal.as_ref().filter(|_| known.is_empty()) {
         let (announced, offered, is_whyrelay) = announced(signal, config, journal, tls, limit).await;
@@ -126,7 +133,8 @@ impl Naming {
     /// Looks up all names at once, each for at most `limit`.
     fn new(journal: Journal, servers: Vec<Known>, limit: Duration) -> Self {
         let (mut ready, mut waiting, mut names) = (Vec::new(), Vec::new(), Vec::new());
-        for mut server in servers {
+        for (place, mut server) in servers.into_iter().enumerate() {
+            server.place = place;
             match server.url.host() {
                 ServerHost::Ip(ip) => {
                     server.addresses = vec![*ip];
@@ -162,7 +170,8 @@ impl Naming {
         if self.ready.is_empty() {
             return None;
         }
-        let list = std::mem::take(&mut self.ready);
+        let mut list = std::mem::take(&mut self.ready);
+        list.sort_by_key(|server| server.place);
         let mut discovery = Vec::new();
         // Most often at the host of a server that is resolved now.
         self.discovery.retain(|url| {
@@ -321,7 +330,7 @@ async fn announced(
                     match url.parse::<ServerUrl>() {
                         Ok(url) => {
                             let credentials = credentials.clone().map(|(user, word)| Credentials::new(user, word));
-                            known.push(Known { url, addresses: Vec::new(), credentials });
+                            known.push(Known::unresolved(url, credentials));
                         }
                         Err(error) => {
                             let (message, detail) = ("servers".to_owned(), error.to_string());
@@ -401,7 +410,7 @@ mod tests {
     use crate::io::clock::Clock;
 
     fn known(url: &str) -> Known {
-        Known { url: url.parse().unwrap(), addresses: Vec::new(), credentials: None }
+        Known::unresolved(url.parse().unwrap(), None)
     }
 
     fn missing(entries: &mut tokio::sync::mpsc::Receiver<Entry>) -> Vec<String> {

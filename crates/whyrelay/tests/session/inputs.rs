@@ -1,5 +1,8 @@
 //! Bad input: a clear line, the way out, the right exit status. Secrets stay secret.
 
+use whyrelay_core::engine::stun_server::answer;
+use whyrelay_core::wire::stun::Message;
+
 use crate::support::{Process, Server, directory, file};
 
 #[test]
@@ -355,4 +358,31 @@ fn signaling_of_the_environment_is_no_part_of_a_check_of_other_servers() {
     let asked = Process::start(&[&arguments[..], &["--signal", nowhere]].concat(), &[]).finish();
     assert!(asked.stdout.contains("WR701"), "{}", asked.stdout);
     assert!(asked.code() < 2, "servers were measured: {}", asked.stdout);
+}
+
+/// An address is known before a name is, and what stands there is no whyrelay server.
+#[test]
+fn a_whyrelay_server_is_asked_for_all_it_measures_wherever_among_the_servers_it_is_named() {
+    let server = Server::start();
+    let port = server.turn.rsplit(':').next().unwrap_or_default().to_owned();
+    let foreign = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (ours, other) = (format!("stun:localhost:{port}"), format!("stun:{}", foreign.local_addr().unwrap()));
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((length, source)) = foreign.recv_from(&mut buffer) {
+            let answer = Message::decode(&buffer[..length]).ok().and_then(|message| answer(&message, source));
+            let _ = answer.map(|answer| foreign.send_to(&answer, source));
+        }
+    });
+    for servers in [[&ours, &other], [&other, &ours]] {
+        let arguments = ["check", "--interface", "lo", "--format", "json", "--stun", servers[0], "--stun", servers[1]];
+        let ended = Process::start(&arguments, &[]).finish();
+        let account: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        let clock =
+            |row: &&serde_json::Value| row["name"] == "clock" && row["subject"] == format!("stun:127.0.0.1:{port}");
+        let rows = account["rows"].as_array().unwrap();
+        assert!(rows.iter().any(|row| clock(&row)), "{servers:?}: {rows:#?}");
+        assert!(!ended.stdout.contains("did not say within"), "{servers:?}: {}", ended.stdout);
+    }
 }
