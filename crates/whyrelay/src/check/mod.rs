@@ -64,7 +64,8 @@ const RESERVE: Duration = Duration::from_millis(800);
 /// give back.
 const SIGNALING_RESERVE: Duration = Duration::from_millis(500);
 
-/// The host's last facts are waited for until so long before the time is over, and for this long in any case.
+/// The host's last facts are waited for until so long before the time is over, and for this long where there is time for
+/// it, or where the user let the check take longer.
 const FACTS_RESERVE: Duration = Duration::from_millis(100);
 const LEAST_FACTS_WAIT: Duration = Duration::from_millis(500);
 
@@ -153,7 +154,8 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     }
     drain(&mut sink, &mut entries, config.redact);
     if sink.finish_tap() {
-        let until = (began + config.time.saturating_sub(FACTS_RESERVE)).max(Instant::now() + LEAST_FACTS_WAIT);
+        let is_longer = config.map || config.lifetime.is_some();
+        let until = facts_until(Instant::now(), began + config.time, is_longer);
         let mut told = Told::default();
         let late = loop {
             match tokio::time::timeout_at(until.into(), next_fact(&mut facts)).await {
@@ -182,6 +184,12 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
         unwritten.push(file.to_string());
     }
     Ok(Outcome { events: sink.events().to_vec(), unwritten })
+}
+
+/// How long the host's last facts are waited for in a check that should end at `end`.
+fn facts_until(now: Instant, end: Instant, is_longer: bool) -> Instant {
+    let until = end.checked_sub(FACTS_RESERVE).unwrap_or(end).max(now + LEAST_FACTS_WAIT);
+    if is_longer { until } else { until.min(end) }
 }
 
 /// The next fact of the host; never, where none are collected.
@@ -230,7 +238,7 @@ async fn look(
     let routes = local::look(&journal, found, config.mark);
     let ipv6 = local::ipv6_state(found);
     let limit = began + config.time.saturating_sub(SIGNALING_RESERVE);
-    let Some(naming) = stop.clone().unless(servers::naming(config, &journal, &tls, limit)).await else {
+    let Some(naming) = stop.clone().unless(servers::naming(config, &journal, &tls, (limit, until))).await else {
         return give_up(config, &journal, ipv6, STOPPED);
     };
     if let Some(mark) = config.mark.filter(|mark| !local::can_mark(*mark)) {
@@ -330,6 +338,17 @@ mod tests {
     use whyrelay_core::trace::event::Transport;
 
     use super::*;
+
+    #[test]
+    fn the_hosts_last_facts_are_waited_for_within_the_time_of_the_check() {
+        let end = Instant::now() + Duration::from_secs(60);
+        let before = |ms| end - Duration::from_millis(ms);
+        assert_eq!(facts_until(before(2000), end, false), before(100));
+        assert_eq!(facts_until(before(300), end, false), end);
+        assert_eq!(facts_until(before(300), end, true), end + Duration::from_millis(200));
+        // What took consent and minutes is behind it.
+        assert_eq!(facts_until(end + Duration::from_secs(9), end, true), end + Duration::from_millis(9500));
+    }
 
     #[test]
     fn answers_over_ipv6_without_a_default_route_are_no_missing_path() {

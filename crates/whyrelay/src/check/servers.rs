@@ -90,14 +90,16 @@ pub(crate) struct Naming {
     last: Instant,
 }
 
-/// The servers to ask. Signaling is waited for, until `limit`, where no server is named.
-pub(crate) async fn naming(config: &CheckConfig, journal: &Journal, tls: &ClientTls, limit: Instant) -> Naming {
+/// The servers to ask. Signaling is waited for, until `limit`, where no server is named; names, until `until` at most.
+pub(crate) async fn naming(
+    config: &CheckConfig,
+    journal: &Journal,
+    tls: &ClientTls,
+    (limit, until): (Instant, Instant),
+) -> Naming {
     let (mut discovery, mut announced_by_whyrelay) = (Vec::new(), false);
-    let mut known: Vec<(Known, bool)> = config
-        .urls
-        .iter()
-        .map(|url| (Known::unresolved(url.clone(), config.credentials.clone()), false))
-        .collect();
+    let mut known: Vec<(Known, bool)> =
+        config.urls.iter().map(|url| (Known::unresolved(url.clone(), config.credentials.clone()), false)).collect();
     if let Some(signal) = config.signal.as_ref().filter(|_| known.is_empty()) {
         let (announced, offered, is_whyrelay) = announced(signal, config, journal, tls, limit).await;
         discovery = offered;
@@ -112,9 +114,14 @@ pub(crate) async fn naming(config: &CheckConfig, journal: &Journal, tls: &Client
     known.truncate(MAX_SERVERS);
     let servers: Vec<Known> = known.into_iter().map(|(server, _)| server).collect();
     look_at_credentials(config, journal, &servers);
-    let mut naming = Naming::new(journal.clone(), servers, config.time / NAMES_PART);
+    let mut naming = Naming::new(journal.clone(), servers, names_limit(config.time, Instant::now(), until));
     (naming.discovery, naming.announced_by_whyrelay) = (discovery, announced_by_whyrelay);
     naming
+}
+
+/// How long names are waited for. Signaling that was slow has left them less.
+fn names_limit(time: Duration, now: Instant, until: Instant) -> Duration {
+    (time / NAMES_PART).min(until.saturating_duration_since(now))
 }
 
 /// Says of servers that there are too many.
@@ -237,7 +244,7 @@ async fn look_up(name: String, limit: Duration) -> LookedUp {
             Ok(addresses)
         }
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("the resolver did not answer within {} s", limit.as_secs_f64())),
+        Err(_) => Err(format!("the resolver did not answer within {} s", (limit.as_secs_f64() * 10.0).round() / 10.0)),
     };
     (name, result, started.elapsed())
 }
@@ -440,6 +447,30 @@ mod tests {
         naming.looking_up.clear();
         assert!(naming.next().await.is_none());
         assert!(missing(&mut entries).is_empty());
+    }
+
+    #[tokio::test]
+    async fn servers_that_become_known_together_are_in_the_order_in_which_they_were_named() {
+        let (journal, _entries) = Journal::new(Clock::start());
+        let servers = ["stun:one.example", "stun:192.0.2.1", "stun:two.example"].map(known).to_vec();
+        let mut naming = Naming::new(journal, servers, Duration::from_secs(60));
+        naming.looking_up.clear();
+        for (name, ip) in [("two.example", "192.0.2.3"), ("one.example", "192.0.2.2")] {
+            naming.looked_up((name.into(), Ok(vec![ip.parse().unwrap()]), Duration::ZERO));
+        }
+        let servers = naming.next().await.expect("all are found").list;
+        let hosts: Vec<String> = servers.iter().map(|server| server.url.host().to_string()).collect();
+        assert_eq!(hosts, ["one.example", "192.0.2.1", "two.example"]);
+        assert!(servers.is_sorted_by_key(|server| server.place));
+    }
+
+    #[test]
+    fn names_are_waited_for_no_longer_than_anything_is_asked() {
+        let (began, time) = (Instant::now(), Duration::from_secs(3));
+        let after = |ms| names_limit(time, began + Duration::from_millis(ms), began + Duration::from_millis(2200));
+        assert_eq!(after(0), Duration::from_secs(1));
+        assert_eq!(after(1900), Duration::from_millis(300), "the announcement was slow");
+        assert_eq!(after(2500), Duration::ZERO);
     }
 
     #[tokio::test]
