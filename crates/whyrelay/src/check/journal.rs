@@ -1,6 +1,7 @@
 //! What the parts of a check see, on its way to the one sink: each part notes before it acts, and none waits.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,7 +47,7 @@ pub(crate) struct Journal {
     entries: mpsc::Sender<Entry>,
     lost: Arc<AtomicU64>,
     ipv6_answered: Arc<AtomicBool>,
-    status: Arc<Mutex<Option<String>>>,
+    status: Arc<Mutex<BTreeMap<IpAddr, String>>>,
     /// The time of the whole check; none for what is looked at beside a session.
     time: Option<Duration>,
     /// What the part that has this handle is to tell, and that of all parts.
@@ -144,14 +145,18 @@ impl Journal {
         self.ipv6_answered.load(Ordering::Relaxed)
     }
 
-    /// Says to who watches what takes so long, or that nothing does. It is no fact.
-    pub(crate) fn say(&self, status: Option<String>) {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    /// Says to who watches what takes so long at an address of ours, or that nothing does. It is no fact.
+    pub(crate) fn say(&self, of: IpAddr, status: Option<String>) {
+        let mut all = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        match status {
+            Some(status) => all.insert(of, status),
+            None => all.remove(&of),
+        };
     }
 
-    /// What was last said.
-    pub(crate) fn status(&self) -> Option<String> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What was last said of each address.
+    pub(crate) fn status(&self) -> Vec<String> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Entries that found no room.

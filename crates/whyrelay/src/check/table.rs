@@ -16,8 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Lines that are drawn on a terminal that does not say how large it is.
 const MAX_LINES: usize = 40;
 
-/// Lines that stay free: for the status, and for the cursor behind the last. What scrolls away cannot be drawn again.
-const FREE: usize = 2;
+/// Lines that stay free besides those of the status: for the cursor behind the last. What scrolls away cannot be drawn
+/// again.
+const FREE: usize = 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -29,24 +30,24 @@ pub(crate) struct Table {
     events: usize,
     started: Instant,
     /// What is going on, as it was last said.
-    said: String,
+    said: Vec<String>,
 }
 
 impl Table {
     pub(crate) fn new(color: bool) -> Self {
         let terminal = io::stderr().is_terminal();
-        Self { terminal, color, lines: 0, drawn: None, events: 0, started: Instant::now(), said: String::new() }
+        Self { terminal, color, lines: 0, drawn: None, events: 0, started: Instant::now(), said: Vec::new() }
     }
 
-    /// Draws, if it is time to. `status`: what takes so long, in words; what is no terminal gets it as a line, once.
-    pub(crate) fn draw(&mut self, events: &[Event], status: Option<String>) {
+    /// Draws, if it is time to. `status`: what takes so long, each in words; what is no terminal gets it as a line, once.
+    pub(crate) fn draw(&mut self, events: &[Event], mut status: Vec<String>) {
         let soon = self.drawn.is_some_and(|drawn| drawn.elapsed() < INTERVAL);
-        let is_news = status.as_ref().is_some_and(|status| *status != self.said);
+        let is_news = status.iter().any(|line| !self.said.contains(line));
         if !self.terminal {
-            if let (Some(status), true) = (status, is_news) {
-                let _ = writeln!(io::stderr(), "{status}");
-                self.said = status;
+            for line in status.iter().filter(|line| !self.said.contains(line)) {
+                let _ = writeln!(io::stderr(), "{line}");
             }
+            self.said = status;
             return;
         }
         let waits = self.started.elapsed() > PATIENCE;
@@ -56,11 +57,14 @@ impl Table {
         self.clear();
         self.drawn = Some(Instant::now());
         self.events = events.len();
+        if waits && status.is_empty() {
+            status.push("still looking".to_owned());
+        }
         let text = render_check_rows(&CheckReport::from_events(events), self.color);
         // A terminal that tells no size says 0.
         let size = size().ok().filter(|(columns, rows)| *columns > 0 && *rows > 0);
         let (columns, most) = size.map_or((usize::MAX, MAX_LINES), |(columns, rows)| {
-            (columns.into(), usize::from(rows).saturating_sub(FREE).min(MAX_LINES))
+            (columns.into(), usize::from(rows).saturating_sub(FREE + status.len()).min(MAX_LINES))
         });
         let mut stderr = io::stderr().lock();
         for line in text.lines().take(most) {
@@ -68,13 +72,12 @@ impl Table {
             let _ = writeln!(stderr, "{}", cut(line, columns));
             self.lines += 1;
         }
-        if waits || status.is_some() {
-            let status = status.unwrap_or_else(|| "still looking".to_owned());
-            let line = format!("… {status}, {} s so far", self.started.elapsed().as_secs());
+        for line in &status {
+            let line = format!("… {line}, {} s so far", self.started.elapsed().as_secs());
             let _ = writeln!(stderr, "{}", cut(&line, columns));
             self.lines += 1;
-            self.said = status;
         }
+        self.said = status;
     }
 
     /// Removes what was drawn.

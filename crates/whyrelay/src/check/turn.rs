@@ -124,8 +124,8 @@ pub(crate) async fn find_lifetime(
     };
     if stop.unless(searching).await.is_none() {
         journal.missing(&what, "the check was stopped before it was found");
-        journal.say(None);
     }
+    journal.say(target.origin.address.ip(), None);
     client.close(Instant::now() + CLOSE_LIMIT).await;
 }
 

@@ -1,6 +1,6 @@
 //! What a relay is good for besides relaying: an echo, a third party, an early packet, a packet after a long silence.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use whyrelay_core::engine::nat_discovery::lifetime::LifetimeSearch;
@@ -226,22 +226,31 @@ pub(super) async fn early_arrival(
 }
 
 /// What the next silence is for, for who waits.
-fn known_so_far(search: &LifetimeSearch, silence: u32) -> String {
+fn known_so_far(search: &LifetimeSearch, local: IpAddr, silence: u32) -> String {
     let known = match search.known_s() {
-        (0, None) => return format!("silent for {silence} s, to see whether an idle mapping lives so long"),
+        (0, None) => return format!("silent for {silence} s, to see whether an idle mapping of {local} lives so long"),
         (0, Some(dies)) => format!("less than {dies} s"),
         (lives, None) => format!("{lives} s or more"),
         (lives, Some(dies)) => format!("{lives} s and not {dies} s"),
     };
-    format!("an idle mapping lives {known}: silent for {silence} s, to see whether it lives so long")
+    format!("an idle mapping of {local} lives {known}: silent for {silence} s, to see whether it lives so long")
+}
+
+/// What was found within a time, or why nothing was.
+fn found(search: &LifetimeSearch, local: IpAddr, limit: Duration) -> Result<Measurement, String> {
+    match search.known_s() {
+        (0, None) => Err(format!("{} s are too few to wait for it", limit.as_secs_f64())),
+        (at_least_s, at_most_s) => Ok(Measurement::MappingLifetime { local, at_least_s, at_most_s }),
+    }
 }
 
 /// Bisects the life of an idle mapping: a socket opens it toward the relay and is silent; then the relay sends. `what`:
 /// how it is called where it is not measured.
 pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: SocketAddr, limit: Duration, what: &str) {
     let mut search = LifetimeSearch::new(limit);
+    let of = client.origin.address.ip();
     while let Some(silence) = search.next_s() {
-        journal.say(Some(known_so_far(&search, silence)));
+        journal.say(of, Some(known_so_far(&search, of, silence)));
         let started = Instant::now();
         let Ok(local) = client.open() else { return journal.missing(what, "no socket could be opened") };
         let (Some(peer), _) = seen_from(client, local, relay, started + Duration::from_secs(1)).await else {
@@ -265,10 +274,10 @@ pub(super) async fn lifetime(client: &mut Client, journal: &Journal, relay: Sock
         }
         search.tried(silence, started.elapsed(), arrived);
     }
-    journal.say(None);
-    let (at_least_s, at_most_s) = search.known_s();
-    let local = client.origin.address.ip();
-    journal.measured(Measurement::MappingLifetime { local, at_least_s, at_most_s });
+    match found(&search, of, limit) {
+        Ok(measurement) => journal.measured(measurement),
+        Err(why) => journal.missing(what, why),
+    }
 }
 
 #[cfg(test)]
@@ -276,20 +285,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_time_too_short_for_any_silence_finds_nothing() {
+        let local: IpAddr = "192.0.2.1".parse().unwrap();
+        for (limit, why) in [(500, "0.5 s are too few to wait for it"), (1000, "1 s are too few to wait for it")] {
+            let limit = Duration::from_millis(limit);
+            assert_eq!(found(&LifetimeSearch::new(limit), local, limit), Err(why.to_owned()));
+        }
+        let mut search = LifetimeSearch::new(Duration::from_secs(3));
+        search.tried(1, Duration::from_secs(1), false);
+        let measured = Measurement::MappingLifetime { local, at_least_s: 0, at_most_s: Some(1) };
+        assert_eq!(found(&search, local, Duration::from_secs(3)), Ok(measured));
+    }
+
+    #[test]
     fn who_waits_is_told_what_is_known_and_what_for() {
         let told = |tried: &[(u32, bool)], silence| {
             let mut search = LifetimeSearch::new(Duration::from_secs(600));
             tried.iter().for_each(|(silence, lives)| search.tried(*silence, Duration::ZERO, *lives));
-            known_so_far(&search, silence)
+            known_so_far(&search, "192.0.2.1".parse().unwrap(), silence)
         };
-        assert_eq!(told(&[], 15), "silent for 15 s, to see whether an idle mapping lives so long");
+        assert_eq!(told(&[], 15), "silent for 15 s, to see whether an idle mapping of 192.0.2.1 lives so long");
         for (tried, known) in [
             (&[(15, false)][..], "less than 15 s"),
             (&[(15, true)], "15 s or more"),
             (&[(15, true), (30, false)], "15 s and not 30 s"),
         ] {
             let told = told(tried, 22);
-            assert!(told.starts_with(&format!("an idle mapping lives {known}: silent for 22 s")), "{told}");
+            assert!(
+                told.starts_with(&format!("an idle mapping of 192.0.2.1 lives {known}: silent for 22 s")),
+                "{told}"
+            );
         }
     }
 }
