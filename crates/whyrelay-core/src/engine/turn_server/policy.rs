@@ -124,6 +124,9 @@ impl PeerPolicy {
             _ => false,
         };
         match class {
+            _ if METADATA.contains(&ip) && !allowed().any(Prefix::is_one_address) => {
+                Err(class.unwrap_or(Refusal::LinkLocal))
+            }
             Some(refusal) if !by_flag && allowed().next().is_none() => Err(refusal),
             // Loopback addresses are always this machine's own: who allows them means them. Any other own address is
             // opened by name only, not by allowing the network it lies in.
@@ -147,6 +150,18 @@ impl PeerPolicy {
         })
     }
 }
+
+/// Where clouds give their machines passwords. No network that they lie in opens them, nor a flag; each must be named alone.
+const METADATA: [IpAddr; 8] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xFD00, 0xEC2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xFD00, 0xEC2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xFD20, 0xCE, 0, 0, 0, 0, 0, 0x254)),
+];
 
 /// An IPv4 address inside an IPv6 one.
 #[derive(Clone, Copy)]
@@ -378,6 +393,25 @@ mod tests {
             ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "224.0.0.1", "192.168.1.5", "::ffff:192.168.1.5"]
         {
             assert!(check(&policy, still).is_err(), "{still}");
+        }
+    }
+
+    #[test]
+    fn security_1_metadata_addresses_of_clouds_are_opened_by_their_own_names_only() {
+        let networks = ["169.254.0.0/16", "100.64.0.0/10", "0.0.0.0/0", "fd00::/8", "::/0"];
+        let networks: Vec<Prefix> = networks.iter().map(|text| text.parse().unwrap()).collect();
+        for ip in METADATA {
+            let text = ip.to_string();
+            let private = PeerPolicy { allow_private_peers: true, ..PeerPolicy::default() };
+            assert!(check(&private, &text).is_err(), "{ip} by --allow-private-peers");
+            let wide = PeerPolicy { allowed: networks.clone(), ..private };
+            assert!(check(&wide, &text).is_err(), "{ip} by its network");
+            let named = PeerPolicy { allowed: vec![text.parse().unwrap()], ..PeerPolicy::default() };
+            assert_eq!(check(&named, &text), Ok(()), "{ip} by itself");
+            let IpAddr::V4(ip) = ip else { continue };
+            for spelling in spellings(ip) {
+                assert!(check(&wide, &spelling.to_string()).is_err(), "{ip} as {spelling}");
+            }
         }
     }
 
