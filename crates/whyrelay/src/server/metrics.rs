@@ -111,7 +111,12 @@ fn turn(page: &mut Page, metrics: &Metrics) {
         page.sample("turn_requests_total", &[("method", &method.to_string())], *count);
     }
     page.counter("turn_allocations_total", "Allocations made.", counters.allocations);
-    page.head("turn_errors_total", "Error responses, by code.", "counter");
+    page.counter(
+        "challenges_total",
+        "Requests answered with a nonce: 401 without a password, 438.",
+        counters.challenges,
+    );
+    page.head("turn_errors_total", "All other error responses, by code.", "counter");
     for (code, count) in &counters.errors {
         page.sample("turn_errors_total", &[("code", &code.to_string())], *count);
     }

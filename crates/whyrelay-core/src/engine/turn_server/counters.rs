@@ -16,7 +16,10 @@ pub struct Counters {
     pub methods: BTreeMap<Method, u64>,
     /// Allocations made.
     pub allocations: u64,
-    /// Error responses by code.
+    /// Responses that ask for a password or for a proof of the source: 401 to a request without MESSAGE-INTEGRITY, with
+    /// which every client begins, and 438 (RFC 8489 §9.2.4).
+    pub challenges: u64,
+    /// All other error responses, by code.
     pub errors: BTreeMap<u16, u64>,
     /// Unauthenticated error responses that were not sent because the source had its share.
     pub unauthenticated_withheld: u64,

@@ -229,6 +229,7 @@ impl TurnServer {
                     Some((output, code)) => {
                         match code {
                             None => self.counters.discoveries += 1,
+                            Some(438) => self.counters.challenges += 1,
                             Some(code) => self.refuse(&client, message.method, code),
                         }
                         self.outputs.push_back(output);

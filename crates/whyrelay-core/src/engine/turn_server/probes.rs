@@ -90,7 +90,7 @@ impl TurnServer {
                 self.counters.unauthenticated_withheld += 1;
                 return;
             }
-            self.refuse(&client, message.method, 438);
+            self.counters.challenges += 1;
             let nonce = self.probes.nonces.make(now, &client);
             let error = reply.error(Rejection::new(438, "")).text(AttributeType::NONCE, &nonce);
             let bytes = reply.finished(error);

@@ -28,9 +28,10 @@ impl TurnServer {
         self.counters.requests += 1;
         *self.counters.methods.entry(message.method).or_default() += 1;
         let reply = Reply::to(message);
+        let is_signed = is_signed(message);
         let authenticated = match self.authenticate(now, &client, message) {
             Ok(authenticated) => authenticated,
-            Err(code) => return self.challenge(now, client, &reply, code),
+            Err(code) => return self.challenge(now, client, &reply, (code, is_signed)),
         };
         let known = if self.config.dont_fragment { &UNDERSTOOD[..] } else { &UNDERSTOOD[1..] };
         let unknown = unknown_attributes(message, known);
@@ -66,7 +67,7 @@ impl TurnServer {
         if !self.config.turn {
             return Err(403);
         }
-        if !message.has(AttributeType::MESSAGE_INTEGRITY) && !message.has(AttributeType::MESSAGE_INTEGRITY_SHA256) {
+        if !is_signed(message) {
             return Err(401);
         }
         let text = |kind| message.text(kind).ok_or(400_u16);
@@ -105,13 +106,17 @@ impl TurnServer {
     }
 
     /// Answers who has not shown a password: shortly, and over UDP, where the source may be forged, not often.
-    fn challenge(&mut self, now: Timestamp, client: Client, reply: &Reply, code: u16) {
+    fn challenge(&mut self, now: Timestamp, client: Client, reply: &Reply, (code, is_signed): (u16, bool)) {
         let forgeable = matches!(client.transport, ClientTransport::Udp(_));
         if forgeable && !self.budget.take(now, client.source.ip()) {
             self.counters.unauthenticated_withheld += 1;
             return;
         }
-        self.refuse(&client, reply.method(), code);
+        if code == 438 || code == 401 && !is_signed {
+            self.counters.challenges += 1;
+        } else {
+            self.refuse(&client, reply.method(), code);
+        }
         let mut error = reply.error(Rejection::new(code, ""));
         if matches!(code, 401 | 438) {
             let nonce = self.nonces.make(now, &client);
@@ -306,6 +311,11 @@ impl TurnServer {
     pub(super) fn count_error(&mut self, code: u16) {
         *self.counters.errors.entry(code).or_default() += 1;
     }
+}
+
+/// Whether a request shows a password, right or wrong.
+fn is_signed(message: &Message<'_>) -> bool {
+    message.has(AttributeType::MESSAGE_INTEGRITY) || message.has(AttributeType::MESSAGE_INTEGRITY_SHA256)
 }
 
 /// LIFETIME as asked for.

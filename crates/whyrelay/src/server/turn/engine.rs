@@ -287,7 +287,7 @@ impl Engine {
             let mut turn = lock(&self.turn);
             (turn.counters().clone(), turn.take_refusals())
         };
-        log.write(&counters, latest);
+        log.write(&counters, self.streams_refused.load(Ordering::Relaxed), latest);
     }
 
     pub(super) fn set_own_addresses(&self, interfaces: &[IpAddr]) {

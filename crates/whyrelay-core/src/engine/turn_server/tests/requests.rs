@@ -366,9 +366,13 @@ fn every_error_is_counted_by_its_code_and_the_first_are_kept_for_the_log() {
     assert_eq!(fixture.raw(client, &change(1).build()).len(), 1);
     Caller::alice().greet(&mut fixture);
     let counters = fixture.server.counters();
-    assert_eq!((counters.bindings, counters.errors.get(&420), counters.errors.get(&401)), (0, Some(&1), Some(&1)));
-    let alice = Caller::alice().client.source;
-    let kept = [(Method::BINDING, 420, client.source), (Method::ALLOCATE, 401, alice)];
+    assert_eq!((counters.bindings, counters.errors.get(&420), counters.errors.get(&401)), (0, Some(&1), None));
+    assert_eq!(counters.challenges, 1, "the first 401 of an honest client is no refusal");
+    let mut wrong = Caller::new(udp("198.18.0.8:8"), "alice", "hunter2");
+    assert_eq!(wrong.allocate(&mut fixture).code(), 401);
+    let counters = fixture.server.counters();
+    assert_eq!((counters.challenges, counters.errors.get(&401)), (2, Some(&1)));
+    let kept = [(Method::BINDING, 420, client.source), (Method::ALLOCATE, 401, wrong.client.source)];
     let kept = kept.map(|(method, code, source)| Refused { method, code, source });
     assert_eq!(Vec::from(fixture.server.take_refusals()), kept);
     (0..200).for_each(|id| drop(fixture.raw(client, &change(id).build())));
