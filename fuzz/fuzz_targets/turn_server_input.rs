@@ -105,7 +105,7 @@ fuzz_target!(|bytes: &[u8]| {
         let client = Client { transport, source };
         let id = TransactionId([*length; 12]);
         let built;
-        let mut unproven = 0;
+        let (mut unproven, mut asked) = (0, 0);
         let input = match what >> 4 {
             0..=2 => Input::FromClient { client, bytes: data },
             // A Binding request, a PROBE, or a FORWARD, with what proves the source if there is any.
@@ -131,8 +131,9 @@ fuzz_target!(|bytes: &[u8]| {
                     }
                 }
                 built = message.build();
-                if data.is_empty() && method == Method::BINDING {
-                    unproven = built.len();
+                if method == Method::BINDING {
+                    asked = built.len();
+                    unproven = if data.is_empty() { asked } else { 0 };
                 }
                 Input::FromClient { client, bytes: &built }
             }
@@ -179,6 +180,10 @@ fuzz_target!(|bytes: &[u8]| {
                         assert!(bytes.len() <= (unproven * 8 / 5).max(least), "{} for {unproven}", bytes.len());
                     }
                     if let Ok(message) = Message::decode(&bytes) {
+                        let is_challenge = message.error_code().is_some_and(|error| error.code == 438);
+                        if is_challenge && asked > 0 {
+                            assert!(bytes.len() <= asked * 8 / 5, "{} for {asked}", bytes.len());
+                        }
                         if let Some(fresh) = message.text(AttributeType::NONCE) {
                             nonce = fresh.to_owned();
                         }

@@ -21,7 +21,7 @@ pub struct Counters {
     pub challenges: u64,
     /// All other error responses, by code.
     pub errors: BTreeMap<u16, u64>,
-    /// Unauthenticated error responses that were not sent because the source had its share.
+    /// Error responses to unauthenticated requests, Binding among them, that were not sent because the source had its share.
     pub unauthenticated_withheld: u64,
     /// Requests and datagrams refused by the peer policy.
     pub policy_refusals: u64,
@@ -43,7 +43,7 @@ pub struct Counters {
     pub datagrams_limited: u64,
     /// Requests of behavior discovery (RFC 5780) answered, for another server as well.
     pub discoveries: u64,
-    /// Requests of behavior discovery not answered: over the budget, or another server's that was not good.
+    /// Requests of behavior discovery not answered: over the budget, too small for a nonce, or another server's that was not good.
     pub discoveries_withheld: u64,
     /// Probes answered, whose source had proven itself.
     pub probes: u64,

@@ -97,9 +97,11 @@ pub(super) struct Discoveries {
     unproven_in_all: Window,
     /// Those of them with CHANGE-REQUEST.
     changed_in_all: Window,
+    /// Errors for sources without proof, all of them together: a flood of the others does not keep anybody from a proof.
+    errors_in_all: Window,
 }
 
-/// Successes a second for all sources without proof together.
+/// Successes a second for all sources without proof together, and as many errors.
 const MOST_UNPROVEN: u16 = 200;
 /// Those of them with CHANGE-REQUEST: 50 times 68 bytes are 27 kbit/s.
 const MOST_CHANGED: u16 = 50;
@@ -140,6 +142,7 @@ impl Discoveries {
             proven: Allowance::new(random.bytes(), 60),
             unproven_in_all: Window::default(),
             changed_in_all: Window::default(),
+            errors_in_all: Window::default(),
         })
     }
 
@@ -258,7 +261,8 @@ impl TurnServer {
 
 impl Discoveries {
     /// A Binding request, at a time of inputs and of the wall clock, which two servers have in common: what is sent for
-    /// it, and the code if that is an error. `None` when the source has had its share.
+    /// it, and the code if that is an error. `None` when the source has had its share, or all without proof have, or a
+    /// nonce would be much more than was asked with.
     fn binding(
         &mut self,
         (now, wall): (Timestamp, Timestamp),
@@ -269,6 +273,8 @@ impl Discoveries {
     ) -> Option<(Output, Option<u16>)> {
         let family = &self.families[at];
         let source = client.source;
+        // One server alone needs no clock that others have, too, and its own is never set.
+        let wall = if family.key.is_some() { wall } else { now };
         let nonce = message.attribute(AttributeType::NONCE);
         let shown = message.text(AttributeType::NONCE).unwrap_or_default();
         let proven = nonce.is_some() && family.nonces.is_valid(wall, &source_alone(source), shown);
@@ -282,10 +288,16 @@ impl Discoveries {
         let fingerprint = message.has(AttributeType::FINGERPRINT);
         let finish = |reply: MessageBuilder| if fingerprint { reply.fingerprint() } else { reply }.build();
         let error = |code| MessageBuilder::new(Class::Error, Method::BINDING, message.transaction).error(code, "");
-        let refuse = |code, reply| Some((Output::SendToClient { client, bytes: finish(reply) }, Some(code)));
+        let errors_in_all = &mut self.errors_in_all;
+        let mut refuse = |code, reply| {
+            let is_affordable = proven || errors_in_all.take(now, MOST_UNPROVEN);
+            is_affordable.then(|| (Output::SendToClient { client, bytes: finish(reply) }, Some(code)))
+        };
         let challenge = || {
             let nonce = family.nonces.make(wall, &source_alone(source));
-            refuse(438, error(438).text(AttributeType::NONCE, &nonce))
+            let reply = error(438).text(AttributeType::NONCE, &nonce);
+            let length = finish(reply.clone()).len();
+            (length * 5 <= message.bytes().len() * MOST_FOR_FIVE).then_some(reply)
         };
 
         let unknown = unknown_attributes(message, &UNDERSTOOD);
@@ -293,7 +305,7 @@ impl Discoveries {
             return refuse(420, error(420).unknown_attributes(&unknown));
         }
         if nonce.is_some() && !proven {
-            return challenge();
+            return challenge().and_then(|reply| refuse(438, reply));
         }
         let flags = match message.has(AttributeType::CHANGE_REQUEST) {
             true => match message.u32(AttributeType::CHANGE_REQUEST) {
@@ -308,7 +320,7 @@ impl Discoveries {
         match family.discovery.socket(wanted) {
             Some(_) if !proven && wanted != place && !family.discovery.serves_unproven => {
                 // What any Binding request gets: an answer from where it was asked.
-                self.unproven_in_all.take(now, MOST_UNPROVEN).then(challenge)?
+                challenge().and_then(|reply| refuse(438, reply))
             }
             Some(socket) => {
                 let affordable = proven
@@ -339,7 +351,7 @@ impl Discoveries {
                 let client = Client { transport: ClientTransport::Udp(socket.listener), source };
                 Some((Output::SendToClient { client, bytes: finish(reply) }, None))
             }
-            None if !proven => challenge(),
+            None if !proven => challenge().and_then(|reply| refuse(438, reply)),
             None => {
                 // The other server answers; it checks the same nonce.
                 let port = family.discovery.address(wanted).port();

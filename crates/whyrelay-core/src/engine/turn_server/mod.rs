@@ -386,6 +386,11 @@ impl TurnServer {
         match (message.class, message.method) {
             (Class::Request, Method::BINDING) => {
                 if let Some((bytes, code)) = stun_server::answer_with_code(message, client.source) {
+                    let is_forgeable = matches!(client.transport, ClientTransport::Udp(_));
+                    if code.is_some() && is_forgeable && !self.budget.take(now, client.source.ip()) {
+                        self.counters.unauthenticated_withheld += 1;
+                        return None;
+                    }
                     match code {
                         None => self.counters.bindings += 1,
                         Some(code) => self.refuse(&client, message.method, code),

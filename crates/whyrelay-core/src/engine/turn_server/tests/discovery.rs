@@ -68,9 +68,14 @@ fn listener(client: &Client) -> u16 {
     }
 }
 
+/// As large as it must be for the answer.
+fn asking_for_proof() -> MessageBuilder {
+    binding().text(AttributeType::NONCE, "").text(AttributeType::SOFTWARE, "larger")
+}
+
 /// A nonce that proves `CLIENT`.
 fn proof(fixture: &mut Fixture) -> String {
-    let asking = binding().text(AttributeType::NONCE, "").build();
+    let asking = asking_for_proof().build();
     let (_, answer) = one(fixture.raw(at(1, CLIENT), &asking)).unwrap();
     assert_eq!(answer.code(), 438);
     answer.message().text(AttributeType::NONCE).unwrap().to_owned()
@@ -196,13 +201,64 @@ fn security_6_a_flood_of_forged_sources_gets_fifty_changed_answers_a_second_and_
         }
         fixture.now += std::time::Duration::from_micros(100);
     }
-    assert!((100..=150).contains(&answers[0]), "{} changed in two seconds", answers[0]);
-    assert!((400..=600).contains(&answers[1]), "{} others in two seconds", answers[1]);
+    assert_eq!(answers, [100, 400], "changed and others in two seconds");
     let proven = changing(0x06).text(AttributeType::NONCE, &nonce).build();
     assert!(one(fixture.raw(at(1, CLIENT), &proven)).is_some(), "who has proven itself");
-    let (_, asked) =
-        one(fixture.raw(at(1, "198.18.0.3:9"), &binding().text(AttributeType::NONCE, "").build())).unwrap();
+    let (_, asked) = one(fixture.raw(at(1, "198.18.0.3:9"), &asking_for_proof().build())).unwrap();
     assert_eq!(asked.code(), 438, "and who wants to");
+}
+
+#[test]
+fn security_6_a_flood_of_forged_sources_gets_two_hundred_errors_a_second_and_the_proven_are_served() {
+    let unknown = binding().u32(AttributeType::RESPONSE_PORT, 7);
+    let wrong = binding().text(AttributeType::NONCE, "AAAAAAAAAAAA");
+    for (serves_unproven, request) in
+        [(true, asking_for_proof()), (true, wrong), (true, unknown), (false, changing(0x06))]
+    {
+        let mut fixture = serving_unproven(serves_unproven);
+        let nonce = proof(&mut fixture);
+        fixture.now += std::time::Duration::from_secs(2);
+        let mut answers = 0;
+        for source in 0..20_000_u32 {
+            let from = format!("{}:7", std::net::Ipv4Addr::from(0x1700_0000 + source));
+            answers += usize::from(one(fixture.raw(at(1, &from), &request.clone().build())).is_some());
+            fixture.now += std::time::Duration::from_micros(100);
+        }
+        assert_eq!(answers, 400, "errors in two seconds");
+        let proven = changing(0x06).text(AttributeType::NONCE, &nonce).build();
+        assert!(one(fixture.raw(at(1, CLIENT), &proven)).is_some(), "who has proven itself");
+        assert!(one(fixture.raw(at(1, CLIENT), &binding().build())).is_some(), "and who wants no proof");
+    }
+}
+
+#[test]
+fn security_6_a_nonce_is_at_most_1_6_times_what_was_asked_with() {
+    for nonce in ["", "A", "AAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAAA"] {
+        for (changes, fingerprint) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut fixture = serving_unproven(false);
+            let request = if changes { changing(0x06) } else { binding() }.text(AttributeType::NONCE, nonce);
+            let request = if fingerprint { request.fingerprint() } else { request }.build();
+            let answer = one(fixture.raw(at(1, CLIENT), &request));
+            let length = if fingerprint { 52 } else { 44 };
+            assert_eq!(answer.is_some(), length * 5 <= request.len() * 8, "{} bytes", request.len());
+            if let Some((_, answer)) = answer {
+                assert_eq!((answer.code(), answer.0.len()), (438, length));
+            } else {
+                assert_eq!(fixture.server.counters().discoveries_withheld, 1);
+            }
+        }
+    }
+}
+
+/// A clock of its own is enough for one server alone.
+#[test]
+fn security_2_nonces_of_one_server_do_not_follow_the_wall_clock() {
+    let mut fixture = here();
+    let nonce = proof(&mut fixture);
+    fixture.server.set_wall_clock(fixture.now, fixture.now + std::time::Duration::from_secs(86_400));
+    let proven = changing(0x06).text(AttributeType::NONCE, &nonce).build();
+    let (client, answer) = one(fixture.raw(at(1, CLIENT), &proven)).unwrap();
+    assert_eq!((listener(&client), answer.code()), (4, 0));
 }
 
 #[test]
