@@ -33,6 +33,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
 
 use sha2::digest::Update as _;
 
@@ -310,10 +311,34 @@ impl TurnServer {
     }
 
     /// Tells what the wall clock says now, which may be set while the time of inputs only goes on. Lifetimes, nonces and
-    /// budgets do not follow it; when credentials expire does, and what this server says of its time.
+    /// budgets do not follow it; when credentials expire does, with allocations that end with them
+    /// ([`TurnConfig::strict_expiry`]) and nonces that two servers share, and what this server says of its time. What
+    /// expires by it does with the next input.
     pub fn set_wall_clock(&mut self, now: Timestamp, wall: Timestamp) {
         let micros = |time: Timestamp| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         self.wall_ahead = micros(wall).saturating_sub(micros(now));
+        if self.config.strict_expiry {
+            self.follow_credentials(now, wall);
+        }
+    }
+
+    /// Has allocations end with their credentials, as the wall clock is now. One that was set back prolongs nothing.
+    fn follow_credentials(&mut self, now: Timestamp, wall: Timestamp) {
+        // It is looked at often, and differs by little each time.
+        const TOLERANCE: Duration = Duration::from_secs(1);
+        let mut earlier = Vec::new();
+        for (client, allocation) in &mut self.allocations {
+            let Some(expires) = allocation.credentials_expire.map(|expires| now + expires.since(wall)) else {
+                continue;
+            };
+            for relay in allocation.relays.iter_mut().filter(|relay| relay.expires > expires + TOLERANCE) {
+                relay.expires = expires;
+                earlier.push(*client);
+            }
+        }
+        for client in earlier {
+            self.settle(&client);
+        }
     }
 
     /// The wall clock's time.

@@ -279,6 +279,8 @@ impl Engine {
 
     pub(super) fn follow_wall_clock(&self) {
         lock(&self.turn).set_wall_clock(self.clock.now(), wall_clock());
+        // What expires by it.
+        self.feed(0, std::iter::once(Input::Timeout));
     }
 
     /// Logs what was refused since the last time.

@@ -128,6 +128,25 @@ fn security_2_strict_expiry_follows_the_wall_clock() {
     assert_eq!(fixture.server.allocations(), 0);
 }
 
+/// Also while the allocation lives; but a clock that is set back prolongs nothing.
+#[test]
+fn security_2_strict_expiry_follows_a_wall_clock_that_is_set_meanwhile() {
+    for (strict, lives) in [(true, false), (false, true)] {
+        let mut fixture = Fixture::with(|config| config.strict_expiry = strict);
+        let made = SharedSecret::new("north").unwrap().credentials("carol", START + Duration::from_secs(3000));
+        let mut carol = Caller::new(udp("198.18.0.3:4000"), &made.username, &made.password);
+        assert_eq!(carol.allocate(&mut fixture).lifetime(), 600);
+        fixture.server.set_wall_clock(fixture.now, START + Duration::from_secs(2900));
+        fixture.wait(99);
+        assert_eq!(fixture.server.allocations(), 1);
+        fixture.server.set_wall_clock(fixture.now, START);
+        fixture.wait(2);
+        assert_eq!(fixture.server.allocations(), usize::from(lives), "strict: {strict}");
+        fixture.wait(500);
+        assert_eq!(fixture.server.allocations(), 0);
+    }
+}
+
 #[test]
 fn an_incomplete_signature_is_400() {
     let mut fixture = Fixture::new();
