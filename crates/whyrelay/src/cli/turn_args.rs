@@ -33,12 +33,14 @@ pub struct TurnArgs {
     #[arg(long, value_name = "N", default_value_t = Limits::default().new_peers_per_second.unwrap_or(u32::MAX),
         value_parser = clap::value_parser!(u32).range(1..))]
     pub max_new_peers: u32,
-    /// Bytes that one allocation may relay per second, both ways together; default: no limit
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1000..))]
+    /// Bytes that one allocation may relay per second, both ways together; default: no limit. A datagram larger than half
+    /// of it never passes
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(4000..))]
     pub max_rate: Option<u64>,
-    /// Bytes that all allocations together may relay per second, both ways; default: no limit. With --max-rate nobody
-    /// can take all of it
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1000..))]
+    /// Bytes that all allocations together may relay per second, both ways; default: no limit. What goes from one relay
+    /// of this server to another counts twice; a datagram that makes more than half of it never passes. With --max-rate
+    /// nobody can take all of it
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(8000..))]
     pub total_rate: Option<u64>,
     /// Datagrams that one allocation may relay per second, both ways together; default: no limit
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
