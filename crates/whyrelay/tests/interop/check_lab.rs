@@ -13,6 +13,7 @@ use whyrelay_lab::scenario::{PRESETS, Preset, Scenario};
 
 use crate::check::{behavior, check_by, findings, measured, missing, rows};
 use crate::check_loss::AT_ONCE;
+use crate::coturn::on_two_addresses;
 use crate::process::Process;
 use crate::suite::{self, Suite, Tool};
 
@@ -41,16 +42,9 @@ const COTURN_PORT: u16 = 5000;
 const SECOND: &str = "198.51.100.200";
 
 fn coturn(lab: &Lab, scenario: &Scenario) -> Result<Process> {
-    let first = scenario.topology.server_address().to_string();
-    let mut command = lab.command("server", suite::path("TURNSERVER")?)?;
-    command.args(["-n", "-L", &first, "-L", SECOND, "-p", &COTURN_PORT.to_string(), "--no-auth", "--no-tls"]);
-    command.args(["--no-dtls", "--no-cli", "--log-file", "stdout", "--simple-log", "-v", "--pidfile", "/dev/null"]);
-    let process = Process::start("turnserver", &mut command)?;
-    for address in [first.as_str(), SECOND] {
-        let opened = format!("UDP listener opened on: {address}:{}", COTURN_PORT + 1);
-        process.line(Duration::from_secs(15), |line| line.contains(&opened))?;
-    }
-    Ok(process)
+    let command = lab.command("server", suite::path("TURNSERVER")?)?;
+    let addresses = [scenario.topology.server_address().to_string(), SECOND.to_owned()];
+    on_two_addresses(command, addresses, COTURN_PORT)
 }
 
 /// Mapping and filtering in front of the scenario's host A, by our server and by coturn; the account by our server.

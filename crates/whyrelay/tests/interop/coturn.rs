@@ -1,6 +1,7 @@
 //! coturn in a namespace, over UDP, TCP and TLS.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -28,6 +29,20 @@ pub(crate) enum Transport {
     Tcp,
     /// `turns:…?transport=tcp`
     Tls,
+}
+
+/// Has the command of `turnserver` serve STUN alone on two addresses, which makes it answer CHANGE-REQUEST, at a port and the
+/// one after it, and waits until it listens.
+pub(crate) fn on_two_addresses(mut command: Command, addresses: [String; 2], port: u16) -> Result<Process> {
+    let [first, second] = &addresses;
+    command.args(["-n", "-L", first, "-L", second, "-p", &port.to_string(), "--no-auth", "--no-tls"]);
+    command.args(["--no-dtls", "--no-cli", "--log-file", "stdout", "--simple-log", "-v", "--pidfile", "/dev/null"]);
+    let process = Process::start("turnserver", &mut command)?;
+    for address in &addresses {
+        let opened = format!("UDP listener opened on: {address}:{}", port + 1);
+        process.line(Duration::from_secs(15), |line| line.contains(&opened))?;
+    }
+    Ok(process)
 }
 
 /// A TURN server with long-term credentials; it ends when dropped.

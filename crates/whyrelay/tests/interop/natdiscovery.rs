@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::check::{KINDS, behavior, check, our_server_with};
-use crate::namespace::Namespace;
+use crate::coturn::on_two_addresses;
 use crate::process::Process;
 use crate::router::{Internet, Nat, SERVER, Site};
 use crate::suite::{self, Suite, Tool};
@@ -38,23 +38,10 @@ fn by_our_server() -> Result<()> {
 
 fn by_coturn() -> Result<()> {
     let mut internet = Internet::new()?;
-    let coturn = coturn(&internet.server)?;
+    let command = internet.server.command(suite::path("TURNSERVER")?);
+    let coturn = on_two_addresses(command, SERVER.map(|address| address.to_string()), COTURN_PORT)?;
     let url = format!("stun:{}:{COTURN_PORT}", SERVER[0]);
     compare(&mut internet, COTURN_PORT, &["--stun", &url], None).with_context(|| coturn.account())
-}
-
-/// coturn on both addresses, which makes it answer CHANGE-REQUEST.
-fn coturn(namespace: &Namespace) -> Result<Process> {
-    let [first, second] = SERVER.map(|address| address.to_string());
-    let mut command = namespace.command(suite::path("TURNSERVER")?);
-    command.args(["-n", "-L", &first, "-L", &second, "-p", &COTURN_PORT.to_string(), "--no-auth", "--no-tls"]);
-    command.args(["--no-dtls", "--no-cli", "--log-file", "stdout", "--simple-log", "-v", "--pidfile", "/dev/null"]);
-    let process = Process::start("turnserver", &mut command)?;
-    for address in SERVER {
-        let opened = format!("UDP listener opened on: {address}:{}", COTURN_PORT + 1);
-        process.line(Duration::from_secs(15), |line| line.contains(&opened))?;
-    }
-    Ok(process)
 }
 
 /// The strangers run all at once, because they wait most of the time.
