@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::chain::{self, Chain, Checks};
 use crate::diagnosis::evidence::Evidence;
 use crate::host::Family;
-use crate::trace::address::{AddressClass, same_subnet};
+use crate::trace::address::AddressClass;
 use crate::trace::event::{Pair, PairState, PruneReason, Vantage};
 
 /// A pair of both sides, or of one where the other has no mirror image of it.
@@ -31,6 +31,8 @@ pub struct JoinedPair {
 pub struct SidePair {
     /// The pair.
     pub pair: Pair,
+    /// Whether the remote address is on the network of the local one.
+    pub is_near: bool,
     /// Its priority, as the agent says.
     pub priority: Option<u64>,
     /// Its state, as the agent says.
@@ -102,8 +104,9 @@ impl JoinedPair {
 pub fn likeliest_first<'a>(pairs: impl Iterator<Item = &'a JoinedPair>) -> Vec<&'a JoinedPair> {
     let mut pairs: Vec<_> = pairs.collect();
     pairs.sort_by_key(|joined| {
-        let is_meant = |(local, remote)| AddressClass::of(remote) == AddressClass::Public || same_subnet(local, remote);
-        (joined.is_link_local(), !joined.ends().any(is_meant))
+        let is_public = |side: &SidePair| AddressClass::of(side.pair.remote.ip()) == AddressClass::Public;
+        let mut sides = [&joined.a, &joined.b].into_iter().flatten();
+        (joined.is_link_local(), !sides.any(|side| is_public(side) || side.is_near))
     });
     pairs
 }
@@ -263,13 +266,15 @@ fn joined_pair(evidence: &Evidence, rows: &[Rows<'_>; 2], a: Option<Pair>, b: Op
 }
 
 fn side_pair(evidence: &Evidence, vantage: Vantage, pair: Pair, checks: &(Checks<'_>, Checks<'_>)) -> SidePair {
-    let agent = evidence.side(vantage).pairs.get(&pair);
-    let counts = evidence.side(vantage).counts.get(&pair).map(|(_, counts)| counts);
+    let side = evidence.side(vantage);
+    let agent = side.pairs.get(&pair);
+    let counts = side.counts.get(&pair).map(|(_, counts)| counts);
     let succeeded = checks.0.iter().any(|(_, check)| check.succeeded());
     let nominating = |checks: &Checks<'_>| checks.iter().any(|(_, check)| check.use_candidate && check.succeeded());
     let last = checks.0.iter().filter(|(_, check)| check.succeeded()).max_by_key(|(_, check)| check.seq);
     SidePair {
         pair,
+        is_near: side.known.is_near(pair.local.ip(), pair.remote.ip()),
         priority: agent.map(|agent| agent.priority),
         state: agent.map(|agent| agent.state),
         pruned: agent.and_then(|agent| agent.pruned.clone()),
