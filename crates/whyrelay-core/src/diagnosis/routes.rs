@@ -160,17 +160,22 @@ pub fn diversions<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversion<
             && question.out_device.is_none()
             && candidates.contains(&question.destination)
     });
-    let found: Vec<_> = about_peer.filter_map(|answer| diversion(&side.host, answer)).collect();
-    if !found.is_empty() {
-        return found;
+    let mut found: Vec<_> = about_peer.filter_map(|answer| diversion(&side.host, answer)).collect();
+    if !found.iter().any(|diversion| matches!(diversion.by, By::MarkRule(_))) {
+        found.extend(at_servers(side, &candidates));
     }
+    found
+}
+
+/// What the mark does to the packets for the servers: whatever else diverts those for the peer does not touch these.
+fn at_servers<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<Diversion<'a>> {
     // A mark that is refused everywhere shows with the servers, too, where the peer has no address to ask about.
     let refused = side.host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none());
     let refused = refused.filter(|answer| is_refused(&answer.fact) && mark_matters(&side.host, answer));
     let refused: Vec<_> = refused
         .map(|answer| Diversion { answer, server: None, by: By::MarkRule(deciding(&side.host, &answer.fact)) })
         .collect();
-    if refused.is_empty() { led_astray(side, &candidates) } else { refused }
+    if refused.is_empty() { led_astray(side, candidates) } else { refused }
 }
 
 /// Whether the side's mark keeps it from the servers as well: what they did not answer then says nothing of them.

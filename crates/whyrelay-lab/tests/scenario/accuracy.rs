@@ -115,6 +115,19 @@ fn two_faults_are_planted_on_one_side() {
     assert!(pairs.len() > 100, "{}", pairs.len());
 }
 
+/// A rule that selects by the mark leads all of a side's packets to a dead uplink, those for the servers as well; beside
+/// it something else diverts those for the peer. That the servers say nothing is neither theirs nor the network's fault.
+#[test]
+fn a_mark_that_leads_nowhere_is_found_beside_another_diversion() {
+    let world = generate(342, Kind::OneSide(2));
+    let planted: Vec<_> = world.planted.iter().map(|planted| planted.fault.name).collect();
+    assert!(planted.contains(&"mark-to-dead-uplink"), "{planted:?}");
+    let scenario = Scenario::of("fuzz", world.file.clone()).unwrap_or_else(|error| panic!("{error}"));
+    let score = score(&world, &run_virtual(&scenario.topology));
+    assert!(score.wrong.is_empty() && score.wrong_alone.is_empty(), "{planted:?}: {score:?}");
+    assert!(score.findings.iter().any(|found| found.starts_with("mark-rule-collision")), "{planted:?}: {score:?}");
+}
+
 #[test]
 fn every_fault_and_every_decoy_is_planted_sooner_or_later() {
     let mut faults: Vec<&str> = FAULTS.iter().map(|fault| fault.name).collect();
