@@ -1,8 +1,11 @@
 //! Packets carry a checksum for another source address.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::{Examination, Fault, Fix, Need, Rule};
-use crate::diagnosis::evidence::{SideEvidence, Taken};
+use crate::diagnosis::evidence::{Check, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy};
+use crate::diagnosis::network::told;
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::host::{OwnPacket, Subject};
 use crate::trace::event::Vantage;
@@ -12,7 +15,7 @@ pub(super) const RULE: Rule = Rule {
     name: "checksum-for-another-source",
     title: "packets carry a checksum for another source address",
     meaning: "The application builds its UDP headers itself (a raw socket, as NetBird beside kernel WireGuard) and computed the checksum for another source address than the packet then leaves with. Every receiver drops it silently; a Linux NAT on the way counts it as invalid.",
-    detection: "A copy of the session's packets at an interface (AF_PACKET, which needs CAP_NET_RAW), where they leave or where they arrive, has some whose UDP checksum does not fit their addresses and contents, while checks get lost. The receiver's counter of checksum errors is the whole host's: alone it blames nobody.",
+    detection: "A copy of the session's packets at an interface (AF_PACKET, which needs CAP_NET_RAW), where they leave or where they arrive, has several between the two sides whose UDP checksum does not fit their addresses and contents, while checks get lost. The receiver's counter of checksum errors is the whole host's: alone it blames nobody.",
     proof: "tcpdump -vv on the receiver says \"bad udp cksum\".",
     doubt: "A packet whose checksum is right where it leaves and wrong where it arrives: then something on the way changed it.",
     fixes: &[Fix::safe(
@@ -40,14 +43,28 @@ fn lost(session: &Session<'_>, sender: Vantage) -> Vec<u64> {
     lost.flat_map(|pair| pair.from(sender).evidence.iter().copied()).collect()
 }
 
-/// Copies of packets between the two sides that left one, or arrived at it.
-fn copies(side: &SideEvidence, arrived: bool) -> impl Iterator<Item = &Taken<OwnPacket>> {
-    // What comes from a server, or goes to one, has another sender or receiver.
-    let of_peer = |packet: &OwnPacket| {
-        let other = if packet.arrived { packet.source } else { packet.destination };
-        !side.known.is_server(other)
-    };
-    side.host.own_packets.iter().filter(move |packet| packet.fact.arrived == arrived && of_peer(&packet.fact))
+/// Copies of packets between the two sides, several with a wrong checksum, that left one or arrived at it.
+fn wrong<'a>(side: &'a SideEvidence, peer: &SideEvidence, arrived: bool) -> Option<&'a Taken<OwnPacket>> {
+    // One wrong packet may have been damaged on its way, or be anybody's.
+    const SEVERAL: u64 = 2;
+    side.host.own_packets.iter().find(|packet| {
+        let (fact, other) = (&packet.fact, other_end(&packet.fact));
+        // What comes from a server, or goes to one, has another sender or receiver, as has what strangers send.
+        let of_peer = !side.known.is_server(other) && is_of(side, peer, other.ip());
+        fact.arrived == arrived && fact.wrong_checksums >= SEVERAL && of_peer
+    })
+}
+
+/// The address at the other end of a packet.
+const fn other_end(packet: &OwnPacket) -> SocketAddr {
+    if packet.arrived { packet.source } else { packet.destination }
+}
+
+/// Whether an address is one of the peer: told to this side, seen by it, or known to the peer itself.
+fn is_of(side: &SideEvidence, peer: &SideEvidence, address: IpAddr) -> bool {
+    let seen = |check: &Check| check.pair.remote.ip() == address;
+    let by_servers = || told(peer).iter().any(|told| told.mapped.ip() == address);
+    side.known.is_told(address) || side.received.values().any(seen) || peer.known.is_own(address) || by_servers()
 }
 
 fn fault(session: &Session<'_>, sender: Vantage) -> Option<Fault> {
@@ -56,19 +73,19 @@ fn fault(session: &Session<'_>, sender: Vantage) -> Option<Fault> {
     if evidence.is_empty() {
         return None;
     }
-    let wrong = |packet: &&Taken<OwnPacket>| packet.fact.wrong_checksums > 0;
     let (here, there) = (sender.name(), sender.other().name());
-    let left = copies(side, false).find(wrong);
+    let left = wrong(side, receiver, false);
     let (packet, how, doubt) = match left {
         Some(packet) => (packet, format!("leave {} by {}", packet.fact.source, packet.fact.device), None),
         None => {
-            let arrived = copies(receiver, true).find(wrong)?;
+            let arrived = wrong(receiver, side, true)?;
             let doubt = "The same packets with a right checksum where they leave: then a router or gateway on the way changed them.";
             let how = format!("of {here} arrive at {} of {there}", arrived.fact.device);
             (arrived, how, Some(doubt.to_owned()))
         }
     };
     let OwnPacket { wrong_checksums, destination, device, .. } = &packet.fact;
+    let (peer, port) = (other_end(&packet.fact).ip(), packet.fact.source.port());
     Some(Fault {
         blame: Blame::side(sender),
         severity: session.harm(),
@@ -81,7 +98,7 @@ fn fault(session: &Session<'_>, sender: Vantage) -> Option<Fault> {
         evidence: [packet.seq].into_iter().chain(evidence).collect(),
         advice: vec![
             Remedy::safe("See the checksums")
-                .run(format!("tcpdump -vvni {device} udp port {}", packet.fact.source.port())),
+                .run(format!("tcpdump -vvni {device} host {peer} and udp src port {port}")),
         ],
         doubt,
         ..Fault::default()

@@ -222,6 +222,13 @@ fn host() -> Vec<Near> {
     let checksums = failing(Fate::AnswerLost, LOST, |session| session.wrong_checksums(Vantage::A, A, B_MAPPED, false));
     // The counter is the whole host's, and other programs get packets, too.
     let of_others = lost(|session| session.counters(Vantage::B, &[("Udp.InCsumErrors", 5)]));
+    // A stranger's packet, from an address that nobody told of, and one of the peer's among many, damaged on the way.
+    let of_stranger = lost(|session| session.wrong_checksums(Vantage::B, "192.0.2.99:40000", B, true));
+    let damaged = lost(|session| {
+        let (device, source, destination) = ("eth0".to_owned(), address(A_MAPPED), address(B));
+        let packet = OwnPacket { device, source, destination, packets: 7, arrived: true, wrong_checksums: 1 };
+        session.fact(Vantage::B, HostFact::OwnPacket(packet));
+    });
     let of_server = lost(|session| session.wrong_checksums(Vantage::A, STUN, A, true));
     // Answers to a probe that is bound to another device count, and those of other programs: nothing of the session's
     // own sockets is missing.
@@ -255,6 +262,8 @@ fn host() -> Vec<Near> {
         near("WR116", "the sender's checks arrived", checksums),
         near("WR116", "only the whole host's counter moved", of_others),
         near("WR116", "it is the server's packets that arrive so", of_server),
+        near("WR116", "a stranger's packets arrive so", of_stranger),
+        near("WR116", "one packet of many was damaged on its way", damaged),
         harmless("WR117", "the peer has no IPv6 and IPv4 works", ipv6(false)),
         near("WR119", "the answers leave from the address that was asked", failing(Fate::AnswerLost, LOST, |_| {})),
         near("WR120", "no address of that range is part of the session", carrier),
