@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Report;
 use crate::diagnosis::evidence::{Evidence, HostEvidence};
 use crate::diagnosis::finding::{Blame, Finding, Severity};
-use crate::diagnosis::rules::{Examination, RULES, quoted, quoted_firewall};
+use crate::diagnosis::rules::{Examination, RULES, Rule, find, quoted, quoted_firewall};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{Prefix, Route};
 use crate::trace::event::{Event, Vantage};
@@ -104,7 +104,7 @@ impl<'a> Sight<'a> {
         let blamed = finding.blame;
         match self.examination(finding) {
             // That it did harm is refuted by a direct path; what did none may do none again, and be there.
-            _ if self.is_direct && finding.severity != Severity::Info => Fate::Absent,
+            _ if self.is_direct && finding.severity != Severity::Info && !harms_a_direct_path(finding) => Fate::Absent,
             Some((Examination::Found(faults), _)) if faults.iter().any(|fault| fault.blame == blamed) => Fate::There,
             Some((Examination::Inconclusive { .. }, _)) | None => Fate::NotMeasured,
             _ if !sides.iter().all(|side| self.sees_as_much(*side, finding, other)) => Fate::NotMeasured,
@@ -127,6 +127,11 @@ impl<'a> Sight<'a> {
             && (!about_host || own.host.is_told() || !its.host.is_told())
             && (sees(self) || !sees(other))
     }
+}
+
+/// Whether a direct path says nothing of it: it harms such a path as well.
+fn harms_a_direct_path(finding: &Finding) -> bool {
+    find(finding.code).is_some_and(Rule::harms_a_direct_path)
 }
 
 /// Direct as every program would have it.
@@ -158,7 +163,9 @@ fn proof(before: &Report, now: &Report, [old, current]: &[Sight<'_>; 2], changes
     not_measured.extend(list(&now.findings, &|finding| fate_before(finding) == Fate::NotMeasured));
     let was_wrong = !is_direct(before) || before.findings.iter().any(|f| f.severity != Severity::Info);
     let better = is_direct(now) && !is_direct(before);
-    let healthy = is_direct(now) && now.findings.iter().all(|finding| finding.severity == Severity::Info);
+    // What was wrong on a path that was direct already must have been looked for again.
+    let unseen = not_measured.iter().any(|finding| finding.severity != Severity::Info);
+    let healthy = is_direct(now) && !unseen && now.findings.iter().all(|finding| finding.severity == Severity::Info);
     let fixed = was_wrong && now.decided && (better || healthy);
     let summary =
         sentence(before, now, fixed, was_wrong, [("gone", &gone), ("left", &left), (NOT_MEASURED, &not_measured)]);

@@ -149,7 +149,7 @@ fn who_lacks_the_facts_of_a_fault_does_not_say_that_it_is_not_there() {
             let evidence = Evidence::of(&events);
             let session = whyrelay_core::diagnosis::session::Session::of(&evidence);
             // A direct path refutes what keeps one from being direct.
-            if session.path == Path::Direct {
+            if session.path == Path::Direct && !rule.harms_a_direct_path() {
                 continue;
             }
             judged += 1;

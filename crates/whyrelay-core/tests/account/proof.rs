@@ -120,6 +120,33 @@ fn what_was_well_and_what_broke_since_are_told_apart() {
     assert!(proof.changes.is_empty(), "nothing is known of the hosts before: {proof:?}");
 }
 
+/// That the NAT forgets idle mappings harms a direct path as well: a session that did not measure it proves nothing.
+#[test]
+fn what_harms_a_direct_path_is_gone_only_where_it_was_looked_for_again() {
+    let lasting = |seconds: Option<Option<u32>>| {
+        let mut session = direct();
+        if let Some(at_most_s) = seconds {
+            let local = crate::builder::address(crate::report::A).ip();
+            session.push(
+                Vantage::A,
+                EventKind::Measured(Measurement::MappingLifetime { local, at_least_s: 10, at_most_s }),
+            );
+        }
+        session
+    };
+    let before = lasting(Some(Some(15)));
+    for (now, fixed, lists) in [
+        (None, false, [false, false, true]),
+        (Some(None), true, [true, false, false]),
+        (Some(Some(15)), false, [false, true, false]),
+    ] {
+        let (_, proof) = prove(&before.events, &lasting(now).events);
+        let has = |list: &[whyrelay_core::report::Compared]| list.iter().any(|finding| finding.code == "WR205");
+        let found = [&proof.gone, &proof.left, &proof.not_measured].map(|list| has(list));
+        assert_eq!((proof.fixed, found), (fixed, lists), "{now:?}: {proof:?}");
+    }
+}
+
 /// A container that does no harm, told in one session and not looked for in the other, or harmless again.
 #[test]
 fn what_was_not_looked_for_is_not_gone() {

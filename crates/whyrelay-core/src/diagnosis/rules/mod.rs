@@ -180,7 +180,7 @@ impl Rule {
     /// where a direct path refutes it.
     pub fn judge(&self, session: &Session<'_>) -> Examination {
         match (self.examine)(session) {
-            Examination::Clear => Missing::told(&need::missing_of_all(self.needs, session))
+            Examination::Clear => Missing::told(&need::missing_of_all(self, session))
                 .map_or(Examination::Clear, |missing| Examination::Inconclusive { missing }),
             other => other,
         }
@@ -192,7 +192,7 @@ impl Rule {
     }
 
     /// Whether a path that is direct suffers from it all the same: it breaks when idle, or large packets get lost on it.
-    fn harms_a_direct_path(&self) -> bool {
+    pub fn harms_a_direct_path(&self) -> bool {
         matches!(self.code, "WR205" | "WR603")
     }
 

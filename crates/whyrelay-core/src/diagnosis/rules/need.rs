@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::Rule;
 use super::wording::NO_FACTS;
 use crate::diagnosis::session::{Path, Session};
 use crate::host::Subject;
@@ -23,8 +24,6 @@ pub enum Need {
     OtherSide,
     /// What the side's host tells of a subject.
     Host(Subject),
-    /// What the other side's host tells of a subject.
-    OtherHost(Subject),
     /// Something else: what is missing, in words without a side's name; `None`: nothing.
     Other(fn(&Session<'_>, Vantage) -> Option<String>),
 }
@@ -64,12 +63,7 @@ impl Need {
             }
             Self::OtherSide if session.evidence.is_alone() => None,
             Self::OtherSide => recording(session, vantage.other()),
-            Self::Host(subject) => of_host(session, vantage, subject),
-            Self::OtherHost(_) if session.evidence.is_alone() => None,
-            Self::OtherHost(subject) => {
-                let other = vantage.other();
-                recording(session, other).or_else(|| of_host(session, other, subject))
-            }
+            Self::Host(subject) => told(host_lacks(session, vantage, subject)),
             Self::Other(missing) => told(missing(session, vantage)),
         }
     }
@@ -87,10 +81,6 @@ fn recording(session: &Session<'_>, of: Vantage) -> Option<Missing> {
     Some(Missing { what: what.to_owned(), of })
 }
 
-fn of_host(session: &Session<'_>, of: Vantage, subject: Subject) -> Option<Missing> {
-    host_lacks(session, of, subject).map(|what| Missing { what, of })
-}
-
 /// What a side's host did not tell of a subject, and why, in words without the side's name.
 pub(super) fn host_lacks(session: &Session<'_>, of: Vantage, subject: Subject) -> Option<String> {
     let host = &session.evidence.side(of).host;
@@ -103,11 +93,11 @@ pub(super) fn host_lacks(session: &Session<'_>, of: Vantage, subject: Subject) -
 }
 
 /// What is missing of all sides that a session has.
-pub(super) fn missing_of_all(needs: &[Need], session: &Session<'_>) -> Vec<Missing> {
-    // What could keep a path from being direct is refuted by one that is.
-    if session.path == Path::Direct {
+pub(super) fn missing_of_all(rule: &Rule, session: &Session<'_>) -> Vec<Missing> {
+    // What could keep a path from being direct is refuted by one that is; what harms such a path is not.
+    if session.path == Path::Direct && !rule.harms_a_direct_path() {
         return Vec::new();
     }
     let sides: &[Vantage] = if session.evidence.is_alone() { &[Vantage::A] } else { &[Vantage::A, Vantage::B] };
-    sides.iter().filter_map(|&vantage| missing(needs, session, vantage)).collect()
+    sides.iter().filter_map(|&vantage| missing(rule.needs, session, vantage)).collect()
 }
