@@ -322,6 +322,31 @@ fn a_certificate_is_refused_whether_or_not_udp_is_blocked() {
     }
 }
 
+/// This host's firewall is why the server says nothing over UDP, and not why its TCP port is closed.
+#[test]
+fn a_closed_tcp_port_is_told_by_itself_where_the_silence_of_its_server_is_explained() {
+    for (dropped, detail, expected) in [
+        (true, "connection refused", ["WR111", "WR402"].as_slice()),
+        (true, "timed out", &["WR111"]),
+        (false, "connection refused", &["WR301"]),
+    ] {
+        let mut session = Session::new();
+        session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+        session.stun(Vantage::A, A, STUN, None);
+        let failure = ServerFailure::ConnectionFailed { detail: detail.into() };
+        server_failed(&mut session, "Allocate", "turn:192.0.2.10:3478?transport=tcp", failure);
+        if dropped {
+            session.arrived_packet("eth0", STUN, A);
+        }
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        let findings = Report::from_events(&session.events).findings;
+        let codes =
+            findings.iter().map(|finding| finding.code).filter(|code| ["WR111", "WR301", "WR402"].contains(code));
+        assert_eq!(codes.collect::<Vec<_>>(), expected, "{dropped} {detail}: {findings:#?}");
+    }
+}
+
 /// A tunnel's socket that leads nowhere says nothing about a server that answered another.
 #[test]
 fn a_turn_server_that_gave_a_relayed_address_is_not_called_unreachable() {

@@ -1,5 +1,6 @@
 //! The rules. One file a rule, one line here; the text of a rule is what `whyrelay explain` prints.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use self::alike::joined;
@@ -240,6 +241,9 @@ pub struct Fault {
     pub seen_by: Option<Vantage>,
     /// The one address family that it is about: one of the other family neither explains it nor is explained by it.
     pub family: Option<Family>,
+    /// The code of a rule that may tell of it: then it is told by itself only where no finding of that rule, which comes
+    /// earlier, cites its events.
+    pub told_in: Option<&'static str>,
     /// What it is about, where it may be one of several that are told in one finding.
     pub alike: Option<Alike>,
     /// The same, told of each family by itself, where both are concerned: what is explained of one is left out.
@@ -258,6 +262,7 @@ impl Default for Fault {
             doubt: None,
             seen_by: None,
             family: None,
+            told_in: None,
             alike: None,
             parts: Vec::new(),
         }
@@ -431,7 +436,7 @@ fn diagnose_path(session: &Session<'_>) -> Diagnosis {
         .collect();
 
     let mut diagnosis = Diagnosis::default();
-    let mut without = Vec::new();
+    let (mut without, mut cited) = (Vec::new(), BTreeSet::new());
     for (rule, examination) in examinations {
         let explains = |code: &str| rule.depends_on.contains(&code);
         match examination {
@@ -444,7 +449,13 @@ fn diagnose_path(session: &Session<'_>) -> Diagnosis {
                         |family: Option<Family>| family.is_none() || fault.family.is_none_or(|own| family == Some(own));
                     found.iter().any(|(code, blame, family)| explains(code) && concerns(*blame) && alike(*family))
                 };
-                let open: Vec<Fault> = faults.into_iter().filter_map(|fault| fault.without(is_explained)).collect();
+                let open = faults.into_iter().filter_map(|fault| fault.without(is_explained));
+                let is_told = |fault: &Fault| {
+                    let told = |code| fault.evidence.iter().all(|seq| cited.contains(&(code, *seq)));
+                    fault.told_in.is_some_and(told)
+                };
+                let open: Vec<Fault> = open.filter(|fault| !is_told(fault)).collect();
+                cited.extend(open.iter().flat_map(|fault| fault.evidence.iter().map(|seq| (rule.code, *seq))));
                 let harmful = open.iter().any(|fault| fault.severity != Severity::Info);
                 diagnosis.has_harmless |= harmful && session.path == Path::Direct;
                 diagnosis.findings.extend(joined(open).into_iter().map(|fault| finding(rule, fault, session)));

@@ -34,7 +34,7 @@ pub(super) const RULE: Rule = Rule {
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
-        // A server that is silent over UDP, too, has a rule of its own, which tells of this.
+        // A server that is silent over UDP, too, has a rule of its own, which tells of this unless it is explained.
         let silent = if session.evidence.is_alone() {
             BTreeSet::new()
         } else {
@@ -42,7 +42,9 @@ fn examine(session: &Session<'_>) -> Examination {
         };
         let side = session.evidence.side(vantage);
         for failed in unusable(session, vantage) {
-            if silent.iter().any(|server| failed.is_at(side, *server)) {
+            let is_silent = silent.iter().any(|server| failed.is_at(side, *server));
+            // What keeps UDP from coming may keep this from coming, too; only not what was answered.
+            if is_silent && !failed.answered {
                 continue;
             }
             let alike = Alike {
@@ -61,6 +63,7 @@ fn examine(session: &Session<'_>) -> Examination {
                 seen_by: Some(vantage),
                 family: failed.ip().map(Family::of),
                 alike: Some(alike),
+                told_in: is_silent.then_some(stun_server_silent::RULE.code),
                 ..Fault::default()
             });
         }
@@ -73,6 +76,8 @@ pub(super) struct Unusable<'a> {
     pub(super) seq: u64,
     url: &'a str,
     why: String,
+    /// Whether its host answered: something that keeps packets from arriving is no cause of it.
+    answered: bool,
 }
 
 impl Unusable<'_> {
@@ -126,6 +131,11 @@ pub(super) fn unusable<'a>(session: &'a Session<'_>, vantage: Vantage) -> Vec<Un
     let silent = udp_blocked::is_silent_for_both(session) || blocked || udp_blocked::is_untold(session, vantage);
     let mut unusable: Vec<Unusable<'_>> = Vec::new();
     for failed in &side.server_failures {
+        let answered = match &failed.failure {
+            ServerFailure::ConnectionFailed { detail } => detail.to_lowercase().contains("refused"),
+            ServerFailure::BadResponse { .. } => true,
+            _ => false,
+        };
         let why = match &failed.failure {
             ServerFailure::Timeout { transmissions, .. }
                 if failed.method == "Allocate" && !drops_answers && !silent =>
@@ -141,7 +151,7 @@ pub(super) fn unusable<'a>(session: &'a Session<'_>, vantage: Vantage) -> Vec<Un
             local.candidate.kind == CandidateType::Relayed && local.server.as_ref() == Some(&failed.server)
         });
         if !allocated && unusable.iter().all(|known| known.url != failed.server) {
-            unusable.push(Unusable { seq: failed.seq, url: &failed.server, why });
+            unusable.push(Unusable { seq: failed.seq, url: &failed.server, why, answered });
         }
     }
     unusable
