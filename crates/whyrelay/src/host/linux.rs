@@ -124,6 +124,10 @@ impl Collector for Linux {
         let counters = Counters::read().since(&self.baseline);
         // Asking may load the kernel's module, so only where IPsec stopped something is it asked.
         let ipsec_stopped =
+        // Then the names of interfaces, which the facts below speak of: some may have come up since the checks began.
+        if let Ok(links) = tables::links() {
+            self.links = links;
+        }
             matches!(&counters, HostFact::Counters { moved, .. } if moved.keys().any(|name| name.starts_with("Xfrm.")));
         emit(counters);
         if let Some(fact) = counters::conntrack_use() {
