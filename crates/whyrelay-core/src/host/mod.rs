@@ -96,6 +96,29 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// Every subject.
+    pub const ALL: [Self; 19] = [
+        Self::Links,
+        Self::Addresses,
+        Self::Routes,
+        Self::PolicyRules,
+        Self::Neighbors,
+        Self::Sysctls,
+        Self::Nftables,
+        Self::LegacyIptables,
+        Self::IpsecPolicies,
+        Self::Conntrack,
+        Self::Sockets,
+        Self::Resolver,
+        Self::Software,
+        Self::Capabilities,
+        Self::RouteAnswers,
+        Self::Counters,
+        Self::OwnPackets,
+        Self::Application,
+        Self::Probes,
+    ];
+
     /// How it is written for a reader.
     pub const fn name(self) -> &'static str {
         match self {

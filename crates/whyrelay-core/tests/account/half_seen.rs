@@ -5,7 +5,7 @@ use std::time::Duration;
 use whyrelay_core::diagnosis::evidence::Evidence;
 use whyrelay_core::diagnosis::rules::{Examination, RULES, diagnose, find};
 use whyrelay_core::diagnosis::session::Path;
-use whyrelay_core::host::{HostFact, Subject};
+use whyrelay_core::host::{Family, HostFact, PolicyRule, RoutePurpose, Subject};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{
@@ -69,6 +69,8 @@ enum Lack {
     End,
     /// What a host tells of one subject.
     Subject(Subject),
+    /// The same of what every host has, without a word of that.
+    Removed(Subject),
     /// All that hosts tell.
     Facts,
     /// What was measured of the networks.
@@ -87,6 +89,10 @@ impl Lack {
                 *left > 0
             }
             Self::Facts => !matches!(event.kind, EventKind::HostFact { .. }),
+            Self::Removed(lacking) => match &event.kind {
+                EventKind::HostFact { fact, .. } => subject_of(fact) != lacking,
+                _ => true,
+            },
             Self::Measurements => !matches!(event.kind, EventKind::Measured(_)),
             Self::Subject(_) => true,
         };
@@ -140,8 +146,18 @@ fn who_lacks_the_facts_of_a_fault_does_not_say_that_it_is_not_there() {
             EventKind::HostFact { fact, .. } => Some(Lack::Subject(subject_of(fact))),
             _ => None,
         });
+        // A host may have no firewall rule; what it has in any case was not told where there is none.
+        let always = [
+            Subject::Links,
+            Subject::Addresses,
+            Subject::PolicyRules,
+            Subject::Capabilities,
+            Subject::RouteAnswers,
+            Subject::Counters,
+        ];
+        let removed = always.map(Lack::Removed);
         let parts = [Lack::Side(Vantage::A), Lack::Side(Vantage::B), Lack::End, Lack::Facts, Lack::Measurements];
-        for lack in parts.into_iter().chain(told) {
+        for lack in parts.into_iter().chain(told).chain(removed) {
             let events = lack.of(&case.session.events);
             if events.len() == case.session.events.len() && !matches!(lack, Lack::Subject(_)) {
                 continue;
@@ -175,6 +191,10 @@ fn where_all_is_known_every_rule_says_yes_or_no() {
     let session = failing(LOST, LOST, |session| {
         for (vantage, local, mapped) in [(Vantage::A, A, A_MAPPED), (Vantage::B, B, B_MAPPED)] {
             session.counters(vantage, &[]);
+            session.link(vantage, "eth0", None, local.rsplit_once(':').expect("a port").0);
+            session.fact(vantage, HostFact::PolicyRule(PolicyRule::lookup(Family::V4, 32_766, 254)));
+            let (user, effective, container) = (0, Vec::new(), None);
+            session.fact(vantage, HostFact::Capabilities { user, effective, container });
             let (local, mapped, remote) = (address(local), address(mapped), address("192.0.2.12:50000"));
             let protocol = PortMapperProtocol::Pcp;
             for fact in [
@@ -201,6 +221,9 @@ fn where_all_is_known_every_rule_says_yes_or_no() {
                 session.push(vantage, EventKind::Measured(fact));
             }
         }
+        session.route(RoutePurpose::Server, STUN, 0, Ok(UPLINK));
+        let answer = session.events.last().expect("an answer of routing").kind.clone();
+        session.push(Vantage::B, answer);
     });
     let events = session.events;
     let evidence = Evidence::of(&events);

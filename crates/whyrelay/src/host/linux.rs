@@ -114,20 +114,22 @@ impl Collector for Linux {
         let _ = tables::routes(&self.links, |route| installed::count(&mut routes, &route));
         let chains = self.firewall.iter().chain(&self.legacy).flat_map(Firewall::chains).collect();
         let host = installed::Host { rules: &self.rules, chains, routes: &routes };
-        for fact in software::programs(self.links.values(), &host) {
-            emit(fact);
-        }
+        let programs = software::programs(self.links.values(), &host);
+        let total = programs.len() as u64;
+        programs.into_iter().for_each(&mut *emit);
+        // That there is none is told, too.
+        emit(HostFact::Counted { subject: Subject::Software, total, recorded: total });
     }
 
     fn after(&mut self, scope: &Scope, emit: &mut Emit<'_>) {
         // First what goes on counting.
         let counters = Counters::read().since(&self.baseline);
-        // Asking may load the kernel's module, so only where IPsec stopped something is it asked.
-        let ipsec_stopped =
         // Then the names of interfaces, which the facts below speak of: some may have come up since the checks began.
         if let Ok(links) = tables::links() {
             self.links = links;
         }
+        // Asking may load the kernel's module, so only where IPsec stopped something is it asked.
+        let ipsec_stopped =
             matches!(&counters, HostFact::Counters { moved, .. } if moved.keys().any(|name| name.starts_with("Xfrm.")));
         emit(counters);
         if let Some(fact) = counters::conntrack_use() {

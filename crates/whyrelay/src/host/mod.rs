@@ -174,13 +174,24 @@ const AFTER: [Subject; 8] = [
     Subject::Conntrack,
 ];
 
-/// How far the facts of [`Moment::After`] have come: where nobody can wait for the rest, it is said what is missing.
+/// How far the facts of [`Moment::After`] have come, and whether the programs were looked at: where nobody can wait for the
+/// rest, it is said what is missing.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Option<usize>);
+pub(crate) struct Told {
+    /// The last subject of [`AFTER`] of which something came.
+    after: Option<usize>,
+    /// Whether all programs were told, which come in no fixed order with the facts of after the checks.
+    programs: bool,
+}
 
 impl Told {
     /// Notes a fact.
     pub(crate) fn note(&mut self, moment: Moment, fact: &HostFact) {
+        self.programs |= matches!(
+            fact,
+            HostFact::Counted { subject: Subject::Software, .. }
+                | HostFact::NotMeasured { subject: Subject::Software, .. }
+        );
         let subject = match fact {
             _ if moment != Moment::After => return,
             HostFact::Counters { .. } => Subject::Counters,
@@ -194,14 +205,15 @@ impl Told {
             HostFact::Counted { subject, .. } | HostFact::NotMeasured { subject, .. } => *subject,
             _ => return,
         };
-        self.0 = self.0.max(AFTER.iter().position(|after| *after == subject));
+        self.after = self.after.max(AFTER.iter().position(|after| *after == subject));
     }
 
     /// What was not told.
     pub(crate) fn missing(&self, why: &str) -> impl Iterator<Item = HostFact> {
-        let from = self.0.map_or(0, |last| last + 1);
-        AFTER[from..].iter().map(move |subject| HostFact::NotMeasured {
-            subject: *subject,
+        let from = self.after.map_or(0, |last| last + 1);
+        let programs = (!self.programs).then_some(Subject::Software);
+        AFTER[from..].iter().copied().chain(programs).map(move |subject| HostFact::NotMeasured {
+            subject,
             why: why.to_owned(),
             needs: None,
         })
@@ -276,12 +288,7 @@ struct Unmeasured;
 #[cfg(not(target_os = "linux"))]
 impl Collector for Unmeasured {
     fn before(&mut self, _: &Scope, emit: &mut Emit<'_>) {
-        use whyrelay_core::host::Subject::{
-            Counters, IpsecPolicies, LegacyIptables, Nftables, OwnPackets, PolicyRules, RouteAnswers, Routes, Sockets,
-        };
-        for subject in
-            [Routes, PolicyRules, RouteAnswers, Nftables, LegacyIptables, IpsecPolicies, Sockets, Counters, OwnPackets]
-        {
+        for subject in Subject::ALL {
             let why = format!("whyrelay does not measure this on {}", std::env::consts::OS);
             emit(HostFact::NotMeasured { subject, why, needs: None });
         }
@@ -310,13 +317,16 @@ mod tests {
         };
         let counted = |subject| HostFact::Counted { subject, total: 10_000, recorded: 0 };
         let counters = HostFact::Counters { moved: std::collections::BTreeMap::new(), read: Vec::new() };
-        assert_eq!(missing(&[]), AFTER);
-        assert_eq!(missing(&[counters, counted(Subject::LegacyIptables)]), AFTER[2..]);
-        assert_eq!(missing(&[counted(Subject::Routes)]), AFTER[5..]);
-        assert_eq!(missing(&[counted(Subject::Conntrack), counted(Subject::Routes)]), []);
+        let programs = || counted(Subject::Software);
+        assert_eq!(missing(&[programs()]), AFTER);
+        assert_eq!(missing(&[programs(), counters, counted(Subject::LegacyIptables)]), AFTER[2..]);
+        assert_eq!(missing(&[counted(Subject::Routes), programs()]), AFTER[5..]);
+        assert_eq!(missing(&[programs(), counted(Subject::Conntrack), counted(Subject::Routes)]), []);
+        // Programs that were not looked at are missing, whatever else is there.
+        assert_eq!(missing(&[counted(Subject::Conntrack)]), [Subject::Software]);
         // The counts of before the checks say nothing of after.
         let mut told = Told::default();
         told.note(Moment::Before, &counted(Subject::Conntrack));
-        assert_eq!(told.missing("slow").count(), AFTER.len());
+        assert_eq!(told.missing("slow").count(), AFTER.len() + 1);
     }
 }

@@ -157,6 +157,33 @@ impl HostEvidence {
         Some((why, needs.as_deref()))
     }
 
+    /// Whether the host was looked at for a subject. Of what every host has, a fact says so; of what a host may have none
+    /// of, nothing but the want of a reason against it.
+    pub fn is_looked_at(&self, subject: Subject) -> bool {
+        let told = match subject {
+            Subject::Links => !self.links.is_empty(),
+            Subject::Addresses => !self.addresses.is_empty(),
+            Subject::PolicyRules => !self.policy_rules.is_empty(),
+            Subject::Sysctls => !self.sysctls.is_empty(),
+            Subject::Resolver => self.resolver.is_some(),
+            Subject::Capabilities => self.capabilities.is_some(),
+            Subject::RouteAnswers => !self.route_answers.is_empty() || !self.probe_answers.is_empty(),
+            Subject::Counters => !self.counter_groups.is_empty(),
+            Subject::Routes
+            | Subject::Neighbors
+            | Subject::Nftables
+            | Subject::LegacyIptables
+            | Subject::IpsecPolicies
+            | Subject::Conntrack
+            | Subject::Sockets
+            | Subject::Software
+            | Subject::OwnPackets
+            | Subject::Application
+            | Subject::Probes => true,
+        };
+        told || self.counted.contains_key(&subject)
+    }
+
     /// How far a counter moved, with its event; `None` when its group (the part before the dot) was not read.
     pub fn counter(&self, name: &str) -> Option<(u64, i64)> {
         let (group, _) = name.split_once('.')?;

@@ -87,9 +87,11 @@ pub(super) fn host_lacks(session: &Session<'_>, of: Vantage, subject: Subject) -
     if !host.is_told() {
         return Some(NO_FACTS.to_owned());
     }
-    let (why, privilege) = host.why_not_measured(subject)?;
-    let why = privilege.map_or_else(|| why.to_owned(), |privilege| format!("needs {privilege}"));
-    Some(format!("{} ({why})", subject.name()))
+    match host.why_not_measured(subject) {
+        Some((_, Some(privilege))) => Some(format!("{} (needs {privilege})", subject.name())),
+        Some((why, None)) => Some(format!("{} ({why})", subject.name())),
+        None => (!host.is_looked_at(subject)).then(|| format!("{} (nothing is recorded of them)", subject.name())),
+    }
 }
 
 /// What is missing of all sides that a session has.
