@@ -341,3 +341,63 @@ pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
 fn hardware(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::route::RouteNextHop;
+
+    use super::*;
+
+    fn links() -> BTreeMap<u32, Link> {
+        let link = |index, device: &str| Link {
+            device: device.to_owned(),
+            index,
+            link_kind: None,
+            loopback: false,
+            up: true,
+            running: true,
+            mtu: 1500,
+            mac: None,
+            master: None,
+            vrf_table: None,
+        };
+        BTreeMap::from([(2, link(2, "eth0")), (3, link(3, "eth1"))])
+    }
+
+    fn hop(interface_index: u32, attributes: Vec<RouteAttribute>) -> RouteNextHop {
+        let mut hop = RouteNextHop::default();
+        (hop.interface_index, hop.attributes) = (interface_index, attributes);
+        hop
+    }
+
+    #[test]
+    fn a_route_over_several_next_hops_has_them_all() {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let gateway = RouteAttribute::Gateway(RouteAddress::Inet([192, 0, 2, 1].into()));
+        let via = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
+        let hops = vec![hop(2, vec![gateway]), hop(3, vec![via]), hop(9, Vec::new())];
+        message.attributes = vec![RouteAttribute::Table(1000), RouteAttribute::MultiPath(hops)];
+        let (route, from_source) = route(&message, &links()).unwrap();
+        assert_eq!((route.table, from_source), (1000, false));
+        assert_eq!((route.device.as_deref(), route.gateway), (Some("eth0"), Some([192, 0, 2, 1].into())));
+        let others: Vec<_> = route.other_hops.iter().map(|hop| (hop.device.as_deref(), hop.gateway)).collect();
+        // The last one's interface is gone.
+        assert_eq!(others, [(Some("eth1"), Some("fe80::1".parse().unwrap())), (None, None)]);
+    }
+
+    #[test]
+    fn a_next_hop_object_and_the_table_of_a_vrf_are_read() {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.attributes = vec![RouteAttribute::NhId(7), RouteAttribute::Oif(3)];
+        let (route, _) = route(&message, &links()).unwrap();
+        assert_eq!((route.next_hop_object, route.device.as_deref()), (Some(7), Some("eth1")));
+        let vrf = |data| vrf_table(&LinkInfo::Data(InfoData::Vrf(data)));
+        assert_eq!(vrf(vec![InfoVrf::TableId(10)]), Some(10));
+        assert_eq!(
+            (vrf(Vec::new()), vrf_table(&LinkInfo::Kind(netlink_packet_route::link::InfoKind::Vrf))),
+            (None, None)
+        );
+    }
+}
