@@ -347,7 +347,8 @@ impl NatDiscovery {
         if let Some(nonce) = self.nonce_for(socket, what) {
             builder = builder.attribute(AttributeType::NONCE, &nonce);
         }
-        if what == What::Mapping {
+        // Who has proven nothing yet is answered with little more than was asked with: a nonce is longer than its request.
+        if matches!(what, What::Mapping | What::Proof) {
             builder = builder.text(AttributeType::SOFTWARE, ballast(remote));
         }
         let bytes = builder.fingerprint().build();

@@ -44,6 +44,10 @@ impl Server {
         if let (true, Some(nonce)) = (self.wants_proof, &nonce)
             && *nonce != proof
         {
+            // As a whyrelay server: a nonce is at most 1.6 times what asks for it.
+            if bytes.len() < 36 {
+                return None;
+            }
             let reply = MessageBuilder::new(Class::Error, Method::BINDING, message.transaction).error(438, "");
             return Some((to, reply.attribute(AttributeType::NONCE, &proof).build()));
         }
