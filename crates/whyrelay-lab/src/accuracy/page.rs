@@ -61,6 +61,9 @@ pub struct Accuracy {
 /// A row of the first table: what it says, of how many worlds, the share, the goal.
 type Row = (&'static str, fn(&Accuracy) -> u64, fn(&Accuracy) -> f64, &'static str);
 
+/// What worlds of each kind have, in the order of [`Accuracy::tallies`].
+const KINDS: [&str; 5] = ["healthy", "one fault", "two faults", "any two faults", "two faults on one side"];
+
 /// Runs worlds of one kind on so many threads. The result does not depend on their number.
 pub fn tally(kind: Kind, begin: u64, worlds: u64, threads: u64) -> Result<Tally, ScenarioError> {
     let threads = threads.clamp(1, worlds.max(1));
@@ -147,22 +150,17 @@ impl Accuracy {
 
     /// Everything that came out wrong, a line each.
     pub fn misses(&self) -> Vec<String> {
-        let kinds = [("healthy", &self.healthy), ("one fault", &self.one), ("two faults", &self.two)];
-        let worlds = kinds.into_iter().flat_map(|(kind, tally)| {
+        let worlds = KINDS.into_iter().zip(self.tallies()).flat_map(|(kind, tally)| {
             tally.misses.iter().map(move |(seed, what)| format!("{kind}, seed {seed}: {what}"))
         });
-        let any = &self.any.misses;
-        let any = any.iter().map(|(seed, what)| format!("any two faults, seed {seed}: {what}"));
-        let one_side = &self.one_side.misses;
-        let one_side = one_side.iter().map(|(seed, what)| format!("two faults on one side, seed {seed}: {what}"));
-        worlds.chain(any).chain(one_side).chain(self.scenarios.misses.iter().cloned()).collect()
+        worlds.chain(self.scenarios.misses.iter().cloned()).collect()
     }
 
     /// For each rule, by its name, over worlds and scenarios.
     pub fn rules(&self) -> BTreeMap<&'static str, Counts> {
         let mut rules: BTreeMap<&'static str, Counts> = BTreeMap::new();
-        let all = [&self.healthy.by_rule, &self.one.by_rule, &self.two.by_rule, &self.scenarios.by_rule];
-        for (name, counts) in all.into_iter().flatten() {
+        let worlds = self.tallies().into_iter().map(|tally| &tally.by_rule);
+        for (name, counts) in worlds.chain([&self.scenarios.by_rule]).flatten() {
             rules.entry(name).or_default().add(*counts);
         }
         rules
@@ -176,7 +174,7 @@ impl Accuracy {
     pub fn markdown(&self, held_out: &Self) -> String {
         let mut page = String::from(
             "# Accuracy of the diagnosis\n\nWritten by `cargo xtask accuracy` from virtual worlds; the same seeds give the same page. CI runs the first worlds of \
-             each kind and all scenarios again and fails when a share falls below its goal, when one side alone says something wrong, when a miss appears that is not listed here, \
+             each kind and all scenarios again and fails when a share falls below its goal, when one side alone says something wrong in any of these first worlds (in all of them it may: see the row of it below), when a miss appears that is not listed here, \
              or when a rule misses a fault or fires for nothing more often than its row below says of all worlds.\n\n",
         );
         let percent = |share: f64| format!("{:.2} %", share * 100.0);
@@ -215,6 +213,20 @@ impl Accuracy {
             let shown = |of: &Self| if worlds(of) == 0 { "-".to_owned() } else { percent(result(of)) };
             let (here, there) = (shown(self), shown(held_out));
             let _ = writeln!(page, "| {what} | {} | {here} | {} | {there} | {goal} |", worlds(self), worlds(held_out));
+        }
+        for (at, kind) in KINDS.into_iter().enumerate() {
+            let worlds = |of: &Self| of.tallies()[at].worlds;
+            let shown = |of: &Self| {
+                let tally = of.tallies()[at];
+                if tally.worlds == 0 { "-".to_owned() } else { percent(share(tally.wrong, tally.findings)) }
+            };
+            let (here, there) = (shown(self), shown(held_out));
+            let _ = writeln!(
+                page,
+                "| findings that name what is not there ({kind}) | {} | {here} | {} | {there} | |",
+                worlds(self),
+                worlds(held_out)
+            );
         }
         let (run, right) = (self.scenarios.run, self.scenarios.right);
         let _ = writeln!(page, "| scenarios whose account is as they say | {run} | {right} of {run} | - | - | all |");
@@ -277,7 +289,10 @@ impl Accuracy {
             }
         }
         held_out.hidden(&mut page);
-        let _ = writeln!(page, "\n## Misses on held-out seeds\n");
+        let _ = writeln!(
+            page,
+            "\n## Misses on held-out seeds\n\n`cargo run --release -p whyrelay-lab --example accuracy show KIND SEED FOLDER` writes the scenario and the recordings of one world and prints what was planted and found; KIND is `healthy`, `one`, `two`, `any` (any two faults) or `side` (two faults on one side).\n"
+        );
         let misses = held_out.misses();
         if misses.is_empty() {
             let _ = writeln!(page, "None.");
