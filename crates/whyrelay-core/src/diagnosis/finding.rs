@@ -190,4 +190,13 @@ pub struct NotMeasured {
     pub what: String,
     /// Why.
     pub why: String,
+    /// The codes of the findings that it may be.
+    pub codes: Vec<&'static str>,
+}
+
+impl NotMeasured {
+    /// Something that is no finding.
+    pub const fn new(what: String, why: String) -> Self {
+        Self { what, why, codes: Vec::new() }
+    }
 }

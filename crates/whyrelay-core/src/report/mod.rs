@@ -345,7 +345,7 @@ fn unread_events(unread: u64, total: u64) -> Option<(NotMeasured, String)> {
         // A newer version's few kinds.
         false => String::new(),
     };
-    (unread > 0).then_some((NotMeasured { what, why }, sentence))
+    (unread > 0).then_some((NotMeasured::new(what, why), sentence))
 }
 
 fn selected_pair(session: &Session<'_>, pair: &JoinedPair) -> Option<SelectedPair> {
@@ -425,18 +425,18 @@ fn missing_sides(evidence: &Evidence) -> Vec<NotMeasured> {
                 _ => "its recording was not given".to_owned(),
             };
             let what = format!("what {name} saw: which checks reached it, from where, and which it answered");
-            missing.push(NotMeasured { what, why });
+            missing.push(NotMeasured::new(what, why));
         } else if side.ended.is_none() && !evidence.is_complete(vantage) {
             let why = "its recording was cut off".to_owned();
-            missing.push(NotMeasured { what: format!("how the session went on for {name}"), why });
+            missing.push(NotMeasured::new(format!("how the session went on for {name}"), why));
         }
         if side.dropped > 0 {
             let why = format!("{} events are missing from its recording", side.dropped);
-            missing.push(NotMeasured { what: format!("all of what {name} saw"), why });
+            missing.push(NotMeasured::new(format!("all of what {name} saw"), why));
         }
         if side.overflow > 0 {
             let why = format!("{} events were beyond the bounds of the diagnosis", side.overflow);
-            missing.push(NotMeasured { what: format!("all of what {name} saw"), why });
+            missing.push(NotMeasured::new(format!("all of what {name} saw"), why));
         }
         missing.extend(absent_interfaces(side, name));
         missing.extend(unprivileged(&side.host, name));
@@ -451,9 +451,11 @@ fn absent_interfaces(side: &SideEvidence, name: &str) -> Option<NotMeasured> {
         interfaces.map(|(_, name, ..)| name.as_str()).collect::<Vec<_>>().join(", ")
     };
     let (absent, there) = (names(true), names(false));
-    (!absent.is_empty()).then(|| NotMeasured {
-        what: format!("the session without {absent} on {name} (--exclude-interface)"),
-        why: format!("{name} has no interface of that name; it has {there}"),
+    (!absent.is_empty()).then(|| {
+        NotMeasured::new(
+            format!("the session without {absent} on {name} (--exclude-interface)"),
+            format!("{name} has no interface of that name; it has {there}"),
+        )
     })
 }
 
@@ -473,9 +475,8 @@ fn unprivileged(host: &HostEvidence, name: &str) -> Vec<NotMeasured> {
             all.push(subject.name());
         }
     }
-    let entry = |(privilege, what): (&str, Vec<&str>)| NotMeasured {
-        what: format!("on {name}: {}", what.join(", ")),
-        why: format!("it takes {privilege}"),
+    let entry = |(privilege, what): (&str, Vec<&str>)| {
+        NotMeasured::new(format!("on {name}: {}", what.join(", ")), format!("it takes {privilege}"))
     };
     by_privilege.into_iter().map(entry).collect()
 }

@@ -23,16 +23,24 @@ pub fn markdown() -> String {
          same. Each fix is marked with what it does: *safe*, *cuts connections* that go on now, *changes the \
          firewall* or *needs the router's owner*. A rule is quiet where another that it depends on has found the cause on the same side.\n",
     );
-    for (digit, title) in FAMILIES {
-        let mut family: Vec<&Rule> = RULES.iter().filter(|rule| rule.code[2..].starts_with(digit)).collect();
+    let all: Vec<&Rule> = RULES.iter().collect();
+    for (title, mut family) in families(&all) {
         family.sort_by_key(|rule| rule.code);
-        if family.is_empty() {
-            continue;
-        }
+        let digit = family.first().map_or("", |rule| &rule.code[2..3]);
         let _ = writeln!(page, "\n## {digit}xx {title}");
         family.into_iter().for_each(|rule| section(&mut page, rule));
     }
     page
+}
+
+/// Rules by their families, each with its title: those that have any, in the order of their digits.
+pub(super) fn families<'a>(rules: &[&'a Rule]) -> impl Iterator<Item = (&'static str, Vec<&'a Rule>)> {
+    let of_family = |(digit, title)| {
+        let family: Vec<&Rule> =
+            rules.iter().copied().filter(|rule| rule.code[2..].starts_with::<char>(digit)).collect();
+        (!family.is_empty()).then_some((title, family))
+    };
+    FAMILIES.into_iter().filter_map(of_family)
 }
 
 fn section(page: &mut String, rule: &Rule) {

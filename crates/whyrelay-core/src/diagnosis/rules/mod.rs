@@ -491,14 +491,19 @@ fn grouped(without: &[(&Rule, String)]) -> Vec<NotMeasured> {
         let what = match rules.as_slice() {
             [one] => format!("whether {}", one.title),
             several if several.len() > MAX_NAMED => {
-                format!("whether it is one of {} faults (whyrelay explain --list)", several.len())
+                let families = document::families(several).map(|(title, rules)| format!("{title} {}", rules.len()));
+                let families: Vec<String> = families.collect();
+                let count = several.len();
+                format!("whether it is one of {count} faults ({}; whyrelay explain --list)", families.join(", "))
             }
             several => {
                 let names: Vec<_> = several.iter().map(|rule| rule.name).collect();
                 format!("whether it is one of {}", names.join(", "))
             }
         };
-        NotMeasured { what, why: why.clone() }
+        let mut codes: Vec<&str> = rules.iter().map(|rule| rule.code).collect();
+        codes.sort_unstable();
+        NotMeasured { what, why: why.clone(), codes }
     };
     reasons.into_iter().map(entry).collect()
 }

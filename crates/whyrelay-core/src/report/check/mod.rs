@@ -150,12 +150,8 @@ impl CheckReport {
         };
         rows.sort_by_key(|row| (row.section, first(row), rank(row.name)));
         let diagnosis = rules::diagnose(&Session::of(evidence));
-        let mut not_measured: Vec<NotMeasured> = side
-            .measured
-            .missing
-            .iter()
-            .map(|(_, what, why)| NotMeasured { what: what.clone(), why: why.clone() })
-            .collect();
+        let mut not_measured: Vec<NotMeasured> =
+            side.measured.missing.iter().map(|(_, what, why)| NotMeasured::new(what.clone(), why.clone())).collect();
         not_measured.extend(super::unprivileged(&side.host, "this host"));
         not_measured.extend(diagnosis.not_measured);
         for missing in &mut not_measured {
