@@ -269,6 +269,11 @@ impl<'a> Course<'a> {
         }
         if let Some(application) = &config.application {
             let why = if self.ways.so_far.probed.is_empty() {
+                // What its sockets would be like is told all the same.
+                let (random, program, until) = (self.random.fork(), application.clone(), self.ways.until);
+                let rows = Row::of_program(application.name());
+                let look = |journal| compare::look(journal, random, program, Vec::new(), until);
+                self.parts.push(part(journal, rows, look));
                 "no server was asked over UDP: give --signal or --stun"
             } else {
                 "rules can look at the address: `whyrelay offer --as` asks a peer"
