@@ -112,7 +112,7 @@ impl<'a> Course<'a> {
         let (config, journal) = (self.ways.config, self.ways.journal);
         self.describing.clear();
         for asked in std::mem::take(&mut self.undescribed) {
-            self.is_ours(asked, Described { discovery: None });
+            self.is_ours(asked, Some(Described::default()));
         }
         self.tell_silent();
         self.all_described(routes);
@@ -152,7 +152,7 @@ impl<'a> Course<'a> {
         // not waited for.
         if self.ways.is_all_announced {
             for asked in asked {
-                self.is_ours(asked, Described { discovery: None });
+                self.is_ours(asked, None);
             }
         } else {
             self.describe(true, &servers.list);
@@ -192,7 +192,7 @@ impl<'a> Course<'a> {
     fn described(&mut self, asked: &[Ended], described: Option<(Ended, Described)>) {
         self.undescribed.retain(|(_, server)| !asked.iter().any(|(_, of)| of == server));
         if let Some((server, described)) = described {
-            return self.is_ours(server, described);
+            return self.is_ours(server, Some(described));
         }
         let Some((_, first)) = asked.first() else { return };
         let why = if Instant::now() >= self.ways.until {
@@ -218,22 +218,22 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// A whyrelay server, and what it offers: one of each family is asked for all that it can measure.
-    fn is_ours(&mut self, asked: Ended, Described { discovery }: Described) {
+    /// A whyrelay server, and what it offers, where it was asked: one of each family is asked for all that it can measure.
+    fn is_ours(&mut self, asked: Ended, described: Option<Described>) {
         let (journal, options, until) = (self.ways.journal, self.ways.options, self.ways.until);
         if self.ours.contains(&asked.1.is_ipv4()) {
             return;
         }
         self.ours.push(asked.1.is_ipv4());
-        if let Some(discovery) = discovery {
+        if let Some(discovery) = described.and_then(|described| described.discovery) {
             self.ways.offers_discovery(discovery);
         }
         if asked.1.is_ipv4() {
             self.outside.get_or_insert_with(|| asked.clone());
         }
-        let (random, is_asked) = (self.random.fork(), !self.ways.is_all_announced);
-        let rows = Row::of_probes(asked.1);
-        self.parts.push(part(journal, rows, |journal| probes::look(journal, random, asked, options, until, is_asked)));
+        let limit = (Instant::now() + self.ways.config.time / DESCRIBE_PART * 2).min(until);
+        let (random, times, rows) = (self.random.fork(), (limit, until), Row::of_probes(asked.1));
+        self.parts.push(part(journal, rows, |journal| probes::look(journal, random, asked, options, times, described)));
     }
 
     /// Nobody is asked what it offers any more, for now: begins what depends on that.

@@ -32,10 +32,12 @@ const SIZES: [u16; 7] = [1472, 1452, 1444, 1392, 1372, 1252, 1200];
 const SHAPED: u32 = 4;
 
 /// What a server says of itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Described {
     /// Where it offers behavior discovery.
     pub(crate) discovery: Option<SocketAddr>,
+    /// When it was asked, and how long its answer took.
+    round: Option<(Timestamp, Duration)>,
 }
 
 /// A socket, the server's STUN port, and the nonce that proves us.
@@ -51,6 +53,8 @@ struct Session {
     others: Vec<(SocketAddr, Vec<u8>)>,
     /// When the last request that was answered was first sent, and how long its answer took.
     round: Option<(Timestamp, Duration)>,
+    /// The wait behind the last send of a request, as long as none was answered.
+    last_wait: Duration,
 }
 
 /// A port of the server that is ours for a while.
@@ -61,15 +65,17 @@ struct Third {
     mapped: SocketAddr,
 }
 
-/// Asks a server what it offers; `None` for a server that is not whyrelay's, or silent.
+/// Asks a server what it offers, until `limit`; `None` for a server that is not whyrelay's, or silent.
 pub(crate) async fn describe(
     journal: &Journal,
     random: Random,
     (origin, server): (Origin, SocketAddr),
     options: UdpOptions,
-    until: Instant,
+    limit: Instant,
 ) -> Option<Described> {
-    let mut session = Session::open(journal, random, &origin, server, options, until)?;
+    let mut session = Session::open(journal, random, &origin, server, options, limit)?;
+    // How far away it is nobody knows yet: a repetition may be the first that is answered.
+    session.last_wait = limit.saturating_duration_since(Instant::now());
     session.describe().await
 }
 
@@ -85,7 +91,7 @@ impl Session {
         let mut sockets = Sockets::new(journal.clone());
         let local = sockets.open(origin.address, origin.interface.as_deref(), options).ok()?;
         let (journal, nonce, others, round) = (journal.clone(), Vec::new(), Vec::new(), None);
-        Some(Self { journal, random, sockets, local, server, nonce, until, others, round })
+        Some(Self { journal, random, sockets, local, server, nonce, until, others, round, last_wait: LAST_WAIT })
     }
 
     /// Sends a request until it is answered. The nonce is taken from a 438 and the request repeated, once.
@@ -168,7 +174,7 @@ impl Session {
             self.journal.measured(Measurement::Clock { server, offset_ms, precision_ms });
         }
         let discovery = probe::port_of(&message).map(|port| SocketAddr::new(self.server.ip(), port));
-        Some(Described { discovery })
+        Some(Described { discovery, round: self.round })
     }
 
     /// A fresh port of the server; with `knock` it sends first. `port`: to that port of ours instead of this one.
@@ -208,7 +214,7 @@ impl Session {
 
     /// The wait behind the last send.
     fn last_wait(&self) -> Duration {
-        self.round.map_or(LAST_WAIT, |(_, took)| LAST_WAIT.max(took * 2))
+        self.round.map_or(self.last_wait, |(_, took)| LAST_WAIT.max(took * 2))
     }
 
     /// Whether the unsolicited packet of a third party came.
@@ -256,32 +262,35 @@ fn is_knock(bytes: &[u8], token: ProbeToken) -> bool {
     })
 }
 
-/// Everything that a whyrelay server can measure for us, from one socket. `described`: it was asked already what it offers.
+/// Everything that a whyrelay server can measure for us, from one socket. `described`: what it offers, where it was asked
+/// already; else it is, until `limit`.
 pub(crate) async fn look(
     journal: Journal,
     mut random: Random,
     (origin, server): (Origin, SocketAddr),
     options: UdpOptions,
-    until: Instant,
-    described: bool,
+    (limit, until): (Instant, Instant),
+    described: Option<Described>,
 ) {
     let what = "early arrival, largest packets and WireGuard's shape";
-    if !described {
-        let asked = (origin.clone(), server);
-        if describe(&journal, random.fork(), asked, options, until).await.is_none() {
-            let why = if Instant::now() >= until {
-                journal.no_time()
-            } else {
-                format!("{server} did not answer when asked what it offers")
-            };
-            let what = "early arrival, a random high port, largest packets, WireGuard's shape, the server's clock";
-            return journal.missing(what, why);
-        }
-    }
+    let described = match described {
+        Some(described) => Some(described),
+        None => describe(&journal, random.fork(), (origin.clone(), server), options, limit).await,
+    };
+    let Some(described) = described else {
+        let why = if Instant::now() >= until {
+            journal.no_time()
+        } else {
+            format!("{server} did not answer when asked what it offers")
+        };
+        let what = "early arrival, a random high port, largest packets, WireGuard's shape, the server's clock";
+        return journal.missing(what, why);
+    };
     let unfragmented = UdpOptions { dont_fragment: true, ..options };
     let Some(mut session) = Session::open(&journal, random, &origin, server, unfragmented, until) else {
         return journal.missing(what, "no socket could be opened");
     };
+    session.round = described.round;
     let Some(plain) = session.third(false, None).await else {
         return journal.missing(what, session.why("the server opened no port for it"));
     };
