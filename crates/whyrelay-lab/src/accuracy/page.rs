@@ -36,7 +36,7 @@ pub const SEED: u64 = 1;
 
 /// The first of the seeds that no rule was ever tuned on. A range is used up once its misses were read and rules were
 /// mended after that: so were those from 1,000,001, 2,000,001, 3,000,001, 4,000,001, 5,000,001 and 6,000,001 on.
-pub const HELD_OUT_SEED: u64 = 7_000_001;
+pub const HELD_OUT_SEED: u64 = 8_000_001;
 
 /// How many of those.
 pub const HELD_OUT: Size = Size { healthy: 500, one: 3000, two: 1500, any: 1500, one_side: 1500 };
@@ -232,7 +232,7 @@ impl Accuracy {
         let _ = writeln!(page, "| scenarios whose account is as they say | {run} | {right} of {run} | - | - | all |");
         let _ = writeln!(
             page,
-            "\nThe seeds from {SEED} on are those on which rules were mended. The held-out seeds begin at {HELD_OUT_SEED}, a range that was chosen after the last rule was mended (those from 1000001, 2000001, 3000001, 4000001, 5000001 and 6000001 on were used up: their misses were read before rules were mended); only the rows of any two faults and what is headed so below come from them."
+            "\nThe seeds from {SEED} on are those on which rules were mended. The held-out seeds begin at {HELD_OUT_SEED}, a range that was chosen after the last rule was mended (those from 1000001, 2000001, 3000001, 4000001, 5000001, 6000001 and 7000001 on were used up: their misses were read before rules were mended); only the rows of any two faults and what is headed so below come from them."
         );
         let _ = writeln!(
             page,
