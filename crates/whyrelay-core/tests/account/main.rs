@@ -32,6 +32,7 @@ mod relay_of_a_check;
 mod remedies;
 mod report;
 mod rules;
+mod rules_of_a_check;
 mod scale;
 mod schema;
 mod segments;
