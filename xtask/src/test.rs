@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::interop::{self, Tools};
 use crate::{licenses, step};
@@ -14,6 +14,25 @@ const STEP_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Everything CI runs.
 pub(crate) fn everything() -> Result<()> {
+    // Packages come over the network while the compiler works.
+    let tools = std::thread::spawn(interop::prepare);
+    static_checks()?;
+    let tools = tools.join().map_err(|_| anyhow!("preparing the interop tools: panicked"))??;
+    // nextest runs no documentation tests, and its closing line is to be the last.
+    match documentation_test(Path::new("crates"))? {
+        Some(_) if installed("cargo-nextest") => {
+            let doctests = cargo(&["test", "--workspace", "--doc"]);
+            step::run("documentation tests", doctests, STEP_LIMIT)?;
+        }
+        Some(_) => {}
+        // It would build everything once more to run nothing.
+        None => step::skip("documentation tests", "there are none"),
+    }
+    run_tests(&tools, &[])
+}
+
+/// What is checked without running anything of ours.
+fn static_checks() -> Result<()> {
     step::run("format", cargo(&["fmt", "--all", "--check"]), STEP_LIMIT)?;
     step::timed("licenses and sources", licenses::check)?;
     if installed("cargo-deny") {
@@ -39,19 +58,7 @@ pub(crate) fn everything() -> Result<()> {
     } else {
         step::skip("fuzz targets build", "there is no fuzz/Cargo.toml");
     }
-
-    let tools = interop::prepare()?;
-    // nextest runs no documentation tests, and its closing line is to be the last.
-    match documentation_test(Path::new("crates"))? {
-        Some(_) if installed("cargo-nextest") => {
-            let doctests = cargo(&["test", "--workspace", "--doc"]);
-            step::run("documentation tests", doctests, STEP_LIMIT)?;
-        }
-        Some(_) => {}
-        // It would build everything once more to run nothing.
-        None => step::skip("documentation tests", "there are none"),
-    }
-    run_tests(&tools, &[])
+    Ok(())
 }
 
 /// The interop tests whose names contain `filter`.
@@ -85,6 +92,10 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(arguments);
+    // A machine that builds once has nothing to build on next time.
+    if std::env::var_os("CI").is_some() {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
     command
 }
 
