@@ -140,6 +140,7 @@ fn bind_relay(args: &ServeArgs, listen: Vec<SocketAddr>) -> anyhow::Result<StunT
             allow_loopback_peers: args.allow_loopback_peers,
             allowed: args.turn.allow_peer.clone(),
             refused: args.turn.refuse_peer.clone(),
+            nat64: args.turn.nat64_prefix.clone(),
             ..PeerPolicy::default()
         },
         discovery: args.discovery.resolve()?,

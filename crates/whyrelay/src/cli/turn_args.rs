@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use whyrelay_core::engine::turn_server::{Credentials, Limits, Prefix, SharedSecret};
+use whyrelay_core::engine::turn_server::{Credentials, Limits, Nat64Prefix, Prefix, SharedSecret};
 
 /// TURN beyond the defaults.
 #[derive(Clone, Debug, Args)]
@@ -58,6 +58,10 @@ pub struct TurnArgs {
     /// Never relay to this network; may be repeated
     #[arg(long, value_name = "NETWORK")]
     pub refuse_peer: Vec<Prefix>,
+    /// Prefix of a NAT64 in this server's network, as 2001:db8:64::/96: a peer under it is refused where the IPv4 address
+    /// in it is. The well-known 64:ff9b::/96 always is. May be repeated
+    #[arg(long, value_name = "PREFIX")]
+    pub nat64_prefix: Vec<Nat64Prefix>,
     /// Send every new TURN client of its family to another server (ALTERNATE-SERVER); may be repeated, once for each
     /// family
     #[arg(long, value_name = "ADDR:PORT")]

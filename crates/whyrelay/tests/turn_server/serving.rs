@@ -58,7 +58,8 @@ async fn quotas_of_a_user_and_in_total_hold_whatever_the_transport() -> Result<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn security_1_no_spelling_is_relayed_to_over_any_transport() -> Result<()> {
-    let serve = Serve::start_strictly(&[&TLS[..], &["--relay-address", "::1"]].concat()).await?;
+    let nat64 = ["--allow-peer", "2001:db8:64::/48", "--nat64-prefix", "2001:db8:64::/96"];
+    let serve = Serve::start_strictly(&[&TLS[..], &["--relay-address", "::1"], &nat64].concat()).await?;
     let canaries = [UdpSocket::bind("127.0.0.1:0").await?, UdpSocket::bind("[::1]:0").await?];
     for (at, mut client) in over_each(&serve, "alice", "wonderland").await?.into_iter().enumerate() {
         let request = client
@@ -72,6 +73,10 @@ async fn security_1_no_spelling_is_relayed_to_over_any_transport() -> Result<()>
             let codes = (client.permit(peer).await?, client.bind(0x4000, peer).await?);
             ensure!(codes == (403, 403), "{peer} over transport {at}: {codes:?}");
             client.send_indication(peer, b"x", false).await?;
+        }
+        for (inside, expected) in [("8.8.4.4", 0), ("127.0.0.1", 403), ("10.0.0.1", 403), ("169.254.169.254", 403)] {
+            let peer = format!("[2001:db8:64::{inside}]:80").parse()?;
+            ensure!(client.permit(peer).await? == expected, "{peer} over transport {at}");
         }
         // Behind the last of them.
         ensure!(client.refresh(600).await? == 0);

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::Prefix;
+use super::{Nat64Prefix, Prefix};
 
 /// What the operator allows beyond the public Internet. The default allows nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,9 @@ pub struct PeerPolicy {
     pub allowed: Vec<Prefix>,
     /// Refuses every address in these networks, whatever else is allowed.
     pub refused: Vec<Prefix>,
+    /// Prefixes of NAT64 translators that this server's packets may come to, beside the well-known one (64:ff9b::/96):
+    /// an address under one of them is refused as the IPv4 address in it is. Opens nothing.
+    pub nat64: Vec<Nat64Prefix>,
     /// The addresses of this machine, under all of which its services may be reached: interfaces and, behind a 1:1
     /// NAT, the external address.
     pub own_addresses: Vec<IpAddr>,
@@ -92,9 +95,9 @@ impl PeerPolicy {
     /// [`Refusal`], which the server answers with 403 (RFC 8656 §10.2, §12.2).
     pub fn check(&self, peer: SocketAddr) -> Result<(), Refusal> {
         let ip = peer.ip();
-        let embedded = embedded_ipv4(ip);
-        let spellings = [Some(ip), embedded.map(|embedded| IpAddr::V4(embedded.address))];
-        let spellings = || spellings.iter().flatten().copied();
+        let written = embedded_ipv4(ip);
+        let embedded = || written.into_iter().chain(self.translated(ip));
+        let spellings = || std::iter::once(ip).chain(embedded().map(|embedded| IpAddr::V4(embedded.address)));
 
         if spellings().any(|ip| self.refused.iter().any(|prefix| prefix.contains(ip))) {
             return Err(Refusal::Configured);
@@ -102,7 +105,7 @@ impl PeerPolicy {
         if spellings().any(|ip| self.is_own_endpoint(SocketAddr::new(ip, peer.port()))) {
             return Err(Refusal::Own);
         }
-        if let Some(embedded) = embedded {
+        for embedded in embedded() {
             self.check_ip(IpAddr::V4(embedded.address))?;
             embedded.teredo_server.map_or(Ok(()), |server| self.check_ip(IpAddr::V4(server)))?;
             if !embedded.routable {
@@ -135,6 +138,16 @@ impl PeerPolicy {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What an address stands for behind the operator's translators, of which one may have a prefix within another's.
+    fn translated(&self, ip: IpAddr) -> impl Iterator<Item = Embedded> {
+        let embedded = move |prefix: &Nat64Prefix| match ip {
+            IpAddr::V6(ip) => prefix.embedded(ip),
+            IpAddr::V4(_) => None,
+        };
+        let routable = |address| Embedded { address, routable: true, teredo_server: None };
+        self.nat64.iter().filter_map(embedded).map(routable)
     }
 
     fn is_own(&self, ip: IpAddr) -> bool {
@@ -368,6 +381,58 @@ mod tests {
         let (refused, allowed): (Vec<_>, Vec<_>) = verdicts.partition(|verdict| verdict.is_err());
         assert_eq!(refused, [Err(Refusal::EmbeddedIpv4); 3]);
         assert_eq!(allowed.len(), 6);
+    }
+
+    #[test]
+    fn security_1_ipv4_behind_an_operators_nat64_is_judged_as_ipv4() {
+        let prefixes = ["2a00:64::/32", "2a00:65::/40", "2a00:66::/48", "2a00:67::/56", "2a00:68::/64", "2a00:69::/96"];
+        let at_host = |inside: &str, prefix: &str| {
+            let [a, b, c, d] = inside.parse::<Ipv4Addr>().unwrap().octets();
+            let (address, length) = prefix.split_once('/').unwrap();
+            let mut octets = address.parse::<Ipv6Addr>().unwrap().octets();
+            let mut at = length.parse::<usize>().unwrap() / 8;
+            for octet in [a, b, c, d] {
+                // RFC 6052 §2.2: bits 64 to 71 are zero.
+                at += usize::from(at == 8);
+                octets[at] = octet;
+                at += 1;
+            }
+            Ipv6Addr::from(octets).to_string()
+        };
+        let blind = PeerPolicy::default();
+        let policy = PeerPolicy {
+            nat64: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            own_addresses: vec!["9.9.9.9".parse().unwrap()],
+            own_endpoints: vec!["8.8.8.8:5000".parse().unwrap()],
+            refused: vec!["7.7.7.0/24".parse().unwrap()],
+            ..blind.clone()
+        };
+        let allowing = PeerPolicy { allowed: vec!["::/0".parse().unwrap()], ..policy.clone() };
+        for prefix in prefixes {
+            for (inside, why) in [
+                ("127.0.0.1", Refusal::Loopback),
+                ("10.1.2.3", Refusal::Private),
+                ("100.64.0.1", Refusal::Shared),
+                ("169.254.169.254", Refusal::LinkLocal),
+                ("255.255.255.255", Refusal::Broadcast),
+                ("9.9.9.9", Refusal::Own),
+                ("8.8.8.8", Refusal::Own),
+                ("7.7.7.7", Refusal::Configured),
+            ] {
+                let translated = at_host(inside, prefix);
+                assert_eq!(check(&blind, &translated), Ok(()), "{translated}, of which nothing is known");
+                assert_eq!(check(&policy, &translated), Err(why), "{inside} as {translated}");
+                assert_eq!(check(&allowing, &translated), Err(why), "{translated}, with all of IPv6 allowed");
+            }
+            assert_eq!(check(&policy, &at_host("8.8.4.4", prefix)), Ok(()), "{prefix}");
+        }
+        assert_eq!(check(&policy, "2a00:70::10.1.2.3"), Ok(()), "another network");
+        // The prefix for local use (RFC 8215) stays refused whole; who allows it has what is inside judged.
+        let local = PeerPolicy { nat64: vec!["64:ff9b:1:fffe::/96".parse().unwrap()], ..blind };
+        assert_eq!(check(&local, "64:ff9b:1:fffe::8.8.4.4"), Err(Refusal::Reserved));
+        let opened = PeerPolicy { allowed: vec!["64:ff9b:1::/48".parse().unwrap()], ..local };
+        assert_eq!(check(&opened, "64:ff9b:1:fffe::8.8.4.4"), Ok(()));
+        assert_eq!(check(&opened, "64:ff9b:1:fffe::10.1.2.3"), Err(Refusal::Private));
     }
 
     #[test]
