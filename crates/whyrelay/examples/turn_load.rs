@@ -549,12 +549,7 @@ impl Client {
 
     fn ask(&mut self, request: MessageBuilder) -> Result<Vec<u8>> {
         let key = Key::long_term("alice", &self.realm, "wonderland");
-        let bytes = request
-            .text(AttributeType::USERNAME, "alice")
-            .text(AttributeType::REALM, &self.realm)
-            .text(AttributeType::NONCE, &self.nonce)
-            .integrity(&key)
-            .build();
+        let bytes = request.long_term_credential("alice", &self.realm, &self.nonce).integrity(&key).build();
         self.link.send(&bytes)?;
         let mut buffer = vec![0; 4096];
         let length = self.link.receive(&mut buffer)?.context("no answer")?;

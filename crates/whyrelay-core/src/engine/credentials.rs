@@ -137,10 +137,7 @@ impl LongTerm {
         let (Some(session), Some(username)) = (&self.session, &self.username) else {
             return (builder.build(), None);
         };
-        let builder = builder
-            .text(AttributeType::USERNAME, username)
-            .text(AttributeType::REALM, &session.proof.realm)
-            .attribute(AttributeType::NONCE, &session.nonce);
+        let builder = builder.long_term_credential(username, &session.proof.realm, &session.nonce);
         let key = &session.proof.key;
         let bytes = match &session.algorithms {
             // RFC 8489 §9.2.5: with PASSWORD-ALGORITHMS only MESSAGE-INTEGRITY-SHA256 is used.

@@ -98,6 +98,15 @@ impl MessageBuilder {
         self.attribute(AttributeType::UNKNOWN_ATTRIBUTES, &value)
     }
 
+    /// Adds USERNAME, REALM and NONCE, which a request with a long-term credential has (RFC 8489 §9.2.3.2); its integrity is
+    /// to follow.
+    #[must_use]
+    pub fn long_term_credential(self, username: &str, realm: &str, nonce: impl AsRef<[u8]>) -> Self {
+        self.text(AttributeType::USERNAME, username)
+            .text(AttributeType::REALM, realm)
+            .attribute(AttributeType::NONCE, nonce.as_ref())
+    }
+
     /// Adds MESSAGE-INTEGRITY over all before it (RFC 8489 §14.5).
     #[must_use]
     pub fn integrity(mut self, key: &Key) -> Self {

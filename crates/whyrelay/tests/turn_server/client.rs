@@ -164,12 +164,7 @@ impl TurnClient {
     }
 
     pub(crate) fn sign(&self, request: MessageBuilder) -> Vec<u8> {
-        request
-            .text(AttributeType::USERNAME, &self.username)
-            .text(AttributeType::REALM, "whyrelay")
-            .text(AttributeType::NONCE, &self.nonce)
-            .integrity(&self.key())
-            .build()
+        request.long_term_credential(&self.username, "whyrelay", &self.nonce).integrity(&self.key()).build()
     }
 
     /// Asks as RFC 8489 §6.2.1 has clients do: over UDP seven times, the wait doubles, and the last is sixteen times the

@@ -200,12 +200,7 @@ impl Caller {
     }
 
     pub(super) fn sign(&self, request: MessageBuilder) -> Vec<u8> {
-        request
-            .text(AttributeType::USERNAME, &self.username)
-            .text(AttributeType::REALM, "whyrelay")
-            .text(AttributeType::NONCE, &self.nonce)
-            .integrity(&self.key())
-            .build()
+        request.long_term_credential(&self.username, "whyrelay", &self.nonce).integrity(&self.key()).build()
     }
 
     pub(super) fn response(&self, seen: Vec<Seen>) -> Response {

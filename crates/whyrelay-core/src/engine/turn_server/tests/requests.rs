@@ -71,16 +71,32 @@ fn time_limited_credentials_let_in_until_they_expire() {
     assert_eq!(again.allocate(&mut fixture).code(), 401);
 }
 
-#[test]
-fn security_2_strict_expiry_ends_the_allocation_with_its_credentials() {
+/// By a wall clock that is `ahead` of the machine's time; `None`: no wall clock was ever told.
+fn strict_expiry_ends_it(ahead: Option<Duration>) {
     let mut fixture = Fixture::with(|config| config.strict_expiry = true);
-    let made = SharedSecret::new("north").unwrap().credentials("carol", START + Duration::from_secs(700));
+    let wall = START + ahead.unwrap_or_default();
+    if ahead.is_some() {
+        fixture.server.set_wall_clock(START, wall);
+    }
+    let made = SharedSecret::new("north").unwrap().credentials("carol", wall + Duration::from_secs(700));
     let mut carol = Caller::new(udp("198.18.0.3:4000"), &made.username, &made.password);
     assert_eq!(carol.allocate(&mut fixture).lifetime(), 600);
     fixture.wait(300);
     assert_eq!(carol.refresh(&mut fixture, 3600).lifetime(), 400);
-    fixture.wait(400);
+    fixture.wait(399);
+    assert_eq!(fixture.server.allocations(), 1);
+    fixture.wait(1);
     assert_eq!(fixture.server.allocations(), 0);
+}
+
+#[test]
+fn security_2_strict_expiry_ends_the_allocation_with_its_credentials() {
+    strict_expiry_ends_it(None);
+}
+
+#[test]
+fn security_2_strict_expiry_follows_the_wall_clock() {
+    strict_expiry_ends_it(Some(Duration::from_secs(1_000_000)));
 }
 
 /// A machine that starts before its clock is set, and one whose clock is set back while it serves.
@@ -112,20 +128,6 @@ fn security_2_credentials_expire_by_the_wall_clock_and_nothing_else_follows_it()
     assert!(fixture.server.has_allocation(&alice.client));
     fixture.wait(2);
     assert!(!fixture.server.has_allocation(&alice.client));
-}
-
-#[test]
-fn security_2_strict_expiry_follows_the_wall_clock() {
-    let mut fixture = Fixture::with(|config| config.strict_expiry = true);
-    let wall = START + Duration::from_secs(1_000_000);
-    fixture.server.set_wall_clock(START, wall);
-    let made = SharedSecret::new("north").unwrap().credentials("carol", wall + Duration::from_secs(700));
-    let mut carol = Caller::new(udp("198.18.0.3:4000"), &made.username, &made.password);
-    assert_eq!(carol.allocate(&mut fixture).lifetime(), 600);
-    fixture.wait(300);
-    assert_eq!(carol.refresh(&mut fixture, 3600).lifetime(), 400);
-    fixture.wait(400);
-    assert_eq!(fixture.server.allocations(), 0);
 }
 
 /// Also while the allocation lives; but a clock that is set back prolongs nothing.
@@ -555,12 +557,7 @@ fn sha_256_integrity_is_answered_in_kind() {
     let mut alice = Caller::alice();
     alice.greet(&mut fixture);
     let request = alice.allocation_request();
-    let bytes = request
-        .text(AttributeType::USERNAME, "alice")
-        .text(AttributeType::REALM, "whyrelay")
-        .text(AttributeType::NONCE, &alice.nonce)
-        .integrity_sha256(&alice.key())
-        .build();
+    let bytes = request.long_term_credential("alice", "whyrelay", &alice.nonce).integrity_sha256(&alice.key()).build();
     let response = alice.response(fixture.raw(alice.client, &bytes));
     assert_eq!(response.code(), 0);
     assert!(response.message().has(AttributeType::MESSAGE_INTEGRITY_SHA256));

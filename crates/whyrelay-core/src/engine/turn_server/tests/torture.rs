@@ -98,9 +98,7 @@ fn security_9_what_follows_fingerprint_or_a_wrong_one_makes_a_message_unread() {
     let (mut fixture, alice) = allocated(|_| {});
     let whole = |request: MessageBuilder| {
         request
-            .text(AttributeType::USERNAME, &alice.username)
-            .text(AttributeType::REALM, "whyrelay")
-            .text(AttributeType::NONCE, &alice.nonce)
+            .long_term_credential(&alice.username, "whyrelay", &alice.nonce)
             .integrity(&alice.key())
             .fingerprint()
             .build()
@@ -127,12 +125,7 @@ fn security_9_what_follows_fingerprint_or_a_wrong_one_makes_a_message_unread() {
 #[test]
 fn security_9_of_two_signatures_the_first_decides_and_one_over_the_final_length_is_none() {
     let (mut fixture, alice) = allocated(|_| {});
-    let named = || {
-        permission()
-            .text(AttributeType::USERNAME, &alice.username)
-            .text(AttributeType::REALM, "whyrelay")
-            .text(AttributeType::NONCE, &alice.nonce)
-    };
+    let named = || permission().long_term_credential(&alice.username, "whyrelay", &alice.nonce);
     // Over a length that covers FINGERPRINT as well: RFC 8489 §14.5 wants the one that ends with the signature itself.
     let mut head = named().build();
     let length = (head.len() - 20 + 24 + 8) as u16;
