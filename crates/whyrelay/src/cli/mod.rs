@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use whyrelay_core::trace::event::Vantage;
@@ -45,7 +46,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { COULD_NOT_LOOK } else { HEALTHY });
         }
     };
-    start_log(&cli.shared);
+    start_log(&cli.shared, matches!(cli.verb, Verb::Serve(_)));
     let color = use_color(cli.shared.color);
     let outcome = match cli.verb {
         Verb::Demo(args) => demo::run(args, color),
@@ -68,16 +69,21 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Logs to stderr: warnings, or more with `-v`. No event and no content of a message is logged above debug.
-fn start_log(shared: &Shared) {
+/// Logs to stderr: warnings, or more with `-v`. No event and no content of a message is logged above debug. A server does
+/// not wait for who reads it.
+fn start_log(shared: &Shared, is_server: bool) {
     let (ours, others) = match shared.verbose {
         0 => (LevelFilter::WARN, LevelFilter::WARN),
         1 => (LevelFilter::INFO, LevelFilter::WARN),
         2 => (LevelFilter::DEBUG, LevelFilter::INFO),
         _ => (LevelFilter::TRACE, LevelFilter::TRACE),
     };
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(crate::tui::log_writer).with_ansi(io::stderr().is_terminal());
+    let writer = if is_server {
+        BoxMakeWriter::new(|| crate::server::log::LogWriter)
+    } else {
+        BoxMakeWriter::new(crate::tui::log_writer)
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(io::stderr().is_terminal());
     let levels = Targets::new().with_default(others).with_target("whyrelay", ours);
     tracing_subscriber::registry().with(lines.with_filter(levels)).init();
 }

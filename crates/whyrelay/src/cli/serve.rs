@@ -20,6 +20,11 @@ use crate::server::metrics::{self, Audience};
 use crate::server::signaling::{Announce, Gauges, SignalingConfig, SignalingServer};
 use crate::server::turn::{StunTurnConfig, StunTurnServer, TlsFiles};
 
+/// Writes a line to stderr, unless nobody reads there: what is served does not wait for that.
+macro_rules! say {
+    ($($argument:tt)*) => { crate::server::log::say(format_args!($($argument)*)) };
+}
+
 /// The port of signaling, where none is given.
 const SIGNALING_PORT: u16 = 8080;
 
@@ -84,7 +89,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
                 }
                 let allocations = relay.refuse_newcomers();
                 if allocations > 0 && args.turn.drain > 0 {
-                    crate::tell!(
+                    say!(
                         "{allocations} allocations live on for up to {} s; Ctrl-C or SIGTERM again ends them at once",
                         args.turn.drain
                     );
@@ -99,7 +104,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         let served = signaling
             .run(async {
                 let _ = interrupt.changed().await;
-                crate::tell!("closing");
+                say!("closing");
                 // Whoever waits for it may have ended already.
                 let _ = stop.send(true);
             })
@@ -198,10 +203,10 @@ async fn reload_on_hangup(
             }
         }
         for error in &failed {
-            crate::tell!("not reloaded: {error:#}");
+            say!("not reloaded: {error:#}");
         }
         if failed.is_empty() {
-            crate::tell!("reloaded");
+            say!("reloaded");
         }
     }
 }
@@ -249,7 +254,7 @@ async fn await_address() {
     let mut told = false;
     while !is_reachable(&own_addresses()) && Instant::now() < until {
         if !std::mem::replace(&mut told, true) {
-            crate::tell!("this machine has no address yet: waiting up to {} s for one", ADDRESS_WITHIN.as_secs());
+            say!("this machine has no address yet: waiting up to {} s for one", ADDRESS_WITHIN.as_secs());
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 pub mod certificates;
+pub(crate) mod log;
 pub mod metrics;
 pub mod signaling;
 pub mod turn;

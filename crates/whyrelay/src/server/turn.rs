@@ -19,7 +19,7 @@ mod worker;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tokio::net::TcpListener;
@@ -32,6 +32,7 @@ use whyrelay_core::signal::{IceServer, ServersAnnouncement};
 
 use crate::io::clock::{Clock, wall_clock};
 use crate::server::certificates::{Certificates, TlsFileError};
+use crate::server::log::Seldom;
 pub use discovery::{AlternateAddress, AlternateConfig, DiscoveryConfig};
 use engine::Engine;
 pub use stream::StreamLimits;
@@ -355,6 +356,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 async fn look_around(engine: Arc<Engine>, configured: Vec<IpAddr>) {
     let mut known = Vec::new();
     let mut refusals = refusals::Log::default();
+    let mut failures = Seldom::default();
     loop {
         engine.follow_wall_clock();
         engine.log_refusals(&mut refusals);
@@ -364,7 +366,11 @@ async fn look_around(engine: Arc<Engine>, configured: Vec<IpAddr>) {
                 known = now;
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!("listing this host's addresses: {error}"),
+            Err(error) => {
+                if let Some(times) = failures.note(Instant::now()) {
+                    tracing::warn!(%error, times, "cannot list this host's addresses");
+                }
+            }
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

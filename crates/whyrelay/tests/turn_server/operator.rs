@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -22,7 +23,7 @@ use crate::client::{PATIENCE, TurnClient};
 /// The program, serving on loopback with its files in a directory. It ends when dropped.
 pub(crate) struct Serve {
     child: Child,
-    /// What it says on stderr, read all the while: a pipe that is full would hold it up.
+    /// What it says on stderr, read all the while: what finds no room in the pipe is lost.
     said: UnboundedReceiver<String>,
     pub(crate) signaling: SocketAddr,
     pub(crate) stun: SocketAddr,
@@ -38,6 +39,10 @@ impl Serve {
 
     /// It may relay where the flags allow.
     pub(crate) async fn start_strictly(flags: &[&str]) -> Result<Self> {
+        Self::start_with(flags, Stdio::piped()).await
+    }
+
+    async fn start_with(flags: &[&str], stderr: Stdio) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         write_certificate(directory.path(), "localhost")?;
         std::fs::write(directory.path().join("users"), "alice:wonderland\n")?;
@@ -49,17 +54,19 @@ impl Serve {
             command.args(["--stun-listen", "127.0.0.1:0"]);
         }
         command.args(flags).current_dir(directory.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true);
         let mut child = command.spawn().context("starting whyrelay")?;
         let mut greeting = BufReader::new(child.stdout.take().context("stdout")?).lines();
-        let mut lines = BufReader::new(child.stderr.take().context("stderr")?).lines();
         let (tell, said) = unbounded_channel();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                // Nobody may listen any more.
-                let _ = tell.send(line);
-            }
-        });
+        if let Some(stderr) = child.stderr.take() {
+            let mut lines = BufReader::new(stderr).lines();
+            tokio::spawn(async move {
+                while let Ok(Some(line)) = lines.next_line().await {
+                    // Nobody may listen any more.
+                    let _ = tell.send(line);
+                }
+            });
+        }
         let line = timeout(PATIENCE, greeting.next_line()).await.context("no greeting")??.context("no greeting")?;
         let addresses: Vec<SocketAddr> =
             line.split([' ', ',', '(']).filter_map(|word| word.trim_end_matches('.').parse().ok()).collect();
@@ -85,6 +92,11 @@ impl Serve {
             anyhow::bail!("it said nothing of it")
         };
         timeout(PATIENCE, about).await.with_context(|| format!("no word of {words:?}"))?
+    }
+
+    /// How many lines with these words it has said, of those that nobody has asked for.
+    pub(crate) fn has_said(&mut self, words: &str) -> usize {
+        std::iter::from_fn(|| self.said.try_recv().ok()).filter(|line| line.contains(words)).count()
     }
 
     /// Its threads that carry datagrams: name, and how often each was put on a core so far.
@@ -572,4 +584,39 @@ fn two_free_ports() -> Result<u16> {
         }
     }
     anyhow::bail!("no two ports in a row are free")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_neither_serving_nor_the_end() -> Result<()> {
+    // Of two lines each, more than the pipe holds.
+    const SESSIONS: usize = 200;
+    let (mut unread, stderr) = std::io::pipe()?;
+    fcntl(&stderr, FcntlArg::F_SETPIPE_SZ(4 * 4096))?;
+    let mut serve = Serve::start_with(&["--allow-loopback-peers"], stderr.into()).await?;
+    serves_and_ends(&mut serve, SESSIONS).await?;
+    let mut log = Vec::new();
+    std::io::Read::read_to_end(&mut unread, &mut log)?;
+    let opened = String::from_utf8(log)?.matches("relay opened").count();
+    ensure!((1..SESSIONS).contains(&opened), "{opened} of {SESSIONS} were written: the pipe was never full");
+    Ok(())
+}
+
+/// The log goes to a file on a full disk; nothing else is written by a server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_costs_the_log_and_nothing_else() -> Result<()> {
+    let full = std::fs::File::options().write(true).open("/dev/full")?;
+    serves_and_ends(&mut Serve::start_with(&["--allow-loopback-peers"], full.into()).await?, 3).await
+}
+
+/// So many allocations, which are logged, and a SIGTERM.
+async fn serves_and_ends(serve: &mut Serve, sessions: usize) -> Result<()> {
+    let mut alice = TurnClient::udp(serve.stun, "alice", "wonderland").await?;
+    for _ in 0..sessions {
+        alice.allocate().await?;
+        ensure!(alice.refresh(0).await? == 0);
+    }
+    kill(serve.process()?, Signal::SIGTERM)?;
+    let status = timeout(PATIENCE, serve.child.wait()).await.context("it does not end")??;
+    ensure!(status.success(), "{status}");
+    Ok(())
 }

@@ -25,7 +25,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use rustls::ServerConfig;
@@ -40,6 +40,8 @@ use whyrelay_core::signal::{HEARTBEAT_INTERVAL, MAILBOX_AGE, MAILBOX_BYTES, MAIL
 use connection::{Connection, Permits, Reader, Writer};
 use hub::Hub;
 use routes::Routes;
+
+use super::log::Seldom;
 
 pub use gauges::Gauges;
 pub use tls::load_tls;
@@ -282,13 +284,16 @@ async fn sweep(hub: Rc<Hub>) {
 
 async fn accept(listener: TcpListener, hub: &Rc<Hub>, routes: &Rc<Routes>) {
     let tls = hub.config.tls.clone().map(tokio_rustls::TlsAcceptor::from);
+    let mut failures = Seldom::default();
     loop {
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: connections that end give some back. The others go on.
                 if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-                    warn!(%error, "cannot accept a connection");
+                    if let Some(times) = failures.note(Instant::now()) {
+                        warn!(%error, times, "cannot accept a connection");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 continue;

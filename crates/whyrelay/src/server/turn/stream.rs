@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
-use tracing::debug;
+use tracing::{debug, warn};
 use whyrelay_core::engine::turn_server::{Client, ClientTransport, Input, StreamId};
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
 use super::engine::Engine;
 use crate::server::client_network;
+use crate::server::log::Seldom;
 
 /// Bounds on connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +108,7 @@ impl Streams {
     /// Accepts until cancelled; the connections end with it.
     pub(super) async fn accept(&self, listener: &TcpListener) {
         let mut connections = JoinSet::new();
+        let mut failures = Seldom::default();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -120,7 +122,9 @@ impl Streams {
                     }
                     Err(error) => {
                         // Out of file descriptors, most likely: it must not cost a processor.
-                        debug!("accepting a connection: {error}");
+                        if let Some(times) = failures.note(std::time::Instant::now()) {
+                            warn!(%error, times, "cannot accept a connection to STUN and TURN");
+                        }
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                 },
