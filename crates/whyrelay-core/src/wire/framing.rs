@@ -64,15 +64,61 @@ impl Deframer {
     /// # Errors
     /// [`NotFramed`] when the stream is out of step.
     pub fn next_message(&mut self) -> Result<Option<&[u8]>, NotFramed> {
-        let rest = &self.buffer[self.start..];
+        self.messages().next().transpose()
+    }
+
+    /// All complete messages that are left, as by [`Self::next_message`]; an error is the last of them.
+    pub fn messages(&mut self) -> Messages<'_> {
+        Messages { framing: self.framing, buffer: &self.buffer, start: &mut self.start }
+    }
+}
+
+/// See [`Deframer::messages`].
+#[derive(Debug)]
+pub struct Messages<'a> {
+    framing: Framing,
+    buffer: &'a [u8],
+    start: &'a mut usize,
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<&'a [u8], NotFramed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = &self.buffer[*self.start..];
+        let Frame { skip, length, padded } = match self.framing.first(rest) {
+            Ok(frame) => frame?,
+            Err(noise) => {
+                // The connection is of no more use.
+                self.buffer = &self.buffer[..*self.start];
+                return Some(Err(noise));
+            }
+        };
+        let message = rest.get(..padded)?.get(skip..skip + length)?;
+        *self.start += padded;
+        Some(Ok(message))
+    }
+}
+
+/// Where a message is, seen from where its frame begins.
+struct Frame {
+    skip: usize,
+    length: usize,
+    /// From the frame's beginning to the next one's.
+    padded: usize,
+}
+
+impl Framing {
+    /// The frame that begins here; `None` when too little of it is there to tell.
+    fn first(self, rest: &[u8]) -> Result<Option<Frame>, NotFramed> {
         let Some(&first) = rest.first() else { return Ok(None) };
-        let (skip, length, padded) = match self.framing {
-            Framing::LengthPrefixed => {
+        let (skip, length, padded) = match self {
+            Self::LengthPrefixed => {
                 let Some(header) = rest.first_chunk::<2>() else { return Ok(None) };
                 let length = usize::from(u16::from_be_bytes(*header));
                 (2, length, 2 + length)
             }
-            Framing::Stun => {
+            Self::Stun => {
                 let Some(header) = rest.first_chunk::<4>() else {
                     return if first & 0x80 == 0 { Ok(None) } else { Err(NotFramed { first }) };
                 };
@@ -84,12 +130,7 @@ impl Deframer {
                 }
             }
         };
-        if rest.len() < padded {
-            return Ok(None);
-        }
-        let from = self.start + skip;
-        self.start += padded;
-        Ok(Some(&self.buffer[from..from + length]))
+        Ok(Some(Frame { skip, length, padded }))
     }
 }
 
@@ -130,5 +171,11 @@ mod tests {
         let mut deframer = Deframer::new(Framing::Stun);
         deframer.push(&[0xFF]);
         assert_eq!(deframer.next_message(), Err(NotFramed { first: 0xFF }));
+        deframer.push(&[]);
+        assert_eq!(deframer.next_message(), Err(NotFramed { first: 0xFF }), "it stays of no use");
+        let mut deframer = Deframer::new(Framing::Stun);
+        deframer.push(&[0x40, 0, 0, 0, 0xFF, 0x40, 0, 0, 0]);
+        let found: Vec<_> = deframer.messages().collect();
+        assert_eq!(found, [Ok(&[0x40, 0, 0, 0][..]), Err(NotFramed { first: 0xFF })], "what came before is whole");
     }
 }

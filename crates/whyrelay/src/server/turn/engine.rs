@@ -18,9 +18,9 @@ use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
 
 use super::Metrics;
+use super::outbox::{Outbox, StreamMessage};
 use super::refusals;
 use super::relay::{Places, RelaySocket};
-use super::stream::Outbox;
 use super::udp::{GroupedSender, Origin};
 use super::worker::Pollers;
 use crate::io::clock::{Clock, wall_clock};
@@ -33,11 +33,13 @@ pub(super) struct Engine {
     listeners: Vec<Vec<Socket>>,
     pollers: Pollers,
     relays: RwLock<HashMap<RelayId, Arc<RelaySocket>>>,
-    streams: Mutex<HashMap<StreamId, (Outbox, SocketAddr)>>,
+    streams: Mutex<HashMap<StreamId, (Arc<Outbox>, SocketAddr)>>,
     places: Places,
     random: Mutex<Random>,
     /// The engine's next deadline in microseconds, `u64::MAX` for none.
     deadline: AtomicU64,
+    /// Up to when [`Self::expire`] sleeps, in the same.
+    alarm: AtomicU64,
     earlier_deadline: Notify,
     pub(super) unsent_datagrams: AtomicU64,
     pub(super) unsent_stream_messages: AtomicU64,
@@ -64,6 +66,7 @@ impl Engine {
             places,
             random: Mutex::new(random),
             deadline: AtomicU64::new(u64::MAX),
+            alarm: AtomicU64::new(u64::MAX),
             earlier_deadline: Notify::new(),
             unsent_datagrams: AtomicU64::new(0),
             unsent_stream_messages: AtomicU64::new(0),
@@ -108,15 +111,17 @@ impl Engine {
             match server.poll_output() {
                 Output::Timeout(deadline) => {
                     let deadline = deadline.map_or(u64::MAX, Timestamp::as_micros);
-                    if deadline != self.deadline.load(Ordering::Relaxed)
-                        && deadline < self.deadline.swap(deadline, Ordering::Relaxed)
-                    {
-                        self.earlier_deadline.notify_one();
+                    if deadline != self.deadline.load(Ordering::Relaxed) {
+                        self.deadline.store(deadline, Ordering::SeqCst);
+                        // Who sleeps until an earlier one that is no more looks again by itself.
+                        if deadline < self.alarm.load(Ordering::SeqCst) {
+                            self.earlier_deadline.notify_one();
+                        }
                     }
                     return;
                 }
                 Output::SendToClient { client: Client { transport: ClientTransport::Stream(stream), .. }, bytes } => {
-                    turn.to_streams.push((stream, bytes));
+                    turn.to_streams.push((stream, StreamMessage::Stun(bytes)));
                 }
                 output => turn.work.push(Work::Output(output)),
             }
@@ -124,9 +129,10 @@ impl Engine {
     }
 
     fn carry_out(&self, thread: usize, turn: Turn<'_>) -> Vec<(RelayId, Option<SocketAddr>)> {
-        for (stream, bytes) in turn.to_streams {
-            let taken = lock(&self.streams).get(&stream).is_none_or(|(outbox, _)| outbox.push(bytes));
-            self.unsent_stream_messages.fetch_add(u64::from(!taken), Ordering::Relaxed);
+        for messages in turn.to_streams.chunk_by(|(one, _), (next, _)| one == next) {
+            let outbox = lock(&self.streams).get(&messages[0].0).map(|(outbox, _)| Arc::clone(outbox));
+            let dropped = outbox.map_or(0, |outbox| outbox.push(messages.iter().map(|(_, message)| message)));
+            self.unsent_stream_messages.fetch_add(dropped as u64, Ordering::Relaxed);
         }
         self.send(thread, &turn.work);
         let mut opened = Vec::new();
@@ -222,7 +228,11 @@ impl Engine {
     /// Ends what expires, when it expires.
     pub(super) async fn expire(self: Arc<Self>) {
         loop {
-            let deadline = self.deadline.load(Ordering::Relaxed);
+            let deadline = self.deadline.load(Ordering::SeqCst);
+            self.alarm.store(deadline, Ordering::SeqCst);
+            if self.deadline.load(Ordering::SeqCst) < deadline {
+                continue;
+            }
             let sleep = async {
                 match deadline {
                     u64::MAX => std::future::pending().await,
@@ -237,7 +247,7 @@ impl Engine {
     }
 
     /// Makes a connection known. What the engine has for it goes to the outbox.
-    pub(super) fn open_stream(&self, stream: StreamId, outbox: Outbox, local: SocketAddr) {
+    pub(super) fn open_stream(&self, stream: StreamId, outbox: Arc<Outbox>, local: SocketAddr) {
         lock(&self.streams).insert(stream, (outbox, local));
         self.open_streams.fetch_add(1, Ordering::Relaxed);
     }
@@ -344,7 +354,7 @@ impl Engine {
 /// What a batch of inputs has led to.
 struct Turn<'a> {
     work: Vec<Work<'a>>,
-    to_streams: Vec<(StreamId, Vec<u8>)>,
+    to_streams: Vec<(StreamId, StreamMessage<'a>)>,
 }
 
 /// What is to be done.
@@ -356,10 +366,12 @@ enum Work<'a> {
 impl<'a> Turn<'a> {
     fn forward(&mut self, forward: Option<Forward<'a>>) {
         match forward {
-            Some(Forward::ToClient { client: Client { transport: ClientTransport::Stream(stream), .. }, .. }) => {
-                if let Some(Output::SendToClient { bytes, .. }) = forward.map(Forward::to_output) {
-                    self.to_streams.push((stream, bytes));
-                }
+            Some(Forward::ToClient {
+                client: Client { transport: ClientTransport::Stream(stream), .. },
+                header,
+                data,
+            }) => {
+                self.to_streams.push((stream, StreamMessage::ChannelData { header, data }));
             }
             Some(forward) => self.work.push(Work::Forward(forward)),
             None => {}

@@ -79,9 +79,10 @@ pub(super) struct RelaySocket {
 }
 
 impl RelaySocket {
+    /// On a port of one's choice.
     fn open(address: SocketAddr) -> io::Result<Self> {
+        // It blocks, but each call on it says that it is not to (MSG_DONTWAIT): an allocation costs two calls less.
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
@@ -90,8 +91,7 @@ impl RelaySocket {
         socket.bind(&address.into())?;
         fragmentation::set(socket.as_raw_fd(), address.is_ipv4(), false)?;
         mmsg::coalesce(socket.as_fd());
-        let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { socket, local, dont_fragment: Mutex::new(false) })
+        Ok(Self { socket, local: address, dont_fragment: Mutex::new(false) })
     }
 
     pub(super) const fn local(&self) -> SocketAddr {

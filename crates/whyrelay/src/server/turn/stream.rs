@@ -1,15 +1,18 @@
 //! Clients over TCP and TLS: bounded in number, in memory, and in patience.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -18,6 +21,8 @@ use whyrelay_core::engine::turn_server::{Client, ClientTransport, Input, StreamI
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
 use super::engine::Engine;
+use super::outbox::Outbox;
+use super::plain::Plain;
 use crate::server::client_network;
 use crate::server::log::Seldom;
 
@@ -31,7 +36,7 @@ pub struct StreamLimits {
     /// How long a connection may take for its TLS handshake and its first message, and how long it may be silent
     /// without an allocation.
     pub idle: Duration,
-    /// How long a write may take: who reads nothing for so long is dropped.
+    /// How long a write of up to 64 KiB may take: who reads less in that time is dropped.
     pub write: Duration,
     /// Bytes that may wait for a reader; messages beyond are dropped.
     pub outbox_bytes: usize,
@@ -52,34 +57,15 @@ impl Default for StreamLimits {
 /// Bytes that a client without an allocation may have sent of an unfinished message: requests are short.
 const LARGEST_FIRST_MESSAGE: usize = 4096;
 
-/// Messages that may wait for a reader, however short they are.
-const OUTBOX_MESSAGES: usize = 1024;
+/// Bytes read at once: a TLS record, and what many packets of a call have together.
+const READ_SIZE: usize = 16 * 1024;
 
-/// What a connection's writer has yet to write. Full means drop: data is relayed UDP.
-pub(super) struct Outbox {
-    messages: mpsc::Sender<Vec<u8>>,
-    waiting: Arc<AtomicUsize>,
-    limit: usize,
-}
+/// Bytes that a reader must take within [`StreamLimits::write`].
+const WRITE_SIZE: usize = 64 * 1024;
 
-impl Outbox {
-    fn new(limit: usize) -> (Self, mpsc::Receiver<Vec<u8>>, Arc<AtomicUsize>) {
-        let (messages, receiver) = mpsc::channel(OUTBOX_MESSAGES);
-        let waiting = Arc::new(AtomicUsize::new(0));
-        (Self { messages, waiting: Arc::clone(&waiting), limit }, receiver, waiting)
-    }
-
-    /// False when the message does not fit.
-    pub(super) fn push(&self, message: Vec<u8>) -> bool {
-        let length = message.len();
-        if self.waiting.fetch_add(length, Ordering::Relaxed) + length <= self.limit
-            && self.messages.try_send(message).is_ok()
-        {
-            return true;
-        }
-        self.waiting.fetch_sub(length, Ordering::Relaxed);
-        false
-    }
+thread_local! {
+    /// One buffer for all connections of the thread: none has its own while it waits.
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
 }
 
 /// All connections of a server.
@@ -172,61 +158,83 @@ impl Streams {
         match &self.tls {
             Some(acceptor) if first[0] == HANDSHAKE => {
                 let stream = timeout_at(deadline, acceptor.accept(stream)).await??;
-                self.converse(stream, source, local, deadline).await
+                let (reader, writer) = tokio::io::split(stream);
+                let outbox = Outbox::new(None, self.limits.outbox_bytes);
+                self.converse(reader, writer, outbox, [source, local], deadline).await
             }
-            _ => self.converse(stream, source, local, deadline).await,
+            _ => {
+                let (reader, writer) = stream.into_split();
+                let writer = Arc::new(writer);
+                let outbox = Outbox::new(Some(Arc::clone(&writer)), self.limits.outbox_bytes);
+                let writer = Plain(writer);
+                self.converse(reader, writer, outbox, [source, local], deadline).await
+            }
         }
     }
 
+    /// `ends`: the client's address and ours.
     async fn converse(
         &self,
-        stream: impl AsyncRead + AsyncWrite,
-        source: SocketAddr,
-        local: SocketAddr,
+        reader: impl AsyncRead,
+        writer: impl AsyncWrite,
+        outbox: Outbox,
+        ends: [SocketAddr; 2],
         deadline: Instant,
     ) -> io::Result<()> {
         let id = StreamId(self.next.fetch_add(1, Ordering::Relaxed));
+        let [source, local] = ends;
         let client = Client { transport: ClientTransport::Stream(id), source };
-        let (outbox, messages, waiting) = Outbox::new(self.limits.outbox_bytes);
-        self.engine.open_stream(id, outbox, local);
+        let outbox = Arc::new(outbox);
+        self.engine.open_stream(id, Arc::clone(&outbox), local);
         let _closing = Closing { engine: Arc::clone(&self.engine), id, client };
-        let (reader, writer) = tokio::io::split(stream);
         tokio::select! {
             outcome = self.read(reader, client, deadline) => outcome,
-            outcome = self.write(writer, messages, waiting) => outcome,
+            outcome = self.write(writer, &outbox) => outcome,
         }
     }
 
     async fn read(&self, reader: impl AsyncRead, client: Client, mut deadline: Instant) -> io::Result<()> {
         let mut reader = std::pin::pin!(reader);
         let mut deframer = Deframer::new(Framing::Stun);
-        let mut buffer = vec![0; 4096];
         // Bytes since the last whole message.
         let mut unfinished = 0;
+        // It is set anew when it is over, not with every message.
+        let mut alarm = std::pin::pin!(tokio::time::sleep_until(deadline));
         loop {
-            let read = match timeout_at(deadline, reader.read(&mut buffer)).await {
-                Ok(read) => read?,
-                Err(_) if self.engine.has_allocation(&client) => {
-                    deadline = Instant::now() + self.limits.idle;
+            let read = tokio::select! {
+                biased;
+                read = read_into(reader.as_mut(), &mut deframer) => read?,
+                () = alarm.as_mut() => {
+                    let now = Instant::now();
+                    if deadline <= now && !self.engine.has_allocation(&client) {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    if deadline <= now {
+                        deadline = now + self.limits.idle;
+                    }
+                    alarm.as_mut().reset(deadline);
                     continue;
                 }
-                Err(late) => return Err(late.into()),
             };
             if read == 0 {
                 return Ok(());
             }
-            deframer.push(&buffer[..read]);
             unfinished += read;
-            loop {
-                match deframer.next_message() {
-                    Ok(Some(bytes)) => {
-                        unfinished = 0;
-                        deadline = Instant::now() + self.limits.idle;
-                        self.engine.feed(0, std::iter::once(Input::FromClient { client, bytes }));
-                    }
-                    Ok(None) => break,
-                    Err(noise) => return Err(io::Error::new(io::ErrorKind::InvalidData, noise)),
-                }
+            let mut noise = None;
+            // What was read at once is carried out at once.
+            self.engine.feed(
+                0,
+                deframer.messages().map_while(|message| {
+                    let bytes = message.map_err(|error| noise = Some(error)).ok()?;
+                    unfinished = 0;
+                    Some(Input::FromClient { client, bytes })
+                }),
+            );
+            if let Some(noise) = noise {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, noise));
+            }
+            if unfinished == 0 {
+                deadline = Instant::now() + self.limits.idle;
             }
             if unfinished > LARGEST_FIRST_MESSAGE && !self.engine.has_allocation(&client) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a first message that large is no request"));
@@ -234,26 +242,33 @@ impl Streams {
         }
     }
 
-    async fn write(
-        &self,
-        writer: impl AsyncWrite,
-        mut messages: mpsc::Receiver<Vec<u8>>,
-        waiting: Arc<AtomicUsize>,
-    ) -> io::Result<()> {
+    /// Writes what the outbox could not, to the end of the connection.
+    async fn write(&self, writer: impl AsyncWrite, outbox: &Outbox) -> io::Result<()> {
         let mut writer = std::pin::pin!(writer);
-        let mut batch = Vec::new();
-        while messages.recv_many(&mut batch, 64).await > 0 {
-            let bytes = batch.concat();
-            batch.clear();
-            let write = async {
-                writer.write_all(&bytes).await?;
-                writer.flush().await
-            };
-            timeout(self.limits.write, write).await??;
-            waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+        loop {
+            for bytes in outbox.take().await.chunks(WRITE_SIZE) {
+                let write = async {
+                    writer.write_all(bytes).await?;
+                    writer.flush().await
+                };
+                timeout(self.limits.write, write).await??;
+                outbox.wrote(bytes.len());
+            }
         }
-        Ok(())
     }
+}
+
+/// Reads once; how many bytes, 0 at the end.
+async fn read_into(mut reader: Pin<&mut impl AsyncRead>, deframer: &mut Deframer) -> io::Result<usize> {
+    poll_fn(|cx| {
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            ready!(reader.as_mut().poll_read(cx, &mut buffer))?;
+            deframer.push(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    })
+    .await
 }
 
 /// One of the places that [`Streams::admit`] gives; dropping it frees it.
