@@ -157,6 +157,12 @@ fn turn(page: &mut Page, metrics: &Metrics) {
     page.counter("probe_answers_total", "Probes answered.", counters.probes);
     page.counter("probe_withheld_total", "Probes not answered.", counters.probes_withheld);
     page.counter("noise_datagrams_total", "Datagrams that were nothing a server answers.", counters.noise);
+    page.counter("received_datagrams_total", "Datagrams read from the listening sockets.", metrics.received_datagrams);
+    page.counter(
+        "overflowed_datagrams_total",
+        "Datagrams for these that found the kernel's buffer full.",
+        metrics.overflowed_datagrams,
+    );
     page.counter("unsent_datagrams_total", "Datagrams that the system did not take.", metrics.unsent_datagrams);
     page.counter("unsent_stream_messages_total", "Messages dropped at slow readers.", metrics.unsent_stream_messages);
     page.counter("streams_refused_total", "Connections refused or closed by a bound.", metrics.streams_refused);

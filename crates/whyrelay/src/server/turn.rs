@@ -389,6 +389,10 @@ pub struct Metrics {
     pub probe_sessions: usize,
     /// Totals of the protocol.
     pub counters: Counters,
+    /// Datagrams read from the listening sockets.
+    pub received_datagrams: u64,
+    /// Datagrams for these that found the kernel's buffer full, or were broken.
+    pub overflowed_datagrams: u64,
     /// Datagrams that the system did not take: full buffers, unreachable networks.
     pub unsent_datagrams: u64,
     /// Messages dropped because a connection's reader was too slow.

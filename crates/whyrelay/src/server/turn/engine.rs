@@ -18,6 +18,7 @@ use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
 
 use super::Metrics;
+use super::mmsg;
 use super::outbox::{Outbox, StreamMessage};
 use super::refusals;
 use super::relay::{Places, RelaySocket};
@@ -41,6 +42,7 @@ pub(super) struct Engine {
     /// Up to when [`Self::expire`] sleeps, in the same.
     alarm: AtomicU64,
     earlier_deadline: Notify,
+    pub(super) received_datagrams: AtomicU64,
     pub(super) unsent_datagrams: AtomicU64,
     pub(super) unsent_stream_messages: AtomicU64,
     pub(super) streams_refused: AtomicU64,
@@ -68,6 +70,7 @@ impl Engine {
             deadline: AtomicU64::new(u64::MAX),
             alarm: AtomicU64::new(u64::MAX),
             earlier_deadline: Notify::new(),
+            received_datagrams: AtomicU64::new(0),
             unsent_datagrams: AtomicU64::new(0),
             unsent_stream_messages: AtomicU64::new(0),
             streams_refused: AtomicU64::new(0),
@@ -338,12 +341,16 @@ impl Engine {
     }
 
     pub(super) fn metrics(&self) -> Metrics {
+        let overflowed_datagrams =
+            self.listeners.iter().flatten().map(|socket| u64::from(mmsg::overflowed(socket.as_fd()))).sum();
         let turn = lock(&self.turn);
         Metrics {
             allocations: turn.allocations(),
             probe_sessions: turn.probe_sessions(),
             streams: self.open_streams.load(Ordering::Relaxed),
             counters: turn.counters().clone(),
+            received_datagrams: self.received_datagrams.load(Ordering::Relaxed),
+            overflowed_datagrams,
             unsent_datagrams: self.unsent_datagrams.load(Ordering::Relaxed),
             unsent_stream_messages: self.unsent_stream_messages.load(Ordering::Relaxed),
             streams_refused: self.streams_refused.load(Ordering::Relaxed),

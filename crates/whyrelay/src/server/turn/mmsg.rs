@@ -89,6 +89,11 @@ impl Arena {
         self.received.len()
     }
 
+    /// How many datagrams were read last.
+    pub(super) fn count(&self) -> usize {
+        self.received.iter().map(|received| received.length.div_ceil(received.segment).max(1)).sum()
+    }
+
     /// Whether more may be there than was read.
     pub(super) fn is_full(&self) -> bool {
         self.changed == BATCH
@@ -230,6 +235,26 @@ pub(super) fn coalesce(socket: BorrowedFd<'_>) {
     }
 }
 
+/// How many datagrams for this socket found no room in the kernel so far; 0 where it does not tell.
+#[expect(unsafe_code, reason = "getsockopt(SO_MEMINFO) has no safe wrapper")]
+pub(super) fn overflowed(socket: BorrowedFd<'_>) -> u32 {
+    // linux/sock_diag.h: nine numbers, of which the last is how many were dropped.
+    const SK_MEMINFO_DROPS: usize = 8;
+    let mut numbers = [0_u32; SK_MEMINFO_DROPS + 1];
+    let mut length = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: the pointers are to live places, and the length is the first one's size; the kernel writes no more than that.
+    unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            numbers.as_mut_ptr().cast(),
+            &raw mut length,
+        );
+    }
+    numbers[SK_MEMINFO_DROPS]
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
@@ -257,8 +282,10 @@ mod tests {
             let parts = [IoSlice::new(&parts[0]), IoSlice::new(&parts[1]), IoSlice::new(&parts[2][..40])];
             send(from.as_fd(), &parts, Some(100), &destination).unwrap();
             assert_eq!(read(&mut arena, &to), [(source, 100, 1), (source, 100, 2), (source, 40, 3)], "{ip}");
+            assert_eq!(arena.count(), 3);
             send(from.as_fd(), &[], None, &destination).unwrap();
             assert_eq!(read(&mut arena, &to), [(source, 0, 0)], "an empty one");
+            assert_eq!(arena.count(), 1);
             send(from.as_fd(), &[IoSlice::new(&[9; 60_000])], None, &destination).unwrap();
             assert_eq!(read(&mut arena, &to), [(source, 60_000, 9)], "a large one");
             assert_eq!(arena.fill(to.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -291,5 +318,21 @@ mod tests {
             found.extend(batch.into_iter().map(|(_, _, first)| first));
         }
         assert_eq!(found, sent);
+    }
+
+    #[test]
+    fn every_datagram_is_read_or_counted_as_overflowed() {
+        const SENT: usize = 1000;
+        let (from, to) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        socket2::SockRef::from(&to).set_recv_buffer_size(64 * 1024).unwrap();
+        for _ in 0..SENT {
+            from.send_to(&[1; 1000], to.local_addr().unwrap()).unwrap();
+        }
+        let (mut arena, mut found) = (Arena::new(), 0);
+        while arena.fill(to.as_fd()).is_ok() {
+            found += arena.count();
+        }
+        assert!((1..SENT).contains(&found), "{found}");
+        assert_eq!(found + overflowed(to.as_fd()) as usize, SENT);
     }
 }

@@ -238,6 +238,7 @@ impl Round<'_> {
         self.served += arena.messages();
         self.more |= arena.is_full();
         if data & LISTENER != 0 {
+            engine.received_datagrams.fetch_add(arena.count() as u64, Ordering::Relaxed);
             let transport = ClientTransport::Udp(ListenerId(data as u16));
             let input = |(source, bytes)| Input::FromClient { client: Client { transport, source }, bytes };
             engine.feed(self.at, arena.datagrams().map(input));
