@@ -3,6 +3,7 @@
 mod abuse;
 mod discovery;
 mod fixture;
+mod links;
 mod probes;
 mod relaying;
 mod requests;
