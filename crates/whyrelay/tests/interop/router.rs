@@ -9,6 +9,9 @@ use crate::namespace::Namespace;
 /// The server's two addresses. Not of a documentation range: servers refuse to relay there.
 pub(crate) const SERVER: [Ipv4Addr; 2] = [Ipv4Addr::new(11, 0, 113, 1), Ipv4Addr::new(11, 0, 113, 2)];
 
+/// The ports that a host's sockets get: the first, and how many (a power of two, see [`rules`]).
+const HOST_PORTS: (u16, u16) = (32_768, 512);
+
 /// What a router does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nat {
@@ -22,7 +25,7 @@ pub(crate) enum Nat {
     OpenToKnownAddresses,
     /// A port of its own for each socket, the same for every destination.
     OtherPort,
-    /// A port for each destination address.
+    /// A port for each of the server's two addresses.
     PortPerAddress,
     /// A random port for each flow.
     Random,
@@ -85,6 +88,8 @@ impl Internet {
         host.run(&["link", "set", "eth0", "up"])?;
         host.run(&["route", "add", "default", "via", &gateway.to_string()])?;
         router.sysctl("net.ipv4.ip_forward=1")?;
+        let last = HOST_PORTS.0 + HOST_PORTS.1 - 1;
+        host.sysctl(&format!("net.ipv4.ip_local_port_range={} {last}", HOST_PORTS.0))?;
         if nat == Nat::None {
             self.server.run(&["route", "add", &format!("{address}/32"), "via", &outside.to_string()])?;
         }
@@ -117,10 +122,14 @@ fn rules(nat: Nat, outside: Ipv4Addr) -> String {
     let chain = |hook: &str, rules: &str| format!("chain {hook} {{ type nat hook {hook} {rules}; }}\n");
     let post = |rules: &str| chain("postrouting", &format!("priority 100; {rules}"));
     let masquerade = post("oifname wan masquerade");
-    let to_ports = |key: &str| {
-        let ports = (0..1024).map(|n| format!("{n} : {outside} . {}", 30_000 + n)).collect::<Vec<_>>().join(", ");
-        post(&format!("oifname wan meta l4proto udp snat ip to {key} map {{ {ports} }}; oifname wan masquerade"))
+    let to_ports = |key: &str, elements: Vec<String>| {
+        let elements = elements.join(", ");
+        post(&format!("oifname wan meta l4proto udp snat ip to {key} map {{ {elements} }}; oifname wan masquerade"))
     };
+    // For each of the host's ports one of its own in each of so many sets, scattered: two that met in one would have a
+    // packet dropped.
+    let outside_port =
+        |at: u16, set: u16| format!("{outside} . {}", 30_000 + set * HOST_PORTS.1 + at * 101 % HOST_PORTS.1);
     let learned = |kind: &str, inbound: &str, outbound: &str| {
         format!(
             "map m {{ type {kind} : ipv4_addr . inet_service; flags dynamic; timeout 2m; size 65535; }}\n\
@@ -137,10 +146,21 @@ fn rules(nat: Nat, outside: Ipv4Addr) -> String {
         Nat::OpenToKnownAddresses => {
             learned("ipv4_addr . inet_service", "ip saddr . udp dport", "ip daddr . udp sport")
         }
-        Nat::OtherPort => to_ports("jhash ip saddr . udp sport mod 1024"),
-        Nat::PortPerAddress => to_ports("jhash ip saddr . udp sport . ip daddr mod 1024"),
+        Nat::OtherPort => {
+            let element = |at| format!("{} : {}", HOST_PORTS.0 + at, outside_port(at, 0));
+            to_ports("udp sport", (0..HOST_PORTS.1).map(element).collect())
+        }
+        Nat::PortPerAddress => {
+            let element = |at, (server, set)| format!("{} . {server} : {}", HOST_PORTS.0 + at, outside_port(at, set));
+            let servers = || SERVER.into_iter().zip(0..);
+            let elements = (0..HOST_PORTS.1).flat_map(|at| servers().map(move |server| (at, server)));
+            to_ports("udp sport . ip daddr", elements.map(|(at, server)| element(at, server)).collect())
+        }
         Nat::Random => post("oifname wan masquerade fully-random"),
-        Nat::Sequential => to_ports("numgen inc mod 1024"),
+        Nat::Sequential => {
+            let element = |at| format!("{at} : {outside} . {}", 30_000 + at);
+            to_ports("numgen inc mod 1024", (0..1024).map(element).collect())
+        }
     };
     let input = match nat {
         Nat::OpenInput | Nat::None => "accept",
