@@ -103,15 +103,18 @@ pub(crate) fn our_server_with(internet: &Internet, more: &[&str]) -> Result<Serv
     Server::start(&internet.server, &[&["--alternate-address", &second][..], more].concat())
 }
 
+/// It serves on port 443, too, which nobody announces.
 fn by_our_own_server() -> Result<()> {
     let mut internet = Internet::new()?;
-    let server = our_server(&internet)?;
+    let server = our_server_with(&internet, &["--stun-listen", &format!("{}:443", SERVER[0])])?;
     for (nat, mapping, filtering) in KINDS {
         let site: Site = internet.site(nat)?;
         let (json, ours) = check(&site.host, &["--signal", server.url()])?;
         let context = || format!("{nat:?}\n{}\n{}", ours.account, server.account());
         let words = (behavior(&json, "mapping"), behavior(&json, "filtering"));
         ensure!(words == (mapping, filtering), "{words:?}: {}", context());
+        let https = rows(&json, "UDP, port 443");
+        ensure!(https == ["passes (1 of 1)"], "{https:?}: {}", context());
         for kind in ["early-arrival", "third-party", "path-mtu", "packet-shape", "relay-echo", "clock"] {
             ensure!(measured(&json, kind).is_some(), "{kind} is missing: {}", context());
         }
@@ -137,6 +140,9 @@ fn ports() -> Result<()> {
         let right =
             told.len() == 1 && told[0].contains(words) && (nat == Nat::Random) == told[0].contains("unpredictable");
         ensure!(right, "{nat:?}: {told:?}: {}", ours.account);
+        // Nobody listens there, which shows that the question came so far.
+        let https = rows(&json, "UDP, port 443");
+        ensure!(https == ["passes (1 of 1; 1 refused by the server itself)"], "{https:?}: {}", ours.account);
     }
     Ok(())
 }

@@ -29,7 +29,9 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
                 if *transport == over && (remote.port() == HTTPS_PORT) == https =>
             {
                 let refusal = refusal::of(side, *local, &[*remote]).filter(|_| over == Transport::Udp);
-                let refused = rtt_us.is_none() && refusal.as_ref().is_some_and(|refusal| refusal.by_server);
+                // Of a port that no URL names, the round trip is the refusal's, which `detail` says.
+                let answered = rtt_us.is_some() && detail.is_none();
+                let refused = !answered && refusal.as_ref().is_some_and(|refusal| refusal.by_server);
                 let passed = rtt_us.is_some() || refused;
                 let reset = !passed && over != Transport::Udp && detail.as_deref().is_some_and(refusal::is_reset);
                 // Whether anybody listens there is not known: silence says nothing of the network.
@@ -154,10 +156,14 @@ mod tests {
 
     /// The same, asked from here; the ICMP error is another socket's, of 192.0.2.1.
     fn of_one_asked_from(asking: &str, unannounced: bool, offender: Option<&str>) -> Vec<String> {
-        let (transport, local) = (Transport::Udp, "192.0.2.1:1".parse().unwrap());
-        let remote: SocketAddr = "192.0.2.9:3478".parse().unwrap();
+        let (transport, remote) = (Transport::Udp, "192.0.2.9:3478".parse().unwrap());
         let (asking, rtt_us, detail) = (asking.parse().ok(), None, None);
-        let reach = Measurement::Reach { transport, local: asking, remote, rtt_us, detail, unannounced };
+        of_one(Measurement::Reach { transport, local: asking, remote, rtt_us, detail, unannounced }, offender)
+    }
+
+    /// The same of this measurement.
+    fn of_one(reach: Measurement, offender: Option<&str>) -> Vec<String> {
+        let (local, remote) = ("192.0.2.1:1".parse().unwrap(), "192.0.2.9:3478".parse().unwrap());
         let icmp = offender.map(|offender| {
             let (icmp_type, icmp_code, errno) = (3, 3, 111);
             EventKind::IcmpError { local, remote, offender: offender.parse().ok(), icmp_type, icmp_code, errno }
@@ -172,6 +178,16 @@ mod tests {
     fn a_refusal_by_the_server_itself_shows_that_packets_get_through() {
         let refused = of_one_that_did_not_answer(false, Some("192.0.2.9"));
         assert_eq!(refused, ["port 3478: passes (1 of 1; 1 refused by the server itself)"]);
+        // A port that no URL names: the round trip is known.
+        let (transport, local) = (Transport::Udp, "192.0.2.1:1".parse().ok());
+        for (detail, told) in [
+            (Some("refused by the server itself".to_owned()), "passes (1 of 1; 1 refused by the server itself)"),
+            (None, "passes (1 of 1)"),
+        ] {
+            let (remote, rtt_us, unannounced) = ("192.0.2.9:3478".parse().unwrap(), Some(9), true);
+            let reach = Measurement::Reach { transport, local, remote, rtt_us, detail, unannounced };
+            assert_eq!(of_one(reach, Some("192.0.2.9")), [format!("port 3478: {told}")]);
+        }
         let by_another = of_one_that_did_not_answer(false, Some("10.0.0.1"));
         assert_eq!(by_another, ["port 3478: no answer (0 of 1)"]);
         // What a VPN's address met is not this one's.
