@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
+use tokio::sync::oneshot;
 use whyrelay_core::random::Random;
 use whyrelay_core::wire::stun::Class;
 
@@ -13,6 +14,7 @@ use super::asked::{Row, STOPPED};
 use super::local::DefaultRoute;
 use super::nat::Origin;
 use super::parts::{Look, Part, part};
+use super::port_map::TriedBy;
 use super::probes::Described;
 use super::servers::{self, Known, Naming, Servers};
 use super::turn::LIFETIME;
@@ -47,6 +49,8 @@ pub(super) struct Course<'a> {
     /// A whyrelay server over IPv4, which can try a mapped port.
     outside: Option<Ended>,
     is_mapping_begun: bool,
+    /// Where it is told who can try a mapped port.
+    tried_by: Option<oneshot::Sender<TriedBy>>,
     is_settled: bool,
 }
 
@@ -64,6 +68,7 @@ impl<'a> Course<'a> {
             for_relays: Vec::new(),
             outside: None,
             is_mapping_begun: false,
+            tried_by: None,
             is_settled: false,
         }
     }
@@ -126,6 +131,7 @@ impl<'a> Course<'a> {
             journal.missing(LIFETIME, STOPPED);
         }
         self.parts.clear();
+        self.tried_by = None;
         while self.careful.next().await.is_some() {}
     }
 
@@ -241,7 +247,20 @@ impl<'a> Course<'a> {
         let servers = std::mem::take(&mut self.for_relays);
         self.careful.extend(self.ways.turn(&mut self.random, &servers, !self.ours.is_empty()));
         if !std::mem::replace(&mut self.is_mapping_begun, true) {
-            self.careful.extend(self.ways.port_map(&mut self.random, routes, self.outside.clone()));
+            let (sender, tried_by) = oneshot::channel();
+            self.tried_by = Some(sender);
+            self.careful.extend(self.ways.port_map(&mut self.random, routes, tried_by));
+        }
+        if self.outside.is_some() {
+            self.tell_who_tries();
+        }
+    }
+
+    /// Has a mapping tried by who is known now.
+    fn tell_who_tries(&mut self) {
+        if let Some(sender) = self.tried_by.take() {
+            // What has come to its end needs none.
+            let _ = sender.send(self.ways.tried_by(self.outside.clone()));
         }
     }
 
@@ -251,6 +270,7 @@ impl<'a> Course<'a> {
             self.ways.end_naming();
             self.ways.tell_without_relay(!self.ours.is_empty());
             self.tell_silent();
+            self.tell_who_tries();
         }
     }
 

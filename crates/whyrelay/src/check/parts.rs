@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use whyrelay_core::engine::gather::Server;
 use whyrelay_core::engine::nat_discovery::DiscoveryConfig;
 use whyrelay_core::engine::server_url::ServerProtocol;
@@ -17,6 +17,7 @@ use super::config::{CheckConfig, Credentials};
 use super::journal::Journal;
 use super::local::{self, DefaultRoute};
 use super::nat::{self, Named, Origin};
+use super::port_map::TriedBy;
 use super::servers::{Known, Servers};
 use super::stop::Stop;
 use super::{pinhole, port_map, reach, turn};
@@ -328,12 +329,12 @@ impl Look<'_> {
         parts
     }
 
-    /// Port mapping by the router of the preferred default route over IPv4. `outside`: a whyrelay server that can try it.
+    /// Port mapping by the router of the preferred default route over IPv4. `tried_by`: tells who can try it.
     pub(super) fn port_map(
         &self,
         random: &mut Random,
         routes: &[DefaultRoute],
-        outside: Option<(Origin, SocketAddr)>,
+        tried_by: oneshot::Receiver<TriedBy>,
     ) -> Option<Part> {
         const WHAT: &str = "port mapping protocols of the router";
         let journal = self.journal;
@@ -352,12 +353,16 @@ impl Look<'_> {
             journal.missing(WHAT, self.no_way());
             return None;
         };
+        let target = port_map::Target { origin, gateway, map: self.config.map, tls: self.tls.clone() };
+        let (random, stop) = (random.fork(), self.stop.clone());
+        Some(Box::pin(port_map::look(journal.clone(), random, target, tried_by, self.options, self.until, stop)))
+    }
+
+    /// Who can try a mapped port from outside, as far as is known: a whyrelay server, or else TURN servers.
+    pub(super) fn tried_by(&self, outside: Option<(Origin, SocketAddr)>) -> TriedBy {
         let relays = self.turn_targets(&self.so_far.known).filter(|target| target.server.username.is_some());
         let relays = relays.filter(|target| target.origin.address.is_ipv4()).take(MAX_TRIED_BY).collect();
-        let map = self.config.map;
-        let target = port_map::Target { origin, gateway, map, outside, relays, tls: self.tls.clone() };
-        let (random, stop) = (random.fork(), self.stop.clone());
-        Some(Box::pin(port_map::look(journal.clone(), random, target, self.options, self.until, stop)))
+        TriedBy { outside, relays }
     }
 
     /// Whether the router of the default route over IPv6 speaks PCP.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::oneshot;
 use whyrelay_core::engine::port_mapping::{ExchangeId, Input, Output, PortMapper};
 use whyrelay_core::random::Random;
 use whyrelay_core::time::{Now, Timestamp};
@@ -54,12 +55,17 @@ pub(crate) struct Target {
     pub(crate) gateway: Ipv4Addr,
     /// With consent, a port is mapped.
     pub(crate) map: bool,
-    /// A whyrelay server that can try the mapping from outside, with our end toward it.
+    /// What certificates of TURN servers are judged by.
+    pub(crate) tls: ClientTls,
+}
+
+/// Who can try a mapping from outside.
+#[derive(Clone, Debug)]
+pub(crate) struct TriedBy {
+    /// A whyrelay server, with our end toward it.
     pub(crate) outside: Option<(Origin, SocketAddr)>,
     /// TURN servers, which can try it as well.
     pub(crate) relays: Vec<turn::Target>,
-    /// What their certificates are judged by.
-    pub(crate) tls: ClientTls,
 }
 
 /// The result of an HTTP exchange.
@@ -84,11 +90,13 @@ enum Said {
     Unmapped { confirmed: bool },
 }
 
-/// Asks the router, and maps if it may. A mapping is removed also when the check is stopped.
+/// Asks the router, and maps if it may, once it is known who can try that. A mapping is removed also when the check is
+/// stopped.
 pub(crate) async fn look(
     journal: Journal,
     mut random: Random,
     target: Target,
+    tried_by: oneshot::Receiver<TriedBy>,
     options: UdpOptions,
     until: Instant,
     stop: Stop,
@@ -98,7 +106,13 @@ pub(crate) async fn look(
         Err(why) => return journal.missing("port mapping protocols of the router", why),
     };
     let why = match stop.clone().unless(driver.run(until)).await {
-        Some(Some(Said::Discovered)) if target.map => return map(&mut driver, random, &target, options, stop).await,
+        Some(Some(Said::Discovered)) if target.map => {
+            return match stop.clone().unless(tried_by).await {
+                Some(Ok(tried_by)) => map(&mut driver, random, (&target, &tried_by), options, stop).await,
+                // Stopped here, or where it would be told.
+                _ => journal.missing(MAPPING, STOPPED),
+            };
+        }
         Some(Some(Said::Discovered)) => return,
         Some(_) => journal.no_time(),
         None => STOPPED.to_owned(),
@@ -112,7 +126,13 @@ pub(crate) async fn look(
 /// What takes consent.
 const MAPPING: &str = "mapping a port on the router";
 
-async fn map(driver: &mut Driver, random: Random, target: &Target, options: UdpOptions, stop: Stop) {
+async fn map(
+    driver: &mut Driver,
+    random: Random,
+    (target, tried_by): (&Target, &TriedBy),
+    options: UdpOptions,
+    stop: Stop,
+) {
     const WHAT: &str = MAPPING;
     let journal = driver.journal.clone();
     let until = Instant::now() + MAP_LIMIT;
@@ -136,7 +156,7 @@ async fn map(driver: &mut Driver, random: Random, target: &Target, options: UdpO
         }
     };
     let mapped = (external, external_port);
-    let tried = try_from_outside(&journal, random, target, options, &mut silent, mapped, &stop).await;
+    let tried = try_from_outside(&journal, random, (target, tried_by), options, &mut silent, mapped, &stop).await;
     let removed = driver.unmap().await;
     let (reached, seen) = match tried {
         Ok((reached, seen)) => (Some(reached), Some(seen)),
@@ -157,14 +177,14 @@ async fn map(driver: &mut Driver, random: Random, target: &Target, options: UdpO
 async fn try_from_outside(
     journal: &Journal,
     mut random: Random,
-    target: &Target,
+    (target, tried_by): (&Target, &TriedBy),
     options: UdpOptions,
     silent: &mut Sockets,
     (external, port): (Option<IpAddr>, u16),
     stop: &Stop,
 ) -> Result<(bool, IpAddr), String> {
     let mut why = "it takes a server to send from outside: give --signal, or --turn with a user".to_owned();
-    if let Some(outside) = target.outside.clone() {
+    if let Some(outside) = tried_by.outside.clone() {
         let limit = Instant::now() + MAP_LIMIT / 2;
         let knocking = probes::knock_at(journal, random.fork(), outside, options, port, limit);
         if let Some(knock) = stop.clone().unless(knocking).await.ok_or(STOPPED)? {
@@ -174,7 +194,7 @@ async fn try_from_outside(
         }
         why = "the whyrelay server would not send to it".to_owned();
     }
-    for relay in &target.relays {
+    for relay in &tried_by.relays {
         let id = random.transaction_id();
         let bytes = MessageBuilder::new(Class::Indication, Method::BINDING, id).fingerprint().build();
         let arriving = arrives(silent, RELAYED_WAIT, |_, arrived| arrived == bytes.as_slice());

@@ -1,5 +1,6 @@
 //! `whyrelay check` and a router that maps ports: Debian's miniupnpd, in a namespace.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -13,7 +14,8 @@ use crate::check::{LIMIT, check, check_by, measured, our_server, our_server_with
 use crate::namespace::Namespace;
 use crate::ours::{self, Account, STUN_PORT, Server};
 use crate::peers::Role;
-use crate::process::Process;
+use crate::process::{Finished, Process};
+use crate::resolver::{Name, Resolver, asking};
 use crate::router::{Internet, Nat, SERVER, Site};
 use crate::suite::{self, Suite, Tool};
 
@@ -101,10 +103,21 @@ fn mapped(json: &Value, protocol: &str, account: &str) -> Result<()> {
     Ok(())
 }
 
+/// A check with `--map` where `late.example` is the server's name, which is told late, and `silent.example` nobody's.
+fn check_by_names(site: &Site, arguments: &[&str]) -> Result<(Value, Finished)> {
+    const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
+    let at = [IpAddr::from(SERVER[0])];
+    let names = [("late.example", Name::Slow(Duration::from_millis(200), &at)), ("silent.example", Name::Silent)];
+    let _resolver = Resolver::start(&site.host, RESOLVER, &names)?;
+    let resolv = tempfile::NamedTempFile::new()?;
+    check_by(&mut asking(&site.host, RESOLVER, resolv.path())?, &[&["--map"], arguments].concat())
+}
+
+/// The servers are announced when the router has long answered.
 fn all_three() -> Result<()> {
     let (_internet, server, site) = world()?;
     let daemon = Daemon::start(&site.router, true, true)?;
-    let (json, ours) = check(&site.host, &["--signal", server.url(), "--map"])?;
+    let (json, ours) = check_by_names(&site, &["--signal", &format!("http://late.example:{}", server.port())])?;
     let account = format!("{}\n{}", ours.account, daemon.process.account());
     ensure!(offered(&json) == ["nat-pmp", "pcp", "upnp"], "{account}");
     mapped(&json, "pcp", &account)?;
@@ -113,10 +126,12 @@ fn all_three() -> Result<()> {
     Ok(())
 }
 
+/// The server that can try the mapping becomes known when one that is none has long been asked.
 fn upnp_alone() -> Result<()> {
-    let (_internet, server, site) = world()?;
+    let (_internet, _server, site) = world()?;
     let daemon = Daemon::start(&site.router, true, false)?;
-    let (json, ours) = check(&site.host, &["--signal", server.url(), "--map"])?;
+    let nobody = format!("stun:{}:9", SERVER[0]);
+    let (json, ours) = check_by_names(&site, &["--stun", &nobody, "--stun", "stun:late.example"])?;
     let account = format!("{}\n{}", ours.account, daemon.process.account());
     ensure!(offered(&json) == ["upnp"], "{account}");
     mapped(&json, "upnp", &account)?;
@@ -125,12 +140,14 @@ fn upnp_alone() -> Result<()> {
 }
 
 /// A router of the time before PCP: miniupnpd speaks both on one port, so what begins with PCP's version is kept from it.
+/// A name that nobody answers for stands beside the server's.
 fn nat_pmp_alone() -> Result<()> {
-    let (_internet, server, site) = world()?;
+    let (_internet, _server, site) = world()?;
     let daemon = Daemon::start(&site.router, false, true)?;
     site.router
         .nft("table inet old { chain i { type filter hook input priority -1; udp dport 5351 @th,64,8 2 drop; }\n}\n")?;
-    let (json, ours) = check(&site.host, &["--signal", server.url(), "--map"])?;
+    let known = format!("stun:{}:{STUN_PORT}", SERVER[0]);
+    let (json, ours) = check_by_names(&site, &["--stun", "stun:silent.example", "--stun", &known])?;
     let account = format!("{}\n{}", ours.account, daemon.process.account());
     ensure!(offered(&json) == ["nat-pmp"], "{account}");
     mapped(&json, "nat-pmp", &account)?;
