@@ -1,9 +1,11 @@
 //! Running `ip` and `nft` with checked results.
 
 use std::io::Write as _;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
 
 use super::error::LabError;
 use super::state;
@@ -51,6 +53,11 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str) -> Result<Str
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
+    // Before it is in a group of its own, Ctrl-C reaches it, too; who closes the terminal, or ends everything, means it.
+    let ended = output.status.signal().and_then(|signal| Signal::try_from(signal).ok());
+    if matches!(ended, Some(Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP)) {
+        return Err(LabError::Interrupted);
+    }
     let said = String::from_utf8_lossy(&output.stderr);
     let said: String = said.trim().chars().take(SHOWN).collect();
     let failed = failed_line(&said, input).map(|line| format!("\nthe line was: {line}")).unwrap_or_default();
@@ -69,4 +76,21 @@ pub(crate) fn ip_batch(lines: &[String]) -> Result<(), LabError> {
         return Ok(());
     }
     run(&ip()?, &["-batch", "-"], &(lines.join("\n") + "\n")).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_the_user_ended_has_not_failed() {
+        let shell = |script: &str| run(Path::new("/bin/sh"), &["-c", script], "");
+        for signal in ["INT", "TERM", "HUP"] {
+            let ended = shell(&format!("kill -{signal} $$"));
+            assert!(matches!(ended, Err(LabError::Interrupted)), "{signal}: {ended:?}");
+        }
+        for script in ["kill -KILL $$", "exit 2"] {
+            assert!(matches!(shell(script), Err(LabError::Command { .. })), "{script}");
+        }
+    }
 }

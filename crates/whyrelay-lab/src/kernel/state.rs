@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid};
+use nix::unistd::{AccessFlags, Pid, Uid, eaccess};
 use serde::{Deserialize, Serialize};
 
 use super::command::{ip, run};
@@ -202,8 +202,13 @@ fn kill_all(name: &str) {
 
 /// Whether this user may write down labs where they are written down.
 pub(super) fn is_ours() -> bool {
-    let own = PathBuf::from(DIRECTORY).join(format!("try-{}", std::process::id()));
-    fs::create_dir_all(&own).and_then(|()| fs::remove_dir(&own)).is_ok()
+    may_write(Path::new(DIRECTORY))
+}
+
+/// Whether this user may make something in a directory. Asked, and not tried: where this process is killed meanwhile,
+/// what it tried would be left.
+fn may_write(directory: &Path) -> bool {
+    fs::create_dir_all(directory).is_ok() && eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
 }
 
 /// Every lab on this machine that has a file, or only the directory that it has before.
@@ -286,6 +291,19 @@ mod tests {
         for other in ["try-17", "wrl17", "wrl17-ab", "wrl17-ab-c", "wrlx-ab-1", "wrl17-xy-1"] {
             assert_eq!(Record::unwritten(PathBuf::from(DIRECTORY).join(other)), None, "{other}");
         }
+    }
+
+    #[test]
+    fn asking_whether_labs_may_be_written_down_makes_nothing() {
+        let directory = std::env::temp_dir().join(format!("whyrelay-lab-state-{}", std::process::id()));
+        assert!(may_write(&directory), "it is made");
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        fs::File::open(&directory).unwrap().set_modified(long_ago).unwrap();
+        assert!(may_write(&directory));
+        // Whatever is made or removed in it would change this.
+        assert_eq!(fs::metadata(&directory).unwrap().modified().unwrap(), long_ago);
+        fs::remove_dir(&directory).unwrap();
+        assert!(!may_write(Path::new("/proc/whyrelay-lab")));
     }
 
     #[test]

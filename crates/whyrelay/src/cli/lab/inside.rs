@@ -71,8 +71,10 @@ fn run_inside(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
     for missing in kernel::missing_inside(topology, &place.host) {
         crate::tell!("left out: {missing}");
     }
-    let lab = Lab::up_unless(plan, &interrupted)?;
-    let _services = Services::start(&lab, topology, &conditions)?;
+    // What a signal to all of them ended has not failed.
+    let unless_interrupted = |error| if interrupted.load(Ordering::Relaxed) { LabError::Interrupted } else { error };
+    let lab = Lab::up_unless(plan, &interrupted).map_err(unless_interrupted)?;
+    let _services = Services::start(&lab, topology, &conditions).map_err(unless_interrupted)?;
     let (first, rest) = command.split_first().context("no command")?;
     let mut inside = lab.command(&place.host, first)?;
     inside.args(rest).env("WHYRELAY_SIGNAL", kernel::signal_url(topology, &place.host)).env("WHYRELAY_LAB", lab.id());
