@@ -169,8 +169,11 @@ impl World {
             let refused = self.server.refuses_connections();
             let served =
                 way.far == self.server.host && remote.port() == server::PORT && (refused || self.server.accepts());
-            let takes =
-                served.then(|| way.passing.established(self.network.random(), way.delay)).flatten().ok_or(None)?;
+            let mut established = || {
+                let (random, luck) = self.network.chances();
+                way.passing.established(random, luck, way.delay)
+            };
+            let takes = served.then(&mut established).flatten().ok_or(None)?;
             match takes < CONNECT_TIMEOUT {
                 true if refused => Err(Some((ECONNREFUSED, takes))),
                 true => Ok((way, takes)),
@@ -181,7 +184,7 @@ impl World {
             Ok((TcpWay { source, delay, passing, .. }, takes)) => {
                 let (stream, there) = (self.next_connection, self.now + takes);
                 self.next_connection += 1;
-                let sending = [0, 1].map(|way| Sending::from(there, stream * 2 + way));
+                let sending = [(); 2].map(|()| Sending::from(there, self.network.chances().1.fork()));
                 self.connections.insert(stream, Connection { peer: index, id, source, delay, passing, sending });
                 self.queue.push(there, Happening::Connected(index, id, local, remote));
             }

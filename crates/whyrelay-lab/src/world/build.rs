@@ -46,7 +46,7 @@ struct Laid {
 
 pub(super) fn build(setup: &Setup) -> World {
     let mut random = Random::from_number(setup.seed);
-    let mut network = Network::new(random.fork());
+    let mut network = Network::new(random.fork(), setup.seed);
     let server_addresses = vec![IpAddr::V4(SERVER_IPV4), IpAddr::V6(SERVER_IPV6)];
     let server_host = network.add_host(Network::INTERNET, server_addresses.clone(), setup.server);
     let server = Server::new(server_host, server_addresses.clone(), ServerFaults::default(), random.fork());

@@ -23,7 +23,7 @@ use super::{START, SignalingWay, World};
 
 pub(super) fn build(topology: &Topology) -> World {
     let mut random = Random::from_number(topology.seed);
-    let mut network = Network::new(random.fork());
+    let mut network = Network::new(random.fork(), topology.seed);
     let segments: Vec<SegmentId> = topology
         .segments
         .iter()

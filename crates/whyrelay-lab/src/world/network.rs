@@ -215,20 +215,23 @@ pub(super) struct Network {
     segments: Vec<Segment>,
     states: BTreeMap<Way, LinkState>,
     random: Random,
+    /// For the jitter of connections alone, so that a world in which there is none draws the same.
+    luck: Random,
     complaints: Vec<Complaint>,
 }
 
 impl Network {
     pub(super) const INTERNET: SegmentId = SegmentId(0);
 
-    /// The Internet alone.
-    pub(super) fn new(random: Random) -> Self {
+    /// The Internet alone; what happens by chance follows a seed.
+    pub(super) fn new(random: Random, seed: u64) -> Self {
         Self {
             hosts: Vec::new(),
             routers: Vec::new(),
             segments: vec![Segment::default()],
             states: BTreeMap::new(),
             random,
+            luck: Random::from_number(!seed),
             complaints: Vec::new(),
         }
     }
@@ -241,6 +244,11 @@ impl Network {
     /// What is drawn for connections.
     pub(super) const fn random(&mut self) -> &mut Random {
         &mut self.random
+    }
+
+    /// The same, and what is drawn for their jitter.
+    pub(super) const fn chances(&mut self) -> (&mut Random, &mut Random) {
+        (&mut self.random, &mut self.luck)
     }
 
     pub(super) fn add_segment(&mut self, isolated: bool) -> SegmentId {

@@ -82,15 +82,14 @@ impl Passing {
     }
 
     /// How long a connection takes until it is there for who asked for it, with so much delay one way; nothing: longer
-    /// than anybody asks.
-    pub(super) fn established(self, random: &mut Random, delay: Duration) -> Option<Duration> {
+    /// than anybody asks. `luck` is for jitter.
+    pub(super) fn established(self, random: &mut Random, luck: &mut Random, delay: Duration) -> Option<Duration> {
         let asked: Vec<Duration> = self.of_these(random, SYNS.map(Duration::from_secs));
         // Each SYN is answered, and the answer to the first is repeated besides.
         let repeated = asked.first().map(|first| SYNS[1..].iter().map(|later| *first + Duration::from_secs(*later)));
         let answers: Vec<Duration> = asked.iter().copied().chain(repeated.into_iter().flatten()).collect();
         let earliest = self.of_these(random, answers).into_iter().min();
-        let mut luck = Random::from_number(delay.as_micros() as u64);
-        earliest.map(|answered| answered + delay * 2 + self.later(&mut luck) + self.later(&mut luck))
+        earliest.map(|answered| answered + delay * 2 + self.later(luck) + self.later(luck))
     }
 
     /// What jitter adds to one packet.
@@ -169,9 +168,8 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    /// Of a connection with a number that is there from some moment on.
-    pub(super) fn from(there: Timestamp, number: u64) -> Self {
-        let luck = Random::from_number(number);
+    /// Of a connection that is there from some moment on; `luck` is for jitter.
+    pub(super) fn from(there: Timestamp, luck: Random) -> Self {
         Self { last: there, free: there, idle: there, has_been_told: false, is_stuck: false, luck }
     }
 }
@@ -188,6 +186,10 @@ mod tests {
         Passing::everything(IpAddr::V4(Ipv4Addr::LOCALHOST))
     }
 
+    fn luck() -> Random {
+        Random::from_number(7)
+    }
+
     fn losing(percent: u32) -> Passing {
         everything().behind(&Link::with_delay(DELAY).losing(percent))
     }
@@ -195,8 +197,8 @@ mod tests {
     #[test]
     fn without_loss_a_connection_takes_a_round_trip_and_draws_nothing() {
         let (mut random, mut same) = (Random::from_number(1), Random::from_number(1));
-        assert_eq!(losing(0).established(&mut random, DELAY), Some(DELAY * 2));
-        let (now, mut sending) = (Timestamp::from_micros(5), Sending::from(Timestamp::from_micros(0), 1));
+        assert_eq!(losing(0).established(&mut random, &mut luck(), DELAY), Some(DELAY * 2));
+        let (now, mut sending) = (Timestamp::from_micros(5), Sending::from(Timestamp::from_micros(0), luck()));
         assert_eq!(losing(0).arrival(&mut random, now, DELAY, 100, &mut sending), Some(now + DELAY));
         assert_eq!(random.below(u64::MAX), same.below(u64::MAX));
     }
@@ -205,13 +207,14 @@ mod tests {
     #[test]
     fn loss_costs_a_connection_seconds() {
         let mut random = Random::from_number(2);
-        let mut took: Vec<Duration> = (0..1000).filter_map(|_| losing(60).established(&mut random, DELAY)).collect();
+        let mut took: Vec<Duration> =
+            (0..1000).filter_map(|_| losing(60).established(&mut random, &mut luck(), DELAY)).collect();
         took.sort();
         assert!((900..1000).contains(&took.len()), "{} came about", took.len());
         let at_once = took.iter().filter(|took| **took == DELAY * 2).count();
         assert!((120..200).contains(&at_once), "{at_once} of 1000 at once, and 0.4² is meant");
         assert!(took[500] >= Duration::from_secs(3), "half of them take {:?}", took[500]);
-        assert_eq!(losing(100).established(&mut random, DELAY), None);
+        assert_eq!(losing(100).established(&mut random, &mut luck(), DELAY), None);
     }
 
     #[test]
@@ -219,7 +222,7 @@ mod tests {
         let mut random = Random::from_number(3);
         let (mut apart, mut behind) = (0, 0);
         for _ in 0..1000 {
-            let (now, mut sending) = (Timestamp::from_micros(1), Sending::from(Timestamp::from_micros(1), 1));
+            let (now, mut sending) = (Timestamp::from_micros(1), Sending::from(Timestamp::from_micros(1), luck()));
             let mut arrival = || losing(60).arrival(&mut random, now, DELAY, 100, &mut sending);
             // Of 3000 one is given up.
             let (Some(first), Some(second)) = (arrival(), arrival()) else { continue };
@@ -235,7 +238,7 @@ mod tests {
     /// When 100 messages of 948 bytes arrive that are sent at once, counted from then.
     fn arrivals(passing: Passing) -> Vec<Option<Duration>> {
         let (mut random, now) = (Random::from_number(4), Timestamp::from_micros(1));
-        let mut sending = Sending::from(now, 7);
+        let mut sending = Sending::from(now, luck());
         let mut arrival = || passing.arrival(&mut random, now, DELAY, 948, &mut sending);
         (0..100).map(|_| Some(arrival()?.since(now))).collect()
     }
@@ -256,7 +259,7 @@ mod tests {
         assert!(arrivals.is_sorted() && arrivals.iter().all(|at| at.is_some_and(|at| at <= DELAY + jitter)));
         assert!(arrivals.last() > arrivals.first(), "{arrivals:?}");
         let mut random = Random::from_number(1);
-        assert!(passing.established(&mut random, DELAY) > Some(DELAY * 2));
+        assert!(passing.established(&mut random, &mut luck(), DELAY) > Some(DELAY * 2));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Every scenario in virtual time comes out as it says.
 
+use std::collections::BTreeSet;
+
 use whyrelay_core::ice::candidate::CandidateType;
-use whyrelay_core::trace::event::{EventKind, Vantage};
+use whyrelay_core::trace::event::{Direction, Event, EventKind, Transport, Vantage};
 use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
 use whyrelay_lab::run::{cannot_virtually, judge, path_name, run_virtual};
 use whyrelay_lab::scenario::Scenario;
@@ -68,6 +70,32 @@ fn another_seed_gives_other_recordings() {
     let one = run_virtual(&topology);
     topology.seed += 1;
     assert_ne!(one.recordings, run_virtual(&topology).recordings);
+}
+
+/// How late a connection and its segments are follows the seed as everything else by chance does.
+#[test]
+fn jitter_of_connections_follows_the_seed() {
+    let text = "title = \"t\"\n[host.a]\nbehind = \"corporate-no-udp\"\nlink = { delay = \"20ms\", jitter = \"10ms\" }\n\
+                [host.b]\n[expect]\npath = \"relayed\"\n";
+    let Scenario { mut topology, .. } = Scenario::parse("test", text).unwrap_or_else(|error| panic!("{error}"));
+    let [mut connected, mut answered] = [BTreeSet::new(), BTreeSet::new()];
+    for seed in 1..=6 {
+        topology.seed = seed;
+        let events = run_virtual(&topology).events;
+        let own = || events.iter().filter(|event| event.vantage == Vantage::A);
+        let over_tcp = |wanted: Direction| {
+            let is = move |event: &&Event| {
+                matches!(&event.kind, EventKind::Datagram(datagram)
+                    if datagram.transport == Transport::Tcp && datagram.direction == wanted)
+            };
+            own().find(is).map_or_else(|| panic!("seed {seed}: nothing over TCP"), |event| event.at)
+        };
+        let begun = own().next().map_or_else(|| panic!("seed {seed}: no event"), |event| event.at);
+        connected.insert(over_tcp(Direction::Out).since(begun));
+        answered.insert(over_tcp(Direction::In).since(over_tcp(Direction::Out)));
+    }
+    assert!(connected.len() > 3, "connected after {connected:?}");
+    assert!(answered.len() > 3, "answered after {answered:?}");
 }
 
 /// The router maps by the protocol that it speaks, and is told at the end that the mapping may go.
