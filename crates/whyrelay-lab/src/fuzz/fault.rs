@@ -44,6 +44,21 @@ pub enum Hides {
     Servers,
 }
 
+/// What a fault of a host leaves of that host's ways. What the networks, the server, signaling and the session's options
+/// leave stands in the scenario, whether planted or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leaves {
+    /// All of them: it is a fault of something else.
+    All,
+    /// Those by the server, and the direct one where the peer is seen at several addresses: one of them is refused. Both
+    /// paths are right there.
+    OtherAddresses,
+    /// Those by the server.
+    Relay,
+    /// None.
+    Nothing,
+}
+
 impl Fault {
     /// Whether it is on a side: its host's, or of the network in front of it; not the server's, nor signaling's.
     pub fn is_of_side(&self) -> bool {
@@ -79,6 +94,8 @@ pub struct Fault {
     pub shows: Shows,
     /// What it keeps from showing on the other side.
     pub hides: Hides,
+    /// What it leaves of its side's ways.
+    pub leaves: Leaves,
     /// It changes where the hosts are, so that no second fault of this kind fits into a world.
     pub moves: bool,
     /// The piece of a scenario file that makes it.

@@ -3,7 +3,7 @@
 //! In a piece `SELF` is the side that has the fault, `OTHER` the other one, and `%` a number that no other fault of
 //! the world has.
 
-use super::fault::{Culprit, Fault, Hides, Shows};
+use super::fault::{Culprit, Fault, Hides, Leaves, Shows};
 
 /// A fault of the host that keeps what it sends to the peer from leaving.
 const HOST: Fault = Fault {
@@ -13,21 +13,27 @@ const HOST: Fault = Fault {
     culprit: Culprit::Own,
     shows: Shows::InSending,
     hides: Hides::Packets,
+    leaves: Leaves::Relay,
     moves: false,
     piece: "",
 };
+/// The same of one address of the peer.
+const TO_ONE_ADDRESS: Fault = Fault { leaves: Leaves::OtherAddresses, ..HOST };
 /// The same in a place of its own.
 const MOVED: Fault = Fault { moves: true, ..HOST };
 /// A fault of the host that lets nothing out or in at all.
-const DEAF: Fault = Fault { shows: Shows::AtServers, hides: Hides::Addresses, ..HOST };
+const DEAF: Fault = Fault { shows: Shows::AtServers, hides: Hides::Addresses, leaves: Leaves::Nothing, ..HOST };
 /// A fault of the host that takes what arrives.
 const ARRIVAL: Fault = Fault { shows: Shows::InArrivals, hides: Hides::Nothing, ..HOST };
 /// A NAT or firewall in front.
-const NETWORK: Fault = Fault { shows: Shows::AtServers, hides: Hides::Packets, moves: true, ..HOST };
+const NETWORK: Fault =
+    Fault { shows: Shows::AtServers, hides: Hides::Packets, leaves: Leaves::All, moves: true, ..HOST };
 /// A server.
-const SERVER: Fault = Fault { culprit: Culprit::Server, shows: Shows::Always, hides: Hides::Servers, ..HOST };
+const SERVER: Fault =
+    Fault { culprit: Culprit::Server, shows: Shows::Always, hides: Hides::Servers, leaves: Leaves::All, ..HOST };
 /// A relay.
-const RELAY: Fault = Fault { culprit: Culprit::Server, shows: Shows::AtRelay, hides: Hides::Nothing, ..HOST };
+const RELAY: Fault =
+    Fault { culprit: Culprit::Server, shows: Shows::AtRelay, hides: Hides::Nothing, leaves: Leaves::All, ..HOST };
 
 macro_rules! by_rule {
     ($selector:literal) => {
@@ -111,43 +117,43 @@ pub const FAULTS: &[Fault] = &[
         name: "route-blackhole",
         findings: REFUSES,
         piece: "[[host.SELF.route]]\nto = \"peer\"\nkind = \"blackhole\"\n",
-        ..HOST
+        ..TO_ONE_ADDRESS
     },
     Fault {
         name: "route-unreachable",
         findings: REFUSES,
         piece: "[[host.SELF.route]]\nto = \"peer\"\nkind = \"unreachable\"\n",
-        ..HOST
+        ..TO_ONE_ADDRESS
     },
     Fault {
         name: "route-prohibit",
         findings: REFUSES,
         piece: "[[host.SELF.route]]\nto = \"peer\"\nkind = \"prohibit\"\n",
-        ..HOST
+        ..TO_ONE_ADDRESS
     },
     Fault {
         name: "route-throw",
         findings: REFUSES,
         piece: "[[host.SELF.route]]\nto = \"peer\"\nkind = \"throw\"\n",
-        ..HOST
+        ..TO_ONE_ADDRESS
     },
     Fault {
         name: "rule-blackhole",
         findings: REFUSES,
         piece: "[[host.SELF.rule]]\npriority = 100%\nto = \"peer\"\naction = \"blackhole\"\n",
-        ..HOST
+        ..TO_ONE_ADDRESS
     },
     Fault {
         name: "rule-prohibit",
         findings: REFUSES,
         piece: "[[host.SELF.rule]]\npriority = 100%\nto = \"peer\"\naction = \"prohibit\"\n",
-        ..HOST
+        ..TO_ONE_ADDRESS
     },
     Fault {
         name: "rule-unreachable",
         findings: REFUSES,
         piece: "[[host.SELF.rule]]\npriority = 100%\nto = \"peer\"\naction = \"unreachable\"\n",
-        ..HOST
+        ..TO_ONE_ADDRESS
     },
     Fault {
         name: "vpn-route-covers-peer",
@@ -160,6 +166,7 @@ pub const FAULTS: &[Fault] = &[
         findings: &["vpn-carries-everything"],
         piece: "[[host.SELF.interface]]\nname = \"wg%\"\nkind = \"tunnel\"\nbehind = \"vpn-exit\"\n[[host.SELF.route]]\nto = \"0.0.0.0/1\"\ndev = \"wg%\"\n[[host.SELF.route]]\nto = \"128.0.0.0/1\"\ndev = \"wg%\"\n[host.OTHER]\nbehind = \"home-router\"\n[host.SELF]\nbehind = \"home-router\"\n",
         moves: true,
+        leaves: Leaves::Relay,
         ..DEAF
     },
     Fault {
@@ -345,6 +352,7 @@ pub const FAULTS: &[Fault] = &[
         piece: "[host.SELF.session]\nrelay-only = true\n",
         shows: Shows::InSending,
         hides: Hides::Addresses,
+        leaves: Leaves::All,
         ..HOST
     },
     Fault {
@@ -362,6 +370,7 @@ pub const FAULTS: &[Fault] = &[
         piece: "[signaling.a]\nlose-candidates = true\n[signaling.b]\nlose-candidates = true\n",
         shows: Shows::Always,
         hides: Hides::Addresses,
+        leaves: Leaves::All,
         ..HOST
     },
     Fault {

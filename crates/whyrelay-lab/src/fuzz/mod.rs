@@ -4,6 +4,7 @@
 mod fault;
 mod faults;
 mod shrink;
+mod theory;
 mod tried;
 
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::scenario::Scenario;
 use crate::scenario::file::{File, Host, Link, OneOrMany, Router, WorldKind};
 use crate::scenario::value::Span;
 
-pub use fault::{Culprit, Fault, Hides, Shows};
+pub use fault::{Culprit, Fault, Hides, Leaves, Shows};
 pub use faults::{DECOYS, FAULTS};
 pub use shrink::shrink_by;
 pub use tried::{Tried, try_world};
@@ -342,10 +343,13 @@ fn whole(piece: toml::Table) -> toml::Table {
     left
 }
 
-/// Routers that nobody is behind.
+/// Routers that nobody is behind, and how late candidates are that are lost.
 fn drop_unused(file: &mut File) {
     let used: Vec<String> = file.host.values().flat_map(behinds).collect();
     file.router.retain(|name, _| used.contains(name));
+    for faults in [&mut file.signaling.a, &mut file.signaling.b].into_iter().filter(|faults| faults.lose_candidates) {
+        faults.candidates_delay = Span::default();
+    }
 }
 
 fn behinds(host: &Host) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Culprit, Planted, World};
+use super::{Culprit, Planted, World, theory};
 use crate::accuracy::{SYMPTOMS, Score, score};
 use crate::predict::{Place, predict};
 use crate::run::{Observed, judge};
@@ -12,8 +12,8 @@ use crate::scenario::{Scenario, ScenarioError, Topology};
 /// A world that was run.
 #[derive(Clone, Debug)]
 pub struct Tried {
-    /// It, with what it must come to: by theory and nothing found in vain where the path is direct, or what was planted
-    /// and nothing else.
+    /// It, with what it must come to: the path by theory and by what was planted; found is what was planted and nothing
+    /// else, or nothing in vain where the path is direct.
     pub scenario: Scenario,
     /// What is otherwise; nothing: the world is right.
     pub problems: Vec<String>,
@@ -44,10 +44,14 @@ fn expectation(world: &World, topology: &Topology, observed: &Observed) -> Expec
         return Expect::default();
     }
     let score = score(world, observed);
-    // No theory says what a fault leaves of a path: it is the one that came, and nothing judges it.
-    let path = observed.path.unwrap_or(Path::Failed);
-    let finding = if score.harmless { Vec::new() } else { world.planted.iter().map(wanted).collect() };
-    Expect { path, finding, also: allowed(world, &score), ..Expect::default() }
+    // Where a fault leaves either of two, it is the one that came.
+    let paths = theory::paths(world, topology);
+    let came = paths.iter().find(|path| observed.path == Some(**path));
+    let path = came.or(paths.first()).copied().unwrap_or(Path::Failed);
+    // What does no harm may be found, or not.
+    let is_harmless = path == Path::Direct;
+    let finding = if is_harmless { Vec::new() } else { world.planted.iter().map(wanted).collect() };
+    Expect { path, finding, also: allowed(world, &score, is_harmless), ..Expect::default() }
 }
 
 /// The finding that names a planted fault.
@@ -65,11 +69,11 @@ fn wanted(planted: &Planted) -> Finding {
 
 /// What may be found beside what must be: symptoms, what was planted where it does no harm, and what else is right here.
 /// Not what is wrong: a name says nothing of whom it may blame.
-fn allowed(world: &World, score: &Score) -> Vec<String> {
+fn allowed(world: &World, score: &Score, is_harmless: bool) -> Vec<String> {
     let name = |shown: &String| shown.split_once(" (").map_or_else(|| shown.clone(), |(name, _)| name.to_owned());
     let planted = || world.planted.iter().flat_map(|planted| planted.fault.findings);
     let right = score.findings.iter().map(name).filter(|name| !planted().any(|own| own == name));
-    let harmless = planted().filter(|_| score.harmless).chain(SYMPTOMS).map(|&name| name.to_owned());
+    let harmless = planted().filter(|_| is_harmless).chain(SYMPTOMS).map(|&name| name.to_owned());
     let wrong: Vec<String> = score.wrong.iter().map(name).collect();
     let names: BTreeSet<String> = right.chain(harmless).filter(|name| !wrong.contains(name)).collect();
     names.into_iter().collect()

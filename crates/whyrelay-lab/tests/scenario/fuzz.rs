@@ -2,8 +2,9 @@
 
 use whyrelay_core::diagnosis::finding::{Finding, Severity};
 use whyrelay_core::nat::behavior::{FilteringBehavior, MappingBehavior, PortAllocation};
-use whyrelay_lab::fuzz::{Kind, World, generate, shrink_by, try_world};
+use whyrelay_lab::fuzz::{FAULTS, Kind, Leaves, World, generate, shrink_by, try_world};
 use whyrelay_lab::run::{Observed, judge, run_virtual};
+use whyrelay_lab::scenario::file::Path;
 use whyrelay_lab::scenario::topology::Translation;
 use whyrelay_lab::scenario::{Scenario, Topology};
 use whyrelay_lab::work;
@@ -27,6 +28,59 @@ fn hundreds_of_random_worlds_come_out_as_theory_says() {
     let wrong = work::each(&worlds, work::cores(), wrong_with, |_| ());
     let wrong: Vec<String> = wrong.into_iter().flatten().collect();
     assert!(wrong.is_empty(), "{} of {} worlds:\n{}", wrong.len(), worlds.len(), wrong.join("\n"));
+}
+
+/// Faults that keep a path from being direct, or a relay from being had, do that and nothing else, whatever the diagnosis
+/// makes of it: also where the one hides the other, and both on one side.
+#[test]
+fn a_world_with_faults_comes_to_the_path_that_they_leave() {
+    let kinds = [(Kind::Faults(1), 240), (Kind::Faults(2), 120), (Kind::AnyFaults(2), 120), (Kind::OneSide(2), 120)];
+    let worlds: Vec<(Kind, u64)> =
+        kinds.into_iter().flat_map(|(kind, worlds)| (1..=worlds).map(move |seed| (kind, seed))).collect();
+    let of_path = |(kind, seed): &(Kind, u64)| {
+        let world = generate(*seed, *kind);
+        let tried = try_world(&world, &run_virtual).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let wrong: Vec<_> = tried.problems.into_iter().filter(|problem| problem.starts_with("the path is ")).collect();
+        let planted: Vec<_> = world.planted.iter().map(|planted| planted.fault.name).collect();
+        let told = (!wrong.is_empty()).then(|| format!("{kind:?}, seed {seed}, {planted:?}: {}", wrong.join("; ")));
+        (tried.scenario.topology.expect.path, told)
+    };
+    let results = work::each(&worlds, work::cores(), of_path, |_| ());
+    let wrong: Vec<&str> = results.iter().filter_map(|(_, told)| told.as_deref()).collect();
+    assert!(wrong.is_empty(), "{} of {} worlds:\n{}", wrong.len(), worlds.len(), wrong.join("\n"));
+    for path in [Path::Direct, Path::Relayed, Path::Failed] {
+        let expected = results.iter().filter(|(expected, _)| *expected == path).count();
+        assert!(expected > 2, "{path:?} is expected of {expected} worlds");
+    }
+}
+
+/// Of all faults only those that refuse one address of the peer's may leave either path.
+#[test]
+fn only_a_fault_that_refuses_one_address_leaves_either_path() {
+    let either: Vec<&str> =
+        FAULTS.iter().filter(|fault| fault.leaves == Leaves::OtherAddresses).map(|fault| fault.name).collect();
+    assert!(either.iter().all(|name| name.starts_with("route-") || name.starts_with("rule-")), "{either:?}");
+    for fault in FAULTS {
+        let refuses_one = fault.piece.contains("to = \"peer\"\n");
+        assert_eq!(fault.leaves == Leaves::OtherAddresses, refuses_one, "{}", fault.name);
+    }
+}
+
+/// A laboratory whose hosts have no rules, routes or filters of their own, so that nothing planted there does anything.
+fn without_host_faults(topology: &Topology) -> Observed {
+    let mut topology = topology.clone();
+    for host in &mut topology.hosts {
+        (host.rules, host.routes, host.firewall) = (Vec::new(), Vec::new(), Vec::new());
+        host.conntrack_full = false;
+    }
+    run_virtual(&topology)
+}
+
+/// A laboratory whose server relays nothing.
+fn without_relay(topology: &Topology) -> Observed {
+    let mut topology = topology.clone();
+    topology.server.faults.turn = false;
+    run_virtual(&topology)
 }
 
 /// A laboratory whose routers are not what they say: each has a port for every destination.
@@ -71,8 +125,10 @@ fn made_up() -> Finding {
 /// diagnosis it is wrong in the very same way, and without it nothing is.
 #[test]
 fn the_file_of_a_wrong_world_shows_it_again_and_passes_once_the_fault_is_mended() {
-    let broken: [(&str, &Run, &[Kind]); 3] = [
+    let broken: [(&str, &Run, &[Kind]); 5] = [
         ("routers", &with_broken_routers, &[Kind::Theory, Kind::Healthy]),
+        ("hosts", &without_host_faults, &[Kind::Faults(1), Kind::Faults(2)]),
+        ("relay", &without_relay, &[Kind::Faults(1), Kind::Faults(2)]),
         ("nothing found", &without_the_first_finding, &[Kind::Faults(1), Kind::Faults(2)]),
         ("found in vain", &with_a_finding_of_nothing, &[Kind::Theory, Kind::Healthy, Kind::Faults(1), Kind::Faults(2)]),
     ];

@@ -145,7 +145,7 @@ pub struct FuzzArgs {
     /// The first world's seed; the others follow
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,
-    /// Plant so many faults in each world, and judge the account; 0: decoys only
+    /// Plant so many faults in each world, 0 to 2, and judge path and account by them; 0: harmless decoys only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=2))]
     pub faults: Option<u8>,
     /// Worlds at a time; default: one for each core
