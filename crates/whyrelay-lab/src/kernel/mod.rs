@@ -41,5 +41,5 @@ pub use cut::data_passed;
 pub use error::LabError;
 pub use lab::Lab;
 pub use plan::{Plan, RouterChoice};
-pub use run::{Certified, Certify, Conditions, Ran, SessionArguments, cannot, missing_inside, run_kernel};
+pub use run::{Certified, Certify, Conditions, Ran, SessionArguments, cannot, missing_inside, run_kernel, told};
 pub use services::{CUT, Services, cut_off, relayed_matches, signal_url};

@@ -144,6 +144,25 @@ impl Plan {
         self.nodes.iter().filter(|node| node.translator.is_some()).map(|node| &*node.name).collect()
     }
 
+    /// What is made of it, one line each: what is not among them changes no network.
+    pub fn steps(&self) -> Vec<String> {
+        let mut steps = vec![format!("{} bridges", self.segments)];
+        for node in &self.nodes {
+            let Node { name, ports, bridges, sinks, ip, ip6, sysctls, nft, translator, mapping } = node;
+            for port in ports {
+                let Port { name: plug, segment, link, isolated, tunnel: _ } = port;
+                let cable = port.is_cable().then(|| format!("seed {}, {link:?}", self.seed));
+                steps.push(format!("{name}: {plug} to {segment:?}, isolated: {isolated}, cable: {cable:?}"));
+            }
+            steps.extend(ip.iter().map(|line| format!("{name}: ip {line}")));
+            steps.extend(ip6.iter().map(|line| format!("{name}: ip -6 {line}")));
+            steps.extend(nft.lines().map(|line| format!("{name}: nft {line}")));
+            steps.push(format!("{name}: bridges {bridges:?}, tunnels {sinks:?}, parameters {sysctls:?}"));
+            steps.push(format!("{name}: translates {translator:?}, maps ports {mapping:?}"));
+        }
+        steps
+    }
+
     /// Whether it has routers or cables of ours, which are TUN and TAP devices.
     pub(super) fn needs_tun(&self) -> bool {
         self.nodes.iter().any(|node| node.translator.is_some() || node.ports.iter().any(Port::is_cable))

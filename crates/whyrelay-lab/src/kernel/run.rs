@@ -23,7 +23,7 @@ use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
 use super::services::{AUTHORITY, PASSWORD, Running, SECRET, STUN_PORT, Services, USER, signal_beside, tls_address};
-use super::{discovery, host, tun};
+use super::{discovery, host, services, tun};
 use crate::limits;
 use crate::run::Observed;
 use crate::scenario::Topology;
@@ -145,6 +145,17 @@ pub fn missing_inside(topology: &Topology, host: &str) -> Vec<String> {
         }
     }
     missing
+}
+
+/// What of a topology is in what is run in its network, one line each: what the programs are told, and what becomes of what
+/// they say. The network itself is in [`Plan::steps`].
+pub fn told(topology: &Topology) -> Vec<String> {
+    let mut told = services::told(topology);
+    for (index, (host, wanted)) in topology.hosts.iter().zip(&topology.sessions).enumerate() {
+        let arguments = SessionArguments::with_files_in(FilePath::new(""), topology, index);
+        told.push(format!("{} as user {} after {:?}: {arguments:?}", host.name, wanted.uid, wanted.starts));
+    }
+    told
 }
 
 /// Whether every user id means something here; in a user namespace of our own only one does.
@@ -312,6 +323,11 @@ pub struct SessionArguments {
 impl SessionArguments {
     /// Those of a peer: 0 is a, 1 is b.
     pub fn of(lab: &Lab, topology: &Topology, index: usize) -> Self {
+        Self::with_files_in(lab.directory(), topology, index)
+    }
+
+    /// The same with the lab's files in a directory.
+    fn with_files_in(directory: &FilePath, topology: &Topology, index: usize) -> Self {
         let wanted = &topology.sessions[index];
         let mut own = Self { signal: signal_beside(), ..Self::default() };
         own.add(["--no-tcp", "--port", &wanted.port.to_string()]);
@@ -332,7 +348,7 @@ impl SessionArguments {
             own.add(["--lifetime", &format!("{}ms", wanted.silence.as_millis())]);
         }
         match topology.server.faults.certificate {
-            Some(_) => own.tls_server(lab, topology),
+            Some(_) => own.tls_server(directory, topology),
             None => own.servers(topology, wanted.no_turn),
         }
         own
@@ -343,10 +359,10 @@ impl SessionArguments {
     }
 
     /// TURN over TLS, and nothing else.
-    fn tls_server(&mut self, lab: &Lab, topology: &Topology) {
+    fn tls_server(&mut self, directory: &FilePath, topology: &Topology) {
         let host = tls_address(topology);
         self.add(["--turn", &format!("turns:{host}?transport=tcp"), "--turn-user", USER]);
-        self.add(["--tls-ca", &lab.directory().join(AUTHORITY).display().to_string()]);
+        self.add(["--tls-ca", &directory.join(AUTHORITY).display().to_string()]);
         self.password = Some(PASSWORD.to_owned());
     }
 

@@ -19,7 +19,7 @@ use super::host::SIGNALING_PORT;
 use super::lab::Lab;
 use super::plan::SERVER;
 use super::run::{Certified, Conditions};
-use super::signaling::Proxy;
+use super::signaling::{Fate, Proxy};
 
 /// The port of STUN and TURN.
 pub(crate) const STUN_PORT: u16 = 3478;
@@ -120,19 +120,10 @@ impl Services {
     /// When one does not come up, with what it said; when all is to end.
     pub fn start(lab: &Lab, topology: &Topology, conditions: &Conditions<'_>) -> Result<Self, LabError> {
         let faults = &topology.server.faults;
-        close_ports(lab, topology)?;
+        lab.nft(SERVER, &packet_filter(topology))?;
         let mut command = serve(conditions.program);
-        command.args(["--listen", &format!("[::]:{SIGNALING_PORT}"), "--relay-ports", RELAY_PORTS]);
-        for cidr in &topology.server.addresses {
-            command.args(["--stun-listen", &SocketAddr::new(cidr.address, STUN_PORT).to_string()]);
-        }
+        command.args(arguments(topology));
         credentials(lab, &mut command)?;
-        if !faults.turn {
-            command.arg("--no-turn");
-        }
-        if let Some(address) = faults.relay_address {
-            command.args(["--external-address", &address.to_string()]);
-        }
         let server = start(lab, command, "serve.log", conditions.interrupted)?;
         let tls = match (faults.certificate, conditions.certify) {
             (Some(kind), Some(certify)) => {
@@ -183,8 +174,7 @@ fn serve_tls(
     made: &Certified,
 ) -> Result<Running, LabError> {
     let mut command = serve(conditions.program);
-    let listen = tls_address(topology);
-    command.args(["--listen", "127.0.0.1:0", "--relay-ports", RELAY_PORTS, "--stun-listen", &listen.to_string()]);
+    command.args(tls_arguments(topology));
     credentials(lab, &mut command)?;
     for (flag, name, text) in [
         ("--tls-cert", "server.pem", &made.certificate),
@@ -197,6 +187,52 @@ fn serve_tls(
         }
     }
     start(lab, command, "serve-tls.log", conditions.interrupted)
+}
+
+/// What the server is told beside its credentials.
+fn arguments(topology: &Topology) -> Vec<String> {
+    let faults = &topology.server.faults;
+    let mut arguments = vec![
+        "--listen".to_owned(),
+        format!("[::]:{SIGNALING_PORT}"),
+        "--relay-ports".to_owned(),
+        RELAY_PORTS.to_owned(),
+    ];
+    for cidr in &topology.server.addresses {
+        arguments.extend(["--stun-listen".to_owned(), SocketAddr::new(cidr.address, STUN_PORT).to_string()]);
+    }
+    if !faults.turn {
+        arguments.push("--no-turn".to_owned());
+    }
+    if let Some(address) = faults.relay_address {
+        arguments.extend(["--external-address".to_owned(), address.to_string()]);
+    }
+    arguments
+}
+
+/// The same for TURN over TLS, beside its certificate.
+fn tls_arguments(topology: &Topology) -> Vec<String> {
+    let listen = tls_address(topology).to_string();
+    ["--listen", "127.0.0.1:0", "--relay-ports", RELAY_PORTS, "--stun-listen", &listen].map(str::to_owned).to_vec()
+}
+
+/// What of a topology's server and signaling is in what is run, one line each.
+pub(super) fn told(topology: &Topology) -> Vec<String> {
+    let mut told = vec![format!("whyrelay serve {}", arguments(topology).join(" ")), packet_filter(topology)];
+    if let Some(kind) = topology.server.faults.certificate {
+        told.push(format!("whyrelay serve {} with a certificate: {kind:?}", tls_arguments(topology).join(" ")));
+    }
+    told.push(format!("credentials are passed on: {}", passes_credentials(topology)));
+    for (host, faults) in topology.hosts.iter().zip(&topology.signaling) {
+        let fates = [false, true].map(|is_candidate| Fate::of(faults, is_candidate));
+        told.push(format!("what {} says, and its candidates: {fates:?}", host.name));
+    }
+    told
+}
+
+/// Whether the peers hear of TURN's credentials from the server.
+fn passes_credentials(topology: &Topology) -> bool {
+    topology.server.faults.credentials != Credentials::Missing
 }
 
 /// `whyrelay serve`, which must not outlive a lab that is killed: the standard input of this shell ends with the lab,
@@ -282,7 +318,7 @@ pub fn cut_off(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
 
 fn proxies(lab: &Lab, topology: &Topology) -> Result<Vec<Proxy>, LabError> {
     let peers = topology.hosts.iter().zip(&topology.signaling);
-    let credentials = topology.server.faults.credentials != Credentials::Missing;
+    let credentials = passes_credentials(topology);
     let proxies = peers.map(|(host, faults)| {
         let peer = (lab.namespace(&host.name)?, SIGNALING_PORT);
         Proxy::start(peer, lab.namespace(SERVER)?, faults, credentials)
@@ -290,8 +326,8 @@ fn proxies(lab: &Lab, topology: &Topology) -> Result<Vec<Proxy>, LabError> {
     proxies.collect()
 }
 
-/// What the server does not serve is dropped in front of it, as firewalls do.
-fn close_ports(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
+/// What the server does not serve is dropped in front of it, as firewalls do, and what it relays is counted.
+fn packet_filter(topology: &Topology) -> String {
     let faults = &topology.server.faults;
     let mut rules = Vec::new();
     let both = "meta l4proto { udp, tcp }";
@@ -322,5 +358,5 @@ fn close_ports(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
             rules.join("\n")
         ));
     }
-    lab.nft(SERVER, &text).map(drop)
+    text
 }

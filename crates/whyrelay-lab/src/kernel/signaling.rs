@@ -28,6 +28,30 @@ const LONGEST_HEAD: usize = 16 * 1024;
 /// How long the thread that accepts may take to notice that it is to end.
 const NOTICE: Duration = Duration::from_millis(50);
 
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is so late.
+    Late(Duration),
+    /// It becomes one that nobody knows, and is so late.
+    Unknown(Duration),
+    /// It is gone.
+    Gone,
+}
+
+impl Fate {
+    /// That of a side's candidates, or of all else that it says.
+    pub(super) fn of(faults: &Signaling, is_candidate: bool) -> Self {
+        let usual = faults.delay.saturating_sub(USUAL);
+        match is_candidate {
+            _ if faults.lose_all => Self::Gone,
+            true if faults.lose_candidates => Self::Unknown(usual + faults.candidates_delay),
+            true => Self::Late(usual + faults.candidates_delay),
+            false => Self::Late(usual),
+        }
+    }
+}
+
 /// A proxy; it ends when dropped.
 #[derive(Debug)]
 pub(super) struct Proxy {
@@ -111,18 +135,20 @@ fn serve(mut peer: TcpStream, mut server: TcpStream, faults: &Signaling, credent
     let mut last = Instant::now();
     loop {
         let mut frame = read_frame(&mut peer)?;
-        if faults.lose_all && frame.is_message() {
-            continue;
-        }
-        let is_candidate = frame.is(b"\"type\":\"candidate\"") || frame.is(b"\"type\":\"end-of-candidates\"");
-        if is_candidate && faults.lose_candidates {
-            frame.replace(b"\"type\":\"candidate\"", b"\"type\":\"x-lost-it\"");
-            frame.replace(b"\"type\":\"end-of-candidates\"", b"\"type\":\"x-lost-that-alike\"");
-        }
-        let usual = faults.delay.saturating_sub(USUAL);
-        let delay = if is_candidate { usual + faults.candidates_delay } else { usual };
         // A ping is the connection's own.
-        last = if frame.is_message() { last.max(Instant::now() + delay) } else { last };
+        if frame.is_message() {
+            let is_candidate = frame.is(b"\"type\":\"candidate\"") || frame.is(b"\"type\":\"end-of-candidates\"");
+            let delay = match Fate::of(faults, is_candidate) {
+                Fate::Gone => continue,
+                Fate::Unknown(delay) => {
+                    frame.replace(b"\"type\":\"candidate\"", b"\"type\":\"x-lost-it\"");
+                    frame.replace(b"\"type\":\"end-of-candidates\"", b"\"type\":\"x-lost-that-alike\"");
+                    delay
+                }
+                Fate::Late(delay) => delay,
+            };
+            last = last.max(Instant::now() + delay);
+        }
         if late.send((last, frame.bytes)).is_err() {
             return Ok(());
         }

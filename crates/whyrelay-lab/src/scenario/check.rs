@@ -5,7 +5,7 @@ use whyrelay_core::nat::behavior::{FilteringBehavior, PortAllocation};
 
 use super::error::Wrong;
 use super::file::{self, File};
-use super::value::Span32;
+use super::value::{Span, Span32};
 
 /// Most external addresses of a router: a third of a side's block of the Internet.
 const MOST_ADDRESSES: u8 = 32;
@@ -44,7 +44,27 @@ pub(super) fn check(file: &File) -> Result<(), Wrong> {
         }
     }
     server(&file.server)?;
+    signaling("signaling.a", &file.signaling.a)?;
+    signaling("signaling.b", &file.signaling.b)?;
     expect(file)
+}
+
+/// What is lost is not late.
+fn signaling(key: &str, spec: &file::SignalingFaults) -> Result<(), Wrong> {
+    let is_late = spec.candidates_delay != Span::default();
+    let (moot, why, hint) = if spec.lose_all {
+        let all =
+            [("delay", spec.delay.is_some()), ("candidates-delay", is_late), ("lose-candidates", spec.lose_candidates)];
+        let moot = all.into_iter().find(|(_, said)| *said).map(|(key, _)| key);
+        (moot, "everything is lost already", "leave it out, or leave out lose-all")
+    } else {
+        let moot = (spec.lose_candidates && is_late).then_some("candidates-delay");
+        (moot, "these candidates are lost", "leave it out, or leave out lose-candidates")
+    };
+    match moot {
+        Some(moot) => Err(Wrong::new(format!("{key}.{moot}"), why, hint)),
+        None => Ok(()),
+    }
 }
 
 /// What a server is told and nobody would ever see.

@@ -161,6 +161,7 @@ fn place(key: &str, host: &str, number: usize, names: &[String], layout: &mut La
 fn host(name: &str, spec: &file::Host, number: usize, layout: &mut Layout) -> Result<Host, Wrong> {
     let key = format!("host.{name}");
     let segment = place(&format!("{key}.behind"), name, number, spec.behind.names(), layout)?;
+    has_ipv6(&key, spec.ipv6, segment, layout)?;
     let mut interfaces = vec![Interface {
         name: "eth0".to_owned(),
         kind: InterfaceKind::Ethernet,
@@ -184,6 +185,7 @@ fn host(name: &str, spec: &file::Host, number: usize, layout: &mut Layout) -> Re
             link: link(&format!("{key}.link"), &interface.link, Duration::from_micros(500))?,
         };
         if let Some(segment) = segment {
+            has_ipv6(&key, interface.ipv6, segment, layout)?;
             made.addresses = layout.addresses(segment, number.min(2), true, interface.ipv6);
             if let Some(metric) = interface.default_metric {
                 made.gateways = layout.gateways(segment, true, interface.ipv6, metric);
@@ -205,6 +207,15 @@ fn host(name: &str, spec: &file::Host, number: usize, layout: &mut Layout) -> Re
         silent_neighbors: Vec::new(),
         conntrack_full: spec.conntrack_full,
     })
+}
+
+/// Nobody gets an address of a family that its network does not have.
+fn has_ipv6(key: &str, wanted: bool, segment: usize, layout: &Layout) -> Result<(), Wrong> {
+    if wanted && layout.segments[segment].ipv6.is_empty() {
+        let hint = "leave it out, or stand behind routers that have it: ipv6 = \"stateful\"";
+        return Err(Wrong::new(format!("{key}.ipv6"), "the network that it is in has no IPv6", hint));
+    }
+    Ok(())
 }
 
 /// `rp_filter` is short for all interfaces; a name with dots is one already.

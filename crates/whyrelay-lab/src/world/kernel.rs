@@ -85,7 +85,7 @@ pub(super) struct Kernel {
     pub(super) arrived: BTreeMap<(usize, SocketAddr, SocketAddr), u64>,
     /// Neighbors that did not answer, by interface.
     pub(super) failed_neighbors: BTreeSet<(usize, IpAddr)>,
-    /// Own and other end of what this host sent.
+    /// Own and other end of what this host sent or took.
     connections: BTreeSet<(SocketAddr, SocketAddr)>,
 }
 
@@ -282,6 +282,7 @@ impl Kernel {
             self.count("nf_conntrack.drop");
             return Arrived::Dropped;
         }
+        self.connections.insert((to, source));
         self.count(if ipv4 { "Ip.InDelivers" } else { "Ip6.InDelivers" });
         Arrived::Delivered
     }

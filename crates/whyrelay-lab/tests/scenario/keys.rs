@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use whyrelay_core::host::{HostFact, Moment};
+use whyrelay_core::trace::event::{Event, EventKind};
+use whyrelay_core::trace::recording::encode;
 use whyrelay_lab::run::{cannot_virtually, run_virtual};
 use whyrelay_lab::scenario::{Scenario, Topology, schema};
 
@@ -20,7 +23,7 @@ pub(crate) const KEYS: &[(&str, &str, &str)] = &[
     (UPLINK, "default-metric = 7", "default metric 7"),
     (UPLINK, "kind = \"tunnel\"", "eth1 tunnel"),
     (UPLINK, "kind = \"bridge\"", "leads nowhere"),
-    (UPLINK, "link = { delay = \"9ms\" }", "eth1 link: 9 ms"),
+    (UPLINK, "link = { delay = \"30ms\" }", "eth1 link: 30 ms"),
     ("", RULE, "rule 5: -> 200"),
     (RULE, "not = true", "not"),
     (RULE, "from = \"10.1.0.0/16\"", "from 10.1.0.0/16"),
@@ -188,7 +191,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("hairpinning = \"external-source\"", APART),
     ("hairpinning = \"internal-source\"", APART),
     ("isolated = true", "[router.r]\nKEY\n[host.a]\nbehind = \"r\"\n[host.b]\nbehind = \"r\"\n"),
-    ("ipv6 = \"none\"", DUAL),
     ("ipv6 = \"no-route\"", DUAL),
     ("ipv6 = \"open\"", DUAL),
     (
@@ -199,12 +201,78 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "port-mapping = [\"upnp\", \"nat-pmp\", \"pcp\"]",
         "[router.r]\nKEY\n[host.a]\nbehind = \"r\"\nsession.map-port = true\n[host.b]\n",
     ),
+    (RULE, ROUTED),
+    ("not = true", DIVERTED),
+    ("from = \"10.1.0.0/16\"", DIVERTED),
+    ("to = \"peer\"", DIVERTED),
+    ("fwmark = \"0x1/0x1\"", DIVERTED),
+    ("oif = \"eth0\"", DIVERTED),
+    ("ipproto = \"udp\"", DIVERTED),
+    ("sport = \"7\"", DIVERTED),
+    ("sport = \"7\"", FILTERED),
+    ("dport = \"7-9\"", DIVERTED),
+    ("suppress-prefixlength = 0", DIVERTED),
+    (
+        "uidrange = \"0-5\"",
+        "[host.a]\nsession.uid = 33\n[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n\
+     [[host.a.route]]\nto = \"default\"\ndev = \"wg0\"\ntable = 200\n\
+     [[host.a.rule]]\npriority = 5\ntable = 200\nKEY\n[host.b]\n",
+    ),
+    // What comes in is asked about by rp_filter, which is no packet of this host's own.
+    (
+        "iif = \"lo\"",
+        "[host.a]\n[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n[[host.a.route]]\nto = \"peer/26\"\n\
+         dev = \"wg0\"\ntable = 200\n[[host.a.rule]]\npriority = 5\ntable = 200\nKEY\n\
+         [host.a.sysctl]\nrp_filter = 1\n[host.b]\n",
+    ),
+    // Else it is that of the device.
+    (
+        "src = \"192.168.10.2\"",
+        "[host.a]\nbehind = \"home-router\"\n[[host.a.interface]]\nname = \"eth1\"\nbehind = \"home-router\"\n\
+         [[host.a.route]]\nto = \"peer\"\ndev = \"eth1\"\nvia = \"gateway\"\nKEY\n[host.b]\n",
+    ),
+    // The other route to the peer has a metric of 2.
+    (
+        "metric = 3",
+        "[host.a]\nbehind = \"home-router\"\n[[host.a.route]]\nto = \"peer\"\ndev = \"eth0\"\nKEY\n\
+         [[host.a.route]]\nto = \"peer\"\ndev = \"eth0\"\nvia = \"gateway\"\nmetric = 2\n[host.b]\n",
+    ),
+    // What goes into the tunnel is not stopped by a filter at the other device.
+    (
+        "dev = \"eth0\"",
+        "[host.a]\nbehind = \"home-router\"\n[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n\
+         [[host.a.route]]\nto = \"peer\"\ndev = \"wg0\"\n\
+         [[host.a.firewall]]\nhook = \"output\"\nverdict = \"drop\"\nKEY\n[host.b]\n",
+    ),
+    // What answers the peer's check is of a connection that the peer began.
+    ("unsolicited = true", FILTERED),
+    ("mark = \"0x1bd00\"", MARKED),
+    (
+        "uid = 33",
+        "[host.a]\n[[host.a.rule]]\npriority = 5\nuidrange = \"33\"\naction = \"prohibit\"\n\
+         [host.a.session]\nKEY\n[host.b]\n",
+    ),
+    ("[host.a.sysctl]\nrp_filter = 1\n", STRICT),
     ("icmp = false", "[router.r]\nlink = { mtu = 1280 }\nKEY\n[host.a]\nbehind = \"r\"\n[host.b]\n"),
     (
         "relay-ports-closed = true",
         "[host.a]\nbehind = \"pfsense\"\n[host.b]\nbehind = \"pfsense\"\nsession.no-turn = true\n[server]\nKEY\n",
     ),
 ];
+
+/// A table that leads into a tunnel, and a rule that leads there.
+const ROUTED: &str = "[host.a]\n[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n\
+                      [[host.a.route]]\nto = \"default\"\ndev = \"wg0\"\ntable = 200\nKEY\n[host.b]\n";
+const DIVERTED: &str = "[host.a]\n[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n\
+                        [[host.a.route]]\nto = \"default\"\ndev = \"wg0\"\ntable = 200\n\
+                        [[host.a.rule]]\npriority = 5\ntable = 200\nKEY\n[host.b]\n";
+const FILTERED: &str = "[host.a]\n[[host.a.firewall]]\nhook = \"output\"\nverdict = \"drop\"\nKEY\n[host.b]\n";
+/// A rule for marked packets; a tunnel for all others.
+const MARKED: &str = "[host.a]\n[[host.a.rule]]\npriority = 5\nfwmark = \"0x1bd00\"\naction = \"prohibit\"\n\
+                      [host.a.session]\nKEY\n[host.b]\n";
+const STRICT: &str = "[host.a]\nsession.mark = \"0x1bd00\"\n[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n\
+                      [[host.a.route]]\nto = \"default\"\ndev = \"wg0\"\ntable = 200\n\
+                      [[host.a.rule]]\npriority = 5\nfwmark = \"0x1bd00\"\nnot = true\ntable = 200\nKEY\n[host.b]\n";
 
 /// Two guests, of whom each finds the other by the router's address only.
 const APART: &str = "[router.r]\nisolated = true\nKEY\n[host.a]\nbehind = \"r\"\n[host.b]\nbehind = \"r\"\n";
@@ -214,6 +282,9 @@ const DUAL: &str =
 /// Harmless by design: today's STUN has no plain addresses, which is what XOR-MAPPED-ADDRESS was made for (RFC 8489
 /// §14.2). What it rewrites is tested where it does.
 const HARMLESS: &str = "alg = \"addresses\"";
+
+/// Behind it no host may have IPv6, which is all that it does.
+const REFUSES_IPV6: &str = "ipv6 = \"none\"";
 
 /// The table, and each key of a link at each place that has one.
 fn keys() -> Vec<(String, String)> {
@@ -318,7 +389,7 @@ fn every_key_changes_what_happens_in_virtual_time_or_is_refused_there() {
     let mut idle = Vec::new();
     for (base, key) in keys() {
         let (without, with) = (topology(&base), topology(&format!("{base}{key}")));
-        let elsewhere = ELSEWHERE.iter().any(|(known, _)| *known == key) || key == HARMLESS;
+        let elsewhere = ELSEWHERE.iter().any(|(known, _)| *known == key) || [HARMLESS, REFUSES_IPV6].contains(&&*key);
         if !elsewhere && changes_nothing(&without, &with) {
             idle.push(format!("{base}{key}"));
         }
@@ -333,27 +404,62 @@ fn every_key_changes_what_happens_in_virtual_time_or_is_refused_there() {
         }
     }
     assert!(idle.is_empty(), "{} change nothing:\n{}", idle.len(), idle.join("\n"));
+    let refused = Scenario::parse("test", &file(&format!("[host.a]\nipv6 = true\n{ROUTER}{REFUSES_IPV6}")));
+    assert!(refused.is_err_and(|error| error.to_string().contains("host.a.ipv6")));
 }
 
 fn changes_nothing(without: &Topology, with: &Topology) -> bool {
-    cannot_virtually(with).is_none() && run_virtual(without).recordings == run_virtual(with).recordings
+    cannot_virtually(with).is_none() && happened(without) == happened(with)
 }
 
-/// What a topology's programs are told stands in its sessions, its server and its signaling; all else in the plan.
+/// What happens in a world, and when: packets, errors, answers, counters, states. How its hosts and sessions are set up,
+/// which their recordings tell as well, is no part of it: else every key would change something.
+fn happened(topology: &Topology) -> Vec<String> {
+    let events = run_virtual(topology).events;
+    events.into_iter().filter_map(|event| what_happened(Event { seq: 0, ..event })).collect()
+}
+
+/// An event without what says how something is set up; `None`: it says nothing else.
+fn what_happened(event: Event) -> Option<String> {
+    let (at, side) = (event.at.as_micros(), event.vantage.name());
+    match &event.kind {
+        EventKind::RecordingStarted { .. } | EventKind::SocketOpened { .. } | EventKind::Interface { .. } => None,
+        EventKind::HostFact { moment: Moment::Before, .. } => None,
+        EventKind::HostFact { fact, .. } => match &**fact {
+            // That a rule is there is setup; that it took something is not.
+            HostFact::FirewallRule(rule) => {
+                let packets = rule.packets_since.filter(|packets| *packets > 0)?;
+                Some(format!("{at} {side}: a rule at {} took {packets} packets", rule.chain))
+            }
+            // What becomes of a packet, and not by which rule and table.
+            HostFact::RouteAnswer(answer) => {
+                let (from, to) = (answer.question.source, answer.question.destination);
+                let way = answer.route.as_ref().map(|way| {
+                    (way.route_kind.clone(), way.device.clone(), way.gateway, way.preferred_source, way.mtu)
+                });
+                let errno = answer.failure.as_ref().map(|failure| failure.errno);
+                Some(format!("{at} {side}: {from:?} to {to}: {way:?} {errno:?}"))
+            }
+            _ => Some(encode(&event)),
+        },
+        _ => Some(encode(&event)),
+    }
+}
+
+/// What is built and run in namespaces, command by command: what a file says and no command has does nothing.
 #[cfg(target_os = "linux")]
 #[test]
 fn every_key_changes_what_is_built_in_namespaces_or_is_refused_there() {
     use std::path::Path;
     use std::sync::atomic::AtomicBool;
 
-    use whyrelay_lab::kernel::{Conditions, Plan, RouterChoice, cannot};
+    use whyrelay_lab::kernel::{Conditions, Plan, RouterChoice, cannot, told};
 
     let (program, routers, interrupted) = (Path::new("whyrelay"), RouterChoice::AsDescribed, AtomicBool::new(false));
     let conditions = Conditions { program, routers, certify: None, interrupted: &interrupted };
     let built = |topology: &Topology| {
-        let Topology { sessions, server, signaling, .. } = topology;
         let plan = Plan::of(topology, RouterChoice::AsDescribed).ok()?;
-        Some(format!("{plan:?} {sessions:?} {:?} {signaling:?}", server.faults))
+        Some([plan.steps(), told(topology)].concat())
     };
     let mut idle = Vec::new();
     for (base, key) in keys() {

@@ -156,6 +156,18 @@ fn what_cannot_be_is_refused_by_its_key() {
         ("[server]\nturn = false\ncredentials = \"wrong\"\n", &["server.credentials", "no TURN"]),
         ("[server]\nanswers = false\nanswers-after = \"1s\"\n", &["server.answers-after", "answers nothing"]),
         ("[server]\nudp = false\nudp-filtered = true\n", &["server.udp-filtered", "one of the two"]),
+        ("[signaling.a]\nlose-all = true\ndelay = \"1s\"\n", &["signaling.a.delay", "leave out lose-all"]),
+        ("[signaling.b]\nlose-all = true\ncandidates-delay = \"1s\"\n", &["signaling.b.candidates-delay", "lost"]),
+        ("[signaling.b]\nlose-all = true\nlose-candidates = true\n", &["signaling.b.lose-candidates", "lost"]),
+        (
+            "[signaling.a]\nlose-candidates = true\ncandidates-delay = \"1s\"\n",
+            &["signaling.a.candidates-delay", "leave out lose-candidates"],
+        ),
+        ("behind = \"docker-bridge\"\nipv6 = true\n", &["host.a.ipv6", "no IPv6", "stateful"]),
+        (
+            "[[host.a.interface]]\nname = \"eth1\"\nbehind = \"corporate\"\nipv6 = true\n",
+            &["host.a.interface[0].ipv6", "no IPv6"],
+        ),
         (&route("kind = \"blackhole\"\n"), &["host.a.route[0].dev", "leads nowhere"]),
         (
             "[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n[[host.a.route]]\nto = \"peer\"\ndev = \"wg0\"\nvia = \"gateway\"\n",
