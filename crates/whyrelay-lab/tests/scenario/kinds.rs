@@ -9,10 +9,12 @@ use whyrelay_core::nat::behavior::{
     Behavior, FilteringBehavior, Hairpinning, MappingBehavior, Pooling, PortAllocation, Refresh, Unsolicited,
 };
 use whyrelay_lab::scenario::file::{
-    Alg, Certificate, Credentials, Hook, InterfaceKind, Ipv6, PortMapping, Protocol, Refusal, RouteKind, RuleAction,
-    Verdict,
+    Alg, Certificate, Credentials, Hook, InterfaceKind, Ipv6, Path as Outcome, PortMapping, Protocol, Refusal,
+    RouteKind, RuleAction, Verdict,
 };
-use whyrelay_lab::scenario::topology::{FirewallRule, Host, INTERNET, Link, Route, Router, Rule, Server, Translation};
+use whyrelay_lab::scenario::topology::{
+    FirewallRule, Host, INTERNET, Interface, Link, Route, Router, Rule, Server, Translation,
+};
 use whyrelay_lab::scenario::{PRESETS, Scenario, TERMS, Topology};
 
 /// Whether a topology is of a kind.
@@ -79,6 +81,14 @@ fn has(host: &Host, ipv4: bool) -> bool {
 
 fn is_faulty(host: &Host) -> bool {
     !(host.rules.is_empty() && host.routes.is_empty() && host.firewall.is_empty() && host.silent_neighbors.is_empty())
+}
+
+/// A network where nothing may be blamed, although it is strange in some way.
+fn harmless(is: impl Fn(&Topology) -> bool + 'static) -> Is {
+    of(move |topology: &Topology| {
+        let expect = &topology.expect;
+        expect.path == Outcome::Direct && expect.finding.is_empty() && expect.also.is_empty() && is(topology)
+    })
 }
 
 /// Sections 1 to 3 of what the laboratory was asked for, kind by kind.
@@ -246,6 +256,34 @@ fn kinds() -> Vec<(String, Is)> {
         ("a server without TCP", server(|server| !server.faults.tcp)),
         ("a server whose UDP port is filtered", server(|server| server.faults.udp_filtered)),
         ("a late server", server(|server| !server.faults.answers_after.0.is_zero())),
+        ("harmless: rules by policy", harmless(|topology| topology.hosts.iter().any(|host| !host.rules.is_empty()))),
+        ("harmless: a packet filter", harmless(|topology| topology.hosts.iter().any(|host| !host.firewall.is_empty()))),
+        (
+            "harmless: bridges and tunnels",
+            harmless(|topology| {
+                let leads_nowhere = |own: &Interface| own.segment.is_none();
+                topology.hosts.iter().any(|host| host.interfaces.iter().any(leads_nowhere))
+            }),
+        ),
+        (
+            "harmless: an application-layer gateway",
+            harmless(|topology| topology.routers.iter().any(|router| router.alg.is_some())),
+        ),
+        (
+            "harmless: a server with a fault",
+            harmless(|topology| {
+                let faults = &topology.server.faults;
+                faults.credentials != Credentials::Right || !faults.turn || !faults.answers
+            }),
+        ),
+        (
+            "harmless: a link that is bad",
+            harmless(|topology| {
+                let hosts = topology.hosts.iter().flat_map(|host| host.interfaces.iter().map(|own| &own.link));
+                let mut links = hosts.chain(topology.routers.iter().map(|router| &router.link));
+                links.any(|link| link.loss > 0 || link.reordering > 0 || link.duplication > 0)
+            }),
+        ),
     ] {
         kind(name, is);
     }
