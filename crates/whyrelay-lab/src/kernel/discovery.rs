@@ -173,3 +173,22 @@ impl Asking {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    /// A server that says nothing: it would be waited for for seconds.
+    #[test]
+    fn what_is_to_end_is_not_finished_first() {
+        let text = "title = \"t\"\n[host.a]\n[host.b]\n[expect]\npath = \"direct\"\n";
+        let Scenario { mut topology, .. } = Scenario::parse("test", text).unwrap();
+        let own = IpAddr::from([127, 0, 0, 1]);
+        topology.hosts[0].interfaces[0].addresses[0].address = own;
+        let silent = UdpSocket::bind((own, 0)).unwrap();
+        let interrupted = AtomicBool::new(true);
+        let found = of_host(&topology, "a", silent.local_addr().unwrap(), &interrupted);
+        assert!(matches!(found, Err(LabError::Interrupted)), "{found:?}");
+    }
+}
