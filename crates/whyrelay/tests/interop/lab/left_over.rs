@@ -177,6 +177,8 @@ enum Stage {
     Begun,
     /// The first namespaces are there.
     Building,
+    /// The server of behavior discovery was started, which comes ahead of the session's.
+    Discovering,
     /// The first server was started, which comes after the network.
     Serving,
     /// A peer records, and will for a second at least.
@@ -191,6 +193,7 @@ impl Stage {
             match self {
                 Self::Begun => lab.with_extension("json").exists(),
                 Self::Building => namespaces(&format!("{run}-{number}")).is_ok_and(|names| !names.is_empty()),
+                Self::Discovering => lab.join("serve-discovery.log").exists(),
                 Self::Serving => lab.join("serve.log").exists(),
                 Self::Running => {
                     let recorded = |side| lab.join(side).join("recording.jsonl").metadata();
@@ -203,9 +206,12 @@ impl Stage {
 
 fn interrupted() -> Result<()> {
     let machine = Namespace::new()?;
-    for (stage, signal) in
-        [(Stage::Begun, Signal::SIGINT), (Stage::Serving, Signal::SIGTERM), (Stage::Running, Signal::SIGINT)]
-    {
+    for (stage, signal) in [
+        (Stage::Begun, Signal::SIGINT),
+        (Stage::Discovering, Signal::SIGINT),
+        (Stage::Serving, Signal::SIGTERM),
+        (Stage::Running, Signal::SIGINT),
+    ] {
         let mut command = on(&machine);
         command.args(["lab", "run", "--kernel", "--jobs", "3", "no-udp-on-both-sides", "two-homes", "server-silent"]);
         let process = Process::start("whyrelay lab run", &mut command)?;
