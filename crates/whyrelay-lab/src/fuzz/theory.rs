@@ -50,6 +50,8 @@ struct Side {
     is_known: bool,
     /// Packets that it did not ask for get in.
     is_open: bool,
+    /// Those of an address that it has sent to do, from any port.
+    is_open_to_the_server: bool,
     /// What it is seen at may be one of several addresses.
     has_several_addresses: bool,
     /// Its datagrams pass unchanged.
@@ -81,6 +83,7 @@ impl Side {
         let pooled =
             |router: &&&Router| matches!(router.translation, Translation::Nat(_)) && router.external().count() > 1;
         let may_allocate = faults.turn && !session.no_turn && faults.credentials == Credentials::Right;
+        let takes_unsolicited = !drops_unsolicited(host);
         Self {
             place,
             leaves: planted.map(|planted| planted.fault.leaves).max().unwrap_or(Leaves::All),
@@ -88,7 +91,8 @@ impl Side {
             relay_only: session.relay_only,
             is_told,
             is_known: is_told && (asks || is_public),
-            is_open: place.filtering == FilteringBehavior::EndpointIndependent && !drops_unsolicited(host),
+            is_open: place.filtering == FilteringBehavior::EndpointIndependent && takes_unsolicited,
+            is_open_to_the_server: place.filtering != FilteringBehavior::AddressAndPortDependent && takes_unsolicited,
             has_several_addresses: way.last().filter(pooled).is_some(),
             is_whole,
             has_relay: may_allocate && (asks || connects),
@@ -140,7 +144,7 @@ fn is_relayed(topology: &Topology, own: &Side, peer: &Side) -> bool {
     }
     match faults.relay_address {
         // The peer finds no way to it, but gets checks from it where its filter knows the server's address.
-        Some(_) => peer.place.filtering != FilteringBehavior::AddressAndPortDependent && !faults.relay_ports_closed,
+        Some(_) => peer.is_open_to_the_server && !faults.relay_ports_closed,
         None => !faults.relay_ports_closed,
     }
 }
