@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, anyhow, ensure};
-use whyrelay_core::diagnosis::finding::Severity;
+use whyrelay_core::diagnosis::finding::{Finding, Severity};
 use whyrelay_lab::kernel::{Certify, Conditions, Plan, Ran, RouterChoice, cannot, run_kernel};
 use whyrelay_lab::run::{Observed, judge, path_name, run_virtual};
 use whyrelay_lab::scenario::file::WorldKind;
@@ -17,12 +18,20 @@ use crate::suite::{Suite, Tool, each};
 /// A session mostly waits: it takes a quarter of a second of the processor and two or three of the clock.
 const AT_ONCE: usize = 8;
 
-/// Whose outcome a tenth of a millisecond decides where other routers than described translate: which of two packets that
-/// cross comes first at the other side's router, for each of the two relays.
-const RACES: [(&str, RouterChoice); 1] = [("early-packet-on-both-sides", RouterChoice::UserSpace)];
+/// Runs that may disagree once and agree the second time, of some 410: a fault that shows now and then is one, too.
+const UNREPEATED: usize = 4;
 
 /// Scenarios that no kernel runs: the full table of connections.
 const IN_VIRTUAL_TIME_ONLY: usize = 1;
+
+/// Findings that one world alone may have where they do no harm, by code.
+const APART: [&str; 3] = [
+    // Hops are found by probes with a low TTL, which virtual time does not send.
+    "WR203",
+    // A session with a direct path is over, or its relay is cut off, before a server that is silent or late was given up:
+    // when exactly is a matter of milliseconds.
+    "WR301", "WR402",
+];
 
 /// The tests of this module.
 pub(super) fn register(suite: &mut Suite) {
@@ -47,11 +56,19 @@ fn both_agree() -> Result<()> {
     let files = Scenario::embedded().len();
     ensure!(described == files - IN_VIRTUAL_TIME_ONLY, "{described} of {files} scenarios between real kernels");
     ensure!(other > 150, "{other} runs with other routers");
+    let unrepeated = Mutex::new(Vec::new());
     each(&runs, AT_ONCE, |(scenario, routers)| {
         // On a machine that stands still for half a second ICE rightly prefers what answers: a second run must agree.
-        agrees(scenario, *routers)
-            .or_else(|first| agrees(scenario, *routers).map_err(|second| anyhow!("{second:#}\n  before: {first:#}")))
-    })
+        let Err(first) = agrees(scenario, *routers) else { return Ok(()) };
+        agrees(scenario, *routers).map_err(|second| anyhow!("{second:#}\n  before: {first:#}"))?;
+        unrepeated.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{first:#}"));
+        Ok(())
+    })?;
+    let unrepeated = unrepeated.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let told = unrepeated.join("\n");
+    eprintln!("{} of {} runs agreed the second time only\n{told}", unrepeated.len(), runs.len());
+    ensure!(unrepeated.len() <= UNREPEATED, "more than {UNREPEATED} agreed the second time only:\n{told}");
+    Ok(())
 }
 
 /// Every scenario as it describes its routers, and by each other program that can be one of them (`--routers`).
@@ -67,7 +84,6 @@ fn runs() -> Result<Vec<(Scenario, RouterChoice)>> {
                 Some(reason) if routers == RouterChoice::AsDescribed => eprintln!("skipped {name}: {reason}"),
                 Some(_) => {}
                 None if !differs(&scenario.topology, routers)? => {}
-                None if RACES.contains(&(*name, routers)) => eprintln!("skipped {name} by {routers:?}: a race"),
                 None => runs.push((scenario.clone(), routers)),
             }
         }
@@ -105,8 +121,9 @@ fn agrees(scenario: &Scenario, routers: RouterChoice) -> Result<()> {
     Ok(())
 }
 
-/// Codes of findings that matter, and whom they blame.
+/// Codes of findings, those that do no harm as well, and whom they blame.
 fn found(observed: &Observed) -> BTreeSet<(String, String)> {
-    let findings = observed.report.findings.iter().filter(|finding| finding.severity != Severity::Info);
+    let is_apart = |finding: &&Finding| finding.severity == Severity::Info && APART.contains(&finding.code);
+    let findings = observed.report.findings.iter().filter(|finding| !is_apart(finding));
     findings.map(|finding| (finding.code.to_owned(), finding.blame.name().to_owned())).collect()
 }
