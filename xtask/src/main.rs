@@ -2,7 +2,7 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `test` | installs what the tests need, then formatting, lints, documentation, licenses, every test; interop last |
+//! | `test` | formatting, lints, documentation, licenses, beside them what the tests need is installed; then every test |
 //! | `interop [FILTER]` | the interop tests alone |
 //! | `fuzz [TARGET] --seconds N` | each fuzz target for N seconds |
 //! | `accuracy` | measures the diagnosis on virtual worlds and writes docs/accuracy.md |

@@ -14,10 +14,12 @@ const STEP_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Everything CI runs.
 pub(crate) fn everything() -> Result<()> {
-    // Packages come over the network while the compiler works.
+    // Packages come over the network while the compiler works. An installation is never left half made.
     let tools = std::thread::spawn(interop::prepare);
-    static_checks()?;
-    let tools = tools.join().map_err(|_| anyhow!("preparing the interop tools: panicked"))??;
+    let checks = static_checks();
+    let tools = tools.join().map_err(|_| anyhow!("preparing the interop tools: panicked"))?;
+    checks?;
+    let tools = tools?;
     // nextest runs no documentation tests, and its closing line is to be the last.
     match documentation_test(Path::new("crates"))? {
         Some(_) if installed("cargo-nextest") => {
@@ -75,7 +77,9 @@ fn run_tests(tools: &Tools, arguments: &[&str]) -> Result<()> {
     tools.print_missing();
     let mut command = if installed("cargo-nextest") {
         // `skip` prints the names of skipped tests, which hold the reason.
-        cargo(&["nextest", "run", "--workspace", "--status-level", "skip"])
+        let mut nextest = cargo(&["nextest", "run", "--workspace", "--status-level", "skip"]);
+        nextest.args(["--test-threads", &tests_at_a_time().to_string()]);
+        nextest
     } else {
         cargo(&["test", "--workspace", "--no-fail-fast"])
     };
@@ -85,6 +89,11 @@ fn run_tests(tools: &Tools, arguments: &[&str]) -> Result<()> {
         bail!("tests: {status}");
     }
     Ok(())
+}
+
+/// More than a small machine has cores: much of what the tests do is to wait.
+fn tests_at_a_time() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).max(4)
 }
 
 /// The cargo that runs this program, with `arguments`.
