@@ -36,3 +36,4 @@ mod rules_of_a_check;
 mod scale;
 mod schema;
 mod segments;
+mod vrf;

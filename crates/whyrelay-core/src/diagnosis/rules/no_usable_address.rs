@@ -65,6 +65,20 @@ pub(super) fn without_network(side: &SideEvidence) -> Option<String> {
 /// Interfaces that are named; hosts of containers have hundreds.
 const MAX_NAMED: usize = 4;
 
+/// An address of a VRF can be used by sockets that are bound to it alone (Documentation/networking/vrf.rst of Linux).
+fn in_vrf(side: &SideEvidence, address: IpAddr) -> String {
+    let host = &side.host;
+    let device = host.addresses.iter().find(|own| own.fact.address == address).map(|own| own.fact.device.as_str());
+    let master = device.and_then(|device| host.link(device)?.fact.master.as_deref());
+    let table = master.and_then(|master| host.link(master)?.fact.vrf_table);
+    match (device, master, table) {
+        (Some(device), Some(master), Some(table)) => format!(
+            "; {device} belongs to the VRF {master} (table {table}): run the program in it, with \"ip vrf exec {master}\" before its command"
+        ),
+        _ => String::new(),
+    }
+}
+
 fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
@@ -93,7 +107,9 @@ fn examine(session: &Session<'_>) -> Examination {
             .filter(|(_, _, _, used)| matches!(used, InterfaceUse::NotIncluded | InterfaceUse::Excluded));
         let excluded: Vec<_> = excluded.map(|(_, name, ..)| name.as_str()).collect();
         let why = match (side.socket_failures.first(), excluded.as_slice()) {
-            (Some((_, _, local, detail)), _) => format!("the socket at {local} could not be opened: {detail}"),
+            (Some((_, _, local, detail)), _) => {
+                format!("the socket at {local} could not be opened: {detail}{}", in_vrf(side, local.ip()))
+            }
             (None, []) => "no interface is up with a usable address".to_owned(),
             (None, names) => format!("the options exclude {}", names.join(", ")),
         };
