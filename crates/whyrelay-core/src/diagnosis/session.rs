@@ -15,13 +15,13 @@ pub use chain::{Break, Chain, Seen, Sent};
 pub use join::{JoinedPair, SidePair, likeliest_first};
 pub use outcome::{Path, SideOutcome};
 
-use super::evidence::{Evidence, Outage};
+use super::evidence::{Evidence, Outage, SideEvidence};
 use super::finding::Severity;
 use super::network::Network;
 use super::routes::Rivals;
 use crate::ice::candidate::{CandidateTransport, CandidateType};
 use crate::trace::address::AddressClass;
-use crate::trace::event::{Pair, Vantage};
+use crate::trace::event::{EndReason, IceState, Pair, Vantage};
 
 /// A session: what the evidence of both sides says together.
 #[derive(Clone, Debug)]
@@ -40,6 +40,29 @@ pub struct Session<'a> {
     networks: [OnceCell<Network>; 4],
     /// Sockets that compete for a port, likewise.
     rivals: [OnceCell<Rivals<'a>>; 2],
+}
+
+/// For so long checks are repeated before they count as unanswered (docs/decisions.md).
+const PATIENCE: Duration = Duration::from_millis(2500);
+
+/// A session that ended before its checks had their time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutShort {
+    /// The side that ended it.
+    pub by: Vantage,
+    /// Whether that side was interrupted by its user or system; else it just left.
+    pub interrupted: bool,
+    /// How long checks had been sent.
+    pub after: Duration,
+}
+
+impl CutShort {
+    /// What is missing then, in words.
+    pub(super) fn missing(&self) -> String {
+        let how = if self.interrupted { "was interrupted" } else { "left" };
+        let after = self.after.as_millis();
+        format!("the rest of the session: {} {how} when checks had been sent for {after} ms", self.by.name())
+    }
 }
 
 /// One end of a pair, as the other end knows it.
@@ -146,6 +169,27 @@ impl<'a> Session<'a> {
     /// The same session, judged as if it were relayed: what a rule says of a host whatever came out.
     pub(crate) fn as_if_relayed(&self) -> Self {
         Self { path: Path::Relayed, ..self.clone() }
+    }
+
+    /// Whether the session ended before its checks had the time to be answered, because a side was interrupted or left:
+    /// then that something was not answered says nothing.
+    pub fn cut_short(&self) -> Option<CutShort> {
+        let sides = [Vantage::A, Vantage::B].map(|vantage| self.evidence.side(vantage));
+        let gave_up = |side: &SideEvidence| side.ice_states.iter().any(|(_, state, _)| *state == IceState::Failed);
+        if self.path != Path::Failed || sides.iter().any(|side| !side.selected.is_empty() || gave_up(side)) {
+            return None;
+        }
+        let ended = |vantage: Vantage| self.evidence.side(vantage).ended.map(|(_, reason)| reason);
+        let left = |vantage: Vantage| ended(vantage).is_none() && ended(vantage.other()) == Some(EndReason::PeerLeft);
+        let interrupted = |vantage: Vantage| ended(vantage) == Some(EndReason::Interrupted);
+        let by = [Vantage::A, Vantage::B].into_iter().find(|&vantage| interrupted(vantage) || left(vantage))?;
+        let checked = sides.iter().filter_map(|side| {
+            let first = side.sent.values().map(|check| check.first).min()?;
+            let last = side.sent.values().map(|check| check.last).max()?;
+            Some(last.since(first))
+        });
+        let after = checked.max().unwrap_or_default();
+        (after < PATIENCE).then_some(CutShort { by, interrupted: interrupted(by), after })
     }
 
     /// The sides that were recorded.

@@ -8,6 +8,7 @@ mod cases;
 mod check_schema;
 mod choices;
 mod clocks;
+mod cut_short;
 mod events;
 mod every_rule;
 mod families;

@@ -115,6 +115,26 @@ fn a_peer_that_vanishes_before_it_connects_is_a_finding_not_a_hang() {
 }
 
 #[test]
+fn who_is_interrupted_before_there_is_a_path_is_named_by_the_other_side() {
+    let server = Server::start();
+    let a = server.peer("offer", "c", &["--timeout", "10s"]);
+    a.wait_for("signaling: connected");
+    // It offers nothing, so the two find no path.
+    let no_relay = ["--relay-only", "--turn", "turn:127.0.0.1:9", "--turn-user", "u"];
+    let b = server.peer_with("answer", "c", &no_relay, &[("TURN_PASSWORD", "p")]);
+    a.wait_for("answer received");
+    b.signal(Signal::SIGINT);
+    let (a, b) = (a.finish(), b.finish());
+    assert!(a.code() < 2, "{}", a.stderr);
+    for ended in [&a, &b] {
+        let words = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("[WR705] peer-vanished (at B)"), "{}\n{}", ended.stdout, ended.stderr);
+        assert!(words.contains("B was interrupted (Ctrl-C or a signal) before there was a path"), "{words}");
+        assert!(!words.contains("[WR505]") && !words.contains("[WR508]"), "{words}");
+    }
+}
+
+#[test]
 fn a_signaling_server_that_dies_in_the_middle_does_not_end_a_session_that_has_a_path() {
     let server = Server::start();
     let b = server.peer("answer", "d", &["--stay"]);

@@ -183,7 +183,12 @@ impl Rule {
         match (self.examine)(session) {
             Examination::Clear => Missing::told(&need::missing_of_all(self, session))
                 .map_or(Examination::Clear, |missing| Examination::Inconclusive { missing }),
+        let cut_short = || session.cut_short().filter(|_| self.is_about_silence());
             other => other,
+            Examination::Found(faults) => match cut_short() {
+                Some(cut_short) => Examination::Inconclusive { missing: cut_short.missing() },
+                None => Examination::Found(faults),
+            },
         }
     }
 
@@ -195,6 +200,14 @@ impl Rule {
     /// Whether a path that is direct suffers from it all the same: it breaks when idle, or large packets get lost on it.
     pub fn harms_a_direct_path(&self) -> bool {
         matches!(self.code, "WR205" | "WR603")
+    /// Whether its fault shows in what does not come: an answer, a candidate, a relay.
+    fn is_about_silence(&self) -> bool {
+        const CODES: [&str; 12] = [
+            "WR301", "WR302", "WR304", "WR402", "WR407", "WR501", "WR502", "WR503", "WR505", "WR508", "WR703", "WR802",
+        ];
+        CODES.contains(&self.code)
+    }
+
     }
 
     /// Whether it can judge a host that looks at its own network (`whyrelay check`): rules of the host, its NAT, STUN

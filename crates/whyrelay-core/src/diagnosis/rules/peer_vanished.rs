@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::{Outage, SideEvidence};
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{EndReason, SignalingState, Vantage};
 
@@ -12,8 +12,8 @@ pub(super) const RULE: Rule = Rule {
     code: "WR705",
     name: "peer-vanished",
     title: "the peer vanished",
-    meaning: "A side left in the middle of the session without a word: its program or machine was stopped, or it lost all of its network.",
-    detection: "The signaling server says that the peer left, or the recording ends for that reason, before the session was finished; where the connection was kept open (--stay), that the path fell silent and the peer left then, or its system says that nobody is at its port any more.",
+    meaning: "A side left in the middle of the session: its user interrupted it, its program or machine was stopped, or it lost all of its network. Where checks had no time to be answered before that, nothing else is said of what was not.",
+    detection: "The signaling server says that the peer left, or the recording ends for that reason, before the session was finished; or its own recording says that it was interrupted; where the connection was kept open (--stay), that the path fell silent and the peer left then, or its system says that nobody is at its port any more.",
     proof: "The end of the other side's own recording.",
     doubt: "The other side's recording, if it goes on after the cited event: then only its signaling broke.",
     fixes: &[Fix::safe("Look at the end of the other side's recording.")],
@@ -33,6 +33,12 @@ fn examine(session: &Session<'_>) -> Examination {
                 continue;
             }
             (Some((end, EndReason::PeerLeft)), _) => end,
+            // Its own recording says it: it was told to end before there was a path.
+            (Some((end, EndReason::Failed)), None)
+                if matches!(other.ended, Some((_, EndReason::Interrupted))) && side.selected.is_empty() =>
+            {
+                end
+            }
             // Kept open, and the path fell silent at about the time when the peer was gone.
             (_, Some(outage))
                 if other.ended.is_none() && (left_by(side, outage) || port_closed(session, vantage).is_some()) =>
@@ -45,12 +51,28 @@ fn examine(session: &Session<'_>) -> Examination {
         if matches!(other.ended, Some((_, EndReason::Finished | EndReason::Failed | EndReason::TimeLimit))) {
             continue;
         }
+        let told = other.ended.filter(|(_, reason)| *reason == EndReason::Interrupted);
+        let cut_short = session.cut_short().is_some();
         let left = side.signaling.iter().filter(|(_, _, state)| matches!(state, SignalingState::PeerLeft));
         faults.push(Fault {
             blame: Blame::side(vantage.other()),
-            severity: Severity::Error,
-            summary: format!("{} vanished in the middle of the session", vantage.other().name()),
-            evidence: left.map(|(seq, ..)| *seq).chain([end]).chain(port_closed(session, vantage)).collect(),
+            // Once checks had their time, what they showed is the cause, and this only how it ended.
+            severity: if told.is_some() && !cut_short { Severity::Info } else { Severity::Error },
+            summary: match told {
+                Some(_) if side.selected.is_empty() => {
+                    format!("{} was interrupted (Ctrl-C or a signal) before there was a path", vantage.other().name())
+                }
+                Some(_) => format!("{} was interrupted (Ctrl-C or a signal)", vantage.other().name()),
+                None => format!("{} vanished in the middle of the session", vantage.other().name()),
+            },
+            evidence: left
+                .map(|(seq, ..)| *seq)
+                .chain([end])
+                .chain(told.map(|(seq, _)| seq))
+                .chain(port_closed(session, vantage))
+                .collect(),
+            advice: told.map(|_| Remedy::safe("Run both again, and let them come to their end")).into_iter().collect(),
+            advice_is_all: told.is_some(),
             ..Fault::default()
         });
     }
