@@ -12,6 +12,7 @@ mod number;
 mod probe;
 mod program;
 mod routing;
+mod system;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +33,7 @@ pub use program::{
     Software, SoftwareName,
 };
 pub use routing::{AnsweredRoute, RouteAnswer, RouteFailure, RoutePurpose, RouteQuestion};
+pub use system::{Init, InterfaceManager, ManagedInterface, System};
 
 /// Most facts of one side that are recorded or folded; the rest is counted.
 pub const MAX_FACTS: usize = 20_000;
@@ -93,11 +95,13 @@ pub enum Subject {
     Application,
     /// Probes.
     Probes,
+    /// The distribution, and who sets the interfaces up.
+    System,
 }
 
 impl Subject {
     /// Every subject.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Links,
         Self::Addresses,
         Self::Routes,
@@ -117,6 +121,7 @@ impl Subject {
         Self::OwnPackets,
         Self::Application,
         Self::Probes,
+        Self::System,
     ];
 
     /// How it is written for a reader.
@@ -141,6 +146,7 @@ impl Subject {
             Self::OwnPackets => "a copy of its packets as they leave and arrive",
             Self::Application => "the application",
             Self::Probes => "the probes",
+            Self::System => "the distribution and its network manager",
         }
     }
 }
@@ -195,6 +201,10 @@ pub enum HostFact {
     },
     /// A program that touches the network and how it was recognized.
     Software(Software),
+    /// The distribution and what starts its services.
+    System(System),
+    /// Who sets an interface up.
+    ManagedInterface(ManagedInterface),
     /// What this process may do.
     Capabilities {
         /// The effective user id.
@@ -233,6 +243,12 @@ pub enum HostFact {
     Application(Application),
     /// How the sockets of one profile fared.
     ProfileTally(ProfileTally),
+    /// What was told before the checks and does not hold after them: an interface, an address or a policy rule that is no
+    /// longer there, or an answer of the routing that is another one now.
+    Gone {
+        /// The fact, as it was told.
+        gone: Box<HostFact>,
+    },
     /// Something was not measured.
     NotMeasured {
         /// What.
@@ -243,7 +259,7 @@ pub enum HostFact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         needs: Option<String>,
     },
-    /// A list was longer than what is recorded of it.
+    /// How many of a list there are: it is longer than what is recorded of it, or has nothing.
     Counted {
         /// Of what.
         subject: Subject,

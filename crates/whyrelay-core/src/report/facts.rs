@@ -1,15 +1,27 @@
 //! One line for a reader about a fact of a host, in the words of the commands that show it.
 
+use std::fmt::Write as _;
+
 use super::probes;
 use crate::diagnosis::rules::{ask, quoted, quoted_firewall, way};
 use crate::host::{
     ConntrackEntry, HostFact, HostSocket, Installed, Link, Moment, NextHop, ProfileTally, Route, SocketProfile,
-    Software,
+    Software, System,
 };
 
 /// What a fact says and when it was taken; `None`: its fields say it as well as a sentence would.
 pub(super) fn describe(moment: Moment, fact: &HostFact) -> Option<String> {
-    let text = match fact {
+    let when = match moment {
+        Moment::Before => "before the checks",
+        Moment::During => "during the checks",
+        Moment::After => "after the checks",
+    };
+    Some(format!("{} ({when})", words(fact)?))
+}
+
+/// The same without the moment.
+fn words(fact: &HostFact) -> Option<String> {
+    Some(match fact {
         HostFact::Link(fact) => link(fact),
         HostFact::Address(fact) => format!("address {}/{} on {}", fact.address, fact.prefix_length, fact.device),
         HostFact::Route(fact) => route(fact),
@@ -61,18 +73,36 @@ pub(super) fn describe(moment: Moment, fact: &HostFact) -> Option<String> {
             format!("not measured: {}: {why}{needs}", super::describe::word(subject))
         }
         HostFact::Software(fact) => software(fact),
+        HostFact::System(fact) => system(fact),
+        HostFact::ManagedInterface(fact) => {
+            let netplan = fact.netplan.as_ref().map_or_else(String::new, |id| format!(", by netplan's {id}"));
+            let profile = fact.profile.as_ref().map_or_else(String::new, |profile| format!(" ({profile})"));
+            format!("{} is set up by {}{profile}{netplan}", fact.device, fact.manager.name())
+        }
+        HostFact::Gone { gone } => format!("no longer there: {}", words(gone)?),
         HostFact::Resolver { .. }
         | HostFact::Capabilities { .. }
         | HostFact::Counters { .. }
         | HostFact::ProbeSeen { .. }
         | HostFact::Application(_) => return None,
+    })
+}
+
+fn system(system: &System) -> String {
+    let mut text = match &system.distribution {
+        Some(id) => format!("distribution {id}"),
+        None => "a distribution that does not say its name".to_owned(),
     };
-    let when = match moment {
-        Moment::Before => "before the checks",
-        Moment::During => "during the checks",
-        Moment::After => "after the checks",
-    };
-    Some(format!("{text} ({when})"))
+    if let Some(version) = &system.version {
+        let _ = write!(text, " {version}");
+    }
+    if !system.like.is_empty() {
+        let _ = write!(text, " (like {})", system.like.join(", "));
+    }
+    if let Some(init) = system.init {
+        let _ = write!(text, ", services by {}", super::describe::word(&init));
+    }
+    text
 }
 
 /// A program with how it was recognized, what it installed and how it is set.

@@ -127,6 +127,8 @@ impl Redactor {
             _ if is_word_of_ours(key) => text.to_owned(),
             "device" | "in_device" | "out_device" | "bound_device" | "master" => self.interface(text),
             "mac" => self.name("mac", text),
+            "netplan" => self.interface(text),
+            "profile" => self.name("profile", text),
             "program" => self.tokens(text),
             "id" => self.name("peer", text),
             "ufrag" => self.name("u", text),
@@ -335,7 +337,7 @@ fn is_word_of_ours(key: &str) -> bool {
         "what" | "moment" | "subject" | "probe" | "outcome" | "purpose" | "family" | "route_kind" | "rule_action"
         | "neighbor_state" | "framework" | "table_family" | "hook" | "chain_type" | "verdict" | "software"
         | "socket_transport" | "sysctl" | "value" | "scope" | "flags" | "link_kind" | "effective" | "needs"
-        | "origin" | "read" | "aim" | "part" => true,
+        | "origin" | "read" | "aim" | "part" | "distribution" | "like" | "version" | "init" | "manager" => true,
         _ => false,
     }
 }

@@ -125,6 +125,8 @@ fn subject_of(fact: &HostFact) -> Subject {
         HostFact::Socket(_) => Subject::Sockets,
         HostFact::Resolver { .. } => Subject::Resolver,
         HostFact::Software(_) => Subject::Software,
+        HostFact::System(_) | HostFact::ManagedInterface(_) => Subject::System,
+        HostFact::Gone { gone } => subject_of(gone),
         HostFact::Capabilities { .. } => Subject::Capabilities,
         HostFact::RouteAnswer(_) => Subject::RouteAnswers,
         HostFact::OwnPacket(_) => Subject::OwnPackets,
@@ -193,6 +195,16 @@ fn where_all_is_known_every_rule_says_yes_or_no() {
             session.counters(vantage, &[]);
             session.link(vantage, "eth0", None, local.rsplit_once(':').expect("a port").0);
             session.fact(vantage, HostFact::PolicyRule(PolicyRule::lookup(Family::V4, 32_766, 254)));
+            for subject in [
+                Subject::Routes,
+                Subject::Neighbors,
+                Subject::Nftables,
+                Subject::LegacyIptables,
+                Subject::Software,
+                Subject::OwnPackets,
+            ] {
+                session.fact(vantage, HostFact::Counted { subject, total: 0, recorded: 0 });
+            }
             let (user, effective, container) = (0, Vec::new(), None);
             session.fact(vantage, HostFact::Capabilities { user, effective, container });
             let (local, mapped, remote) = (address(local), address(mapped), address("192.0.2.12:50000"));

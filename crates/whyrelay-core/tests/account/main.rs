@@ -20,6 +20,7 @@ mod hostile;
 mod html;
 mod ipsec;
 mod json_schema;
+mod lasting;
 mod one_port;
 mod outages;
 mod over_tcp;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use whyrelay_core::host::{
-    FirewallFramework, FirewallRule, HostFact, Link, Neighbor, NeighborState, OwnPacket, RoutePurpose,
+    FirewallFramework, FirewallRule, HostFact, Link, Neighbor, NeighborState, OwnPacket, RoutePurpose, Subject,
 };
 
 use crate::scenario::file::{Hook, InterfaceKind, Verdict};
@@ -78,6 +78,30 @@ pub(super) fn after(kernel: &Kernel) -> Vec<HostFact> {
             neighbor_state: NeighborState::Failed,
         })
     }));
+    // What of each there is nothing of is told, too, as a real collector does.
+    facts.extend(
+        [
+            Subject::Routes,
+            Subject::Neighbors,
+            Subject::Nftables,
+            Subject::LegacyIptables,
+            Subject::Conntrack,
+            Subject::Sockets,
+            Subject::Software,
+            Subject::OwnPackets,
+        ]
+        .map(|subject| {
+            let is_of_it = |fact: &&HostFact| match (subject, fact) {
+                (Subject::Neighbors, HostFact::Neighbor(_))
+                | (Subject::Nftables, HostFact::FirewallRule(_))
+                | (Subject::OwnPackets, HostFact::OwnPacket(_)) => true,
+                _ => false,
+            };
+            let routes = if subject == Subject::Routes { kernel.routes.len() } else { 0 };
+            let total = (facts.iter().filter(is_of_it).count() + routes) as u64;
+            HostFact::Counted { subject, total, recorded: total }
+        }),
+    );
     facts
 }
 

@@ -5,13 +5,17 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use whyrelay_core::host::{HostFact, Link, OwnPacket, PolicyRule, Prefix, Route, RouteAnswer, RouteQuestion, Subject};
+use whyrelay_core::host::{
+    AnsweredRoute, HostFact, Link, OwnPacket, PolicyRule, Prefix, Route, RouteAnswer, RouteQuestion, Subject,
+};
 
 use super::counters::{self, Counters};
 use super::netlink::Netlink;
 use super::nft::Firewall;
 use super::packets::{Copy, Tally};
-use super::{Collector, Emit, Flow, Scope, conntrack, installed, ipsec, legacy, questions, sockets, software, tables};
+use super::{
+    Collector, Emit, Flow, Scope, conntrack, installed, ipsec, legacy, questions, sockets, software, system, tables,
+};
 
 /// Most interfaces that are recorded.
 const MAX_LINKS: usize = 64;
@@ -119,6 +123,9 @@ impl Collector for Linux {
         programs.into_iter().for_each(&mut *emit);
         // That there is none is told, too.
         emit(HostFact::Counted { subject: Subject::Software, total, recorded: total });
+        if !software::in_laboratory() {
+            system::facts(self.links.values().take(MAX_LINKS)).into_iter().for_each(emit);
+        }
     }
 
     fn after(&mut self, scope: &Scope, emit: &mut Emit<'_>) {
@@ -165,10 +172,45 @@ impl Collector for Linux {
                 emit(fact);
             }
         });
+        for fact in told {
+            if !self.has(&fact) {
+                emit(HostFact::Gone { gone: Box::new(fact) });
+            }
+        }
+        self.tell_changed_answers(emit);
     }
 }
 
 impl Linux {
+    /// Whether an interface, an address or a policy rule is still there, as it was read last. What is otherwise than it
+    /// was is still there.
+    fn has(&self, fact: &HostFact) -> bool {
+        match fact {
+            HostFact::Link(link) => self.links.values().any(|now| now.device == link.device),
+            HostFact::Address(address) => {
+                self.addresses.iter().any(|now| (now.address, &now.device) == (address.address, &address.device))
+            }
+            HostFact::PolicyRule(rule) => self.rules.contains(rule),
+            _ => true,
+        }
+    }
+
+    /// The routing's answers that are no longer what they were: asked once more.
+    fn tell_changed_answers(&mut self, emit: &mut Emit<'_>) {
+        let Some(netlink) = &mut self.routing else { return };
+        for before in std::mem::take(&mut self.answers) {
+            let now = questions::ask(netlink, before.question.clone(), &self.links, &self.rules);
+            // What was learned of the path's MTU meanwhile is no other way.
+            let way = |answer: &RouteAnswer| {
+                let route = answer.route.clone().map(|route| AnsweredRoute { mtu: None, ..route });
+                (route, answer.failure.clone())
+            };
+            if way(&now) != way(&before) {
+                emit(HostFact::Gone { gone: Box::new(HostFact::RouteAnswer(before)) });
+            }
+        }
+    }
+
     fn start_copy(&mut self, emit: &mut Emit<'_>) {
         match Copy::start() {
             Ok(copy) => self.copy = Some(copy),
@@ -223,11 +265,15 @@ impl Linux {
         let Some(copy) = self.copy.take() else { return };
         // What the last transmissions caused is still on its way through the kernel.
         std::thread::sleep(Duration::from_millis(20));
-        for ((index, arrived, source, destination), tally) in copy.stop() {
+        let copied = copy.stop();
+        let total = copied.len() as u64;
+        for ((index, arrived, source, destination), tally) in copied {
             let device = self.links.get(&index).map_or_else(|| format!("index {index}"), |link| link.device.clone());
             let Tally { packets, wrong_checksums } = tally;
             emit(HostFact::OwnPacket(OwnPacket { device, arrived, source, destination, packets, wrong_checksums }));
         }
+        // That it was looked at is told where nothing left, too.
+        emit(HostFact::Counted { subject: Subject::OwnPackets, total, recorded: total });
     }
 
     /// The routes that cover the peer, the servers, or everything.
@@ -269,7 +315,11 @@ impl Linux {
             }
         });
         match all {
-            Ok(_) => facts.into_iter().for_each(emit),
+            Ok(total) => {
+                let recorded = facts.len() as u64;
+                facts.into_iter().for_each(&mut *emit);
+                emit(HostFact::Counted { subject: Subject::Neighbors, total, recorded });
+            }
             Err(error) => not_measured(Subject::Neighbors, &error, emit),
         }
     }

@@ -41,6 +41,8 @@ pub(crate) mod sockets;
 #[cfg(target_os = "linux")]
 pub(crate) mod software;
 #[cfg(target_os = "linux")]
+mod system;
+#[cfg(target_os = "linux")]
 pub(crate) mod tables;
 mod tap;
 

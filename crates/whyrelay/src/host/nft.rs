@@ -115,10 +115,7 @@ impl Firewall {
             FirewallFramework::Nftables => Subject::Nftables,
             FirewallFramework::LegacyIptables => Subject::LegacyIptables,
         };
-        // Without a table there is no legacy iptables.
-        if self.framework == FirewallFramework::Nftables || !self.chains.is_empty() {
-            emit(HostFact::Counted { subject, total, recorded });
-        }
+        emit(HostFact::Counted { subject, total, recorded });
     }
 
     /// For each rule, what it counted since an earlier reading; `None`: it has no counter, or which of the earlier rules

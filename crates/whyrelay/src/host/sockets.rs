@@ -10,7 +10,7 @@ use netlink_packet_core::{Emitable, Parseable};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use whyrelay_core::host::{HostFact, HostSocket, Link, SocketTransport, bounded};
+use whyrelay_core::host::{HostFact, HostSocket, Link, SocketTransport, Subject, bounded};
 
 use super::netlink::Netlink;
 use super::software;
@@ -106,6 +106,7 @@ pub(super) fn facts(ports: &BTreeSet<u16>, links: &BTreeMap<u32, Link>) -> io::R
     if all.iter().any(|listed| unknown(&listed)) {
         owners.extend(self::owners(software::processes().map(|(id, _)| id)));
     }
+    let total = all.len() as u64;
     let facts = all.into_iter().filter_map(|listed| {
         let owner = owners.get(&listed.inode).copied();
         let mut socket = listed.socket;
@@ -118,7 +119,10 @@ pub(super) fn facts(ports: &BTreeSet<u16>, links: &BTreeMap<u32, Link>) -> io::R
         socket.bound_device = links.get(&listed.interface).map(|link| link.device.clone());
         Some(HostFact::Socket(socket))
     });
-    Ok(facts.take(MAX_RECORDED).collect())
+    let mut facts: Vec<_> = facts.take(MAX_RECORDED).collect();
+    let recorded = facts.len() as u64;
+    facts.push(HostFact::Counted { subject: Subject::Sockets, total, recorded });
+    Ok(facts)
 }
 
 /// The sockets of one process.

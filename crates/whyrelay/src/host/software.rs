@@ -167,7 +167,7 @@ fn is_enabled(settings: &str) -> bool {
 
 /// Whether this host is one of the laboratory's: then the processes of this machine, and the container that it may
 /// be, are none of it.
-fn in_laboratory() -> bool {
+pub(super) fn in_laboratory() -> bool {
     std::env::var_os("WHYRELAY_LAB").is_some()
 }
 

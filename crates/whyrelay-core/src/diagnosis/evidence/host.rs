@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::host::{
-    Address, Application, ConntrackEntry, FirewallRule, HostFact, HostSocket, IpsecPolicy, Link, MAX_FACTS, Moment,
-    Neighbor, OwnPacket, PolicyRule, Probe, ProbeAim, ProfileTally, Route, RouteAnswer, RoutePurpose, SocketProfile,
-    Software, SoftwareName, Subject,
+    Address, Application, ConntrackEntry, FirewallFramework, FirewallRule, HostFact, HostSocket, IpsecPolicy, Link,
+    MAX_FACTS, ManagedInterface, Moment, Neighbor, OwnPacket, PolicyRule, Probe, ProbeAim, ProfileTally, Route,
+    RouteAnswer, RoutePurpose, SocketProfile, Software, SoftwareName, Subject, System,
 };
 
 /// Most facts of one kind that are kept, since facts are compared with each other. Who records them keeps some hundred
@@ -47,6 +47,11 @@ pub struct HostEvidence {
     /// Event, name servers, and whether a local stub answers.
     pub resolver: Option<(u64, Vec<IpAddr>, bool)>,
     pub software: Vec<Taken<Software>>,
+    pub system: Option<(u64, System)>,
+    /// By interface, the last that was told.
+    pub managed: BTreeMap<String, (u64, ManagedInterface)>,
+    /// What was there before the checks and no longer after them.
+    pub gone: Vec<Taken<HostFact>>,
     /// Event, user id, effective capabilities.
     pub capabilities: Option<(u64, u32, Vec<String>)>,
     pub container: Option<String>,
@@ -90,6 +95,8 @@ impl HostEvidence {
             HostFact::ConntrackEntry(_) if full(self.conntrack.len()) => return false,
             HostFact::Socket(_) if full(self.sockets.len()) => return false,
             HostFact::Software(_) if full(self.software.len()) => return false,
+            HostFact::ManagedInterface(_) if full(self.managed.len()) => return false,
+            HostFact::Gone { .. } if full(self.gone.len()) => return false,
             HostFact::RouteAnswer(_) if full(self.route_answers.len().max(self.probe_answers.len())) => return false,
             HostFact::OwnPacket(_) if full(self.own_packets.len()) => return false,
             HostFact::Probe(_) if full(self.probes.len()) => return false,
@@ -112,6 +119,11 @@ impl HostEvidence {
             }
             HostFact::Resolver { servers, stub } => self.resolver = Some((seq, servers.clone(), *stub)),
             HostFact::Software(software) => push(&mut self.software, seq, moment, software),
+            HostFact::System(system) => self.system = Some((seq, system.clone())),
+            HostFact::ManagedInterface(managed) => {
+                self.managed.insert(managed.device.clone(), (seq, managed.clone()));
+            }
+            HostFact::Gone { gone } => push(&mut self.gone, seq, moment, &**gone),
             HostFact::Capabilities { user, effective, container } => {
                 self.capabilities = Some((seq, *user, effective.clone()));
                 self.container.clone_from(container);
@@ -157,8 +169,7 @@ impl HostEvidence {
         Some((why, needs.as_deref()))
     }
 
-    /// Whether the host was looked at for a subject. Of what every host has, a fact says so; of what a host may have none
-    /// of, nothing but the want of a reason against it.
+    /// Whether the host was looked at for a subject: a fact says so, or the count of those that there are.
     pub fn is_looked_at(&self, subject: Subject) -> bool {
         let told = match subject {
             Subject::Links => !self.links.is_empty(),
@@ -169,19 +180,25 @@ impl HostEvidence {
             Subject::Capabilities => self.capabilities.is_some(),
             Subject::RouteAnswers => !self.route_answers.is_empty() || !self.probe_answers.is_empty(),
             Subject::Counters => !self.counter_groups.is_empty(),
-            Subject::Routes
-            | Subject::Neighbors
-            | Subject::Nftables
-            | Subject::LegacyIptables
-            | Subject::IpsecPolicies
-            | Subject::Conntrack
-            | Subject::Sockets
-            | Subject::Software
-            | Subject::OwnPackets
-            | Subject::Application
-            | Subject::Probes => true,
+            Subject::Routes => !self.routes.is_empty(),
+            Subject::Neighbors => !self.neighbors.is_empty(),
+            Subject::Conntrack => !self.conntrack.is_empty(),
+            Subject::Sockets => !self.sockets.is_empty(),
+            Subject::Software => !self.software.is_empty(),
+            Subject::OwnPackets => !self.own_packets.is_empty(),
+            Subject::System => self.system.is_some(),
+            // A rule says so of its own kind of rules alone.
+            Subject::Nftables => self.has_rules_of(FirewallFramework::Nftables),
+            Subject::LegacyIptables => self.has_rules_of(FirewallFramework::LegacyIptables),
+            // Looked at where there is a reason to: a counter of IPsec that moved, an application that was named, a path
+            // that does not come about.
+            Subject::IpsecPolicies | Subject::Application | Subject::Probes => true,
         };
         told || self.counted.contains_key(&subject)
+    }
+
+    fn has_rules_of(&self, framework: FirewallFramework) -> bool {
+        self.firewall_rules.iter().any(|rule| rule.fact.framework == framework)
     }
 
     /// How far a counter moved, with its event; `None` when its group (the part before the dot) was not read.

@@ -23,7 +23,7 @@ pub(super) const RULE: Rule = Rule {
     depends_on: &[
         "WR305", "WR101", "WR208", "WR202", "WR206", "WR207", "WR201", "WR504", "WR103", "WR104", "WR105", "WR106",
         "WR107", "WR108", "WR109", "WR110", "WR111", "WR112", "WR113", "WR114", "WR115", "WR116", "WR118", "WR119",
-        "WR120", "WR129", "WR130",
+        "WR120", "WR129", "WR130", "WR131",
     ],
     needs: &[Need::OtherSide],
     examine,

@@ -1,9 +1,11 @@
 //! The application is told to use its relay only.
 
+use super::lasting::init;
+use super::service::{Variable, with_variable};
 use super::{Examination, Fault, Fix, Need, Rule};
-use crate::diagnosis::finding::{Blame, Remedy, Severity};
+use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
-use crate::host::{SoftwareName, Subject};
+use crate::host::{Init, SoftwareName, Subject};
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -43,17 +45,18 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         severity: Severity::Warning,
         summary: format!("The VPN on {} is told to use its relay only: {name}={value}", vantage.name()),
         evidence: vec![seq],
-        advice: vec![
-            Remedy::cuts(format!(
-                "With {program} under systemd, unset {name} (undo: remove that file and do the same)"
-            ))
-            .run(format!("mkdir -p /etc/systemd/system/{service}.service.d"))
-            .run(format!(
-                "printf '[Service]\\nUnsetEnvironment={name}\\n' > /etc/systemd/system/{service}.service.d/direct.conf"
-            ))
-            .run("systemctl daemon-reload")
-            .run(format!("systemctl restart {service}")),
-        ],
+        advice: vec![with_variable(
+            &match init(host) {
+                None | Some(Init::Systemd) => {
+                    format!("With {program} under systemd, unset {name} (undo: remove that file and do the same)")
+                }
+                Some(_) => format!("Unset {name} for {program}"),
+            },
+            host,
+            service,
+            "direct",
+            Variable::Unset(name),
+        )],
         ..Fault::default()
     })
 }

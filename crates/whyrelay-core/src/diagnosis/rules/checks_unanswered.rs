@@ -23,7 +23,7 @@ pub(super) const RULE: Rule = Rule {
         "WR801", "WR305", "WR101", "WR805", "WR208", "WR302", "WR304", "WR202", "WR206", "WR207", "WR201", "WR504",
         "WR513", "WR510", "WR706", "WR501", "WR502", "WR503", "WR103", "WR104", "WR105", "WR106", "WR107", "WR108",
         "WR109", "WR110", "WR111", "WR112", "WR113", "WR114", "WR115", "WR116", "WR118", "WR119", "WR120", "WR129",
-        "WR130",
+        "WR130", "WR131",
     ],
     needs: &[Need::Sockets],
     examine,

@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("If it happens after idle time: send keep-alives more often than the NAT forgets (15 to 25 s)."),
     ],
     threads: &["firezone/firezone#9524"],
-    depends_on: &["WR705", "WR205", "WR411"],
+    depends_on: &["WR131", "WR705", "WR205", "WR411"],
     needs: &[],
     examine,
 };

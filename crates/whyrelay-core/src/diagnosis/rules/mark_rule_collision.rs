@@ -8,6 +8,7 @@ use crate::diagnosis::session::Session;
 use crate::trace::event::Vantage;
 
 use super::diverted::{self, Said};
+use super::service::{Variable, with_variable};
 use super::wording::{ask, exempt_mark, is_about, quoted, way};
 use crate::host::{RoutePurpose, SoftwareName, Subject};
 
@@ -66,16 +67,13 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     // Which other mark helps is known only where the rule is.
     let free = rule.and_then(|rule| free_mark(host, rule.fact.mask.unwrap_or(u32::MAX)));
     if let Some((what, mark)) = free.filter(|_| question.mark == NETBIRD || is_about(host, SoftwareName::Netbird)) {
-        advice.push(
-            Remedy::cuts(format!("{what} (from NetBird of September 2026 on)"))
-                .run("mkdir -p /etc/systemd/system/netbird.service.d")
-                .run(format!(
-                    "printf '[Service]\\nEnvironment=NB_FWMARK_BASE={:#x}\\n' > /etc/systemd/system/netbird.service.d/mark.conf",
-                    mark
-                ))
-                .run("systemctl daemon-reload")
-                .run("systemctl restart netbird"),
-        );
+        advice.push(with_variable(
+            &format!("{what} (from NetBird of September 2026 on)"),
+            host,
+            "netbird",
+            "mark",
+            Variable::Set(&format!("NB_FWMARK_BASE={mark:#x}")),
+        ));
     }
     if is_about(host, SoftwareName::Mwan3) || rule.is_some_and(|rule| rule.fact.mask == Some(0x3F00)) {
         advice.push(

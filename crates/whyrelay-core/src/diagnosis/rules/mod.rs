@@ -48,6 +48,7 @@ mod input_firewall_drops;
 mod interface_left_out;
 mod ipsec_policy_drops;
 mod ipv6_without_route;
+mod lasting;
 mod mapping_expires_early;
 mod mark_rewritten_on_output;
 mod mark_rule_collision;
@@ -55,6 +56,7 @@ mod mdns_candidate_unresolved;
 mod mtu_black_hole;
 pub(super) mod nat_behind_nat;
 mod need;
+mod network_went_away;
 mod next_hop_silent;
 mod no_hairpin_behind_one_nat;
 mod no_reachable_candidates;
@@ -84,6 +86,7 @@ mod reverse_path_filter_drops;
 mod route_refuses_peer;
 mod send_refused_by_system;
 mod server_name_unresolved;
+mod service;
 mod signaling_failed;
 mod source_leaves_by_other_interface;
 mod source_rewritten_here;
@@ -180,15 +183,15 @@ impl Rule {
     /// What it says of a session: that the fault is not there only where nothing is missing that it needs to know, or
     /// where a direct path refutes it.
     pub fn judge(&self, session: &Session<'_>) -> Examination {
-        match (self.examine)(session) {
-            Examination::Clear => Missing::told(&need::missing_of_all(self, session))
-                .map_or(Examination::Clear, |missing| Examination::Inconclusive { missing }),
         let cut_short = || session.cut_short().filter(|_| self.is_about_silence());
-            other => other,
+        match (self.examine)(session) {
             Examination::Found(faults) => match cut_short() {
                 Some(cut_short) => Examination::Inconclusive { missing: cut_short.missing() },
                 None => Examination::Found(faults),
             },
+            Examination::Clear => Missing::told(&need::missing_of_all(self, session))
+                .map_or(Examination::Clear, |missing| Examination::Inconclusive { missing }),
+            other => other,
         }
     }
 
@@ -197,9 +200,6 @@ impl Rule {
         need::missing(self.needs, session, vantage).is_none()
     }
 
-    /// Whether a path that is direct suffers from it all the same: it breaks when idle, or large packets get lost on it.
-    pub fn harms_a_direct_path(&self) -> bool {
-        matches!(self.code, "WR205" | "WR603")
     /// Whether its fault shows in what does not come: an answer, a candidate, a relay.
     fn is_about_silence(&self) -> bool {
         const CODES: [&str; 12] = [
@@ -208,6 +208,9 @@ impl Rule {
         CODES.contains(&self.code)
     }
 
+    /// Whether a path that is direct suffers from it all the same: it breaks when idle, or large packets get lost on it.
+    pub fn harms_a_direct_path(&self) -> bool {
+        matches!(self.code, "WR205" | "WR603")
     }
 
     /// Whether it can judge a host that looks at its own network (`whyrelay check`): rules of the host, its NAT, STUN
@@ -333,6 +336,7 @@ pub const RULES: &[Rule] = &[
     application_connects_lazily::RULE,
     port_taken::RULE,
     capability_missing::RULE,
+    network_went_away::RULE,
     conntrack_table_full::RULE,
     ipsec_policy_drops::RULE,
     output_firewall_drops::RULE,
@@ -526,6 +530,12 @@ fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
     evidence.sort_unstable();
     evidence.dedup();
     evidence.truncate(MAX_CITED);
+    let host = match blame {
+        Blame::A => Some(&session.evidence.side(Vantage::A).host),
+        Blame::B => Some(&session.evidence.side(Vantage::B).host),
+        _ => None,
+    };
+    host.into_iter().for_each(|host| lasting::add(&mut remedies, host));
     let fixes: Vec<&Fix> = rule.fixes.iter().filter(|fix| !advice_is_all && !fix.is_said_in(&remedies)).collect();
     remedies.extend(fixes.into_iter().map(|fix| Remedy { effect: fix.effect, ..Remedy::safe(fix.text) }));
     let advice = remedies.iter().map(Remedy::line).collect();

@@ -16,9 +16,7 @@ pub(super) const RULE: Rule = Rule {
     detection: "The counter TcpExt IPReversePathFilter moved during the checks. It is the whole host's: where the packets that reach the interfaces could be looked at, some of them must have been for the session's own sockets, which never heard from there.",
     proof: "nstat -az TcpExtIPReversePathFilter before and after a check; with rp_filter=2 the check arrives.",
     doubt: "The counter standing still while checks are lost.",
-    fixes: &[Fix::firewall(
-        "Make it permanent in /etc/sysctl.d/ if it helps; in a container set the sysctl on the host or with --sysctl.",
-    )],
+    fixes: &[Fix::firewall("In a container, set the sysctl on the host or with --sysctl.")],
     threads: &[
         "netbirdio/netbird#1839",
         "netbirdio/netbird#2753",

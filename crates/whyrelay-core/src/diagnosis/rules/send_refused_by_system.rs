@@ -23,7 +23,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("List ip rule and the output chains of nft list ruleset."),
     ],
     threads: &["netbirdio/netbird#2116", "pjsip/pjproject#5031"],
-    depends_on: &["WR103", "WR104", "WR105", "WR106", "WR112", "WR113", "WR117", "WR129"],
+    depends_on: &["WR103", "WR104", "WR105", "WR106", "WR112", "WR113", "WR117", "WR129", "WR131"],
     needs: &[Need::Sockets],
     examine,
 };

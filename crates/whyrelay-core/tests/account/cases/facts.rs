@@ -21,6 +21,13 @@ impl Session {
         self.link_with(vantage, device, kind, None, own);
     }
 
+    /// An address of an interface that was there before the checks and is not after them.
+    pub(crate) fn gone_address(&mut self, vantage: Vantage, device: &str, own: &str) {
+        let (device, scope, address) = (device.to_owned(), "global".to_owned(), own.parse().expect("an address"));
+        let gone = HostFact::Address(Address { device, address, prefix_length: 24, scope, flags: vec![] });
+        self.fact(vantage, HostFact::Gone { gone: Box::new(gone) });
+    }
+
     /// A TAP device, which is an Ethernet.
     pub(crate) fn tap(&mut self, vantage: Vantage, device: &str, own: &str) {
         self.link_with(vantage, device, Some("tun"), Some("02:00:00:00:00:01".to_owned()), own);

@@ -300,8 +300,13 @@ fn configuration() -> Vec<Case> {
     let odd = failing(Fate::SendRefused(5), Fate::LostOnTheWay, |_| {});
     let mut too_large = failing(Fate::LostOnTheWay, Fate::LostOnTheWay, |_| {});
     too_large.check(Check { fate: Fate::SendRefused(90), ..a_checks(Fate::Answered) });
+    let went_away = lost(|session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.gone_address(Vantage::A, "eth0", "192.168.1.2");
+    });
     vec![
         case("WR101", "A", odd),
+        case("WR131", "A", went_away),
         Case { also: &["WR508", "WR802", "WR703"], ..case("WR102", "A", without) },
         Case { also: &["WR501"], ..case("WR121", "A", container) },
         case("WR122", "A", crowd),

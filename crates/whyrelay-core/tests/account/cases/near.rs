@@ -239,9 +239,15 @@ fn host() -> Vec<Near> {
             OwnPacket { device: "eth0".into(), arrived: true, source, destination, packets: 9, wrong_checksums: 0 };
         session.fact(Vantage::A, HostFact::OwnPacket(packet));
     });
+    let other_gone = lost(|session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.link(Vantage::A, "docker0", Some("bridge"), "172.17.0.1");
+        session.gone_address(Vantage::A, "docker0", "172.17.0.1");
+    });
     vec![
         harmless("WR101", "one family has no route, the other works", ipv6(true)),
         near("WR102", "relay only was asked for", relay_only),
+        near("WR131", "the session has no candidate of what is gone", other_gone),
         near("WR103", "a route refuses, not the firewall", failing(Fate::SendRefused(22), LOST, |_| {})),
         near("WR129", "the counter stood still", counters("Xfrm.XfrmOutPolBlock", 0)),
         near("WR129", "another program's packets are blocked on the way out", counters("Xfrm.XfrmOutPolBlock", 90)),
