@@ -1,10 +1,11 @@
 //! A firewall rule changes the mark after the route was chosen, and the packet is routed again.
 
 use super::{Examination, Fault, Fix, Need, Rule};
+use crate::diagnosis::evidence::Taken;
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::reachable_candidates;
 use crate::diagnosis::session::{Path, Session};
-use crate::host::Subject;
+use crate::host::{OwnPacket, Subject};
 use crate::trace::event::Vantage;
 
 use super::wording::quoted_firewall;
@@ -35,28 +36,27 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let candidates: Vec<_> = reachable_candidates(side, peer).collect();
     let host = &side.host;
-    let strayed = host.own_packets.iter().filter(|packet| candidates.contains(&packet.fact.destination.ip())).find_map(
-        |packet| {
-            let answers = host.routes_to(packet.fact.destination.ip()).filter(|answer| {
-                let question = &answer.fact.question;
-                question.out_device.is_none()
-                    && question.source.is_none_or(|source| source == packet.fact.source.ip())
-                    && question.source_port.is_none_or(|port| port == packet.fact.source.port())
-            });
-            let mut answers: Vec<_> = answers.collect();
-            // What the kernel said of exactly these packets outweighs what it said of others to the same place.
-            let exact = |question: &crate::host::RouteQuestion| question.source_port == Some(packet.fact.source.port());
-            if answers.iter().any(|answer| exact(&answer.fact.question)) {
-                answers.retain(|answer| exact(&answer.fact.question));
-            }
-            let first = answers.first()?;
-            let expected = |device: &str| answers.iter().any(|answer| answer.fact.device() == Some(device));
-            // Frames of a bridge or bond are seen on its members, too.
-            let link = host.link(&packet.fact.device);
-            let member = link.and_then(|link| link.fact.master.as_deref()).is_some_and(expected);
-            (first.fact.device().is_some() && !expected(&packet.fact.device) && !member).then_some((packet, *first))
-        },
-    );
+    let left = |packet: &&Taken<OwnPacket>| !packet.fact.arrived && candidates.contains(&packet.fact.destination.ip());
+    let strayed = host.own_packets.iter().filter(left).find_map(|packet| {
+        let answers = host.routes_to(packet.fact.destination.ip()).filter(|answer| {
+            let question = &answer.fact.question;
+            question.out_device.is_none()
+                && question.source.is_none_or(|source| source == packet.fact.source.ip())
+                && question.source_port.is_none_or(|port| port == packet.fact.source.port())
+        });
+        let mut answers: Vec<_> = answers.collect();
+        // What the kernel said of exactly these packets outweighs what it said of others to the same place.
+        let exact = |question: &crate::host::RouteQuestion| question.source_port == Some(packet.fact.source.port());
+        if answers.iter().any(|answer| exact(&answer.fact.question)) {
+            answers.retain(|answer| exact(&answer.fact.question));
+        }
+        let first = answers.first()?;
+        let expected = |device: &str| answers.iter().any(|answer| answer.fact.device() == Some(device));
+        // Frames of a bridge or bond are seen on its members, too.
+        let link = host.link(&packet.fact.device);
+        let member = link.and_then(|link| link.fact.master.as_deref()).is_some_and(expected);
+        (first.fact.device().is_some() && !expected(&packet.fact.device) && !member).then_some((packet, *first))
+    });
     let (packet, answer) = strayed?;
     let rule = host
         .firewall_rules

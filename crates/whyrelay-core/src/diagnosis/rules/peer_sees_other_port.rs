@@ -83,5 +83,7 @@ pub(super) fn unadvertised(session: &Session<'_>, vantage: Vantage) -> Option<(S
     let is_known = |address: SocketAddr| {
         side.local_candidates.iter().any(|local| local.candidate.address.ip() == Some(address) || local.base == address)
     };
-    seen.filter(|(address, ..)| !is_known(*address)).min_by_key(|(_, seq, _)| *seq)
+    // A proxy on the peer's own host passes them on from an address of that host: no NAT of this side did that.
+    let by_proxy = |address: SocketAddr| other.known.is_own(address.ip()) && !side.known.is_own(address.ip());
+    seen.filter(|(address, ..)| !is_known(*address) && !by_proxy(*address)).min_by_key(|(_, seq, _)| *seq)
 }
