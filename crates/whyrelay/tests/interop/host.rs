@@ -435,6 +435,11 @@ fn programs() -> Result<()> {
         installed(SoftwareName::Tailscale)? == ["policy rule ip rule 5270: from all lookup 52", "routes table 52: 0"]
     );
     ensure!(installed(SoftwareName::Docker)? == ["firewall chain ip filter DOCKER-USER"]);
+    // The distribution is this machine's; who sets interfaces up is told of its own network alone, not of a namespace.
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let id = release.lines().find_map(|line| line.strip_prefix("ID=")).map(|id| id.trim_matches('"').to_owned());
+    let (_, system) = host.system.as_ref().context("the distribution is not told")?;
+    ensure!(system.distribution == id && host.managed.is_empty(), "{system:?} {:?}", host.managed);
     let report = Report::from_events(&events);
     // However its lines are broken.
     let text = render_text(&report, &TextOptions::default());

@@ -87,6 +87,17 @@ pub(crate) fn recorded(
     arguments: &[&str],
     wrap: impl Fn(Command) -> Command,
 ) -> Result<(Finished, Finished, Recording)> {
+    recorded_with(world, server, arguments, &[], wrap)
+}
+
+/// The same with more arguments of the answerer, too.
+pub(crate) fn recorded_with(
+    world: &Routed,
+    server: &[&str],
+    arguments: &[&str],
+    answerer: &[&str],
+    wrap: impl Fn(Command) -> Command,
+) -> Result<(Finished, Finished, Recording)> {
     let directory = tempfile::tempdir()?;
     std::fs::set_permissions(directory.path(), Permissions::from_mode(0o777))?;
     let path = directory.path().join("a.jsonl");
@@ -96,7 +107,7 @@ pub(crate) fn recorded(
         command.args(["--no-turn", "--no-tcp", "--exclude-interface", "wg0", "--timeout", "10s"]).args(more);
         Process::start(role.name(), &mut wrap(command))
     };
-    let answerer = start(&world.b, Role::Answerer, &[])?;
+    let answerer = start(&world.b, Role::Answerer, answerer)?;
     let record = path.display().to_string();
     let offerer = start(&world.a, Role::Offerer, &[&["--record", &record], arguments].concat())?;
     let (offerer, answerer) = (offerer.finish(LIMIT)?, answerer.finish(LIMIT)?);
