@@ -10,29 +10,77 @@ use whyrelay_core::diagnosis::rules::RULES;
 /// The tests of one rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Proofs {
-    /// Scenarios that must find it where it is, with whether they run with real kernels.
-    scenarios: BTreeMap<String, bool>,
+    /// Scenarios that must find it where it is, with the worlds in which they run.
+    scenarios: BTreeMap<String, Worlds>,
     /// Sessions by hand in which it must be found, and those one step beside it in which it must not.
     cases: (usize, usize),
     /// Files of tests of the program itself that speak of it.
     programs: BTreeSet<String>,
 }
 
+/// What network namespaces leave out of a scenario, as `whyrelay_lab::kernel` says: the limit is the machine's.
+const NOT_BUILT: &str = "conntrack-full = true";
+
+/// The worlds in which a scenario runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Worlds {
+    virtual_time: bool,
+    kernels: bool,
+}
+
+impl Worlds {
+    /// As its file says; both unless it does.
+    fn of(scenario: &str) -> Self {
+        let says = |line: &str| scenario.lines().any(|said| said.trim() == line);
+        let kernels = !says("worlds = [\"virtual\"]") && !says(NOT_BUILT);
+        Self { virtual_time: !says("worlds = [\"kernel\"]"), kernels }
+    }
+}
+
+impl Proofs {
+    /// Where it was seen to fire, in the words of the table.
+    fn proven_in(&self) -> Vec<&'static str> {
+        let in_some = |is_in: fn(&Worlds) -> bool| self.scenarios.values().any(is_in);
+        let places = [
+            ("virtual time", in_some(|worlds| worlds.virtual_time)),
+            ("real kernels", in_some(|worlds| worlds.kernels)),
+            ("the program", !self.programs.is_empty()),
+        ];
+        places.into_iter().filter_map(|(place, is_there)| is_there.then_some(place)).collect()
+    }
+}
+
 /// The table, with one row a rule.
 pub(crate) fn table(root: &Path) -> Result<String> {
     let mut page = String::from(
-        "\n## Where each rule is proven\n\nScenarios that expect it run in virtual time, those in bold are for real kernels as well (network namespaces), where these can build them (a full table of connections, say, they cannot: [scenarios.md](scenarios.md)), and the account must be as they say. \
-         Cases are sessions made by hand, in which the rule must fire, and near misses, in which it must not. Tests of the program run it, or parts of it, as its users do. Read from the tests themselves.\n\n\
-         | rule | scenarios that expect it | cases: fires, silent | tests of the program |\n|---|---|--:|---|\n",
+        "\n## Where each rule is proven\n\nScenarios that expect it run in virtual time and, those in bold, between real kernels (network namespaces); CI runs each in each of its worlds, and the account must be as it says. \
+         Cases are sessions made by hand, in which the rule must fire, and near misses, in which it must not. Tests of the program run it, or parts of it, as its users do. Read from the scenarios and tests themselves.\n\n",
     );
-    for (code, name, proofs) in proofs(root)? {
+    let all = proofs(root)?;
+    for place in ["virtual time", "real kernels", "the program"] {
+        let rules = all.iter().filter(|(.., proofs)| proofs.proven_in().contains(&place)).count();
+        let how = if place == "the program" { "by tests of the program" } else { "by scenarios" };
+        let _ = writeln!(page, "- in {place}, {how}: {rules} of {} rules", all.len());
+    }
+    let by_hand = all.iter().filter(|(.., proofs)| proofs.proven_in().is_empty()).map(|(code, ..)| *code);
+    let by_hand: Vec<&str> = by_hand.collect();
+    let _ = writeln!(
+        page,
+        "- by cases alone: {} ({}; of those that are causes, [causes.md](causes.md) says why)\n\n\
+         | rule | proven in | scenarios that expect it | cases: fires, silent | tests of the program |\n|---|---|---|--:|---|",
+        by_hand.len(),
+        by_hand.join(", ")
+    );
+    for (code, name, proofs) in all {
+        let proven_in = proofs.proven_in().join(", ");
         let scenarios = proofs.scenarios.iter();
-        let scenarios = scenarios.map(|(name, kernel)| if *kernel { format!("**{name}**") } else { name.clone() });
+        let scenarios =
+            scenarios.map(|(name, worlds)| if worlds.kernels { format!("**{name}**") } else { name.clone() });
         let (scenarios, programs): (Vec<_>, Vec<_>) = (scenarios.collect(), proofs.programs.into_iter().collect());
         let (fires, silent) = proofs.cases;
         let _ = writeln!(
             page,
-            "| {code} {name} | {} | {fires}, {silent} | {} |",
+            "| {code} {name} | {proven_in} | {} | {fires}, {silent} | {} |",
             shortened(&scenarios),
             shortened(&programs)
         );
@@ -62,7 +110,7 @@ fn proofs(root: &Path) -> Result<Vec<(&'static str, &'static str, Proofs)>> {
         let mut proofs = Proofs::default();
         for (file, text) in &scenarios {
             if expects(text, name) || expects(text, code) {
-                proofs.scenarios.insert(file.clone(), !text.contains("worlds = [\"virtual\"]"));
+                proofs.scenarios.insert(file.clone(), Worlds::of(text));
             }
         }
         let count = |call: &str| {
@@ -127,6 +175,21 @@ mod tests {
         let scenarios = scenarios.values().filter(|text| !text.contains("worlds = [\"kernel\"]")).count();
         let row = format!("| scenarios whose account is as they say | {scenarios} |");
         assert!(written.contains(&row), "docs/accuracy.md is of another number of scenarios than {scenarios}");
+    }
+
+    #[test]
+    fn where_a_rule_is_proven_is_told_from_where_its_scenarios_run() {
+        let worlds = |text| Worlds::of(text);
+        let (both, virtual_only) = (worlds("title = \"one\"\n"), worlds("worlds = [\"virtual\"]\n"));
+        assert!(both.virtual_time && both.kernels && virtual_only.virtual_time && !virtual_only.kernels);
+        assert!(!worlds("[host.a]\nconntrack-full = true\n").kernels);
+        let mut proofs = Proofs::default();
+        assert!(proofs.proven_in().is_empty());
+        proofs.scenarios.insert("one".to_owned(), virtual_only);
+        assert_eq!(proofs.proven_in(), ["virtual time"]);
+        proofs.scenarios.insert("two".to_owned(), worlds("worlds = [\"kernel\"]"));
+        proofs.programs.insert("probes".to_owned());
+        assert_eq!(proofs.proven_in(), ["virtual time", "real kernels", "the program"]);
     }
 
     #[test]
