@@ -457,10 +457,15 @@ fn checks() -> Vec<Near> {
             .build();
         session.datagram(Vantage::B, Direction::In, B, A_MAPPED, &request, Some(Integrity::Valid));
     });
+    let by_proxy = lost(|session| {
+        let (local, seen_from) = ("192.168.1.2:40007", "10.0.0.2:50690");
+        session.check(Check { local, seen_from, ..a_checks(Fate::AnswerLost) });
+    });
     vec![
         near("WR501", "they arrive, and the answers are lost", failing(Fate::AnswerLost, Fate::AnswerLost, |_| {})),
         near("WR502", "they are answered with an error", failing(Fate::Error(400), Fate::Error(400), |_| {})),
         near("WR503", "they never arrive", failing(LOST, LOST, |_| {})),
+        near("WR504", "a proxy on the peer's own host passes them on", by_proxy),
         near("WR504", "the peer sees what was advertised", failing(Fate::AnswerLost, LOST, |_| {})),
         near("WR505", "both recordings are there", failing(LOST, LOST, |_| {})),
         near("WR507", "the integrity is right", sound),
