@@ -91,11 +91,13 @@ pub(super) fn after(kernel: &Kernel) -> Vec<HostFact> {
             Subject::OwnPackets,
         ]
         .map(|subject| {
-            let is_of_it = |fact: &&HostFact| match (subject, fact) {
-                (Subject::Neighbors, HostFact::Neighbor(_))
-                | (Subject::Nftables, HostFact::FirewallRule(_))
-                | (Subject::OwnPackets, HostFact::OwnPacket(_)) => true,
-                _ => false,
+            let is_of_it = |fact: &&HostFact| {
+                matches!(
+                    (subject, fact),
+                    (Subject::Neighbors, HostFact::Neighbor(_))
+                        | (Subject::Nftables, HostFact::FirewallRule(_))
+                        | (Subject::OwnPackets, HostFact::OwnPacket(_))
+                )
             };
             let routes = if subject == Subject::Routes { kernel.routes.len() } else { 0 };
             let total = (facts.iter().filter(is_of_it).count() + routes) as u64;
