@@ -107,10 +107,11 @@ fn mapped(json: &Value, protocol: &str, account: &str) -> Result<()> {
 fn check_by_names(site: &Site, arguments: &[&str]) -> Result<(Value, Finished)> {
     const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
     let at = [IpAddr::from(SERVER[0])];
-    let names = [("late.example", Name::Slow(Duration::from_millis(200), &at)), ("silent.example", Name::Silent)];
+    // Of six seconds (`--time`) servers are asked for 1.2 s what they offer, and names are waited for 2 s.
+    let names = [("late.example", Name::Slow(Duration::from_millis(1600), &at)), ("silent.example", Name::Silent)];
     let _resolver = Resolver::start(&site.host, RESOLVER, &names)?;
     let resolv = tempfile::NamedTempFile::new()?;
-    check_by(&mut asking(&site.host, RESOLVER, resolv.path())?, &[&["--map"], arguments].concat())
+    check_by(&mut asking(&site.host, RESOLVER, resolv.path())?, &[&["--map", "--time", "6s"], arguments].concat())
 }
 
 /// The servers are announced when the router has long answered.

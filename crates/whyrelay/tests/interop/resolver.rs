@@ -18,7 +18,7 @@ use crate::namespace::Namespace;
 pub(crate) enum Name<'a> {
     /// Its addresses.
     At(&'a [IpAddr]),
-    /// The same, and each question is answered after a while only.
+    /// The same, and a question for one of them is answered after a while only.
     Slow(Duration, &'a [IpAddr]),
     /// Nobody answers who asks for it.
     Silent,
@@ -118,6 +118,7 @@ fn answer(query: &[u8], names: &[Known]) -> Option<(Duration, Vec<u8>)> {
     let records: Vec<Vec<u8>> = addresses.iter().filter_map(|address| record(*address, kind)).collect();
     let code = if known.is_some() { 0x80 } else { 0x83 };
     let count = u8::try_from(records.len()).ok()?;
+    let wait = if records.is_empty() { Duration::ZERO } else { wait };
     Some((
         wait,
         [&[id, &[0x81, code, 0, 1, 0, count, 0, 0, 0, 0], asked, kind].concat()[..], &records.concat()].concat(),
