@@ -304,6 +304,7 @@ impl Gatherer {
     fn schedule(&self, transport: Transport) -> Schedule {
         match (transport, self.config.patient) {
             (Transport::Udp, false) if self.config.quick => Schedule::QUICK,
+            (Transport::Udp, true) if self.config.quick => Schedule::QUICK_PATIENT,
             (Transport::Udp, false) => Schedule::SERVER,
             (Transport::Udp, true) => Schedule::PATIENT,
             (Transport::Tcp | Transport::Tls, false) => Schedule::STREAM,

@@ -37,7 +37,11 @@ impl Schedule {
     /// a hundred lost each way leave 2 in a million unanswered.
     pub const QUICK: Self = Self { waits: &[ms(40), ms(50), ms(60), ms(100), ms(150), ms(250), ms(350), ms(500)] };
 
-    /// For a request whose silence is an answer: eight transmissions within 280 ms, as many as make loss unlikely. How
+    /// The same where there is time for a network whose round trips take seconds: given up after 5 s.
+    pub const QUICK_PATIENT: Self =
+        Self { waits: &[ms(40), ms(40), ms(50), ms(70), ms(150), ms(250), ms(400), ms(4000)] };
+
+    /// For a request whose silence is an answer: eight transmissions within 210 ms, as many as make loss unlikely. How
     /// long the silence must last is the caller's to say, who knows the round trip; after 3 s it is given up. A busy
     /// machine sends each of them late, and all of it together is to be known within a second.
     pub const SILENCE: Self = Self { waits: &[ms(40), ms(40), ms(40), ms(40), ms(40), ms(40), ms(40), ms(3000)] };

@@ -66,8 +66,14 @@ fn of_host(
     let addresses = topology.host(name).and_then(|host| host.interfaces.first()).map(|eth0| &eth0.addresses);
     let own = addresses.into_iter().flatten().map(|cidr| cidr.address).find(IpAddr::is_ipv4);
     let Some(own) = own else { return Ok(nothing) };
-    let config =
-        DiscoveryConfig { servers: vec![server], proving: vec![server], naming: false, hairpin: true, ports: false };
+    let config = DiscoveryConfig {
+        servers: vec![server],
+        proving: vec![server],
+        naming: false,
+        hairpin: true,
+        ports: false,
+        patient: false,
+    };
     let clock = Clock::new();
     let random = Random::from_number(topology.seed);
     let mut asking = Asking {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use whyrelay_core::diagnosis::evidence::NO_TIME;
@@ -14,10 +14,16 @@ use whyrelay_core::trace::measurement::Measurement;
 use whyrelay_core::wire::integrity::Integrity;
 
 use super::asked::{Asked, Row, STOPPED};
+use super::late::Late;
+use super::sockets::bare;
 use crate::io::clock::Clock;
+use crate::io::udp::{UdpDoor, UdpInput};
 
 /// Entries between the parts and the sink. A flood of datagrams fills it; what does not fit is counted.
 const QUEUE: usize = 8192;
+
+/// A check that takes this long waits for each answer for seconds: who gave it the time has a slow network.
+const PATIENT: Duration = Duration::from_secs(8);
 
 /// Something to record.
 #[derive(Debug)]
@@ -53,6 +59,7 @@ pub(crate) struct Journal {
     /// What the part that has this handle is to tell, and that of all parts.
     own: Asked,
     all: Arc<Mutex<Vec<Asked>>>,
+    late: Late,
 }
 
 impl Journal {
@@ -60,13 +67,18 @@ impl Journal {
     pub(crate) fn new(clock: Clock) -> (Self, mpsc::Receiver<Entry>) {
         let (entries, written) = mpsc::channel(QUEUE);
         let (lost, ipv6_answered, status) = (Arc::default(), Arc::default(), Arc::default());
-        let (time, own, all) = (None, Asked::default(), Arc::default());
-        (Self { clock, entries, lost, ipv6_answered, status, time, own, all }, written)
+        let (time, own, all, late) = (None, Asked::default(), Arc::default(), Late::default());
+        (Self { clock, entries, lost, ipv6_answered, status, time, own, all, late }, written)
     }
 
     /// The same for a check that takes this long.
     pub(crate) fn within(self, time: Duration) -> Self {
         Self { time: Some(time), ..self }
+    }
+
+    /// Whether the check has time for a network whose round trips take seconds.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.time.is_some_and(|time| time >= PATIENT)
     }
 
     /// Why something was not measured for which there was no time.
@@ -124,8 +136,19 @@ impl Journal {
 
     /// Notes a measurement.
     pub(crate) fn measured(&self, measurement: Measurement) {
-        if matches!(&measurement, Measurement::Reach { remote, rtt_us: Some(_), .. } if remote.is_ipv6()) {
-            self.ipv6_answered.store(true, Ordering::Relaxed);
+        match &measurement {
+            Measurement::Reach { remote, rtt_us: Some(_), .. } if remote.is_ipv6() => {
+                self.ipv6_answered.store(true, Ordering::Relaxed);
+            }
+            Measurement::Reach {
+                transport: Transport::Udp,
+                local: Some(local),
+                remote,
+                rtt_us: None,
+                detail: None,
+                unannounced: false,
+            } => self.late.expect(bare(*local), bare(*remote)),
+            _ => {}
         }
         self.fact(EventKind::Measured(measurement));
     }
@@ -138,6 +161,39 @@ impl Journal {
     /// Notes what passes a socket.
     pub(crate) fn passed(&self, passed: Passed) {
         self.note(Entry::Passage(passed));
+    }
+
+    /// Keeps sockets open that nobody waits at any more, until the end of a check. What is looked at beside a session
+    /// closes them at once.
+    pub(crate) fn keep_open(&self, doors: Vec<UdpDoor>, mut inputs: mpsc::Receiver<UdpInput>) {
+        if self.time.is_none() || doors.is_empty() {
+            return;
+        }
+        let (clock, entries, lost, late) =
+            (self.clock, self.entries.clone(), Arc::clone(&self.lost), self.late.downgrade());
+        self.late.keep(async move {
+            let _open = doors;
+            while let Some(input) = inputs.recv().await {
+                let UdpInput::Datagram { local, remote, kernel_time, bytes } = input else { continue };
+                let at = kernel_time.map_or_else(|| clock.now(), |time| clock.from_kernel(time));
+                let (local, transport, direction, integrity) = (bare(local), Transport::Udp, Direction::In, None);
+                late.came(local, bare(remote));
+                let passed = Passed { at, direction, transport, local, remote, bytes, integrity };
+                if entries.try_send(Entry::Passage(passed)).is_err() {
+                    lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+
+    /// Waits for answers to what was asked of servers and given up, until then.
+    pub(crate) async fn wait_for_late(&self, until: Instant) {
+        self.late.wait(until).await;
+    }
+
+    /// Closes what was kept open.
+    pub(crate) fn close(&self) {
+        self.late.close();
     }
 
     /// Whether a server answered over IPv6.

@@ -10,6 +10,7 @@ mod config;
 mod course;
 mod hops;
 mod journal;
+mod late;
 mod local;
 mod nat;
 mod origins;
@@ -174,6 +175,9 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
             }
         }
     }
+    // Until now what comes late to the sockets is noted, as the host's facts count it, too.
+    drain(&mut sink, &mut entries, config.redact);
+    journal.close();
     table.clear();
     if journal.lost() > 0 {
         sink.record(clock.now(), EventKind::EventsDropped { count: journal.lost() });
@@ -260,6 +264,8 @@ async fn look(
     let mut course = Course::new(ways, random.fork());
     course.begin(&routes);
     course.run(naming, &routes).await;
+    // What is silent so far may be slow.
+    let _ = stop.clone().unless(journal.wait_for_late(until)).await;
     journal.stopped();
     tell_ipv6(&journal, ipv6, &course.ways.so_far.known);
     tell_unasked(config, &journal);

@@ -151,7 +151,14 @@ mod tests {
         let (journal, mut entries) = Journal::new(Clock::start());
         let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
         let servers = vec![server.local_addr().unwrap()];
-        let config = DiscoveryConfig { servers, proving: Vec::new(), hairpin: false, ports: false, naming: false };
+        let config = DiscoveryConfig {
+            servers,
+            proving: Vec::new(),
+            hairpin: false,
+            ports: false,
+            naming: false,
+            patient: false,
+        };
         let until = Instant::now() + Duration::from_secs(3);
         let looking = discover(journal, Random::from_number(1), origin, (config, None), UdpOptions::default(), until);
         // The runtime has one thread, which sleeps here from the request until the time is over.

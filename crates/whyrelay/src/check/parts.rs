@@ -150,7 +150,8 @@ impl Look<'_> {
                 let (sender, named) = mpsc::unbounded_channel();
                 self.so_far.nats.push((ipv4, sender));
                 let (hairpin, servers) = (self.config.hairpin, [proving.clone(), remotes.clone()].concat());
-                let config = DiscoveryConfig { servers, proving: proving.clone(), hairpin, ports: true, naming: true };
+                let (proving, patient) = (proving.clone(), journal.is_patient());
+                let config = DiscoveryConfig { servers, proving, hairpin, ports: true, naming: true, patient };
                 let (random, rows) = (random.fork(), Row::of_nat(origin.address.ip(), hairpin));
                 parts.push(part(journal, rows, |journal| {
                     nat::discover(journal, random, origin, (config, Some(named)), options, until)

@@ -56,7 +56,8 @@ pub(crate) async fn over_udp(
     let from = (target.origin.address, target.origin.interface.as_deref());
     let Some(mut question) = Question::open(&journal, &mut random, from, target.remote, options) else { return };
     let mut transactions = Transactions::default();
-    transactions.start(journal.now(), question.id, question.bytes.clone(), (), Schedule::QUICK);
+    let schedule = if journal.is_patient() { Schedule::QUICK_PATIENT } else { Schedule::QUICK };
+    transactions.start(journal.now(), question.id, question.bytes.clone(), (), schedule);
     let (remote, started) = (target.remote, Instant::now());
     let mut refused = send(&question, &mut transactions);
     let failure = loop {

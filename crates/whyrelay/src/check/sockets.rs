@@ -38,12 +38,14 @@ pub(crate) struct Sockets {
     waiting: VecDeque<UdpInput>,
     /// When that was, and up to when everything that had arrived was found.
     taken_at: Option<(Instant, Timestamp)>,
+    /// Whether one has a port that was asked for: another is to have it next.
+    is_at_port: bool,
 }
 
 impl Sockets {
     pub(crate) fn new(journal: Journal) -> Self {
         let (sender, inputs) = mpsc::channel(QUEUE);
-        Self { journal, doors: Vec::new(), sender, inputs, waiting: VecDeque::new(), taken_at: None }
+        Self { journal, doors: Vec::new(), sender, inputs, waiting: VecDeque::new(), taken_at: None, is_at_port: false }
     }
 
     /// Opens a socket on an address; port 0 for any.
@@ -65,6 +67,7 @@ impl Sockets {
         announce: impl FnOnce(SocketAddr),
     ) -> io::Result<SocketAddr> {
         let transport = Transport::Udp;
+        self.is_at_port |= address.port() != 0;
         match UdpDoor::open(address, options, self.sender.clone()) {
             Ok(door) => {
                 let local = bare(door.local());
@@ -166,6 +169,17 @@ impl Sockets {
                 self.journal.fact(EventKind::SocketClosed { transport, local, detail });
                 None
             }
+        }
+    }
+}
+
+/// What comes to it later is noted as long as the check goes on: an answer that was not waited for is none that did not
+/// come.
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        if !self.is_at_port {
+            let (_, none) = mpsc::channel(1);
+            self.journal.keep_open(std::mem::take(&mut self.doors), std::mem::replace(&mut self.inputs, none));
         }
     }
 }

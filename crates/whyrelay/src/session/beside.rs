@@ -76,7 +76,8 @@ impl Beside {
                 let Some(origin) = origin else { continue };
                 let servers = vec![remote];
                 let proving = servers.clone();
-                let config = DiscoveryConfig { servers, proving, hairpin: false, ports: false, naming: false };
+                let config =
+                    DiscoveryConfig { servers, proving, hairpin: false, ports: false, naming: false, patient: false };
                 let options = UdpOptions { mark, ..UdpOptions::default() };
                 let until = Instant::now() + LIMIT;
                 looking.spawn(discover(journal.clone(), random.fork(), origin, (config, None), options, until));

@@ -27,7 +27,7 @@ pub use seen::{
     SendFailure, Traffic,
 };
 pub use server::{Allocation, ServerPath, ServerRequest};
-pub use side::{LEAST_SILENCE, NO_TIME, SideEvidence};
+pub use side::{LEAST_SILENCE, LateAnswer, NO_TIME, SideEvidence};
 pub use sizes::{LARGE, Sizes};
 
 use crate::trace::event::{Event, Vantage};

@@ -16,10 +16,12 @@ use super::server::{ServerPath, ServerRequest};
 use super::sizes::Sizes;
 use crate::ice::candidate::{Candidate, CandidateTransport, CandidateType};
 use crate::time::Timestamp;
+use crate::trace::address::bare;
 use crate::trace::event::{
     Direction, DtlsState, EndReason, IceState, IceStateReason, InterfaceUse, Pair, PairCounts, RefuseReason, Role,
     SessionOptions, Side, SignalingState, Transport,
 };
+use crate::trace::measurement::Measurement;
 use crate::wire::stun::{Method, TransactionId};
 
 /// Most transactions, pairs and sockets that are kept a side: 10,000 checks with room for a long session's consent.
@@ -43,6 +45,19 @@ pub const NO_TIME: &str = "there was no time for it";
 
 /// A server that a check asked is called silent after this: by satellite an answer takes 600 ms, and requests get lost.
 pub const LEAST_SILENCE: Duration = Duration::from_secs(1);
+
+/// An answer of a server that came when nobody waited for it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LateAnswer {
+    /// Our socket.
+    pub local: SocketAddr,
+    /// The server.
+    pub server: SocketAddr,
+    /// Since the first request, in microseconds.
+    pub after_us: u64,
+    /// Number of the answer's event.
+    pub seq: u64,
+}
 
 /// Everything that one side saw, folded. Fields are facts in the order of their layers.
 #[derive(Clone, Debug, Default)]
@@ -255,6 +270,19 @@ impl SideEvidence {
             }
         }
         asked
+    }
+
+    /// Servers that a check asked over UDP and gave up, and that answered after that: each with its socket, how long after
+    /// the first request, in microseconds, and the answer's event.
+    pub fn late(&self) -> impl Iterator<Item = LateAnswer> + '_ {
+        self.measured.facts.iter().filter_map(|(_, fact)| match fact {
+            Measurement::Reach { transport: Transport::Udp, local: Some(local), remote, rtt_us: None, .. } => {
+                let (local, server) = (bare(*local), bare(*remote));
+                let (after_us, seq) = self.servers.get(&(Transport::Udp, local, server))?.answered_after_us?;
+                Some(LateAnswer { local, server, after_us, seq })
+            }
+            _ => None,
+        })
     }
 
     /// Whether anything was heard of one address family from outside: an answer of a server, or a check that the system

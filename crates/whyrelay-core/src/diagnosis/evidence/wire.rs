@@ -235,8 +235,11 @@ impl SideEvidence {
             return;
         }
         request.answered = true;
+        let took = u64::try_from((seen.at - request.first).as_micros()).unwrap_or(u64::MAX);
+        if path.answered_after_us.is_none_or(|(least, _)| took < least) {
+            path.answered_after_us = Some((took, seen.seq));
+        }
         if request.transmissions == 1 {
-            let took = u64::try_from((seen.at - request.first).as_micros()).unwrap_or(u64::MAX);
             path.round_trip_us = Some(path.round_trip_us.map_or(took, |best| best.min(took)));
         }
         if let Some(tally) = path.requests.get_mut(&message.method) {

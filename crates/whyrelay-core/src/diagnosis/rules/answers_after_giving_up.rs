@@ -1,21 +1,27 @@
 //! Answers come after the agent has given up.
 
+use std::net::SocketAddr;
+
 use super::{Examination, Fault, Fix, Need, Rule};
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::evidence::{LateAnswer, SideEvidence};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Path, Session};
-use crate::trace::event::IceState;
+use crate::trace::event::{IceState, Vantage};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR510",
     name: "answers-after-giving-up",
     title: "answers come after the agent has given up",
-    meaning: "Checks are answered, but later than the agent waits for them: the round trip is long (satellite, a congested line), or the peer was slow to begin. The path would work with more patience.",
-    detection: "A check of a pair was answered with success after the agent had declared failure.",
+    meaning: "Checks are answered, but later than the agent waits for them: the round trip is long (satellite, a congested line), or the peer was slow to begin. The path would work with more patience. So are the servers that a check of the network asks: what it did not wait for it did not measure.",
+    detection: "A check of a pair was answered with success after the agent had declared failure. Or a server answered a check of the network when that had given its request up.",
     proof: "The round trip of the late answers, next to the agent's time-out.",
     doubt: "A session with --patient that fails all the same.",
-    fixes: &[Fix::safe(
-        "Run with --patient (RFC 8445's own schedule, 39.5 s); for NetBird raise NB_ICE_FAILED_TIMEOUT_SEC and NB_ICE_DISCONNECTED_TIMEOUT_SEC.",
-    )],
+    fixes: &[
+        Fix::safe(
+            "Run with --patient (RFC 8445's own schedule, 39.5 s); for NetBird raise NB_ICE_FAILED_TIMEOUT_SEC and NB_ICE_DISCONNECTED_TIMEOUT_SEC.",
+        ),
+        Fix::safe("Of a check: give it time (--time 10s)."),
+    ],
     threads: &[
         "netbirdio/netbird#4211",
         "sipwise/rtpengine#84",
@@ -29,6 +35,9 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
+    if session.evidence.is_alone() {
+        return of_servers(session.evidence.side(Vantage::A));
+    }
     let mut faults = Vec::new();
     for vantage in session.recorded().filter(|_| session.path != Path::Direct) {
         let side = session.evidence.side(vantage);
@@ -52,4 +61,29 @@ fn examine(session: &Session<'_>) -> Examination {
         });
     }
     Examination::of(faults)
+}
+
+/// Servers that answered a check of the network later than it waits. One finding: it is one network that is slow.
+fn of_servers(side: &SideEvidence) -> Examination {
+    let late: Vec<LateAnswer> = side.late().collect();
+    let Some(first) = late.iter().min_by_key(|late| late.after_us) else { return Examination::Clear };
+    let mut servers: Vec<SocketAddr> = late.iter().map(|late| late.server).collect();
+    servers.sort_unstable();
+    servers.dedup();
+    let more = if servers.len() > 1 { format!(" and {} more", servers.len() - 1) } else { String::new() };
+    Examination::Found(vec![Fault {
+        blame: Blame::Path,
+        severity: Severity::Warning,
+        summary: format!(
+            "The network is slow: {}{more} answered A over UDP {:.1} s after it was asked, when the check waited no longer, so that it measured little",
+            first.server,
+            first.after_us as f64 / 1_000_000.0
+        ),
+        evidence: late.iter().map(|late| late.seq).collect(),
+        advice: vec![Remedy::safe(
+            "Check again with --time 10s: then answers are waited for so long as they take here",
+        )],
+        advice_is_all: true,
+        ..Fault::default()
+    }])
 }

@@ -216,8 +216,8 @@ impl Rule {
     /// Whether it can judge a host that looks at its own network (`whyrelay check`): rules of the host, its NAT, STUN
     /// and TURN, and of reaching signaling. The others need a peer.
     fn judges_one_host(&self) -> bool {
-        // Signaling, the clock, packet sizes and shapes are looked at without a peer, too.
-        let measured = ["WR604", "WR605", "WR701", "WR707"].contains(&self.code);
+        // Signaling, the clock, packet sizes and shapes, and what answers too late are looked at without a peer, too.
+        let measured = ["WR510", "WR604", "WR605", "WR701", "WR707"].contains(&self.code);
         measured || ["WR1", "WR2", "WR3", "WR4"].iter().any(|family| self.code.starts_with(family))
     }
 }

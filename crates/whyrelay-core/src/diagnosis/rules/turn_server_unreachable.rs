@@ -130,6 +130,8 @@ pub(super) fn unusable<'a>(session: &'a Session<'_>, vantage: Vantage) -> Vec<Un
     let blocked = !stun_server_silent::blocked_ports(side).is_empty();
     let silent = udp_blocked::is_silent_for_both(session) || blocked || udp_blocked::is_untold(session, vantage);
     let mut unusable: Vec<Unusable<'_>> = Vec::new();
+    // A network in which answers come when nobody waits for them any more: nothing is known of who has not answered.
+    let slow = session.evidence.is_alone() && side.late().next().is_some();
     for failed in &side.server_failures {
         let answered = match &failed.failure {
             ServerFailure::ConnectionFailed { detail } => detail.to_lowercase().contains("refused"),
@@ -138,11 +140,11 @@ pub(super) fn unusable<'a>(session: &'a Session<'_>, vantage: Vantage) -> Vec<Un
         };
         let why = match &failed.failure {
             ServerFailure::Timeout { transmissions, .. }
-                if failed.method == "Allocate" && !drops_answers && !silent =>
+                if failed.method == "Allocate" && !drops_answers && !silent && !slow =>
             {
                 format!("no answer to {transmissions} requests")
             }
-            ServerFailure::ConnectionFailed { detail } => detail.clone(),
+            ServerFailure::ConnectionFailed { detail } if !(slow && detail.starts_with("no ")) => detail.clone(),
             ServerFailure::BadResponse { detail } => format!("its answer makes no sense: {detail}"),
             _ => continue,
         };

@@ -26,7 +26,7 @@ use super::transaction::{Answered, Due, Schedule, Transactions};
 use crate::random::Random;
 use crate::time::{Now, Timestamp};
 use crate::trace::event::EventKind;
-use crate::trace::measurement::Measurement;
+use crate::trace::measurement::{Measurement, WITHOUT_ANSWER};
 use crate::wire::attribute::AttributeType;
 use crate::wire::stun::{Class, Message, MessageBuilder, Method};
 
@@ -74,6 +74,8 @@ pub struct DiscoveryConfig {
     pub hairpin: bool,
     /// Compare the ports of several sockets.
     pub ports: bool,
+    /// Wait for answers as long as a slow network needs (--time).
+    pub patient: bool,
     /// More servers may be named by [`Input::Server`], until [`Input::Complete`]: what one of them could still tell is
     /// not concluded before.
     pub naming: bool,
@@ -352,7 +354,11 @@ impl NatDiscovery {
             builder = builder.text(AttributeType::SOFTWARE, ballast(remote));
         }
         let bytes = builder.fingerprint().build();
-        let schedule = if what == What::Filter { Schedule::SILENCE } else { Schedule::QUICK };
+        let schedule = match what {
+            What::Filter => Schedule::SILENCE,
+            _ if self.config.patient => Schedule::QUICK_PATIENT,
+            _ => Schedule::QUICK,
+        };
         let request = Request { socket, remote, what };
         if what == What::Mapping {
             self.last_asked = self.now.time;
@@ -407,7 +413,7 @@ impl NatDiscovery {
         if self.disbelieved {
             "the answers were changed on the way (their FINGERPRINT is wrong): an application-level gateway rewrites them"
         } else {
-            "no server answered over UDP"
+            WITHOUT_ANSWER
         }
     }
 

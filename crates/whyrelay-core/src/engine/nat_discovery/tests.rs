@@ -260,6 +260,7 @@ fn config() -> DiscoveryConfig {
         hairpin: false,
         ports: true,
         naming: false,
+        patient: false,
     }
 }
 

@@ -20,7 +20,7 @@ use crate::diagnosis::finding::{Finding, NotMeasured, Severity};
 use crate::diagnosis::rules;
 use crate::diagnosis::session::Session;
 use crate::trace::event::{EndReason, Event, Vantage};
-use crate::trace::measurement::Measurement;
+use crate::trace::measurement::{Measurement, WITHOUT_ANSWER};
 
 /// The schema of the JSON account of a check. Fields are added freely; a change of one needs a new number.
 pub const CHECK_SCHEMA: &str = "whyrelay.check/1";
@@ -154,7 +154,11 @@ impl CheckReport {
             side.measured.missing.iter().map(|(_, what, why)| NotMeasured::new(what.clone(), why.clone())).collect();
         not_measured.extend(super::unprivileged(&side.host, "this host"));
         not_measured.extend(diagnosis.not_measured);
+        let late = side.late().next().is_some();
         for missing in &mut not_measured {
+            if late && missing.why == WITHOUT_ANSWER {
+                missing.why = "the servers answered when the check waited no longer (--time gives it more)".to_owned();
+            }
             missing.why = this_host::in_place_of_a(&missing.why);
         }
         not_measured.dedup();

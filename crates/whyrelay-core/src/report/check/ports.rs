@@ -32,7 +32,8 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
                 // Of a port that no URL names, the round trip is the refusal's, which `detail` says.
                 let answered = rtt_us.is_some() && detail.is_none();
                 let refused = !answered && refusal.as_ref().is_some_and(|refusal| refusal.by_server);
-                let passed = rtt_us.is_some() || refused;
+                let late = side.late().any(|late| late.server == *remote && *local == Some(late.local));
+                let passed = rtt_us.is_some() || refused || late && over == Transport::Udp;
                 let reset = !passed && over != Transport::Udp && detail.as_deref().is_some_and(refusal::is_reset);
                 // Whether anybody listens there is not known: silence says nothing of the network.
                 let tells = passed || !unannounced;

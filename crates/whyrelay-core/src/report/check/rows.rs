@@ -200,6 +200,9 @@ fn reach(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
         evidence.push(refusal.seq);
         detail = Some(refusal.words);
     }
+    let late = side.late().find(|late| late.server == *remote && *local == Some(late.local));
+    let late = late.filter(|_| detail.is_none());
+    evidence.extend(late.map(|late| late.seq));
     let (value, state) = match (rtt_us, detail) {
         (Some(us), None) => (format!("answers in {}", milliseconds(*us)), State::Good),
         (Some(us), Some(detail)) if *transport == Transport::Udp => {
@@ -213,7 +216,10 @@ fn reach(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
             (refusal::RESET.to_owned(), State::Warning)
         }
         (None, Some(detail)) => (format!("no answer: {detail}"), State::Warning),
-        (None, None) => ("no answer".to_owned(), State::Bad),
+        (None, None) => match late {
+            Some(late) => (too_late(late.after_us), State::Warning),
+            None => ("no answer".to_owned(), State::Bad),
+        },
     };
     let (value, state) = match (unannounced, state) {
         (false, state) => (value, state),
@@ -222,6 +228,11 @@ fn reach(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
     };
     let (section, subject) = (Section::Udp, remote.to_string());
     Some(Row { section, subject, name, value, state, evidence })
+}
+
+/// An answer that nobody waited for any more.
+pub(super) fn too_late(after_us: u64) -> String {
+    format!("answered after {:.1} s, when the check waited no longer (--time gives it more)", after_us as f64 / 1e6)
 }
 
 /// What a transport is that no URL names.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::rows::milliseconds;
+use super::rows::{milliseconds, too_late};
 use super::{Row, Section, State, refusal};
 use crate::diagnosis::evidence::{FailedServer, ServerPath, SideEvidence};
 use crate::diagnosis::rules::tls_in_words;
@@ -147,16 +147,29 @@ fn turn_over(
         };
         push("allocation", value, state, vec![*seq]);
     }
-    if let (true, Some((evidence, why))) =
+    if let (true, Some((evidence, why, state))) =
         (allocated.is_empty(), failures.iter().find_map(|failed| words(side, failed)))
     {
-        push("allocation", why, State::Bad, evidence);
+        push("allocation", why, state, evidence);
     }
 }
 
-/// What went wrong, and the events that show it; `None`: nothing did.
-fn words(side: &SideEvidence, failed: &FailedServer) -> Option<(Vec<u64>, String)> {
+/// What went wrong, how it is to be taken, and the events that show it; `None`: nothing did.
+fn words(side: &SideEvidence, failed: &FailedServer) -> Option<(Vec<u64>, String, State)> {
     let mut evidence = vec![failed.seq];
+    if let (ServerFailure::Timeout { took_us, .. }, Some(local)) = (&failed.failure, failed.local) {
+        let of_socket =
+            side.servers.iter().filter(|((transport, own, _), _)| (*transport, *own) == (Transport::Udp, local));
+        let answers = of_socket.filter_map(|(_, path)| path.answered_after_us);
+        if let Some((after_us, seq)) = answers.filter(|(after_us, _)| after_us >= took_us).min() {
+            evidence.push(seq);
+            return Some((evidence, too_late(after_us), State::Warning));
+        }
+        if side.late().next().is_some() {
+            let why = "no answer while the check waited, on a network where others came later than that";
+            return Some((evidence, why.to_owned(), State::Warning));
+        }
+    }
     let words = match &failed.failure {
         ServerFailure::ErrorResponse { expected: true, .. } => return None,
         ServerFailure::ErrorResponse { code, reason, .. } => format!("error {code} {reason}").trim().to_owned(),
@@ -175,7 +188,7 @@ fn words(side: &SideEvidence, failed: &FailedServer) -> Option<(Vec<u64>, String
         }
         ServerFailure::NoLocalAddress => super::super::words::NO_LOCAL_ADDRESS.to_owned(),
     };
-    Some((evidence, words))
+    Some((evidence, words, State::Bad))
 }
 
 /// Where the server of a URL is: its address, or what its name was resolved to.

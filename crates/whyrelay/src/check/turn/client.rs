@@ -91,6 +91,7 @@ impl Client {
             ipv6: target.origin.address.is_ipv6(),
             allocations_per_server,
             quick: true,
+            patient: journal.is_patient(),
             ..GatherConfig::default()
         };
         let url = &target.server.url;
