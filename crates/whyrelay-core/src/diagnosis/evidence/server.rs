@@ -19,6 +19,10 @@ pub struct ServerPath {
     pub allocation: Option<Allocation>,
     /// Round trips of transactions with one transmission, the smallest in microseconds.
     pub round_trip_us: Option<u64>,
+    /// How long after its first transmission a request was answered, the smallest in microseconds, with the answer's event.
+    pub answered_after_us: Option<(u64, u64)>,
+    /// The server that an answer named in its place (300, RFC 8489 §10), and the answer's event.
+    pub alternate: Option<(SocketAddr, u64)>,
 }
 
 /// Counts of one method.

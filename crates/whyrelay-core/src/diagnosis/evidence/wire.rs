@@ -250,6 +250,9 @@ impl SideEvidence {
             (request.error, request.seq) = (Some(code), seen.seq);
             let entry = path.errors.entry((message.method, code, request.authenticated)).or_insert((0, seen.seq));
             entry.0 += 1;
+            if let Some(alternate) = message.address(AttributeType::ALTERNATE_SERVER).filter(|_| code == 300) {
+                path.alternate = Some((alternate, seen.seq));
+            }
             refuse_peers(path, request, code, seen.seq);
             return;
         }

@@ -1,10 +1,10 @@
 //! the TURN server cannot be reached.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Alike, Examination, Fault, Fix, Rule, input_firewall_drops, stun_server_silent, udp_blocked};
-use crate::diagnosis::evidence::SideEvidence;
+use crate::diagnosis::evidence::{LocalCandidate, SideEvidence};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::routes::{is_kept_from_servers, mark_keeps_from_servers};
 use crate::diagnosis::session::Session;
@@ -142,19 +142,46 @@ pub(super) fn unusable<'a>(session: &'a Session<'_>, vantage: Vantage) -> Vec<Un
             ServerFailure::Timeout { transmissions, .. }
                 if failed.method == "Allocate" && !drops_answers && !silent && !slow =>
             {
-                format!("no answer to {transmissions} requests")
+                match failed.local.and_then(|local| sent_on(side, local)) {
+                    Some(alternate) => {
+                        format!("it sends on to {alternate}, which answers none of {transmissions} requests")
+                    }
+                    None => format!("no answer to {transmissions} requests"),
+                }
             }
             ServerFailure::ConnectionFailed { detail } if !(slow && detail.starts_with("no ")) => detail.clone(),
             ServerFailure::BadResponse { detail } => format!("its answer makes no sense: {detail}"),
             _ => continue,
         };
         // Answered at another of this side's sockets: the server is there, and this socket leads elsewhere.
-        let allocated = side.local_candidates.iter().any(|local| {
+        let is_relayed = |local: &&LocalCandidate| {
             local.candidate.kind == CandidateType::Relayed && local.server.as_ref() == Some(&failed.server)
-        });
+        };
+        let relayed: Vec<&LocalCandidate> = side.local_candidates.iter().filter(is_relayed).collect();
+        // A check tries an address of each family by itself: that one relays says nothing of the other.
+        let of_family = failed.local.filter(|_| session.evidence.is_alone()).map(|local| local.is_ipv4());
+        let allocated = relayed.iter().any(|local| of_family.is_none_or(|ipv4| gave(side, ipv4, local.base)));
+        let why = match of_family {
+            Some(ipv4) if !relayed.is_empty() => format!("over {}: {why}", if ipv4 { "IPv4" } else { "IPv6" }),
+            _ => why,
+        };
         if !allocated && unusable.iter().all(|known| known.url != failed.server) {
             unusable.push(Unusable { seq: failed.seq, url: &failed.server, why, answered });
         }
     }
     unusable
+}
+
+/// The last server that others named to a socket in their place (300).
+fn sent_on(side: &SideEvidence, local: SocketAddr) -> Option<SocketAddr> {
+    let of_socket = side.servers.iter().filter(|((_, own, _), _)| *own == local);
+    of_socket.filter_map(|(_, path)| path.alternate).max_by_key(|(_, seq)| *seq).map(|(alternate, _)| alternate)
+}
+
+/// Whether a server at an address of a family gave a relayed address.
+fn gave(side: &SideEvidence, ipv4: bool, relayed: SocketAddr) -> bool {
+    side.servers.iter().any(|((.., server), path)| {
+        let has = path.allocation.as_ref().is_some_and(|allocation| allocation.relayed.contains(&relayed));
+        server.is_ipv4() == ipv4 && has
+    })
 }

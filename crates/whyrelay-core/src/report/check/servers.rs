@@ -9,6 +9,7 @@ use crate::diagnosis::rules::tls_in_words;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{ServerFailure, Transport};
 use crate::trace::measurement::Measurement;
+use crate::wire::stun::Method;
 
 pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
     let mut rows = Vec::new();
@@ -123,6 +124,10 @@ fn turn_over(
     let refused = failures
         .iter()
         .find(|failed| matches!(failed.failure, ServerFailure::ErrorResponse { code: 401, expected: false, .. }));
+    for (alternate, seq) in alternates(side, url, &is_of) {
+        let (value, state) = sent_on(side, alternate);
+        push("sent on to", value, state, vec![seq]);
+    }
     if let Some(failed) = failures.iter().find(|failed| failed.failure == ServerFailure::NoCredentials) {
         let why = "not measured: no user name and password were given (--turn-user)".to_owned();
         push("authentication", why.clone(), State::Plain, vec![failed.seq]);
@@ -203,6 +208,41 @@ fn addresses(side: &SideEvidence, url: &str) -> Vec<SocketAddr> {
     };
     let resolved = side.names.iter().filter(|(_, name, ..)| name == host).flat_map(|(_, _, addresses, _)| addresses);
     bare(host).into_iter().chain(resolved.copied()).map(|ip| SocketAddr::new(ip, port)).collect()
+}
+
+/// The servers that a URL's own named in their place (300, RFC 8489 §10), one after the other.
+fn alternates(side: &SideEvidence, url: &str, is_of: &impl Fn(Option<SocketAddr>) -> bool) -> Vec<(SocketAddr, u64)> {
+    let mut named: Vec<(SocketAddr, u64)> = Vec::new();
+    let mut asked: Vec<SocketAddr> = addresses(side, url).into_iter().filter(|server| is_of(Some(*server))).collect();
+    while let Some(server) = asked.pop() {
+        let of_server = side.servers.iter().filter(|((.., remote), _)| *remote == server);
+        for (alternate, seq) in of_server.filter_map(|(_, path)| path.alternate) {
+            if !named.iter().any(|(known, _)| *known == alternate) {
+                named.push((alternate, seq));
+                asked.push(alternate);
+            }
+        }
+    }
+    named.sort_unstable_by_key(|(_, seq)| *seq);
+    named
+}
+
+/// An alternate server, and what that one said.
+fn sent_on(side: &SideEvidence, alternate: SocketAddr) -> (String, State) {
+    let paths = || side.servers.iter().filter(|((.., remote), _)| *remote == alternate).map(|(_, path)| path);
+    let refused = paths().flat_map(|path| &path.errors).find_map(|((method, code, authenticated), _)| {
+        let is_challenge = *code == 438 || *code == 401 && !authenticated;
+        (*method == Method::ALLOCATE && !is_challenge).then_some(*code)
+    });
+    let (what, state) = match (paths().find_map(|path| path.allocation.as_ref()), refused) {
+        (Some(_), _) => ("it gave an allocation".to_owned(), State::Good),
+        (None, Some(300)) => ("it sends on as well".to_owned(), State::Plain),
+        (None, Some(code)) => (format!("it refuses an allocation with {code}"), State::Bad),
+        (None, None) if paths().next().is_none() => ("it was not asked".to_owned(), State::Warning),
+        (None, None) if paths().any(ServerPath::has_answered) => ("it gave no allocation".to_owned(), State::Bad),
+        (None, None) => ("it did not answer".to_owned(), State::Bad),
+    };
+    (format!("{alternate}, by its answer 300 (Try Alternate): {what}"), state)
 }
 
 fn measured(url: &str, fact: &Measurement, side: &SideEvidence) -> Option<(&'static str, String, State)> {

@@ -303,6 +303,14 @@ impl Client {
     }
 
     fn event(&mut self, kind: EventKind) {
+        let kind = match kind {
+            // A connection that was not made has no port; which of our addresses it is about tells the family.
+            EventKind::ServerFailed { server, local: None, method, failure } => {
+                let local = Some(bare(self.origin.address));
+                EventKind::ServerFailed { server, local, method, failure }
+            }
+            kind => kind,
+        };
         match &kind {
             // Host candidates are of no interest here: there is no peer to tell.
             EventKind::LocalCandidateDiscarded { .. } | EventKind::EndOfCandidates { .. } => return,
