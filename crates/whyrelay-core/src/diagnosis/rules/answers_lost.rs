@@ -1,7 +1,7 @@
 //! answers get lost on the way back.
 
 use super::{Examination, Fault, Fix, Need, Rule};
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Break, Path, likeliest_first};
 use crate::host::Family;
@@ -11,7 +11,7 @@ pub(super) const RULE: Rule = Rule {
     code: "WR503",
     name: "answers-lost",
     title: "answers get lost on the way back",
-    meaning: "Checks arrive and are answered, and the answers never come back: they leave by another interface or address, a stateless firewall drops them, or the mapping is gone.",
+    meaning: "Checks arrive and are answered, and the answers never come back: they leave by another interface or address, a stateless firewall drops them, or the mapping is gone. Through a relay: the relay drops them, as where a limit of its rate is used up.",
     detection: "The receiver recorded the answers as sent, and they are absent from the sender's recording, joined by transaction id.",
     proof: "A capture on both sides: the answer leaves the answering host and never reaches the asking one, while requests of the same five-tuple do.",
     doubt: "A capture on the asking side that shows the answer arrive: then its own input firewall or reverse-path filter takes it.",
@@ -50,6 +50,19 @@ fn lost(session: &Session<'_>, from: Vantage, family: Option<Family>) -> Option<
         severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
         summary: format!("{there} answers the checks of {here}{to}, and no answer reaches {here}"),
         evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
+        // Through a relay neither side's routes have a part in it.
+        advice_is_all: pair.relayed,
+        advice: if pair.relayed { at_the_relay() } else { Vec::new() },
         ..Fault::default()
     })
+}
+
+/// What to look at where answers get lost in a relay, which lets some packets through and not others.
+fn at_the_relay() -> Vec<Remedy> {
+    vec![
+        Remedy::safe(
+            "At the relay: see whether a limit of its rate is used up, and drops what is beyond (whyrelay serve: --total-rate and --max-rate; coturn: max-bps)",
+        ),
+        Remedy::firewall("See whether the relay's own firewall lets in what peers send to its relayed ports"),
+    ]
 }
