@@ -69,13 +69,15 @@ impl fmt::Display for Trial {
 /// # Errors
 /// A sentence that says what can stand there.
 pub fn parse_trial(text: &str) -> Result<Trial, String> {
-    Ok(match text.split_once('=').unwrap_or((text, "")) {
-        ("port", "") => Trial::Port,
-        ("device", "") => Trial::Device,
-        ("opener", "") => Trial::Opener,
-        ("mapping", "") => Trial::Mapping,
-        ("exclude", "") => Trial::Exclude(None),
-        ("exclude", name) if DeviceName::new(name).is_some() => Trial::Exclude(Some(name.to_owned())),
+    // What ends with "=" names nothing, where something was to be named.
+    let (word, name) = text.split_once('=').map_or((text, None), |(word, name)| (word, Some(name)));
+    Ok(match (word, name) {
+        ("port", None) => Trial::Port,
+        ("device", None) => Trial::Device,
+        ("opener", None) => Trial::Opener,
+        ("mapping", None) => Trial::Mapping,
+        ("exclude", None) => Trial::Exclude(None),
+        ("exclude", Some(name)) if DeviceName::new(name).is_some() => Trial::Exclude(Some(name.to_owned())),
         _ => {
             return Err(format!(
                 "{text:?} cannot be tried; give port, device, exclude, exclude=NAME, opener or mapping"
@@ -186,7 +188,7 @@ mod tests {
         ] {
             assert_eq!(parse_trial(text), Ok(trial), "{text}");
         }
-        for text in ["", "reboot", "port=1", "exclude=a/b", "opener=2"] {
+        for text in ["", "reboot", "port=1", "port=", "exclude=", "exclude=a/b", "opener=2"] {
             assert!(parse_trial(text).unwrap_err().contains("give port, device, exclude"), "{text}");
         }
     }

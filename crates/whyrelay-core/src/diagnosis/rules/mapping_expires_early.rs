@@ -60,12 +60,22 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     })
 }
 
+/// What is not measured, as a check calls it.
+const LIFETIME: &str = "the lifetime of an idle mapping";
+
 /// How long the NAT keeps an idle mapping: measured where it is asked for, as it takes that long.
 fn untimed(session: &Session<'_>, vantage: Vantage) -> Option<String> {
     let side = session.evidence.side(vantage);
     let measured = side.measured.facts.iter().any(|(_, fact)| matches!(fact, Measurement::MappingLifetime { .. }));
     let probed = side.host.probes.iter().any(|probe| matches!(probe.fact.aim, ProbeAim::Silence { .. }));
-    (!measured && !probed).then(|| "the lifetime of an idle mapping (--lifetime measures it) in the NAT".to_owned())
+    (!measured && !probed).then(|| {
+        let asked =
+            side.measured.alone.as_ref().is_some_and(|(_, consents)| consents.iter().any(|of| of == "lifetime"));
+        let mut missing = side.measured.missing.iter().filter(|(_, what, _)| asked && what.starts_with(LIFETIME));
+        // It was asked for: then why there is none, and not how to ask.
+        let why = missing.next().map_or("--lifetime measures it", |(.., why)| why.as_str());
+        format!("{LIFETIME} ({why}) in the NAT")
+    })
 }
 
 /// A time in seconds that is safely below one that the NAT remembers.

@@ -1,5 +1,8 @@
 //! The public address depends on the destination.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
 use super::need::SECOND_SERVER;
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
@@ -40,12 +43,17 @@ fn examine(session: &Session<'_>) -> Examination {
 fn seen_by_one(session: &Session<'_>, vantage: Vantage) -> Option<String> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let told = told(side);
-    let first = told.first()?;
-    let by_another = told.iter().any(|other| other.local == first.local && other.server.ip() != first.server.ip());
-    let by_peer = side.sent.iter().any(|(id, check)| {
-        check.pair.local == first.local && (check.mapped().is_some() || peer.received.contains_key(id))
-    });
-    let untold = first.mapped.ip() != first.local.ip() && !by_another && !by_peer;
+    // A check has many sockets, some of which ask one server only: of each address, one that asked two is enough.
+    let mut servers: BTreeMap<SocketAddr, BTreeSet<IpAddr>> = BTreeMap::new();
+    for one in &told {
+        servers.entry(one.local).or_default().insert(one.server.ip());
+    }
+    let by_peer = side.sent.iter().filter(|(id, check)| check.mapped().is_some() || peer.received.contains_key(id));
+    let by_peer: BTreeSet<SocketAddr> =
+        by_peer.map(|(_, check)| check.pair.local).filter(|local| servers.contains_key(local)).collect();
+    let compared = servers.iter().filter(|(local, servers)| servers.len() > 1 || by_peer.contains(*local));
+    let compared: BTreeSet<IpAddr> = compared.map(|(local, _)| local.ip()).collect();
+    let untold = told.iter().any(|one| one.mapped.ip() != one.local.ip() && !compared.contains(&one.local.ip()));
     untold.then(|| SECOND_SERVER.to_owned())
 }
 
