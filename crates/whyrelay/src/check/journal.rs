@@ -32,6 +32,8 @@ pub(crate) enum Entry {
     Fact(Timestamp, EventKind),
     /// Something passed a socket.
     Passage(Passed),
+    /// A connection that is not made by one of the parts' sockets: what this host's firewall does to it is of interest.
+    Connection { local: SocketAddr, remote: SocketAddr },
 }
 
 /// What passed a socket.
@@ -156,6 +158,11 @@ impl Journal {
     /// Notes what could not be measured, and why.
     pub(crate) fn missing(&self, what: impl Into<String>, why: impl Into<String>) {
         self.fact(EventKind::NotMeasured { what: what.into(), why: why.into() });
+    }
+
+    /// Notes that a connection was tried beside the parts' sockets.
+    pub(crate) fn connecting(&self, local: SocketAddr, remote: SocketAddr) {
+        self.note(Entry::Connection { local, remote });
     }
 
     /// Notes what passes a socket.

@@ -212,6 +212,7 @@ fn log(entry: &Entry, is_redacted: bool) {
             let Passed { direction, transport, local, remote, bytes, .. } = passed;
             tracing::debug!(?direction, ?transport, %local, %remote, bytes = bytes.len());
         }
+        Entry::Connection { .. } => tracing::debug!("a connection"),
         Entry::Fact(..) => tracing::debug!("a fact"),
         Entry::Passage(passed) => tracing::debug!(direction = ?passed.direction, bytes = passed.bytes.len()),
     }

@@ -17,7 +17,9 @@ use super::journal::Journal;
 use super::{CheckConfig, name_of};
 use crate::io::interfaces;
 use crate::io::tls::ClientTls;
-use crate::signaling::{Client, Incoming, ServerClock, SignalingError, SignalingOptions, Transport, name_in};
+use crate::signaling::{
+    Client, Incoming, ServerClock, SignalingError, SignalingOptions, Transport, addresses_in, name_in,
+};
 
 /// Connections to signaling that are tried at once, and the time between two: 10 % loss each way leaves 3 in 10,000
 /// without any that comes about.
@@ -299,7 +301,13 @@ async fn announced(
         Ok(Err((detail, is_unresolved))) => return fail(detail, name.as_deref().filter(|_| is_unresolved)),
         Err(_) => {
             let waited = started.elapsed().as_secs_f64();
-            let is_found = looking_up.is_none_or(|looking_up| looking_up.is_finished());
+            let is_found = looking_up.as_ref().is_none_or(tokio::task::JoinHandle::is_finished);
+            if let Some(looking_up) = looking_up.filter(|_| is_found) {
+                let found = looking_up.await.ok().and_then(Result::ok).into_iter().flatten();
+                tell_connections(journal, signal, &found.map(|found| found.ip()).collect::<Vec<_>>());
+            } else if is_found {
+                tell_connections(journal, signal, &[]);
+            }
             return match name.filter(|_| !is_found) {
                 Some(name) => fail(format!("the resolver did not answer within {waited:.1} s"), Some(&name)),
                 None => fail(format!("the server did not answer within {waited:.1} s"), None),
@@ -312,6 +320,11 @@ async fn announced(
     };
     journal.fact(EventKind::Signaling { server: server.clone(), state: SignalingState::Connected { by: by.into() } });
     tell_other_way(config, journal, client.server().local.ip());
+    if let Some(looking_up) = looking_up {
+        // Found already, as the name was for the connection; the resolver may be slow for this look-up alone.
+        let found = tokio::time::timeout(SETTLE, looking_up).await.ok().and_then(Result::ok).and_then(Result::ok);
+        tell_other_family(journal, &server, client.server().address.ip(), found.into_iter().flatten());
+    }
     match client.server().clock {
         Some(ServerClock { offset_ms, precision_ms }) => {
             journal.measured(Measurement::Clock { server: server.clone(), offset_ms, precision_ms });
@@ -354,6 +367,16 @@ async fn announced(
     (known, discovery, is_whyrelay)
 }
 
+/// Has the host tell what its firewall does to connections to signaling, which leave as the system sends them. `found`:
+/// the addresses of its name.
+fn tell_connections(journal: &Journal, signal: &str, found: &[IpAddr]) {
+    for remote in addresses_in(signal, found).into_iter().take(MAX_ATTEMPTS) {
+        if let Some(origin) = super::local::origin_toward(remote, &[], None) {
+            journal.connecting(origin.address, remote);
+        }
+    }
+}
+
 /// Says of signaling that it leaves by what was not chosen: it goes as the system sends it.
 fn tell_other_way(config: &CheckConfig, journal: &Journal, local: IpAddr) {
     if config.interfaces.is_empty() || local.is_loopback() {
@@ -363,6 +386,18 @@ fn tell_other_way(config: &CheckConfig, journal: &Journal, local: IpAddr) {
     if !interfaces::usable(&found, &config.interfaces).iter().any(|(address, _)| address.ip() == local) {
         let what = "signaling from the interfaces and addresses that were chosen";
         journal.missing(what, format!("it leaves from {local}, as the system chooses"));
+    }
+}
+
+/// Says of signaling that only one address family of its name was asked.
+fn tell_other_family(journal: &Journal, server: &str, asked: IpAddr, found: impl Iterator<Item = SocketAddr>) {
+    let mut others: Vec<String> =
+        found.map(|found| found.ip()).filter(|ip| ip.is_ipv4() != asked.is_ipv4()).map(|ip| ip.to_string()).collect();
+    others.dedup();
+    if !others.is_empty() {
+        let family = if asked.is_ipv4() { "IPv6" } else { "IPv4" };
+        let what = format!("{server} over {family}, at {}", others.join(", "));
+        journal.missing(what, format!("of its name's two families the one that answers first is used: {asked}"));
     }
 }
 
@@ -493,6 +528,20 @@ mod tests {
         assert!(told[MAX_SERVERS].starts_with("4 more servers: "), "{told:?}");
         tell_left_out(&journal, [].iter());
         assert!(missing(&mut entries).is_empty());
+    }
+
+    #[test]
+    fn a_family_of_signaling_that_is_not_asked_is_said_to_be_so() {
+        let (journal, mut entries) = Journal::new(Clock::start());
+        let told = |found: &[&str]| {
+            let found = found.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0));
+            tell_other_family(&journal, "http://signal.example", "192.0.2.1".parse().unwrap(), found);
+        };
+        told(&["192.0.2.1", "192.0.2.2"]);
+        assert!(missing(&mut entries).is_empty());
+        told(&["2001:db8::1", "2001:db8::1", "192.0.2.1"]);
+        let expected = "http://signal.example over IPv6, at 2001:db8::1: of its name's two families the one that answers first is used: 192.0.2.1";
+        assert_eq!(missing(&mut entries), [expected]);
     }
 
     #[tokio::test]

@@ -101,6 +101,8 @@ pub(crate) enum Input {
     Socket(OwnSocket),
     /// A socket sends to an address for the first time.
     Flow(Flow),
+    /// A connection over TCP beside the session's sockets: signaling's. Our port is not known.
+    Connection { local: SocketAddr, remote: SocketAddr },
     /// The checks are over.
     Finish,
 }
@@ -114,6 +116,8 @@ pub(crate) struct Scope {
     pub(crate) peers: BTreeSet<SocketAddr>,
     /// Addresses of servers.
     pub(crate) servers: BTreeSet<SocketAddr>,
+    /// Both ends of connections beside its sockets.
+    pub(crate) connections: BTreeSet<(SocketAddr, SocketAddr)>,
 }
 
 impl Scope {
@@ -141,6 +145,9 @@ impl Scope {
                 if flow.socket.is_some() {
                     list.insert(flow.remote);
                 }
+            }
+            Input::Connection { local, remote } => {
+                self.connections.insert((local, remote));
             }
             Input::Finish => {}
         }
@@ -265,6 +272,8 @@ fn collect(collector: &mut dyn Collector, inputs: &Receiver<Input>, output: &Sen
         match input {
             Input::Socket(_) => collector.socket(&scope, &mut |fact| send(Moment::Before, fact)),
             Input::Flow(flow) => collector.flow(&flow, &mut |fact| send(Moment::During, fact)),
+            // What it tells of is told at the end.
+            Input::Connection { .. } => {}
             Input::Finish => {
                 collector.after(&scope, &mut |fact| send(Moment::After, fact));
                 return;

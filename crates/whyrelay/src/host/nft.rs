@@ -300,6 +300,9 @@ const fn family_name(family: u8) -> &'static str {
     }
 }
 
+/// TCP's number among IP's protocols.
+const TCP: u8 = 6;
+
 /// The session's packets, out and in.
 fn packets_of(scope: &Scope) -> Vec<Packet> {
     let mut packets = Vec::new();
@@ -308,6 +311,10 @@ fn packets_of(scope: &Scope) -> Vec<Packet> {
             packets.push(Packet { protocol: *protocol, source: *local, destination: *remote });
             packets.push(Packet { protocol: *protocol, source: *remote, destination: *local });
         }
+    }
+    for (local, remote) in &scope.connections {
+        packets.push(Packet { protocol: TCP, source: *local, destination: *remote });
+        packets.push(Packet { protocol: TCP, source: *remote, destination: *local });
     }
     packets.truncate(MAX_PACKETS);
     packets

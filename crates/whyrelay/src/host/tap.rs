@@ -94,6 +94,11 @@ impl Tap {
         self.flow(flow);
     }
 
+    /// A connection beside the session's sockets, of which the rules that touch it are told.
+    pub(crate) fn connection(&mut self, local: SocketAddr, remote: SocketAddr) {
+        self.tell(Input::Connection { local, remote });
+    }
+
     /// The checks are over.
     pub(crate) fn finish(&mut self) {
         self.tell(Input::Finish);

@@ -61,6 +61,11 @@ pub fn name_in(url: &str) -> Result<Option<String>, SignalingError> {
     Ok(stream::Endpoint::parse(url)?.name())
 }
 
+/// Where a signaling server is connected to; `found`: the addresses of its name, where it has one.
+pub(crate) fn addresses_in(url: &str, found: &[IpAddr]) -> Vec<SocketAddr> {
+    stream::Endpoint::parse(url).map(|endpoint| endpoint.at(found)).unwrap_or_default()
+}
+
 /// Refuses a broken URL before anything else is done.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! The way to the server: its URL, its address, TCP, and TLS if asked for.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -68,6 +68,15 @@ impl Endpoint {
         match &self.host {
             Host::Domain(name) => Some(name.clone()),
             Host::Ipv4(_) | Host::Ipv6(_) => None,
+        }
+    }
+
+    /// Its addresses, by those of its name where it has one.
+    pub(super) fn at(&self, found: &[IpAddr]) -> Vec<SocketAddr> {
+        match &self.host {
+            Host::Domain(_) => found.iter().map(|ip| SocketAddr::new(*ip, self.port)).collect(),
+            Host::Ipv4(ip) => vec![(*ip, self.port).into()],
+            Host::Ipv6(ip) => vec![(*ip, self.port).into()],
         }
     }
 

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use crate::diagnosis::evidence::{HostEvidence, ServerPath, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Break, Path, Session};
-use crate::host::{FirewallRule, OwnPacket, SoftwareName, Subject};
-use crate::trace::event::{Transport, Vantage};
+use crate::host::{FirewallFramework, FirewallRule, OwnPacket, SoftwareName, Subject};
+use crate::trace::event::{SignalingState, Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
@@ -19,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked. Or, in a check that signaling does not answer, packets reached the kernel and no program, and there is a rule on input that drops such.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -60,7 +60,7 @@ fn examine(session: &Session<'_>) -> Examination {
 /// Of a host that looks at itself: whether the answers of a server that seems silent, or what a relay sent back, reached
 /// an interface and no socket.
 pub(super) fn of_one_host(side: &SideEvidence) -> Examination {
-    if let Some(fault) = from_servers(side, Vantage::A, Severity::Error) {
+    if let Some(fault) = from_servers(side, Vantage::A, Severity::Error).or_else(|| from_signaling(side)) {
         return Examination::of(vec![fault]);
     }
     match side.host.why_not_measured(Subject::OwnPackets).filter(|_| !silent_servers(side).is_empty()) {
@@ -133,6 +133,46 @@ fn from_servers(side: &SideEvidence, vantage: Vantage, severity: Severity) -> Op
         advice: advice(host, rule, None),
         ..Fault::default()
     })
+}
+
+/// Signaling does not answer a host that looks at itself, over TCP, and nothing else came in either: packets reached the
+/// kernel and no program, and a rule on input drops such. What this host's own firewall lets in nobody knows by TCP alone.
+pub(super) fn from_signaling(side: &SideEvidence) -> Option<Fault> {
+    let host = &side.host;
+    let is_silent = |state: &SignalingState| matches!(state, SignalingState::Failed { detail } if detail.contains("did not answer"));
+    let (failed, server, _) = side.signaling.last().filter(|(.., state)| is_silent(state))?;
+    let (seq, lost) = undelivered(host).filter(|(_, lost)| *lost >= 3 && side.delivered.is_empty())?;
+    let counting = host.firewall_rules.iter().find(|rule| took(rule));
+    let rule = counting.or_else(|| uncounted(host))?;
+    let by = counting.map_or_else(|| perhaps_by(host), |rule| format!(", by {}", quoted_firewall(&rule.fact)));
+    Some(Fault {
+        blame: Blame::A,
+        severity: Severity::Error,
+        summary: format!(
+            "{lost} packets reached the kernel of A and no program while {server} was asked: its own firewall drops them on input{by}"
+        ),
+        evidence: vec![rule.seq, seq, *failed],
+        advice: vec![let_answers_in(&rule.fact)],
+        advice_is_all: true,
+        ..Fault::default()
+    })
+}
+
+/// What lets the answers of this host's own connections in, ahead of a rule.
+fn let_answers_in(rule: &FirewallRule) -> Remedy {
+    let let_in = Remedy::firewall("Let in what answers this host's own connections and requests");
+    match (rule.framework, rule.hook.as_deref()) {
+        (FirewallFramework::Nftables, Some("input")) => let_in.run(format!(
+            "nft insert rule {} {} {} ct state established,related accept",
+            rule.table_family, rule.table, rule.chain
+        )),
+        (FirewallFramework::LegacyIptables, Some("input")) => {
+            let command = if rule.table_family == "ip6" { "ip6tables-legacy" } else { "iptables-legacy" };
+            let states = "-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT";
+            let_in.run(format!("{command} -I {} {states}", rule.chain))
+        }
+        _ => let_in,
+    }
 }
 
 /// How many of the packets to a socket that had asked there came to no socket; `None`: none, or it had not asked. What
@@ -235,7 +275,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             && error.offender.is_some_and(|offender| is_own(side, offender) || is_public_of(session, vantage, offender))
     });
     let at_device = uncounted_at_device(host);
-    let undelivered = undelivered(session, vantage).filter(|(_, count)| lost > 0 && *count >= i64::from(lost.min(3)));
+    let undelivered = undelivered(host).filter(|(_, count)| lost > 0 && *count >= i64::from(lost.min(3)));
     let here = vantage.name();
     let arrived: Vec<u64> = unheard.iter().flatten().map(|(.., seq)| *seq).take(2).collect();
     let by = if rule.is_none() { perhaps_by(host) } else { String::new() };
@@ -274,8 +314,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
 }
 
 /// Packets that the kernel received and gave to nobody, forwarded ones and those of reverse path filtering aside.
-fn undelivered(session: &Session<'_>, vantage: Vantage) -> Option<(u64, i64)> {
-    let host = &session.evidence.side(vantage).host;
+fn undelivered(host: &HostEvidence) -> Option<(u64, i64)> {
     let (seq, received) = host.counter("Ip.InReceives")?;
     let (_, delivered) = host.counter("Ip.InDelivers")?;
     let other = |name| host.counter(name).map_or(0, |(_, by)| by);

@@ -1,6 +1,6 @@
 //! signaling failed.
 
-use super::{Examination, Fault, Fix, Rule, no_usable_address};
+use super::{Examination, Fault, Fix, Rule, input_firewall_drops, no_usable_address};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
 use crate::trace::event::{Side, SignalingState};
@@ -39,6 +39,10 @@ fn examine(session: &Session<'_>) -> Examination {
         };
         // A host without any network has a finding of its own, which explains this.
         if no_usable_address::without_network(side).is_some() {
+            continue;
+        }
+        // So has a firewall of this host that lets nothing in.
+        if session.evidence.is_alone() && input_firewall_drops::from_signaling(side).is_some() {
             continue;
         }
         // So has a name that is not resolved.
