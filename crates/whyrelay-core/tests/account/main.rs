@@ -39,3 +39,4 @@ mod scale;
 mod schema;
 mod segments;
 mod vrf;
+mod what_a_check_says;

@@ -1,0 +1,283 @@
+//! What a check of one host says of a slow network, of servers that send elsewhere or drain, of a dead address beside one
+//! that lives, and of a host that lets nothing in.
+
+use std::time::Duration;
+
+use whyrelay_core::ice::candidate::CandidateType;
+use whyrelay_core::report::CheckReport;
+use whyrelay_core::trace::event::{Direction, EndReason, EventKind, ServerFailure, SignalingState, Transport, Vantage};
+use whyrelay_core::trace::measurement::{Measurement, WITHOUT_ANSWER};
+use whyrelay_core::wire::attribute::AttributeType;
+use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
+
+use crate::builder::{Session, address};
+use crate::report::{A, A_MAPPED, RELAYED, STUN};
+
+const TURN_URL: &str = "turn:192.0.2.10:3478";
+
+/// A check that has begun.
+fn started(consents: &[&str]) -> Session {
+    let mut session = Session::new();
+    let consents = consents.iter().map(|consent| (*consent).to_owned()).collect();
+    session.push(Vantage::A, EventKind::CheckStarted { consents });
+    session
+}
+
+/// What a check says; it has no peer.
+fn report(session: &Session) -> CheckReport {
+    let mut events = session.of(Vantage::A);
+    events.retain(|event| !matches!(event.kind, EventKind::Description { .. } | EventKind::IceStarted { .. }));
+    CheckReport::from_events(&events)
+}
+
+/// Codes of findings that are more than information, with whose fault they are.
+fn harmful(report: &CheckReport) -> Vec<String> {
+    let harmful = report.findings.iter().filter(|finding| finding.severity.name() != "info");
+    harmful.map(|finding| format!("{} {}", finding.code, finding.blame.name())).collect()
+}
+
+/// The rows of a name: value and whether it stands out.
+fn row(report: &CheckReport, name: &str) -> Vec<(String, String)> {
+    let rows = report.rows.iter().filter(|row| row.name == name);
+    rows.map(|row| (row.value.clone(), format!("{:?}", row.state).to_lowercase())).collect()
+}
+
+fn missing(session: &mut Session, what: &str, why: &str) {
+    session.push(Vantage::A, EventKind::NotMeasured { what: what.into(), why: why.into() });
+}
+
+/// A request of one socket to a server: eight times, and its answer after so long, if any.
+fn slow_binding(session: &mut Session, local: &str, server: &str, after: Option<Duration>) {
+    let id = session.id();
+    let request = MessageBuilder::new(Class::Request, Method::BINDING, id).build();
+    for _ in 0..8 {
+        session.datagram(Vantage::A, Direction::Out, local, server, &request, None);
+    }
+    let (transport, detail, unannounced) = (Transport::Udp, None, false);
+    let (local_of, remote, rtt_us) = (Some(address(local)), address(server), None);
+    let reach = Measurement::Reach { transport, local: local_of, remote, rtt_us, detail, unannounced };
+    session.push(Vantage::A, EventKind::Measured(reach));
+    missing(session, "mapping", WITHOUT_ANSWER);
+    if let Some(after) = after {
+        session.wait(after);
+        let answer = MessageBuilder::new(Class::Success, Method::BINDING, id)
+            .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(A_MAPPED))
+            .build();
+        for _ in 0..8 {
+            session.datagram(Vantage::A, Direction::In, local, server, &answer, None);
+        }
+    }
+}
+
+#[test]
+fn answers_that_come_later_than_a_check_waits_are_no_firewall_and_no_dead_server() {
+    let look = |after: Option<Duration>| {
+        let mut session = started(&[]);
+        session.push(Vantage::A, EventKind::ServerKnown { url: TURN_URL.into(), announced: false });
+        slow_binding(&mut session, A, STUN, after);
+        // The TURN client on another socket, likewise.
+        let other = "192.168.1.2:40001";
+        let id = session.id();
+        let request = MessageBuilder::new(Class::Request, Method::ALLOCATE, id).build();
+        for _ in 0..8 {
+            session.datagram(Vantage::A, Direction::Out, other, STUN, &request, None);
+        }
+        let failure = ServerFailure::Timeout { transmissions: 8, took_us: 1_500_000 };
+        let (server, method, local) = (TURN_URL.to_owned(), "Allocate".to_owned(), Some(address(other)));
+        session.push(Vantage::A, EventKind::ServerFailed { server, local, method, failure });
+        if let Some(after) = after {
+            session.wait(after);
+            let answer = MessageBuilder::new(Class::Error, Method::ALLOCATE, id).error(401, "no").build();
+            session.datagram(Vantage::A, Direction::In, other, STUN, &answer, None);
+        }
+        // They reached the interface in any case.
+        session.arrived_packet("eth0", STUN, A);
+        report(&session)
+    };
+    let slow = look(Some(Duration::from_secs(2)));
+    assert_eq!(harmful(&slow), ["WR510 the path"], "{:#?}", slow.findings);
+    assert!(slow.summary.contains("answered this host over UDP 2.0 s after it was asked"), "{}", slow.summary);
+    let (udp, state) = &row(&slow, "UDP")[0];
+    assert!(udp.starts_with("answered after 2.0 s") && state == "warning", "{udp} {state}");
+    let (allocation, state) = &row(&slow, "allocation")[0];
+    assert!(allocation.starts_with("answered after 2.0 s") && state == "warning", "{allocation} {state}");
+    assert!(row(&slow, "UDP, servers' ports")[0].0.contains("passes (1 of 1)"));
+    let why: Vec<&str> =
+        slow.not_measured.iter().filter(|missing| missing.what == "mapping").map(|missing| &*missing.why).collect();
+    assert_eq!(why, ["the servers answered when the check waited no longer (--time gives it more)"]);
+    // Without an answer to any socket what reached the interface was dropped here.
+    let dropped = look(None);
+    assert!(harmful(&dropped).contains(&"WR111 A".to_owned()), "{:#?}", dropped.findings);
+    assert_eq!(row(&dropped, "UDP")[0], ("no answer".to_owned(), "bad".to_owned()));
+}
+
+/// A refusal of an allocation, after the challenge.
+fn refuses(session: &mut Session, local: &str, server: &str, code: u16, reason: &str, alternate: Option<&str>) {
+    let id = session.id();
+    let request = MessageBuilder::new(Class::Request, Method::ALLOCATE, id)
+        .text(AttributeType::USERNAME, "alice")
+        .text(AttributeType::REALM, "x")
+        .build();
+    session.datagram(Vantage::A, Direction::Out, local, server, &request, None);
+    let mut answer = MessageBuilder::new(Class::Error, Method::ALLOCATE, id).error(code, reason);
+    if let Some(alternate) = alternate {
+        answer = answer.address(AttributeType::ALTERNATE_SERVER, address(alternate));
+    }
+    session.datagram(Vantage::A, Direction::In, local, server, &answer.build(), None);
+    let failure = ServerFailure::ErrorResponse { code, reason: reason.into(), expected: alternate.is_some() };
+    let (method, local) = ("Allocate".to_owned(), Some(address(local)));
+    session.push(Vantage::A, EventKind::ServerFailed { server: TURN_URL.into(), local, method, failure });
+}
+
+#[test]
+fn a_server_that_sends_elsewhere_is_told_with_where_and_what_that_one_said() {
+    const OTHER: &str = "198.51.100.3:3478";
+    let look = |then: &dyn Fn(&mut Session)| {
+        let mut session = started(&[]);
+        session.push(Vantage::A, EventKind::ServerKnown { url: TURN_URL.into(), announced: false });
+        refuses(&mut session, A, STUN, 300, "Try Alternate", Some(OTHER));
+        then(&mut session);
+        report(&session)
+    };
+    let told = |report: &CheckReport| row(report, "sent on to");
+    let says = |what: &str, state: &str| {
+        vec![(format!("{OTHER}, by its answer 300 (Try Alternate): {what}"), state.to_owned())]
+    };
+    let gave = look(&|session| session.allocate(Vantage::A, A, OTHER, RELAYED, A_MAPPED, "198.51.100.9:1"));
+    assert_eq!(told(&gave), says("it gave an allocation", "good"));
+    assert_eq!(harmful(&gave), Vec::<String>::new());
+    assert_eq!(told(&look(&|_| {})), says("it was not asked", "warning"));
+    let refused = look(&|session| refuses(session, A, OTHER, 486, "Quota", None));
+    assert_eq!(told(&refused), says("it refuses an allocation with 486", "bad"));
+    assert!(harmful(&refused).contains(&"WR405 the relay".to_owned()));
+    let silent = look(&|session| {
+        let id = session.id();
+        let request = MessageBuilder::new(Class::Request, Method::ALLOCATE, id).build();
+        for _ in 0..8 {
+            session.datagram(Vantage::A, Direction::Out, A, OTHER, &request, None);
+        }
+        let failure = ServerFailure::Timeout { transmissions: 8, took_us: 1_500_000 };
+        let (server, method, local) = (TURN_URL.to_owned(), "Allocate".to_owned(), Some(address(A)));
+        session.push(Vantage::A, EventKind::ServerFailed { server, local, method, failure });
+    });
+    assert_eq!(told(&silent), says("it did not answer", "bad"));
+    let unusable =
+        silent.findings.iter().find(|finding| finding.code == "WR402").map(|finding| finding.summary.as_str());
+    let unusable = unusable.unwrap_or_default();
+    assert!(unusable.contains(&format!("it sends on to {OTHER}, which answers none of 8 requests")), "{unusable}");
+    // One that sends nobody on has no such row.
+    let mut session = started(&[]);
+    session.push(Vantage::A, EventKind::ServerKnown { url: TURN_URL.into(), announced: false });
+    refuses(&mut session, A, STUN, 486, "Quota", None);
+    assert!(told(&report(&session)).is_empty());
+}
+
+#[test]
+fn a_server_that_drains_needs_no_larger_quota() {
+    let advice = |code: u16, reason: &str| {
+        let mut session = started(&[]);
+        refuses(&mut session, A, STUN, code, reason, None);
+        let report = report(&session);
+        let found = report.findings.iter().find(|finding| finding.code == "WR405").expect("it refuses");
+        (found.summary.clone(), found.advice.join(" "))
+    };
+    let (summary, draining) = advice(508, "Draining");
+    assert!(summary.ends_with("with 508, as it drains: it is to end soon, and lets nobody new in"), "{summary}");
+    assert!(
+        !draining.contains("quota") && !draining.contains("port range") && draining.contains("--turn"),
+        "{draining}"
+    );
+    let (_, full) = advice(508, "Insufficient Capacity");
+    assert!(full.contains("port range") && full.contains("drains") && full.contains("--turn"), "{full}");
+    let (_, quota) = advice(486, "Allocation Quota Reached");
+    assert!(quota.contains("quota") && !quota.contains("508") && !quota.contains("drains"), "{quota}");
+}
+
+/// Two servers at different addresses that see one socket are the measurement; it is not called missing because another
+/// socket asked one of them only.
+#[test]
+fn what_two_servers_told_one_socket_is_measured() {
+    let told = |second: Option<&str>| {
+        let mut session = started(&[]);
+        session.stun(Vantage::A, A, STUN, Some(A_MAPPED));
+        if let Some(second) = second {
+            session.stun(Vantage::A, "192.168.1.2:40001", STUN, Some("203.0.113.1:40001"));
+            session.stun(Vantage::A, "192.168.1.2:40001", second, Some("203.0.113.1:40001"));
+        }
+        let report = report(&session);
+        report.not_measured.iter().any(|missing| missing.codes.contains(&"WR206"))
+    };
+    assert!(told(None), "one server");
+    assert!(told(Some("192.0.2.10:3479")), "two ports of one server");
+    assert!(!told(Some("192.0.2.11:3478")), "two servers");
+}
+
+#[test]
+fn a_lifetime_that_was_asked_for_is_missing_for_a_reason_and_not_for_want_of_a_flag() {
+    let why = |consents: &[&str]| {
+        let mut session = started(consents);
+        session.stun(Vantage::A, A, STUN, Some(A_MAPPED));
+        missing(&mut session, "the lifetime of an idle mapping", "it takes a TURN server over UDP");
+        let report = report(&session);
+        let of_rule = report.not_measured.into_iter().find(|missing| missing.codes.contains(&"WR205"));
+        of_rule.map(|missing| missing.why).unwrap_or_default()
+    };
+    let unasked = why(&[]);
+    assert!(unasked.contains("--lifetime measures it"), "{unasked}");
+    let asked = why(&["lifetime"]);
+    assert!(!asked.contains("--lifetime") && asked.contains("it takes a TURN server over UDP"), "{asked}");
+}
+
+/// Of a name with an address of each family, over TCP: one relays and the other is dead.
+#[test]
+fn a_dead_address_of_a_turn_name_is_a_finding_beside_one_that_relays() {
+    const URL: &str = "turn:turn.example:3478?transport=tcp";
+    let look = |dead: &[&str], relays: bool| {
+        let mut session = started(&[]);
+        session.push(Vantage::A, EventKind::ServerKnown { url: URL.into(), announced: false });
+        if relays {
+            session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, "198.51.100.9:1");
+            session.local_candidate(Vantage::A, CandidateType::Relayed, RELAYED, RELAYED, Some(URL));
+        }
+        for local in dead {
+            let failure = ServerFailure::ConnectionFailed { detail: "no answer within 2.1 s".into() };
+            let (server, method, local) = (URL.to_owned(), "Allocate".to_owned(), Some(address(local)));
+            session.push(Vantage::A, EventKind::ServerFailed { server, local, method, failure });
+        }
+        let report = report(&session);
+        let found = report.findings.into_iter().filter(|finding| finding.code == "WR402");
+        found.map(|finding| finding.summary).collect::<Vec<_>>()
+    };
+    let six = "[2001:db8::2]:0";
+    let one = look(&[six], true);
+    assert_eq!(one, [format!("This host cannot use {URL} (over IPv6: no answer within 2.1 s)")]);
+    assert!(look(&["192.168.1.2:0"], true).is_empty(), "another attempt over the same family relays");
+    let both = look(&[six, "192.168.1.2:0"], false);
+    assert_eq!(both, [format!("This host cannot use {URL} (no answer within 2.1 s)")]);
+}
+
+#[test]
+fn signaling_that_a_host_shuts_out_itself_is_this_hosts_fault() {
+    let look = |detail: &str, rule: &dyn Fn(&mut Session), lost: i64| {
+        let mut session = started(&[]);
+        rule(&mut session);
+        session.counters(Vantage::A, &[("Ip.InReceives", 20 + lost), ("Ip.InDelivers", 20)]);
+        let state = SignalingState::Failed { detail: detail.into() };
+        session.push(Vantage::A, EventKind::Signaling { server: "http://192.0.2.10:8080".into(), state });
+        session.end(Vantage::A, EndReason::Finished);
+        report(&session)
+    };
+    const SILENT: &str = "the server did not answer within 2.5 s";
+    let counted = look(SILENT, &|session| session.firewall("input", "counter drop", Some("drop"), 9), 9);
+    assert_eq!(harmful(&counted), ["WR111 A"], "{:#?}", counted.findings);
+    assert!(counted.summary.contains("9 packets reached the kernel of this host"), "{}", counted.summary);
+    let advice = counted.findings[0].advice.join(" ");
+    assert!(advice.contains("nft insert rule inet filter input ct state established,related accept"), "{advice}");
+    let policy = look(SILENT, &|session| session.policy("input", "drop"), 9);
+    assert_eq!(harmful(&policy), ["WR111 A"]);
+    // A server that refuses is heard; packets that were not lost, or that no rule drops, are nothing.
+    let heard = look("Connection refused (os error 111)", &|session| session.policy("input", "drop"), 9);
+    assert_eq!(harmful(&heard), ["WR701 signaling"]);
+    assert_eq!(harmful(&look(SILENT, &|session| session.policy("input", "drop"), 0)), ["WR701 signaling"]);
+    assert_eq!(harmful(&look(SILENT, &|_| {}, 9)), ["WR701 signaling"]);
+}
