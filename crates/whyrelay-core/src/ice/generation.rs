@@ -298,6 +298,7 @@ impl Agent {
             Some(_) => self.event(EventKind::SignalRefused {
                 message: "description".to_owned(),
                 detail: "the ICE credentials changed without a restart".to_owned(),
+                ours: false,
             }),
         }
     }

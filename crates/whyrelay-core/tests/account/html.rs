@@ -83,7 +83,7 @@ fn hostile_session(evil: &str) -> Session {
                 message: text(),
                 length: 1,
             },
-            EventKind::SignalRefused { message: text(), detail: text() },
+            EventKind::SignalRefused { message: text(), detail: text(), ours: false },
             EventKind::Signaling { server: text(), state: SignalingState::Lost { detail: text() } },
             EventKind::ServerKnown { url: format!("turn:{evil}"), announced: true },
             EventKind::RemoteCandidateRefused { line: text(), reason: RefuseReason::Malformed { detail: text() } },

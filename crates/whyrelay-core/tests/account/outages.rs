@@ -7,12 +7,14 @@ use whyrelay_core::diagnosis::finding::Severity;
 use whyrelay_core::diagnosis::session::Path;
 use whyrelay_core::report::{Report, TextOptions, render_html, render_text};
 use whyrelay_core::trace::event::{
-    EndReason, Event, EventKind, IceState, IceStateReason, InterfaceUse, Side, SignalingState, Vantage,
+    Direction, EndReason, Event, EventKind, IceState, IceStateReason, InterfaceUse, Side, SignalingState, Vantage,
 };
+use whyrelay_core::wire::attribute::AttributeType;
+use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use crate::builder::{Check, Fate, Session, address};
 use crate::choices::said;
-use crate::report::{A, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, direct, relayed};
+use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, direct, relayed};
 
 const SERVER: &str = "http://192.0.2.1:8080/";
 
@@ -80,6 +82,46 @@ fn a_killed_peer_breaks_a_connection_that_is_kept_open() {
     assert!(text.contains("Breaks of the path A the path fell silent at 18."), "{text}");
     assert!(text.contains("ICE restarted 2 times; no path again"), "{text}");
     assert!(render_html(&report).contains("ICE restarted 2 times; no path again"));
+}
+
+/// Permissions that the relay refused are no cause of a session that broke because the peer was killed.
+#[test]
+fn what_the_relay_refused_for_a_peer_that_was_killed_stands_behind_that() {
+    let look = |killed: bool| {
+        let mut session = kept_open();
+        session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, "198.51.100.9:1");
+        let id = session.id();
+        let request = MessageBuilder::new(Class::Request, Method::CREATE_PERMISSION, id)
+            .xor_address(AttributeType::XOR_PEER_ADDRESS, address(B_MAPPED))
+            .text(AttributeType::USERNAME, "1700:alice");
+        session.datagram(Vantage::A, Direction::Out, A, STUN, &request.build(), None);
+        let answer = MessageBuilder::new(Class::Error, Method::CREATE_PERMISSION, id).error(403, "Forbidden").build();
+        session.datagram(Vantage::A, Direction::In, A, STUN, &answer, None);
+        silent(&mut session, Vantage::A);
+        session.wait(Duration::from_secs(12));
+        if killed {
+            signaling(&mut session, Vantage::A, SignalingState::PeerLeft);
+        }
+        interrupted(&mut session, Vantage::A);
+        harmful(&Report::from_events(&session.events))
+    };
+    assert_eq!(look(true), ["WR705 B"]);
+    assert!(look(false).contains(&"WR403 the relay".to_owned()), "{:?}", look(false));
+}
+
+/// Restarts that are not answered while signaling is away are all answered when it is back.
+#[test]
+fn what_a_sides_own_restarts_lead_to_is_no_fault_of_the_peers_messages() {
+    let all = |restarts, ours| {
+        let mut session = crate::report::failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+        for generation in 1..=restarts {
+            restarted(&mut session, Vantage::A, generation);
+        }
+        let (message, detail) = ("description".to_owned(), "it is refused".to_owned());
+        session.push(Vantage::A, EventKind::SignalRefused { message, detail, ours });
+        harmful(&Report::from_events(&session.events)).iter().any(|found| found == "WR704 B")
+    };
+    assert!(all(0, false) && !all(1, false) && !all(0, true));
 }
 
 #[test]

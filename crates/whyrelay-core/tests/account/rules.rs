@@ -424,7 +424,10 @@ fn signaling_faults_come_before_everything_else() {
     assert_eq!(summary(&session, "WR703"), "No candidate of B reached A: B had 1, and signaling did not carry them");
 
     let mut session = failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
-    session.push(Vantage::A, EventKind::SignalRefused { message: "offer".into(), detail: "no ice-ufrag".into() });
+    session.push(
+        Vantage::A,
+        EventKind::SignalRefused { message: "offer".into(), detail: "no ice-ufrag".into(), ours: false },
+    );
     let reason = RefuseReason::Malformed { detail: "the line ends".into() };
     session.push(Vantage::A, EventKind::RemoteCandidateRefused { line: "candidate:".into(), reason });
     assert_eq!(findings(&session)[0], "WR704 B");

@@ -354,7 +354,7 @@ async fn announced(
                         }
                         Err(error) => {
                             let (message, detail) = ("servers".to_owned(), error.to_string());
-                            journal.fact(EventKind::SignalRefused { message, detail });
+                            journal.fact(EventKind::SignalRefused { message, detail, ours: false });
                         }
                     }
                 }

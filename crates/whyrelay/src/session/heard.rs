@@ -47,7 +47,7 @@ impl Session {
             Some(Incoming::WaitingForPeer(_)) => {}
             Some(Incoming::Refused(kind, refusal)) => {
                 let (message, detail) = (kind.name().to_owned(), refusal.reason);
-                self.record(EventKind::SignalRefused { message, detail });
+                self.record(EventKind::SignalRefused { message, detail, ours: true });
             }
             Some(Incoming::Disconnected { error, retry_in }) => {
                 self.signals.is_lost = true;
@@ -87,7 +87,11 @@ impl Session {
                 let url: ServerUrl = match url.parse() {
                     Ok(url) => url,
                     Err(error) => {
-                        self.record(EventKind::SignalRefused { message: "servers".into(), detail: error.to_string() });
+                        self.record(EventKind::SignalRefused {
+                            message: "servers".into(),
+                            detail: error.to_string(),
+                            ours: false,
+                        });
                         continue;
                     }
                 };
@@ -124,7 +128,7 @@ impl Session {
         if !message.from.is_empty() && message.from != self.signals.peer {
             let detail = "it comes from another id than --peer names".to_owned();
             let message = kind.name().chars().take(64).collect();
-            self.record(EventKind::SignalRefused { message, detail });
+            self.record(EventKind::SignalRefused { message, detail, ours: false });
             return;
         }
         self.signals.peer_present = true;
@@ -134,7 +138,11 @@ impl Session {
             MessageType::Offer | MessageType::Answer => {
                 let detail = "both sides have the same role: one runs `whyrelay offer`, the other `whyrelay answer`";
                 self.progress.step(detail);
-                self.record(EventKind::SignalRefused { message: kind.name().into(), detail: detail.into() });
+                self.record(EventKind::SignalRefused {
+                    message: kind.name().into(),
+                    detail: detail.into(),
+                    ours: false,
+                });
             }
             MessageType::Candidate => self.remote_candidate(&message.content),
             MessageType::EndOfCandidates => self.take_end_of_candidates(),
@@ -173,12 +181,16 @@ impl Session {
                 self.signals.hello = Some(info);
             }
             Err(error) => {
-                self.record(EventKind::SignalRefused { message: "hello".into(), detail: error.to_string() });
+                self.record(EventKind::SignalRefused {
+                    message: "hello".into(),
+                    detail: error.to_string(),
+                    ours: false,
+                });
             }
         }
     }
 
-    fn described(&mut self, kind: SdpType, text: &str) {
+    pub(super) fn described(&mut self, kind: SdpType, text: &str) {
         let name = match kind {
             SdpType::Offer => "offer",
             SdpType::Answer => "answer",
@@ -188,13 +200,19 @@ impl Session {
             Err(error) => {
                 let detail = error.to_string();
                 self.progress.step(&format!("the other side's {name} cannot be used: {detail}"));
-                self.record(EventKind::SignalRefused { message: name.into(), detail });
+                self.record(EventKind::SignalRefused { message: name.into(), detail, ours: false });
                 if self.remote.is_none() {
                     self.end(EndReason::Failed);
                 }
                 return;
             }
         };
+        // An answer to an offer that a restart has replaced since, as where signaling was away for a while: its credentials
+        // are of a generation that is over.
+        let is_stale = description.session_version < self.local.session_version;
+        if kind == SdpType::Answer && is_stale && self.signals.peer_answers_by_version() {
+            return;
+        }
         let restarts = self.remote.as_ref().is_some_and(|before| before.ufrag != description.ufrag);
         if self.remote.is_some() && !restarts && kind == SdpType::Offer {
             // The same offer again, as after a reconnection: answer it again.
@@ -274,7 +292,11 @@ impl Session {
             }
             Ok(None) => {}
             Err(error) => {
-                self.record(EventKind::SignalRefused { message: "recording".into(), detail: error.to_string() });
+                self.record(EventKind::SignalRefused {
+                    message: "recording".into(),
+                    detail: error.to_string(),
+                    ours: false,
+                });
             }
         }
     }

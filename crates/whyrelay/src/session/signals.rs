@@ -33,6 +33,10 @@ const FOLLOWING_FEATURE: &str = "trace";
 /// The feature of a peer that replaces addresses and names by pseudonyms: then both sides do, to agree.
 const REDACTED_FEATURE: &str = "redacted";
 
+/// The feature of a peer whose answers have the session version of the offer that they answer. RFC 3264 §6 leaves the
+/// answerer its own.
+const VERSIONS_FEATURE: &str = "versions";
+
 /// The state of signaling.
 pub(super) struct Signals {
     pub(super) client: Option<Client>,
@@ -112,6 +116,11 @@ impl Signals {
     /// Whether the other side answers probes and sends openers.
     pub(super) fn peer_answers_probes(&self) -> bool {
         self.has_feature(PROBES_FEATURE)
+    }
+
+    /// Whether an answer of the other side tells which offer it answers.
+    pub(super) fn peer_answers_by_version(&self) -> bool {
+        self.has_feature(VERSIONS_FEATURE)
     }
 
     fn has_feature(&self, name: &str) -> bool {
@@ -208,7 +217,7 @@ impl Session {
     }
 
     pub(super) fn say_hello(&mut self) {
-        let mut features = vec![RECORDING_FEATURE.to_owned(), PROBES_FEATURE.to_owned()];
+        let mut features = [RECORDING_FEATURE, PROBES_FEATURE, VERSIONS_FEATURE].map(str::to_owned).to_vec();
         if self.config.redact {
             features.push(REDACTED_FEATURE.to_owned());
         }
@@ -245,7 +254,8 @@ impl Session {
             },
             _ => self.local.clone(),
         };
-        description.session_version = u64::from(self.generation) + 1;
+        let answered = self.remote.as_ref().filter(|_| kind == SdpType::Answer).map(|offer| offer.session_version);
+        description.session_version = answered.unwrap_or_else(|| u64::from(self.generation) + 1);
         self.local = description.clone();
         let message = match kind {
             SdpType::Offer => MessageType::Offer,

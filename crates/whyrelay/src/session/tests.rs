@@ -10,8 +10,9 @@ use whyrelay_core::engine::gather::StreamId;
 use whyrelay_core::engine::stun_server;
 use whyrelay_core::engine::transaction::Schedule;
 use whyrelay_core::host::{HostFact, Moment, SocketProfile};
+use whyrelay_core::sdp::SdpType;
 use whyrelay_core::signal::PeerInfo;
-use whyrelay_core::trace::event::{Direction, EndReason, EventKind, ServerFailure, Vantage};
+use whyrelay_core::trace::event::{Direction, EndReason, EventKind, ServerFailure, Side, Vantage};
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
 
@@ -267,4 +268,29 @@ async fn a_session_that_is_over_waits_for_what_its_peer_says_about_its_probes() 
     let due = session.probing_deadline().expect("it wakes for it");
     tokio::time::sleep_until(due.into()).await;
     assert!(!waits(&mut session), "a peer that says nothing is not waited for");
+}
+
+#[tokio::test]
+async fn an_answer_to_an_offer_that_was_replaced_is_left_alone() {
+    for (features, is_left_alone) in [(&["versions"][..], true), (&[], false)] {
+        let Fixture { mut session, .. } = Fixture::new(&[]);
+        let features = features.iter().map(|feature| (*feature).to_owned()).collect();
+        session.signals.hello = Some(PeerInfo { features, ..PeerInfo::default() });
+        let answer = |session: &mut Session, ufrag: &str, version: u64| {
+            let mut answer = session.local.clone();
+            (answer.ufrag, answer.session_version) = (ufrag.to_owned(), version);
+            answer.setup = answer.setup.answer();
+            session.described(SdpType::Answer, &answer.to_string());
+        };
+        session.send_description(SdpType::Offer);
+        answer(&mut session, "first", 1);
+        // Twice, as where signaling is away: both offers are answered when it is back.
+        session.restart(Side::Local);
+        session.restart(Side::Local);
+        answer(&mut session, "stale", 2);
+        answer(&mut session, "fresh", 3);
+        let refused = session.sink.events().iter().any(|event| matches!(event.kind, EventKind::SignalRefused { .. }));
+        assert_eq!(refused, !is_left_alone, "{:#?}", session.sink.events());
+        assert_eq!(session.remote.as_ref().map(|remote| remote.ufrag.as_str()), Some("fresh"));
+    }
 }

@@ -16,7 +16,7 @@ pub(super) const RULE: Rule = Rule {
     doubt: "A candidate with a public or common address on either side.",
     fixes: &[Fix::safe("Give both sides a STUN server (--stun) that they reach over UDP.")],
     threads: &["netbirdio/netbird#1744"],
-    depends_on: &["WR301", "WR302", "WR303", "WR701", "WR702", "WR703", "WR801", "WR102"],
+    depends_on: &["WR301", "WR302", "WR303", "WR701", "WR702", "WR703", "WR705", "WR801", "WR102"],
     needs: &[],
     examine,
 };

@@ -27,12 +27,16 @@ fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
-        if let Some((seq, message, detail)) = side.refused_messages.first() {
+        // A side that restarts again before its last restart is answered gets two answers: that the second is not taken is
+        // nobody's fault, and the next restart brings what is missing.
+        let is_own_doing = |message: &str| message == "description" && side.generation > 0;
+        let mut refused = side.refused_messages.iter().filter(|(_, message, _)| !is_own_doing(message));
+        if let Some((seq, message, detail)) = refused.next() {
             faults.push(Fault {
                 blame: Blame::side(vantage.other()),
                 severity: Severity::Error,
                 summary: format!("{} cannot use the {message} of its peer: {detail}", vantage.name()),
-                evidence: side.refused_messages.iter().map(|(seq, ..)| *seq).chain([*seq]).collect(),
+                evidence: refused.map(|(seq, ..)| *seq).chain([*seq]).collect(),
                 ..Fault::default()
             });
         }

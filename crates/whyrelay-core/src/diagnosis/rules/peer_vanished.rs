@@ -79,6 +79,11 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(faults)
 }
 
+/// Whether a side vanished: what it left behind half done is then no cause.
+pub(super) fn is_found(session: &Session<'_>) -> bool {
+    matches!(examine(session), Examination::Found(_))
+}
+
 /// A signaling server keeps the place of a client whose connection broke for some seconds, and whole networks are missed
 /// later still.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Examination, Fault, Fix, Need, Rule};
+use super::{Examination, Fault, Fix, Need, Rule, peer_vanished};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::address::AddressClass;
@@ -40,6 +40,8 @@ fn examine(session: &Session<'_>) -> Examination {
     // One finding for each server that does harm; what does none is one in all, whatever the sides, the addresses of the
     // server and the allocations on it.
     let mut groups: BTreeMap<Option<SocketAddr>, Refused> = BTreeMap::new();
+    // Nothing could be relayed to a peer that is gone.
+    let is_gone = peer_vanished::is_found(session);
     for vantage in session.recorded() {
         for ((_, _, server), path) in &session.evidence.side(vantage).servers {
             let Some(allocation) = &path.allocation else { continue };
@@ -58,7 +60,8 @@ fn examine(session: &Session<'_>) -> Examination {
             }
             // Refusing what only its neighbors could reach is what a server on the Internet should do.
             let neighbor = AddressClass::of(server.ip()) != AddressClass::Public;
-            let harms = public || neighbor && session.path == Path::Failed && allocation.permissions.is_empty();
+            let fails = neighbor && session.path == Path::Failed && allocation.permissions.is_empty();
+            let harms = (public || fails) && !is_gone;
             let group = groups.entry((harms && session.path != Path::Direct).then_some(*server)).or_default();
             group.harms |= harms;
             group.servers.insert(*server);

@@ -88,12 +88,15 @@ pub enum EventKind {
         /// The generation: 0, and one more with each restart.
         generation: u32,
     },
-    /// A description or other message of the peer cannot be used.
+    /// A description or other message of the peer cannot be used; or the signaling server does not take one of ours.
     SignalRefused {
         /// Its type.
         message: String,
         /// Why.
         detail: String,
+        /// Whether it is ours, and the signaling server does not take it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        ours: bool,
     },
     /// A STUN or TURN server that this session uses.
     ServerKnown {

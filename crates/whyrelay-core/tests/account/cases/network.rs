@@ -504,7 +504,10 @@ fn channel_and_signaling() -> Vec<Case> {
     dropped.fail(Vantage::A);
     dropped.fail(Vantage::B);
     let garbled = failing(Fate::LostOnTheWay, LOST, |session| {
-        session.push(Vantage::A, EventKind::SignalRefused { message: "offer".into(), detail: "no ice-ufrag".into() });
+        session.push(
+            Vantage::A,
+            EventKind::SignalRefused { message: "offer".into(), detail: "no ice-ufrag".into(), ours: false },
+        );
     });
     let mut gone = easy_nats();
     signaling(&mut gone, Vantage::A, SignalingState::PeerLeft);

@@ -28,7 +28,7 @@ impl Session {
             Ok(probing) => probing,
             Err(error) => {
                 let (message, detail) = ("probe".into(), error.to_string());
-                return self.record(EventKind::SignalRefused { message, detail });
+                return self.record(EventKind::SignalRefused { message, detail, ours: false });
             }
         };
         self.probing.peer_probes = probing.under_way.or(self.probing.peer_probes);
