@@ -59,6 +59,7 @@ use crate::diagnosis::rules;
 use crate::diagnosis::session::{Chain, End, JoinedPair, Path, Session};
 use crate::host::{Installed, Software, SoftwareName, Subject};
 use crate::trace::event::{Direction, EndReason, Event, InterfaceUse, Pair, PairState, Role, Transport, Vantage};
+use crate::trace::measurement::THROUGHPUT;
 
 /// The schema of the JSON account. Fields are added freely; a change of one needs a new number.
 pub const SCHEMA: &str = "whyrelay.report/1";
@@ -287,6 +288,7 @@ impl Report {
         let verdict = verdict(&session, expected, diagnosis.has_harmless || over_tcp);
         let mut not_measured = missing_sides(evidence);
         not_measured.extend(diagnosis.not_measured);
+        not_measured.extend(unmeasured_throughput(evidence));
 
         let clock = clock::estimate(evidence, events);
         let scale = timeline::Scale::new(evidence, clock.as_ref());
@@ -412,6 +414,31 @@ fn program_row(seq: u64, software: &Software) -> ProgramRow {
     let Software { software: program, signs, process_id, environment: settings, installed } = software.clone();
     let (words, certain) = (facts::software(software), software.is_certain());
     ProgramRow { seq, program, words, signs, certain, process_id, settings, installed }
+}
+
+/// Throughput that a side was asked to measure and did not. Each direction is told once, by the side that knows why.
+fn unmeasured_throughput(evidence: &Evidence) -> Vec<NotMeasured> {
+    let sides = [Vantage::A, Vantage::B].map(|vantage| (vantage, evidence.side(vantage)));
+    let all =
+        sides.iter().flat_map(|(vantage, side)| side.measured.missing.iter().map(move |missing| (*vantage, missing)));
+    let told = all.filter_map(|(vantage, (_, what, why))| {
+        let (from, to) = match what.strip_prefix(THROUGHPUT)? {
+            " to the other side" => (vantage, vantage.other()),
+            " from the other side" => (vantage.other(), vantage),
+            _ => return None,
+        };
+        let known = |vantage, direction| evidence.side(vantage).throughput.contains_key(&direction);
+        let is_known = known(from, Direction::Out) || known(to, Direction::In);
+        let what = format!("{THROUGHPUT} from {} to {}", from.name(), to.name());
+        (!is_known).then(|| NotMeasured::new(what, why.clone()))
+    });
+    let mut known: Vec<NotMeasured> = Vec::new();
+    for missing in told {
+        if known.iter().all(|other| other.what != missing.what) {
+            known.push(missing);
+        }
+    }
+    known
 }
 
 fn missing_sides(evidence: &Evidence) -> Vec<NotMeasured> {

@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::event::{Direction, Transport};
 use crate::nat::behavior::{FilteringBehavior, Hairpinning, MappingBehavior};
 
+/// What a session measures where it is asked to, as it calls it where it did not.
+pub const THROUGHPUT: &str = "throughput";
+
+/// Why what servers tell was not measured where none did.
+pub const WITHOUT_ANSWER: &str = "no server answered over UDP";
+
 /// One thing that was measured. Addresses of UDP unless it says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "measurement")]

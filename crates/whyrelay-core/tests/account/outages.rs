@@ -364,3 +364,32 @@ fn the_relay_of_a_peer_whose_recording_did_not_come_is_named_where_its_machine_s
         assert_eq!(said(&session, "WR506").is_empty(), expected.is_some(), "{offender}");
     }
 }
+
+/// Throughput that was asked for and did not come about is told, once for each direction.
+#[test]
+fn throughput_that_was_not_measured_is_told_once_with_its_reason() {
+    let look = |known: bool| {
+        let mut session = kept_open();
+        for vantage in [Vantage::A, Vantage::B] {
+            for what in ["throughput to the other side", "throughput from the other side"] {
+                let why = format!("why {} knows", vantage.name());
+                session.push(vantage, EventKind::NotMeasured { what: what.into(), why });
+            }
+        }
+        // What this side looked at beside the session has its own place.
+        session.push(Vantage::A, EventKind::NotMeasured { what: "mapping".into(), why: "no server".into() });
+        if known {
+            let (direction, bytes, took_us) = (Direction::In, 1000, 1000);
+            session.push(Vantage::B, EventKind::Throughput { direction, bytes, took_us });
+        }
+        interrupted(&mut session, Vantage::A);
+        let missing = Report::from_events(&session.events).not_measured;
+        missing
+            .into_iter()
+            .filter(|missing| missing.codes.is_empty() && missing.what.contains("throughput"))
+            .map(|missing| format!("{}: {}", missing.what, missing.why))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(look(false), ["throughput from A to B: why A knows", "throughput from B to A: why A knows"]);
+    assert_eq!(look(true), ["throughput from B to A: why A knows"], "B says what it got of A");
+}

@@ -173,6 +173,9 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
         let secret: [u8; 32] = session.random.bytes();
         session.sink.redact_with(&secret);
     }
+    for (what, why) in session.measuring.unmeasured() {
+        session.record(EventKind::NotMeasured { what, why });
+    }
     session.sink.end(session.clock.now(), EventKind::RecordingEnded { reason });
     if let Err(error) = end {
         session.signals.leave("whyrelay could not go on", Duration::from_secs(2)).await;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use whyrelay_core::trace::event::{Direction, EventKind, Vantage};
+use whyrelay_core::trace::measurement::THROUGHPUT;
 
 use super::SessionConfig;
 use crate::channel::Channel;
-use crate::channel::measure::{Measurement, Output, Plan, Progress};
+use crate::channel::measure::{Measurement, Outcome, Output, Plan, Progress};
 
 /// How long a peer that is not whyrelay is given for its greeting.
 const GREETING_WITHIN: Duration = Duration::from_secs(2);
@@ -30,6 +31,8 @@ pub(super) struct Measuring {
     /// Measuring waits until this file is there.
     after: Option<PathBuf>,
     open: Option<Open>,
+    /// The directions whose throughput is known.
+    reported: Vec<Direction>,
     events: Vec<EventKind>,
     live: Option<String>,
 }
@@ -58,6 +61,7 @@ impl Measuring {
             throughput: config.throughput,
             after: config.measure_after.clone(),
             open: None,
+            reported: Vec::new(),
             events: Vec::new(),
             live: None,
         }
@@ -131,6 +135,24 @@ impl Measuring {
             .is_some_and(|open| if open.is_whyrelay { open.measurement.outcome().is_some() } else { open.greeted })
     }
 
+    /// What was asked for and is not known at the end, and why.
+    pub(super) fn unmeasured(&self) -> Vec<(String, String)> {
+        let outcome = self.open.as_ref().map(|open| open.measurement.outcome());
+        let why = match outcome {
+            None => "the data channel did not open",
+            Some(Some(Outcome::NotWhyrelay)) => "the other side is no whyrelay, and measures nothing",
+            Some(Some(Outcome::Silent)) => {
+                "nothing more came over the channel: the path broke, or it carries less than was sent, as a relay does that limits its rate"
+            }
+            Some(Some(Outcome::Measured)) => "the other side did not say what it received",
+            Some(None) => "the session ended before it was measured",
+        };
+        let asked = [(Direction::Out, "to"), (Direction::In, "from")];
+        let open = asked.into_iter().filter(|(direction, _)| !self.reported.contains(direction));
+        let told = open.map(|(_, arrow)| (format!("{THROUGHPUT} {arrow} the other side"), why.to_owned()));
+        self.throughput.map_or_else(Vec::new, |_| told.collect())
+    }
+
     fn poll(&mut self, channel: &mut Channel, now: Instant) {
         let Some(open) = &mut self.open else { return };
         loop {
@@ -141,7 +163,12 @@ impl Measuring {
                         return;
                     }
                 }
-                Output::Event(event) => self.events.push(event),
+                Output::Event(event) => {
+                    if let EventKind::Throughput { direction, .. } = &event {
+                        self.reported.push(*direction);
+                    }
+                    self.events.push(event);
+                }
                 Output::Progress(progress) => self.live = Some(line(progress)),
                 Output::Timeout(at) => {
                     open.next = at;
