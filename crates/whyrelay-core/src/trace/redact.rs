@@ -2,7 +2,9 @@
 //!
 //! Pseudonyms depend on the original and on a secret that both sides share, so that the two recordings still fit
 //! together. What a diagnosis needs stays: address family, the class of an address (private, carrier-grade, public …),
-//! which addresses share a subnet, ports, transaction ids, times, lengths. `127.0.0.1`, `::1`, the unspecified, multicast
+//! which addresses share a network or are covered by a route (see `ip`), lengths of prefixes, ports, transaction ids,
+//! times, lengths. Networks are replaced as addresses are: neither an address nor the prefix of a network that is not
+//! everybody's survives. `127.0.0.1`, `::1`, the unspecified, multicast
 //! and broadcast addresses and `localhost` name nobody and stay. The secret itself must not be in the recording.
 
 mod bytes;
@@ -283,8 +285,25 @@ impl Redactor {
     fn token(&mut self, token: &str) -> String {
         let trimmed = token.trim_end_matches(['.', ':', '-']);
         let tail = &token[trimmed.len()..];
+        // A network's address may end with colons: `2001:db8::` of `2001:db8::/32`.
+        if tail.starts_with("::")
+            && let Ok(ip) = token[..trimmed.len() + 2].parse::<IpAddr>()
+        {
+            return format!("{}{}", self.address(ip), &tail[2..]);
+        }
         if trimmed.is_empty() {
             return token.to_owned();
+        }
+        // A range, and an address with its interface.
+        if let Some((first, last)) = trimmed.split_once('-')
+            && [first, last].iter().all(|part| part.parse::<IpAddr>().is_ok())
+        {
+            return format!("{}-{}{tail}", self.token(first), self.token(last));
+        }
+        if let Some((address, zone)) = trimmed.split_once('%')
+            && address.parse::<IpAddr>().is_ok()
+        {
+            return format!("{}%{}{tail}", self.token(address), self.interface(zone));
         }
         if let Ok(address) = trimmed.parse::<SocketAddr>() {
             return format!("{}{tail}", self.socket(address));

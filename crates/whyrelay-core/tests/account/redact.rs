@@ -265,3 +265,47 @@ fn a_mark_that_a_program_installed_is_no_name() {
     let texts: Vec<String> = redact(&[event], SECRET).iter().map(encode).collect();
     assert!(texts[0].contains("ip rule 110: not from all fwmark 0x1bd00 lookup 7120"), "{texts:?}");
 }
+
+/// What rules compare stays: which addresses are on one network, whatever the length of its prefix; and nothing of a
+/// prefix that somebody has does, however it is written.
+#[test]
+fn networks_keep_what_they_cover_and_nothing_of_their_prefixes() {
+    let texts = [
+        "ip6 daddr 2001:db8:7:8::/64 drop",
+        "route 2001:db8:7::/48, 2001:db8::/32 and 2001:db8:7:8::: no",
+        "ip6 saddr 2001:db8:7:8::1-2001:db8:7:8::ff",
+        "ip saddr 203.0.113.4-203.0.113.9 accept",
+        "at fe80::ca70:10ff:fe00:1%eth0",
+        "ip6 daddr fd00:77:8::/48",
+        "via [2001:db8:7::]:3478",
+    ];
+    for text in texts {
+        let (what, why) = (text.to_owned(), String::new());
+        let mut session = Session::new();
+        session.push(Vantage::A, EventKind::NotMeasured { what, why });
+        let redacted: String = redact(&session.events, SECRET).iter().map(encode).collect();
+        for original in ["2001:db8", "203.0.113", "fe80::ca70", "fd00:77"] {
+            assert!(!redacted.contains(original), "{original} of {text} survives in {redacted}");
+        }
+        assert!(!text.contains('/') || redacted.contains("/48") || redacted.contains("/64"), "{redacted}");
+    }
+    let mut redactor = Redactor::new(SECRET);
+    let mut bits = |ip: &str| match redactor.socket(address(&format!("[{ip}]:1"))).ip() {
+        IpAddr::V6(ip) => u128::from(ip),
+        IpAddr::V4(ip) => panic!("{ip}"),
+    };
+    // The length of the prefix that two share, from the 20 bits on that all public ones get.
+    for (one, other, shared) in [
+        ("2001:db8:7:8::1", "2001:db8:7:8::2", 126),
+        ("2001:db8:7:8::", "2001:db8:7:8:8000::", 64),
+        ("2001:db8:7::", "2001:db8:7:8::1", 60),
+        ("2001:db8::", "2001:db8:7:8::1", 45),
+        ("2001:db8::", "2001:dbf::", 29),
+        ("fd00:1:2:3::1", "fd00:1:2:4::1", 61),
+        ("fe80::1", "fe80::8000:0:0:1", 64),
+    ] {
+        assert_eq!((bits(one) ^ bits(other)).leading_zeros(), shared, "{one} {other}");
+    }
+    // Others have those 20 bits alone, but for chance.
+    assert!((bits("2001:db8::1") ^ bits("2a00:db8::1")).leading_zeros() < 40);
+}

@@ -1,9 +1,13 @@
 //! Pseudonyms of IP addresses.
 //!
-//! Within a special range an address is permuted bit by bit, each bit by a hash of the bits before it: addresses keep
-//! the length of the prefix that they share (the construction of Crypto-PAn). Public IPv4 addresses go to 240.0.0.0/4,
-//! public IPv6 addresses to 3fff::/20 (RFC 9637): ranges that nobody has, so that a pseudonym is seen to be one and
-//! never is a stranger's address.
+//! Within a range an address is permuted bit by bit, each bit by a hash of the bits before it: addresses keep the length
+//! of the prefix that they share (the construction of Crypto-PAn), so that rules see which of them are on one network,
+//! whatever the length of its prefix, and which a route or a firewall's rule covers. Public IPv4 addresses go to
+//! 240.0.0.0/4, public IPv6 addresses to 3fff::/20 (RFC 9637): ranges that nobody has, so that a pseudonym is seen to be
+//! one and never is a stranger's address. No bit of a public prefix survives: those of IPv6 are permuted behind the 20
+//! bits that are replaced, and of IPv4, where there is no room for that, which addresses share 24 bits is all that is
+//! kept in front of the last eight. The address of a prefix (`2001:db8::` of `2001:db8::/32`) is an address like any
+//! other.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -54,24 +58,34 @@ impl Redactor {
 
     fn v6(&self, ip: Ipv6Addr) -> Ipv6Addr {
         let octets = ip.octets();
-        let prefix: [u8; 8] = match AddressClass::of(IpAddr::V6(ip)) {
-            AddressClass::Unspecified | AddressClass::Multicast | AddressClass::Loopback => return ip,
-            // A link-local prefix names nobody.
-            AddressClass::LinkLocal => [octets[0], octets[1], 0, 0, 0, 0, 0, 0],
-            AddressClass::Private => {
-                let (site, subnet) = (self.hash("v6 site", &octets[..6]), self.two("v6 subnet", &octets[..8]));
-                [octets[0], site[0], site[1], site[2], site[3], site[4], subnet[0], subnet[1]]
-            }
+        match AddressClass::of(IpAddr::V6(ip)) {
+            AddressClass::Unspecified | AddressClass::Multicast | AddressClass::Loopback => ip,
+            // These prefixes name nobody.
+            AddressClass::LinkLocal => Ipv6Addr::from(self.permute_v6(octets, 64)),
+            AddressClass::Private => Ipv6Addr::from(self.permute_v6(octets, 8)),
             _ => {
-                let (site, subnet) = (self.hash("v6 site", &octets[..6]), self.two("v6 subnet", &octets[..8]));
-                [0x3F, 0xFF, site[0] & 0x0F, site[1], site[2], site[3], subnet[0], subnet[1]]
+                let mut pseudonym = self.permute_v6(octets, 16);
+                (pseudonym[0], pseudonym[1]) = (0x3F, 0xFF);
+                pseudonym[2] &= 0x0F;
+                Ipv6Addr::from(pseudonym)
             }
-        };
-        let host = self.hash("v6 host", &octets);
-        let mut pseudonym = [0; 16];
-        pseudonym[..8].copy_from_slice(&prefix);
-        pseudonym[8..].copy_from_slice(&host[..8]);
-        Ipv6Addr::from(pseudonym)
+        }
+    }
+
+    /// Flips each bit behind the range, in bits, by a hash of the original bits before it: one hash for each byte, whose
+    /// bits are a tree of the flips, as every bit in front has two ways.
+    fn permute_v6(&self, original: [u8; 16], range: usize) -> [u8; 16] {
+        let mut pseudonym = original;
+        for position in range / 8..original.len() {
+            let hash = self.hash("v6 byte", &original[..position]);
+            for bit in 0..8 {
+                // The nodes of a level follow those of the levels above.
+                let node = (1_usize << bit) + (usize::from(original[position]) >> (8 - bit));
+                let flip = hash[node / 8] >> (node % 8) & 1;
+                pseudonym[position] ^= flip << (7 - bit);
+            }
+        }
+        pseudonym
     }
 
     /// Flips each bit behind the range by a hash of the original bits before it.
