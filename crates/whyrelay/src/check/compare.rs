@@ -17,6 +17,9 @@ use crate::io::udp::UdpOptions;
 const SENDS: u32 = 5;
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// Behind the last send: by satellite an answer takes 600 ms.
+const LAST_WAIT: Duration = Duration::from_millis(400);
+
 /// Servers that are asked.
 const MAX_SERVERS: usize = 4;
 
@@ -52,7 +55,7 @@ fn tally(as_application: bool) -> ProfileTally {
     ProfileTally { as_application, ..ProfileTally::default() }
 }
 
-/// `None`: nothing was sent.
+/// `None`: nothing was sent, or not waited for.
 fn count(tally: &mut ProfileTally, answered: Option<bool>) {
     let Some(answered) = answered else { return };
     tally.server_requests += 1;
@@ -63,7 +66,7 @@ fn fact(journal: &Journal, fact: HostFact) {
     journal.fact(EventKind::HostFact { moment: Moment::During, fact: Box::new(fact) });
 }
 
-/// One Binding request until it is answered; `None`: the socket could not be opened.
+/// One Binding request until it is answered; `None`: the socket could not be opened, or there was no time for the answer.
 #[expect(clippy::too_many_arguments, reason = "one request and everything that it is made of")]
 async fn ask(
     journal: &Journal,
@@ -83,10 +86,12 @@ async fn ask(
     };
     let from = (wanted, origin.interface.as_deref());
     let mut question = Question::open_announced(journal, random, from, server, options, announce)?;
-    for _ in 0..SENDS {
+    let mut end = Instant::now();
+    for sent in 1..=SENDS {
         // The system's refusal is an event of its own.
         let _ = question.send();
-        let wake = (Instant::now() + INTERVAL).min(until);
+        end = Instant::now() + if sent == SENDS { LAST_WAIT } else { INTERVAL };
+        let wake = end.min(until);
         while let Some(heard) = question.heard(wake).await {
             if let Heard::Answer { .. } = heard {
                 return Some(true);
@@ -96,7 +101,8 @@ async fn ask(
             break;
         }
     }
-    Some(false)
+    // What was not waited for to its end is not known.
+    (end <= until).then_some(false)
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ const LAST_WAIT: Duration = Duration::from_millis(300);
 /// 1400, 1280 (IPv6's least), and what every path carries.
 const SIZES: [u16; 7] = [1472, 1452, 1444, 1392, 1372, 1252, 1200];
 
+/// The time between two packets of sizes that are asked once more.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(40);
+
 /// Datagrams of each shape.
 const SHAPED: u32 = 4;
 
@@ -55,6 +58,8 @@ struct Session {
     round: Option<(Timestamp, Duration)>,
     /// The wait behind the last send of a request, as long as none was answered.
     last_wait: Duration,
+    /// The error code by which the last request was refused; `None`: it was not answered, or with success.
+    refused: Option<u16>,
 }
 
 /// A port of the server that is ours for a while.
@@ -91,7 +96,8 @@ impl Session {
         let mut sockets = Sockets::new(journal.clone());
         let local = sockets.open(origin.address, origin.interface.as_deref(), options).ok()?;
         let (journal, nonce, others, round) = (journal.clone(), Vec::new(), Vec::new(), None);
-        Some(Self { journal, random, sockets, local, server, nonce, until, others, round, last_wait: LAST_WAIT })
+        let (last_wait, refused) = (LAST_WAIT, None);
+        Some(Self { journal, random, sockets, local, server, nonce, until, others, round, last_wait, refused })
     }
 
     /// Sends a request until it is answered. The nonce is taken from a 438 and the request repeated, once.
@@ -108,8 +114,10 @@ impl Session {
                 builder = builder.attribute(AttributeType::NONCE, &self.nonce);
             }
             let bytes = builder.fingerprint().build();
+            self.refused = None;
             let answer = self.transact(remote, id, &bytes).await?;
             let message = Message::decode(&answer).ok()?;
+            self.refused = message.error_code().map(|error| error.code);
             let stale = message.class == Class::Error && message.error_code().is_some_and(|error| error.code == 438);
             match message.attribute(AttributeType::NONCE).filter(|_| stale && proves) {
                 Some(nonce) => self.nonce = nonce.value.to_vec(),
@@ -207,6 +215,18 @@ impl Session {
         Instant::now() >= self.until
     }
 
+    /// Why there is no port of the server to send to, or from: for want of time, or by its word, or as it said none.
+    fn why_no_port(&self) -> String {
+        match self.refused {
+            // Ours are for 8 sessions a source, 4 new ones a second, and 512 in all (docs/probes.md).
+            Some(code @ (486 | 508)) => {
+                format!("{} opens no more ports just now (error {code}): check again later", self.server)
+            }
+            Some(code) => format!("{} opens no port (error {code})", self.server),
+            None => self.why(&format!("{} did not answer when asked for a port", self.server)),
+        }
+    }
+
     /// Why something is missing: for want of time, or else this.
     fn why(&self, otherwise: &str) -> String {
         if self.is_over() { self.journal.no_time() } else { otherwise.to_owned() }
@@ -292,7 +312,7 @@ pub(crate) async fn look(
     };
     session.round = described.round;
     let Some(plain) = session.third(false, None).await else {
-        return journal.missing(what, session.why("the server opened no port for it"));
+        return journal.missing(what, session.why_no_port());
     };
     let (local, control) = (session.local, session.observe(&plain).await);
     if control.is_none() && session.is_over() {
@@ -314,7 +334,7 @@ pub(crate) async fn look(
 async fn early_arrival(session: &mut Session, control: SocketAddr) {
     const WHAT: &str = "early arrival";
     let Some(third) = session.third(true, None).await else {
-        return session.journal.missing(WHAT, session.why("the server opened no port to knock from"));
+        return session.journal.missing(WHAT, session.why_no_port());
     };
     let arrived = session.was_knocked(&third, Duration::from_millis(100)).await;
     let Some(observed) = session.observe(&third).await else {
@@ -342,12 +362,18 @@ async fn sizes(session: &mut Session, third: &Third) {
             session.wait(Duration::from_millis(100), |answers| has_largest(most, &asked, answers)).await;
         }
         session.wait(session.last_wait(), |answers| has_largest(most, &asked, answers)).await;
-        let answered = |size: u16| {
-            asked
-                .iter()
-                .any(|(id, asked)| *asked == size && session.others.iter().any(|(_, bytes)| answers(bytes, *id)))
-        };
-        let largest = sizes.iter().copied().filter(|size| answered(*size)).max();
+        // All at once they fill a slow line's queue, which then drops some of any size: what got lost is asked once more,
+        // without the rest.
+        if let Some(least) = largest_of(&asked, &session.others).filter(|largest| *largest < most) {
+            for size in sizes.iter().copied().filter(|size| *size > least).rev() {
+                let id = session.random.transaction_id();
+                let _ = session.sockets.send(session.local, third.remote, &sized(id, third.token, direction, size));
+                asked.push((id, size));
+                session.wait(CONFIRM_INTERVAL, |answers| has_largest(most, &asked, answers)).await;
+            }
+            session.wait(session.last_wait(), |answers| has_largest(most, &asked, answers)).await;
+        }
+        let largest = largest_of(&asked, &session.others);
         let (local, remote) = (session.local, third.remote);
         match largest {
             // What is on its way still was not lost.
@@ -361,6 +387,12 @@ async fn sizes(session: &mut Session, third: &Third) {
             None => session.journal.missing("the largest packet", session.why("no packet of any size was answered")),
         }
     }
+}
+
+/// The largest size that was answered.
+fn largest_of(asked: &[(TransactionId, u16)], arrived: &[(SocketAddr, Vec<u8>)]) -> Option<u16> {
+    let is_answered = |id: TransactionId| arrived.iter().any(|(_, bytes)| answers(bytes, id));
+    asked.iter().filter(|(id, _)| is_answered(*id)).map(|(_, size)| *size).max()
 }
 
 /// Whether the largest size was answered: then nothing more is to be learned.

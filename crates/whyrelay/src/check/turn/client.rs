@@ -10,7 +10,7 @@ use whyrelay_core::engine::gather::{GatherConfig, Gatherer, Input, LocalSocket, 
 use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
 use whyrelay_core::random::Random;
 use whyrelay_core::time::{Now, Timestamp};
-use whyrelay_core::trace::event::{Direction, EventKind, Transport};
+use whyrelay_core::trace::event::{Direction, EventKind, ServerFailure, Transport};
 use whyrelay_core::wire::framing::Framing;
 
 use super::super::journal::{Journal, Passed};
@@ -70,6 +70,8 @@ pub(super) struct Client {
     /// Our end, where the server is asked over UDP, and how many requests left before it answered any.
     pub(super) asked: Option<(SocketAddr, u32)>,
     pub(super) has_answered: bool,
+    /// Why there is no allocation, in words; `None`: not known.
+    pub(super) refusal: Option<String>,
     /// How long the server took to answer for the last permission; none was asked for yet: no time.
     pub(super) round_trip: Duration,
 }
@@ -113,6 +115,7 @@ impl Client {
             over: None,
             asked: None,
             has_answered: false,
+            refusal: None,
             round_trip: Duration::ZERO,
             journal,
         };
@@ -181,13 +184,15 @@ impl Client {
         }
     }
 
-    /// Takes connections that are not there by now for failed: nobody waits any longer.
-    pub(super) fn give_up_connecting(&mut self, waited: Duration) {
+    /// Takes connections that are not there by now for failed: nobody waits any longer. Whether there were any.
+    pub(super) fn give_up_connecting(&mut self, waited: Duration) -> bool {
+        let any = !self.connecting.is_empty();
         let detail = format!("no answer within {:.1} s", waited.as_secs_f64());
         for id in std::mem::take(&mut self.connecting) {
             self.streams.close(id);
             self.feed(Input::StreamFailed { id, detail: &detail });
         }
+        any
     }
 
     /// Lets go of connections that are not there by now, without a word about them.
@@ -315,6 +320,7 @@ impl Client {
             // Host candidates are of no interest here: there is no peer to tell.
             EventKind::LocalCandidateDiscarded { .. } | EventKind::EndOfCandidates { .. } => return,
             EventKind::Allocated { relayed, mapped, .. } => self.mapped.push((*relayed, *mapped)),
+            EventKind::ServerFailed { failure, .. } => self.refusal = in_words(failure).or(self.refusal.take()),
             _ => {}
         }
         self.journal.fact(kind);
@@ -337,6 +343,22 @@ impl Client {
         self.journal.passed(Passed { at, direction, transport, local, remote, bytes: bytes.clone(), integrity });
         self.streams.send(*id, bytes);
     }
+}
+
+/// Why a server gives no allocation; `None`: what happened belongs to the protocol.
+fn in_words(failure: &ServerFailure) -> Option<String> {
+    Some(match failure {
+        ServerFailure::ErrorResponse { expected: true, .. } => return None,
+        ServerFailure::ErrorResponse { code, .. } => format!("it refuses one with {code}"),
+        ServerFailure::Timeout { .. } => "it does not answer".to_owned(),
+        ServerFailure::NoCredentials => "it asks for a user name and password, and none were given".to_owned(),
+        ServerFailure::ConnectionFailed { detail } => format!("no connection ({detail})"),
+        ServerFailure::BadResponse { detail } | ServerFailure::Unresolved { detail } => detail.clone(),
+        ServerFailure::SendFailed { errno } => {
+            format!("nothing gets to it ({})", io::Error::from_raw_os_error(*errno))
+        }
+        ServerFailure::NoLocalAddress => "no address of this host reaches it".to_owned(),
+    })
 }
 
 #[cfg(test)]
