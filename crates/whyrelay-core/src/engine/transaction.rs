@@ -35,7 +35,7 @@ impl Schedule {
 
     /// For a Binding whose answer tells the NAT's behavior, and all that a whole check of 3 s asks: eight transmissions within 1 s, given up after 1.5 s. Ten in
     /// a hundred lost each way leave 2 in a million unanswered.
-    pub const QUICK: Self = Self { waits: &[ms(40), ms(50), ms(60), ms(100), ms(150), ms(250), ms(350), ms(500)] };
+    pub const QUICK: Self = Self { waits: &[ms(40), ms(40), ms(50), ms(70), ms(150), ms(250), ms(400), ms(500)] };
 
     /// The same where there is time for a network whose round trips take seconds: given up after 5 s.
     pub const QUICK_PATIENT: Self =
@@ -44,7 +44,7 @@ impl Schedule {
     /// For a request whose silence is an answer: eight transmissions within 210 ms, as many as make loss unlikely. How
     /// long the silence must last is the caller's to say, who knows the round trip; after 3 s it is given up. A busy
     /// machine sends each of them late, and all of it together is to be known within a second.
-    pub const SILENCE: Self = Self { waits: &[ms(40), ms(40), ms(40), ms(40), ms(40), ms(40), ms(40), ms(3000)] };
+    pub const SILENCE: Self = Self { waits: &[ms(30), ms(30), ms(30), ms(30), ms(30), ms(30), ms(30), ms(3000)] };
 
     /// For the last words to a server before we leave: four transmissions, given up after 1 s.
     pub const FAREWELL: Self = Self { waits: &[ms(100), ms(150), ms(250), ms(500)] };
@@ -259,8 +259,8 @@ mod tests {
         assert_eq!(sent_at(Schedule::SERVER), (vec![0, 200, 500, 900, 1400], 2500));
         assert_eq!(sent_at(Schedule::PATIENT), (vec![0, 500, 1500, 3500, 7500, 15_500, 31_500], 39_500));
         assert_eq!(sent_at(Schedule::STREAM), (vec![0], 3000));
-        assert_eq!(sent_at(Schedule::QUICK), (vec![0, 40, 90, 150, 250, 400, 650, 1000], 1500));
-        assert_eq!(sent_at(Schedule::SILENCE).0, [0, 40, 80, 120, 160, 200, 240, 280]);
+        assert_eq!(sent_at(Schedule::QUICK), (vec![0, 40, 80, 130, 200, 350, 600, 1000], 1500));
+        assert_eq!(sent_at(Schedule::SILENCE).0, [0, 30, 60, 90, 120, 150, 180, 210]);
         assert_eq!(Schedule::PATIENT.total(), Duration::from_millis(39_500));
         assert_eq!(Schedule::SERVER.transmissions(), 5);
     }
