@@ -254,62 +254,41 @@ impl Session {
     /// A route of A's main table by eth0.
     pub(crate) fn route_to(&mut self, network: &str, length: u8) {
         let destination = Prefix { address: network.parse().expect("an address"), length };
-        let (device, route_kind) = (Some("eth0".into()), RouteKind::Unicast);
-        let (gateway, preferred_source, metric, mtu) = (None, None, None, None);
-        let (other_hops, next_hop_object) = (vec![], None);
-        let route = Route {
-            table: 254,
-            destination,
-            route_kind,
-            device,
-            gateway,
-            preferred_source,
-            metric,
-            mtu,
-            other_hops,
-            next_hop_object,
-        };
+        let route = Route { device: Some("eth0".into()), ..bare_route(254, destination, RouteKind::Unicast) };
         self.fact(Vantage::A, HostFact::Route(route));
     }
 
     /// A default route of A that refuses.
-    pub(crate) fn refusing_route(&mut self, route_kind: RouteKind, table: u32) {
-        let destination = Prefix { address: "0.0.0.0".parse().expect("an address"), length: 0 };
-        let (device, gateway, preferred_source, metric, mtu) = (None, None, None, None, None);
-        let (other_hops, next_hop_object) = (vec![], None);
-        let route = Route {
-            table,
-            destination,
-            route_kind,
-            device,
-            gateway,
-            preferred_source,
-            metric,
-            mtu,
-            other_hops,
-            next_hop_object,
-        };
-        self.fact(Vantage::A, HostFact::Route(route));
+    pub(crate) fn refusing_route(&mut self, kind: RouteKind, table: u32) {
+        self.fact(Vantage::A, HostFact::Route(bare_route(table, everywhere(), kind)));
     }
 
     pub(crate) fn default_route(&mut self, table: u32) {
-        let destination = Prefix { address: "0.0.0.0".parse().expect("an address"), length: 0 };
-        self.fact(
-            Vantage::A,
-            HostFact::Route(Route {
-                table,
-                destination,
-                route_kind: RouteKind::Unicast,
-                device: Some("eth0".into()),
-                gateway: Some("192.168.1.1".parse().expect("an address")),
-                preferred_source: None,
-                metric: None,
-                mtu: None,
-                other_hops: vec![],
-                next_hop_object: None,
-            }),
-        );
+        let (device, gateway) = (Some("eth0".into()), Some("192.168.1.1".parse().expect("an address")));
+        let route = Route { device, gateway, ..bare_route(table, everywhere(), RouteKind::Unicast) };
+        self.fact(Vantage::A, HostFact::Route(route));
     }
+}
+
+/// A route that leads nowhere by itself.
+pub(crate) fn bare_route(table: u32, destination: Prefix, route_kind: RouteKind) -> Route {
+    Route {
+        table,
+        destination,
+        route_kind,
+        device: None,
+        gateway: None,
+        preferred_source: None,
+        metric: None,
+        mtu: None,
+        other_hops: Vec::new(),
+        next_hop_object: None,
+    }
+}
+
+/// All of IPv4.
+pub(crate) fn everywhere() -> Prefix {
+    Prefix { address: std::net::Ipv4Addr::UNSPECIFIED.into(), length: 0 }
 }
 
 /// Where an answer leads.
