@@ -15,7 +15,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "The receiver's log around the cited events.",
     doubt: "A gap in the receiver's recording: the answers may have been sent and not recorded.",
     fixes: &[Fix::safe("Look at the receiver's own log and events around the cited ones.")],
-    threads: &[],
+    threads: &["paullouisageneau/libjuice#223"],
     depends_on: &["WR507", "WR129"],
     needs: &[Need::OtherSide],
     examine,

@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("400, 420: update the older of the two programs."),
         Fix::safe("401: start both sides afresh, so that they have the same descriptions."),
     ],
-    threads: &[],
+    threads: &["sipwise/rtpengine#1117", "onsip/SIP.js#883"],
     depends_on: &["WR507"],
     needs: &[Need::OtherSide],
     examine,

@@ -22,7 +22,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::firewall("If the offender is the peer or its router: allow inbound UDP to the peer's port there."),
         Fix::owner("If it is a router on the way: ask whoever runs it to let UDP between the two addresses pass."),
     ],
-    threads: &[],
+    threads: &["firewalld/firewalld#1452"],
     depends_on: &["WR801", "WR111"],
     needs: &[Need::Sockets],
     examine,

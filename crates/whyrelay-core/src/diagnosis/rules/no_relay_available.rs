@@ -15,7 +15,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "The list of servers and of what they answered in both recordings.",
     doubt: "A relayed candidate on either side.",
     fixes: &[Fix::safe("Give both sides a TURN server (--turn), or drop --no-turn.")],
-    threads: &[],
+    threads: &["screensy/screensy#3", "dennisivy/PeerChat#1"],
     depends_on: &[
         "WR801", "WR401", "WR402", "WR405", "WR406", "WR701", "WR702", "WR703", "WR302", "WR601", "WR602", "WR409",
         "WR410",

@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "The cited interfaces with their state.",
     doubt: "An interface that is up with an address.",
     fixes: &[Fix::safe("Bring an interface up."), Fix::safe("Check --interface and --exclude-interface.")],
-    threads: &[],
+    threads: &["pion/webrtc#2275", "viamrobotics/goutils#27"],
     depends_on: &["WR801"],
     needs: &[],
     examine,

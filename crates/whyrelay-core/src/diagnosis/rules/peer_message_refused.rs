@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Compare what left the other side with what arrived here: something in between may change it."),
         Fix::safe("Update the older of the two programs."),
     ],
-    threads: &[],
+    threads: &["rtc-io/rtc-tools#30", "instrumentisto/medea#49"],
     depends_on: &[],
     needs: &[Need::OtherSide],
     examine,

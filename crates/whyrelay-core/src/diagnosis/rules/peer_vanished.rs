@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "The end of the other side's own recording.",
     doubt: "The other side's recording, if it goes on after the cited event: then only its signaling broke.",
     fixes: &[Fix::safe("Look at the end of the other side's recording.")],
-    threads: &[],
+    threads: &["feross/simple-peer#696", "peers/peerjs#58"],
     depends_on: &["WR601"],
     needs: &[Need::OtherSide],
     examine,

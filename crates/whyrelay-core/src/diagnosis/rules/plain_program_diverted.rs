@@ -19,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "ip route get ADDRESS against the same with the mark.",
     doubt: "Both answered, or the same route for both.",
     fixes: &[Fix::safe("Nothing, unless plain programs of this host are to reach the peer, too.")],
-    threads: &[],
+    threads: &["tailscale/tailscale#1527"],
     depends_on: &[],
     needs: &[Need::Host(Subject::Application), Need::Other(untallied)],
     examine,

@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Look at the server: whether its program runs, and since when."),
         Fix::safe("Give both sides a second TURN server elsewhere (--turn), so that one that stops is no end."),
     ],
-    threads: &[],
+    threads: &["element-hq/element-android#1866", "strukturag/spreed-webrtc#405"],
     depends_on: &["WR705"],
     needs: &[Need::Sockets],
     examine,

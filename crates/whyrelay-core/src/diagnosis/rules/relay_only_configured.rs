@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Leave out --relay-only to try a direct path."),
         Fix::safe("To keep it, give that side a TURN server that works (--turn), and drop --no-turn."),
     ],
-    threads: &[],
+    threads: &["netbirdio/netbird#5589"],
     depends_on: &[],
     needs: &[],
     examine,

@@ -23,7 +23,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "tcpdump on that interface shows the source; nft list ruleset, the rule.",
     doubt: "An answer to such a packet: then the address leads here after all.",
     fixes: &[Fix::firewall("Take the source translation out, or except this program's packets from it.")],
-    threads: &[],
+    threads: &["Nyr/openvpn-install#991"],
     depends_on: &["WR801"],
     needs: &[Need::Host(Subject::OwnPackets), Need::Host(Subject::Addresses)],
     examine,

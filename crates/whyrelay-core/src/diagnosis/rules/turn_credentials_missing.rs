@@ -14,7 +14,7 @@ pub(super) const RULE: Rule = Rule {
     proof: "The configuration of this side.",
     doubt: "A request with credentials.",
     fixes: &[Fix::safe("Give --turn-user, and the password in TURN_PASSWORD or a file.")],
-    threads: &[],
+    threads: &["Kurento/bugtracker#294"],
     depends_on: &[],
     needs: &[],
     examine,
