@@ -176,6 +176,9 @@ pub(crate) fn text(rule: &topology::FirewallRule) -> String {
         Some(crate::scenario::file::Protocol::Tcp) => "tcp",
         _ => "udp",
     };
+    if rule.ipproto.is_some() && rule.sport.is_none() && rule.dport.is_none() {
+        words.push(format!("meta l4proto {protocol}"));
+    }
     words.extend(rule.sport.as_ref().map(|ports| format!("{protocol} sport {ports}")));
     words.extend(rule.dport.as_ref().map(|ports| format!("{protocol} dport {ports}")));
     words.extend(rule.fwmark.map(|mark| match mark.mask {
