@@ -1,6 +1,9 @@
 //! Where the kernel sends a session's packets for the peer, against where it sends those for the servers: the
 //! difference is local routing, and no NAT is to blame for what it does.
 
+mod behind;
+
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,25 +11,39 @@ use super::evidence::{HostEvidence, SideEvidence, Taken};
 use super::network::{Told, told};
 use super::session::{Path, Session};
 use crate::host::{
-    PolicyRule, ProbeAim, ProbeOutcome, Route, RouteAnswer, RouteKind, RoutePurpose, RuleAction, look_up,
+    AnsweredRoute, PolicyRule, ProbeAim, ProbeOutcome, Route, RouteAnswer, RouteKind, RoutePurpose, RuleAction, look_up,
 };
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
+
+pub(super) use behind::hidden;
 
 /// The tables and rules that every Linux has: local, main and default.
 const OWN_TABLES: [u32; 4] = [0, 253, 254, 255];
 const OWN_PRIORITIES: [u32; 3] = [0, 32_766, 32_767];
 
 /// A question about a candidate of the peer whose answer is another than the servers'.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Diversion<'a> {
-    /// The answer for the peer.
-    pub answer: &'a Taken<RouteAnswer>,
+    /// The answer for the peer; of one that another hides, the answer that would be, with the event of the one that is.
+    pub answer: Cow<'a, Taken<RouteAnswer>>,
     /// The answer for a server, asked alike.
-    pub server: Option<&'a Taken<RouteAnswer>>,
+    pub server: Option<Cow<'a, Taken<RouteAnswer>>>,
     /// What does it.
     pub by: By<'a>,
+    /// What hides it, in the order in which it would have to be mended: in words, and the event that told of it.
+    pub behind: Vec<(String, u64)>,
+}
+
+impl<'a> Diversion<'a> {
+    const fn seen(answer: &'a Taken<RouteAnswer>, server: Option<&'a Taken<RouteAnswer>>, by: By<'a>) -> Self {
+        let server = match server {
+            Some(server) => Some(Cow::Borrowed(server)),
+            None => None,
+        };
+        Self { answer: Cow::Borrowed(answer), server, by, behind: Vec::new() }
+    }
 }
 
 /// What sends a packet for the peer elsewhere.
@@ -172,9 +189,8 @@ fn at_servers<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<
     // A mark that is refused everywhere shows with the servers, too, where the peer has no address to ask about.
     let refused = side.host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none());
     let refused = refused.filter(|answer| is_refused(&answer.fact) && mark_matters(&side.host, answer));
-    let refused: Vec<_> = refused
-        .map(|answer| Diversion { answer, server: None, by: By::MarkRule(deciding(&side.host, &answer.fact)) })
-        .collect();
+    let refused: Vec<_> =
+        refused.map(|answer| Diversion::seen(answer, None, By::MarkRule(deciding(&side.host, &answer.fact)))).collect();
     if refused.is_empty() { led_astray(side, candidates) } else { refused }
 }
 
@@ -226,49 +242,61 @@ fn led_astray<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<
     let all = peers.chain(about(RoutePurpose::Server)).filter(|answer| mark_matters(host, answer));
     all.filter_map(|answer| {
         let rule = deciding(host, &answer.fact)?;
-        (rule.fact.mark.is_some() && !rule.fact.invert).then(|| Diversion {
-            answer,
-            server: unmarked(host, answer),
-            by: By::MarkRule(Some(rule)),
-        })
+        let selects = selects_by_mark(&rule.fact);
+        selects.then(|| Diversion::seen(answer, unmarked(host, answer), By::MarkRule(Some(rule))))
     })
     .collect()
 }
 
 fn diversion<'a>(host: &'a HostEvidence, answer: &'a Taken<RouteAnswer>) -> Option<Diversion<'a>> {
     let server = baseline(host, answer);
-    let found = |by| Some(Diversion { answer, server, by });
-    if is_refused(&answer.fact) {
-        let rule = deciding(host, &answer.fact);
-        return found(match rule {
-            _ if mark_matters(host, answer) => By::MarkRule(rule),
+    let usual = server.and_then(|server| server.fact.route.as_ref());
+    let by = by(host, &answer.fact, usual, deciding(host, &answer.fact), || mark_matters(host, answer))?;
+    Some(Diversion::seen(answer, server, by))
+}
+
+/// What sends a packet elsewhere than those for the servers: its answer, the servers' route, the rule that decided, and
+/// whether the mark did.
+fn by<'a>(
+    host: &HostEvidence,
+    answer: &RouteAnswer,
+    usual: Option<&AnsweredRoute>,
+    rule: Option<&'a Taken<PolicyRule>>,
+    by_mark: impl Fn() -> bool,
+) -> Option<By<'a>> {
+    if is_refused(answer) {
+        return Some(match rule {
+            _ if by_mark() => By::MarkRule(rule),
             // A table that refuses is reached by a rule that selects this traffic: that one is to be named.
             Some(rule) if leads_to_table(&rule.fact) => By::PolicyRule(Some(rule)),
             _ => By::Refusal,
         });
     }
-    let (route, usual) = (answer.fact.route.as_ref()?, server?.fact.route.as_ref()?);
+    let (route, usual) = (answer.route.as_ref()?, usual?);
     if route.route_kind == RouteKind::Local || route.device == usual.device {
         return None;
     }
-    if mark_matters(host, answer) {
-        return found(By::MarkRule(deciding(host, &answer.fact)));
+    if by_mark() {
+        return Some(By::MarkRule(rule));
     }
-    let rule = deciding(host, &answer.fact);
-    let by_rule = answer.fact.rule.is_some_and(|priority| !OWN_PRIORITIES.contains(&priority))
-        || !OWN_TABLES.contains(&route.table);
-    let tunnel = answer.fact.device().and_then(|device| host.link(device)).is_some_and(|link| link.fact.is_tunnel());
+    let by_rule =
+        answer.rule.is_some_and(|priority| !OWN_PRIORITIES.contains(&priority)) || !OWN_TABLES.contains(&route.table);
+    let tunnel = answer.device().and_then(|device| host.link(device)).is_some_and(|link| link.fact.is_tunnel());
     // A rule that selects everything, or everything but a mark, is a VPN's: what diverts is then its route.
     if by_rule && !(tunnel && rule.is_some_and(|rule| selects_everything(&rule.fact))) {
-        return found(By::PolicyRule(rule));
+        return Some(By::PolicyRule(rule));
     }
-    let bridge =
-        answer.fact.device().and_then(|device| host.link(device)).is_some_and(|link| link.fact.is_virtual_bridge());
-    found(match (tunnel, bridge && route.gateway.is_none()) {
+    let bridge = answer.device().and_then(|device| host.link(device)).is_some_and(|link| link.fact.is_virtual_bridge());
+    Some(match (tunnel, bridge && route.gateway.is_none()) {
         (true, _) => By::TunnelRoute,
         (_, true) => By::Bridge,
         _ => By::OtherUplink,
     })
+}
+
+/// Whether a rule takes packets by their mark.
+const fn selects_by_mark(rule: &PolicyRule) -> bool {
+    rule.mark.is_some() && !rule.invert
 }
 
 /// Whether the kernel refuses, by error or by the kind of route.
@@ -293,7 +321,7 @@ fn baseline<'a>(host: &'a HostEvidence, answer: &Taken<RouteAnswer>) -> Option<&
 }
 
 /// Whether the packet's mark decides: the same packet without it goes elsewhere, or a rule that selects by it refuses.
-fn mark_matters(host: &HostEvidence, answer: &Taken<RouteAnswer>) -> bool {
+pub fn mark_matters(host: &HostEvidence, answer: &Taken<RouteAnswer>) -> bool {
     let question = &answer.fact.question;
     if question.mark == 0 {
         return false;
@@ -360,7 +388,8 @@ pub fn deciding<'a>(host: &'a HostEvidence, answer: &RouteAnswer) -> Option<&'a 
         answer.failure.as_ref()?;
         let rules: Vec<PolicyRule> = host.policy_rules.iter().filter(of_family).map(|rule| rule.fact.clone()).collect();
         let routes: Vec<Route> = host.routes.iter().map(|route| route.fact.clone()).collect();
-        let priority = look_up(&rules, &routes, &[], &answer.question).rule?;
+        // Where these do not refuse it either, what does was not told.
+        let priority = Some(look_up(&rules, &routes, &[], &answer.question)).filter(is_refused)?.rule?;
         host.policy_rules.iter().filter(of_family).find(|rule| rule.fact.priority == priority)
     })
 }

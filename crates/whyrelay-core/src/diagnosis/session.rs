@@ -18,7 +18,7 @@ pub use outcome::{Path, SideOutcome};
 use super::evidence::{Evidence, Outage, SideEvidence};
 use super::finding::Severity;
 use super::network::Network;
-use super::routes::Rivals;
+use super::routes::{self, Diversion, Rivals};
 use crate::ice::candidate::{CandidateTransport, CandidateType};
 use crate::trace::address::AddressClass;
 use crate::trace::event::{EndReason, IceState, Pair, Vantage};
@@ -40,6 +40,8 @@ pub struct Session<'a> {
     networks: [OnceCell<Network>; 4],
     /// Sockets that compete for a port, likewise.
     rivals: [OnceCell<Rivals<'a>>; 2],
+    /// Diversions that others hide, likewise.
+    hidden: [OnceCell<Vec<Diversion<'a>>>; 2],
 }
 
 /// For so long checks are repeated before they count as unanswered (docs/decisions.md).
@@ -98,7 +100,8 @@ impl<'a> Session<'a> {
         if path != Path::Direct {
             join::judge_after_restart(evidence, &mut pairs);
         }
-        Self { evidence, pairs, outcomes, path, selected, networks: Default::default(), rivals: Default::default() }
+        let (networks, rivals, hidden) = Default::default();
+        Self { evidence, pairs, outcomes, path, selected, networks, rivals, hidden }
     }
 
     /// How a side ended.
@@ -125,6 +128,11 @@ impl<'a> Session<'a> {
     pub fn rivals(&self, vantage: Vantage) -> &Rivals<'a> {
         let evidence: &'a Evidence = self.evidence;
         self.rivals[usize::from(vantage == Vantage::B)].get_or_init(|| Rivals::work_out(evidence.side(vantage)))
+    }
+
+    /// What would send a side's packets for the peer elsewhere once what does it now is mended.
+    pub fn hidden_diversions(&self, vantage: Vantage) -> &[Diversion<'a>] {
+        self.hidden[usize::from(vantage == Vantage::B)].get_or_init(|| routes::hidden(self, vantage))
     }
 
     /// How bad it is when something keeps the session from being direct: an error when there is no path at all.

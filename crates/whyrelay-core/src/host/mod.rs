@@ -4,6 +4,7 @@
 //! ([`EventKind::HostFact`](crate::trace::event::EventKind::HostFact)) with the [`Moment`] at which it was taken. What
 //! could not be seen is a fact, too: [`HostFact::NotMeasured`], with the privilege that would show it.
 
+mod filter;
 mod firewall;
 mod ipsec;
 mod lookup;
@@ -19,6 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+pub use filter::{FilteredPacket, surely_stops};
 pub use firewall::{ConntrackEntry, FirewallFramework, FirewallRule};
 pub use ipsec::{IpsecDirection, IpsecPolicy, IpsecTemplate};
 pub use lookup::{look_up, look_up_from};

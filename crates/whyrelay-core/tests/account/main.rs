@@ -21,6 +21,7 @@ mod html;
 mod ipsec;
 mod json_schema;
 mod lasting;
+mod one_behind_another;
 mod one_port;
 mod outages;
 mod over_tcp;

@@ -224,20 +224,23 @@ impl SideEvidence {
     /// Packets that reached this host's interfaces for one of its sockets, from addresses that no socket heard anything
     /// from: source, packets and event. `None`: arrivals were not looked at.
     pub fn unheard(&self) -> Option<Vec<(SocketAddr, u64, u64)>> {
-        let arrivals: Vec<_> = self.host.own_packets.iter().filter(|packet| packet.fact.arrived).collect();
-        if arrivals.is_empty() {
+        // Who saw packets leave would have seen them arrive.
+        if self.host.own_packets.is_empty() {
             return None;
         }
+        let arrivals = self.host.own_packets.iter().filter(|packet| packet.fact.arrived);
         let heard = self.heard_from();
-        let unheard = arrivals.into_iter().map(|packet| (packet.fact.source, packet.fact.packets, packet.seq));
+        let unheard = arrivals.map(|packet| (packet.fact.source, packet.fact.packets, packet.seq));
         Some(unheard.filter(|(source, ..)| !heard.contains(source)).collect())
     }
 
     /// Packets that reached an interface for one of this host's sockets, from an address that this very socket never
     /// heard from: how many, and the event. `None`: arrivals were not looked at.
     pub fn undelivered(&self) -> Option<Vec<(u64, u64)>> {
-        let mut arrivals = self.host.own_packets.iter().filter(|packet| packet.fact.arrived).peekable();
-        arrivals.peek()?;
+        if self.host.own_packets.is_empty() {
+            return None;
+        }
+        let arrivals = self.host.own_packets.iter().filter(|packet| packet.fact.arrived);
         let checks = self.received.values().chain(self.sent.values().filter(|check| check.answer.is_some()));
         let servers = self.servers.iter().filter(|(_, path)| path.has_answered());
         let heard: BTreeSet<_> = checks

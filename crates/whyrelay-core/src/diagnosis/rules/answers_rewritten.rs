@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Until then offer TURN over TLS, which it cannot read."),
     ],
     threads: &[],
-    depends_on: &["WR801"],
+    depends_on: &[],
     needs: &[Need::Sockets],
     examine,
 };

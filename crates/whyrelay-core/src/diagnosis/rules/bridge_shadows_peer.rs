@@ -15,14 +15,14 @@ pub(super) const RULE: Rule = Rule {
     name: "bridge-shadows-peer",
     title: "a bridge on this host has the peer's network",
     meaning: "A bridge of this host (Docker, libvirt, Kubernetes) has a network that contains the peer's address. The kernel looks for the peer on the bridge, where it is not, instead of sending the packets out: \"host unreachable\" from the host's own bridge address after a few seconds.",
-    detection: "The kernel routes packets to a candidate of the peer onto a bridge, on the link, and those to the servers not.",
+    detection: "The kernel routes packets to a candidate of the peer onto a bridge, on the link, and those to the servers not. What another rule or route hides is looked for, too: in the rules and routes that the host told, without that one, where they explain what the kernel answers.",
     proof: "ip route get PEER-ADDRESS shows the bridge without a gateway; ip neigh shows FAILED.",
     doubt: "The peer answering on that bridge: then it is a container of this host.",
     fixes: &[Fix::cuts(
         "Give the bridge another network: for Docker \"default-address-pools\" or \"bip\" in /etc/docker/daemon.json, then recreate the network.",
     )],
     threads: &["moby/moby#37823", "bitwarden/server#947"],
-    depends_on: &["WR801"],
+    depends_on: &[],
     needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::Links)],
     examine,
 };

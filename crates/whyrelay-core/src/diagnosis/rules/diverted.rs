@@ -21,23 +21,42 @@ pub(super) fn examine(
     }
     let mut faults = Vec::new();
     for vantage in session.recorded() {
-        let mine: Vec<_> =
+        let mut mine: Vec<_> =
             diversions(session, vantage).into_iter().filter(|diversion| is_mine(&diversion.by)).collect();
+        if mine.is_empty() {
+            let hidden = session.hidden_diversions(vantage).iter().filter(|diversion| is_mine(&diversion.by));
+            mine.extend(hidden.cloned());
+        }
         let Some(first) = mine.first() else { continue };
-        let (summary, more, advice) = say(session, vantage, first);
+        let (mut summary, mut more, advice) = say(session, vantage, first);
+        summary.push_str(&behind(first));
+        more.extend(first.behind.iter().map(|(_, seq)| *seq));
         let (proven, probes) = counterfactual(session.evidence.side(vantage));
         let answers = mine.iter().flat_map(|diversion| {
-            [Some(diversion.answer.seq), diversion.server.map(|server| server.seq)].into_iter().flatten()
+            [Some(diversion.answer.seq), diversion.server.as_ref().map(|server| server.seq)].into_iter().flatten()
         });
         faults.push(Fault {
             blame: Blame::side(vantage),
             severity: session.harm(),
             family: one_family(mine.iter().map(|diversion| diversion.answer.fact.question.destination)),
             summary: summary + &proven,
+            hidden: !first.behind.is_empty(),
             evidence: answers.take(4).chain(more).chain(probes).collect(),
             advice,
             ..Fault::default()
         });
     }
     Examination::of(faults)
+}
+
+/// What a diversion is hidden by, for the end of a sentence that tells of it as if it were not; empty where it is not.
+pub(super) fn behind(diversion: &Diversion<'_>) -> String {
+    let words: Vec<&str> = diversion.behind.iter().map(|(words, _)| words.as_str()).collect();
+    match words.as_slice() {
+        [] => String::new(),
+        _ => format!(
+            "; that comes to light once {} is mended: by the rules and routes of this host it stops them then",
+            words.join(" and ")
+        ),
+    }
 }

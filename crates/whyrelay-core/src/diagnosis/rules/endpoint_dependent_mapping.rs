@@ -33,7 +33,7 @@ pub(super) const RULE: Rule = Rule {
         "firezone/firezone#3024",
         "netbirdio/docs#933",
     ],
-    depends_on: &["WR801", "WR206", "WR207", "WR108", "WR209"],
+    depends_on: &["WR206", "WR207", "WR108", "WR209"],
     needs: &[Need::Other(uncompared)],
     examine,
 };

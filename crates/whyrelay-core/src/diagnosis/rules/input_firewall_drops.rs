@@ -13,13 +13,14 @@ use crate::trace::measurement::Measurement;
 use super::checks_rejected_on_the_way::{is_own, meaning};
 use super::errno::EPERM;
 use super::wording::{again_with, against, quoted_firewall};
+use super::would_drop;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR111",
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked. Or, in a check that signaling does not answer, packets reached the kernel and no program, and there is a rule on input that drops such.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked. Or, in a check that signaling does not answer, packets reached the kernel and no program, and there is a rule on input that drops such. Where something else stops the packets before they come to the filter: a rule that has counted none and surely takes them, of a host that told all of its rules.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -32,7 +33,7 @@ pub(super) const RULE: Rule = Rule {
         "tailscale/tailscale#10375",
         "tailscale/tailscale#1872",
     ],
-    depends_on: &["WR801", "WR110", "WR112", "WR129", "WR120"],
+    depends_on: &["WR110", "WR112", "WR129", "WR120"],
     needs: &[
         Need::OtherSide,
         Need::Host(Subject::Counters),
@@ -52,7 +53,7 @@ fn examine(session: &Session<'_>) -> Examination {
     }
     let of_side = |vantage| {
         let of_servers = || from_servers(session.evidence.side(vantage), vantage, session.harm());
-        fault(session, vantage).or_else(of_servers)
+        fault(session, vantage).or_else(of_servers).or_else(|| would_drop::on_input(session, vantage))
     };
     Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(of_side).collect())
 }
@@ -188,7 +189,7 @@ fn undelivered_of(side: &SideEvidence, packet: &OwnPacket) -> Option<u64> {
 
 /// What lets packets in: against the rule, where one is known; else with the tool that this host has. Never a rule for a
 /// table that is not there.
-fn advice(host: &HostEvidence, rule: Option<&Taken<FirewallRule>>, port: Option<u16>) -> Vec<Remedy> {
+pub(super) fn advice(host: &HostEvidence, rule: Option<&Taken<FirewallRule>>, port: Option<u16>) -> Vec<Remedy> {
     let mut advice = rule.map(|rule| against(&rule.fact, host, port, true)).unwrap_or_default();
     let tool =
         |command: String| Remedy::firewall(format!("Let these packets in{}", again_with(port, host))).run(command);

@@ -9,6 +9,7 @@ use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 use crate::trace::measurement::{Ipv6State, Measurement};
+use std::net::SocketAddr;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR117",
@@ -25,7 +26,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::owner("Ask whoever runs the network to announce a default route with the prefix."),
     ],
     threads: &["tailscale/tailscale#17803", "firezone/firezone#9691", "libp2p/go-libp2p#2068"],
-    depends_on: &["WR801", "WR106"],
+    depends_on: &["WR106"],
     needs: &[Need::Sockets],
     examine,
 };
@@ -36,11 +37,16 @@ fn examine(session: &Session<'_>) -> Examination {
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
-    let global = side.local_candidates.iter().find(|local| {
-        local.candidate.kind == CandidateType::Host
-            && local.base.is_ipv6()
-            && AddressClass::of(local.base.ip()) == AddressClass::Public
-    })?;
+    let is_global = |address: &SocketAddr| address.is_ipv6() && AddressClass::of(address.ip()) == AddressClass::Public;
+    let of_candidate = side.local_candidates.iter().find_map(|local| {
+        (local.candidate.kind == CandidateType::Host && is_global(&local.base)).then_some((local.base.ip(), local.seq))
+    });
+    // A session that is to use a relay alone has no candidate for it.
+    let of_socket = || {
+        let opened = side.sockets.iter().filter(|((_, own), _)| side.options.relay_only && is_global(own));
+        opened.map(|((_, own), (seq, _))| (own.ip(), *seq)).min_by_key(|(_, seq)| *seq)
+    };
+    let (global, told) = of_candidate.or_else(of_socket)?;
     let refused = side.send_failures.iter().filter(|((_, remote, errno), _)| remote.is_ipv6() && *errno == ENETUNREACH);
     let refused = refused
         .min_by_key(|(_, failure)| failure.seq)
@@ -69,15 +75,17 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     // An IPv4 address without a route (a tunnel's, say) is no other family to fall back to.
     let mut v4 = side.send_failures.keys().filter(|(_, remote, _)| remote.is_ipv4()).peekable();
     let v4_unrouted = v4.peek().is_some() && v4.all(|(.., errno)| *errno == ENETUNREACH) && !side.reaches(false);
-    let only_family = v4_unrouted || side.local_candidates.iter().all(|local| local.base.is_ipv6());
+    let all_v6 = side.local_candidates.iter().all(|local| local.base.is_ipv6())
+        && side.sockets.keys().all(|(_, own)| own.is_ipv6());
+    let only_family = v4_unrouted || all_v6;
     let harmful = (peer_has || only_family) && session.path != Path::Direct;
     let toward = to.map(|to| format!(" (to {to})")).unwrap_or_default();
     Some(Fault {
         family: Some(Family::V6),
         blame: Blame::side(vantage),
         severity: if harmful { session.harm() } else { Severity::Info },
-        summary: format!("{} has the IPv6 address {} and no IPv6 route{toward}", vantage.name(), global.base.ip()),
-        evidence: vec![global.seq, seq],
+        summary: format!("{} has the IPv6 address {} and no IPv6 route{toward}", vantage.name(), global),
+        evidence: vec![told, seq],
         advice: vec![
             Remedy::safe("Look at the routes")
                 .run("ip -6 route show default")

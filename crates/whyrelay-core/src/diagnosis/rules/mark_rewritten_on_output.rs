@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
     doubt: "The packets leaving by the interface that the kernel answered.",
     fixes: &[Fix::firewall("Exempt the application's mark or port in that chain, or take the rule out.")],
     threads: &["avatarDD/zapret-gui#67"],
-    depends_on: &["WR801"],
+    depends_on: &[],
     needs: &[Need::Host(Subject::OwnPackets), Need::Host(Subject::RouteAnswers)],
     examine,
 };

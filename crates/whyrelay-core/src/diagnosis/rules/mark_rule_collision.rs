@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     name: "mark-rule-collision",
     title: "another program's rule takes the application's firewall mark for its own",
     meaning: "The application marks its sockets (NetBird 0x1bd00, Tailscale 0x80000, wg-quick 0xca6c), and a policy rule of another program (mwan3 with mask 0x3f00, UniFi's 0x10000, a VRF, a container network) matches bits of that mark. Its packets are then dropped (\"invalid argument\") or routed wrongly, while every unmarked program on the same host works. A plain test proves nothing here.",
-    detection: "The same packet with and without the mark: another route, or a refusal; or a rule with a mask that takes the mark and refuses. Where the rule sends the packets to the servers the same way, no server may have answered, and of the sockets without the mark, where any were tried, one must have been.",
+    detection: "The same packet with and without the mark: another route, or a refusal; or a rule with a mask that takes the mark and refuses. Where the rule sends the packets to the servers the same way, no server may have answered, and of the sockets without the mark, where any were tried, one must have been. What another rule or route hides is looked for, too: in the rules and routes that the host told, without that one, where they explain what the kernel answers.",
     proof: "ip route get ADDRESS mark MARK against the same without mark; and a check without the mark that is answered.",
     doubt: "The same answer with and without the mark.",
     fixes: &[
@@ -42,7 +42,7 @@ pub(super) const RULE: Rule = Rule {
         "tailscale/tailscale#10828",
         "tailscale/tailscale#14453",
     ],
-    depends_on: &["WR801"],
+    depends_on: &[],
     needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::PolicyRules), Need::Host(Subject::Routes)],
     examine,
 };
@@ -87,7 +87,7 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
         let refused = is_refused(&diversion.answer.fact);
         advice.push(exempt_mark("Or exempt the mark ahead of that rule", &rule.fact, question.mark, refused));
     }
-    let without = unmarked(host, diversion.answer).filter(|answer| !is_refused(&answer.fact));
+    let without = unmarked(host, &diversion.answer).filter(|answer| !is_refused(&answer.fact));
     let summary = format!(
         "On {} {by} takes packets with the mark {:#x}: to the {} ({}) {}, and without the mark they {}",
         vantage.name(),

@@ -106,6 +106,7 @@ mod vpn_carries_everything;
 mod vpn_drops_carrier_range;
 mod vpn_route_covers_peer;
 mod wording;
+mod would_drop;
 
 pub use alike::Alike;
 pub(crate) use checks_rejected_on_the_way::{is_own, meaning as icmp_meaning};
@@ -262,6 +263,9 @@ pub struct Fault {
     pub told_in: Option<&'static str>,
     /// What it is about, where it may be one of several that are told in one finding.
     pub alike: Option<Alike>,
+    /// Whether another fault hides it, so that it does no harm until that one is mended: then it explains nothing of what
+    /// was seen, and nothing explains it.
+    pub hidden: bool,
     /// The same, told of each family by itself, where both are concerned: what is explained of one is left out.
     pub parts: Vec<Self>,
 }
@@ -280,6 +284,7 @@ impl Default for Fault {
             family: None,
             told_in: None,
             alike: None,
+            hidden: false,
             parts: Vec::new(),
         }
     }
@@ -448,7 +453,7 @@ fn diagnose_path(session: &Session<'_>) -> Diagnosis {
             _ => None,
         })
         .flat_map(|(code, faults)| faults.iter().map(move |fault| (code, fault)))
-        .filter(|(_, fault)| fault.severity != Severity::Info)
+        .filter(|(_, fault)| fault.severity != Severity::Info && !fault.hidden)
         .map(|(code, fault)| (code, fault.blame, fault.family))
         .collect();
 
@@ -464,7 +469,10 @@ fn diagnose_path(session: &Session<'_>) -> Diagnosis {
                     let concerns = |blame: Blame| blame.may_concern(fault.blame) && blame.may_concern(seen_by);
                     let alike =
                         |family: Option<Family>| family.is_none() || fault.family.is_none_or(|own| family == Some(own));
-                    found.iter().any(|(code, blame, family)| explains(code) && concerns(*blame) && alike(*family))
+                    !fault.hidden
+                        && found
+                            .iter()
+                            .any(|(code, blame, family)| explains(code) && concerns(*blame) && alike(*family))
                 };
                 let open = faults.into_iter().filter_map(|fault| fault.without(is_explained));
                 let is_told = |fault: &Fault| {

@@ -23,7 +23,7 @@ pub(super) const RULE: Rule = Rule {
     doubt: "A neighbor entry that is reachable.",
     fixes: &[Fix::safe("Check gateway, netmask and cable or Wi-Fi isolation of that interface.")],
     threads: &["openwrt/openwrt#9555"],
-    depends_on: &["WR801", "WR105", "WR106", "WR107", "WR114", "WR118"],
+    depends_on: &["WR105", "WR106", "WR107", "WR114", "WR118"],
     needs: &[Need::Sockets, Need::Host(Subject::RouteAnswers), Need::Host(Subject::Neighbors)],
     examine,
 };

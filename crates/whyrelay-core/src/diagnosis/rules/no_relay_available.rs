@@ -1,6 +1,6 @@
 //! there is no relay to fall back to.
 
-use super::{Examination, Fault, Fix, Rule, stun_server_silent, turn_server_unreachable};
+use super::{Examination, Fault, Fix, Rule, stun_server_silent, turn_server_unreachable, udp_blocked};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::session::{Path, SideOutcome};
@@ -17,8 +17,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe("Give both sides a TURN server (--turn), or drop --no-turn.")],
     threads: &["screensy/screensy#3", "dennisivy/PeerChat#1"],
     depends_on: &[
-        "WR801", "WR401", "WR402", "WR405", "WR406", "WR701", "WR702", "WR703", "WR302", "WR601", "WR602", "WR409",
-        "WR410",
+        "WR801", "WR401", "WR402", "WR405", "WR406", "WR701", "WR702", "WR703", "WR601", "WR602", "WR409", "WR410",
     ],
     needs: &[],
     examine,
@@ -43,7 +42,9 @@ fn examine(session: &Session<'_>) -> Examination {
         let mut silent = stun_server_silent::silent_for(session, vantage).into_iter();
         silent.any(|server| !turn_server_unreachable::at_server(session, vantage, server).is_empty())
     });
-    if relay || !checked || dead {
+    // A relay over TCP helps where UDP is blocked, unless none was wanted.
+    let blocked = no_turn.is_empty() && matches!(udp_blocked::examine(session), Examination::Found(_));
+    if relay || !checked || dead || blocked {
         return Examination::Clear;
     }
     let why = if no_turn.is_empty() { "" } else { " (--no-turn was asked for)" };

@@ -9,24 +9,26 @@ use crate::trace::event::Vantage;
 
 use super::errno::EPERM;
 use super::wording::{against, quoted_firewall};
+use super::would_drop;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR103",
     name: "output-firewall-drops",
     title: "this host's own firewall drops what is sent to the peer",
     meaning: "A firewall rule on output or postrouting of this host drops or rejects the session's UDP packets. The kernel says so to the sender: EPERM, \"operation not permitted\".",
-    detection: "Sends failed with EPERM; the firewall's rules and their counters, where they can be read, name the rule.",
+    detection: "Sends failed with EPERM; the firewall's rules and their counters, where they can be read, name the rule. Where something else stops the packets before they come to the filter: a rule that has counted none and surely takes them, of a host that told all of its rules.",
     proof: "The counter of the rule grows with each check.",
     doubt: "A send with success to the same address.",
     fixes: &[Fix::firewall("Allow outbound UDP for this program or port in the host's firewall.")],
     threads: &["pjsip/pjproject#5031"],
-    depends_on: &["WR801", "WR112", "WR129"],
+    depends_on: &["WR112", "WR129"],
     needs: &[Need::Sockets],
     examine,
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+    let of_side = |vantage| [fault(session, vantage), would_drop::on_output(session, vantage)];
+    Examination::of(session.recorded().flat_map(of_side).flatten().collect())
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {

@@ -22,7 +22,7 @@ pub(super) const RULE: Rule = Rule {
         ),
     ],
     threads: &["tailscale/tailscale#3105", "tailscale/tailscale#16300", "netbirdio/netbird#2703"],
-    depends_on: &["WR801", "WR108"],
+    depends_on: &["WR108"],
     needs: &[Need::OtherSide, Need::Other(unprobed)],
     examine,
 };

@@ -7,7 +7,7 @@ use super::need::SECOND_SERVER;
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::told;
-use crate::diagnosis::routes::diversions;
+use crate::diagnosis::routes::{diversions, mark_keeps_from_servers};
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::event::Vantage;
 
@@ -30,7 +30,7 @@ pub(super) const RULE: Rule = Rule {
         ),
     ],
     threads: &["juanfont/headscale#2564"],
-    depends_on: &["WR801", "WR106", "WR108", "WR109", "WR115", "WR119"],
+    depends_on: &["WR108", "WR109", "WR115", "WR119"],
     needs: &[Need::OtherSide, Need::Other(seen_by_one)],
     examine,
 };
@@ -58,6 +58,10 @@ fn seen_by_one(session: &Session<'_>, vantage: Vantage) -> Option<String> {
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    // What a mark leads away from its usual path says nothing of the network.
+    if mark_keeps_from_servers(session, vantage) {
+        return None;
+    }
     let told = told(session.evidence.side(vantage));
     let by_servers = told.iter().find_map(|first| {
         let differs = |other: &&crate::diagnosis::network::Told| {

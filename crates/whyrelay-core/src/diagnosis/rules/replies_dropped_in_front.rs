@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
         "In the provider's firewall allow inbound UDP to the ports that this host sends from (net.ipv4.ip_local_port_range, and the VPN's port).",
     )],
     threads: &["netbirdio/netbird#390", "netbirdio/netbird#2120", "netbirdio/netbird#2567"],
-    depends_on: &["WR801", "WR110", "WR111"],
+    depends_on: &["WR110", "WR111"],
     needs: &[Need::OtherSide],
     examine,
 };

@@ -23,7 +23,7 @@ pub(super) const RULE: Rule = Rule {
         "tailscale/tailscale#3310",
         "tailscale/tailscale#19796",
     ],
-    depends_on: &["WR801"],
+    depends_on: &[],
     needs: &[Need::Host(Subject::Counters)],
     examine,
 };

@@ -24,7 +24,7 @@ pub(super) const RULE: Rule = Rule {
         "Give each uplink its own table and a rule by source address (netplan: routing-policy from; NetworkManager: ipv4.routing-rules), or leave the other interface out (--exclude-interface).",
     )],
     threads: &["tailscale/tailscale#4404", "slackhq/nebula#709", "openwrt/packages#13907"],
-    depends_on: &["WR801", "WR105", "WR106", "WR107", "WR108", "WR114", "WR118"],
+    depends_on: &["WR105", "WR106", "WR107", "WR108", "WR114", "WR118"],
     needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::Addresses), Need::Host(Subject::Links)],
     examine,
 };

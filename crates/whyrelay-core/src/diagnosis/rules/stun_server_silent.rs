@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::relayed_checks_lost::is_firewalled;
 use super::turn_server_unreachable::{Unusable, at_server};
 use super::{Alike, Examination, Fault, Fix, Need, Rule, udp_blocked, udp_only_to_servers};
-use crate::diagnosis::evidence::{ServerPath, SideEvidence};
+use crate::diagnosis::evidence::{Check, ServerPath, SideEvidence};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::routes::mark_keeps_from_servers;
 use crate::diagnosis::session::Session;
@@ -64,8 +64,9 @@ fn silent(session: &Session<'_>) -> Vec<(SocketAddr, Fault)> {
         }
         let asked = side.asked();
         // A side that hears nothing at all over UDP may itself be the cause.
-        let hears = !side.received.is_empty()
-            || side.sent.values().any(|check| check.answer.is_some())
+        let direct = |check: &Check| !side.is_relayed(check.pair.local);
+        let hears = side.received.values().any(direct)
+            || side.sent.values().any(|check| check.answer.is_some() && direct(check))
             || side.servers.iter().any(|((transport, ..), path)| *transport == Transport::Udp && path.has_answered());
         let closed: BTreeMap<SocketAddr, u64> = side
             .icmp_errors

@@ -8,11 +8,13 @@ use super::how_far::{self, Lost};
 use super::need::BY_CHECK;
 use super::relayed_checks_lost::measured_closed;
 use super::{Examination, Fault, Fix, Need, Rule};
+use crate::diagnosis::evidence::{SideEvidence, Taken};
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::network::{Told, told};
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
+use crate::host::RouteAnswer;
 use crate::trace::address::AddressClass;
-use crate::trace::event::Vantage;
+use crate::trace::event::{Pair, Vantage};
 use crate::trace::measurement::Measurement;
 
 pub(super) const RULE: Rule = Rule {
@@ -29,10 +31,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::owner("On a company network: ask for an egress rule for UDP of this host, or accept the relay."),
     ],
     threads: &["netbirdio/docs#908"],
-    depends_on: &[
-        "WR801", "WR305", "WR302", "WR103", "WR104", "WR105", "WR106", "WR107", "WR109", "WR112", "WR113", "WR115",
-        "WR116", "WR118", "WR129", "WR130",
-    ],
+    depends_on: &["WR801", "WR305", "WR302", "WR109", "WR112", "WR113", "WR115", "WR116", "WR129", "WR130"],
     needs: &[Need::OtherSide, Need::Other(unasked)],
     examine,
 };
@@ -166,6 +165,10 @@ fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
         let by_waiting = gathered
             .filter(|gathered| *gathered <= permitted)
             .is_some_and(|gathered| last - first > permitted - gathered + PERMITTED_AFTER);
+        // What the host sends elsewhere itself, or the filter keeps, says nothing of the network.
+        if !goes_as_to_servers(side, own.pair) {
+            continue;
+        }
         let public = AddressClass::of(own.pair.remote.ip()) == AddressClass::Public;
         let left = chain.sent.is_some_and(|sent| sent.transmissions >= 3 && sent.refused == 0);
         if public && left && (by_hearing || by_waiting) {
@@ -192,4 +195,17 @@ fn to_relay(session: &Session<'_>, vantage: Vantage) -> Option<(String, Vec<u64>
         );
         (text, evidence.into_iter().chain([answered.seq]).collect(), true)
     })
+}
+
+/// Whether the kernel sends a pair's packets by the device by which it sends those for a server; so it is taken to be
+/// where it was not asked.
+fn goes_as_to_servers(side: &SideEvidence, pair: Pair) -> bool {
+    let of_socket = |answer: &&Taken<RouteAnswer>| {
+        let question = &answer.fact.question;
+        question.out_device.is_none() && question.source.is_none_or(|source| source == pair.local.ip())
+    };
+    let to_servers: BTreeSet<_> =
+        side.host.routes_to_servers().filter(of_socket).filter_map(|answer| answer.fact.device()).collect();
+    let mut there = side.host.routes_to(pair.remote.ip()).filter(of_socket);
+    there.all(|answer| answer.fact.device().is_some_and(|device| to_servers.contains(device)))
 }

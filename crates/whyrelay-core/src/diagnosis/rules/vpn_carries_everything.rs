@@ -2,7 +2,7 @@
 
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
-use crate::diagnosis::routes::is_refused;
+use crate::diagnosis::routes::{is_refused, mark_matters};
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::event::Vantage;
 
@@ -21,7 +21,7 @@ pub(super) const RULE: Rule = Rule {
         "Exclude this program, or the peer's address, from the VPN (split tunneling); or pause the VPN.",
     )],
     threads: &["netbirdio/netbird#2143", "netbirdio/netbird#2522", "coder/coder#13327", "libp2p/specs#488"],
-    depends_on: &["WR801", "WR106"],
+    depends_on: &[],
     needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::Links)],
     examine,
 };
@@ -39,7 +39,9 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let tunnel = |device: &str| host.link(device).is_some_and(|link| link.fact.is_tunnel());
     let plain = host
         .routes_to_servers()
-        .filter(|answer| answer.fact.question.out_device.is_none() && !is_refused(&answer.fact));
+        .filter(|answer| answer.fact.question.out_device.is_none() && !is_refused(&answer.fact))
+        // What a rule by the mark leads there has a finding of its own.
+        .filter(|answer| !mark_matters(host, answer));
     let (mut through, mut past) = (None, false);
     for answer in plain {
         match answer.fact.device() {

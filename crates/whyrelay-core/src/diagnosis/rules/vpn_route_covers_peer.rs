@@ -15,7 +15,7 @@ pub(super) const RULE: Rule = Rule {
     name: "vpn-route-covers-peer",
     title: "a VPN's route covers the peer's own address",
     meaning: "A route into a tunnel (a network route or exit node of a VPN, an AllowedIPs range) contains the address at which the peer is to be reached. The packets of the direct path are sent into the tunnel that they should carry, so the direct path dies as soon as the route is there.",
-    detection: "The kernel routes packets to a candidate of the peer into a tunnel, and those to the servers not.",
+    detection: "The kernel routes packets to a candidate of the peer into a tunnel, and those to the servers not. What another rule or route hides is looked for, too: in the rules and routes that the host told, without that one, where they explain what the kernel answers.",
     proof: "ip route get PEER-ADDRESS shows the tunnel; without the route the check is answered.",
     doubt: "A check bound to the physical device that fails, too.",
     fixes: &[Fix::safe(
@@ -29,7 +29,7 @@ pub(super) const RULE: Rule = Rule {
         "netbirdio/netbird#4503",
         "netbirdio/netbird#4950",
     ],
-    depends_on: &["WR801"],
+    depends_on: &[],
     needs: &[Need::Host(Subject::RouteAnswers), Need::Host(Subject::Links)],
     examine,
 };

@@ -159,7 +159,7 @@ pub(crate) fn way(answer: &RouteAnswer) -> String {
 pub(super) fn detour(diversion: &Diversion<'_>, what: &str) -> Option<Remedy> {
     let answer = &diversion.answer.fact;
     let (to, route) = (answer.question.destination, answer.route.as_ref()?);
-    let usual = diversion.server?.fact.route.as_ref()?;
+    let usual = diversion.server.as_ref()?.fact.route.as_ref()?;
     let by = |route: &AnsweredRoute| {
         let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
         Some(format!("{via} dev {}", route.device.as_ref()?))

@@ -1,0 +1,212 @@
+//! What would divert a packet for the peer once that which diverts it now is mended: looked up in the rules and routes
+//! that the host told. Where these do not explain what the kernel answered, nothing is concluded from them.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use super::{By, Diversion, by, diversions, is_refused, reachable_candidates, selects_by_mark};
+use crate::diagnosis::evidence::{HostEvidence, Taken};
+use crate::diagnosis::rules::quoted;
+use crate::diagnosis::session::Session;
+use crate::host::{
+    Address, AnsweredRoute, Family, PolicyRule, Prefix, Route, RouteAnswer, RouteKind, RoutePurpose, RouteQuestion,
+    RuleAction, Subject, look_up,
+};
+use crate::trace::event::Vantage;
+
+/// Most answers of one side that are followed, each for another address or socket.
+const MAX_FOLLOWED: usize = 16;
+
+/// Most causes that are taken away one after the other.
+const MAX_BEHIND: usize = 4;
+
+/// The diversions of a side that others hide, in the order of the answers.
+pub(crate) fn hidden<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversion<'a>> {
+    let evidence = session.evidence;
+    let (side, peer) = (evidence.side(vantage), evidence.side(vantage.other()));
+    let host = &side.host;
+    let seen = diversions(session, vantage);
+    let Some(tables) = seen.first().and_then(|_| Tables::of(host)) else { return Vec::new() };
+    let is_told =
+        |diversion: &&Diversion<'_>| is_alike(&tables.ask(&diversion.answer.fact.question), &diversion.answer.fact);
+    let (about_peer, about_servers): (Vec<_>, Vec<_>) =
+        seen.iter().partition(|diversion| diversion.answer.fact.question.purpose == RoutePurpose::Peer);
+    let mut followed = BTreeSet::new();
+    let new = about_peer.into_iter().filter(|diversion| followed.insert(&diversion.answer.fact.question));
+    let mut found: Vec<_> = new
+        .take(MAX_FOLLOWED)
+        .filter(is_told)
+        .flat_map(|diversion| follow(host, tables.clone(), &diversion.answer, Some(diversion.by), Vec::new()))
+        .collect();
+    // Where nothing goes to the servers, nothing is known to go another way than that: not before that is mended.
+    if let Some(diversion) = about_servers.into_iter().find(is_told) {
+        let mut mended = tables.clone();
+        let Some(first) = mended.mend(host, &diversion.answer.fact, &diversion.by) else { return found };
+        let candidates: BTreeSet<_> = reachable_candidates(side, peer).collect();
+        let others = host.route_answers.iter().filter(|answer| {
+            let question = &answer.fact.question;
+            let about_peer = question.purpose == RoutePurpose::Peer && question.out_device.is_none();
+            about_peer && candidates.contains(&question.destination) && followed.insert(question)
+        });
+        let others =
+            others.take(MAX_FOLLOWED).filter(|answer| is_alike(&tables.ask(&answer.fact.question), &answer.fact));
+        found.extend(others.flat_map(|answer| follow(host, mended.clone(), answer, None, vec![first.clone()])));
+    }
+    found
+}
+
+/// Takes one cause after the other away, until the packet goes where those for the servers go. `cause`: what is to be
+/// taken away first; `behind`: what was.
+fn follow<'a>(
+    host: &'a HostEvidence,
+    mut tables: Tables,
+    seen: &Taken<RouteAnswer>,
+    mut cause: Option<By<'a>>,
+    mut behind: Vec<(String, u64)>,
+) -> Vec<Diversion<'a>> {
+    let question = &seen.fact.question;
+    let mut found = Vec::new();
+    for _ in 0..MAX_BEHIND {
+        if let Some(cause) = cause {
+            let answer = tables.ask(question);
+            let Some(mended) = tables.mend(host, &answer, &cause) else { break };
+            behind.push(mended);
+        }
+        let answer = tables.ask(question);
+        // That there is no route at all is nothing that was told.
+        if is_refused(&answer) && tables.deciding(&answer).is_none() && tables.route_of(&answer).is_none() {
+            break;
+        }
+        let server = server_question(host, question).map(|question| tables.ask(question));
+        let usual = server.as_ref().and_then(|server| server.route.as_ref());
+        let Some(next) = tables.cause(host, &answer, usual) else { break };
+        let taken = |fact| Cow::Owned(Taken { seq: seen.seq, moment: seen.moment, fact });
+        found.push(Diversion {
+            answer: taken(answer),
+            server: server.filter(|server| !is_refused(server)).map(taken),
+            by: next,
+            behind: behind.clone(),
+        });
+        cause = Some(next);
+    }
+    found
+}
+
+/// A question about a server that was asked with the same mark and user, from the same source where there is one.
+fn server_question<'a>(host: &'a HostEvidence, question: &RouteQuestion) -> Option<&'a RouteQuestion> {
+    let alike = |asked: &&RouteQuestion| {
+        Family::of(asked.destination) == Family::of(question.destination)
+            && (asked.mark, asked.user) == (question.mark, question.user)
+            && asked.out_device.is_none()
+    };
+    let asked = || host.routes_to_servers().map(|answer| &answer.fact.question).filter(alike);
+    asked().find(|asked| asked.source == question.source).or_else(|| asked().next())
+}
+
+/// Whether two answers send a packet the same way.
+fn is_alike(one: &RouteAnswer, two: &RouteAnswer) -> bool {
+    let rule = one.rule.is_none() || two.rule.is_none() || one.rule == two.rule;
+    let gateway = |answer: &RouteAnswer| answer.route.as_ref().and_then(|route| route.gateway);
+    rule && is_refused(one) == is_refused(two) && one.device() == two.device() && gateway(one) == gateway(two)
+}
+
+/// The rules and routes of a host.
+#[derive(Clone, Debug)]
+struct Tables {
+    rules: Vec<PolicyRule>,
+    routes: Vec<Route>,
+    addresses: Vec<Address>,
+}
+
+impl Tables {
+    /// `None` where the host has more rules than it told.
+    fn of(host: &HostEvidence) -> Option<Self> {
+        let whole = host.counted.get(&Subject::PolicyRules).is_none_or(|(_, total, recorded)| total <= recorded);
+        let known = host.is_looked_at(Subject::PolicyRules)
+            && [Subject::PolicyRules, Subject::Routes].iter().all(|of| host.why_not_measured(*of).is_none());
+        (whole && known && !host.routes.is_empty()).then(|| Self {
+            rules: host.policy_rules.iter().map(|rule| rule.fact.clone()).collect(),
+            routes: host.routes.iter().map(|route| route.fact.clone()).collect(),
+            addresses: host.addresses.iter().map(|own| own.fact.clone()).collect(),
+        })
+    }
+
+    fn ask(&self, question: &RouteQuestion) -> RouteAnswer {
+        look_up(&self.rules, &self.routes, &self.addresses, question)
+    }
+
+    /// What diverts a packet that these tables answer so.
+    fn cause<'a>(&self, host: &'a HostEvidence, answer: &RouteAnswer, usual: Option<&AnsweredRoute>) -> Option<By<'a>> {
+        let rule = self.deciding(answer).and_then(|rule| host.policy_rules.iter().find(|told| told.fact == *rule));
+        let by_mark = || {
+            let unmarked = self.ask(&RouteQuestion { mark: 0, ..answer.question.clone() });
+            rule.is_some_and(|rule| selects_by_mark(&rule.fact)) && !is_alike(answer, &unmarked)
+        };
+        by(host, answer, usual, rule, by_mark)
+    }
+
+    /// The rule that decided: of several with one priority, the one without which the answer is another.
+    fn deciding(&self, answer: &RouteAnswer) -> Option<&PolicyRule> {
+        let (priority, family) = (answer.rule?, Family::of(answer.question.destination));
+        let of_it: Vec<&PolicyRule> =
+            self.rules.iter().filter(|rule| rule.priority == priority && rule.family == family).collect();
+        let decides = |rule: &&PolicyRule| {
+            let others = self.rules.iter().filter(|other| other != rule).cloned().collect();
+            let without = Self { rules: others, ..self.clone() }.ask(&answer.question);
+            without.rule != answer.rule || !is_alike(&without, answer)
+        };
+        match of_it.as_slice() {
+            [one] => Some(one),
+            several => several.iter().copied().find(decides),
+        }
+    }
+
+    /// Takes away what does it: in words, and the event that told of it. `None`: the host told nothing that does.
+    fn mend(&mut self, host: &HostEvidence, answer: &RouteAnswer, cause: &By<'_>) -> Option<(String, u64)> {
+        let rule = match cause {
+            By::MarkRule(rule) | By::PolicyRule(rule) => Some((*rule)?),
+            By::Refusal => {
+                let refuses = |rule: &&PolicyRule| rule.rule_action != RuleAction::Lookup;
+                let refusing = self.deciding(answer).filter(refuses);
+                refusing.and_then(|rule| host.policy_rules.iter().find(|told| told.fact == *rule))
+            }
+            By::TunnelRoute | By::Bridge | By::OtherUplink => None,
+        };
+        if let Some(rule) = rule {
+            self.rules.retain(|other| *other != rule.fact);
+            return Some((format!("\"{}\"", quoted(&rule.fact)), rule.seq));
+        }
+        let route = self.route_of(answer)?.clone();
+        let told = host.routes.iter().find(|told| told.fact == route)?;
+        self.routes.retain(|other| *other != route);
+        let kind = match route.route_kind {
+            RouteKind::Unicast => String::new(),
+            other => format!("{} ", format!("{other:?}").to_lowercase()),
+        };
+        let device = route.device.map_or_else(String::new, |device| format!(" dev {device}"));
+        Some((format!("the route {kind}{}{device}", route.destination), told.seq))
+    }
+
+    /// The route that an answer is by: of a refusal the one that refuses, or leads away from the table.
+    fn route_of(&self, answer: &RouteAnswer) -> Option<&Route> {
+        let (to, family) = (answer.question.destination, Family::of(answer.question.destination));
+        let of = |route: &Route| Family::of(route.destination.address) == family && route.destination.contains(to);
+        if let Some(by) = &answer.route {
+            let is_it = |route: &&Route| {
+                of(route)
+                    && (route.table, &route.device) == (by.table, &by.device)
+                    && by.matched.is_none_or(|matched: Prefix| matched == route.destination)
+            };
+            return self.routes.iter().filter(is_it).max_by_key(|route| route.destination.length);
+        }
+        let table = self.deciding(answer).and_then(|rule| rule.table);
+        let refuses = |route: &&Route| match table {
+            Some(table) => {
+                let kinds = [RouteKind::Blackhole, RouteKind::Unreachable, RouteKind::Prohibit];
+                of(route) && route.table == table && kinds.contains(&route.route_kind)
+            }
+            None => of(route) && route.route_kind == RouteKind::Throw,
+        };
+        self.routes.iter().filter(refuses).max_by_key(|route| route.destination.length)
+    }
+}

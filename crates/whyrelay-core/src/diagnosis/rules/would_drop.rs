@@ -1,0 +1,124 @@
+//! A firewall rule that no packet came to, because something else stopped them all before, and that would stop them
+//! once that is mended.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::errno::EPERM;
+use super::wording::{against, quoted_firewall};
+use super::{Fault, input_firewall_drops};
+use crate::diagnosis::evidence::{HostEvidence, SideEvidence, Taken};
+use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::routes::reachable_candidates;
+use crate::diagnosis::session::{Path, Session};
+use crate::host::{FilteredPacket, FirewallRule, Moment, Subject, surely_stops};
+use crate::trace::event::{Transport, Vantage};
+
+/// Most candidates of the peer, and sockets, that rules are tried on.
+const MAX_TRIED: usize = 16;
+
+const ON_OUTPUT: [&str; 2] = ["output", "postrouting"];
+const ON_INPUT: [&str; 2] = ["prerouting", "input"];
+
+/// One on output.
+pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let rules = all_rules(&side.host, &ON_OUTPUT)?;
+    let packets = of_peer(session, vantage)?;
+    // A full connection table keeps packets from the filter and looks the same to who sends.
+    let is_full = side.host.counters.iter().any(|(name, (_, by))| name == "nf_conntrack.drop" && *by > 0);
+    if !is_full && side.send_failures.keys().any(|(.., errno)| *errno == EPERM) {
+        return None;
+    }
+    let left = side.sent.values().filter(|check| check.refused < check.transmissions);
+    let passed: BTreeSet<SocketAddr> = left.map(|check| check.pair.remote).collect();
+    let (rule, own, to) =
+        packets.into_iter().filter(|(_, remote)| !passed.contains(remote)).find_map(|(own, remote)| {
+            let packet = FilteredPacket { source: own, destination: remote, in_device: None, out_device: None };
+            Some((untouched(&rules, &ON_OUTPUT, &packet)?, own, remote))
+        })?;
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: Severity::Warning,
+        summary: format!(
+            "The firewall of {} drops what goes to the peer ({to}), by {}: that comes to light once what keeps these packets from it is mended",
+            vantage.name(),
+            quoted_firewall(&rule.fact)
+        ),
+        evidence: vec![rule.seq],
+        advice: against(&rule.fact, &side.host, Some(own.port()), false),
+        hidden: true,
+        ..Fault::default()
+    })
+}
+
+/// One on arrival.
+pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let rules = all_rules(&side.host, &ON_INPUT)?;
+    let packets = of_peer(session, vantage)?;
+    let arrived = side.host.own_packets.iter().filter(|packet| packet.fact.arrived);
+    let arrived = arrived.map(|packet| packet.fact.source.ip());
+    let came: BTreeSet<IpAddr> = arrived.chain(side.delivered.keys().map(|(_, other)| other.ip())).collect();
+    let (rule, own, from) =
+        packets.into_iter().filter(|(_, remote)| !came.contains(&remote.ip())).find_map(|(own, remote)| {
+            let in_device = side.host.addresses.iter().find(|known| known.fact.address == own.ip());
+            let in_device = in_device.map(|known| known.fact.device.as_str());
+            let packet = FilteredPacket { source: remote, destination: own, in_device, out_device: None };
+            Some((untouched(&rules, &ON_INPUT, &packet)?, own, remote))
+        })?;
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: Severity::Warning,
+        summary: format!(
+            "The firewall of {} drops what comes from the peer ({from}), by {}: that comes to light once what keeps these packets from arriving is mended",
+            vantage.name(),
+            quoted_firewall(&rule.fact)
+        ),
+        evidence: vec![rule.seq],
+        advice: input_firewall_drops::advice(&side.host, Some(rule), Some(own.port())),
+        hidden: true,
+        ..Fault::default()
+    })
+}
+
+/// A rule that surely stops a packet, and counted none.
+fn untouched<'a>(
+    rules: &[&'a Taken<FirewallRule>],
+    hooks: &[&str],
+    packet: &FilteredPacket<'_>,
+) -> Option<&'a Taken<FirewallRule>> {
+    let facts: Vec<&FirewallRule> = rules.iter().map(|rule| &rule.fact).collect();
+    let stopping = surely_stops(&facts, hooks, packet)?;
+    let rule = rules.iter().copied().find(|rule| rule.fact == *stopping)?;
+    (rule.fact.packets_since == Some(0)).then_some(rule)
+}
+
+/// The sockets of a side, each with every address of the peer that could be reached directly; `None`: the session is
+/// direct, or nobody could see what was sent.
+fn of_peer(session: &Session<'_>, vantage: Vantage) -> Option<Vec<(SocketAddr, SocketAddr)>> {
+    if session.path == Path::Direct || session.evidence.is_alone() || !session.evidence.is_recorded(vantage) {
+        return None;
+    }
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let reachable: Vec<_> = reachable_candidates(side, peer).collect();
+    let remotes = side.remote_candidates.iter().filter_map(|remote| remote.address);
+    let remotes = remotes.filter(|remote| reachable.contains(&remote.ip())).take(MAX_TRIED);
+    let pairs = remotes.flat_map(|remote| own_sockets(side, remote).map(move |own| (own, remote)));
+    Some(pairs.collect())
+}
+
+fn own_sockets(side: &SideEvidence, remote: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    let udp = side.sockets.keys().filter(|(transport, _)| *transport == Transport::Udp).map(|(_, own)| *own);
+    udp.filter(move |own| own.is_ipv4() == remote.is_ipv4() && !own.ip().is_unspecified()).take(MAX_TRIED)
+}
+
+/// The rules of a host as they were told last; `None` where it has more than it told, or none of them stops anything at
+/// one of these hooks.
+fn all_rules<'a>(host: &'a HostEvidence, hooks: &[&str]) -> Option<Vec<&'a Taken<FirewallRule>>> {
+    let whole = host.counted.get(&Subject::Nftables).is_none_or(|(_, total, recorded)| total <= recorded);
+    let rules = host.firewall_rules.iter().filter(|rule| rule.moment == Moment::After);
+    let rules: Vec<_> = rules.collect();
+    let stops = rules.iter().any(|rule| rule.fact.stops_at(hooks));
+    (whole && stops && host.why_not_measured(Subject::Nftables).is_none()).then_some(rules)
+}

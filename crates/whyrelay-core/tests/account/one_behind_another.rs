@@ -1,0 +1,139 @@
+//! A second fault of a host, which the first hides: found where what the host told proves it, and nowhere else.
+
+use whyrelay_core::host::{HostFact, PolicyRule, Prefix, Route, RouteKind, RoutePurpose, RuleAction};
+use whyrelay_core::trace::event::{EventKind, Transport, Vantage};
+
+use crate::builder::{Fate, Session, address};
+use crate::cases::facts::{UPLINK, bare_route, policy_rule};
+use crate::cases::failing;
+use crate::choices::said;
+use crate::report::{A, B_MAPPED, STUN};
+
+const REFUSED: i32 = 22;
+
+fn peers_network() -> Prefix {
+    Prefix { address: "198.51.100.0".parse().expect("an address"), length: 24 }
+}
+
+/// The kernel of A refuses the peer by a rule; `more`: what else is wrong.
+fn refused(more: impl FnOnce(&mut Session)) -> Session {
+    failing(Fate::SendRefused(REFUSED), Fate::LostOnTheWay, |session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
+        session.default_route(254);
+        session.rule(PolicyRule::lookup(whyrelay_core::host::Family::V4, 32_766, 254));
+        let (to, rule_action, table) = (Some(peers_network()), RuleAction::Blackhole, None);
+        session.rule(PolicyRule { to, rule_action, table, ..policy_rule(1000) });
+        more(session);
+        session.route(RoutePurpose::Server, STUN, 0, Ok(UPLINK));
+        session.route(RoutePurpose::Peer, B_MAPPED, 0, Err(REFUSED));
+    })
+}
+
+fn into_tunnel(session: &mut Session, table: u32) {
+    let route = Route { device: Some("wg0".into()), ..bare_route(table, peers_network(), RouteKind::Unicast) };
+    session.fact(Vantage::A, HostFact::Route(route));
+}
+
+fn diverting(session: &mut Session) {
+    session.rule(PolicyRule { to: Some(peers_network()), ..policy_rule(1001) });
+    into_tunnel(session, 200);
+}
+
+fn only(session: &Session, code: &str) -> String {
+    match said(session, code).as_slice() {
+        [(_, summary)] => summary.clone(),
+        other => panic!("{code}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_rule_and_a_route_behind_one_that_refuses_are_found_by_lookup() {
+    let session = refused(diverting);
+    assert!(!only(&session, "WR104").contains("comes to light"), "that one is seen");
+    let summary = only(&session, "WR105");
+    assert!(summary.contains("ip rule 1001"), "{summary}");
+    assert!(summary.contains("comes to light once \"ip rule 1000: from all to 198.51.100.0/24 blackhole\" is mended"));
+
+    let session = refused(|session| into_tunnel(session, 254));
+    assert!(only(&session, "WR107").contains("comes to light"));
+
+    // One behind the other, and a third behind both.
+    let session = refused(|session| {
+        diverting(session);
+        into_tunnel(session, 254);
+    });
+    let summary = only(&session, "WR107");
+    assert!(summary.contains("ip rule 1000") && summary.contains("\" and \"ip rule 1001"), "{summary}");
+}
+
+#[test]
+fn nothing_is_found_behind_where_nothing_is() {
+    let session = refused(|_| {});
+    only(&session, "WR104");
+    for code in ["WR103", "WR105", "WR106", "WR107", "WR114", "WR118"] {
+        assert_eq!(said(&session, code), [], "{code}");
+    }
+}
+
+#[test]
+fn tables_that_do_not_explain_what_the_kernel_answers_prove_nothing() {
+    // The rule that refuses is not among those that were told.
+    let mut session = refused(diverting);
+    session.events.retain(|event| match &event.kind {
+        EventKind::HostFact { fact, .. } => {
+            !matches!(fact.as_ref(), HostFact::PolicyRule(rule) if rule.priority == 1000)
+        }
+        _ => true,
+    });
+    only(&session, "WR104");
+    assert_eq!(said(&session, "WR105"), []);
+
+    // Nor where there are more than were told.
+    let mut session = refused(diverting);
+    let subject = whyrelay_core::host::Subject::PolicyRules;
+    session.fact(Vantage::A, HostFact::Counted { subject, total: 900, recorded: 3 });
+    assert_eq!(said(&session, "WR105"), []);
+}
+
+/// Rules of A's firewall, each with its hook, words, verdict, and how many packets it counted.
+fn filtered(rules: &[(&str, &str, &str, u64)]) -> Session {
+    refused(|session| {
+        for (hook, words, verdict, packets) in rules {
+            session.firewall(hook, words, Some(verdict), *packets);
+        }
+        let (transport, local, interface) = (Transport::Udp, address(A), Some("eth0".to_owned()));
+        let opened = EventKind::SocketOpened { transport, local, interface, mark: None, receive_buffer: None };
+        session.push(Vantage::A, opened);
+    })
+}
+
+#[test]
+fn a_filter_that_no_packet_came_to_is_found_where_its_words_leave_no_doubt() {
+    const DROP: (&str, &str, &str, u64) = ("output", "ip daddr 198.51.100.0/24 counter drop", "drop", 0);
+    let session = filtered(&[DROP]);
+    assert!(only(&session, "WR103").contains("comes to light once"));
+    only(&session, "WR104");
+    let session = filtered(&[("input", "ip saddr 198.51.100.0/24 counter drop", "drop", 0)]);
+    assert!(only(&session, "WR111").contains("comes to light once"));
+
+    for other in [
+        // Another rule may let them through first; or it is about others.
+        &[DROP, ("output", "ct state new accept", "accept", 0)][..],
+        &[DROP, ("output", "oifname \"eth0\" accept", "accept", 0)],
+        &[("output", "ct state invalid counter drop", "drop", 0)],
+        &[("output", "ip daddr 203.0.113.0/24 counter drop", "drop", 0)],
+        &[("output", "meta l4proto tcp counter drop", "drop", 0)],
+        // It takes others' packets: those of the session would have been refused by it.
+        &[("output", "ip daddr 198.51.100.0/24 counter drop", "drop", 5)],
+        &[("forward", "ip daddr 198.51.100.0/24 counter drop", "drop", 0)],
+    ] {
+        assert_eq!(said(&filtered(other), "WR103"), [], "{other:?}");
+    }
+
+    // Rules that were not told may do anything.
+    let mut session = filtered(&[DROP]);
+    let subject = whyrelay_core::host::Subject::Nftables;
+    session.fact(Vantage::A, HostFact::Counted { subject, total: 9, recorded: 1 });
+    assert_eq!(said(&session, "WR103"), []);
+}
