@@ -81,7 +81,7 @@ pub fn score(world: &World, observed: &Observed) -> Score {
     // What a fault shows where no packet of the other side comes is what a side alone can know of it.
     let half_seen = |finding: &Finding| {
         world.planted.iter().any(|planted| {
-            is_hidden(world, planted)
+            (is_hidden(world, planted) || is_idle(world, planted))
                 && planted.fault.alone.contains(&finding.name)
                 && finding.blame == blame_of(planted.side)
         })
@@ -111,11 +111,11 @@ pub fn score(world: &World, observed: &Observed) -> Score {
             .iter()
             .map(|planted| {
                 // Where another fault hides it, it may be told as what does no harm by itself, or as what it looks like.
-                let hidden = is_hidden(world, planted);
-                let told = report.findings.iter().filter(|finding| hidden || finding.severity != Severity::Info);
+                let harmless = is_hidden(world, planted) || is_idle(world, planted);
+                let told = report.findings.iter().filter(|finding| harmless || finding.severity != Severity::Info);
                 told.into_iter().any(|finding| {
                     is_named(planted, finding)
-                        || hidden
+                        || harmless
                             && planted.fault.alone.contains(&finding.name)
                             && finding.blame == blame_of(planted.side)
                 })
@@ -145,6 +145,12 @@ const fn blame_of(side: usize) -> Blame {
 /// Whether a fault on the other side keeps a planted one from showing.
 fn is_hidden(world: &World, hidden: &Planted) -> bool {
     world.planted.iter().any(|planted| planted.side != hidden.side && planted.fault.hides(hidden.fault))
+}
+
+/// Whether another fault of the same side keeps a planted one from doing harm.
+fn is_idle(world: &World, idle: &Planted) -> bool {
+    let mut others = world.planted.iter().filter(|planted| planted.fault.name != idle.fault.name);
+    others.any(|planted| planted.side == idle.side && planted.fault.hides(idle.fault))
 }
 
 /// Whether a host of the world has a tunnel: where its first packets get lost, those from the tunnel's address, which
