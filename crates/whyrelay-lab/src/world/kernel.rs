@@ -85,8 +85,18 @@ pub(super) struct Kernel {
     pub(super) arrived: BTreeMap<(usize, SocketAddr, SocketAddr), u64>,
     /// Neighbors that did not answer, by interface.
     pub(super) failed_neighbors: BTreeSet<(usize, IpAddr)>,
-    /// Own and other end of what this host sent or took.
-    connections: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// Connections that are tracked, by their own and their other end.
+    connections: BTreeMap<(SocketAddr, SocketAddr), Tracked>,
+}
+
+/// What connection tracking knows of one connection of UDP. For the filter (nft's `ct state new`) the packets of its first
+/// direction are new until one of the other has come; those are never new.
+#[derive(Clone, Copy, Debug)]
+struct Tracked {
+    /// This host sent the first packet.
+    begun_here: bool,
+    /// A packet of the other direction was seen, whatever the filter made of it.
+    is_answered: bool,
 }
 
 impl Kernel {
@@ -128,7 +138,7 @@ impl Kernel {
             left: BTreeMap::new(),
             arrived: BTreeMap::new(),
             failed_neighbors: BTreeSet::new(),
-            connections: BTreeSet::new(),
+            connections: BTreeMap::new(),
         }
     }
 
@@ -167,17 +177,17 @@ impl Kernel {
             }
         };
         self.count(if to.is_ipv4() { "Ip.OutRequests" } else { "Ip6.OutRequests" });
-        if self.host.conntrack_full && !self.connections.contains(&(source, to)) {
+        if self.host.conntrack_full && !self.connections.contains_key(&(source, to)) {
             self.count("Ip.OutDiscards");
             self.count("nf_conntrack.drop");
             return Sent::Refused(EPERM);
         }
         let mut mark = self.mark;
+        let is_new = self.is_new(source, to, true);
         for index in 0..self.host.firewall.len() {
             let rule = &self.host.firewall[index];
             let device = route.device.as_deref();
-            let known = self.connections.contains(&(source, to));
-            if rule.hook != Hook::Output || !matches(rule, source, to, Protocol::Udp, device, mark, !known) {
+            if rule.hook != Hook::Output || !matches(rule, source, to, Protocol::Udp, device, mark, is_new) {
                 continue;
             }
             self.matched[index] += 1;
@@ -206,7 +216,7 @@ impl Kernel {
                 }
             }
         }
-        self.connections.insert((source, to));
+        self.track(source, to, true);
         match self.leaving(&route) {
             Some(leaving) if self.is_too_big(leaving.interface, to, payload) => Sent::Refused(EMSGSIZE),
             Some(leaving) => {
@@ -268,21 +278,23 @@ impl Kernel {
         self.count(if ipv4 { "Ip.InReceives" } else { "Ip6.InReceives" });
         let device = self.host.interfaces[interface].name.clone();
         let mut mark = 0;
-        if let Some(stopped) = self.filter(Hook::Prerouting, source, to, &device, &mut mark) {
+        // Ahead of connection tracking, where no rule asks for it.
+        if let Some(stopped) = self.filter(Hook::Prerouting, source, to, &device, &mut mark, false) {
             return stopped;
         }
+        let is_new = self.is_new(to, source, false);
         if ipv4 && !self.is_way_back(source, to, &device, mark) {
             self.count("TcpExt.IPReversePathFilter");
             return Arrived::Dropped;
         }
-        if let Some(stopped) = self.filter(Hook::Input, source, to, &device, &mut mark) {
+        if let Some(stopped) = self.filter(Hook::Input, source, to, &device, &mut mark, is_new) {
             return stopped;
         }
-        if self.host.conntrack_full && !self.connections.contains(&(to, source)) {
+        if self.host.conntrack_full && !self.connections.contains_key(&(to, source)) {
             self.count("nf_conntrack.drop");
             return Arrived::Dropped;
         }
-        self.connections.insert((to, source));
+        self.track(to, source, false);
         self.count(if ipv4 { "Ip.InDelivers" } else { "Ip6.InDelivers" });
         Arrived::Delivered
     }
@@ -305,6 +317,24 @@ impl Kernel {
         Some(Leaving { interface, gateway: route.gateway })
     }
 
+    /// Whether connection tracking calls a packet new, that this host sends or gets.
+    fn is_new(&mut self, own: SocketAddr, other: SocketAddr, is_sent: bool) -> bool {
+        match self.connections.get_mut(&(own, other)) {
+            None => true,
+            Some(tracked) if tracked.begun_here == is_sent => !tracked.is_answered,
+            Some(tracked) => {
+                tracked.is_answered = true;
+                false
+            }
+        }
+    }
+
+    /// A packet that no filter has stopped begins a connection where there is none.
+    fn track(&mut self, own: SocketAddr, other: SocketAddr, is_sent: bool) {
+        let begun = Tracked { begun_here: is_sent, is_answered: false };
+        self.connections.entry((own, other)).or_insert(begun);
+    }
+
     fn filter(
         &mut self,
         hook: Hook,
@@ -312,11 +342,11 @@ impl Kernel {
         to: SocketAddr,
         device: &str,
         mark: &mut u32,
+        is_new: bool,
     ) -> Option<Arrived> {
         for index in 0..self.host.firewall.len() {
             let rule = &self.host.firewall[index];
-            let unsolicited = !self.connections.contains(&(to, source));
-            if rule.hook != hook || !matches(rule, source, to, Protocol::Udp, Some(device), *mark, unsolicited) {
+            if rule.hook != hook || !matches(rule, source, to, Protocol::Udp, Some(device), *mark, is_new) {
                 continue;
             }
             self.matched[index] += 1;
@@ -435,4 +465,67 @@ fn rule(rule: &topology::Rule) -> Vec<PolicyRule> {
             ..PolicyRule::lookup(family, rule.priority, rule.table)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    fn kernel(rules: &[(&str, &str)]) -> Kernel {
+        let rule = |(rule, more): &(&str, &str)| format!("[[host.a.firewall]]\n{rule}\n{more}\n");
+        let rules: String = rules.iter().map(rule).collect();
+        let text = format!("title = \"t\"\n[host.a]\n{rules}[host.b]\n[expect]\npath = \"direct\"\n");
+        let topology = Scenario::parse("test", &text).unwrap().topology;
+        Kernel::new(topology.hosts[0].clone(), 0, 0)
+    }
+
+    /// As nft's `ct state new` on Linux: until the other side has sent something, and not until the first was let through.
+    #[test]
+    fn packets_are_unsolicited_until_they_were_answered() {
+        let accept_new = |hook| {
+            let (accept, drop) =
+                (format!("hook = \"{hook}\"\nverdict = \"accept\""), format!("hook = \"{hook}\"\nverdict = \"drop\""));
+            kernel(&[(&accept, "unsolicited = true"), (&drop, "")])
+        };
+        let (other, delivered, dropped) =
+            (SocketAddr::from(([203, 0, 113, 110], 7)), Arrived::Delivered, Arrived::Dropped);
+        let own = |kernel: &Kernel| SocketAddr::new(kernel.addresses[0].address, 9);
+
+        let mut taking = accept_new("input");
+        let here = own(&taking);
+        assert_eq!([(); 3].map(|()| taking.receive(0, other, here)), [delivered; 3]);
+        assert!(matches!(taking.send(here, other, 1), Sent::Leaves(_)));
+        assert_eq!(taking.receive(0, other, here), dropped);
+        // Its own connection: what comes is an answer.
+        let third = SocketAddr::new(other.ip(), 8);
+        assert!(matches!(taking.send(here, third, 1), Sent::Leaves(_)));
+        assert_eq!(taking.receive(0, third, here), dropped);
+
+        let mut sending = accept_new("output");
+        let here = own(&sending);
+        for _ in 0..3 {
+            assert!(matches!(sending.send(here, other, 1), Sent::Leaves(_)));
+        }
+        assert_eq!(sending.receive(0, other, here), delivered);
+        assert_eq!(sending.send(here, other, 1), Sent::Refused(EPERM));
+        // What answers is never new.
+        assert_eq!(sending.receive(0, third, here), delivered);
+        assert_eq!(sending.send(here, third, 1), Sent::Refused(EPERM));
+    }
+
+    /// An answer that the filter drops was seen all the same: tracking comes first.
+    #[test]
+    fn a_dropped_answer_is_an_answer() {
+        let mut kernel = kernel(&[
+            ("hook = \"input\"\nverdict = \"accept\"", "unsolicited = true"),
+            ("hook = \"input\"\nverdict = \"drop\"", ""),
+            ("hook = \"output\"\nverdict = \"drop\"", ""),
+        ]);
+        let (here, other) =
+            (SocketAddr::new(kernel.addresses[0].address, 9), SocketAddr::from(([203, 0, 113, 110], 7)));
+        assert_eq!(kernel.receive(0, other, here), Arrived::Delivered);
+        assert_eq!(kernel.send(here, other, 1), Sent::Refused(EPERM));
+        assert_eq!(kernel.receive(0, other, here), Arrived::Dropped);
+    }
 }
