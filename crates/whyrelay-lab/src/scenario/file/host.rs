@@ -20,7 +20,7 @@ pub struct Host {
     /// Whether it has IPv4.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub ipv4: bool,
-    /// Whether it has IPv6, where its network does.
+    /// Whether it has IPv6; refused where its network has none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ipv6: bool,
     /// The link of its `eth0`.
@@ -80,7 +80,7 @@ pub struct Interface {
     /// Its addresses with their prefixes, where the place does not give one; `peer/24` is the peer's network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub address: Vec<String>,
-    /// Whether it has IPv6 of the place where it leads, where that has.
+    /// Whether it has IPv6 of the place where it leads; refused where it leads nowhere, or where that has none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ipv6: bool,
     /// Whether a default route with this metric leads out of it.
