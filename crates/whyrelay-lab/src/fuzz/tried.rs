@@ -12,7 +12,8 @@ use crate::scenario::{Scenario, ScenarioError, Topology};
 /// A world that was run.
 #[derive(Clone, Debug)]
 pub struct Tried {
-    /// It, with what it must come to: the path by theory and by what was planted; found is what was planted and nothing
+    /// It, with what it must come to: the path by theory and by what was planted, or the one of two that came where a fault
+    /// leaves either ([`Leaves::OtherAddresses`](super::Leaves::OtherAddresses)); found is what was planted and nothing
     /// else, or nothing in vain where the path is direct.
     pub scenario: Scenario,
     /// What is otherwise; nothing: the world is right.
@@ -44,7 +45,7 @@ fn expectation(world: &World, topology: &Topology, observed: &Observed) -> Expec
         return Expect::default();
     }
     let score = score(world, observed);
-    // Where a fault leaves either of two, it is the one that came.
+    // A file names one path: where a fault leaves either of two, the one that came, so that the other is not told as wrong.
     let paths = theory::paths(world, topology);
     let came = paths.iter().find(|path| observed.path == Some(**path));
     let path = came.or(paths.first()).copied().unwrap_or(Path::Failed);
