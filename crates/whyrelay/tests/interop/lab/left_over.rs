@@ -177,12 +177,20 @@ enum Stage {
     Begun,
     /// The first namespaces are there.
     Building,
-    /// The server of behavior discovery was started, which comes ahead of the session's.
+    /// A host asks how its NAT behaves, which comes ahead of the session's server.
     Discovering,
-    /// The first server was started, which comes after the network.
+    /// The session's server is being started, which comes after the network.
     Serving,
     /// A peer records, and will for a second at least.
     Running,
+}
+
+/// Whether something in a named namespace has a UDP socket.
+fn has_udp_socket(namespace: &str) -> bool {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{namespace}")).args(["cat", "/proc/net/udp"]);
+    // Its first line is a head.
+    command.output().is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().nth(1).is_some())
 }
 
 impl Stage {
@@ -190,11 +198,15 @@ impl Stage {
     fn is_reached(self, run: &str) -> bool {
         (0..3).any(|number| {
             let lab = Path::new("/run/whyrelay-lab").join(format!("{run}-{number}"));
+            let serves = || lab.join("serve.log").exists();
             match self {
                 Self::Begun => lab.with_extension("json").exists(),
                 Self::Building => namespaces(&format!("{run}-{number}")).is_ok_and(|names| !names.is_empty()),
-                Self::Discovering => lab.join("serve-discovery.log").exists(),
-                Self::Serving => lab.join("serve.log").exists(),
+                Self::Discovering => {
+                    let asks = |host| has_udp_socket(&format!("{run}-{number}-{host}"));
+                    lab.join("serve-discovery.log").exists() && ["a", "b"].into_iter().any(asks) && !serves()
+                }
+                Self::Serving => serves(),
                 Self::Running => {
                     let recorded = |side| lab.join(side).join("recording.jsonl").metadata();
                     ["a", "b"].into_iter().any(|side| recorded(side).is_ok_and(|file| file.len() > 0))
