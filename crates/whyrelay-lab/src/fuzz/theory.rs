@@ -5,13 +5,10 @@ use whyrelay_core::nat::behavior::{FilteringBehavior, Hairpinning};
 
 use super::{Leaves, World};
 use crate::predict::{First, Place, predict};
-use crate::scenario::Topology;
 use crate::scenario::file::{Alg, Credentials, Hook, Path, Protocol, Verdict};
 use crate::scenario::topology::{FirewallRule, Host, Router, Translation};
 use crate::scenario::value::Span32;
-
-/// The port of STUN and TURN.
-const SERVER_PORT: u32 = 3478;
+use crate::scenario::{STUN_PORT, Topology};
 
 /// The paths that a world may come to: one, or two where its faults may leave either ([`Leaves::OtherAddresses`]).
 pub(super) fn paths(world: &World, topology: &Topology) -> Vec<Path> {
@@ -156,7 +153,7 @@ fn first(topology: &Topology) -> First {
 }
 
 fn lets(ports: Option<&[Span32]>) -> bool {
-    ports.is_none_or(|ports| ports.iter().any(|ports| ports.contains(SERVER_PORT)))
+    ports.is_none_or(|ports| ports.iter().any(|ports| ports.contains(STUN_PORT.into())))
 }
 
 /// Whether a host's requests of the server pass a router, and the answers.
@@ -171,7 +168,7 @@ fn stops_connections(rule: &FirewallRule) -> bool {
     let is_of_tcp = rule.ipproto != Some(Protocol::Udp) && rule.sport.is_none();
     // What answers was asked for.
     let is_of_these = match rule.hook {
-        Hook::Output => rule.dport.as_ref().is_none_or(|ports| ports.contains(SERVER_PORT)),
+        Hook::Output => rule.dport.as_ref().is_none_or(|ports| ports.contains(STUN_PORT.into())),
         Hook::Prerouting | Hook::Input => rule.dport.is_none() && !rule.unsolicited,
     };
     matches!(rule.verdict, Verdict::Drop | Verdict::Reject) && is_of_all && is_of_tcp && is_of_these

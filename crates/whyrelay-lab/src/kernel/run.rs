@@ -22,12 +22,12 @@ use super::error::LabError;
 use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
-use super::services::{AUTHORITY, PASSWORD, Running, SECRET, STUN_PORT, Services, USER, signal_beside, tls_address};
+use super::services::{AUTHORITY, PASSWORD, Running, SECRET, Services, USER, signal_beside, tls_address};
 use super::{discovery, host, services, tun};
 use crate::limits;
 use crate::run::Observed;
-use crate::scenario::Topology;
 use crate::scenario::file::{Certificate, Credentials, Path, WorldKind};
+use crate::scenario::{STUN_PORT, Topology};
 
 /// How long a session waits for the other side.
 const WAIT: Duration = Duration::from_secs(20);

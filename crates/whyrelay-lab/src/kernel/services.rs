@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use crate::scenario::STUN_PORT;
 use crate::scenario::file::Credentials;
 use crate::scenario::topology::{Signaling, Topology};
 
@@ -21,8 +22,6 @@ use super::plan::SERVER;
 use super::run::{Certified, Conditions};
 use super::signaling::{Fate, Proxy};
 
-/// The port of STUN and TURN.
-pub(crate) const STUN_PORT: u16 = 3478;
 /// The usual port of TURN over TLS (RFC 8656 §2.1).
 const TLS_PORT: u16 = 5349;
 /// The file of the authority that peers trust.

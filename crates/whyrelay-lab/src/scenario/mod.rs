@@ -21,6 +21,9 @@ pub use error::ScenarioError;
 pub use presets::{PRESETS, Preset, TERMS};
 pub use topology::Topology;
 
+/// The port at which a scenario's server serves STUN and TURN (RFC 8489 §18.6).
+pub(crate) const STUN_PORT: u16 = 3478;
+
 /// A scenario: the file, and what it resolves to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {

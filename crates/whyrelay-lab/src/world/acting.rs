@@ -13,6 +13,7 @@ use super::network::{Packet, Place, TcpWay};
 use super::peer::{Peer, Signal};
 use super::tcp::Sending;
 use super::{CONNECT_TIMEOUT, Connection, Exchange, Happening, World, peer, server};
+use crate::scenario::STUN_PORT;
 
 /// Which way something goes on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +169,7 @@ impl World {
         let there = way.and_then(|way| {
             let refused = self.server.refuses_connections();
             let served =
-                way.far == self.server.host && remote.port() == server::PORT && (refused || self.server.accepts());
+                way.far == self.server.host && remote.port() == STUN_PORT && (refused || self.server.accepts());
             let mut established = || {
                 let (random, luck) = self.network.chances();
                 way.passing.established(random, luck, way.delay)

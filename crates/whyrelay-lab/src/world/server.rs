@@ -13,9 +13,8 @@ use whyrelay_core::time::Timestamp;
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
 use super::network::{HostId, Packet};
+use crate::scenario::STUN_PORT;
 
-/// The port of STUN and TURN, over UDP and TCP.
-pub(super) const PORT: u16 = 3478;
 /// The one user of the simulated server.
 pub(super) const USERNAME: &str = "lab";
 /// Its password: the simulated server guards nothing.
@@ -76,7 +75,7 @@ impl Server {
         let policy = PeerPolicy {
             allowed: allowed.iter().filter_map(|prefix| prefix.parse().ok()).collect(),
             own_addresses: addresses.clone(),
-            own_endpoints: addresses.iter().map(|address| SocketAddr::new(*address, PORT)).collect(),
+            own_endpoints: addresses.iter().map(|address| SocketAddr::new(*address, STUN_PORT)).collect(),
             ..PeerPolicy::default()
         };
         let mut credentials = Credentials::none().with_user(USERNAME, PASSWORD);
@@ -117,7 +116,7 @@ impl Server {
                 return Vec::new();
             }
             self.turn.handle_input(now, Input::FromPeer { relay, peer: packet.source, bytes: &packet.bytes });
-        } else if local.port() == PORT && !self.faults.no_udp {
+        } else if local.port() == STUN_PORT && !self.faults.no_udp {
             // One listener for each address, so that an answer leaves from where the request went.
             let listener = self.addresses.iter().position(|address| *address == local.ip()).unwrap_or_default();
             let transport = ClientTransport::Udp(ListenerId(listener as u16));
@@ -129,7 +128,7 @@ impl Server {
 
     /// Whether its host refuses a packet, because nothing listens at that port.
     pub(super) fn refuses(&self, packet: &Packet) -> bool {
-        self.faults.refuses_udp && packet.destination.port() == PORT
+        self.faults.refuses_udp && packet.destination.port() == STUN_PORT
     }
 
     /// Whether an address is one of its relayed sockets, whatever it announces.
@@ -206,7 +205,7 @@ impl Server {
                     ClientTransport::Udp(ListenerId(listener)) => {
                         let local = self.addresses.get(usize::from(listener)).copied();
                         let Some(local) = local else { continue };
-                        let source = SocketAddr::new(local, PORT);
+                        let source = SocketAddr::new(local, STUN_PORT);
                         actions.push(Action::Send(Packet::new(source, client.source, bytes)));
                     }
                 },

@@ -8,9 +8,9 @@ use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::EventKind;
 
 use super::super::facts;
-use super::super::server::{PASSWORD, PORT, USERNAME, secret};
+use super::super::server::{PASSWORD, USERNAME, secret};
 use super::{INTERFACE, Peer};
-use crate::scenario::file;
+use crate::scenario::{STUN_PORT, file};
 
 impl Peer {
     pub(super) fn servers(&self) -> Vec<Server> {
@@ -27,7 +27,7 @@ impl Peer {
         };
         let mut servers = Vec::new();
         let mut add = |ip: IpAddr, scheme: &str, query: &str| {
-            let host = SocketAddr::new(ip, PORT);
+            let host = SocketAddr::new(ip, STUN_PORT);
             let Ok(url) = format!("{scheme}:{host}{query}").parse() else { return };
             let login = login.clone().filter(|_| scheme == "turn");
             let (username, password) = login.map(|(user, password)| (user, Password::new(password))).unzip();
@@ -77,7 +77,7 @@ impl Peer {
 
     pub(super) fn ask_for_servers(&mut self, now: Timestamp) {
         for ip in self.server.clone() {
-            self.ask_route(now, RoutePurpose::Server, SocketAddr::new(ip, PORT));
+            self.ask_route(now, RoutePurpose::Server, SocketAddr::new(ip, STUN_PORT));
         }
     }
 
