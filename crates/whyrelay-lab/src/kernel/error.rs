@@ -72,6 +72,11 @@ impl LabError {
         if interrupted.load(Ordering::Relaxed) { Err(Self::Interrupted) } else { Ok(()) }
     }
 
+    /// For `map_err`: what a signal to all of a lab's programs has ended has not failed.
+    pub fn or_interrupted(self, interrupted: &AtomicBool) -> Self {
+        if interrupted.load(Ordering::Relaxed) { Self::Interrupted } else { self }
+    }
+
     /// Whether it says that no network can be built here, and not that something went wrong in one that was.
     pub const fn is_about_this_system(&self) -> bool {
         !matches!(self, Self::Inside(_) | Self::Interrupted)
@@ -86,5 +91,20 @@ impl LabError {
     pub(crate) fn system<E: Into<io::Error>>(doing: impl Into<String>) -> impl FnOnce(E) -> Self {
         let doing = doing.into();
         move |source| Self::System { doing, source: source.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_once_all_is_to_end_is_interrupted() {
+        let failed = || LabError::Command { command: "ip".to_owned(), said: "signal: 15 (SIGTERM)".to_owned() };
+        for error in [failed(), failed().inside()] {
+            assert!(matches!(error.or_interrupted(&AtomicBool::new(true)), LabError::Interrupted));
+        }
+        let kept = failed().or_interrupted(&AtomicBool::new(false));
+        assert!(matches!(kept, LabError::Command { .. }), "{kept:?}");
     }
 }

@@ -56,7 +56,7 @@ impl Lab {
         record.write()?;
         let mut lab =
             Self { record, nodes, routers: Vec::new(), wires: Vec::new(), mappers: Vec::new(), sinks: Vec::new() };
-        lab.build(plan, interrupted)?;
+        lab.build(plan, interrupted).map_err(|error| error.or_interrupted(interrupted))?;
         Ok(lab)
     }
 

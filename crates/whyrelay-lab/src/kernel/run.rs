@@ -175,7 +175,8 @@ pub fn run_kernel(topology: &Topology, conditions: &Conditions<'_>) -> Result<Ra
     }
     let began = Instant::now();
     let lab = Lab::up_unless(Plan::of(topology, conditions.routers)?, conditions.interrupted)?;
-    run_in(&lab, topology, conditions, began).map_err(LabError::inside)
+    let ran = run_in(&lab, topology, conditions, began);
+    ran.map_err(|error| error.or_interrupted(conditions.interrupted).inside())
 }
 
 /// The same in a lab that is up.

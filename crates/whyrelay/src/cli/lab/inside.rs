@@ -71,10 +71,9 @@ fn run_inside(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
     for missing in kernel::missing_inside(topology, &place.host) {
         crate::tell!("left out: {missing}");
     }
-    // What a signal to all of them ended has not failed.
-    let unless_interrupted = |error| if interrupted.load(Ordering::Relaxed) { LabError::Interrupted } else { error };
-    let lab = Lab::up_unless(plan, &interrupted).map_err(unless_interrupted)?;
-    let _services = Services::start(&lab, topology, &conditions).map_err(unless_interrupted)?;
+    let lab = Lab::up_unless(plan, &interrupted)?;
+    let services = Services::start(&lab, topology, &conditions);
+    let _services = services.map_err(|error: LabError| error.or_interrupted(&interrupted))?;
     let (first, rest) = command.split_first().context("no command")?;
     let mut inside = lab.command(&place.host, first)?;
     inside.args(rest).env("WHYRELAY_SIGNAL", kernel::signal_url(topology, &place.host)).env("WHYRELAY_LAB", lab.id());

@@ -45,8 +45,6 @@ fn one(scenario: &Scenario, conditions: &Conditions<'_>) -> Done {
             Done::Ran(Box::new((verdict, ran.observed)), Some(ran.up_after))
         }
         Err(LabError::Interrupted) => Done::NotRun(scenario.name.clone()),
-        // What a signal to all of them ended has not failed.
-        Err(_) if conditions.interrupted.load(Ordering::Relaxed) => Done::NotRun(scenario.name.clone()),
         Err(LabError::Unsupported(reason)) => Done::Skipped(because(reason)),
         Err(error) => Done::Broken(because(format!("{:#}", anyhow::Error::new(error)))),
     }
