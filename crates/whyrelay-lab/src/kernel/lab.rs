@@ -11,7 +11,7 @@ use super::command::{ip, ip_batch, nft, run};
 use super::error::LabError;
 use super::mapping::MappingServer;
 use super::namespace::enter;
-use super::plan::{Node, Plan};
+use super::plan::{Cable, Fabric, Node, Plan};
 use super::router::{INSIDE, OUTSIDE, Router};
 use super::state::{self, Record};
 use super::tun::{Device, Kind};
@@ -141,40 +141,9 @@ impl Lab {
 
     /// Bridges, and a cable from each interface to the bridge of its segment.
     fn plug(&mut self, plan: &Plan, fabric: &str) -> Result<(), LabError> {
-        let mut lines = vec!["link set lo up".to_owned()];
-        for segment in 0..plan.segments {
-            lines.push(format!("link add br{segment} type bridge stp_state 0 mcast_snooping 0"));
-            lines.push(format!("link set br{segment} up"));
-        }
-        let mut cables = Vec::new();
-        let mut number = 0;
-        for node in &plan.nodes {
-            let namespace = format!("{}-{}", self.record.id, node.name);
-            for port in &node.ports {
-                number += 1;
-                let plug = format!("p{number}");
-                if port.is_cable() {
-                    cables.push((namespace.clone(), port.name.clone(), plug.clone(), port.link));
-                } else {
-                    lines.push(format!("link add {plug} type veth peer name {} netns {namespace}", port.name));
-                }
-                if let Some(segment) = port.segment {
-                    lines.push(format!("link set {plug} master br{segment}"));
-                    if port.isolated {
-                        lines.push(format!("link set {plug} type bridge_slave isolated on"));
-                    }
-                }
-                lines.push(format!("link set {plug} up"));
-            }
-            for bridge in &node.bridges {
-                number += 1;
-                // A container's end, so that the bridge has a carrier.
-                lines.push(format!("link add p{number} type veth peer name {bridge}.0 netns {namespace}"));
-                lines.push(format!("link set p{number} up"));
-            }
-        }
+        let Fabric { ip: lines, cables } = plan.fabric(&self.record.id);
         let mut random = Random::from_number(plan.seed);
-        for (namespace, name, plug, link) in cables {
+        for Cable { namespace, name, plug, link } in cables {
             let ends = [
                 enter(&namespace, || Device::create(&name, Kind::Tap))?,
                 enter(fabric, || Device::create(&plug, Kind::Tap))?,

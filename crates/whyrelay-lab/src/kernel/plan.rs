@@ -11,6 +11,7 @@ use crate::port_mapping;
 use crate::scenario::file::{InterfaceKind, Ipv6};
 use crate::scenario::topology::{Host, INTERNET, Link, Router, Topology, Translation};
 use crate::scenario::value::Cidr;
+use crate::world;
 
 use super::error::LabError;
 use super::nft::{LAN, WAN};
@@ -32,6 +33,27 @@ pub enum RouterChoice {
     Kernel,
     /// In user space wherever something is translated.
     UserSpace,
+}
+
+/// Bridges, and what leads from each to the interfaces of its segment.
+pub(super) struct Fabric {
+    /// Lines for `ip -batch`.
+    pub(super) ip: Vec<String>,
+    /// Cables of ours, in the order in which they draw their seeds.
+    pub(super) cables: Vec<Cable>,
+}
+
+/// A cable of ours.
+#[derive(Debug)]
+pub(super) struct Cable {
+    /// The namespace of the interface.
+    pub(super) namespace: String,
+    /// The interface.
+    pub(super) name: String,
+    /// Its other end, at the bridge.
+    pub(super) plug: String,
+    /// What it does to packets.
+    pub(super) link: world::Link,
 }
 
 /// All that is to be made.
@@ -80,7 +102,7 @@ pub(super) struct Port {
 
 impl Port {
     /// Whether a cable of ours leads there: for its link's faults, or because a tunnel must look like one.
-    pub(super) fn is_cable(&self) -> bool {
+    fn is_cable(&self) -> bool {
         self.segment.is_some() && (self.tunnel || wire::is_needed(&self.link))
     }
 }
@@ -144,16 +166,14 @@ impl Plan {
         self.nodes.iter().filter(|node| node.translator.is_some()).map(|node| &*node.name).collect()
     }
 
-    /// What is made of it, one line each: what is not among them changes no network.
+    /// What a lab is built from, one line each: commands for `ip` and `nft`, kernel parameters, what cables do to packets. The
+    /// tables of user-space routers, and what maps ports there, are told by their configuration.
     pub fn steps(&self) -> Vec<String> {
-        let mut steps = vec![format!("{} bridges", self.segments)];
+        let Fabric { ip, cables } = self.fabric("lab");
+        let mut steps: Vec<String> = ip.iter().map(|line| format!("ip {line}")).collect();
+        steps.extend(cables.iter().map(|cable| format!("seed {}: {cable:?}", self.seed)));
         for node in &self.nodes {
-            let Node { name, ports, bridges, sinks, ip, ip6, sysctls, nft, translator, mapping } = node;
-            for port in ports {
-                let Port { name: plug, segment, link, isolated, tunnel: _ } = port;
-                let cable = port.is_cable().then(|| format!("seed {}, {link:?}", self.seed));
-                steps.push(format!("{name}: {plug} to {segment:?}, isolated: {isolated}, cable: {cable:?}"));
-            }
+            let Node { name, ports: _, bridges, sinks, ip, ip6, sysctls, nft, translator, mapping } = node;
             steps.extend(ip.iter().map(|line| format!("{name}: ip {line}")));
             steps.extend(ip6.iter().map(|line| format!("{name}: ip -6 {line}")));
             steps.extend(nft.lines().map(|line| format!("{name}: nft {line}")));
@@ -161,6 +181,44 @@ impl Plan {
             steps.push(format!("{name}: translates {translator:?}, maps ports {mapping:?}"));
         }
         steps
+    }
+
+    /// What is between the namespaces of a lab with this id.
+    pub(super) fn fabric(&self, id: &str) -> Fabric {
+        let mut ip = vec!["link set lo up".to_owned()];
+        for segment in 0..self.segments {
+            ip.push(format!("link add br{segment} type bridge stp_state 0 mcast_snooping 0"));
+            ip.push(format!("link set br{segment} up"));
+        }
+        let mut cables = Vec::new();
+        let mut number = 0;
+        for node in &self.nodes {
+            let namespace = format!("{id}-{}", node.name);
+            for port in &node.ports {
+                number += 1;
+                let plug = format!("p{number}");
+                if port.is_cable() {
+                    let (namespace, name, link) = (namespace.clone(), port.name.clone(), (&port.link).into());
+                    cables.push(Cable { namespace, name, plug: plug.clone(), link });
+                } else {
+                    ip.push(format!("link add {plug} type veth peer name {} netns {namespace}", port.name));
+                }
+                if let Some(segment) = port.segment {
+                    ip.push(format!("link set {plug} master br{segment}"));
+                    if port.isolated {
+                        ip.push(format!("link set {plug} type bridge_slave isolated on"));
+                    }
+                }
+                ip.push(format!("link set {plug} up"));
+            }
+            for bridge in &node.bridges {
+                number += 1;
+                // A container's end, so that the bridge has a carrier.
+                ip.push(format!("link add p{number} type veth peer name {bridge}.0 netns {namespace}"));
+                ip.push(format!("link set p{number} up"));
+            }
+        }
+        Fabric { ip, cables }
     }
 
     /// Whether it has routers or cables of ours, which are TUN and TAP devices.

@@ -147,13 +147,15 @@ pub fn missing_inside(topology: &Topology, host: &str) -> Vec<String> {
     missing
 }
 
-/// What of a topology is in what is run in its network, one line each: what the programs are told, and what becomes of what
-/// they say. The network itself is in [`Plan::steps`].
+/// What is run in a topology's network: the commands of its programs, when those of the peers start, and what becomes of
+/// what they say. The kind of a certificate is told as it is; who makes it stands in [`Conditions::certify`]. The network
+/// itself is in [`Plan::steps`].
 pub fn told(topology: &Topology) -> Vec<String> {
     let mut told = services::told(topology);
-    for (index, (host, wanted)) in topology.hosts.iter().zip(&topology.sessions).enumerate() {
-        let arguments = SessionArguments::with_files_in(FilePath::new(""), topology, index);
-        told.push(format!("{} as user {} after {:?}: {arguments:?}", host.name, wanted.uid, wanted.starts));
+    for (index, after) in schedule(topology) {
+        // In this form it tells its user, too.
+        let command = command(FilePath::new("whyrelay"), FilePath::new(""), topology, index);
+        told.push(format!("after {after:?}: {command:#?}"));
     }
     told
 }
@@ -198,10 +200,20 @@ fn run_in(lab: &Lab, topology: &Topology, conditions: &Conditions<'_>, began: In
     Ok(Ran { observed: Observed { discovered, ..observed }, up_after })
 }
 
+/// What each side runs: the first offers.
+const VERBS: [&str; 2] = ["offer", "answer"];
+/// The file of a side's recording.
+const RECORDING: &str = "recording.jsonl";
+
+/// The directory of a side's files.
+fn directory_of(lab: &FilePath, topology: &Topology, index: usize) -> PathBuf {
+    lab.join(&topology.hosts[index].name)
+}
+
 /// The files of one side.
 pub(super) struct Side {
     name: String,
-    /// `offer` or `answer`.
+    /// Of [`VERBS`].
     verb: &'static str,
     directory: PathBuf,
 }
@@ -209,7 +221,7 @@ pub(super) struct Side {
 impl Side {
     fn new(lab: &Lab, topology: &Topology, index: usize) -> Result<Self, LabError> {
         let name = topology.hosts[index].name.clone();
-        let directory = lab.directory().join(&name);
+        let directory = directory_of(lab.directory(), topology, index);
         let failed = |doing: &str| LabError::system(format!("{doing} {}", directory.display()));
         fs::create_dir_all(&directory).map_err(failed("making"))?;
         let uid = topology.sessions[index].uid;
@@ -217,7 +229,7 @@ impl Side {
             chown(&directory, Some(Uid::from_raw(uid)), None)
                 .map_err(|errno| failed("giving away")(std::io::Error::from(errno)))?;
         }
-        Ok(Self { name, verb: if index == 0 { "offer" } else { "answer" }, directory })
+        Ok(Self { name, verb: VERBS[index], directory })
     }
 
     /// Whether its session is connected to the signaling server.
@@ -235,7 +247,7 @@ impl Side {
     }
 
     fn recording(&self) -> Result<String, LabError> {
-        self.text("recording.jsonl").map_err(|_| self.said("it made no recording"))
+        self.text(RECORDING).map_err(|_| self.said("it made no recording"))
     }
 
     /// The path of this side's own account.
@@ -267,6 +279,14 @@ impl Side {
     }
 }
 
+/// Which side starts when, in order.
+fn schedule(topology: &Topology) -> [(usize, Duration); 2] {
+    // The answerer waits in the room when both start at once.
+    let mut order = [1, 0].map(|index| (index, topology.sessions[index].starts));
+    order.sort_by_key(|(_, starts)| *starts);
+    order
+}
+
 /// Starts both sides, each at its time.
 fn start(
     lab: &Lab,
@@ -277,15 +297,17 @@ fn start(
 ) -> Result<[Running; 2], LabError> {
     let mut started = [None, None];
     let began = Instant::now();
-    // The answerer waits in the room when both start at once.
-    let mut order = [1, 0];
-    order.sort_by_key(|index: &usize| topology.sessions[*index].starts);
-    for index in order {
-        while began.elapsed() < topology.sessions[index].starts {
+    for (index, after) in schedule(topology) {
+        while began.elapsed() < after {
             LabError::if_set(conditions.interrupted)?;
             std::thread::sleep(LOOK);
         }
-        let mut command = session(lab, topology, conditions, &sides[index], index)?;
+        let mut command = command(conditions.program, lab.directory(), topology, index);
+        let open = |name: &str| {
+            let file = sides[index].file(name);
+            File::create(&file).map_err(LabError::system(format!("making {}", file.display())))
+        };
+        command.stdin(Stdio::null()).stdout(open("account.json")?).stderr(open("progress.log")?).process_group(0);
         if let Some(cut) = cut {
             command.arg("--measure-after").arg(cut.file());
         }
@@ -294,8 +316,7 @@ fn start(
         })?;
         started[index] = Some(Running(child));
         // Otherwise the offer would have to be sent again, behind whatever the scenario delays.
-        let other = &topology.sessions[1 - index];
-        if index == 1 && other.starts == topology.sessions[index].starts {
+        if index == 1 && topology.sessions[0].starts == after {
             let until = Instant::now() + JOINED_WITHIN;
             while !sides[index].has_joined() && Instant::now() < until {
                 LabError::if_set(conditions.interrupted)?;
@@ -411,21 +432,16 @@ impl SessionArguments {
     }
 }
 
-fn session(
-    lab: &Lab,
-    topology: &Topology,
-    conditions: &Conditions<'_>,
-    side: &Side,
-    index: usize,
-) -> Result<Command, LabError> {
+/// The command of a side's session, but for where its input and its output are.
+fn command(program: &FilePath, lab: &FilePath, topology: &Topology, index: usize) -> Command {
     let wanted = &topology.sessions[index];
-    let mut command = Command::new(conditions.program);
-    let SessionArguments { arguments, signal, password } = SessionArguments::of(lab, topology, index);
-    command.arg(side.verb).args(["--signal", &signal, "--room", "lab", "--format", "json"]);
+    let mut command = Command::new(program);
+    let SessionArguments { arguments, signal, password } = SessionArguments::with_files_in(lab, topology, index);
+    command.arg(VERBS[index]).args(["--signal", &signal, "--room", "lab", "--format", "json"]);
     // Who starts first waits so much longer.
     let wait = WAIT + topology.sessions[1 - index].starts.saturating_sub(wanted.starts);
     command.args(["--wait", &format!("{}ms", wait.as_millis()), "--timeout", "20s", "--color", "never"]);
-    command.arg("--record").arg(side.file("recording.jsonl"));
+    command.arg("--record").arg(directory_of(lab, topology, index).join(RECORDING));
     command.args(arguments);
     if let Some(password) = password {
         command.env("TURN_PASSWORD", password);
@@ -433,13 +449,8 @@ fn session(
     if wanted.uid != 0 {
         command.uid(wanted.uid);
     }
-    let open = |name: &str| {
-        let file = side.file(name);
-        File::create(&file).map_err(LabError::system(format!("making {}", file.display())))
-    };
     command.env("WHYRELAY_LAB", &topology.name);
-    command.stdin(Stdio::null()).stdout(open("account.json")?).stderr(open("progress.log")?).process_group(0);
-    Ok(command)
+    command
 }
 
 /// Waits until both have ended.

@@ -15,7 +15,8 @@ use whyrelay_core::time::Timestamp;
 
 use super::router::Clock;
 use super::tun::Device;
-use crate::scenario::topology::Link;
+use crate::scenario::topology;
+use crate::world::Link;
 use crate::world::link::{Copies, LinkState};
 
 /// The largest Ethernet frame.
@@ -31,7 +32,7 @@ const BATCH: usize = 64;
 pub(crate) const SHORTEST_DELAY: Duration = Duration::from_millis(10);
 
 /// Whether a link needs a cable of its own: a veth pair is a link without any fault.
-pub(crate) fn is_needed(link: &Link) -> bool {
+pub(crate) fn is_needed(link: &topology::Link) -> bool {
     link.delay >= SHORTEST_DELAY
         || link.jitter > Duration::ZERO
         || link.loss > 0
@@ -44,14 +45,14 @@ pub(crate) fn is_needed(link: &Link) -> bool {
 /// One direction of a cable: what becomes of each frame.
 #[derive(Debug)]
 struct Direction {
-    link: crate::world::Link,
+    link: Link,
     state: LinkState,
     random: Random,
 }
 
 impl Direction {
-    fn new(link: &Link, random: Random) -> Self {
-        Self { link: link.into(), state: LinkState::default(), random }
+    fn new(link: Link, random: Random) -> Self {
+        Self { link, state: LinkState::default(), random }
     }
 
     /// How long the copies of a frame take: none, one or two.
@@ -104,7 +105,7 @@ impl Wire {
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("lab wire".to_owned()).spawn(move || {
             let clock = Clock::new();
-            let mut directions = [(); 2].map(|()| Direction::new(&link, random.fork()));
+            let mut directions = [(); 2].map(|()| Direction::new(link, random.fork()));
             let mut underway: BinaryHeap<Reverse<Underway>> = BinaryHeap::new();
             let mut buffer = vec![0; LARGEST];
             let mut number = 0;
@@ -157,8 +158,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_micros(1_000_000);
 
-    fn link() -> Link {
-        Link {
+    fn link() -> topology::Link {
+        topology::Link {
             delay: Duration::from_millis(20),
             jitter: Duration::ZERO,
             loss: 0,
@@ -184,15 +185,15 @@ mod tests {
         // Frames with 1000 bytes of IP, 10 ms apart: how many arrive, how many different delays there are, and the longest.
         for (said, link, arrived, delays, longest) in [
             ("delay", link(), 2000..=2000, 1..=1, 20),
-            ("jitter", Link { jitter: Duration::from_millis(10), ..link() }, 2000..=2000, 1000..=2000, 30),
-            ("loss", Link { loss: 1000, ..link() }, 1700..=1900, 1..=1, 20),
-            ("burst", Link { burst, ..link() }, 1600..=1950, 1..=1, 20),
-            ("reorder", Link { reordering: 1000, ..link() }, 2000..=2000, 2..=2, 50),
-            ("duplicate", Link { duplication: 1000, ..link() }, 2100..=2300, 1..=1, 20),
-            ("rate", Link { rate: Some(1_000_000), ..link() }, 2000..=2000, 1..=1, 28),
-            ("mtu", Link { mtu: Some(999), ..link() }, 0..=0, 0..=0, 0),
+            ("jitter", topology::Link { jitter: Duration::from_millis(10), ..link() }, 2000..=2000, 1000..=2000, 30),
+            ("loss", topology::Link { loss: 1000, ..link() }, 1700..=1900, 1..=1, 20),
+            ("burst", topology::Link { burst, ..link() }, 1600..=1950, 1..=1, 20),
+            ("reorder", topology::Link { reordering: 1000, ..link() }, 2000..=2000, 2..=2, 50),
+            ("duplicate", topology::Link { duplication: 1000, ..link() }, 2100..=2300, 1..=1, 20),
+            ("rate", topology::Link { rate: Some(1_000_000), ..link() }, 2000..=2000, 1..=1, 28),
+            ("mtu", topology::Link { mtu: Some(999), ..link() }, 0..=0, 0..=0, 0),
         ] {
-            let mut direction = Direction::new(&link, Random::from_number(1));
+            let mut direction = Direction::new((&link).into(), Random::from_number(1));
             let took = |number| direction.carry(NOW + Duration::from_millis(10) * number, &frame(14 + 1000));
             let took: Vec<Duration> = (0..2000).flat_map(took).collect();
             let different: std::collections::BTreeSet<_> = took.iter().copied().collect();
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_slow_or_lossy_link_delays_and_loses_packets_and_no_neighbors() {
-        let mut direction = Direction::new(&Link { loss: 10_000, ..link() }, Random::from_number(1));
+        let mut direction = Direction::new((&topology::Link { loss: 10_000, ..link() }).into(), Random::from_number(1));
         let mut arp = frame(42);
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
         assert_eq!(direction.carry(NOW, &arp).collect::<Vec<_>>(), [Duration::ZERO]);

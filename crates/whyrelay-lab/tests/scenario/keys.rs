@@ -446,7 +446,9 @@ fn what_happened(event: Event) -> Option<String> {
     }
 }
 
-/// What is built and run in namespaces, command by command: what a file says and no command has does nothing.
+/// What is built and run in namespaces: what a file says, and what no command and no cable there has, does nothing. Compared
+/// by configuration, which says only that it arrives: the terms of a router in user space, and what maps ports there (the
+/// code of virtual time, where the test above compares what it does), and the kind of a certificate.
 #[cfg(target_os = "linux")]
 #[test]
 fn every_key_changes_what_is_built_in_namespaces_or_is_refused_there() {
