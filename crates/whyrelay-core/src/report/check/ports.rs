@@ -28,16 +28,20 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
             Measurement::Reach { transport, local, remote, rtt_us, detail, unannounced }
                 if *transport == over && (remote.port() == HTTPS_PORT) == https =>
             {
-                let refusal = refusal::of(side, *local, &[*remote]).filter(|_| over == Transport::Udp);
-                // Of a port that no URL names, the round trip is the refusal's, which `detail` says.
-                let answered = rtt_us.is_some() && detail.is_none();
-                let refused = !answered && refusal.as_ref().is_some_and(|refusal| refusal.by_server);
+                let refusal = refusal::of(side, *local, &[*remote]);
+                let by_server = refusal.filter(|refusal| refusal.by_server && over == Transport::Udp);
+                // Of a port that no URL names, the round trip is the server's refusal's, which `detail` says, whoever
+                // else refused before.
+                let refused = match rtt_us {
+                    Some(_) => over == Transport::Udp && detail.is_some(),
+                    None => by_server.is_some(),
+                };
                 let late = side.late().any(|late| late.server == *remote && *local == Some(late.local));
                 let passed = rtt_us.is_some() || refused || late && over == Transport::Udp;
                 let reset = !passed && over != Transport::Udp && detail.as_deref().is_some_and(refusal::is_reset);
                 // Whether anybody listens there is not known: silence says nothing of the network.
                 let tells = passed || !unannounced;
-                let evidence = [Some(*seq), refusal.filter(|_| refused).map(|refusal| refusal.seq)];
+                let evidence = [Some(*seq), by_server.filter(|_| refused).map(|refusal| refusal.seq)];
                 let evidence = evidence.into_iter().flatten().collect();
                 tells.then_some(Asked { evidence, port: remote.port(), passed, refused, reset })
             }
@@ -162,14 +166,14 @@ mod tests {
         of_one(Measurement::Reach { transport, local: asking, remote, rtt_us, detail, unannounced }, offender)
     }
 
-    /// The same of this measurement.
-    fn of_one(reach: Measurement, offender: Option<&str>) -> Vec<String> {
+    /// The same of this measurement, with ICMP errors from these before it.
+    fn of_one<'a>(reach: Measurement, offenders: impl IntoIterator<Item = &'a str>) -> Vec<String> {
         let (local, remote) = ("192.0.2.1:1".parse().unwrap(), "192.0.2.9:3478".parse().unwrap());
-        let icmp = offender.map(|offender| {
+        let icmp = offenders.into_iter().map(|offender| {
             let (icmp_type, icmp_code, errno) = (3, 3, 111);
             EventKind::IcmpError { local, remote, offender: offender.parse().ok(), icmp_type, icmp_code, errno }
         });
-        let kinds = icmp.into_iter().chain([EventKind::Measured(reach)]);
+        let kinds = icmp.chain([EventKind::Measured(reach)]);
         let event = |(seq, kind)| Event { seq, at: Timestamp::from_micros(seq), vantage: Vantage::A, kind };
         let events: Vec<Event> = (0..).zip(kinds).map(event).collect();
         of(Evidence::of(&events).side(Vantage::A)).into_iter().map(|row| row.value).collect()
@@ -187,7 +191,9 @@ mod tests {
         ] {
             let (remote, rtt_us, unannounced) = ("192.0.2.9:3478".parse().unwrap(), Some(9), true);
             let reach = Measurement::Reach { transport, local, remote, rtt_us, detail, unannounced };
-            assert_eq!(of_one(reach, Some("192.0.2.9")), [format!("port 3478: {told}")]);
+            assert_eq!(of_one(reach.clone(), Some("192.0.2.9")), [format!("port 3478: {told}")]);
+            // A router refuses the first packet, and the host a later one.
+            assert_eq!(of_one(reach, ["10.0.0.1", "192.0.2.9"]), [format!("port 3478: {told}")]);
         }
         let by_another = of_one_that_did_not_answer(false, Some("10.0.0.1"));
         assert_eq!(by_another, ["port 3478: no answer (0 of 1)"]);
