@@ -9,7 +9,8 @@ use crate::namespace::Namespace;
 /// The server's two addresses. Not of a documentation range: servers refuse to relay there.
 pub(crate) const SERVER: [Ipv4Addr; 2] = [Ipv4Addr::new(11, 0, 113, 1), Ipv4Addr::new(11, 0, 113, 2)];
 
-/// The ports that a host's sockets get: the first, and how many (a power of two, see [`rules`]).
+/// The ports that a host's sockets get behind a NAT that has a list of them: the first, and how many (a power of two, see
+/// [`rules`]).
 const HOST_PORTS: (u16, u16) = (32_768, 512);
 
 /// What a router does.
@@ -88,8 +89,11 @@ impl Internet {
         host.run(&["link", "set", "eth0", "up"])?;
         host.run(&["route", "add", "default", "via", &gateway.to_string()])?;
         router.sysctl("net.ipv4.ip_forward=1")?;
-        let last = HOST_PORTS.0 + HOST_PORTS.1 - 1;
-        host.sysctl(&format!("net.ipv4.ip_local_port_range={} {last}", HOST_PORTS.0))?;
+        // Those that these have one for.
+        if matches!(nat, Nat::OtherPort | Nat::PortPerAddress) {
+            let last = HOST_PORTS.0 + HOST_PORTS.1 - 1;
+            host.sysctl(&format!("net.ipv4.ip_local_port_range={} {last}", HOST_PORTS.0))?;
+        }
         if nat == Nat::None {
             self.server.run(&["route", "add", &format!("{address}/32"), "via", &outside.to_string()])?;
         }
