@@ -127,11 +127,12 @@ fn all_three() -> Result<()> {
     Ok(())
 }
 
-/// The server that can try the mapping becomes known when one that is none has long been asked.
+/// The server that can try the mapping becomes known when nobody is left to be asked what it offers: one that speaks
+/// over TLS only is not.
 fn upnp_alone() -> Result<()> {
     let (_internet, _server, site) = world()?;
     let daemon = Daemon::start(&site.router, true, false)?;
-    let nobody = format!("stun:{}:9", SERVER[0]);
+    let nobody = format!("stuns:{}:9", SERVER[0]);
     let (json, ours) = check_by_names(&site, &["--stun", &nobody, "--stun", "stun:late.example"])?;
     let account = format!("{}\n{}", ours.account, daemon.process.account());
     ensure!(offered(&json) == ["upnp"], "{account}");
