@@ -126,7 +126,7 @@ impl Workers {
             workers.stop.push(ours);
             let engine = Arc::clone(engine);
             let thread = std::thread::Builder::new().name(format!("turn-{at}")).spawn(move || {
-                ask_for_short_turns();
+                ask_for_short_slices();
                 let mut arena = Arena::new();
                 let mut work = || while engine.pollers().crew.is_needed(at) && serve(&engine, at, &mut arena) {};
                 // A fault in one datagram's handling must not take a share of all clients with it.
@@ -209,13 +209,13 @@ fn serve(engine: &Arc<Engine>, at: usize, arena: &mut Arena) -> bool {
 }
 
 /// How long this thread wants to have a processor before another may have it: the least that Linux gives.
-const TURN: Duration = Duration::from_micros(100);
+const SLICE: Duration = Duration::from_micros(100);
 
-/// Asks for short turns, which come sooner (EEVDF's slice, Linux 6.12): where every processor is busy, a datagram would
-/// wait until a turn of some milliseconds is over. The thread's share stays as it is. An older kernel, or one that
+/// Asks for short slices, which come sooner (EEVDF, Linux 6.12): where every processor is busy, a datagram would wait
+/// until a slice of some milliseconds is over. The thread's share stays as it is. An older kernel, or one that
 /// refuses, leaves everything as it was.
 #[expect(unsafe_code, reason = "sched_setattr(2) has no wrapper")]
-fn ask_for_short_turns() {
+fn ask_for_short_slices() {
     // SAFETY: integers; all zeros is a value of each.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
     let length = size_of_val(&attributes) as libc::c_uint;
@@ -223,7 +223,7 @@ fn ask_for_short_turns() {
     let known = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, length, 0) } == 0;
     // Whoever gave it another policy knows why.
     if known && attributes.sched_policy == libc::SCHED_OTHER as u32 {
-        attributes.sched_runtime = TURN.as_nanos() as u64;
+        attributes.sched_runtime = SLICE.as_nanos() as u64;
         // SAFETY: of this thread, from a live place whose length the kernel has just written into it.
         unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     }
