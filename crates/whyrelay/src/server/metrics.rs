@@ -160,7 +160,7 @@ fn turn(page: &mut Page, metrics: &Metrics) {
     page.counter("received_datagrams_total", "Datagrams read from the listening sockets.", metrics.received_datagrams);
     page.counter(
         "overflowed_datagrams_total",
-        "Datagrams for these that found the kernel's buffer full.",
+        "Datagrams that the kernel dropped at these sockets: no room, or broken; those that came coalesced count once.",
         metrics.overflowed_datagrams,
     );
     page.counter("unsent_datagrams_total", "Datagrams that the system did not take.", metrics.unsent_datagrams);

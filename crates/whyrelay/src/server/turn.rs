@@ -391,7 +391,7 @@ pub struct Metrics {
     pub counters: Counters,
     /// Datagrams read from the listening sockets.
     pub received_datagrams: u64,
-    /// Datagrams for these that found the kernel's buffer full, or were broken.
+    /// Datagrams that the kernel dropped at these sockets: no room, or broken; those that came coalesced count once.
     pub overflowed_datagrams: u64,
     /// Datagrams that the system did not take: full buffers, unreachable networks.
     pub unsent_datagrams: u64,

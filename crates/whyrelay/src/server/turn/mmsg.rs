@@ -235,7 +235,8 @@ pub(super) fn coalesce(socket: BorrowedFd<'_>) {
     }
 }
 
-/// How many datagrams for this socket found no room in the kernel so far; 0 where it does not tell.
+/// How many datagrams the kernel dropped at this socket so far: no room, or broken; those that came coalesced count once.
+/// 0 where it does not tell.
 #[expect(unsafe_code, reason = "getsockopt(SO_MEMINFO) has no safe wrapper")]
 pub(super) fn overflowed(socket: BorrowedFd<'_>) -> u32 {
     // linux/sock_diag.h: nine numbers, of which the last is how many were dropped.
