@@ -122,10 +122,20 @@ impl TurnClient {
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.send_together(&[bytes]).await
+    }
+
+    /// Over a connection in one write; the datagrams of UDP one by one.
+    pub(crate) async fn send_together(&mut self, messages: &[impl AsRef<[u8]>]) -> Result<()> {
         match &mut self.connection {
-            Connection::Udp(socket) => socket.send(bytes).await.map(drop)?,
+            Connection::Udp(socket) => {
+                for message in messages {
+                    socket.send(message.as_ref()).await?;
+                }
+            }
             Connection::Stream(stream, _) => {
-                stream.write_all(&Framing::Stun.wrap(bytes)).await?;
+                let bytes: Vec<u8> = messages.iter().flat_map(|message| Framing::Stun.wrap(message.as_ref())).collect();
+                stream.write_all(&bytes).await?;
                 stream.flush().await?;
             }
         }

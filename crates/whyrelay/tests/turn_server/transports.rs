@@ -96,6 +96,32 @@ async fn a_binding_over_each_transport_and_address_family() -> Result<()> {
     Ok(())
 }
 
+/// An Allocate and what needs its relay come to the server in one read.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_sent_right_behind_an_allocate_find_its_relay() -> Result<()> {
+    let (_directory, files, trusting) = certificate()?;
+    let server = Server::with(|config| config.tls = Some(files))?;
+    let over_tcp = TurnClient::tcp(server.address, "alice", "wonderland").await?;
+    let over_tls = TurnClient::tls(server.address, trusting, "alice", "wonderland").await?;
+    for mut client in [over_tcp, over_tls] {
+        let peer = UdpSocket::bind("127.0.0.1:0").await?;
+        let peer_address = peer.local_addr()?;
+        // It learns the nonce by that.
+        assert_eq!(client.refresh(600).await?, 437);
+        let (allocation, permission) = (client.allocation(), client.permission(peer_address));
+        let requests = [client.sign(allocation), client.sign(permission)];
+        client.send_together(&requests).await?;
+        let answers = [client.receive().await?, client.receive().await?];
+        let methods = answers.each_ref().map(|answer| (answer.message().method, answer.code()));
+        assert_eq!(methods, [(Method::ALLOCATE, 0), (Method::CREATE_PERMISSION, 0)]);
+        client.send_indication(peer_address, b"let through", false).await?;
+        let mut buffer = [0; 16];
+        let (length, _) = timeout(PATIENCE, peer.recv_from(&mut buffer)).await??;
+        assert_eq!(&buffer[..length], b"let through");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ipv6_client_gets_an_ipv6_relay() -> Result<()> {
     let server = Server::with(|config| {

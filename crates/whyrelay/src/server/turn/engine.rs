@@ -80,31 +80,35 @@ impl Engine {
 
     /// Feeds a batch and carries out what comes of it. `thread` is the number of the thread that does.
     pub(super) fn feed<'a>(&self, thread: usize, inputs: impl Iterator<Item = Input<'a>>) {
-        let mut turn = Turn { work: Vec::with_capacity(8), to_streams: Vec::new() };
-        let now = self.clock.now();
-        {
-            let mut server = lock(&self.turn);
-            for input in inputs {
-                let forward = server.forward(now, input);
-                turn.forward(forward);
-                self.drain(&mut server, &mut turn);
-            }
-        }
+        let mut inputs = inputs.fuse();
+        let mut opened = Vec::new();
         loop {
-            // Opening a relay is answered with an input, which has outputs of its own.
-            let opened = self.carry_out(thread, turn);
-            if opened.is_empty() {
-                break;
+            let mut turn = Turn { work: Vec::with_capacity(8), to_streams: Vec::new(), opens_relay: false };
+            let now = self.clock.now();
+            {
+                let mut server = lock(&self.turn);
+                for (relay, address) in opened {
+                    let input = match address {
+                        Some(address) => Input::RelayOpened { relay, address },
+                        None => Input::RelayFailed { relay },
+                    };
+                    server.handle_input(now, input);
+                    self.drain(&mut server, &mut turn);
+                }
+                // What comes after an Allocate may be for its relay, which is to be there by then.
+                while !turn.opens_relay
+                    && let Some(input) = inputs.next()
+                {
+                    let forward = server.forward(now, input);
+                    turn.forward(forward);
+                    self.drain(&mut server, &mut turn);
+                }
             }
-            turn = Turn { work: Vec::new(), to_streams: Vec::new() };
-            let mut server = lock(&self.turn);
-            for (relay, address) in opened {
-                let input = match address {
-                    Some(address) => Input::RelayOpened { relay, address },
-                    None => Input::RelayFailed { relay },
-                };
-                server.handle_input(self.clock.now(), input);
-                self.drain(&mut server, &mut turn);
+            let is_over = !turn.opens_relay;
+            // Opening a relay is answered with an input, which has outputs of its own.
+            opened = self.carry_out(thread, turn);
+            if is_over {
+                break;
             }
         }
     }
@@ -126,7 +130,10 @@ impl Engine {
                 Output::SendToClient { client: Client { transport: ClientTransport::Stream(stream), .. }, bytes } => {
                     turn.to_streams.push((stream, StreamMessage::Stun(bytes)));
                 }
-                output => turn.work.push(Work::Output(output)),
+                output => {
+                    turn.opens_relay |= matches!(output, Output::OpenRelay { .. });
+                    turn.work.push(Work::Output(output));
+                }
             }
         }
     }
@@ -362,6 +369,8 @@ impl Engine {
 struct Turn<'a> {
     work: Vec<Work<'a>>,
     to_streams: Vec<(StreamId, StreamMessage<'a>)>,
+    /// Whether a relay is to be opened, so that nothing more may be fed before.
+    opens_relay: bool,
 }
 
 /// What is to be done.
