@@ -65,6 +65,8 @@ pub(crate) struct TurnClient {
     username: String,
     password: String,
     nonce: String,
+    /// Over UDP.
+    pub(crate) datagrams_sent: u64,
     /// How long an answer is waited for before a request is sent again.
     pub(crate) rto: Duration,
 }
@@ -118,7 +120,8 @@ impl TurnClient {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).expect("random bytes");
         let (username, password) = (username.to_owned(), password.to_owned());
-        Self { connection, random: Random::from_seed(seed), username, password, nonce: String::new(), rto: RTO }
+        let (random, nonce) = (Random::from_seed(seed), String::new());
+        Self { connection, random, username, password, nonce, datagrams_sent: 0, rto: RTO }
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
@@ -131,6 +134,7 @@ impl TurnClient {
             Connection::Udp(socket) => {
                 for message in messages {
                     socket.send(message.as_ref()).await?;
+                    self.datagrams_sent += 1;
                 }
             }
             Connection::Stream(stream, _) => {
