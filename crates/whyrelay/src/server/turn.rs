@@ -3,7 +3,7 @@
 //! Datagrams are read by threads of their own, one for each core; connections have tasks. Either reads what there is, up
 //! to a batch, feeds the engine under its lock, which keeps quotas and allocations in one place, and carries out what
 //! the engine says after the lock is released. Nothing waits for a socket: a datagram that cannot be sent at once is
-//! dropped, as UDP does, and what a connection does not take waits in its [`outbox`].
+//! dropped, as UDP does, and what a connection does not take waits in its `outbox`.
 
 mod crew;
 mod discovery;
