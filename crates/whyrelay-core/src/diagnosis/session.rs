@@ -54,16 +54,19 @@ pub struct CutShort {
     pub by: Vantage,
     /// Whether that side was interrupted by its user or system; else it just left.
     pub interrupted: bool,
-    /// How long checks had been sent.
-    pub after: Duration,
+    /// For how long the first check could have been answered; `None`: none was sent.
+    pub after: Option<Duration>,
 }
 
 impl CutShort {
     /// What is missing then, in words.
     pub(super) fn missing(&self) -> String {
         let how = if self.interrupted { "was interrupted" } else { "left" };
-        let after = self.after.as_millis();
-        format!("the rest of the session: {} {how} when checks had been sent for {after} ms", self.by.name())
+        let when = match self.after {
+            Some(after) => format!("when checks had been sent for {} ms", after.as_millis()),
+            None => "before any check was sent".to_owned(),
+        };
+        format!("the rest of the session: {} {how} {when}", self.by.name())
     }
 }
 
@@ -180,11 +183,13 @@ impl<'a> Session<'a> {
     }
 
     /// Whether the session ended before its checks had the time to be answered, because a side was interrupted or left:
-    /// then that something was not answered says nothing.
+    /// then that a check was not answered says nothing. Servers have their own time (`SideEvidence::asked`), and a host
+    /// that looks at itself sends no checks.
     pub fn cut_short(&self) -> Option<CutShort> {
         let sides = [Vantage::A, Vantage::B].map(|vantage| self.evidence.side(vantage));
         let gave_up = |side: &SideEvidence| side.ice_states.iter().any(|(_, state, _)| *state == IceState::Failed);
-        if self.path != Path::Failed || sides.iter().any(|side| !side.selected.is_empty() || gave_up(side)) {
+        let decided = sides.iter().any(|side| !side.selected.is_empty() || gave_up(side));
+        if self.evidence.is_alone() || self.path != Path::Failed || decided {
             return None;
         }
         let ended = |vantage: Vantage| self.evidence.side(vantage).ended.map(|(_, reason)| reason);
@@ -193,11 +198,11 @@ impl<'a> Session<'a> {
         let by = [Vantage::A, Vantage::B].into_iter().find(|&vantage| interrupted(vantage) || left(vantage))?;
         let checked = sides.iter().filter_map(|side| {
             let first = side.sent.values().map(|check| check.first).min()?;
-            let last = side.sent.values().map(|check| check.last).max()?;
-            Some(last.since(first))
+            // Facts of the host are still recorded after its agent has closed.
+            Some(side.closed_at.unwrap_or(side.last_at).since(first))
         });
-        let after = checked.max().unwrap_or_default();
-        (after < PATIENCE).then_some(CutShort { by, interrupted: interrupted(by), after })
+        let after = checked.max();
+        after.is_none_or(|after| after < PATIENCE).then_some(CutShort { by, interrupted: interrupted(by), after })
     }
 
     /// The sides that were recorded.

@@ -235,7 +235,9 @@ impl SideEvidence {
                 self.role_conflicts += 1;
             }
             EventKind::IceStateChanged { to, reason, .. } => {
-                self.closed |= *to == IceState::Closed;
+                if *to == IceState::Closed {
+                    self.closed_at.get_or_insert(at);
+                }
                 push(&mut self.ice_states, (seq, *to, *reason), overflow);
             }
             EventKind::IceRestarted { generation, .. } => self.generation = *generation,

@@ -144,8 +144,8 @@ pub struct SideEvidence {
     pub ice_states: Vec<(u64, IceState, IceStateReason)>,
     /// Times without a path after there had been one.
     pub outages: Vec<Outage>,
-    /// Whether the agent has closed: what comes then is still read, and not answered.
-    pub closed: bool,
+    /// When the agent closed: what comes then is still read, and not answered.
+    pub closed_at: Option<Timestamp>,
 
     pub dtls: Vec<(u64, DtlsState)>,
     pub channel_opened: Option<(u64, Timestamp)>,
@@ -251,14 +251,14 @@ impl SideEvidence {
         Some(lost.map(|packet| (packet.fact.packets, packet.seq)).collect())
     }
 
-    /// How many requests to each server left over UDP: what the system refused to send did not. Nor counts what a check
-    /// asked at the last moment, where it says that its time was too short.
+    /// How many requests to each server left over UDP: what the system refused to send did not. Nor counts what was asked
+    /// at the last moment, where the session was ended before its time, or a check says that its time was too short.
     pub fn asked(&self) -> BTreeMap<SocketAddr, u32> {
         let mut asked: BTreeMap<SocketAddr, u32> = BTreeMap::new();
-        let is_cut_off = self.measured.missing.iter().any(|(.., why)| why.starts_with(NO_TIME));
+        let is_cut_off = self.was_ended() || self.measured.missing.iter().any(|(.., why)| why.starts_with(NO_TIME));
         let had_time = |server: SocketAddr, path: &ServerPath| {
             let is_told = path.has_answered() || self.icmp_errors.keys().any(|(_, remote, ..)| *remote == server);
-            let waited = path.first().map(|first| self.last_at.since(first));
+            let waited = path.first().map(|first| self.closed_at.unwrap_or(self.last_at).since(first));
             !is_cut_off || is_told || waited.is_some_and(|waited| waited >= LEAST_SILENCE)
         };
         for ((transport, _, server), path) in &self.servers {
@@ -286,6 +286,14 @@ impl SideEvidence {
             }
             _ => None,
         })
+    }
+
+    /// Whether it was ended by its user, its system or the peer, before its agent gave up or anything came out.
+    fn was_ended(&self) -> bool {
+        let gave_up = self.ice_states.iter().any(|(_, state, _)| *state == IceState::Failed);
+        let by_others =
+            matches!(self.ended, Some((_, EndReason::Interrupted | EndReason::PeerLeft | EndReason::Failed)));
+        by_others && !gave_up && self.selected.is_empty()
     }
 
     /// Whether anything was heard of one address family from outside: an answer of a server, or a check that the system

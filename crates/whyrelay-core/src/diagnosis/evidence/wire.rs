@@ -128,7 +128,7 @@ impl SideEvidence {
             use_candidate: message.has(AttributeType::USE_CANDIDATE),
             controlling,
             priority: message.u32(AttributeType::PRIORITY),
-            after_close: seen.direction == Direction::In && self.closed,
+            after_close: seen.direction == Direction::In && self.closed_at.is_some(),
             integrity: seen.integrity,
             answer: None,
             answers: 0,

@@ -201,11 +201,11 @@ impl Rule {
         need::missing(self.needs, session, vantage).is_none()
     }
 
-    /// Whether its fault shows in what does not come: an answer, a candidate, a relay.
+    /// Whether its fault shows in what the checks and the peer leave out: an answer, a candidate, a relay. What servers
+    /// leave out is judged by how long they were asked (WR301, WR302), by a measurement that came to its end (WR304), or
+    /// by a request that was given up (WR402).
     fn is_about_silence(&self) -> bool {
-        const CODES: [&str; 12] = [
-            "WR301", "WR302", "WR304", "WR402", "WR407", "WR501", "WR502", "WR503", "WR505", "WR508", "WR703", "WR802",
-        ];
+        const CODES: [&str; 8] = ["WR407", "WR501", "WR502", "WR503", "WR505", "WR508", "WR703", "WR802"];
         CODES.contains(&self.code)
     }
 

@@ -12,7 +12,7 @@ pub(super) const RULE: Rule = Rule {
     code: "WR705",
     name: "peer-vanished",
     title: "the peer vanished",
-    meaning: "A side left in the middle of the session: its user interrupted it, its program or machine was stopped, or it lost all of its network. Where checks had no time to be answered before that, nothing else is said of what was not.",
+    meaning: "A side left in the middle of the session: its user interrupted it, its program or machine was stopped, or it lost all of its network. Where checks had no time to be answered before that, no rule blames that they were not.",
     detection: "The signaling server says that the peer left, or the recording ends for that reason, before the session was finished; or its own recording says that it was interrupted; where the connection was kept open (--stay), that the path fell silent and the peer left then, or its system says that nobody is at its port any more.",
     proof: "The end of the other side's own recording.",
     doubt: "The other side's recording, if it goes on after the cited event: then only its signaling broke.",
