@@ -31,19 +31,26 @@ fn vrf(session: &mut Session) {
 
 #[test]
 fn an_address_in_a_vrf_that_no_socket_may_have_is_named_with_its_vrf() {
-    let mut session = Session::new();
-    let (name, addresses) = ("eth0".to_owned(), vec![address(A).ip()]);
-    session.push(Vantage::A, EventKind::Interface { name, index: 2, addresses, used: InterfaceUse::Used });
-    let (local, detail) = (address("192.168.1.2:0"), "EADDRNOTAVAIL: Cannot assign requested address".to_owned());
-    session.push(Vantage::A, EventKind::SocketFailed { transport: Transport::Udp, local, errno: 99, detail });
-    vrf(&mut session);
-    session.push(Vantage::A, EventKind::EndOfCandidates { side: Side::Local });
-    session.fail(Vantage::A);
-    session.fail(Vantage::B);
-    let findings = Report::from_events(&session.events).findings;
-    let found = findings.iter().find(|finding| finding.code == "WR102").unwrap_or_else(|| panic!("{findings:?}"));
-    assert!(found.summary.contains("eth0 belongs to the VRF mgmt (table 10)"), "{}", found.summary);
-    assert!(found.summary.contains("\"ip vrf exec mgmt\""), "{}", found.summary);
+    let refused = |errno: i32, detail: &str| {
+        let mut session = Session::new();
+        let (name, addresses) = ("eth0".to_owned(), vec![address(A).ip()]);
+        session.push(Vantage::A, EventKind::Interface { name, index: 2, addresses, used: InterfaceUse::Used });
+        let (local, detail) = (address("192.168.1.2:0"), detail.to_owned());
+        session.push(Vantage::A, EventKind::SocketFailed { transport: Transport::Udp, local, errno, detail });
+        vrf(&mut session);
+        session.push(Vantage::A, EventKind::EndOfCandidates { side: Side::Local });
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        let findings = Report::from_events(&session.events).findings;
+        let found = findings.iter().find(|finding| finding.code == "WR102").unwrap_or_else(|| panic!("{findings:?}"));
+        found.summary.clone()
+    };
+    let summary = refused(99, "Cannot assign requested address (os error 99)");
+    assert!(summary.contains("eth0 belongs to the VRF mgmt (table 10)"), "{summary}");
+    assert!(summary.contains("\"ip vrf exec mgmt\""), "{summary}");
+    // What failed for another reason fails in the VRF, too.
+    let summary = refused(24, "Too many open files (os error 24)");
+    assert!(summary.contains("Too many open files") && !summary.contains("VRF"), "{summary}");
 }
 
 #[test]

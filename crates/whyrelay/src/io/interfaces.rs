@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use anyhow::Context as _;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
+use whyrelay_core::host::Link;
 use whyrelay_core::trace::event::InterfaceUse;
 
 /// An interface with its addresses and whether they are used.
@@ -162,8 +163,30 @@ pub fn is_chosen(interfaces: &[Interface], filter: &InterfaceFilter, name: &str)
     filter.is_empty() || usable(interfaces, filter).iter().any(|(_, on)| on.as_deref() == Some(name))
 }
 
-/// What is said of an address that the system does not let bind.
-pub const NOT_OF_THIS_HOST: &str = "\nhint: --address must be an address of this host";
+/// What is said of an address that was asked for and is none of this host's.
+const NOT_OF_THIS_HOST: &str = "\nhint: --address must be an address of this host";
+
+/// What is said of an address that the system says is not available: the VRF that it belongs to, outside of which no
+/// socket may have it; or, where it was asked for, that it must be this host's.
+pub fn not_available(interfaces: &[Interface], filter: &InterfaceFilter, address: IpAddr) -> String {
+    #[cfg(target_os = "linux")]
+    let links = crate::host::tables::links().unwrap_or_default();
+    #[cfg(not(target_os = "linux"))]
+    let links = BTreeMap::new();
+    let asked_for = filter.addresses.contains(&address);
+    in_vrf(interfaces, &links, address).unwrap_or_else(|| if asked_for { NOT_OF_THIS_HOST } else { "" }.to_owned())
+}
+
+fn in_vrf(interfaces: &[Interface], links: &BTreeMap<u32, Link>, address: IpAddr) -> Option<String> {
+    let has = |interface: &&Interface| interface.addresses.iter().any(|own| own.ip() == address);
+    let device = &interfaces.iter().find(has)?.name;
+    let named = |name: &str| links.values().find(|link| link.device == name);
+    let master = named(device)?.master.as_deref()?;
+    let table = named(master)?.vrf_table?;
+    Some(format!(
+        "\nhint: {device} belongs to the VRF {master} (table {table}): put \"ip vrf exec {master}\" before the command"
+    ))
+}
 
 /// Refuses what leaves nothing to use: addresses that this host does not have, or interfaces that are all left out.
 ///
@@ -173,7 +196,7 @@ pub fn must_leave_one(interfaces: &[Interface], filter: &InterfaceFilter) -> any
     for address in &filter.addresses {
         match std::net::UdpSocket::bind((*address, 0)) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                anyhow::bail!("--address {address}: {error}{NOT_OF_THIS_HOST}")
+                anyhow::bail!("--address {address}: {error}{}", not_available(interfaces, filter, *address))
             }
             // Whatever else is wrong shows when it is used.
             _ => {}
@@ -220,6 +243,47 @@ mod tests {
         let addresses = vec!["192.0.2.99".parse().unwrap()];
         let foreign = left(InterfaceFilter { addresses, ..InterfaceFilter::default() }).unwrap_err();
         assert!(foreign.starts_with("--address 192.0.2.99: ") && foreign.ends_with(NOT_OF_THIS_HOST), "{foreign}");
+    }
+
+    #[test]
+    fn an_address_in_a_vrf_is_named_with_it() {
+        let interface = |name: &str, address: &str| Interface {
+            name: name.to_owned(),
+            index: 2,
+            addresses: vec![format!("{address}:0").parse().unwrap()],
+            used: InterfaceUse::Used,
+        };
+        let link = |index: u32, device: &str, master: Option<&str>, vrf_table: Option<u32>| Link {
+            device: device.to_owned(),
+            index,
+            link_kind: None,
+            loopback: false,
+            up: true,
+            running: true,
+            mtu: 1500,
+            mac: None,
+            master: master.map(str::to_owned),
+            vrf_table,
+        };
+        let interfaces = [interface("eth0", "192.0.2.1"), interface("eth1", "192.0.2.2"), interface("p1", "192.0.2.3")];
+        let links = [
+            link(2, "eth0", Some("mgmt"), None),
+            link(3, "eth1", None, None),
+            link(4, "p1", Some("br0"), None),
+            link(5, "br0", None, None),
+            link(6, "mgmt", None, Some(10)),
+        ];
+        let links = links.into_iter().map(|link| (link.index, link)).collect();
+        let said = |address: &str| in_vrf(&interfaces, &links, address.parse().unwrap());
+        let hint = said("192.0.2.1").unwrap();
+        assert!(
+            hint.contains("eth0 belongs to the VRF mgmt (table 10)") && hint.contains("\"ip vrf exec mgmt\""),
+            "{hint}"
+        );
+        assert_eq!(["192.0.2.2", "192.0.2.3", "192.0.2.4"].map(said), [None, None, None]);
+        // Nobody asked for it: it is not said that somebody did.
+        let plain = not_available(&[], &InterfaceFilter::default(), "192.0.2.99".parse().unwrap());
+        assert_eq!(plain, "");
     }
 
     #[test]

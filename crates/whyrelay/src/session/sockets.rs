@@ -66,13 +66,16 @@ impl Session {
             Some((address, error)) if self.doors.is_empty() => {
                 let hint = match error.raw_os_error() {
                     Some(libc::EPERM) if self.config.mark.is_some() => {
-                        "\nhint: --mark needs CAP_NET_ADMIN: run as root, or give the binary that capability"
+                        "\nhint: --mark needs CAP_NET_ADMIN: run as root, or give the binary that capability".to_owned()
                     }
                     Some(libc::EADDRINUSE) => {
                         "\nhint: another program has this port; the mark alone (--mark) often shows the same fault"
+                            .to_owned()
                     }
-                    Some(libc::EADDRNOTAVAIL) => interfaces::NOT_OF_THIS_HOST,
-                    _ => "",
+                    Some(libc::EADDRNOTAVAIL) => {
+                        interfaces::not_available(&found, &self.config.interfaces, address.ip())
+                    }
+                    _ => String::new(),
                 };
                 Err(anyhow::anyhow!("opening a UDP socket on {address}: {error}{hint}"))
             }

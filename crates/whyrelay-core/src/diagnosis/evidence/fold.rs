@@ -87,8 +87,9 @@ impl SideEvidence {
                 self.sockets.insert((*transport, bare(*local)), (seq, interface.clone()));
             }
             EventKind::SocketOpened { .. } => self.overflow += 1,
-            EventKind::SocketFailed { transport, local, detail, .. } => {
-                push_compared(&mut self.socket_failures, (seq, *transport, *local, detail.clone()), &mut self.overflow);
+            EventKind::SocketFailed { transport, local, errno, detail } => {
+                let failure = (seq, *transport, *local, *errno, detail.clone());
+                push_compared(&mut self.socket_failures, failure, &mut self.overflow);
             }
             EventKind::SocketClosed { .. } => {}
             EventKind::Datagram(datagram) => self.apply_datagram(seq, at, datagram),

@@ -90,7 +90,8 @@ pub struct SideEvidence {
 
     pub interfaces: Vec<(u64, String, Vec<IpAddr>, InterfaceUse)>,
     pub sockets: BTreeMap<(Transport, SocketAddr), (u64, Option<String>)>,
-    pub socket_failures: Vec<(u64, Transport, SocketAddr, String)>,
+    /// Sockets that could not be opened: event, transport, address, errno and what the system said.
+    pub socket_failures: Vec<(u64, Transport, SocketAddr, i32, String)>,
     pub datagrams: u64,
     pub unsound: u64,
     /// Answers of servers over UDP whose fingerprint or integrity was wrong, by our socket and the server.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::errno::EADDRNOTAVAIL;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::evidence::{ServerPath, SideEvidence};
 use crate::diagnosis::finding::{Blame, Severity};
@@ -65,9 +66,13 @@ pub(super) fn without_network(side: &SideEvidence) -> Option<String> {
 /// Interfaces that are named; hosts of containers have hundreds.
 const MAX_NAMED: usize = 4;
 
-/// An address of a VRF can be used by sockets that are bound to it alone (Documentation/networking/vrf.rst of Linux).
-fn in_vrf(side: &SideEvidence, address: IpAddr) -> String {
+/// An address of a VRF can be used by sockets that are bound to it alone (Documentation/networking/vrf.rst of Linux): to
+/// others it is not available.
+fn in_vrf(side: &SideEvidence, address: IpAddr, errno: i32) -> String {
     let host = &side.host;
+    if errno != EADDRNOTAVAIL {
+        return String::new();
+    }
     let device = host.addresses.iter().find(|own| own.fact.address == address).map(|own| own.fact.device.as_str());
     let master = device.and_then(|device| host.link(device)?.fact.master.as_deref());
     let table = master.and_then(|master| host.link(master)?.fact.vrf_table);
@@ -107,8 +112,8 @@ fn examine(session: &Session<'_>) -> Examination {
             .filter(|(_, _, _, used)| matches!(used, InterfaceUse::NotIncluded | InterfaceUse::Excluded));
         let excluded: Vec<_> = excluded.map(|(_, name, ..)| name.as_str()).collect();
         let why = match (side.socket_failures.first(), excluded.as_slice()) {
-            (Some((_, _, local, detail)), _) => {
-                format!("the socket at {local} could not be opened: {detail}{}", in_vrf(side, local.ip()))
+            (Some((_, _, local, errno, detail)), _) => {
+                format!("the socket at {local} could not be opened: {detail}{}", in_vrf(side, local.ip(), *errno))
             }
             (None, []) => "no interface is up with a usable address".to_owned(),
             (None, names) => format!("the options exclude {}", names.join(", ")),

@@ -29,14 +29,14 @@ fn examine(session: &Session<'_>) -> Examination {
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
-    let failed = side.socket_failures.iter().find(|(_, _, local, detail)| {
+    let failed = side.socket_failures.iter().find(|(_, _, local, _, detail)| {
         let detail = detail.to_ascii_lowercase();
         local.port() != 0 && (detail.contains("in use") || detail.contains("eaddrinuse"))
     });
     let application =
         side.host.application.as_ref().filter(|(_, application)| !application.port_used && application.port.is_some());
     let (port, seq, severity) = match (failed, application) {
-        (Some((seq, _, local, _)), _) => (local.port(), *seq, Severity::Warning),
+        (Some((seq, _, local, ..)), _) => (local.port(), *seq, Severity::Warning),
         // The application itself has it: that was to be expected, and its mark and user were used on another port.
         (None, Some((seq, application))) => (application.port?, *seq, Severity::Info),
         (None, None) => return None,
