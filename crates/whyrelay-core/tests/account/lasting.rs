@@ -1,14 +1,15 @@
 //! How a change is made to last: in the words of what the host runs.
 
 use whyrelay_core::host::{
-    HostFact, Init, InterfaceManager, ManagedInterface, Prefix, RoutePurpose, SoftwareName, System,
+    FirewallFramework, FirewallRule, HostFact, Init, InterfaceManager, ManagedInterface, Prefix, RoutePurpose,
+    SoftwareName, System,
 };
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::Vantage;
 
-use crate::builder::Session;
+use crate::builder::{Fate, Session};
 use crate::cases::facts::{UPLINK, Way, policy_rule};
-use crate::cases::lost;
+use crate::cases::{failing, lost};
 use crate::report::{B_MAPPED, STUN};
 
 fn system(distribution: &str, init: Init) -> HostFact {
@@ -62,14 +63,14 @@ fn a_policy_rule_is_given_to_what_sets_the_interface_up() {
         (
             managed(SystemdNetworkd, None, Some(file)),
             "with systemd-networkd, which",
-            "printf '[RoutingPolicyRule]\\nFamily=ipv4\\nPriority=99\\nTo=PEER/32\\nTable=254\\n' > /etc/systemd/network/20-wired.network.d/whyrelay.conf",
+            "printf '[RoutingPolicyRule]\\nFamily=ipv4\\nPriority=99\\nTo=PEER/32\\nTable=254\\n' > /etc/systemd/network/20-wired.network.d/whyrelay-wr105.conf",
         ),
         (managed(SystemdNetworkd, Some("lan"), Some(file)), "with netplan, which", planned),
         (managed(NetworkManager, Some("lan"), None), "with netplan, which", planned),
         (
             managed(Ifupdown, None, None),
             "with ifupdown, which",
-            "printf '#!/bin/sh\\n[ \"$IFACE\" = eth0 ] || exit 0\\nip rule add pref 99 to PEER lookup main\\n' > /etc/network/if-up.d/whyrelay",
+            "printf '#!/bin/sh\\n[ \"$IFACE\" = eth0 ] || exit 0\\nip rule add pref 99 to PEER lookup main\\n' > /etc/network/if-up.d/whyrelay-wr105",
         ),
         (managed(Netifd, None, None), "with netifd, which", "uci set network.@rule[-1].dest=PEER/32"),
     ] {
@@ -93,7 +94,7 @@ fn a_setting_and_a_firewall_rule_go_where_the_distribution_keeps_them() {
             session.fact(Vantage::A, HostFact::ConntrackUse { entries: 65_536, max: 65_536 });
         })
     };
-    const SETTING: &str = "printf 'net.netfilter.nf_conntrack_max=131072\\n' > /etc/sysctl.d/90-whyrelay.conf";
+    const SETTING: &str = "printf 'net.netfilter.nf_conntrack_max=131072\\n' > /etc/sysctl.d/90-whyrelay-wr112.conf";
     let (_, commands) = lasting(&full(vec![]), "WR112");
     assert_eq!(commands, [SETTING, "echo nf_conntrack > /etc/modules-load.d/90-whyrelay.conf"]);
     let (_, commands) = lasting(&full(vec![system("alpine", Init::Openrc)]), "WR112");
@@ -118,11 +119,110 @@ fn a_setting_and_a_firewall_rule_go_where_the_distribution_keeps_them() {
         let (text, _) = lasting(&dropping(facts), "WR111");
         assert!(text.contains(place), "{text}");
     }
-    // ufw keeps its own.
-    let mut session = dropping(vec![]);
-    session.software(SoftwareName::Ufw, &[]);
-    let report = Report::from_events(&session.events);
-    assert!(!report.findings[0].advice.iter().any(|line| line.contains("To make it last")), "{:?}", report.findings[0]);
+    // ufw and firewalld keep what they are told.
+    for software in [SoftwareName::Ufw, SoftwareName::Firewalld] {
+        let mut session = dropping(vec![]);
+        session.software(software, &[]);
+        let found = &Report::from_events(&session.events).findings[0];
+        assert!(!found.advice.iter().any(|line| line.contains("To make it last")), "{found:?}");
+    }
+}
+
+/// A rule of A's host, of the legacy iptables or of a table of nftables, drops on a hook.
+fn dropping_on(hook: &str, framework: FirewallFramework, family: &str, table: &str) -> HostFact {
+    HostFact::FirewallRule(FirewallRule {
+        framework,
+        table_family: family.into(),
+        table: table.into(),
+        chain: hook.to_uppercase(),
+        hook: Some(hook.into()),
+        chain_type: Some("filter".into()),
+        priority: Some(0),
+        handle: None,
+        rule: "drop".into(),
+        verdict: Some("drop".into()),
+        target: None,
+        sets_mark: false,
+        packets: Some(7),
+        packets_since: Some(7),
+    })
+}
+
+#[test]
+fn a_rule_of_ip6tables_is_kept_by_what_keeps_those() {
+    let session = |distribution: &str, init: Init, family: &str| {
+        lost(|session| {
+            session.fact(Vantage::A, system(distribution, init));
+            session.fact(Vantage::A, dropping_on("input", FirewallFramework::LegacyIptables, family, "filter"));
+        })
+    };
+    for (distribution, init, ipv4, ipv6) in [
+        ("debian", Init::Systemd, "netfilter-persistent save", "netfilter-persistent save"),
+        (
+            "fedora",
+            Init::Systemd,
+            "iptables-legacy-save > /etc/sysconfig/iptables",
+            "ip6tables-legacy-save > /etc/sysconfig/ip6tables",
+        ),
+        ("alpine", Init::Openrc, "rc-service iptables save", "rc-service ip6tables save"),
+        (
+            "arch",
+            Init::Systemd,
+            "iptables-legacy-save > /etc/iptables/iptables.rules",
+            "ip6tables-legacy-save > /etc/iptables/ip6tables.rules",
+        ),
+    ] {
+        for (family, expected) in [("ip", ipv4), ("ip6", ipv6)] {
+            assert_eq!(lasting(&session(distribution, init, family), "WR111").1, [expected], "{distribution}");
+        }
+    }
+}
+
+/// firewalld's command opens a port for what arrives: of what leaves something else has to be said.
+#[test]
+fn with_firewalld_what_leaves_is_made_to_last_as_well() {
+    let refused = |software: Option<SoftwareName>, table: &str| {
+        let session = failing(Fate::SendRefused(1), Fate::LostOnTheWay, |session| {
+            session.fact(Vantage::A, system("fedora", Init::Systemd));
+            session.fact(Vantage::A, dropping_on("output", FirewallFramework::Nftables, "inet", table));
+            software.into_iter().for_each(|software| session.software(software, &[]));
+        });
+        lasting(&session, "WR103").0
+    };
+    assert!(refused(None, "own").contains("/etc/sysconfig/nftables.conf"));
+    let firewalld = Some(SoftwareName::Firewalld);
+    assert!(refused(firewalld, "own").contains("/etc/sysconfig/nftables.conf"));
+    let own = refused(firewalld, "firewalld");
+    assert!(own.contains("in firewalld itself (firewall-cmd --permanent)"), "{own}");
+}
+
+/// Files that the commands of a report write anew.
+fn written(session: &Session) -> Vec<String> {
+    let remedies = Report::from_events(&session.events).findings.into_iter().flat_map(|finding| finding.remedies);
+    let lasting = remedies.filter(|remedy| remedy.text.starts_with("To make it last"));
+    let commands = lasting.flat_map(|remedy| remedy.commands);
+    commands.filter_map(|command| Some(command.rsplit_once(" > ")?.1.to_owned())).collect()
+}
+
+#[test]
+fn what_makes_two_findings_last_is_not_kept_in_one_file() {
+    let session = lost(|session| {
+        session.fact(Vantage::A, HostFact::ConntrackUse { entries: 65_536, max: 65_536 });
+        session.counters(Vantage::A, &[("TcpExt.IPReversePathFilter", 12)]);
+    });
+    let files = written(&session);
+    for file in ["/etc/sysctl.d/90-whyrelay-wr112.conf", "/etc/sysctl.d/90-whyrelay-wr110.conf"] {
+        assert_eq!(files.iter().filter(|written| *written == file).count(), 1, "{files:?}");
+    }
+    for (manager, netplan) in [
+        (InterfaceManager::SystemdNetworkd, None),
+        (InterfaceManager::SystemdNetworkd, Some("lan")),
+        (InterfaceManager::Ifupdown, None),
+    ] {
+        let profile = Some("/etc/systemd/network/20-wired.network");
+        let files = written(&diverted(vec![managed(manager, netplan, profile)]));
+        assert!(files.iter().any(|file| file.contains("whyrelay-wr105")), "{files:?}");
+    }
 }
 
 #[test]

@@ -543,7 +543,7 @@ fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
         Blame::B => Some(&session.evidence.side(Vantage::B).host),
         _ => None,
     };
-    host.into_iter().for_each(|host| lasting::add(&mut remedies, host));
+    host.into_iter().for_each(|host| lasting::add(&mut remedies, rule.code, host));
     let fixes: Vec<&Fix> = rule.fixes.iter().filter(|fix| !advice_is_all && !fix.is_said_in(&remedies)).collect();
     remedies.extend(fixes.into_iter().map(|fix| Remedy { effect: fix.effect, ..Remedy::safe(fix.text) }));
     let advice = remedies.iter().map(Remedy::line).collect();

@@ -6,8 +6,11 @@ use crate::diagnosis::evidence::HostEvidence;
 use crate::diagnosis::finding::Remedy;
 use crate::host::{InterfaceManager, ManagedInterface};
 
-/// How steps are made to last on this host.
-pub(super) fn lasting(steps: &[Step<'_>], host: &HostEvidence) -> Remedy {
+/// How steps are made to last on this host, in a file that is named by the rule's code.
+pub(super) fn lasting(steps: &[Step<'_>], code: &str, host: &HostEvidence) -> Remedy {
+    // A rule may have a finding of each family.
+    let is_ipv6 = steps.iter().any(|step| step.is_ipv6);
+    let name = format!("whyrelay-{code}{}", if is_ipv6 { "-ipv6" } else { "" });
     let device = steps.iter().find_map(|step| match step.kind {
         StepKind::Route { device, .. } => Some(device),
         StepKind::Rule { .. } => None,
@@ -18,12 +21,18 @@ pub(super) fn lasting(steps: &[Step<'_>], host: &HostEvidence) -> Remedy {
     let known = managed.and_then(|managed| {
         let (file, commands) = match (managed.manager, &managed.netplan) {
             (InterfaceManager::NetworkManager | InterfaceManager::SystemdNetworkd, Some(id)) => {
-                ("90-whyrelay.yaml", netplan(steps, &managed.device, id, host)?)
+                let file = format!("90-{name}.yaml");
+                let commands = netplan(steps, &managed.device, (id, &file), host)?;
+                (file, commands)
             }
-            (InterfaceManager::NetworkManager, None) => ("", network_manager(steps, managed)?),
-            (InterfaceManager::SystemdNetworkd, None) => ("whyrelay.conf", networkd(steps, managed)?),
-            (InterfaceManager::Ifupdown, _) => ("that file", ifupdown(steps, &managed.device)),
-            (InterfaceManager::Netifd, _) => ("", netifd(steps)?),
+            (InterfaceManager::NetworkManager, None) => (String::new(), network_manager(steps, managed)?),
+            (InterfaceManager::SystemdNetworkd, None) => {
+                let file = format!("{name}.conf");
+                let commands = networkd(steps, managed, &file)?;
+                (file, commands)
+            }
+            (InterfaceManager::Ifupdown, _) => ("that file".to_owned(), ifupdown(steps, &managed.device, &name)),
+            (InterfaceManager::Netifd, _) => (String::new(), netifd(steps)?),
         };
         let by = if managed.netplan.is_some() { "netplan" } else { managed.manager.name() };
         let undo = if file.is_empty() { String::new() } else { format!(" (undo: remove {file})") };
@@ -77,10 +86,10 @@ fn network_manager(steps: &[Step<'_>], managed: &ManagedInterface) -> Option<Vec
 }
 
 /// A drop-in of the interface's own file, in systemd.network(5)'s words.
-fn networkd(steps: &[Step<'_>], managed: &ManagedInterface) -> Option<Vec<String>> {
+fn networkd(steps: &[Step<'_>], managed: &ManagedInterface, file: &str) -> Option<Vec<String>> {
     // A file under /run or /usr has its drop-ins under /etc by the same name.
-    let file = managed.profile.as_ref()?.rsplit('/').next()?;
-    let directory = format!("/etc/systemd/network/{file}.d");
+    let own = managed.profile.as_ref()?.rsplit('/').next()?;
+    let directory = format!("/etc/systemd/network/{own}.d");
     let mut text = String::new();
     for step in steps {
         match &step.kind {
@@ -111,14 +120,14 @@ fn networkd(steps: &[Step<'_>], managed: &ManagedInterface) -> Option<Vec<String
     }
     Some(vec![
         format!("mkdir -p {directory}"),
-        format!("printf '{text}' > {directory}/whyrelay.conf"),
+        format!("printf '{text}' > {directory}/{file}"),
         "networkctl reload".to_owned(),
         format!("networkctl reconfigure {}", managed.device),
     ])
 }
 
 /// A file of its own, which netplan merges with the others: lists are joined.
-fn netplan(steps: &[Step<'_>], device: &str, id: &str, host: &HostEvidence) -> Option<Vec<String>> {
+fn netplan(steps: &[Step<'_>], device: &str, (id, file): (&str, &str), host: &HostEvidence) -> Option<Vec<String>> {
     let kind = match host.link(device).and_then(|link| link.fact.link_kind.as_deref()) {
         Some("bond") => "bonds",
         Some("bridge") => "bridges",
@@ -166,20 +175,18 @@ fn netplan(steps: &[Step<'_>], device: &str, id: &str, host: &HostEvidence) -> O
     let lists: Vec<_> = lists.map(|(key, list)| format!("{key}: [{}]", list.join(", "))).collect();
     let text = format!("network: {{version: 2, {kind}: {{{id}: {{{}}}}}}}", lists.join(", "));
     Some(vec![
-        format!(
-            "install -m 600 /dev/null /etc/netplan/90-whyrelay.yaml && printf '{text}\\n' > /etc/netplan/90-whyrelay.yaml"
-        ),
+        format!("install -m 600 /dev/null /etc/netplan/{file} && printf '{text}\\n' > /etc/netplan/{file}"),
         "netplan apply".to_owned(),
     ])
 }
 
 /// A script that ifupdown runs with `IFACE` when an interface has come up (interfaces(5)).
-fn ifupdown(steps: &[Step<'_>], device: &str) -> Vec<String> {
-    const SCRIPT: &str = "/etc/network/if-up.d/whyrelay";
+fn ifupdown(steps: &[Step<'_>], device: &str, name: &str) -> Vec<String> {
+    let script = format!("/etc/network/if-up.d/{name}");
     let commands: Vec<_> = steps.iter().map(|step| step.command).collect();
     vec![
-        format!("printf '#!/bin/sh\\n[ \"$IFACE\" = {device} ] || exit 0\\n{}\\n' > {SCRIPT}", commands.join("\\n")),
-        format!("chmod 755 {SCRIPT}"),
+        format!("printf '#!/bin/sh\\n[ \"$IFACE\" = {device} ] || exit 0\\n{}\\n' > {script}", commands.join("\\n")),
+        format!("chmod 755 {script}"),
     ]
 }
 
