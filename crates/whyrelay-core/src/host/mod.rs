@@ -261,7 +261,9 @@ pub enum HostFact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         needs: Option<String>,
     },
-    /// How many of a list there are: it is longer than what is recorded of it, or has nothing.
+    /// How many of a list there are, and how many of them are recorded: said of the lists that are read after the checks
+    /// whenever they were read, also where all of them are recorded or there are none; of those before the checks
+    /// (interfaces, addresses, policy rules) only where there are more than are recorded.
     Counted {
         /// Of what.
         subject: Subject,
