@@ -141,6 +141,11 @@ fn routing() -> Vec<Near> {
             "they left where the kernel had said",
             diverted(&TUNNEL, UPLINK, |session| session.own_packet("eth0", A, B_MAPPED)),
         ),
+        near(
+            "WR109",
+            "a packet to the peer arrived at another interface: it did not leave by it",
+            diverted(&TUNNEL, UPLINK, |session| session.arrived_packet("wg0", A, B_MAPPED)),
+        ),
         near("WR113", "a router says so, and the next hop is reachable", by_router),
         near("WR113", "its address was set by hand, and the servers answer through it", heard_by_hand),
         near(
