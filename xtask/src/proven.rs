@@ -120,7 +120,7 @@ fn proofs(root: &Path) -> Result<Vec<(&'static str, &'static str, Proofs)>> {
         };
         proofs.cases = (count("case("), count("near(") + count("harmless("));
         for (file, text) in &programs {
-            if text.contains(&format!("\"{code}")) || text.contains(&format!("\"{name}\"")) {
+            if speaks_of(text, code) || text.contains(&format!("\"{name}\"")) {
                 proofs.programs.insert(file.clone());
             }
         }
@@ -133,6 +133,40 @@ fn proofs(root: &Path) -> Result<Vec<(&'static str, &'static str, Proofs)>> {
 fn expects(scenario: &str, name: &str) -> bool {
     let line = format!("name = \"{name}\"");
     scenario.lines().any(|said| said.trim() == line)
+}
+
+/// Whether a test of the program expects a finding by its code: alone or at the head of it (`[WR705] …`, `error[WR701]`),
+/// and not only as one that must not come.
+fn speaks_of(test: &str, code: &str) -> bool {
+    let heads = ["", "[", "error[", "warning[", "info["].map(|head| format!("\"{head}{code}"));
+    heads.iter().flat_map(|head| test.match_indices(head.as_str())).any(|(at, _)| !is_negated(&test[..at]))
+}
+
+/// Whether what stands in front of a text denies it: `!said.contains(`, with whatever the value is that is asked, or `!=`.
+fn is_negated(before: &str) -> bool {
+    let before = before.trim_end();
+    if before.ends_with("!=") {
+        return true;
+    }
+    let Some(asked) = before.strip_suffix(".contains(") else {
+        // A list of what is asked for, as in `!codes.contains(&"WR702")`.
+        return before.strip_suffix(".contains(&").is_some_and(is_denied);
+    };
+    is_denied(asked)
+}
+
+/// Whether a value is asked with a "not" in front of it. What is inside of its own parentheses belongs to it.
+fn is_denied(value: &str) -> bool {
+    let mut depth = 0_usize;
+    let start = value.char_indices().rev().find(|(_, c)| {
+        match c {
+            ')' | ']' => depth += 1,
+            '(' | '[' if depth > 0 => depth -= 1,
+            _ => return depth == 0 && !(c.is_alphanumeric() || matches!(c, '_' | '.' | ':' | '&' | '?')),
+        }
+        false
+    });
+    start.is_some_and(|(_, c)| c == '!')
 }
 
 /// The texts of a folder's files, by their names without the ending.
@@ -190,6 +224,21 @@ mod tests {
         proofs.scenarios.insert("two".to_owned(), worlds("worlds = [\"kernel\"]"));
         proofs.programs.insert("probes".to_owned());
         assert_eq!(proofs.proven_in(), ["virtual time", "real kernels", "the program"]);
+    }
+
+    #[test]
+    fn a_test_speaks_of_what_it_expects_and_not_of_what_must_not_come() {
+        let test = "assert!(a.stdout.contains(\"error[WR701]\") && !a.stdout.contains(\"WR702\"));
+            assert!(words.contains(\"[WR705] peer-vanished (at B)\") && !words.contains(\"[WR505]\"));
+            assert!(!codes(&a.stdout)[1..].contains(&\"WR801\") && codes(&a.stdout).contains(&\"WR802\"));
+            assert!(findings.iter().all(|finding| finding[\"code\"] != \"WR707\"));
+            assert_eq!(first.code, \"WR501\");";
+        let spoken_of = |code: &&str| speaks_of(test, code);
+        let codes = ["WR701", "WR702", "WR705", "WR505", "WR801", "WR802", "WR501", "WR502", "WR707"];
+        let found: Vec<_> = codes.into_iter().filter(spoken_of).collect();
+        assert_eq!(found, ["WR701", "WR705", "WR802", "WR501"]);
+        // As one that comes here and must not come there.
+        assert!(speaks_of("!a.contains(\"WR702\") || b.contains(\"WR702\")", "WR702"));
     }
 
     #[test]
