@@ -300,10 +300,12 @@ impl Redactor {
         {
             return format!("{}-{}{tail}", self.token(first), self.token(last));
         }
-        if let Some((address, zone)) = trimmed.split_once('%')
-            && address.parse::<IpAddr>().is_ok()
-        {
-            return format!("{}%{}{tail}", self.token(address), self.interface(zone));
+        if let Some((address, zone)) = trimmed.split_once('%') {
+            let (bracket, address) = address.strip_prefix('[').map_or(("", address), |address| ("[", address));
+            let (zone, behind) = zone.split_at(zone.find(']').unwrap_or(zone.len()));
+            if let Ok(ip) = address.parse::<IpAddr>() {
+                return format!("{bracket}{}%{}{behind}{tail}", self.address(ip), self.interface(zone));
+            }
         }
         if let Ok(address) = trimmed.parse::<SocketAddr>() {
             return format!("{}{tail}", self.socket(address));
@@ -315,7 +317,8 @@ impl Redactor {
         if let Some((start, rest)) = trimmed.split_once(':')
             && is_scheme(start)
         {
-            return format!("{start}:{}{tail}", self.token(rest));
+            // With what was trimmed: it may be a network's address that ends with colons.
+            return format!("{start}:{}", self.token(&format!("{rest}{tail}")));
         }
         let (host, port) = trimmed.rsplit_once(':').unwrap_or((trimmed, ""));
         if is_host_name(host) && port.bytes().all(|byte| byte.is_ascii_digit()) {

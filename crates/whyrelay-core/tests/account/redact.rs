@@ -278,13 +278,17 @@ fn networks_keep_what_they_cover_and_nothing_of_their_prefixes() {
         "at fe80::ca70:10ff:fe00:1%eth0",
         "ip6 daddr fd00:77:8::/48",
         "via [2001:db8:7::]:3478",
+        "to:2001:db8:7::/64",
+        "[fe80::ca70:10ff:fe00:1%eth0]:53",
+        "by udp:[fe80::ca70:10ff:fe00:1%eth0]:53 and [fe80::ca70:10ff:fe00:1%eth0]",
+        "at fe80:0:77:8::1",
     ];
     for text in texts {
         let (what, why) = (text.to_owned(), String::new());
         let mut session = Session::new();
         session.push(Vantage::A, EventKind::NotMeasured { what, why });
         let redacted: String = redact(&session.events, SECRET).iter().map(encode).collect();
-        for original in ["2001:db8", "203.0.113", "fe80::ca70", "fd00:77"] {
+        for original in ["2001:db8", "203.0.113", "fe80::ca70", "fd00:77", "ca70:10ff", "77:8"] {
             assert!(!redacted.contains(original), "{original} of {text} survives in {redacted}");
         }
         assert!(!text.contains('/') || redacted.contains("/48") || redacted.contains("/64"), "{redacted}");

@@ -60,8 +60,12 @@ impl Redactor {
         let octets = ip.octets();
         match AddressClass::of(IpAddr::V6(ip)) {
             AddressClass::Unspecified | AddressClass::Multicast | AddressClass::Loopback => ip,
-            // These prefixes name nobody.
-            AddressClass::LinkLocal => Ipv6Addr::from(self.permute_v6(octets, 64)),
+            // The first ten bits name nobody. The six behind them, which are zero everywhere, are zero.
+            AddressClass::LinkLocal => {
+                let mut pseudonym = self.permute_v6(octets, 16);
+                pseudonym[1] &= 0xC0;
+                Ipv6Addr::from(pseudonym)
+            }
             AddressClass::Private => Ipv6Addr::from(self.permute_v6(octets, 8)),
             _ => {
                 let mut pseudonym = self.permute_v6(octets, 16);
