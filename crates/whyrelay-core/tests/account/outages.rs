@@ -109,19 +109,91 @@ fn what_the_relay_refused_for_a_peer_that_was_killed_stands_behind_that() {
     assert!(look(false).contains(&"WR403 the relay".to_owned()), "{:?}", look(false));
 }
 
-/// Restarts that are not answered while signaling is away are all answered when it is back.
+/// Without a path it may be what the relay refused that kept the peers apart until one gave up; only what it refused
+/// when that one had left is not.
+#[test]
+fn what_the_relay_refused_stays_a_cause_where_there_never_was_a_path() {
+    let look = |left_first: bool| {
+        let mut session = crate::report::failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+        session.events.retain(|event| !matches!(event.kind, EventKind::RecordingEnded { .. }));
+        if left_first {
+            signaling(&mut session, Vantage::A, SignalingState::PeerLeft);
+        }
+        session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, "198.51.100.9:1");
+        let id = session.id();
+        let request = MessageBuilder::new(Class::Request, Method::CREATE_PERMISSION, id)
+            .xor_address(AttributeType::XOR_PEER_ADDRESS, address(B_MAPPED))
+            .text(AttributeType::USERNAME, "1700:alice");
+        session.datagram(Vantage::A, Direction::Out, A, STUN, &request.build(), None);
+        let answer = MessageBuilder::new(Class::Error, Method::CREATE_PERMISSION, id).error(403, "Forbidden").build();
+        session.datagram(Vantage::A, Direction::In, A, STUN, &answer, None);
+        if !left_first {
+            signaling(&mut session, Vantage::A, SignalingState::PeerLeft);
+        }
+        session.end(Vantage::A, EndReason::PeerLeft);
+        harmful(&Report::from_events(&session.events))
+    };
+    let (before, after) = (look(false), look(true));
+    assert!(before.contains(&"WR403 the relay".to_owned()), "{before:?}");
+    assert!(after.contains(&"WR705 B".to_owned()) && !after.contains(&"WR403 the relay".to_owned()), "{after:?}");
+}
+
+/// A description; A is the side that offers.
+fn describe(session: &mut Session, side: Side, generation: u32) {
+    let (description, setup) = if side == Side::Local { ("offer", "actpass") } else { ("answer", "active") };
+    let kind = EventKind::Description {
+        side,
+        description: description.into(),
+        ufrag: format!("{description}{generation}"),
+        setup: setup.into(),
+        fingerprint: "sha-256 AB:CD".into(),
+        ice_options: vec!["trickle".into()],
+        generation,
+    };
+    session.push(Vantage::A, kind);
+}
+
+/// Restarts that are not answered while signaling is away are all answered when it is back. After one that was answered
+/// a description that is refused is the peer's.
 #[test]
 fn what_a_sides_own_restarts_lead_to_is_no_fault_of_the_peers_messages() {
-    let all = |restarts, ours| {
+    let blamed = |restarts: u32, answered: bool| {
         let mut session = crate::report::failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
         for generation in 1..=restarts {
             restarted(&mut session, Vantage::A, generation);
+            // Once more, as after a reconnection: that is no generation of its own.
+            describe(&mut session, Side::Local, generation);
+            describe(&mut session, Side::Local, generation);
+            if answered {
+                describe(&mut session, Side::Remote, generation);
+            }
         }
+        // The answers, of which the first was taken.
+        describe(&mut session, Side::Remote, restarts + 1);
         let (message, detail) = ("description".to_owned(), "it is refused".to_owned());
-        session.push(Vantage::A, EventKind::SignalRefused { message, detail, ours });
+        session.push(Vantage::A, EventKind::SignalRefused { message, detail, ours: false });
         harmful(&Report::from_events(&session.events)).iter().any(|found| found == "WR704 B")
     };
-    assert!(all(0, false) && !all(1, false) && !all(0, true));
+    assert!(blamed(0, false) && blamed(1, false) && !blamed(2, false));
+    assert!(blamed(2, true), "each was answered");
+}
+
+/// What signaling does not take the peer never gets; it is neither's fault, and no message of the peer's.
+#[test]
+fn a_message_that_signaling_does_not_take_is_signalings_fault() {
+    let look = |message: &str| {
+        let mut session = crate::report::failed(Fate::LostOnTheWay, Fate::LostOnTheWay);
+        let (message, detail) = (message.to_owned(), "64 messages wait for the server".to_owned());
+        session.push(Vantage::A, EventKind::SignalRefused { message, detail, ours: true });
+        Report::from_events(&session.events)
+    };
+    let report = look("offer");
+    let found = report.findings.iter().find(|finding| finding.code == "WR701").expect("it is told");
+    assert_eq!((found.blame.name(), found.severity), ("signaling", Severity::Error));
+    assert_eq!(found.summary, "signaling did not take the offer of A: 64 messages wait for the server");
+    assert!(!harmful(&report).contains(&"WR704 B".to_owned()), "{:#?}", report.findings);
+    // The account can do without the peer's recording.
+    assert!(!harmful(&look("recording")).contains(&"WR701 signaling".to_owned()));
 }
 
 #[test]

@@ -135,6 +135,9 @@ fn a_server_that_sends_elsewhere_is_told_with_where_and_what_that_one_said() {
     let look = |then: &dyn Fn(&mut Session)| {
         let mut session = started(&[]);
         session.push(Vantage::A, EventKind::ServerKnown { url: TURN_URL.into(), announced: false });
+        // Over TCP it says nothing of the kind.
+        let over_tcp = format!("{TURN_URL}?transport=tcp");
+        session.push(Vantage::A, EventKind::ServerKnown { url: over_tcp, announced: false });
         refuses(&mut session, A, STUN, 300, "Try Alternate", Some(OTHER));
         then(&mut session);
         report(&session)
@@ -256,8 +259,10 @@ fn a_dead_address_of_a_turn_name_is_a_finding_beside_one_that_relays() {
     assert_eq!(both, [format!("This host cannot use {URL} (no answer within 2.1 s)")]);
 }
 
+/// Packets that reached no program, and a rule that drops some, are no proof that they were signaling's: the host is told
+/// to look at its firewall, and signaling stays the one that does not answer.
 #[test]
-fn signaling_that_a_host_shuts_out_itself_is_this_hosts_fault() {
+fn a_firewall_that_may_shut_signaling_out_is_a_doubt_and_no_finding() {
     let look = |detail: &str, rule: &dyn Fn(&mut Session), lost: i64| {
         let mut session = started(&[]);
         rule(&mut session);
@@ -265,19 +270,60 @@ fn signaling_that_a_host_shuts_out_itself_is_this_hosts_fault() {
         let state = SignalingState::Failed { detail: detail.into() };
         session.push(Vantage::A, EventKind::Signaling { server: "http://192.0.2.10:8080".into(), state });
         session.end(Vantage::A, EndReason::Finished);
-        report(&session)
+        let report = report(&session);
+        assert_eq!(harmful(&report), ["WR701 signaling"], "{:#?}", report.findings);
+        let found = report.findings.into_iter().find(|finding| finding.code == "WR701").expect("signaling");
+        (found.doubt.clone(), found.advice.join(" "))
     };
     const SILENT: &str = "the server did not answer within 2.5 s";
-    let counted = look(SILENT, &|session| session.firewall("input", "counter drop", Some("drop"), 9), 9);
-    assert_eq!(harmful(&counted), ["WR111 A"], "{:#?}", counted.findings);
-    assert!(counted.summary.contains("9 packets reached the kernel of this host"), "{}", counted.summary);
-    let advice = counted.findings[0].advice.join(" ");
-    assert!(advice.contains("nft insert rule inet filter input ct state established,related accept"), "{advice}");
-    let policy = look(SILENT, &|session| session.policy("input", "drop"), 9);
-    assert_eq!(harmful(&policy), ["WR111 A"]);
-    // A server that refuses is heard; packets that were not lost, or that no rule drops, are nothing.
-    let heard = look("Connection refused (os error 111)", &|session| session.policy("input", "drop"), 9);
-    assert_eq!(harmful(&heard), ["WR701 signaling"]);
-    assert_eq!(harmful(&look(SILENT, &|session| session.policy("input", "drop"), 0)), ["WR701 signaling"]);
-    assert_eq!(harmful(&look(SILENT, &|_| {}, 9)), ["WR701 signaling"]);
+    const LET_IN: &str = "nft insert rule inet filter input ct state established,related accept";
+    let (doubt, advice) = look(SILENT, &|session| session.firewall("input", "counter drop", Some("drop"), 9), 9);
+    assert!(doubt.starts_with("9 packets reached the kernel of this host and no program"), "{doubt}");
+    assert!(advice.contains(LET_IN), "{advice}");
+    // Three broadcasts, a policy like ufw's and a server that is dead.
+    let (doubt, advice) = look(SILENT, &|session| session.policy("input", "drop"), 3);
+    assert!(
+        doubt.starts_with("3 packets reached the kernel") && advice.contains("nft insert rule inet own in"),
+        "{doubt} {advice}"
+    );
+    // A server that refuses is heard; a resolver is another; packets that were not lost, or that no rule drops, are nothing.
+    let policy = |session: &mut Session| session.policy("input", "drop");
+    for (doubt, advice) in [
+        look("Connection refused (os error 111)", &policy, 9),
+        look("the resolver did not answer within 2.0 s", &policy, 9),
+        look(SILENT, &policy, 0),
+        look(SILENT, &|_| {}, 9),
+    ] {
+        assert!(!doubt.contains("packets reached") && !advice.contains("nft insert"), "{doubt} {advice}");
+    }
+}
+
+/// A network is slow where no server answered in time. Else the late one is slow itself, and a dead one dead.
+#[test]
+fn one_slow_server_hides_no_dead_ones() {
+    const DEAD: &str = "192.0.2.77:3478";
+    const DEAD_URL: &str = "turn:192.0.2.77:3478";
+    let look = |one_in_time: bool| {
+        let mut session = started(&[]);
+        session.push(Vantage::A, EventKind::ServerKnown { url: DEAD_URL.into(), announced: false });
+        if one_in_time {
+            session.stun(Vantage::A, "192.168.1.2:40005", "192.0.2.5:3478", Some("203.0.113.1:40005"));
+        }
+        slow_binding(&mut session, "192.168.1.2:40004", DEAD, None);
+        let failure = ServerFailure::Timeout { transmissions: 8, took_us: 1_500_000 };
+        let (server, method, local) = (DEAD_URL.to_owned(), "Allocate".to_owned(), Some(address("192.168.1.2:40004")));
+        session.push(Vantage::A, EventKind::ServerFailed { server, local, method, failure });
+        slow_binding(&mut session, A, STUN, Some(Duration::from_secs(2)));
+        let report = report(&session);
+        let late = report.findings.iter().find(|finding| finding.code == "WR510").expect("it is late");
+        (harmful(&report), late.summary.clone())
+    };
+    let (slow, summary) = look(false);
+    assert_eq!(slow, ["WR510 the path"], "nothing is known of a server that may be as slow");
+    assert!(summary.starts_with("The network is slow"), "{summary}");
+    let (one, summary) = look(true);
+    assert!(summary.contains("it is slow or the way to it, not this network"), "{summary}");
+    for code in ["WR301", "WR402", "WR510"] {
+        assert!(one.contains(&format!("{code} the relay")), "{code} of {one:?}");
+    }
 }

@@ -62,10 +62,9 @@ impl SideEvidence {
                 let description = Description { seq, side: *side, ufrag, fingerprint, generation: *generation };
                 push_compared(&mut self.descriptions, description, &mut self.overflow);
             }
-            // What the signaling server does not take is no word of the peer's.
-            EventKind::SignalRefused { ours: true, .. } => {}
-            EventKind::SignalRefused { message, detail, ours: false } => {
-                push(&mut self.refused_messages, (seq, message.clone(), detail.clone()), &mut self.overflow);
+            EventKind::SignalRefused { message, detail, ours } => {
+                let refused = if *ours { &mut self.untaken_messages } else { &mut self.refused_messages };
+                push(refused, (seq, message.clone(), detail.clone()), &mut self.overflow);
             }
             EventKind::ServerKnown { url, announced } => {
                 push_compared(&mut self.servers_known, (seq, url.clone(), *announced), &mut self.overflow);

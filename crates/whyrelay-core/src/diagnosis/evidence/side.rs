@@ -85,7 +85,10 @@ pub struct SideEvidence {
     pub peer_left: Option<(u64, Timestamp)>,
     pub messages: BTreeMap<(bool, String), u32>,
     pub descriptions: Vec<Description>,
+    /// Messages of the peer that cannot be used.
     pub refused_messages: Vec<(u64, String, String)>,
+    /// Messages of this side that signaling did not take.
+    pub untaken_messages: Vec<(u64, String, String)>,
     pub servers_known: Vec<(u64, String, bool)>,
 
     pub interfaces: Vec<(u64, String, Vec<IpAddr>, InterfaceUse)>,
@@ -295,6 +298,20 @@ impl SideEvidence {
         let by_others =
             matches!(self.ended, Some((_, EndReason::Interrupted | EndReason::PeerLeft | EndReason::Failed)));
         by_others && !gave_up && self.selected.is_empty()
+    }
+
+    /// Whether the network is so slow that no server answered over UDP as long as a check waits, and one did later: then
+    /// nothing is known of those that have not answered yet. A server that alone is late is slow itself.
+    pub fn is_slow(&self) -> bool {
+        let late: BTreeSet<SocketAddr> = self.late().map(|late| late.server).collect();
+        let in_time =
+            |fact: &Measurement| matches!(fact, Measurement::Reach { transport: Transport::Udp, rtt_us: Some(_), .. });
+        let answered = |((transport, _, server), path): (&(Transport, SocketAddr, SocketAddr), &ServerPath)| {
+            *transport == Transport::Udp && path.has_answered() && !late.contains(server)
+        };
+        !late.is_empty()
+            && !self.measured.facts.iter().any(|(_, fact)| in_time(fact))
+            && !self.servers.iter().any(answered)
     }
 
     /// Whether anything was heard of one address family from outside: an answer of a server, or a check that the system

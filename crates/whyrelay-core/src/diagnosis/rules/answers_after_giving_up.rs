@@ -63,7 +63,8 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(faults)
 }
 
-/// Servers that answered a check of the network later than it waits. One finding: it is one network that is slow.
+/// Servers that answered a check of the network later than it waits. One finding: where none answered in time, it
+/// is one network that is slow.
 fn of_servers(side: &SideEvidence) -> Examination {
     let late: Vec<LateAnswer> = side.late().collect();
     let Some(first) = late.iter().min_by_key(|late| late.after_us) else { return Examination::Clear };
@@ -71,14 +72,21 @@ fn of_servers(side: &SideEvidence) -> Examination {
     servers.sort_unstable();
     servers.dedup();
     let more = if servers.len() > 1 { format!(" and {} more", servers.len() - 1) } else { String::new() };
+    let (took, who) = (first.after_us as f64 / 1_000_000.0, format!("{}{more}", first.server));
+    let is_network = side.is_slow();
+    let summary = if is_network {
+        format!(
+            "The network is slow: {who} answered A over UDP {took:.1} s after it was asked, when the check waited no longer, so that it measured little"
+        )
+    } else {
+        format!(
+            "{who} answered A over UDP {took:.1} s after it was asked, when the check waited no longer; others answered in time, so that it is slow or the way to it, not this network"
+        )
+    };
     Examination::Found(vec![Fault {
-        blame: Blame::Path,
+        blame: if is_network { Blame::Path } else { Blame::Relay },
         severity: Severity::Warning,
-        summary: format!(
-            "The network is slow: {}{more} answered A over UDP {:.1} s after it was asked, when the check waited no longer, so that it measured little",
-            first.server,
-            first.after_us as f64 / 1_000_000.0
-        ),
+        summary,
         evidence: late.iter().map(|late| late.seq).collect(),
         advice: vec![Remedy::safe(
             "Check again with --time 10s: then answers are waited for so long as they take here",

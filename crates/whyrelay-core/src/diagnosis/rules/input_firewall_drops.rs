@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked. Or, in a check that signaling does not answer, packets reached the kernel and no program, and there is a rule on input that drops such. Where something else stops the packets before they come to the filter: a rule that has counted none and surely takes them, of a host that told all of its rules.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked. Where something else stops the packets before they come to the filter: a rule that has counted none and surely takes them, of a host that told all of its rules.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -61,8 +61,11 @@ fn examine(session: &Session<'_>) -> Examination {
 /// Of a host that looks at itself: whether the answers of a server that seems silent, or what a relay sent back, reached
 /// an interface and no socket.
 pub(super) fn of_one_host(side: &SideEvidence) -> Examination {
-    if let Some(fault) = from_servers(side, Vantage::A, Severity::Error).or_else(|| from_signaling(side)) {
+    if let Some(fault) = from_servers(side, Vantage::A, Severity::Error) {
         return Examination::of(vec![fault]);
+    }
+    if let Some(suspicion) = perhaps_from_signaling(side) {
+        return Examination::Inconclusive { missing: suspicion.words };
     }
     match side.host.why_not_measured(Subject::OwnPackets).filter(|_| !silent_servers(side).is_empty()) {
         Some((why, Some(needs))) => Examination::Inconclusive { missing: format!("{why} (needs {needs})") },
@@ -136,26 +139,30 @@ fn from_servers(side: &SideEvidence, vantage: Vantage, severity: Severity) -> Op
     })
 }
 
+/// What hints at this host's own firewall, and does not prove it.
+pub(super) struct Suspicion {
+    pub(super) words: String,
+    pub(super) evidence: [u64; 2],
+    pub(super) advice: Remedy,
+}
+
 /// Signaling does not answer a host that looks at itself, over TCP, and nothing else came in either: packets reached the
-/// kernel and no program, and a rule on input drops such. What this host's own firewall lets in nobody knows by TCP alone.
-pub(super) fn from_signaling(side: &SideEvidence) -> Option<Fault> {
+/// kernel and no program, and a rule on input drops such. Whose packets they were nobody knows, be they broadcasts, as
+/// those of TCP are not looked at: that signaling is dead is as likely.
+pub(super) fn perhaps_from_signaling(side: &SideEvidence) -> Option<Suspicion> {
     let host = &side.host;
-    let is_silent = |state: &SignalingState| matches!(state, SignalingState::Failed { detail } if detail.contains("did not answer"));
-    let (failed, server, _) = side.signaling.last().filter(|(.., state)| is_silent(state))?;
+    let is_silent = |state: &SignalingState| matches!(state, SignalingState::Failed { detail } if detail.starts_with("the server did not answer"));
+    let (_, server, _) = side.signaling.last().filter(|(.., state)| is_silent(state))?;
     let (seq, lost) = undelivered(host).filter(|(_, lost)| *lost >= 3 && side.delivered.is_empty())?;
     let counting = host.firewall_rules.iter().find(|rule| took(rule));
     let rule = counting.or_else(|| uncounted(host))?;
-    let by = counting.map_or_else(|| perhaps_by(host), |rule| format!(", by {}", quoted_firewall(&rule.fact)));
-    Some(Fault {
-        blame: Blame::A,
-        severity: Severity::Error,
-        summary: format!(
-            "{lost} packets reached the kernel of A and no program while {server} was asked: its own firewall drops them on input{by}"
+    let by = counting.map_or_else(|| perhaps_by(host), |rule| format!(", some by {}", quoted_firewall(&rule.fact)));
+    Some(Suspicion {
+        words: format!(
+            "{lost} packets reached the kernel of A and no program while {server} was asked{by}: whether its answers are among them is not known"
         ),
-        evidence: vec![rule.seq, seq, *failed],
-        advice: vec![let_answers_in(&rule.fact)],
-        advice_is_all: true,
-        ..Fault::default()
+        evidence: [rule.seq, seq],
+        advice: let_answers_in(&rule.fact),
     })
 }
 

@@ -1,9 +1,10 @@
 //! what the peer sent over signaling cannot be used.
 
 use super::{Examination, Fault, Fix, Need, Rule};
+use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::Session;
-use crate::trace::event::RefuseReason;
+use crate::trace::event::{RefuseReason, Side};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR704",
@@ -29,8 +30,8 @@ fn examine(session: &Session<'_>) -> Examination {
         let side = session.evidence.side(vantage);
         // A side that restarts again before its last restart is answered gets two answers: that the second is not taken is
         // nobody's fault, and the next restart brings what is missing.
-        let is_own_doing = |message: &str| message == "description" && side.generation > 0;
-        let mut refused = side.refused_messages.iter().filter(|(_, message, _)| !is_own_doing(message));
+        let is_own_doing = |seq: u64, message: &str| message == "description" && restarted_unanswered(side, seq);
+        let mut refused = side.refused_messages.iter().filter(|(seq, message, _)| !is_own_doing(*seq, message));
         if let Some((seq, message, detail)) = refused.next() {
             faults.push(Fault {
                 blame: Blame::side(vantage.other()),
@@ -63,4 +64,17 @@ fn examine(session: &Session<'_>) -> Examination {
         }
     }
     Examination::of(faults)
+}
+
+/// Whether this side had begun its last two generations without a description of the peer's in between.
+fn restarted_unanswered(side: &SideEvidence, seq: u64) -> bool {
+    let before = || side.descriptions.iter().filter(|description| description.seq < seq);
+    let own = || before().filter(|description| description.side == Side::Local);
+    let begun = |generation: u32| own().find(|own| own.generation == generation).map(|own| own.seq);
+    let Some(last) = own().map(|own| own.generation).max() else { return false };
+    let Some(earlier) = own().map(|own| own.generation).filter(|generation| *generation < last).max() else {
+        return false;
+    };
+    let (Some(earlier), Some(last)) = (begun(earlier), begun(last)) else { return false };
+    !before().any(|description| description.side == Side::Remote && (earlier..last).contains(&description.seq))
 }

@@ -3,14 +3,14 @@
 use super::{Examination, Fault, Fix, Rule, input_firewall_drops, no_usable_address};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
-use crate::trace::event::{Side, SignalingState};
+use crate::trace::event::{Side, SignalingState, Vantage};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR701",
     name: "signaling-failed",
     title: "signaling failed",
     meaning: "The signaling server could not be reached or refused this side. Without signaling the two sides cannot learn each other's candidates, so nothing else can work.",
-    detection: "The signaling connection was given up, or was lost and did not come back, before the peer's description came; where the system has no route to the server, the fault is this side's.",
+    detection: "The signaling connection was given up, or was lost and did not come back, before the peer's description came, or the server refused for good a message that the peer needs, or too many were waiting for it; where the system has no route to the server, the fault is this side's.",
     proof: "The error of the connection, and curl to the server's /health from this machine.",
     doubt: "The peer's description arriving all the same.",
     fixes: &[
@@ -30,6 +30,7 @@ fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
         let side = session.evidence.side(vantage);
+        faults.extend(untaken(session, vantage));
         let met = side.descriptions.iter().any(|description| description.side == Side::Remote);
         let Some((seq, server, state)) = side.signaling.last().filter(|_| !met) else { continue };
         let (what, detail) = match state {
@@ -41,31 +42,48 @@ fn examine(session: &Session<'_>) -> Examination {
         if no_usable_address::without_network(side).is_some() {
             continue;
         }
-        // So has a firewall of this host that lets nothing in.
-        if session.evidence.is_alone() && input_firewall_drops::from_signaling(side).is_some() {
-            continue;
-        }
         // So has a name that is not resolved.
         if side.names.iter().any(|(_, name, addresses, _)| addresses.is_empty() && is_host_of(server, name)) {
             continue;
         }
         // The system's own word, before anything was sent: the fault is at this side.
         let without_route = detail.contains(ENETUNREACH_IN_WORDS);
+        let suspicion =
+            session.evidence.is_alone().then(|| input_firewall_drops::perhaps_from_signaling(side)).flatten();
         let why = if without_route { " (this host has no route to it)" } else { "" };
         faults.push(Fault {
             blame: if without_route { Blame::side(vantage) } else { Blame::Signaling },
             severity: Severity::Error,
             summary: format!("{} {what} the signaling server {server}: {detail}{why}", vantage.name()),
-            evidence: vec![*seq],
+            evidence: [*seq].into_iter().chain(suspicion.iter().flat_map(|suspicion| suspicion.evidence)).collect(),
+            doubt: suspicion.as_ref().map(|suspicion| suspicion.words.clone()),
             advice: if without_route {
                 vec![Remedy::safe("Look at this machine's routes: is there a default route?").run("ip route show")]
             } else {
-                Vec::new()
+                suspicion.map(|suspicion| suspicion.advice).into_iter().collect()
             },
             ..Fault::default()
         });
     }
     Examination::of(faults)
+}
+
+/// Messages of a side that signaling did not take: the peer never got them.
+fn untaken(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    // What a connection needs; not what the account alone does.
+    let is_needed = |message: &str| matches!(message, "offer" | "answer" | "candidate" | "end-of-candidates");
+    let untaken =
+        || session.evidence.side(vantage).untaken_messages.iter().filter(|(_, message, _)| is_needed(message));
+    let (_, message, detail) = untaken().next()?;
+    let more = untaken().count() - 1;
+    let more = if more > 0 { format!(", and {more} more of its messages") } else { String::new() };
+    Some(Fault {
+        blame: Blame::Signaling,
+        severity: session.harm(),
+        summary: format!("signaling did not take the {message} of {}: {detail}{more}", vantage.name()),
+        evidence: untaken().map(|(seq, ..)| *seq).collect(),
+        ..Fault::default()
+    })
 }
 
 /// Whether a URL is of the host with this name.

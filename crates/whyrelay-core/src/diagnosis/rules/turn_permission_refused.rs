@@ -40,9 +40,12 @@ fn examine(session: &Session<'_>) -> Examination {
     // One finding for each server that does harm; what does none is one in all, whatever the sides, the addresses of the
     // server and the allocations on it.
     let mut groups: BTreeMap<Option<SocketAddr>, Refused> = BTreeMap::new();
-    // Nothing could be relayed to a peer that is gone.
-    let is_gone = peer_vanished::is_found(session);
+    // Nothing could be relayed to a peer that is gone; but what was refused before and without a path may be why there
+    // never was one.
+    let vanished = peer_vanished::is_found(session);
+    let had_path = session.recorded().any(|vantage| session.evidence.side(vantage).selected_pair().is_some());
     for vantage in session.recorded() {
+        let left = session.evidence.side(vantage).peer_left.map(|(seq, _)| seq);
         for ((_, _, server), path) in &session.evidence.side(vantage).servers {
             let Some(allocation) = &path.allocation else { continue };
             // For its own address a session asks to try its own relay: nobody else needs that. A host that looks at
@@ -61,6 +64,8 @@ fn examine(session: &Session<'_>) -> Examination {
             // Refusing what only its neighbors could reach is what a server on the Internet should do.
             let neighbor = AddressClass::of(server.ip()) != AddressClass::Public;
             let fails = neighbor && session.path == Path::Failed && allocation.permissions.is_empty();
+            let was_gone = |seq: u64| left.is_some_and(|left| seq > left);
+            let is_gone = vanished && (had_path || refused.iter().all(|(.., seq)| was_gone(*seq)));
             let harms = (public || fails) && !is_gone;
             let group = groups.entry((harms && session.path != Path::Direct).then_some(*server)).or_default();
             group.harms |= harms;

@@ -131,7 +131,7 @@ pub(super) fn unusable<'a>(session: &'a Session<'_>, vantage: Vantage) -> Vec<Un
     let silent = udp_blocked::is_silent_for_both(session) || blocked || udp_blocked::is_untold(session, vantage);
     let mut unusable: Vec<Unusable<'_>> = Vec::new();
     // A network in which answers come when nobody waits for them any more: nothing is known of who has not answered.
-    let slow = session.evidence.is_alone() && side.late().next().is_some();
+    let slow = session.evidence.is_alone() && side.is_slow();
     for failed in &side.server_failures {
         let answered = match &failed.failure {
             ServerFailure::ConnectionFailed { detail } => detail.to_lowercase().contains("refused"),

@@ -6,6 +6,7 @@ use super::rows::{milliseconds, too_late};
 use super::{Row, Section, State, refusal};
 use crate::diagnosis::evidence::{FailedServer, ServerPath, SideEvidence};
 use crate::diagnosis::rules::tls_in_words;
+use crate::engine::server_url::ServerUrl;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{ServerFailure, Transport};
 use crate::trace::measurement::Measurement;
@@ -125,7 +126,7 @@ fn turn_over(
         .iter()
         .find(|failed| matches!(failed.failure, ServerFailure::ErrorResponse { code: 401, expected: false, .. }));
     for (alternate, seq) in alternates(side, url, &is_of) {
-        let (value, state) = sent_on(side, alternate);
+        let (value, state) = sent_on(side, url, alternate);
         push("sent on to", value, state, vec![seq]);
     }
     if let Some(failed) = failures.iter().find(|failed| failed.failure == ServerFailure::NoCredentials) {
@@ -215,7 +216,7 @@ fn alternates(side: &SideEvidence, url: &str, is_of: &impl Fn(Option<SocketAddr>
     let mut named: Vec<(SocketAddr, u64)> = Vec::new();
     let mut asked: Vec<SocketAddr> = addresses(side, url).into_iter().filter(|server| is_of(Some(*server))).collect();
     while let Some(server) = asked.pop() {
-        let of_server = side.servers.iter().filter(|((.., remote), _)| *remote == server);
+        let of_server = side.servers.iter().filter(|((by, _, remote), _)| *remote == server && is_over(url, *by));
         for (alternate, seq) in of_server.filter_map(|(_, path)| path.alternate) {
             if !named.iter().any(|(known, _)| *known == alternate) {
                 named.push((alternate, seq));
@@ -227,9 +228,15 @@ fn alternates(side: &SideEvidence, url: &str, is_of: &impl Fn(Option<SocketAddr>
     named
 }
 
-/// An alternate server, and what that one said.
-fn sent_on(side: &SideEvidence, alternate: SocketAddr) -> (String, State) {
-    let paths = || side.servers.iter().filter(|((.., remote), _)| *remote == alternate).map(|(_, path)| path);
+/// Whether a URL's server is asked over this: what one says over UDP it has not said over TCP.
+fn is_over(url: &str, transport: Transport) -> bool {
+    url.parse::<ServerUrl>().is_ok_and(|url| url.transport() == transport)
+}
+
+/// An alternate server of a URL, and what that one said.
+fn sent_on(side: &SideEvidence, url: &str, alternate: SocketAddr) -> (String, State) {
+    let of_alternate = || side.servers.iter().filter(|((by, _, remote), _)| *remote == alternate && is_over(url, *by));
+    let paths = || of_alternate().map(|(_, path)| path);
     let refused = paths().flat_map(|path| &path.errors).find_map(|((method, code, authenticated), _)| {
         let is_challenge = *code == 438 || *code == 401 && !authenticated;
         (*method == Method::ALLOCATE && !is_challenge).then_some(*code)

@@ -270,7 +270,8 @@ pub enum EventKind {
     ServerFailed {
         /// The server, without credentials.
         server: String,
-        /// Our socket's address, once there is one.
+        /// Our socket's address, once there is one. In a check of the network also where no connection came about: with
+        /// port 0, it is the address that it was to leave from.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         local: Option<SocketAddr>,
         /// The STUN method, like `Binding` or `Allocate`.
