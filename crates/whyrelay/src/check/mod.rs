@@ -70,6 +70,9 @@ const SIGNALING_RESERVE: Duration = Duration::from_millis(500);
 const FACTS_RESERVE: Duration = Duration::from_millis(100);
 const LEAST_FACTS_WAIT: Duration = Duration::from_millis(500);
 
+/// An answer that comes later than this behind all else is of no use: a satellite and a full queue together take less.
+const LATE_WAIT: Duration = Duration::from_secs(3);
+
 /// How often the table is drawn while nothing happens.
 const TABLE_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -266,10 +269,15 @@ async fn look(
     course.begin(&routes);
     course.run(naming, &routes).await;
     // What is silent so far may be slow.
-    let _ = stop.clone().unless(journal.wait_for_late(until)).await;
+    let _ = stop.clone().unless(journal.wait_for_late(late_until(Instant::now(), until))).await;
     journal.stopped();
     tell_ipv6(&journal, ipv6, &course.ways.so_far.known);
     tell_unasked(config, &journal);
+}
+
+/// How long answers that are late are waited for, in a check whose parts end at `until`: what is dead never comes.
+fn late_until(now: Instant, until: Instant) -> Instant {
+    until.min(now + LATE_WAIT)
 }
 
 /// Nothing is looked at, as the check is stopped before a server is known.
@@ -355,6 +363,14 @@ mod tests {
         assert_eq!(facts_until(before(300), end, true), end + Duration::from_millis(200));
         // What took consent and minutes is behind it.
         assert_eq!(facts_until(end + Duration::from_secs(9), end, true), end + Duration::from_millis(9500));
+    }
+
+    #[test]
+    fn one_dead_server_does_not_take_all_the_time_of_the_check() {
+        let now = Instant::now();
+        assert_eq!(late_until(now, now + Duration::from_secs(60)), now + LATE_WAIT);
+        let soon = now + Duration::from_millis(200);
+        assert_eq!(late_until(now, soon), soon);
     }
 
     #[test]
