@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use whyrelay_core::host::{HostFact, Moment, ProfileTally};
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::EventKind;
@@ -34,18 +35,40 @@ pub(crate) async fn look(
     let (options, missing) = suspect.permitted();
     let port = suspect.port.unwrap_or(0);
     let (mut own, mut plain) = (tally(true), tally(false));
-    let mut port_used = true;
+    let (mut as_application, mut as_plain) = (Vec::new(), Vec::new());
     for (origin, server) in servers.into_iter().take(MAX_SERVERS) {
         let wanted = SocketAddr::new(origin.address.ip(), port);
         let any = SocketAddr::new(wanted.ip(), 0);
-        // The program that has the port is not disturbed: its mark and user stand on another.
-        let free = std::net::UdpSocket::bind(wanted).is_ok();
-        port_used &= free;
-        let from = if free { wanted } else { any };
-        count(&mut own, ask(&journal, &mut random, &origin, from, server, options, until, true).await);
-        let asked = ask(&journal, &mut random, &origin, any, server, UdpOptions::default(), until, false).await;
-        count(&mut plain, asked);
+        let (mut one, mut other) = (random.fork(), random.fork());
+        let (plainly, plain_journal) = (origin.clone(), journal.clone());
+        let journal = journal.clone();
+        as_application.push(async move {
+            // The program that has the port is not disturbed: its mark and user stand on another.
+            let free = std::net::UdpSocket::bind(wanted).is_ok();
+            let from = if free { wanted } else { any };
+            (free, ask(&journal, &mut one, &origin, from, server, options, until, true).await)
+        });
+        as_plain.push(async move {
+            let options = UdpOptions::default();
+            ask(&plain_journal, &mut other, &plainly, any, server, options, until, false).await
+        });
     }
+    let as_application = async {
+        if port == 0 {
+            return join_all(as_application).await;
+        }
+        // One port is for one socket at a time.
+        let mut asked = Vec::new();
+        for ask in as_application {
+            asked.push(ask.await);
+        }
+        asked
+    };
+    // What is silent must not take the time of the others.
+    let (as_application, as_plain) = tokio::join!(as_application, join_all(as_plain));
+    let port_used = as_application.iter().all(|(free, _)| *free);
+    as_application.into_iter().for_each(|(_, asked)| count(&mut own, asked));
+    as_plain.into_iter().for_each(|asked| count(&mut plain, asked));
     fact(&journal, HostFact::Application(suspect.fact(port_used, &missing)));
     fact(&journal, HostFact::ProfileTally(own));
     fact(&journal, HostFact::ProfileTally(plain));
@@ -154,5 +177,25 @@ mod tests {
         let [(own, true), (plain, false)] = told[..] else { panic!("{told:?}") };
         assert!(own != plain && own.port() != 0 && plain.port() != 0, "{told:?}");
         assert_eq!(opened, [own, plain]);
+    }
+
+    /// In the time of one silence all of them are counted, asked by either socket.
+    #[tokio::test]
+    async fn servers_that_are_silent_are_waited_for_side_by_side() {
+        let silent = [(); MAX_SERVERS].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let suspect = Suspect::resolve(&format!("uid={}", nix::unistd::geteuid())).unwrap();
+        let (journal, mut entries) = Journal::new(Clock::start());
+        let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
+        let servers = silent.iter().map(|server| (origin.clone(), server.local_addr().unwrap())).collect();
+        let silence = INTERVAL * (SENDS - 1) + LAST_WAIT;
+        look(journal, Random::from_number(1), suspect, servers, Instant::now() + silence * 3).await;
+        let tallies = std::iter::from_fn(|| entries.try_recv().ok()).filter_map(|entry| match entry {
+            Entry::Fact(_, EventKind::HostFact { fact, .. }) => match *fact {
+                HostFact::ProfileTally(tally) => Some((tally.server_requests, tally.server_answers)),
+                _ => None,
+            },
+            _ => None,
+        });
+        assert_eq!(tallies.collect::<Vec<_>>(), [(4, 0), (4, 0)]);
     }
 }
