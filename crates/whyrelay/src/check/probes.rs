@@ -1,6 +1,6 @@
 //! The client's side of docs/probes.md: what a whyrelay server measures for who has proven its address.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use whyrelay_core::random::Random;
@@ -30,8 +30,12 @@ const LAST_WAIT: Duration = Duration::from_millis(300);
 /// 1400, 1280 (IPv6's least), and what every path carries.
 const SIZES: [u16; 7] = [1472, 1452, 1444, 1392, 1372, 1252, 1200];
 
-/// The time between two packets of sizes that are asked once more.
+/// The time behind each of the two times that all sizes are asked.
+const SIZES_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The time between two packets of sizes that are asked once more, and behind the last the least wait.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(40);
+const LEAST_CONFIRM_WAIT: Duration = Duration::from_millis(60);
 
 /// Datagrams of each shape.
 const SHAPED: u32 = 4;
@@ -62,6 +66,8 @@ struct Session {
     last_wait: Duration,
     /// The error code by which the last request was refused; `None`: it was not answered, or with success.
     refused: Option<u16>,
+    /// Whether the last answer that was to name a port of ours did not.
+    names_no_port: bool,
 }
 
 /// A port of the server that is ours for a while.
@@ -70,6 +76,18 @@ struct Third {
     token: ProbeToken,
     /// Our address as the STUN port saw it.
     mapped: SocketAddr,
+}
+
+impl Third {
+    /// What an answer of the server at an address names; `None`: it lacks the port, its token or our address.
+    fn named_in(answer: &[u8], server: IpAddr) -> Option<Self> {
+        let message = Message::decode(answer).ok()?;
+        Some(Self {
+            remote: SocketAddr::new(server, probe::port_of(&message)?),
+            token: probe::token_of(&message)?,
+            mapped: message.xor_address(AttributeType::XOR_MAPPED_ADDRESS)?,
+        })
+    }
 }
 
 /// Asks a server what it offers, until `limit`; `None` for a server that is not whyrelay's, or silent.
@@ -98,8 +116,21 @@ impl Session {
         let mut sockets = Sockets::new(journal.clone());
         let local = sockets.open(origin.address, origin.interface.as_deref(), options).ok()?;
         let (journal, nonce, others, round) = (journal.clone(), Vec::new(), Vec::new(), None);
-        let (last_wait, refused) = (LAST_WAIT, None);
-        Some(Self { journal, random, sockets, local, server, nonce, until, others, round, last_wait, refused })
+        let (last_wait, refused, names_no_port) = (LAST_WAIT, None, false);
+        Some(Self {
+            journal,
+            random,
+            sockets,
+            local,
+            server,
+            nonce,
+            until,
+            others,
+            round,
+            last_wait,
+            refused,
+            names_no_port,
+        })
     }
 
     /// Sends a request until it is answered. The nonce is taken from a 438 and the request repeated, once.
@@ -196,13 +227,11 @@ impl Session {
                 None => request,
             }
         };
+        self.names_no_port = false;
         let answer = self.request(self.server, build, true).await?;
-        let message = Message::decode(&answer).ok()?;
-        Some(Third {
-            remote: SocketAddr::new(self.server.ip(), probe::port_of(&message)?),
-            token: probe::token_of(&message)?,
-            mapped: message.xor_address(AttributeType::XOR_MAPPED_ADDRESS)?,
-        })
+        let third = Third::named_in(&answer, self.server.ip());
+        self.names_no_port = third.is_none();
+        third
     }
 
     /// Where a third party sees us.
@@ -225,6 +254,9 @@ impl Session {
                 format!("{} opens no more ports just now (error {code}): check again later", self.server)
             }
             Some(code) => format!("{} opens no port (error {code})", self.server),
+            None if self.names_no_port => {
+                format!("{} was asked for a port, and its answer names none that could be used", self.server)
+            }
             None => self.why(&format!("{} did not answer when asked for a port", self.server)),
         }
     }
@@ -237,6 +269,11 @@ impl Session {
     /// The wait behind the last send.
     fn last_wait(&self) -> Duration {
         self.round.map_or(self.last_wait, |(_, took)| LAST_WAIT.max(took * 2))
+    }
+
+    /// Behind the last size that is asked once more: others were answered, so how long that takes is known.
+    fn confirm_wait(&self) -> Duration {
+        self.round.map_or(self.last_wait, |(_, took)| LEAST_CONFIRM_WAIT.max(took * 2))
     }
 
     /// Whether the unsolicited packet of a third party came.
@@ -353,27 +390,32 @@ async fn sizes(session: &mut Session, third: &Third) {
     let sizes: Vec<u16> = SIZES.into_iter().filter(|size| *size <= most).collect();
     for direction in [Direction::Out, Direction::In] {
         let mut asked: Vec<(TransactionId, u16)> = Vec::new();
+        // EMSGSIZE: the others do not fit into our own interface. An event of its own.
+        let mut fitting = sizes.clone();
         for _ in 0..2 {
-            for size in sizes.iter().copied() {
+            fitting.retain(|size| {
                 let id = session.random.transaction_id();
-                let bytes = sized(id, third.token, direction, size);
-                // EMSGSIZE: it does not fit into our own interface. An event of its own.
-                let _ = session.sockets.send(session.local, third.remote, &bytes);
-                asked.push((id, size));
-            }
-            session.wait(Duration::from_millis(100), |answers| has_largest(most, &asked, answers)).await;
+                let bytes = sized(id, third.token, direction, *size);
+                asked.push((id, *size));
+                session.sockets.send(session.local, third.remote, &bytes).is_ok()
+            });
+            let most = fitting.first().copied().unwrap_or(most);
+            session.wait(SIZES_INTERVAL, |answers| has_largest(most, &asked, answers)).await;
         }
-        session.wait(session.last_wait(), |answers| has_largest(most, &asked, answers)).await;
+        let most_sent = fitting.first().copied().unwrap_or(most);
+        session.wait(session.last_wait(), |answers| has_largest(most_sent, &asked, answers)).await;
         // All at once they fill a slow line's queue, which then drops some of any size: what got lost is asked once more,
-        // without the rest.
-        if let Some(least) = largest_of(&asked, &session.others).filter(|largest| *largest < most) {
-            for size in sizes.iter().copied().filter(|size| *size > least).rev() {
+        // without the rest, where that leaves time for what comes behind it.
+        let lost = to_confirm(&fitting, largest_of(&asked, &session.others));
+        let left = session.until.saturating_duration_since(Instant::now());
+        if has_time_to_confirm(lost.len(), direction, left, session.last_wait(), session.confirm_wait()) {
+            for size in lost {
                 let id = session.random.transaction_id();
                 let _ = session.sockets.send(session.local, third.remote, &sized(id, third.token, direction, size));
                 asked.push((id, size));
-                session.wait(CONFIRM_INTERVAL, |answers| has_largest(most, &asked, answers)).await;
+                session.wait(CONFIRM_INTERVAL, |answers| has_largest(most_sent, &asked, answers)).await;
             }
-            session.wait(session.last_wait(), |answers| has_largest(most, &asked, answers)).await;
+            session.wait(session.confirm_wait(), |answers| has_largest(most_sent, &asked, answers)).await;
         }
         let largest = largest_of(&asked, &session.others);
         let (local, remote) = (session.local, third.remote);
@@ -389,6 +431,27 @@ async fn sizes(session: &mut Session, third: &Third) {
             None => session.journal.missing("the largest packet", session.why("no packet of any size was answered")),
         }
     }
+}
+
+/// The sizes of those that were sent, largest first, which are larger than what was answered: the smallest first.
+fn to_confirm(sent: &[u16], answered: Option<u16>) -> Vec<u16> {
+    let larger = |size: &u16| answered.is_some_and(|answered| *size > answered);
+    sent.iter().copied().filter(larger).rev().collect()
+}
+
+/// Whether so many sizes can be asked once more in the time that is left, so that the sizes of the other direction and the
+/// shapes can be measured, too.
+fn has_time_to_confirm(
+    sizes: usize,
+    direction: Direction,
+    left: Duration,
+    last_wait: Duration,
+    confirm_wait: Duration,
+) -> bool {
+    let cost = CONFIRM_INTERVAL * u32::try_from(sizes).unwrap_or(u32::MAX) + confirm_wait;
+    let other = if direction == Direction::Out { SIZES_INTERVAL * 2 + last_wait } else { Duration::ZERO };
+    let shapes = last_wait;
+    sizes > 0 && left >= cost + other + shapes
 }
 
 /// The largest size that was answered.
@@ -461,5 +524,48 @@ impl Session {
             let Some((from, bytes)) = self.arrival(wake).await else { return };
             self.keep(from, bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_asked_once_more_only_where_that_leaves_time_for_what_comes_behind() {
+        // Behind WireGuard's MTU of 1420.
+        let lost = to_confirm(&SIZES, Some(1392));
+        assert_eq!(lost, [1444, 1452, 1472]);
+        // What our own interface did not take was not lost.
+        assert_eq!(to_confirm(&SIZES[3..], Some(1392)), [0; 0]);
+        assert_eq!(to_confirm(&SIZES, None), [0; 0]);
+        let ms = Duration::from_millis;
+        let has_time = |direction, left| has_time_to_confirm(lost.len(), direction, ms(left), LAST_WAIT, ms(60));
+        // Three packets take 180 ms; then the other direction 500, and the shapes 300.
+        assert!(has_time(Direction::Out, 980) && !has_time(Direction::Out, 979));
+        assert!(has_time(Direction::In, 480) && !has_time(Direction::In, 479));
+        assert!(!has_time_to_confirm(0, Direction::In, ms(5000), LAST_WAIT, ms(60)));
+    }
+
+    #[test]
+    fn an_answer_that_names_no_port_is_told_from_silence() {
+        let (id, server) = (TransactionId([7; 12]), IpAddr::from([192, 0, 2, 1]));
+        let (port, token) = (probe::port_value(50_000), ProbeToken([9; 8]));
+        let named = |with_port: bool, with_token: bool, with_address: bool| {
+            let mut answer = MessageBuilder::new(Class::Success, Method::PROBE, id);
+            if with_port {
+                answer = answer.attribute(AttributeType::PROBE_PORT, &port);
+            }
+            if with_token {
+                answer = answer.attribute(AttributeType::PROBE_TOKEN, &token.0);
+            }
+            if with_address {
+                answer = answer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, SocketAddr::from(([203, 0, 113, 1], 9)));
+            }
+            Third::named_in(&answer.build(), server).map(|third| third.remote.to_string())
+        };
+        assert_eq!(named(true, true, true).as_deref(), Some("192.0.2.1:50000"));
+        assert!(named(false, true, true).is_none() && named(true, false, true).is_none());
+        assert!(named(true, true, false).is_none());
     }
 }
