@@ -65,6 +65,9 @@ impl FirewallRule {
                 [] | ["accept" | "drop" | "reject" | "comment", ..] => return Some(true),
                 ["counter", more @ ..] => (true, more),
                 ["policy", _] => return Some(true),
+                // A field of one family is compared in packets of that family alone, whatever the comparison.
+                ["ip", "saddr" | "daddr" | "protocol", ..] if !ipv4 => return Some(false),
+                ["ip6", "saddr" | "daddr", ..] if ipv4 => return Some(false),
                 ["ip" | "ip6", end @ ("saddr" | "daddr"), more @ ..] => {
                     let address = if *end == "saddr" { packet.source.ip() } else { packet.destination.ip() };
                     compare(more, |value| Some(prefix(value)?.contains(address)))?
@@ -168,6 +171,10 @@ mod tests {
             ("ip saddr != 203.0.113.7 drop", Some(false)),
             ("ip saddr 198.51.100.0/24 ct state new drop", Some(false)),
             ("ip6 saddr 2001:db8::/32 drop", Some(false)),
+            ("ip6 saddr != 2001:db8::/32 drop", Some(false)),
+            ("ip6 daddr != @blocked drop", Some(false)),
+            ("ip protocol udp drop", Some(true)),
+            ("ip protocol != tcp drop", Some(true)),
             ("ip daddr 192.168.1.2 udp dport 51820 drop", Some(true)),
             ("udp dport 5353 counter drop", Some(false)),
             ("udp dport 1024-65535 reject with icmpx admin-prohibited", Some(true)),
@@ -191,6 +198,22 @@ mod tests {
         ];
         for (words, takes) in table {
             assert_eq!(rule("input", words, "drop").takes(&packet()), *takes, "{words}");
+        }
+        let over_ipv6 = FilteredPacket {
+            source: "[2001:db8::7]:40000".parse().unwrap(),
+            destination: "[2001:db8:1::2]:51820".parse().unwrap(),
+            ..packet()
+        };
+        for (words, takes) in [
+            ("ip saddr 203.0.113.7 drop", Some(false)),
+            ("ip saddr != 203.0.113.7 drop", Some(false)),
+            ("ip daddr != 192.168.1.0/24 counter drop", Some(false)),
+            ("ip protocol udp drop", Some(false)),
+            ("ip protocol != tcp drop", Some(false)),
+            ("ip6 saddr 2001:db8::/32 drop", Some(true)),
+            ("ip6 saddr != 2001:db8::7 drop", Some(false)),
+        ] {
+            assert_eq!(rule("input", words, "drop").takes(&over_ipv6), takes, "{words}, over IPv6");
         }
         let other = FirewallRule { table_family: "ip6".into(), ..rule("input", "drop", "drop") };
         assert_eq!(other.takes(&packet()), Some(false));
