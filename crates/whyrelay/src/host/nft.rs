@@ -85,18 +85,20 @@ impl Firewall {
         let packets = packets_of(scope);
         let hooks = self.hooks();
         let counted_since = self.counted_since(before);
-        let (mut facts, mut told) = (Vec::new(), 0);
+        // Each with its order, and the rule's number; a policy has none.
+        let mut facts: Vec<(u8, Option<usize>, FirewallRule)> = Vec::new();
         for ((family, table, chain), base) in &self.chains {
             if base.drops && base.hook.is_some_and(is_ours) {
                 let earlier = before.chains.get(&(*family, table.clone(), chain.clone()));
                 let since = base.packets.zip(earlier.and_then(|earlier| earlier.packets));
                 facts.push((
                     0,
+                    None,
                     self.policy((*family, table, chain), base, since.map(|(now, earlier)| moved(now, earlier))),
                 ));
             }
         }
-        for ((place, rule), since) in self.rules.iter().zip(counted_since) {
+        for (number, ((place, rule), since)) in self.rules.iter().zip(counted_since).enumerate() {
             let Some(bases) = hooks.get(&(place.0, place.1.clone(), place.2.clone())) else { continue };
             let counted = since.is_some_and(|since| since > 0);
             let acts = rule.sets_mark || rule.translates || matches!(rule.verdict, Some("drop" | "reject" | "queue"));
@@ -105,12 +107,16 @@ impl Firewall {
             }
             // What counted a packet and acts comes first, then what acts.
             let order = if counted && acts { 0 } else { 1 + u8::from(!acts) };
-            told += 1;
-            facts.extend(bases.iter().map(|base| (order, self.fact(place, rule, base, since))));
+            facts.extend(bases.iter().map(|base| (order, Some(number), self.fact(place, rule, base, since))));
         }
-        facts.sort_by_key(|(order, _)| *order);
-        facts.into_iter().take(MAX_RECORDED).for_each(|(_, rule)| emit(HostFact::FirewallRule(rule)));
-        let (total, recorded) = (self.rules.len() as u64, told.min(MAX_RECORDED as u64));
+        facts.sort_by_key(|(order, ..)| *order);
+        // A rule is told once for each hook that leads to it: fewer rules than facts fit, and one may be told in part.
+        let is_cut = facts.len() > MAX_RECORDED;
+        facts.truncate(MAX_RECORDED);
+        let rules: BTreeSet<usize> = facts.iter().filter_map(|(_, number, _)| *number).collect();
+        let total = (self.rules.len() as u64).max(u64::from(is_cut));
+        let recorded = (rules.len() as u64).min(total - u64::from(is_cut));
+        facts.into_iter().for_each(|(.., rule)| emit(HostFact::FirewallRule(rule)));
         let subject = match self.framework {
             FirewallFramework::Nftables => Subject::Nftables,
             FirewallFramework::LegacyIptables => Subject::LegacyIptables,
@@ -362,5 +368,43 @@ mod tests {
         assert_eq!(now.counted_since(&before), [Some(10), Some(9), Some(2), None, None]);
         let reset = firewall(&[(2, "drop", Some(4))]);
         assert_eq!(reset.counted_since(&before), [Some(4)], "set to nothing in between");
+    }
+
+    #[test]
+    fn rules_that_are_cut_are_not_counted_as_recorded() {
+        // 200 rules of a chain that two hooks lead to are 400 facts.
+        let told = |rules: u64| {
+            let mut firewall = firewall(&[]);
+            let rule =
+                Rule { words: vec!["drop".to_owned()], packets: Some(0), verdict: Some("drop"), ..Rule::default() };
+            let place = |chain: &str, handle| (1, "fw".to_owned(), chain.to_owned(), handle);
+            firewall.rules.extend((0..rules).map(|handle| (place("common", handle), rule.clone())));
+            for (name, hook) in [("in", 1), ("out", 3)] {
+                let jump = Rule { target: Some("common".to_owned()), verdict: Some("jump"), ..Rule::default() };
+                firewall.rules.push((place(name, 1000), jump));
+                let chain =
+                    Chain { hook: Some(hook), priority: 0, kind: "filter".to_owned(), drops: false, packets: None };
+                firewall.chains.insert((1, "fw".to_owned(), name.to_owned()), chain);
+            }
+            let socket = OwnSocket {
+                local: "203.0.113.34:51820".parse().expect("an address"),
+                protocol: 17,
+                mark: 0,
+                user: None,
+                device: None,
+                raw: false,
+            };
+            let peers = ["198.51.100.7:51820".parse().expect("an address")].into();
+            let scope = Scope { sockets: [socket].into(), peers, ..Scope::default() };
+            let mut facts = Vec::new();
+            firewall.facts(&firewall, &scope, &mut |fact| facts.push(fact));
+            match facts.pop() {
+                Some(HostFact::Counted { total, recorded, .. }) => (facts.len(), total, recorded),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told(100), (200, 102, 100));
+        let (facts, total, recorded) = told(200);
+        assert_eq!((facts, total, recorded), (MAX_RECORDED, 202, 128));
     }
 }
