@@ -128,7 +128,7 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
     let relay_only = session.recorded().any(|vantage| session.evidence.side(vantage).options.relay_only);
     let relays = session.recorded().any(|vantage| session.evidence.side(vantage).knows_relay()) || has_relay(session);
     let without_direct = if has_relay(session) { Expected::Relayed } else { Expected::None };
-    let first = findings.iter().find(|finding| finding.severity != Severity::Info);
+    let first = findings.iter().find(|finding| finding.severity != Severity::Info && !finding.hidden);
     // A host that sends wrongly or not at all looks like a network that allows nothing, and like a NAT that varies.
     let of_host = first.is_some_and(|first| first.code.starts_with("WR1"));
     let blocked = !of_host && findings.iter().any(|finding| is_blocked(session, finding));

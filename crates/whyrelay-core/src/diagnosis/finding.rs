@@ -171,6 +171,9 @@ pub struct Finding {
     pub remedies: Vec<Remedy>,
     /// What would change this judgement.
     pub doubt: String,
+    /// Whether another fault hides it, so that it is no cause of what was seen.
+    #[serde(skip)]
+    pub hidden: bool,
 }
 
 impl Finding {

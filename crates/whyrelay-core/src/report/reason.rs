@@ -6,7 +6,7 @@ use crate::ice::candidate::CandidateType;
 use crate::trace::event::{EndReason, Side, Vantage};
 
 pub(super) fn reason(session: &Session<'_>, findings: &[Finding]) -> String {
-    let cause = findings.iter().find(|finding| finding.severity != Severity::Info);
+    let cause = findings.iter().find(|finding| finding.severity != Severity::Info && !finding.hidden);
     let ends = session.selected.and_then(|index| {
         let pair = &session.pairs[index];
         Some((session.end(pair, Vantage::A)?, session.end(pair, Vantage::B)?))

@@ -1,13 +1,14 @@
 //! A second fault of a host, which the first hides: found where what the host told proves it, and nowhere else.
 
 use whyrelay_core::host::{HostFact, PolicyRule, Prefix, Route, RouteKind, RoutePurpose, RuleAction};
+use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{EventKind, Transport, Vantage};
 
 use crate::builder::{Fate, Session, address};
 use crate::cases::facts::{UPLINK, bare_route, policy_rule};
 use crate::cases::failing;
 use crate::choices::said;
-use crate::report::{A, B_MAPPED, STUN};
+use crate::report::{A, A_MAPPED, B_MAPPED, STUN};
 
 const REFUSED: i32 = 22;
 
@@ -105,7 +106,13 @@ fn filtered(rules: &[(&str, &str, &str, u64)]) -> Session {
         let (transport, local, interface) = (Transport::Udp, address(A), Some("eth0".to_owned()));
         let opened = EventKind::SocketOpened { transport, local, interface, mark: None, receive_buffer: None };
         session.push(Vantage::A, opened);
+        counted(session, rules.len() as u64, rules.len() as u64);
     })
+}
+
+fn counted(session: &mut Session, total: u64, recorded: u64) {
+    let subject = whyrelay_core::host::Subject::Nftables;
+    session.fact(Vantage::A, HostFact::Counted { subject, total, recorded });
 }
 
 #[test]
@@ -114,6 +121,14 @@ fn a_filter_that_no_packet_came_to_is_found_where_its_words_leave_no_doubt() {
     let session = filtered(&[DROP]);
     assert!(only(&session, "WR103").contains("comes to light once"));
     only(&session, "WR104");
+    // What is seen comes first, though it is looked for later, and the verdict is about it.
+    let report = Report::from_events(&session.events);
+    let codes: Vec<&str> = report.findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, ["WR104", "WR802", "WR103"]);
+    assert!(!report.reason.contains("comes to light"), "{}", report.reason);
+    // It cites what keeps the packets from it.
+    let (seen, behind) = (&report.findings[0].evidence, &report.findings[2].evidence);
+    assert!(behind.iter().any(|seq| seen.contains(seq)), "{seen:?} {behind:?}");
     let session = filtered(&[("input", "ip saddr 198.51.100.0/24 counter drop", "drop", 0)]);
     assert!(only(&session, "WR111").contains("comes to light once"));
 
@@ -133,7 +148,32 @@ fn a_filter_that_no_packet_came_to_is_found_where_its_words_leave_no_doubt() {
 
     // Rules that were not told may do anything.
     let mut session = filtered(&[DROP]);
-    let subject = whyrelay_core::host::Subject::Nftables;
-    session.fact(Vantage::A, HostFact::Counted { subject, total: 9, recorded: 1 });
+    counted(&mut session, 9, 1);
     assert_eq!(said(&session, "WR103"), []);
+    // Nor is it known that these are all where their number was not told.
+    let mut session = filtered(&[DROP]);
+    session.events.retain(|event| match &event.kind {
+        EventKind::HostFact { fact, .. } => !matches!(fact.as_ref(), HostFact::Counted { .. }),
+        _ => true,
+    });
+    assert_eq!(said(&session, "WR103"), []);
+}
+
+#[test]
+fn a_filter_is_behind_nothing_where_nothing_is_seen_to_keep_the_packets_back() {
+    for (rule, code) in [
+        (("output", "ip daddr 198.51.100.0/24 counter drop", "drop", 0), "WR103"),
+        (("input", "ip saddr 198.51.100.0/24 counter drop", "drop", 0), "WR111"),
+    ] {
+        let mut session = filtered(&[rule]);
+        only(&session, code);
+        // Nobody sent, and no route is refused.
+        session.events.retain(|event| match &event.kind {
+            EventKind::SendFailed { .. } => false,
+            EventKind::Datagram(datagram) => ![A_MAPPED, B_MAPPED].map(address).contains(&datagram.remote),
+            EventKind::HostFact { fact, .. } => !matches!(fact.as_ref(), HostFact::RouteAnswer(_)),
+            _ => true,
+        });
+        assert_eq!(said(&session, code), [], "{rule:?}");
+    }
 }

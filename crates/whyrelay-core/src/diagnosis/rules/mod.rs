@@ -327,7 +327,7 @@ impl Examination {
 
 /// Every rule, causes before their effects, in the order in which a cause is looked for: configuration, what the host
 /// itself does to its packets (error numbers, routes, counters), the networks, servers, checks. Findings come in this
-/// order, those that are only information last.
+/// order, those that another hides behind the others, and those that are only information last.
 pub const RULES: &[Rule] = &[
     signaling_failed::RULE,
     peer_message_refused::RULE,
@@ -495,8 +495,8 @@ fn diagnose_path(session: &Session<'_>) -> Diagnosis {
         }
     }
     diagnosis.not_measured = grouped(&without);
-    // A stable sort keeps causes before effects; what did no harm comes last.
-    diagnosis.findings.sort_by_key(|finding| finding.severity == Severity::Info);
+    // A stable sort keeps causes before effects; what another hides comes behind them, and what did no harm last.
+    diagnosis.findings.sort_by_key(|finding| (finding.severity == Severity::Info, finding.hidden));
     diagnosis
 }
 
@@ -534,7 +534,8 @@ fn grouped(without: &[(&Rule, String)]) -> Vec<NotMeasured> {
 }
 
 fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
-    let Fault { blame, severity, summary, mut evidence, advice: mut remedies, advice_is_all, doubt, .. } = fault;
+    let Fault { blame, severity, summary, mut evidence, advice: mut remedies, advice_is_all, doubt, hidden, .. } =
+        fault;
     evidence.sort_unstable();
     evidence.dedup();
     evidence.truncate(MAX_CITED);
@@ -551,7 +552,7 @@ fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
     // What did no harm is no warning: the session is direct all the same.
     let did_no_harm = session.path == Path::Direct && !rule.harms_a_direct_path();
     let severity = if did_no_harm { Severity::Info } else { severity };
-    Finding { code: rule.code, name: rule.name, blame, severity, summary, evidence, advice, remedies, doubt }
+    Finding { code: rule.code, name: rule.name, blame, severity, summary, evidence, advice, remedies, doubt, hidden }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::wording::{against, quoted_firewall};
 use super::{Fault, input_firewall_drops};
 use crate::diagnosis::evidence::{HostEvidence, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::routes::reachable_candidates;
+use crate::diagnosis::routes::{diversions, is_refused, reachable_candidates};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{FilteredPacket, FirewallRule, Moment, Subject, surely_stops};
 use crate::trace::event::{Transport, Vantage};
@@ -32,10 +32,11 @@ pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault
     }
     let left = side.sent.values().filter(|check| check.refused < check.transmissions);
     let passed: BTreeSet<SocketAddr> = left.map(|check| check.pair.remote).collect();
-    let (rule, own, to) =
+    let (rule, own, to, kept_back) =
         packets.into_iter().filter(|(_, remote)| !passed.contains(remote)).find_map(|(own, remote)| {
             let packet = FilteredPacket { source: own, destination: remote, in_device: None, out_device: None };
-            Some((untouched(&rules, &ON_OUTPUT, &packet)?, own, remote))
+            let kept_back = kept_back(session, vantage, |to| to == remote.ip())?;
+            Some((untouched(&rules, &ON_OUTPUT, &packet)?, own, remote, kept_back))
         })?;
     Some(Fault {
         blame: Blame::side(vantage),
@@ -45,7 +46,7 @@ pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault
             vantage.name(),
             quoted_firewall(&rule.fact)
         ),
-        evidence: vec![rule.seq],
+        evidence: vec![rule.seq, kept_back],
         advice: against(&rule.fact, &side.host, Some(own.port()), false),
         hidden: true,
         ..Fault::default()
@@ -60,12 +61,16 @@ pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault>
     let arrived = side.host.own_packets.iter().filter(|packet| packet.fact.arrived);
     let arrived = arrived.map(|packet| packet.fact.source.ip());
     let came: BTreeSet<IpAddr> = arrived.chain(side.delivered.keys().map(|(_, other)| other.ip())).collect();
-    let (rule, own, from) =
+    let of_own: BTreeSet<IpAddr> = reachable_candidates(session.evidence.side(vantage.other()), side).collect();
+    let (rule, own, from, kept_back) =
         packets.into_iter().filter(|(_, remote)| !came.contains(&remote.ip())).find_map(|(own, remote)| {
             let in_device = side.host.addresses.iter().find(|known| known.fact.address == own.ip());
             let in_device = in_device.map(|known| known.fact.device.as_str());
             let packet = FilteredPacket { source: remote, destination: own, in_device, out_device: None };
-            Some((untouched(&rules, &ON_INPUT, &packet)?, own, remote))
+            // What the peer does not send, or what a NAT here lets nobody in for, because nothing was sent out.
+            let kept_back = kept_back(session, vantage.other(), |to| of_own.contains(&to))
+                .or_else(|| kept_back(session, vantage, |to| to == remote.ip()))?;
+            Some((untouched(&rules, &ON_INPUT, &packet)?, own, remote, kept_back))
         })?;
     Some(Fault {
         blame: Blame::side(vantage),
@@ -75,11 +80,28 @@ pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault>
             vantage.name(),
             quoted_firewall(&rule.fact)
         ),
-        evidence: vec![rule.seq],
+        evidence: vec![rule.seq, kept_back],
         advice: input_firewall_drops::advice(&side.host, Some(rule), Some(own.port())),
         hidden: true,
         ..Fault::default()
     })
+}
+
+/// The event that shows what keeps a side from sending to some addresses of the other: a send that the system refused, a
+/// route that is refused, or that only relays may be used.
+fn kept_back(session: &Session<'_>, vantage: Vantage, is_there: impl Fn(IpAddr) -> bool) -> Option<u64> {
+    let side = session.evidence.side(vantage);
+    if !session.evidence.is_recorded(vantage) {
+        return None;
+    }
+    let failed = side.send_failures.iter().filter(|((_, remote, _), _)| is_there(remote.ip()));
+    let failed = failed.map(|(_, failure)| failure.seq).min();
+    let refused = || {
+        let found = diversions(session, vantage).into_iter().map(|diversion| diversion.answer);
+        let found = found.filter(|answer| is_refused(&answer.fact) && is_there(answer.fact.question.destination));
+        found.map(|answer| answer.seq).min()
+    };
+    failed.or_else(refused).or_else(|| side.options.relay_only.then(|| vantage.first_seq()))
 }
 
 /// A rule that surely stops a packet, and counted none.
@@ -113,10 +135,10 @@ fn own_sockets(side: &SideEvidence, remote: SocketAddr) -> impl Iterator<Item = 
     udp.filter(move |own| own.is_ipv4() == remote.is_ipv4() && !own.ip().is_unspecified()).take(MAX_TRIED)
 }
 
-/// The rules of a host as they were told last; `None` where it has more than it told, or none of them stops anything at
-/// one of these hooks.
+/// The rules of a host as they were told last; `None` where it has more than it told or did not say how many, or none of
+/// them stops anything at one of these hooks.
 fn all_rules<'a>(host: &'a HostEvidence, hooks: &[&str]) -> Option<Vec<&'a Taken<FirewallRule>>> {
-    let whole = host.counted.get(&Subject::Nftables).is_none_or(|(_, total, recorded)| total <= recorded);
+    let whole = host.counted.get(&Subject::Nftables).is_some_and(|(_, total, recorded)| total <= recorded);
     let rules = host.firewall_rules.iter().filter(|rule| rule.moment == Moment::After);
     let rules: Vec<_> = rules.collect();
     let stops = rules.iter().any(|rule| rule.fact.stops_at(hooks));
