@@ -5,7 +5,7 @@ use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{EventKind, Transport, Vantage};
 
 use crate::builder::{Fate, Session, address};
-use crate::cases::facts::{UPLINK, bare_route, policy_rule};
+use crate::cases::facts::{UPLINK, Way, bare_route, everywhere, policy_rule};
 use crate::cases::failing;
 use crate::choices::said;
 use crate::report::{A, A_MAPPED, B_MAPPED, STUN};
@@ -176,4 +176,72 @@ fn a_filter_is_behind_nothing_where_nothing_is_seen_to_keep_the_packets_back() {
         });
         assert_eq!(said(&session, code), [], "{rule:?}");
     }
+}
+
+/// A's packets for the peer go into a tunnel, those for the server do not; `mark`: the session's.
+fn into_wg0(mark: u32, rule: u32, table: u32, host: impl FnOnce(&mut Session)) -> Session {
+    failing(Fate::LostOnTheWay, Fate::LostOnTheWay, |session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
+        session.default_route(254);
+        session.rule(PolicyRule::lookup(whyrelay_core::host::Family::V4, 32_766, 254));
+        host(session);
+        let tunnel = |rule| Way { device: "wg0", gateway: None, table, rule: Some(rule) };
+        let uplink = |rule| Way { rule: Some(rule), ..UPLINK };
+        let servers_rule = if mark == 0 { 100 } else { rule };
+        session.route(RoutePurpose::Server, STUN, mark, Ok(uplink(servers_rule)));
+        session.route(RoutePurpose::Peer, B_MAPPED, mark, Ok(tunnel(rule)));
+        if mark != 0 {
+            session.route(RoutePurpose::Server, STUN, 0, Ok(uplink(32_766)));
+            session.route(RoutePurpose::Peer, B_MAPPED, 0, Ok(tunnel(32_766)));
+        }
+    })
+}
+
+/// That the packets are diverted is told, and nothing behind that.
+fn nothing_behind(session: &Session, what: &str) {
+    let report = Report::from_events(&session.events);
+    let summaries: Vec<&str> = report.findings.iter().map(|finding| finding.summary.as_str()).collect();
+    assert!(summaries.iter().any(|summary| summary.contains("wg0")), "{what}: {summaries:#?}");
+    assert!(!summaries.iter().any(|summary| summary.contains("comes to light")), "{what}: {summaries:#?}");
+}
+
+#[test]
+fn what_stands_behind_a_rule_so_that_nothing_leaks_is_no_second_fault() {
+    // Tailscale's rules, and mwan3's of one uplink: the last says unreachable for the same mark.
+    for (what, mark, mask, priorities) in
+        [("Tailscale", 0x8_0000, 0xff_0000, [5210, 5230, 5250]), ("mwan3", 0x100, 0x3f00, [2001, 2002, 3001])]
+    {
+        let marked = |priority, table| PolicyRule {
+            mark: Some(mark),
+            mask: Some(mask),
+            table,
+            rule_action: if table.is_some() { RuleAction::Lookup } else { RuleAction::Unreachable },
+            ..policy_rule(priority)
+        };
+        let [first, second, last] = priorities;
+        let session = into_wg0(mark, first, 254, |session| {
+            session.rule(marked(first, Some(254)));
+            session.rule(marked(second, Some(253)));
+            session.rule(marked(last, None));
+            into_tunnel(session, 254);
+        });
+        nothing_behind(&session, what);
+    }
+}
+
+#[test]
+fn a_route_that_refuses_behind_a_better_one_of_its_table_is_no_second_fault() {
+    let session = into_wg0(0, 32_764, 51_820, |session| {
+        let server = Prefix { address: address(STUN).ip(), length: 32 };
+        session.rule(PolicyRule { to: Some(server), table: Some(254), ..policy_rule(100) });
+        let (mark, table) = (Some(0xca6c), Some(51_820));
+        session.rule(PolicyRule { mark, invert: true, table, ..policy_rule(32_764) });
+        let route = |kind| bare_route(51_820, everywhere(), kind);
+        let device = Some("wg0".to_owned());
+        session.fact(Vantage::A, HostFact::Route(Route { device, ..route(RouteKind::Unicast) }));
+        let metric = Some(4_278_198_272);
+        session.fact(Vantage::A, HostFact::Route(Route { metric, ..route(RouteKind::Unreachable) }));
+    });
+    nothing_behind(&session, "a VPN's table");
 }

@@ -2,6 +2,7 @@
 //! that the host told. Where these do not explain what the kernel answered, nothing is concluded from them.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use super::{By, Diversion, by, diversions, is_refused, reachable_candidates, selects_by_mark};
@@ -79,6 +80,9 @@ fn follow<'a>(
         }
         let server = server_question(host, question).map(|question| tables.ask(question));
         let usual = server.as_ref().and_then(|server| server.route.as_ref());
+        if tables.is_fallback(&answer) {
+            break;
+        }
         let Some(next) = tables.cause(host, &answer, usual) else { break };
         let taken = |fact| Cow::Owned(Taken { seq: seen.seq, moment: seen.moment, fact });
         found.push(Diversion {
@@ -116,6 +120,8 @@ struct Tables {
     rules: Vec<PolicyRule>,
     routes: Vec<Route>,
     addresses: Vec<Address>,
+    /// The rules and routes that were taken out.
+    mended: (Vec<PolicyRule>, Vec<Route>),
 }
 
 impl Tables {
@@ -128,6 +134,7 @@ impl Tables {
             rules: host.policy_rules.iter().map(|rule| rule.fact.clone()).collect(),
             routes: host.routes.iter().map(|route| route.fact.clone()).collect(),
             addresses: host.addresses.iter().map(|own| own.fact.clone()).collect(),
+            mended: (Vec::new(), Vec::new()),
         })
     }
 
@@ -174,11 +181,13 @@ impl Tables {
         };
         if let Some(rule) = rule {
             self.rules.retain(|other| *other != rule.fact);
+            self.mended.0.push(rule.fact.clone());
             return Some((format!("\"{}\"", quoted(&rule.fact)), rule.seq));
         }
         let route = self.route_of(answer)?.clone();
         let told = host.routes.iter().find(|told| told.fact == route)?;
         self.routes.retain(|other| *other != route);
+        self.mended.1.push(route.clone());
         let kind = match route.route_kind {
             RouteKind::Unicast => String::new(),
             other => format!("{} ", format!("{other:?}").to_lowercase()),
@@ -187,17 +196,41 @@ impl Tables {
         Some((format!("the route {kind}{}{device}", route.destination), told.seq))
     }
 
+    /// Whether it is refused by what stands behind a rule or route that was taken out so that nothing leaks where that one
+    /// does not lead (Tailscale, mwan3, a VPN's table): a rule with the same selectors, or a route of the same table and
+    /// prefix with a higher metric. Who mends the one takes the other away with it.
+    fn is_fallback(&self, answer: &RouteAnswer) -> bool {
+        if !is_refused(answer) {
+            return false;
+        }
+        let (rules, routes) = &self.mended;
+        match self.deciding(answer) {
+            Some(rule) if rule.rule_action != RuleAction::Lookup => {
+                let selectors = selectors(rule);
+                rules.iter().any(|mended| self::selectors(mended) == selectors)
+            }
+            _ => self.route_of(answer).is_some_and(|route| {
+                routes.iter().any(|mended| {
+                    (mended.table, &mended.destination) == (route.table, &route.destination)
+                        && mended.metric.unwrap_or(0) < route.metric.unwrap_or(0)
+                })
+            }),
+        }
+    }
+
     /// The route that an answer is by: of a refusal the one that refuses, or leads away from the table.
     fn route_of(&self, answer: &RouteAnswer) -> Option<&Route> {
         let (to, family) = (answer.question.destination, Family::of(answer.question.destination));
+        // As the kernel chooses.
+        let order = |route: &&Route| (Reverse(route.destination.length), route.metric.unwrap_or(0));
         let of = |route: &Route| Family::of(route.destination.address) == family && route.destination.contains(to);
         if let Some(by) = &answer.route {
             let is_it = |route: &&Route| {
                 of(route)
-                    && (route.table, &route.device) == (by.table, &by.device)
+                    && (route.table, &route.device, route.gateway) == (by.table, &by.device, by.gateway)
                     && by.matched.is_none_or(|matched: Prefix| matched == route.destination)
             };
-            return self.routes.iter().filter(is_it).max_by_key(|route| route.destination.length);
+            return self.routes.iter().filter(is_it).min_by_key(order);
         }
         let table = self.deciding(answer).and_then(|rule| rule.table);
         let refuses = |route: &&Route| match table {
@@ -207,6 +240,64 @@ impl Tables {
             }
             None => of(route) && route.route_kind == RouteKind::Throw,
         };
-        self.routes.iter().filter(refuses).max_by_key(|route| route.destination.length)
+        self.routes.iter().filter(refuses).min_by_key(order)
+    }
+}
+
+/// A rule without its place and what it does.
+fn selectors(rule: &PolicyRule) -> PolicyRule {
+    let (rule_action, table, goto) = (RuleAction::Lookup, None, None);
+    PolicyRule { priority: 0, rule_action, table, goto, suppress_prefix_length: None, origin: None, ..rule.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_routes_with_one_prefix_the_one_that_the_kernel_chooses_is_taken_out() {
+        let peers = Prefix { address: "198.51.100.0".parse().expect("an address"), length: 24 };
+        let route = |kind: &RouteKind, metric: u32, gateway: Option<&str>| Route {
+            table: 254,
+            destination: peers,
+            route_kind: kind.clone(),
+            device: (*kind == RouteKind::Unicast).then(|| "wg0".to_owned()),
+            gateway: gateway.map(|gateway| gateway.parse().expect("an address")),
+            preferred_source: None,
+            metric: Some(metric),
+            mtu: None,
+            other_hops: Vec::new(),
+            next_hop_object: None,
+        };
+        let question = RouteQuestion {
+            purpose: RoutePurpose::Peer,
+            destination: "198.51.100.7".parse().expect("an address"),
+            destination_port: 40_000,
+            source: None,
+            source_port: None,
+            protocol: 17,
+            mark: 0,
+            user: 0,
+            out_device: None,
+            probe: false,
+        };
+        let (unicast, blackhole) = (RouteKind::Unicast, RouteKind::Blackhole);
+        let chosen = |routes: [Route; 2]| {
+            let rules = vec![PolicyRule::lookup(Family::V4, 32_766, 254)];
+            let tables =
+                Tables { rules, routes: routes.to_vec(), addresses: Vec::new(), mended: (Vec::new(), Vec::new()) };
+            tables.route_of(&tables.ask(&question)).and_then(|route| route.metric)
+        };
+        assert_eq!(chosen([route(&unicast, 10, None), route(&unicast, 50, None)]), Some(10));
+        assert_eq!(chosen([route(&unicast, 50, None), route(&unicast, 10, Some("10.66.0.1"))]), Some(10));
+        assert_eq!(chosen([route(&blackhole, 10, None), route(&blackhole, 50, None)]), Some(10));
+
+        // The kernel's answer does not tell the metric: which of two with one device it is, the next hop says.
+        let routes = vec![route(&unicast, 10, None), route(&unicast, 50, Some("10.66.0.1"))];
+        let rules = vec![PolicyRule::lookup(Family::V4, 32_766, 254)];
+        let tables = Tables { rules, routes, addresses: Vec::new(), mended: (Vec::new(), Vec::new()) };
+        let mut answer = tables.ask(&question);
+        answer.route.as_mut().expect("a route").gateway = Some("10.66.0.1".parse().expect("an address"));
+        assert_eq!(tables.route_of(&answer).and_then(|route| route.metric), Some(50));
     }
 }
