@@ -7,7 +7,7 @@ use whyrelay_core::host::{
     FirewallFramework, FirewallRule, HostFact, Link, Neighbor, NeighborState, OwnPacket, RoutePurpose, Subject,
 };
 
-use crate::scenario::file::{Hook, InterfaceKind, Verdict};
+use crate::scenario::file::{Hook, InterfaceKind, Protocol, Verdict};
 use crate::scenario::topology;
 
 use super::kernel::Kernel;
@@ -33,7 +33,7 @@ pub(super) fn before(kernel: &Kernel) -> Vec<HostFact> {
         let (sysctl, interface) = (parts.next().unwrap_or(name).to_owned(), parts.next().map(str::to_owned));
         facts.push(HostFact::Sysctl { sysctl, interface, value: value.to_string() });
     }
-    facts.extend(firewall(kernel, false));
+    facts.extend(firewall(kernel, false, |_, _| true));
     facts.push(HostFact::ConntrackUse {
         entries: if kernel.host.conntrack_full { CONNTRACK_MAX } else { 12 },
         max: CONNTRACK_MAX,
@@ -50,11 +50,11 @@ pub(super) fn routes(kernel: &Kernel, purpose: RoutePurpose, sockets: &[SocketAd
     own.map(|local| HostFact::RouteAnswer(kernel.ask(&kernel.question(purpose, Some(*local), to)))).collect()
 }
 
-/// Facts from after the checks.
-pub(super) fn after(kernel: &Kernel) -> Vec<HostFact> {
+/// Facts from after the checks, with `sockets`, the candidates and servers that the session had to do with.
+pub(super) fn after(kernel: &Kernel, sockets: &[SocketAddr], others: &BTreeSet<SocketAddr>) -> Vec<HostFact> {
     let read = ["Ip", "Ip6", "Icmp", "Udp", "TcpExt", "nf_conntrack"].map(str::to_owned).to_vec();
     let mut facts = vec![HostFact::Counters { moved: kernel.counters.clone(), read }];
-    facts.extend(firewall(kernel, true));
+    facts.extend(firewall(kernel, true, |rule, matched| is_recorded(rule, matched, sockets, others)));
     for (arrived, seen) in [(false, &kernel.left), (true, &kernel.arrived)] {
         for ((interface, source, destination), packets) in seen {
             let device = kernel.host.interfaces[*interface].name.clone();
@@ -99,9 +99,15 @@ pub(super) fn after(kernel: &Kernel) -> Vec<HostFact> {
                         | (Subject::OwnPackets, HostFact::OwnPacket(_))
                 )
             };
-            let routes = if subject == Subject::Routes { kernel.routes.len() } else { 0 };
-            let total = (facts.iter().filter(is_of_it).count() + routes) as u64;
-            HostFact::Counted { subject, total, recorded: total }
+            let recorded = facts.iter().filter(is_of_it).count() as u64;
+            match subject {
+                Subject::Routes => {
+                    let total = kernel.routes.len() as u64;
+                    HostFact::Counted { subject, total, recorded: total }
+                }
+                Subject::Nftables => HostFact::Counted { subject, total: kernel.host.firewall.len() as u64, recorded },
+                _ => HostFact::Counted { subject, total: recorded, recorded },
+            }
         }),
     );
     facts
@@ -127,9 +133,30 @@ fn link(number: usize, interface: &topology::Interface) -> Link {
     }
 }
 
-fn firewall(kernel: &Kernel, after: bool) -> Vec<HostFact> {
+/// Whether a real collector records a rule: one that counted packets of the session, or that stops or marks some that it
+/// can have. The others are only counted there.
+fn is_recorded(
+    rule: &topology::FirewallRule,
+    matched: u64,
+    sockets: &[SocketAddr],
+    others: &BTreeSet<SocketAddr>,
+) -> bool {
+    let takes = |source: &SocketAddr, to: &SocketAddr| {
+        source.is_ipv4() == to.is_ipv4()
+            && rule.ipproto.is_none_or(|protocol| protocol == Protocol::Udp)
+            && rule.from.is_none_or(|from| from.contains(source.ip()))
+            && rule.to.is_none_or(|wanted| wanted.contains(to.ip()))
+            && rule.sport.as_ref().is_none_or(|ports| ports.contains(source.port().into()))
+            && rule.dport.as_ref().is_none_or(|ports| ports.contains(to.port().into()))
+    };
+    let can_touch = || sockets.iter().any(|own| others.iter().any(|other| takes(own, other) || takes(other, own)));
+    matched > 0 || rule.verdict != Verdict::Accept && can_touch()
+}
+
+fn firewall(kernel: &Kernel, after: bool, is_told: impl Fn(&topology::FirewallRule, u64) -> bool) -> Vec<HostFact> {
     let rules = kernel.host.firewall.iter().zip(&kernel.matched).enumerate();
     rules
+        .filter(|(_, (rule, matched))| is_told(rule, **matched))
         .map(|(number, (rule, matched))| {
             let (hook, priority) = match rule.hook {
                 Hook::Prerouting => ("prerouting", -300),
@@ -173,7 +200,7 @@ pub(crate) fn text(rule: &topology::FirewallRule) -> String {
     words.extend(rule.from.map(|from| format!("{} saddr {from}", family(&from))));
     words.extend(rule.to.map(|to| format!("{} daddr {to}", family(&to))));
     let protocol = match rule.ipproto {
-        Some(crate::scenario::file::Protocol::Tcp) => "tcp",
+        Some(Protocol::Tcp) => "tcp",
         _ => "udp",
     };
     if rule.ipproto.is_some() && rule.sport.is_none() && rule.dport.is_none() {
@@ -197,4 +224,42 @@ pub(crate) fn text(rule: &topology::FirewallRule) -> String {
         (Verdict::SetMark, mark, _) => format!("meta mark set {:#010x}", mark.map_or(0, |mark| mark.value)),
     });
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use whyrelay_core::trace::event::EventKind;
+
+    use super::*;
+    use crate::run::run_virtual;
+    use crate::scenario::Scenario;
+
+    /// How many firewall rules host A has, and how many of them it told after the checks.
+    fn counted(rules: &str) -> (u64, u64) {
+        let text = format!(
+            "[host.a]\nbehind = \"home-router\"\n{rules}\n[host.b]\nbehind = \"home-router\"\n[expect]\npath = \"direct\"\n"
+        );
+        let scenario = Scenario::parse("test", &text).unwrap_or_else(|error| panic!("{error}"));
+        let events = run_virtual(&scenario.topology).events;
+        let counted = events.iter().find_map(|event| match &event.kind {
+            EventKind::HostFact { fact, .. } => match fact.as_ref() {
+                HostFact::Counted { subject: Subject::Nftables, total, recorded } => Some((*total, *recorded)),
+                _ => None,
+            },
+            _ => None,
+        });
+        counted.expect("a host with rules of its own tells how many")
+    }
+
+    #[test]
+    fn rules_that_neither_act_nor_count_are_told_by_their_number_alone_as_on_a_real_host() {
+        let rule = |words: &str| format!("[[host.a.firewall]]\nhook = \"output\"\n{words}\n");
+        let drops = rule("verdict = \"drop\"\nto = \"peer/26\"\n");
+        let of_others = "to = \"100.64.9.0/24\"\n";
+        assert_eq!(counted(&drops), (1, 1));
+        assert_eq!(counted(&(drops.clone() + &rule(&format!("verdict = \"accept\"\n{of_others}")))), (2, 1));
+        assert_eq!(counted(&(drops.clone() + &rule(&format!("verdict = \"drop\"\n{of_others}")))), (2, 1));
+        // One that the session's packets came to has counted them.
+        assert_eq!(counted(&(rule("verdict = \"accept\"") + &drops)), (2, 2));
+    }
 }

@@ -5,7 +5,7 @@ mod host;
 mod machine;
 mod signaling;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -102,6 +102,8 @@ pub(super) struct Peer {
     /// The machine, once the peer has started.
     machine: Option<peer::Peer>,
     sockets: Vec<SocketAddr>,
+    /// Servers and candidates of the other side that the kernel was asked about.
+    others: BTreeSet<SocketAddr>,
     streams: Vec<Stream>,
     /// What arrived before this peer started, as a mailbox keeps it.
     mailbox: Vec<Signal>,
@@ -149,6 +151,7 @@ impl Peer {
             traffic: BTreeMap::new(),
             machine: None,
             sockets: Vec::new(),
+            others: BTreeSet::new(),
             streams: Vec::new(),
             mailbox: Vec::new(),
             held: Vec::new(),
@@ -388,7 +391,8 @@ impl Peer {
         for ((direction, local, remote), (transport, datagrams, bytes)) in std::mem::take(&mut self.traffic) {
             self.record(now, EventKind::Traffic { direction, transport, local, remote, datagrams, bytes });
         }
-        let facts = self.kernel.as_ref().map(facts::after).unwrap_or_default();
+        let facts = self.kernel.as_ref().map(|kernel| facts::after(kernel, &self.sockets, &self.others));
+        let facts = facts.unwrap_or_default();
         self.record_facts(now, Moment::After, facts);
         // The port mapping goes last, as it came first.
         if !self.remove_mapping(now, reason) {

@@ -83,6 +83,7 @@ impl Peer {
 
     pub(super) fn ask_route(&mut self, now: Timestamp, purpose: RoutePurpose, to: SocketAddr) {
         let Some(kernel) = &self.kernel else { return };
+        self.others.insert(to);
         let facts = facts::routes(kernel, purpose, &self.sockets, to);
         self.record_facts(now, Moment::During, facts);
     }
