@@ -150,7 +150,7 @@ fn is_hidden(world: &World, hidden: &Planted) -> bool {
 /// Whether another fault of the same side keeps a planted one from doing harm.
 fn is_idle(world: &World, idle: &Planted) -> bool {
     let mut others = world.planted.iter().filter(|planted| planted.fault.name != idle.fault.name);
-    others.any(|planted| planted.side == idle.side && planted.fault.hides(idle.fault))
+    others.any(|planted| planted.side == idle.side && planted.fault.idles(idle.fault))
 }
 
 /// Whether a host of the world has a tunnel: where its first packets get lost, those from the tunnel's address, which

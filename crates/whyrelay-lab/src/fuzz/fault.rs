@@ -76,6 +76,24 @@ impl Fault {
             Shows::AtRelay => self.hides >= Hides::Addresses,
         }
     }
+
+    /// Whether it keeps another fault of its own side from doing harm: what it stops before, or never lets begin. That its
+    /// own packets do not reach the other side keeps those of the other side from nothing.
+    pub fn idles(&self, other: &Self) -> bool {
+        // What is the server's or signaling's is on no side.
+        if !self.is_of_side() {
+            return self.hides(other);
+        }
+        match other.shows {
+            Shows::Always => false,
+            Shows::InSending => {
+                self.leaves == Leaves::Nothing || self.shows == Shows::InSending && self.hides >= Hides::Packets
+            }
+            // The other side has no address to send to.
+            Shows::InArrivals => self.hides >= Hides::Addresses,
+            Shows::AtServers | Shows::TowardsRelay | Shows::AtRelay => self.leaves == Leaves::Nothing,
+        }
+    }
 }
 
 /// A fault that can be planted in a world.
