@@ -237,7 +237,7 @@ mod tests {
     /// How many firewall rules host A has, and how many of them it told after the checks.
     fn counted(rules: &str) -> (u64, u64) {
         let text = format!(
-            "[host.a]\nbehind = \"home-router\"\n{rules}\n[host.b]\nbehind = \"home-router\"\n[expect]\npath = \"direct\"\n"
+            "title = \"Test\"\n[host.a]\nbehind = \"home-router\"\n{rules}\n[host.b]\nbehind = \"home-router\"\n[expect]\npath = \"direct\"\n"
         );
         let scenario = Scenario::parse("test", &text).unwrap_or_else(|error| panic!("{error}"));
         let events = run_virtual(&scenario.topology).events;
