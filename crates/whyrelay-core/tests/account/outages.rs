@@ -84,19 +84,24 @@ fn a_killed_peer_breaks_a_connection_that_is_kept_open() {
     assert!(render_html(&report).contains("ICE restarted 2 times; no path again"));
 }
 
+/// A has an allocation, and the relay refuses it the permission for B's mapped address.
+fn refuse_permission(session: &mut Session) {
+    session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, "198.51.100.9:1");
+    let id = session.id();
+    let request = MessageBuilder::new(Class::Request, Method::CREATE_PERMISSION, id)
+        .xor_address(AttributeType::XOR_PEER_ADDRESS, address(B_MAPPED))
+        .text(AttributeType::USERNAME, "1700:alice");
+    session.datagram(Vantage::A, Direction::Out, A, STUN, &request.build(), None);
+    let answer = MessageBuilder::new(Class::Error, Method::CREATE_PERMISSION, id).error(403, "Forbidden").build();
+    session.datagram(Vantage::A, Direction::In, A, STUN, &answer, None);
+}
+
 /// Permissions that the relay refused are no cause of a session that broke because the peer was killed.
 #[test]
 fn what_the_relay_refused_for_a_peer_that_was_killed_stands_behind_that() {
     let look = |killed: bool| {
         let mut session = kept_open();
-        session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, "198.51.100.9:1");
-        let id = session.id();
-        let request = MessageBuilder::new(Class::Request, Method::CREATE_PERMISSION, id)
-            .xor_address(AttributeType::XOR_PEER_ADDRESS, address(B_MAPPED))
-            .text(AttributeType::USERNAME, "1700:alice");
-        session.datagram(Vantage::A, Direction::Out, A, STUN, &request.build(), None);
-        let answer = MessageBuilder::new(Class::Error, Method::CREATE_PERMISSION, id).error(403, "Forbidden").build();
-        session.datagram(Vantage::A, Direction::In, A, STUN, &answer, None);
+        refuse_permission(&mut session);
         silent(&mut session, Vantage::A);
         session.wait(Duration::from_secs(12));
         if killed {
@@ -119,14 +124,7 @@ fn what_the_relay_refused_stays_a_cause_where_there_never_was_a_path() {
         if left_first {
             signaling(&mut session, Vantage::A, SignalingState::PeerLeft);
         }
-        session.allocate(Vantage::A, A, STUN, RELAYED, A_MAPPED, "198.51.100.9:1");
-        let id = session.id();
-        let request = MessageBuilder::new(Class::Request, Method::CREATE_PERMISSION, id)
-            .xor_address(AttributeType::XOR_PEER_ADDRESS, address(B_MAPPED))
-            .text(AttributeType::USERNAME, "1700:alice");
-        session.datagram(Vantage::A, Direction::Out, A, STUN, &request.build(), None);
-        let answer = MessageBuilder::new(Class::Error, Method::CREATE_PERMISSION, id).error(403, "Forbidden").build();
-        session.datagram(Vantage::A, Direction::In, A, STUN, &answer, None);
+        refuse_permission(&mut session);
         if !left_first {
             signaling(&mut session, Vantage::A, SignalingState::PeerLeft);
         }
