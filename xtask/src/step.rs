@@ -37,6 +37,11 @@ pub(crate) fn announce(name: &str) {
     say(&format!("== {name}"));
 }
 
+/// Says what is being done below a heading.
+pub(crate) fn progress(what: &str) {
+    say(&format!("   {what}"));
+}
+
 /// Says why something is not done.
 pub(crate) fn skip(name: &str, reason: &str) {
     say(&format!("== {name}: skipped: {reason}"));

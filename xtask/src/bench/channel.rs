@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::peers::{Kind, make_network, median, session, signaling_server, tool};
-use super::{Comparison, Goal};
+use super::{Comparison, Goal, counted};
 use crate::step;
 
 const RUNS: usize = 5;
@@ -19,7 +19,7 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     make_network()?;
     let _server = signaling_server()?;
     let (mut our_rates, mut pion_rates, mut str0m_rates) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..runs.unwrap_or(RUNS) {
+    for () in counted(runs.unwrap_or(RUNS), "a channel of each") {
         pion_rates.push(rate(&session(&pion, "throughput to")?.line)?);
         our_rates.push(rate(&session(&ours, "throughput to the other side:")?.line)?);
         if let Ok(str0m) = &str0m {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::peers::{Ended, built, median, tool};
-use super::{Comparison, Goal};
+use super::{Comparison, Goal, counted};
 use crate::step;
 
 const RUNS: usize = 5;
@@ -49,19 +49,19 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
         Ok(milliseconds(begin))
     };
     let (mut known, mut whole, mut natdiscovery_took) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..runs.unwrap_or(RUNS) {
+    for () in counted(runs.unwrap_or(RUNS), "behind a filtering NAT") {
         whole.push(by_signal()?);
         known.push(until_known(&std::fs::read_to_string(&recording)?));
         natdiscovery_took.push(theirs(&site.host)?);
     }
     let (mut direct, mut natdiscovery_direct) = (Vec::new(), Vec::new());
-    for _ in 0..runs.unwrap_or(RUNS) {
+    for () in counted(runs.unwrap_or(RUNS), "without a NAT") {
         direct.push(ours(&site.direct, ["--stun", &stun])?);
         natdiscovery_direct.push(theirs(&site.direct)?);
     }
     site.block_udp()?;
     let (mut blocked, mut natdiscovery_blocked) = (Vec::new(), Vec::new());
-    for _ in 0..runs.unwrap_or(RUNS) {
+    for () in counted(runs.unwrap_or(RUNS), "UDP blocked") {
         blocked.push(by_signal()?);
         natdiscovery_blocked.push(theirs(&site.host)?);
     }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::peers::{Kind, Sample, make_network, median, session, signaling_server};
-use super::{Comparison, Goal};
+use super::{Comparison, Goal, counted};
 
 /// Enough to see one slow open in a hundred.
 const RUNS: usize = 100;
@@ -21,7 +21,7 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     make_network()?;
     let _server = signaling_server()?;
     let (mut our_samples, mut pion_samples, mut str0m_samples) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..runs.unwrap_or(RUNS) {
+    for () in counted(runs.unwrap_or(RUNS), "a session of each") {
         pion_samples.push(session(&pion, OPEN)?);
         our_samples.push(session(&ours, OPEN)?);
         if let Ok(str0m) = &str0m {

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::peers::{Kind, SERVER, make_network, median, session, signaling_server};
-use super::{Comparison, Goal};
+use super::{Comparison, Goal, counted};
 use crate::step;
 
 /// Pion takes half a minute for each.
@@ -19,7 +19,7 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     drop_all_but_signaling()?;
     let _server = signaling_server()?;
     let (mut failed, mut named, mut pion_failed) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..runs.unwrap_or(RUNS) {
+    for () in counted(runs.unwrap_or(RUNS), "a failing session of each") {
         pion_failed.push(session(&pion, "connection: failed")?.figure("marker_ms"));
         failed.push(session(&ours, "ICE failed")?.figure("marker_ms"));
         let account = session(&ours, VERDICT)?;

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::peers::median;
-use super::{Comparison, Goal};
+use super::{Comparison, Goal, counted};
 use crate::step;
 
 const RUNS: usize = 3;
@@ -18,7 +18,7 @@ const UP_WITHIN: f64 = 2.0;
 pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     let figures = ["round trip", "stream", "datagrams"];
     let (mut ours, mut kernel) = (vec![Vec::new(); figures.len()], vec![Vec::new(); figures.len()]);
-    for _ in 0..runs.unwrap_or(RUNS) {
+    for () in counted(runs.unwrap_or(RUNS), "the router, and the kernel's") {
         for (router, all) in [("kernel", &mut kernel), ("user-space", &mut ours)] {
             let said = step::output(Command::new(PROGRAM).arg(router))?;
             for (figure, values) in figures.iter().zip(all.iter_mut()) {

@@ -239,6 +239,11 @@ pub(crate) fn measure(arguments: &[&str]) -> Result<()> {
     peers::measure(arguments)
 }
 
+/// As often as there are runs; says which begins, as some take half a minute.
+fn counted(runs: usize, what: &str) -> impl Iterator<Item = ()> {
+    (1..=runs).map(move |run| step::progress(&format!("{what}: run {run} of {runs}")))
+}
+
 /// Over one minute: what else this machine did.
 fn load_average() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();

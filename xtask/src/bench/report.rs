@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Comparison, Goal};
+use super::{Comparison, Goal, counted};
 use crate::step;
 
 /// A few seconds each.
@@ -19,7 +19,7 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     step::output(Command::new("target/release/examples/screen_load").arg(&file))?;
     println!("{} bytes", file.metadata()?.len());
     let mut figures = [("desktop", Vec::new(), Vec::new()), ("phone", Vec::new(), Vec::new())];
-    for _ in 0..runs.unwrap_or(RUNS) {
+    for () in counted(runs.unwrap_or(RUNS), "the capture") {
         let mut command = Command::new(super::peers::tool("NODE")?);
         command.args(["interop/page/run.mjs", "report", "--url", &format!("file://{}", file.display())]);
         let line = step::output(&mut command)?;

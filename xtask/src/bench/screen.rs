@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Comparison, Goal};
+use super::{Comparison, Goal, counted};
 use crate::step;
 
 /// Six seconds each.
@@ -15,7 +15,7 @@ const FRAME_MS: f64 = 1000.0 / 30.0;
 
 pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     let (mut cadence, mut slowest, mut age) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..runs.unwrap_or(RUNS) {
+    for () in counted(runs.unwrap_or(RUNS), "the screen") {
         let line = step::output(&mut Command::new("target/release/examples/screen_load"))?;
         println!("{}", line.trim());
         let figure = |name: &str| -> Result<f64> {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::peers::{Ended, SERVER, built, median, tool, wait_for_server};
-use super::{Comparison, Goal};
+use super::{Comparison, Goal, counted};
 use crate::step;
 
 const RUNS: usize = 3;
@@ -117,7 +117,7 @@ pub(super) fn run(runs: Option<usize>) -> Result<Vec<Comparison>> {
     let mut comparisons = Vec::new();
     for row in ROWS {
         let (mut our_figures, mut their_figures) = (Vec::new(), Vec::new());
-        for _ in 0..runs.unwrap_or(RUNS) {
+        for () in counted(runs.unwrap_or(RUNS), row.what) {
             let [our_protocol, their_protocol] = row.protocols;
             let theirs = tool(row.server).and_then(|server| load(&server, their_protocol, row.load, row.figure));
             their_figures.push(or_unmeasured(theirs.context(row.what)));

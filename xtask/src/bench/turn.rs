@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::peers::{Ended, built, median, tool};
-use super::{Comparison, Goal};
+use super::{Comparison, Goal, counted};
 use crate::step;
 
 const RUNS: usize = 3;
@@ -147,7 +147,7 @@ fn rows(rows: &[Row], peer: Peer, runs: Option<usize>) -> Result<Vec<Comparison>
     let mut comparisons = Vec::new();
     for row in rows {
         let (mut our_figures, mut their_figures) = (Vec::new(), Vec::new());
-        for _ in 0..runs.unwrap_or(RUNS) {
+        for () in counted(runs.unwrap_or(RUNS), row.what) {
             their_figures.push(or_unmeasured(load(row, peer.start, peer.answers)));
             our_figures.push(or_unmeasured(load(row, ours, peer.answers)));
         }
