@@ -29,11 +29,7 @@ pub(crate) fn diverted() -> Session {
 /// The same with probes, and with something tried for this session.
 pub(crate) fn diverted_and_probed() -> Session {
     let mut session = diverted();
-    for event in &mut session.events {
-        if let (Vantage::A, EventKind::RecordingStarted { options, .. }) = (event.vantage, &mut event.kind) {
-            options.tried = vec!["port".into()];
-        }
-    }
+    session.tried("port");
     let device = ProbeAim::Device { device: "eth0".into() };
     session.probe(device, "192.168.1.2:40002", B_MAPPED, Some("203.0.113.1:40002"));
     session.probe(ProbeAim::WithoutMark, "192.168.1.2:40003", B_MAPPED, Some("203.0.113.1:40003"));
@@ -44,11 +40,7 @@ pub(crate) fn diverted_and_probed() -> Session {
 /// The same, with a port mapping tried, and what the router said to that.
 fn mapping_tried(found: bool) -> Report {
     let mut session = diverted();
-    for event in &mut session.events {
-        if let (Vantage::A, EventKind::RecordingStarted { options, .. }) = (event.vantage, &mut event.kind) {
-            options.tried = vec!["a port mapping by the router, removed at the end".into()];
-        }
-    }
+    session.tried("a port mapping by the router, removed at the end");
     let protocol = PortMapperProtocol::NatPmp;
     let said = Measurement::PortMapper { protocol, gateway: None, found, external: None, detail: None };
     session.push(Vantage::A, EventKind::Measured(said));

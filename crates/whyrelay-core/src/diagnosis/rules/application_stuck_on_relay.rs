@@ -10,7 +10,7 @@ pub(super) const RULE: Rule = Rule {
     name: "application-stuck-on-relay",
     title: "the application could be direct and may still be on its relay",
     meaning: "A fresh session with the application's own mark, port and user is direct, so the network allows it now. A VPN that fell back to its relay tries again only rarely: NetBird three times and then once an hour, and after sleep or roaming it may not notice that anything changed.",
-    detection: "This session, made as the application, is direct.",
+    detection: "This session, made as the application and without anything tried for it alone (`--try`), is direct.",
     proof: "The VPN's own status: relayed before its restart and direct after it.",
     doubt: "The VPN shown as direct already.",
     fixes: &[Fix::cuts(
@@ -23,7 +23,9 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    if session.path != Path::Direct {
+    // What was tried for this session alone is nothing that the application does.
+    let is_tried = |vantage| !session.evidence.side(vantage).options.tried.is_empty();
+    if session.path != Path::Direct || session.recorded().any(is_tried) {
         return Examination::Clear;
     }
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())

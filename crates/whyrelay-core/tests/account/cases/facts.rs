@@ -200,6 +200,15 @@ impl Session {
         );
     }
 
+    /// Something is tried for this session alone, at A.
+    pub(crate) fn tried(&mut self, what: &str) {
+        for event in &mut self.events {
+            if let (Vantage::A, EventKind::RecordingStarted { options, .. }) = (event.vantage, &mut event.kind) {
+                options.tried = vec![what.into()];
+            }
+        }
+    }
+
     pub(crate) fn application(&mut self, mark: Option<u32>, port_used: bool) {
         let application = Application {
             asked: "netbird".into(),

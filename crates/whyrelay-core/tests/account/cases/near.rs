@@ -206,6 +206,9 @@ fn host() -> Vec<Near> {
     let mut neighbor = direct();
     neighbor.candidate(Vantage::B, CandidateType::Host, "172.17.0.2:50000", "172.17.0.2:50000", None);
     neighbor.link(Vantage::A, "docker0", Some("bridge"), "172.17.0.1");
+    let mut tried = direct();
+    tried.application(Some(0x1BD00), false);
+    tried.tried("device");
     let mut alike = direct();
     alike.application(Some(0x1BD00), true);
     alike.profile(true, 0x1BD00);
@@ -290,6 +293,7 @@ fn host() -> Vec<Near> {
         near("WR803", "it is set to false", netbird(("NB_FORCE_RELAY", "false"))),
         near("WR804", "it is set to false", netbird(("NB_LAZY_CONN", "false"))),
         near("WR805", "it is on another network than the peer", elsewhere),
+        near("WR806", "it is direct by what was tried for this session alone", tried),
         near("WR806", "the session is relayed, too", lost(|session| session.application(Some(0x1BD00), false))),
     ]
 }
