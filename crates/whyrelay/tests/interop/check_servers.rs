@@ -25,6 +25,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_servers::timed_credentials_are_judged_offline", &ours, timed_credentials);
     suite.test("check_servers::a_clock_that_differs_is_told_with_how_much", &ours, clock);
     suite.test("check_servers::a_foreign_turn_server_is_third_party_enough", &tools, third_party);
+    suite.test("check_servers::a_healthy_server_checked_on_its_own_machine_is_blamed_for_nothing", &ours, at_home);
 }
 
 fn password_file(password: &str) -> Result<tempfile::NamedTempFile> {
@@ -221,5 +222,17 @@ fn third_party() -> Result<()> {
             ensure!(measured(&json, kind).is_some(), "{kind} is missing: {}", context());
         }
     }
+    Ok(())
+}
+
+fn at_home() -> Result<()> {
+    let internet = Internet::new()?;
+    let server = our_server_with(&internet, &[])?;
+    let (json, ours) = check(&internet.server, &["--signal", server.url()])?;
+    let context = || format!("{}\n{}", ours.account, server.account());
+    ensure!(findings(&json).is_empty(), "{:?}: {}", findings(&json), context());
+    let untold = json["not_measured"].as_array().into_iter().flatten();
+    let echo = untold.filter(|one| one["what"].as_str().is_some_and(|what| what.ends_with("echo through the relay")));
+    ensure!(echo.count() > 0, "nothing says that no echo was measured: {}", context());
     Ok(())
 }

@@ -92,6 +92,11 @@ pub(super) async fn echo(client: &mut Client, journal: &Journal, target: &Target
         let (came_from_relay, ()) = futures_util::future::join(comes_from(client, local, relayed, until), way).await;
         return journal.measured(Measurement::RelayEcho { server, relayed, rtt_us: None, sent, came_from_relay });
     };
+    // No relay sends to its own addresses, and nothing is wrong with it for that.
+    if peer.ip() == relayed.ip() {
+        let why = "the relay sees this host at its own address, to which it sends nothing";
+        return journal.missing(format!("{label}: echo through the relay"), why);
+    }
     let (id, bytes) = probe(&mut client.random);
     for sent in 1..=SENDS {
         let started = Instant::now();
