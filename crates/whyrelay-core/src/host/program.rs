@@ -195,6 +195,28 @@ pub struct Application {
     pub not_imitated: Vec<String>,
 }
 
+impl Application {
+    /// Whether the sockets of this run had its mark, its interface and its user: by these the kernel chooses the way.
+    pub fn is_routed_alike(&self) -> bool {
+        let parts = [
+            self.mark.map(|mark| format!("mark {mark:#x}")),
+            self.bound_device.as_ref().map(|device| format!("interface {device}")),
+            self.user.map(|user| format!("user {user}")),
+        ];
+        !parts.iter().flatten().any(|part| self.lacks(part))
+    }
+
+    /// Whether this run lacked its mark.
+    pub fn lacks_mark(&self) -> bool {
+        self.mark.is_some_and(|mark| self.lacks(&format!("mark {mark:#x}")))
+    }
+
+    /// [`Application::not_imitated`] names what is lacking, and then why.
+    fn lacks(&self, part: &str) -> bool {
+        self.not_imitated.iter().any(|what| what.split(':').next().is_some_and(|what| what.ends_with(part)))
+    }
+}
+
 /// How the sockets of one profile fared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProfileTally {

@@ -413,6 +413,17 @@ fn a_missing_capability_has_advice_for_hosts_and_containers() {
     assert!(advice.iter().any(|line| line.contains("On a host: run it as root")), "{advice:?}");
 }
 
+/// A plain socket's direct path says nothing of a program that marks its packets.
+#[test]
+fn a_direct_session_that_went_without_the_applications_mark_says_that_it_did() {
+    let mut session = direct();
+    session.application_without(Some(0x1BD00), true, vec!["its mark 0x1bd00: it takes CAP_NET_ADMIN".into()]);
+    session.capabilities(&[], None);
+    let found = findings(&session);
+    assert!(found.first().is_some_and(|first| first.starts_with("WR123")), "{found:?}");
+    assert!(finds(&session, "WR806").is_none(), "{:?}", findings(&session));
+}
+
 #[test]
 fn what_one_side_sees_of_a_server_is_not_explained_by_a_fault_of_the_other() {
     let full = |whose: Vantage| {

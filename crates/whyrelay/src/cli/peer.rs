@@ -1,7 +1,7 @@
 //! `whyrelay offer` and `whyrelay answer`.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,6 +70,9 @@ fn read_before(file: &Path) -> anyhow::Result<Vec<Event>> {
     Ok(recording.events)
 }
 
+/// Signals so close to the first are the same wish: `timeout` sends one to its child and one to the child's group.
+const ONE_WISH: Duration = Duration::from_millis(150);
+
 /// Counts Ctrl-C, SIGTERM and SIGHUP: the first closes the session properly, the second ends the process at once,
 /// unless it is a SIGHUP: that comes from a terminal, not from somebody who waits.
 pub(super) fn watch_signals() -> anyhow::Result<watch::Receiver<u32>> {
@@ -83,11 +86,15 @@ pub(super) fn watch_ending_signals(hangup_ends: bool) -> anyhow::Result<watch::R
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
+        let mut first: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
-                _ = hangup.recv() => if !hangup_ends || *sender.borrow() >= 1 { continue },
+                _ = hangup.recv() => if !hangup_ends || first.is_some() { continue },
+            }
+            if first.get_or_insert_with(Instant::now).elapsed() < ONE_WISH && *sender.borrow() >= 1 {
+                continue;
             }
             if *sender.borrow() >= 1 {
                 tui::restore();

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use whyrelay_core::diagnosis::rules::quoted;
 use whyrelay_core::host::{Installed, InstalledPart, Link, PolicyRule, Route, SoftwareName, bounded};
 
+use super::questions::MAIN;
+
 /// Most things that are listed for one program.
 const MAX_INSTALLED: usize = 32;
 
@@ -50,8 +52,10 @@ pub(super) fn by_firewall_name(name: &str) -> Option<SoftwareName> {
 pub(super) fn by_rule(rule: &PolicyRule) -> Option<SoftwareName> {
     let (mark, mask) = (rule.mark.filter(|mark| *mark != 0), rule.mask.unwrap_or(u32::MAX));
     match (mark, mask, rule.table) {
-        // NetBird: 0x1bd00 to 0x1bdff, table 7120.
-        (Some(mark), ..) if mark & !0xFF == 0x1BD00 => Some(SoftwareName::Netbird),
+        // NetBird: 0x1bd00 to 0x1bdff, table 7120. A rule that lets such packets have the main table is who mends it.
+        (Some(mark), _, table) if mark & !0xFF == 0x1BD00 && (rule.invert || table != Some(MAIN)) => {
+            Some(SoftwareName::Netbird)
+        }
         (.., Some(7120)) => Some(SoftwareName::Netbird),
         // Tailscale: bypass mark and table 52.
         (Some(0x80000), 0x00FF_0000, _) | (.., Some(52)) => Some(SoftwareName::Tailscale),
@@ -101,7 +105,7 @@ pub(super) fn of(software: SoftwareName, links: &[&Link], host: &Host<'_>) -> Ve
     }
     for ((table, device), count) in host.routes {
         if !tables.contains(table) && *table != 255 && links.iter().any(|link| link.device == *device) {
-            let table = if *table == 254 { "main".to_owned() } else { table.to_string() };
+            let table = if *table == MAIN { "main".to_owned() } else { table.to_string() };
             add(InstalledPart::Routes, format!("dev {device} table {table}: {count}"));
         }
     }
@@ -137,7 +141,7 @@ fn suppressing<'a>(
     // wg-quick's is next to its own, NetBird's a few numbers before.
     let near = first.saturating_sub(10)..=first.saturating_add(1);
     rules.iter().filter(move |rule| {
-        rule.suppress_prefix_length == Some(0) && rule.table == Some(254) && near.contains(&rule.priority) && first > 0
+        rule.suppress_prefix_length == Some(0) && rule.table == Some(MAIN) && near.contains(&rule.priority) && first > 0
     })
 }
 
@@ -248,6 +252,7 @@ mod tests {
         assert_eq!(names(SoftwareName::Firewalld, &[], &host), ["firewall table inet firewalld (1 chains)"]);
         assert_eq!(by_firewall_name("guests-in"), None);
         assert_eq!(by_rule(&rules[7]), None, "the kernel's own");
+        assert_eq!(by_rule(&rule(999, Some(0x1BD00), None, Some(MAIN))), None, "what mends a collision of marks");
     }
 
     #[test]

@@ -28,7 +28,7 @@ const RTA_DPORT: u16 = 29;
 const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
 const RTM_F_FIB_MATCH: u32 = 0x2000;
 
-const MAIN: u32 = 254;
+pub(super) const MAIN: u32 = 254;
 const LOCAL: u32 = 255;
 
 /// Asks for the route of a packet.

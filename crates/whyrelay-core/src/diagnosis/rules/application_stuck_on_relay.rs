@@ -10,7 +10,7 @@ pub(super) const RULE: Rule = Rule {
     name: "application-stuck-on-relay",
     title: "the application could be direct and may still be on its relay",
     meaning: "A fresh session with the application's own mark, port and user is direct, so the network allows it now. A VPN that fell back to its relay tries again only rarely: NetBird three times and then once an hour, and after sleep or roaming it may not notice that anything changed.",
-    detection: "This session, made as the application and without anything tried for it alone (`--try`), is direct.",
+    detection: "This session, made as the application and without anything tried for it alone (`--try`), is direct, and nothing of its mark, interface or user was missing.",
     proof: "The VPN's own status: relayed before its restart and direct after it.",
     doubt: "The VPN shown as direct already.",
     fixes: &[Fix::cuts(
@@ -33,7 +33,7 @@ fn examine(session: &Session<'_>) -> Examination {
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let host = &session.evidence.side(vantage).host;
-    let (seq, application) = host.application.as_ref()?;
+    let (seq, application) = host.application.as_ref().filter(|(_, application)| application.is_routed_alike())?;
     // Where only the plain sockets were answered, the application's are not direct.
     if host.tallies.get(&true).is_some_and(|(_, tally)| tally.pairs_checked > 0 && tally.pairs_answered == 0) {
         return None;

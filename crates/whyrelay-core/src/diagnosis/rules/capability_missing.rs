@@ -3,7 +3,7 @@
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::Subject;
+use crate::host::{Application, Subject};
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -11,7 +11,7 @@ pub(super) const RULE: Rule = Rule {
     name: "capability-missing",
     title: "the program may not do what it needs to",
     meaning: "The packets are to carry a mark, as the application's do, and this process (often in a container) lacks CAP_NET_ADMIN for it. An application with the same capabilities is no better off: its marks are missing, so that a full-tunnel rule catches its own packets.",
-    detection: "A mark is asked for (--mark, or that of the application), or the system refused a socket for want of a permission, and CAP_NET_ADMIN is not among the process's effective capabilities.",
+    detection: "A mark is asked for (--mark, or that of the application), or the system refused a socket for want of a permission, and CAP_NET_ADMIN is not among the process's effective capabilities. Where the path is direct, only that the application's mark was left out for want of it.",
     proof: "grep CapEff /proc/PID/status, and capsh --decode.",
     doubt: "The capability in the list.",
     fixes: &[Fix::cuts(
@@ -24,9 +24,6 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
-    if session.path == Path::Direct {
-        return Examination::Clear;
-    }
     Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
 }
 
@@ -34,8 +31,12 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
     let (seq, _, effective) = side.host.capabilities.as_ref()?;
     let lacks = |name: &str| !effective.iter().any(|capability| capability == name);
-    let wants_mark = side.options.mark.is_some()
-        || side.host.application.as_ref().is_some_and(|(_, application)| application.mark.is_some());
+    let application = side.host.application.as_ref().map(|(_, application)| application);
+    // A direct path shows nothing of an application whose mark it went without.
+    if session.path == Path::Direct && !application.is_some_and(Application::lacks_mark) {
+        return None;
+    }
+    let wants_mark = side.options.mark.is_some() || application.is_some_and(|application| application.mark.is_some());
     let refused = side.socket_failures.iter().find(|(.., detail)| {
         let detail = detail.to_ascii_lowercase();
         detail.contains("mark") || detail.contains("not permitted")

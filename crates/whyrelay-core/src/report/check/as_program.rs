@@ -28,9 +28,7 @@ pub(super) fn of(side: &SideEvidence) -> Vec<Row> {
             continue;
         }
         // What it could not be is told below, and its sockets had no mark then.
-        let mark = application.mark.map(|mark| format!("mark {mark:#x}"));
-        let lacks = |mark: &String| application.not_imitated.iter().any(|what| what.contains(mark.as_str()));
-        let mark = mark.filter(|mark| !lacks(mark));
+        let mark = application.mark.filter(|_| !application.lacks_mark()).map(|mark| format!("mark {mark:#x}"));
         let port = application.port.map(|port| {
             let taken = if application.port_used { "" } else { " (taken: another was used)" };
             format!("port {port}{taken}")

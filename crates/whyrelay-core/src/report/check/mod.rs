@@ -15,6 +15,7 @@ use serde::Serialize;
 pub use nats::NatsInFront;
 pub use text::{render_check_rows, render_check_text};
 
+use super::json::pretty;
 use crate::diagnosis::evidence::Evidence;
 use crate::diagnosis::finding::{Finding, NotMeasured, Severity};
 use crate::diagnosis::rules;
@@ -211,8 +212,5 @@ fn rank(name: &str) -> usize {
 
 /// The account of a check for scripts: docs/check.schema.json.
 pub fn render_check_json(report: &CheckReport) -> String {
-    // Strings, finite numbers, lists and maps with string keys, all of which serialize.
-    let mut text = serde_json::to_string_pretty(report).unwrap_or_default();
-    text.push('\n');
-    text
+    pretty(report)
 }

@@ -210,6 +210,11 @@ impl Session {
     }
 
     pub(crate) fn application(&mut self, mark: Option<u32>, port_used: bool) {
+        self.application_without(mark, port_used, vec![]);
+    }
+
+    /// The same, of which something is lacking.
+    pub(crate) fn application_without(&mut self, mark: Option<u32>, port_used: bool, not_imitated: Vec<String>) {
         let application = Application {
             asked: "netbird".into(),
             origin: "known".into(),
@@ -219,7 +224,7 @@ impl Session {
             user: Some(0),
             bound_device: None,
             raw: false,
-            not_imitated: vec![],
+            not_imitated,
         };
         self.fact(Vantage::A, HostFact::Application(application));
     }

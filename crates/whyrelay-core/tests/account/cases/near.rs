@@ -209,6 +209,11 @@ fn host() -> Vec<Near> {
     let mut tried = direct();
     tried.application(Some(0x1BD00), false);
     tried.tried("device");
+    let mut unmarked = direct();
+    unmarked.application_without(Some(0x1BD00), true, vec!["its mark 0x1bd00: it takes CAP_NET_ADMIN".into()]);
+    let mut marked = direct();
+    marked.application_without(Some(0x1BD00), true, vec!["its raw socket: it takes CAP_NET_RAW".into()]);
+    marked.capabilities(&["CAP_SETUID"], None);
     let mut alike = direct();
     alike.application(Some(0x1BD00), true);
     alike.profile(true, 0x1BD00);
@@ -293,6 +298,8 @@ fn host() -> Vec<Near> {
         near("WR803", "it is set to false", netbird(("NB_FORCE_RELAY", "false"))),
         near("WR804", "it is set to false", netbird(("NB_LAZY_CONN", "false"))),
         near("WR805", "it is on another network than the peer", elsewhere),
+        near("WR123", "the path is direct and nothing of the mark is lacking", marked),
+        near("WR806", "it went without the application's mark", unmarked),
         near("WR806", "it is direct by what was tried for this session alone", tried),
         near("WR806", "the session is relayed, too", lost(|session| session.application(Some(0x1BD00), false))),
     ]
