@@ -11,6 +11,7 @@
 
 mod accuracy;
 mod bench;
+mod findings;
 mod fuzz;
 mod interop;
 mod licenses;
@@ -53,11 +54,7 @@ fn run() -> Result<()> {
         ["interop", filter] => test::interop_only(Some(filter)),
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["accuracy"] => accuracy::run(&root),
-        ["findings"] => {
-            let path = root.join("docs/findings.md");
-            std::fs::write(&path, whyrelay_core::diagnosis::rules::markdown())
-                .with_context(|| format!("writing {}", path.display()))
-        }
+        ["findings"] => findings::run(&root),
         ["bench", rest @ ..] => bench::run(rest),
         // What `bench` starts.
         ["bench-isolated", name] => bench::run_isolated(name, None),
