@@ -6,18 +6,19 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::check_loss::AT_ONCE;
 use crate::json_schema;
 use crate::namespace::Namespace;
 use crate::ours::Server;
 use crate::process::{Finished, Process};
 use crate::router::{Internet, Nat, SERVER, Site};
-use crate::suite::{Suite, Tool};
+use crate::suite::{self, Suite, Tool};
 
 /// A check that is not done by then hangs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// The NATs of nftables, with mapping and filtering as RFC 5780 names them.
-pub(crate) const KINDS: [(Nat, &str, &str); 9] = [
+pub(crate) const KINDS: [Kind; 9] = [
     (Nat::None, "endpoint-independent", "endpoint-independent"),
     (Nat::Home, "endpoint-independent", "address-and-port-dependent"),
     (Nat::OpenToAll, "endpoint-independent", "endpoint-independent"),
@@ -28,6 +29,14 @@ pub(crate) const KINDS: [(Nat, &str, &str); 9] = [
     (Nat::Sequential, "address-and-port-dependent", "address-and-port-dependent"),
     (Nat::OpenInput, "endpoint-independent", "address-and-port-dependent"),
 ];
+
+/// One of [`KINDS`].
+pub(crate) type Kind = (Nat, &'static str, &'static str);
+
+/// A site of each of [`KINDS`].
+pub(crate) fn behind_kinds(internet: &mut Internet) -> Result<Vec<(Site, Kind)>> {
+    KINDS.into_iter().map(|kind| Ok((internet.site(kind.0)?, kind))).collect()
+}
 
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
@@ -107,8 +116,8 @@ pub(crate) fn our_server_with(internet: &Internet, more: &[&str]) -> Result<Serv
 fn by_our_own_server() -> Result<()> {
     let mut internet = Internet::new()?;
     let server = our_server_with(&internet, &["--stun-listen", &format!("{}:443", SERVER[0])])?;
-    for (nat, mapping, filtering) in KINDS {
-        let site: Site = internet.site(nat)?;
+    let sites = behind_kinds(&mut internet)?;
+    suite::each(&sites, AT_ONCE, |&(ref site, (nat, mapping, filtering))| {
         let (json, ours) = check(&site.host, &["--signal", server.url()])?;
         let context = || format!("{nat:?}\n{}\n{}", ours.account, server.account());
         let words = (behavior(&json, "mapping"), behavior(&json, "filtering"));
@@ -121,8 +130,8 @@ fn by_our_own_server() -> Result<()> {
         let stolen = measured(&json, "early-arrival")
             .is_some_and(|fact| fact["observed"] != fact["mapped"] && fact["control"] == fact["mapped"]);
         ensure!(stolen == (nat == Nat::OpenInput), "an early packet took the port: {stolen}: {}", context());
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Preserved, in order, or in none.

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::check::{KINDS, behavior, check};
+use crate::check::{behavior, behind_kinds, check};
+use crate::check_loss::AT_ONCE;
 use crate::ours::{STUN_PORT, Server};
 use crate::process::Process;
 use crate::router::{Internet, SERVER};
-use crate::suite::{Suite, Tool};
+use crate::suite::{self, Suite, Tool};
 
 /// Of the first of the two ports, on both.
 const DISCOVERY_PORT: &str = "3479";
@@ -36,12 +37,12 @@ fn by_each_other() -> Result<()> {
     command.args(["serve", "--listen", &format!("{two}:8080"), "--stun-listen", &format!("{two}:{STUN_PORT}")]);
     let second = Process::start("the second whyrelay serve", command.args(pair(&one)))?;
     second.line(Duration::from_secs(10), |line| line.contains("NAT behavior discovery"))?;
-    for (nat, mapping, filtering) in KINDS {
-        let site = internet.site(nat)?;
+    let sites = behind_kinds(&mut internet)?;
+    suite::each(&sites, AT_ONCE, |&(ref site, (nat, mapping, filtering))| {
         let (json, ours) = check(&site.host, &["--signal", first.url()])?;
         let words = (behavior(&json, "mapping"), behavior(&json, "filtering"));
         let context = || format!("{nat:?}\n{}\n{}\n{}", ours.account, first.account(), second.account());
         ensure!(words == (mapping, filtering), "{words:?}: {}", context());
-    }
-    Ok(())
+        Ok(())
+    })
 }

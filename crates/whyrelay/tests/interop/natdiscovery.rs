@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use whyrelay_lab::work;
 
-use crate::check::{KINDS, behavior, check, our_server_with};
+use crate::check::{Kind, behavior, behind_kinds, check, our_server_with};
+use crate::check_loss::AT_ONCE;
 use crate::coturn::on_two_addresses;
 use crate::process::Process;
 use crate::router::{Internet, Nat, SERVER, Site};
@@ -44,25 +46,24 @@ fn by_coturn() -> Result<()> {
     compare(&mut internet, COTURN_PORT, &["--stun", &url], None).with_context(|| coturn.account())
 }
 
-/// The strangers run all at once, because they wait most of the time.
+/// The strangers run all at once, because they wait most of the time, and ours beside them, some at a time.
 fn compare(internet: &mut Internet, port: u16, arguments: &[&str], misjudged: Option<Nat>) -> Result<()> {
-    let mut sites: Vec<Site> = Vec::new();
-    let mut running: Vec<Process> = Vec::new();
-    for (nat, ..) in KINDS {
-        let site = internet.site(nat)?;
+    let sites = behind_kinds(internet)?;
+    let start = |(site, _): &(Site, Kind)| {
         let mut command = site.host.command(suite::path("NATDISCOVERY")?);
         command.args(["-m", "-f", "-p", &port.to_string(), &SERVER[0].to_string()]);
-        running.push(Process::start("turnutils_natdiscovery", &mut command)?);
-        sites.push(site);
-    }
-    for (((nat, configured, _), site), stranger) in KINDS.into_iter().zip(&sites).zip(running) {
-        let (json, ours) = check(&site.host, arguments)?;
+        Process::start("turnutils_natdiscovery", &mut command)
+    };
+    let strangers = sites.iter().map(start).collect::<Result<Vec<_>>>()?;
+    let checks = work::each(&sites, AT_ONCE, |(site, _)| check(&site.host, arguments), |_| ());
+    for (((_, (nat, configured, _)), ours), stranger) in sites.iter().zip(checks).zip(strangers) {
+        let (json, ours) = ours?;
         let theirs = stranger.finish(LIMIT)?;
         let context = || format!("{nat:?}\n{}\n{}", ours.stdout, theirs.account);
         let said = (told(&theirs.stdout, "Mapping"), told(&theirs.stdout, "Filtering"));
         let (Some(mapping), Some(filtering)) = said else { bail!("natdiscovery says nothing: {}", context()) };
         let known = (behavior(&json, "mapping"), behavior(&json, "filtering"));
-        let mapping = if misjudged == Some(nat) { configured } else { mapping };
+        let mapping = if misjudged == Some(*nat) { *configured } else { mapping };
         ensure!(known == (mapping, filtering), "{known:?}, natdiscovery {mapping} {filtering}: {}", context());
     }
     Ok(())
