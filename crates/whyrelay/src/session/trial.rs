@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use whyrelay_core::engine::peer;
 use whyrelay_core::engine::peer_probes;
+use whyrelay_core::engine::peer_probes::plan::OPENER_TTL;
 use whyrelay_core::host::leads_to_guests;
 use whyrelay_core::ice::candidate::{Candidate, CandidateType};
 use whyrelay_core::trace::event::Direction;
@@ -13,9 +14,6 @@ use whyrelay_core::trace::event::Direction;
 use super::driver::Session;
 use crate::io::disguise::DeviceName;
 use crate::io::udp::UdpOptions;
-
-/// The TTL of an opener: past our own NAT, not as far as the peer's.
-pub(super) const OPENER_TTL: u8 = 2;
 
 /// The peer's candidates are held back for this long after the openers, so that these pass our NAT first.
 const OPENER_AHEAD: Duration = Duration::from_millis(250);

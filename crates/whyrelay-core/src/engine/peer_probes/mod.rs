@@ -5,6 +5,7 @@
 //! the peer, which sends openers there so that its own NAT lets the probe in, and asks each address of the peer. What
 //! came of it is one [`Probe`] for each address, when all are answered or the time is over.
 
+pub mod plan;
 mod silence;
 pub mod sizes;
 mod wire;
@@ -217,6 +218,8 @@ pub struct PeerProbes {
     outputs: VecDeque<Output>,
     /// No more is begun.
     stopping: bool,
+    /// A hop that is silent was told.
+    silent_hop: bool,
 }
 
 impl PeerProbes {
@@ -232,6 +235,7 @@ impl PeerProbes {
             answers: BTreeMap::new(),
             outputs: VecDeque::new(),
             stopping: false,
+            silent_hop: false,
         }
     }
 
@@ -519,12 +523,19 @@ impl PeerProbes {
             }
             running.stage = Stage::Done;
             for request in &running.requests {
+                let result = request.outcome.clone().unwrap_or(ProbeOutcome::Silent);
+                let is_silent_hop =
+                    matches!((&running.attempt.aim, &result), (ProbeAim::TimeToLive { .. }, ProbeOutcome::Silent));
+                // Behind the first hop that is silent the others tell nothing more.
+                if is_silent_hop && std::mem::replace(&mut self.silent_hop, true) {
+                    continue;
+                }
                 self.outputs.push_back(Output::Probe(Probe {
                     aim: running.attempt.aim.clone(),
                     local,
                     remote: request.remote,
                     transmissions: request.transmissions,
-                    result: request.outcome.clone().unwrap_or(ProbeOutcome::Silent),
+                    result,
                 }));
             }
         }

@@ -185,11 +185,11 @@ fn each_ttl_has_its_own_hop_even_on_the_same_addresses() {
             (ProbeAim::TimeToLive { ttl: ttl @ 1..=2 }, ProbeOutcome::Icmp { offender, .. }) => {
                 assert_eq!(*offender, Some([10, 0, 0, *ttl].into()));
             }
-            (ProbeAim::TimeToLive { ttl: 3..=4 }, ProbeOutcome::Silent) => {}
+            (ProbeAim::TimeToLive { ttl: 3 }, ProbeOutcome::Silent) => {}
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(run.probes.len(), 4);
+    assert_eq!(run.probes.len(), 3, "behind the first hop that is silent nothing is told");
     assert!(run.announced.is_empty());
 }
 

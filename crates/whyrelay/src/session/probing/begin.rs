@@ -2,26 +2,19 @@
 
 use std::net::SocketAddr;
 
+use whyrelay_core::engine::peer_probes::plan::{self, TTLS};
 use whyrelay_core::engine::peer_probes::{self, Attempt, PeerProbes};
 use whyrelay_core::host::{
     HostFact, Moment, Probe, ProbeAim, ProbeOutcome, ProfileTally, RoutePurpose, leads_to_guests,
 };
-use whyrelay_core::ice::candidate::{CandidateTransport, CandidateType};
 use whyrelay_core::signal::PeerProbing;
 use whyrelay_core::trace::event::{IceState, PairState};
 
 use super::super::driver::Session;
 use super::super::sockets::bare;
-use super::super::trial::OPENER_TTL;
 use crate::host::{Flow, OwnSocket};
 use crate::io::disguise::DeviceName;
 use crate::io::udp::{UdpDoor, UdpOptions};
-
-/// Local addresses that are probed from.
-const MAX_LOCALS: usize = 4;
-
-/// TTLs that find the hop where checks die: most paths are not longer.
-const TTLS: std::ops::RangeInclusive<u8> = 1..=12;
 
 impl Session {
     pub(super) fn may_compare(&self) -> bool {
@@ -56,18 +49,19 @@ impl Session {
             "probing why nothing is direct: bound to the interface, from another port, {unmarked}when the other side has sent first, after an opener, hop by hop"
         ));
         for local in locals {
-            let device = self.probing.interfaces.get(&local).cloned();
-            if let Some(device) = device.filter(|_| own.device.is_none()) {
-                let options = UdpOptions { device: DeviceName::new(&device), raw: false, ..own };
-                self.attempt(local, ProbeAim::Device { device }, options);
-            }
-            self.attempt(local, ProbeAim::OtherPort, own);
-            if own.mark.is_some() && self.config.application.is_none() {
-                self.attempt(local, ProbeAim::WithoutMark, UdpOptions { mark: None, ..own });
-            }
-            if self.server_for(local).is_some() {
-                self.attempt(local, ProbeAim::EarlyArrival, own);
-                self.attempt(local, ProbeAim::AfterOpener { ttl: OPENER_TTL }, own);
+            let device = self.probing.interfaces.get(&local).filter(|_| own.device.is_none());
+            let beside = plan::Own {
+                unbound_on: device.map(String::as_str),
+                is_marked: own.mark.is_some() && self.config.application.is_none(),
+                has_server: self.server_for(local).is_some(),
+            };
+            for aim in plan::separating(beside) {
+                let options = match &aim {
+                    ProbeAim::Device { device } => UdpOptions { device: DeviceName::new(device), raw: false, ..own },
+                    ProbeAim::WithoutMark => UdpOptions { mark: None, ..own },
+                    _ => own,
+                };
+                self.attempt(local, aim, options);
             }
         }
         self.trace_hops();
@@ -85,37 +79,18 @@ impl Session {
         }
     }
 
-    /// The direct pair that should have worked: to the peer's most public address.
     fn path_to_trace(&self) -> Option<(SocketAddr, SocketAddr)> {
-        let locals = self.locals();
-        let paths = self.targets().into_iter().filter_map(|(public, remote)| {
-            let local = locals.iter().find(|local| local.is_ipv4() == remote.is_ipv4())?;
-            Some((public, *local, remote))
-        });
-        paths.max_by_key(|(public, ..)| *public).map(|(_, local, remote)| (local, remote))
+        plan::path_to_trace(&self.locals(), &self.targets())
     }
 
-    /// Addresses of the peer that are not relayed, and whether a server told them.
     fn targets(&self) -> Vec<(bool, SocketAddr)> {
-        let candidates = self.peer.agent().remote_candidates().filter(|candidate| {
-            candidate.transport == CandidateTransport::Udp && candidate.kind != CandidateType::Relayed
-        });
-        let mut targets: Vec<_> = candidates
-            .filter_map(|candidate| {
-                Some((candidate.kind == CandidateType::ServerReflexive, bare(candidate.address.ip()?)))
-            })
-            // Without a scope such an address cannot be sent to.
-            .filter(|(_, remote)| !matches!(remote, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local()))
-            .collect();
-        // No attempt asks more than a few: a host with many bridges must not be asked at those alone.
-        targets.sort_by_key(|(public, _)| !*public);
-        targets
+        plan::targets(self.peer.agent())
     }
 
     /// Our own addresses that are worth it, the likeliest way out first.
     fn locals(&self) -> Vec<SocketAddr> {
         let leads_to_guests = |local: SocketAddr| self.probing.interface_of(local).is_some_and(leads_to_guests);
-        worth_probing(self.doors.keys().copied(), leads_to_guests)
+        plan::worth_probing(self.doors.keys().copied(), leads_to_guests)
     }
 
     fn server_for(&self, local: SocketAddr) -> Option<SocketAddr> {
@@ -252,48 +227,5 @@ impl Session {
             }
         }
         self.host_input(Moment::After, HostFact::ProfileTally(tally));
-    }
-}
-
-/// A few of a host's addresses: those of bridges to its own guests last, of which there may be dozens, and the families in
-/// turn.
-fn worth_probing(
-    locals: impl Iterator<Item = SocketAddr>,
-    leads_to_guests: impl Fn(SocketAddr) -> bool,
-) -> Vec<SocketAddr> {
-    let usable = |local: &SocketAddr| match local {
-        SocketAddr::V4(v4) => !v4.ip().is_link_local(),
-        SocketAddr::V6(v6) => !v6.ip().is_unicast_link_local(),
-    };
-    let mut ranked: Vec<(bool, usize, SocketAddr)> = Vec::new();
-    for local in locals.filter(usable) {
-        let to_guests = leads_to_guests(local);
-        let alike = |other: &&(bool, usize, SocketAddr)| other.0 == to_guests && other.2.is_ipv4() == local.is_ipv4();
-        ranked.push((to_guests, ranked.iter().filter(alike).count(), local));
-    }
-    ranked.sort_by_key(|(to_guests, place, _)| (*to_guests, *place));
-    ranked.into_iter().map(|(.., local)| local).take(MAX_LOCALS).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_uplink_is_probed_however_many_bridges_come_before_it() {
-        let host = [
-            "172.17.0.1:1",
-            "172.18.0.1:1",
-            "172.19.0.1:1",
-            "172.20.0.1:1",
-            "192.168.1.2:1",
-            "192.168.7.2:1",
-            "[2001:db8::1]:1",
-            "[fe80::1]:1",
-        ];
-        let to_guests = |local: SocketAddr| local.to_string().starts_with("172.");
-        let chosen = worth_probing(host.into_iter().map(|local| local.parse().unwrap()), to_guests);
-        let chosen: Vec<String> = chosen.iter().map(ToString::to_string).collect();
-        assert_eq!(chosen, ["192.168.1.2:1", "[2001:db8::1]:1", "192.168.7.2:1", "172.17.0.1:1"]);
     }
 }

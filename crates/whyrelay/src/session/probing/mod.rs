@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use whyrelay_core::engine::peer_probes::{self, PeerProbes};
-use whyrelay_core::host::{HostFact, Moment, ProbeAim, ProbeOutcome};
+use whyrelay_core::host::{HostFact, Moment, ProbeOutcome};
 use whyrelay_core::signal::{MessageType, PeerProbing};
 use whyrelay_core::time::{Now, Timestamp};
 use whyrelay_core::trace::event::{Direction, EndReason};
@@ -23,9 +23,6 @@ use crate::io::udp::{IcmpError, UdpDoor, UdpInput};
 
 /// The feature of a peer that answers probes and sends openers.
 pub(super) const PROBES_FEATURE: &str = "probes";
-
-/// A session that has no direct path after this is not yet explained.
-const SUSPICIOUS_AFTER: Duration = Duration::from_millis(700);
 
 /// How long a session that is over goes on for probes of either side.
 const LINGER: Duration = Duration::from_secs(3);
@@ -57,8 +54,6 @@ pub(super) struct Probing {
     separated: bool,
     /// Probes with a low TTL are out: what dies of it is theirs.
     tracing: bool,
-    /// A hop that is silent was recorded.
-    silent_hop: bool,
     deadline: Option<Timestamp>,
     /// Whether the peer's probes are under way; `None`: it has not said anything yet.
     peer_probes: Option<bool>,
@@ -94,7 +89,6 @@ impl Probing {
             compared: false,
             separated: false,
             tracing: false,
-            silent_hop: false,
             deadline: None,
             peer_probes: None,
             over_since: None,
@@ -270,12 +264,6 @@ impl Session {
                 }
                 peer_probes::Output::Silence { at, after } => self.ask_for_knocks(at, after),
                 peer_probes::Output::Probe(probe) => {
-                    let is_silent_hop =
-                        matches!((&probe.aim, &probe.result), (ProbeAim::TimeToLive { .. }, ProbeOutcome::Silent));
-                    // Behind the first hop that is silent the others tell nothing more.
-                    if is_silent_hop && std::mem::replace(&mut self.probing.silent_hop, true) {
-                        continue;
-                    }
                     self.probing.sizes.told(&probe);
                     self.host_input(Moment::During, HostFact::Probe(probe));
                 }
@@ -344,8 +332,7 @@ impl Session {
     }
 
     fn suspicious_after(&self) -> Duration {
-        let round_trip = self.peer.agent().send_pair().and_then(|pair| pair.rtt).unwrap_or_default();
-        SUSPICIOUS_AFTER.max(round_trip * 3)
+        peer_probes::plan::suspicious_after(self.peer.agent().send_pair().and_then(|pair| pair.rtt))
     }
 
     pub(super) fn say_about_probes(&mut self, content: &PeerProbing) {

@@ -1,25 +1,17 @@
 //! The peer's probes: answering them, and opening our NAT for them.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use whyrelay_core::engine::peer::Transmit;
 use whyrelay_core::engine::peer_probes;
+use whyrelay_core::engine::peer_probes::plan::{MAX_OPENED, MAX_SEEN, OPENERS};
 use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::ice::Credentials;
 use whyrelay_core::signal::PeerProbing;
 use whyrelay_core::trace::event::{EventKind, Transport};
 
 use super::super::driver::Session;
-
-/// Addresses that a peer can have us send openers to, in one session.
-const MAX_OPENED: usize = 64;
-
-/// When an opener is sent to an address, after the peer asked for it.
-const OPENERS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(150)];
-
-/// Probes of the peer that are recorded; more are only answered.
-const MAX_SEEN: usize = 256;
 
 impl Session {
     /// The peer says something about probes.

@@ -6,34 +6,15 @@ use std::time::{Duration, Instant};
 
 use whyrelay_core::engine::peer::Transmit;
 use whyrelay_core::engine::peer_probes;
+use whyrelay_core::engine::peer_probes::plan::{LONGEST_SILENCE, MAX_KNOCKS, silences};
 use whyrelay_core::host::ProbeAim;
 use whyrelay_core::signal::PeerProbing;
 use whyrelay_core::trace::event::Transport;
 
 use super::super::driver::Session;
 
-/// The longest silence that is measured, or asked of us.
-pub(in super::super) const LONGEST: Duration = Duration::from_secs(300);
-
-/// Knocks that a peer can have us send in one session.
-const MAX_KNOCKS: usize = 64;
-
 /// Signaling, the openers and the last knock take this beside the silence.
 const BESIDE: Duration = Duration::from_secs(4);
-
-/// Shares of the longest silence, beside one second, which every mapping should outlive.
-const SHARES: [(u32, u32); 7] = [(1, 12), (1, 6), (1, 4), (1, 3), (1, 2), (3, 4), (1, 1)];
-
-/// The silences up to a longest one, in seconds.
-fn steps(longest: Duration) -> Vec<u32> {
-    let longest = u32::try_from(longest.min(LONGEST).as_secs()).unwrap_or(0);
-    let mut steps: Vec<u32> = SHARES.iter().map(|(part, of)| longest * part / of).collect();
-    steps.push(1);
-    steps.retain(|step| *step > 0);
-    steps.sort_unstable();
-    steps.dedup();
-    steps
-}
 
 impl Session {
     /// Tells the peer as soon as it can be told anything: one that has all it wants would be gone before it heard of a
@@ -66,7 +47,7 @@ impl Session {
             return;
         }
         self.probing.silence_begun = true;
-        let steps = steps(longest);
+        let steps = silences(longest);
         let last = steps.last().copied().unwrap_or(1);
         self.progress.step(&format!("probing for how long the NAT remembers a silent mapping: this takes {last} s"));
         self.probing.silent_until = Some(Instant::now() + Duration::from_secs(u64::from(last)) + BESIDE);
@@ -85,7 +66,8 @@ impl Session {
 
     /// The peer's socket is silent from now on.
     pub(super) fn take_knocks(&mut self, at: Vec<SocketAddr>, after_ms: Option<u32>) {
-        let Some(after) = after_ms.map(|ms| Duration::from_millis(ms.into())).filter(|after| *after <= LONGEST) else {
+        let Some(after) = after_ms.map(|ms| Duration::from_millis(ms.into())).filter(|after| *after <= LONGEST_SILENCE)
+        else {
             return;
         };
         let due = Instant::now() + after;
@@ -120,18 +102,5 @@ impl Session {
                 self.transmit(self.clock.now(), &Transmit { transport, stream, local, remote, bytes });
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn silences_go_from_a_second_to_what_was_asked_for() {
-        assert_eq!(steps(Duration::from_secs(60)), [1, 5, 10, 15, 20, 30, 45, 60]);
-        assert_eq!(steps(Duration::from_secs(6)), [1, 2, 3, 4, 6]);
-        assert_eq!(steps(Duration::ZERO), [1]);
-        assert_eq!(steps(Duration::from_secs(100_000)).last(), Some(&300));
     }
 }
