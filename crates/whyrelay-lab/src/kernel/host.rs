@@ -7,6 +7,7 @@ use crate::scenario::file::{Hook, InterfaceKind, Protocol, RouteKind, RuleAction
 use crate::scenario::topology::{FirewallRule, Host, Interface, Route, Rule, Topology};
 use crate::scenario::value::{Mark, Span32};
 
+use super::conntrack;
 use super::plan::{Node, Port};
 
 /// The port of signaling.
@@ -71,6 +72,10 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
     }
     node.sysctls.extend(host.sysctls.iter().map(|(name, value)| (name.clone(), *value)));
     node.nft = firewall(host);
+    if host.conntrack_full {
+        node.nft.push_str(conntrack::RULES);
+        node.conntrack_full = true;
+    }
     node
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use whyrelay_core::random::Random;
 
 use super::command::{ip, ip_batch, nft, run};
+use super::conntrack;
 use super::error::LabError;
 use super::mapping::MappingServer;
 use super::namespace::enter;
@@ -193,6 +194,9 @@ impl Lab {
             }
             for (name, value) in node.sysctls.iter().filter(|(name, _)| name.starts_with("net.netfilter.")) {
                 write_sysctl(name, *value)?;
+            }
+            if node.conntrack_full {
+                conntrack::fill()?;
             }
             let mapping = node.mapping.map(MappingServer::start).transpose()?;
             Ok((devices, tunnels, mapping))

@@ -12,12 +12,13 @@
 //! | `cut` | the relay's end, where data has to pass without it |
 //! | `signaling` | a proxy that delays or loses a peer's messages |
 //! | `wire` | a user-space cable on TAP: delay, jitter, loss, reordering, duplication, rate |
-//! | `nft`, `host` | kernel routers by nftables; hosts and their faults |
+//! | `nft`, `host`, `conntrack` | kernel routers by nftables; hosts and their faults, a full table of connections among them |
 //!
 //! Every name carries the lab's id, which holds the process id. Nothing is made in the machine's own network: links
 //! are made inside the lab's namespaces, so labs run side by side.
 
 mod command;
+mod conntrack;
 mod cut;
 mod discovery;
 mod error;

@@ -84,6 +84,8 @@ pub(super) struct Node {
     pub(super) ip6: Vec<String>,
     pub(super) sysctls: Vec<(String, i64)>,
     pub(super) nft: String,
+    /// Its table of tracked connections has no place left.
+    pub(super) conntrack_full: bool,
     pub(super) translator: Option<Translator>,
     /// What maps ports as hosts inside ask.
     pub(super) mapping: Option<RouterConfig>,
@@ -118,6 +120,7 @@ impl Node {
             ip6: Vec::new(),
             sysctls: Vec::new(),
             nft: String::new(),
+            conntrack_full: false,
             translator: None,
             mapping: None,
         }
@@ -173,11 +176,15 @@ impl Plan {
         let mut steps: Vec<String> = ip.iter().map(|line| format!("ip {line}")).collect();
         steps.extend(cables.iter().map(|cable| format!("seed {}: {cable:?}", self.seed)));
         for node in &self.nodes {
-            let Node { name, ports: _, bridges, sinks, ip, ip6, sysctls, nft, translator, mapping } = node;
+            let Node { name, ports: _, bridges, sinks, ip, ip6, sysctls, nft, conntrack_full, translator, mapping } =
+                node;
             steps.extend(ip.iter().map(|line| format!("{name}: ip {line}")));
             steps.extend(ip6.iter().map(|line| format!("{name}: ip -6 {line}")));
             steps.extend(nft.lines().map(|line| format!("{name}: nft {line}")));
             steps.push(format!("{name}: bridges {bridges:?}, tunnels {sinks:?}, parameters {sysctls:?}"));
+            if *conntrack_full {
+                steps.push(format!("{name}: the table of connections is filled"));
+            }
             steps.push(format!("{name}: translates {translator:?}, maps ports {mapping:?}"));
         }
         steps

@@ -23,7 +23,7 @@ use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
 use super::services::{AUTHORITY, PASSWORD, Running, SECRET, Services, USER, signal_beside, tls_address};
-use super::{discovery, host, services, tun};
+use super::{conntrack, discovery, host, services, tun};
 use crate::limits;
 use crate::run::Observed;
 use crate::scenario::file::{Certificate, Credentials, Path, WorldKind};
@@ -116,10 +116,10 @@ fn left_out(topology: &Topology) -> Vec<String> {
         left_out.push("the scenario is for virtual time only".to_owned());
     }
     left_out.extend(limits::exceeded(topology));
-    if topology.hosts.iter().any(|host| host.conntrack_full) {
-        left_out.push(
-            "a full table of connections: its size is the whole machine's, and filling it takes too long".to_owned(),
-        );
+    if topology.hosts.iter().any(|host| host.conntrack_full)
+        && let Some(why) = conntrack::refused()
+    {
+        left_out.push(format!("a full table of connections: {why}"));
     }
     let by_user = || topology.hosts.iter().any(|host| host.rules.iter().any(|rule| rule.uidrange.is_some()));
     if !maps_every_user() && by_user() {

@@ -48,7 +48,6 @@ fn told() -> Result<()> {
         ("candidates-lost", "a", &["[http://127.0.0.1:8080]"]),
         ("vpn-marked-socket", "a", &["[--no-tcp --port 51820 --mark 0x1bd00 "]),
         ("vpn-marked-socket", "server", &["[] [] [http://198.51.100.1:8080]"]),
-        ("conntrack-full", "a", &["left out: a full table of connections"]),
         (&by_user, "a", &["left out: the user 65534, as whom a's session runs: setpriv --reuid=65534 PROGRAM"]),
         ("late-starter", "b", &["left out: the scenario starts b "]),
     ] {

@@ -21,9 +21,6 @@ const AT_ONCE: usize = 8;
 /// Runs that may disagree once and agree the second time, of some 410: a fault that shows now and then is one, too.
 const UNREPEATED: usize = 4;
 
-/// Scenarios that no kernel runs: the full table of connections.
-const IN_VIRTUAL_TIME_ONLY: usize = 1;
-
 /// Findings that one world alone may have where they do no harm, by code.
 const APART: [&str; 3] = [
     // Hops are found by probes with a low TTL, which virtual time does not send.
@@ -54,7 +51,7 @@ fn both_agree() -> Result<()> {
     let other = runs.len() - described;
     eprintln!("{described} scenarios, and {other} runs with other routers than described");
     let files = Scenario::embedded().len();
-    ensure!(described == files - IN_VIRTUAL_TIME_ONLY, "{described} of {files} scenarios between real kernels");
+    ensure!(described == files, "{described} of {files} scenarios between real kernels");
     ensure!(other > 150, "{other} runs with other routers");
     let unrepeated = Mutex::new(Vec::new());
     each(&runs, AT_ONCE, |(scenario, routers)| {
