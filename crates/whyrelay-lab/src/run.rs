@@ -46,17 +46,11 @@ pub fn cannot_virtually(topology: &Topology) -> Option<String> {
     if !topology.worlds.contains(&WorldKind::Virtual) {
         return Some("the scenario is for the namespace world only".to_owned());
     }
-    if topology.server.faults.certificate.is_some() {
-        return Some("TURN over TLS with a certificate: there is no TLS in virtual time".to_owned());
-    }
     if let Some(what) = limits::exceeded(topology)
         .or_else(|| limits::without_kernel(topology))
         .or_else(|| port_mapping::without_ports(topology))
     {
         return Some(what);
-    }
-    if topology.sessions.iter().any(|session| !session.silence.is_zero()) {
-        return Some("silence: simulated sessions probe sizes only".to_owned());
     }
     let known = |name: &String| name.ends_with(".rp_filter") || name.ends_with(".src_valid_mark");
     let sysctl = topology.hosts.iter().flat_map(|host| host.sysctls.keys()).find(|name| !known(name));

@@ -22,7 +22,7 @@ use super::error::LabError;
 use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
-use super::services::{AUTHORITY, PASSWORD, Running, SECRET, Services, USER, signal_beside, tls_address};
+use super::services::{AUTHORITY, PASSWORD, Running, SECRET, Services, USER, signal_beside};
 use super::{conntrack, discovery, host, services, tun};
 use crate::limits;
 use crate::run::Observed;
@@ -382,7 +382,7 @@ impl SessionArguments {
 
     /// TURN over TLS, and nothing else.
     fn tls_server(&mut self, directory: &FilePath, topology: &Topology) {
-        let host = tls_address(topology);
+        let host = topology.tls_address();
         self.add(["--turn", &format!("turns:{host}?transport=tcp"), "--turn-user", USER]);
         self.add(["--tls-ca", &directory.join(AUTHORITY).display().to_string()]);
         self.password = Some(PASSWORD.to_owned());

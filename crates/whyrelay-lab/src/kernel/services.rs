@@ -22,8 +22,6 @@ use super::plan::SERVER;
 use super::run::{Certified, Conditions};
 use super::signaling::{Fate, Proxy};
 
-/// The usual port of TURN over TLS (RFC 8656 §2.1).
-const TLS_PORT: u16 = 5349;
 /// The file of the authority that peers trust.
 pub(super) const AUTHORITY: &str = "authority.pem";
 /// How a Refresh request begins (RFC 8489 §5, RFC 8656 §17).
@@ -57,11 +55,6 @@ pub fn signal_url(topology: &Topology, host: &str) -> String {
 /// The URL of signaling for a peer, beside the network: a scenario's faults are of the path between the peers.
 pub(super) fn signal_beside() -> String {
     format!("http://127.0.0.1:{SIGNALING_PORT}")
-}
-
-/// Where the server serves TURN over TLS.
-pub(super) fn tls_address(topology: &Topology) -> SocketAddr {
-    SocketAddr::new(topology.server_address(), topology.server.faults.tls_port.unwrap_or(TLS_PORT))
 }
 
 /// The server's programs; they end when dropped.
@@ -211,7 +204,7 @@ fn arguments(topology: &Topology) -> Vec<String> {
 
 /// The same for TURN over TLS, beside its certificate.
 fn tls_arguments(topology: &Topology) -> Vec<String> {
-    let listen = tls_address(topology).to_string();
+    let listen = topology.tls_address().to_string();
     ["--listen", "127.0.0.1:0", "--relay-ports", RELAY_PORTS, "--stun-listen", &listen].map(str::to_owned).to_vec()
 }
 
@@ -306,7 +299,7 @@ pub const CUT: &str = "inet cut";
 /// # Errors
 /// When `nft` says no.
 pub fn cut_off(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
-    let tls = tls_address(topology).port();
+    let tls = topology.tls_address().port();
     let rules = format!(
         "table {CUT} {{ chain in {{ type filter hook input priority -20;\n\
          udp dport {STUN_PORT} @th,64,16 {REFRESH:#x} accept\nmeta l4proto udp drop\n\

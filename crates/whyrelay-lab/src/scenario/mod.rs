@@ -24,6 +24,9 @@ pub use topology::Topology;
 /// The port at which a scenario's server serves STUN and TURN (RFC 8489 §18.6).
 pub(crate) const STUN_PORT: u16 = 3478;
 
+/// The usual port of TURN over TLS (RFC 8656 §2.1).
+const TLS_PORT: u16 = 5349;
+
 /// A scenario: the file, and what it resolves to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {

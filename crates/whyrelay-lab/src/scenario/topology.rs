@@ -380,6 +380,11 @@ impl Topology {
     pub fn server_address(&self) -> IpAddr {
         self.server.addresses[0].address
     }
+
+    /// Where the server serves TURN over TLS, if it does.
+    pub fn tls_address(&self) -> SocketAddr {
+        SocketAddr::new(self.server_address(), self.server.faults.tls_port.unwrap_or(super::TLS_PORT))
+    }
 }
 
 impl Host {

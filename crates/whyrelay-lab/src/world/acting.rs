@@ -12,8 +12,7 @@ use super::kernel::{ECONNREFUSED, EHOSTUNREACH, Leaving, NEIGHBOR_TIMEOUT, Sent}
 use super::network::{Packet, Place, TcpWay};
 use super::peer::{Peer, Signal};
 use super::tcp::Sending;
-use super::{CONNECT_TIMEOUT, Connection, Exchange, Happening, World, peer, server};
-use crate::scenario::STUN_PORT;
+use super::{CONNECT_TIMEOUT, Connection, Exchange, Happening, QUOTED, World, peer, server};
 
 /// Which way something goes on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,20 +30,22 @@ impl Connection {
 
 impl World {
     /// A datagram of a peer: through its kernel, onto the network.
-    fn send(&mut self, index: usize, source: SocketAddr, destination: SocketAddr, bytes: Vec<u8>) {
+    fn send(&mut self, index: usize, packet: Packet, is_probe: bool) {
         let now = self.now;
-        let host = self.peers[index].host;
-        let mut packet = Packet::new(source, destination, bytes);
-        packet.origin = Some((index, source, destination, now));
-        let Some(kernel) = &mut self.peers[index].kernel else {
+        let (source, destination) = (packet.source, packet.destination);
+        let packet = Packet { origin: Some((index, source, destination, now)), ..packet };
+        let Peer { host, kernel, probing, .. } = &mut self.peers[index];
+        let host = *host;
+        let Some(kernel) = kernel else {
             return self.queue.push(now, Happening::Packet(Place::From(host), packet));
         };
+        let quoted = packet.bytes[..packet.bytes.len().min(QUOTED)].to_vec();
         let icmp = |offender, (icmp_type, icmp_code)| {
-            let (local, remote, mtu, quoted) = (source, destination, None, Vec::new());
+            let (local, remote, mtu) = (source, destination, None);
             let icmp = peer::Icmp { local, remote, offender, icmp_type, icmp_code, mtu, quoted };
             Happening::Icmp(index, icmp)
         };
-        match kernel.send(source, destination, packet.bytes.len()) {
+        match kernel.send(probing.socket(source), source, destination, packet.bytes.len()) {
             Sent::Leaves(Leaving { interface, gateway }) => {
                 let neighbor = gateway.unwrap_or(destination.ip());
                 if !self.network.answers_to(kernel, host, interface, neighbor) {
@@ -55,25 +56,23 @@ impl World {
                 }
                 self.queue.push(now, Happening::Packet(Place::Leaving(host, interface, gateway), packet));
             }
-            Sent::Refused(errno) => self.refuse(index, source, destination, errno),
+            // Told a moment later, so that the machine is not fed while it is drained.
+            Sent::Refused(errno) => {
+                self.queue.push(now, Happening::Refused(index, source, destination, errno, is_probe));
+            }
             Sent::Rejected(errno, kind) => {
                 self.queue.push(now, icmp(Some(source.ip()), kind));
-                self.refuse(index, source, destination, errno);
+                self.queue.push(now, Happening::Refused(index, source, destination, errno, is_probe));
             }
         }
-    }
-
-    fn refuse(&mut self, index: usize, source: SocketAddr, destination: SocketAddr, errno: i32) {
-        // Told a moment later, so that the machine is not fed while it is drained.
-        self.queue.push(self.now, Happening::Refused(index, source, destination, errno));
     }
 
     pub(super) fn act(&mut self, index: usize, actions: Vec<peer::Action>) {
         let now = self.now;
         for action in actions {
             match action {
-                peer::Action::Send { source, destination, bytes } => {
-                    self.send(index, source, destination, bytes);
+                peer::Action::Send { source, destination, bytes, ttl, is_probe } => {
+                    self.send(index, Packet { ttl, ..Packet::new(source, destination, bytes) }, is_probe);
                 }
                 peer::Action::Connect { id, local, remote } => self.connect(index, id, local, remote),
                 peer::Action::SendOnStream { id, bytes } => {
@@ -99,10 +98,16 @@ impl World {
                 peer::Action::Signal(signal) => {
                     let way = self.signaling[index];
                     let candidate = matches!(signal, Signal::Candidate(_) | Signal::EndOfCandidates);
-                    let delay =
-                        if matches!(signal, Signal::Description { .. }) { way.description } else { way.candidates };
+                    let about_probes = matches!(signal, Signal::Probing(_));
+                    let early = about_probes || matches!(signal, Signal::Description { .. });
+                    let mut at = now + if early { way.description } else { way.candidates };
+                    if about_probes {
+                        // What follows a late message is late, too.
+                        at = at.max(self.signaled[index]);
+                    }
                     if !(way.lose_all || candidate && way.lose_candidates) {
-                        self.queue.push(now + delay, Happening::Signal(1 - index, signal));
+                        self.signaled[index] = self.signaled[index].max(at);
+                        self.queue.push(at, Happening::Signal(1 - index, signal));
                     }
                 }
                 peer::Action::Wake(at) => {
@@ -169,7 +174,7 @@ impl World {
         let there = way.and_then(|way| {
             let refused = self.server.refuses_connections();
             let served =
-                way.far == self.server.host && remote.port() == STUN_PORT && (refused || self.server.accepts());
+                way.far == self.server.host && self.server.serves(remote) && (refused || self.server.accepts());
             let mut established = || {
                 let (random, luck) = self.network.chances();
                 way.passing.established(random, luck, way.delay)
@@ -182,7 +187,14 @@ impl World {
             }
         });
         match there {
+            // TLS takes one more round trip until the client has judged the server (RFC 8446 §2).
+            Ok((TcpWay { delay, .. }, takes)) if self.server.tls_refused(self.now, remote).is_some() => {
+                let at = self.now + takes + delay * 2;
+                let why = self.server.tls_refused(at, remote).unwrap_or_default();
+                self.queue.push(at, Happening::ConnectFailed(index, id, why));
+            }
             Ok((TcpWay { source, delay, passing, .. }, takes)) => {
+                let takes = if self.server.speaks_tls(remote) { takes + delay * 2 } else { takes };
                 let (stream, there) = (self.next_connection, self.now + takes);
                 self.next_connection += 1;
                 let sending = [(); 2].map(|()| Sending::from(there, self.network.chances().1.fork()));
@@ -192,7 +204,7 @@ impl World {
             Err(refused) => {
                 let timeout = ("connection timed out", CONNECT_TIMEOUT);
                 let (why, after) = refused.map_or(timeout, |(errno, after)| (peer::errno_name(errno), after));
-                self.queue.push(self.now + after, Happening::ConnectFailed(index, id, why));
+                self.queue.push(self.now + after, Happening::ConnectFailed(index, id, why.to_owned()));
             }
         }
     }

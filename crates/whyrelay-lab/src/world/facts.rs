@@ -55,8 +55,13 @@ pub(super) fn after(kernel: &Kernel, sockets: &[SocketAddr], others: &BTreeSet<S
     let read = ["Ip", "Ip6", "Icmp", "Udp", "TcpExt", "nf_conntrack"].map(str::to_owned).to_vec();
     let mut facts = vec![HostFact::Counters { moved: kernel.counters.clone(), read }];
     facts.extend(firewall(kernel, true, |rule, matched| is_recorded(rule, matched, sockets, others)));
+    // As a real collector's copy has it: from or to a port of the session's own sockets, whoever's it is.
+    let ports: BTreeSet<u16> = sockets.iter().map(SocketAddr::port).collect();
     for (arrived, seen) in [(false, &kernel.left), (true, &kernel.arrived)] {
-        for ((interface, source, destination), packets) in seen {
+        let copied = |((_, source, destination), _): &(&(usize, SocketAddr, SocketAddr), &u64)| {
+            ports.contains(&source.port()) || ports.contains(&destination.port())
+        };
+        for ((interface, source, destination), packets) in seen.iter().filter(copied) {
             let device = kernel.host.interfaces[*interface].name.clone();
             let (source, destination, packets) = (*source, *destination, *packets);
             facts.push(HostFact::OwnPacket(OwnPacket {

@@ -49,6 +49,7 @@ pub(super) fn build(topology: &Topology) -> World {
         relay_address: faults.relay_address,
         relay_ports_closed: faults.relay_ports_closed,
         answers_after: faults.answers_after.0,
+        tls: faults.certificate.map(|certificate| (topology.tls_address(), certificate)),
     };
     let server = Server::new(server_host, server_addresses.clone(), server_faults, random.fork());
 
@@ -71,7 +72,10 @@ pub(super) fn build(topology: &Topology) -> World {
             patient: session.patient,
             port: session.port,
             credentials: topology.server.credentials(),
+            tls: faults.certificate.map(|_| topology.tls_address()),
             probe_sizes: limits_sizes(topology),
+            probe_causes: true,
+            silence: session.silence,
             map_port: session.map_port,
             ..PeerSetup::new(role)
         };

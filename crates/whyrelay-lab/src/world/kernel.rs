@@ -14,10 +14,11 @@ use crate::scenario::file::{self, Hook, Protocol, Verdict};
 use crate::scenario::topology::{self, FirewallRule};
 use crate::scenario::value::Cidr;
 
-use super::sizes::EMSGSIZE;
-
 /// How long Linux asks for a neighbor before it gives up: three times, a second apart.
 pub(super) const NEIGHBOR_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// EMSGSIZE of Linux, for what the interface is too small for.
+const EMSGSIZE: i32 = 90;
 
 /// EPERM, which the packet filter and a full connection table make of a send.
 const EPERM: i32 = 1;
@@ -64,6 +65,15 @@ pub(super) enum Arrived {
     Dropped,
     /// Gone, and the sender is told that it is prohibited: nft's `reject with icmpx admin-prohibited`.
     Rejected,
+}
+
+/// A socket that is made otherwise than the session's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Socket {
+    /// Its firewall mark.
+    pub(super) mark: u32,
+    /// The interface that it is bound to (SO_BINDTODEVICE).
+    pub(super) device: Option<String>,
 }
 
 /// A host's kernel.
@@ -158,13 +168,29 @@ impl Kernel {
         }
     }
 
+    /// The same about another socket.
+    pub(super) fn question_of(
+        &self,
+        socket: &Socket,
+        purpose: RoutePurpose,
+        source: Option<SocketAddr>,
+        to: SocketAddr,
+    ) -> RouteQuestion {
+        let (mark, out_device) = (socket.mark, socket.device.clone());
+        RouteQuestion { mark, out_device, ..self.question(purpose, source, to) }
+    }
+
     pub(super) fn ask(&self, question: &RouteQuestion) -> RouteAnswer {
         look_up(&self.rules, &self.routes, &self.addresses, question)
     }
 
-    /// A datagram of a socket bound to an address, with so many bytes, which nobody may fragment.
-    pub(super) fn send(&mut self, source: SocketAddr, to: SocketAddr, payload: usize) -> Sent {
-        let question = self.question(RoutePurpose::Peer, Some(source), to);
+    /// A datagram of a socket bound to an address, with so many bytes, which nobody may fragment. `None`: it is one of the
+    /// session's own.
+    pub(super) fn send(&mut self, socket: Option<&Socket>, source: SocketAddr, to: SocketAddr, payload: usize) -> Sent {
+        let question = match socket {
+            Some(socket) => self.question_of(socket, RoutePurpose::Peer, Some(source), to),
+            None => self.question(RoutePurpose::Peer, Some(source), to),
+        };
         let answer = self.ask(&question);
         let mut route = match (answer.route, answer.failure) {
             (Some(route), _) => route,
@@ -182,7 +208,7 @@ impl Kernel {
             self.count("nf_conntrack.drop");
             return Sent::Refused(EPERM);
         }
-        let mut mark = self.mark;
+        let mut mark = question.mark;
         let is_new = self.is_new(source, to, true);
         for index in 0..self.host.firewall.len() {
             let rule = &self.host.firewall[index];
@@ -495,23 +521,44 @@ mod tests {
         let mut taking = accept_new("input");
         let here = own(&taking);
         assert_eq!([(); 3].map(|()| taking.receive(0, other, here)), [delivered; 3]);
-        assert!(matches!(taking.send(here, other, 1), Sent::Leaves(_)));
+        assert!(matches!(taking.send(None, here, other, 1), Sent::Leaves(_)));
         assert_eq!(taking.receive(0, other, here), dropped);
         // Its own connection: what comes is an answer.
         let third = SocketAddr::new(other.ip(), 8);
-        assert!(matches!(taking.send(here, third, 1), Sent::Leaves(_)));
+        assert!(matches!(taking.send(None, here, third, 1), Sent::Leaves(_)));
         assert_eq!(taking.receive(0, third, here), dropped);
 
         let mut sending = accept_new("output");
         let here = own(&sending);
         for _ in 0..3 {
-            assert!(matches!(sending.send(here, other, 1), Sent::Leaves(_)));
+            assert!(matches!(sending.send(None, here, other, 1), Sent::Leaves(_)));
         }
         assert_eq!(sending.receive(0, other, here), delivered);
-        assert_eq!(sending.send(here, other, 1), Sent::Refused(EPERM));
+        assert_eq!(sending.send(None, here, other, 1), Sent::Refused(EPERM));
         // What answers is never new.
         assert_eq!(sending.receive(0, third, here), delivered);
-        assert_eq!(sending.send(here, third, 1), Sent::Refused(EPERM));
+        assert_eq!(sending.send(None, here, third, 1), Sent::Refused(EPERM));
+    }
+
+    /// Linux looks rules and routes up with the interface of the socket: a table that leads elsewhere has nothing for it.
+    #[test]
+    fn a_socket_bound_to_the_uplink_goes_around_a_rule_that_diverts() {
+        let text = "title = \"t\"\n[host.a]\n[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n\
+                    [[host.a.route]]\nto = \"default\"\ndev = \"wg0\"\ntable = 200\n\
+                    [[host.a.rule]]\npriority = 5\ntable = 200\nfwmark = \"0x7\"\n[host.b]\n[expect]\npath = \"direct\"\n";
+        let topology = Scenario::parse("test", text).unwrap().topology;
+        let mut kernel = Kernel::new(topology.hosts[0].clone(), 7, 0);
+        let (here, other) =
+            (SocketAddr::new(kernel.addresses[0].address, 9), SocketAddr::from(([203, 0, 113, 110], 7)));
+        let name = |sent: Sent| match sent {
+            Sent::Leaves(Leaving { interface, .. }) => topology.hosts[0].interfaces[interface].name.as_str(),
+            refused => panic!("{refused:?}"),
+        };
+        let own = name(kernel.send(None, here, other, 1));
+        let bound = Socket { mark: 7, device: Some("eth0".to_owned()) };
+        let unmarked = Socket { mark: 0, device: None };
+        let [bound, unmarked] = [bound, unmarked].map(|socket| name(kernel.send(Some(&socket), here, other, 1)));
+        assert_eq!([own, bound, unmarked], ["wg0", "eth0", "eth0"]);
     }
 
     /// An answer that the filter drops was seen all the same: tracking comes first.
@@ -525,7 +572,7 @@ mod tests {
         let (here, other) =
             (SocketAddr::new(kernel.addresses[0].address, 9), SocketAddr::from(([203, 0, 113, 110], 7)));
         assert_eq!(kernel.receive(0, other, here), Arrived::Delivered);
-        assert_eq!(kernel.send(here, other, 1), Sent::Refused(EPERM));
+        assert_eq!(kernel.send(None, here, other, 1), Sent::Refused(EPERM));
         assert_eq!(kernel.receive(0, other, here), Arrived::Dropped);
     }
 }

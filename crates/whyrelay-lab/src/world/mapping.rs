@@ -11,6 +11,7 @@ use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{Direction, EndReason, EventKind, Transport};
 use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
 
+use super::network::USUAL_TTL;
 use super::peer::{Action, Peer};
 
 /// The port of the socket that asks: not the one that is mapped.
@@ -190,7 +191,8 @@ impl Peer {
             return Some(match asking.machine.poll_output() {
                 Output::Transmit { remote, bytes } => {
                     self.door(now, Direction::Out, Transport::Udp, local, remote, &bytes);
-                    self.actions.push(Action::Send { source: local, destination: remote, bytes });
+                    let (ttl, is_probe) = (USUAL_TTL, false);
+                    self.actions.push(Action::Send { source: local, destination: remote, bytes, ttl, is_probe });
                     continue;
                 }
                 Output::Exchange { exchange: id, remote, request } => {

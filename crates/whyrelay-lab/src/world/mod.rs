@@ -17,17 +17,19 @@ mod mapping;
 mod network;
 mod outcome;
 mod peer;
+mod probing;
 mod queue;
 mod server;
 mod setup;
-mod sizes;
 mod tcp;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use whyrelay_core::engine::gather::StreamId;
+use whyrelay_core::engine::peer_probes::plan::LONGEST_SILENCE;
 use whyrelay_core::engine::port_mapping::ExchangeId;
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::IceState;
@@ -76,9 +78,10 @@ enum Happening {
     WakeServer(Timestamp),
     Signal(usize, Signal),
     Icmp(usize, peer::Icmp),
-    Refused(usize, SocketAddr, SocketAddr, i32),
+    /// A send, and whether it was a probe.
+    Refused(usize, SocketAddr, SocketAddr, i32, bool),
     Connected(usize, StreamId, SocketAddr, SocketAddr),
-    ConnectFailed(usize, StreamId, &'static str),
+    ConnectFailed(usize, StreamId, String),
     ToServer(u64, Vec<u8>),
     FromServer(u64, Vec<u8>),
     StreamClosed(u64),
@@ -145,6 +148,8 @@ struct World {
     network: Network,
     peers: [Peer; 2],
     signaling: [SignalingWay; 2],
+    /// When each side's last message arrives.
+    signaled: [Timestamp; 2],
     wakes: [Option<Timestamp>; 2],
     server: Server,
     server_wake: Option<Timestamp>,
@@ -163,9 +168,10 @@ pub fn run(setup: &Setup) -> Outcome {
     happen(build::build(setup), setup.limit, World::is_direct)
 }
 
-/// Lets a scenario's world happen, to its end or to [`LIMIT`].
+/// Lets a scenario's world happen, to its end or to [`LIMIT`], beside the silence that it asks for.
 pub fn run_topology(topology: &Topology) -> Outcome {
-    happen(from_topology::build(topology), LIMIT, World::is_direct)
+    let silence = topology.sessions.iter().map(|session| session.silence).max().unwrap_or_default();
+    happen(from_topology::build(topology), LIMIT + silence.min(LONGEST_SILENCE), World::is_direct)
 }
 
 /// The relay is cut before data is tried where `cuts` says so.
@@ -229,6 +235,7 @@ impl World {
             network,
             peers,
             signaling,
+            signaled: [START; 2],
             wakes: [None, None],
             server,
             server_wake: None,
@@ -281,8 +288,8 @@ impl World {
                 let actions = self.peers[index].icmp(now, icmp);
                 self.act(index, actions);
             }
-            Happening::Refused(index, local, remote, errno) => {
-                let actions = self.peers[index].send_failed(now, local, remote, errno);
+            Happening::Refused(index, local, remote, errno, is_probe) => {
+                let actions = self.peers[index].send_failed(now, local, remote, errno, is_probe);
                 self.act(index, actions);
             }
             Happening::Connected(index, id, local, remote) => {
@@ -290,7 +297,7 @@ impl World {
                 self.act(index, actions);
             }
             Happening::ConnectFailed(index, id, why) => {
-                let actions = self.peers[index].stream_failed(now, id, why);
+                let actions = self.peers[index].stream_failed(now, id, &why);
                 self.act(index, actions);
             }
             Happening::ToServer(stream, bytes) => {
@@ -351,6 +358,7 @@ impl World {
             None => Arrived::Delivered,
         };
         match arrived {
+            Arrived::Delivered if !self.peers[index].hears(interface, packet.destination) => {}
             Arrived::Delivered => {
                 let actions = self.peers[index].receive(self.now, packet.source, packet.destination, &packet.bytes);
                 self.act(index, actions);
@@ -400,6 +408,7 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let generations = self.peers.iter().all(|peer| peer.generation() == self.last_generation);
-        generations && self.settled.is_some_and(|settled| self.now.since(settled) >= SETTLE)
+        let silent = self.peers.iter().any(Peer::awaits_silence);
+        generations && !silent && self.settled.is_some_and(|settled| self.now.since(settled) >= SETTLE)
     }
 }

@@ -15,6 +15,7 @@ use whyrelay_core::engine::port_mapping::{self, ExchangeId};
 use whyrelay_core::ice::candidate::CandidateTransport;
 use whyrelay_core::ice::{self, Credentials, PairSnapshot, SelectedPair};
 use whyrelay_core::random::Random;
+use whyrelay_core::signal::PeerProbing;
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{
     Direction, EVENT_VERSION, EndReason, Event, EventKind, IceState, InterfaceUse, Role, SessionOptions, Side,
@@ -28,9 +29,9 @@ use whyrelay_core::host::Moment;
 use super::facts;
 use super::kernel::Kernel;
 use super::mapping::{Asking, default_gateway};
-use super::network::HostId;
+use super::network::{HostId, USUAL_TTL};
+use super::probing::Probing;
 use super::setup::PeerSetup;
-use super::sizes::{Seen, Sizes};
 
 /// Never, as the machine says it.
 pub(super) const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
@@ -52,12 +53,14 @@ pub(super) enum Signal {
     EndOfCandidates,
     /// The answerer asks for a restart; the offerer makes it.
     Restart,
+    /// About probes.
+    Probing(PeerProbing),
 }
 
 /// What a peer wants the world to do.
 #[derive(Debug)]
 pub(super) enum Action {
-    Send { source: SocketAddr, destination: SocketAddr, bytes: Vec<u8> },
+    Send { source: SocketAddr, destination: SocketAddr, bytes: Vec<u8>, ttl: u8, is_probe: bool },
     Connect { id: StreamId, local: IpAddr, remote: SocketAddr },
     SendOnStream { id: StreamId, bytes: Vec<u8> },
     CloseStream(StreamId),
@@ -85,6 +88,7 @@ struct Stream {
     id: StreamId,
     local: SocketAddr,
     remote: SocketAddr,
+    transport: Transport,
     deframer: Deframer,
 }
 
@@ -92,7 +96,7 @@ pub(super) struct Peer {
     pub(super) host: HostId,
     setup: PeerSetup,
     addresses: Vec<IpAddr>,
-    server: Vec<IpAddr>,
+    pub(super) server: Vec<IpAddr>,
     /// Its kernel; none in worlds without one, where everything is sent by the one way.
     pub(super) kernel: Option<Kernel>,
     pub(super) random: Random,
@@ -101,7 +105,7 @@ pub(super) struct Peer {
     traffic: BTreeMap<(Direction, SocketAddr, SocketAddr), (Transport, u64, u64)>,
     /// The machine, once the peer has started.
     machine: Option<peer::Peer>,
-    sockets: Vec<SocketAddr>,
+    pub(super) sockets: Vec<SocketAddr>,
     /// Servers and candidates of the other side that the kernel was asked about.
     others: BTreeSet<SocketAddr>,
     streams: Vec<Stream>,
@@ -118,9 +122,7 @@ pub(super) struct Peer {
     wake_at: Timestamp,
     /// Its port mapping, from the beginning to the end of the session.
     pub(super) asking: Option<Asking>,
-    /// Its padded probes, once there is a direct path.
-    pub(super) sizes: Option<Sizes>,
-    pub(super) probes_seen: Seen,
+    pub(super) probing: Probing,
     pub(super) remote_credentials: Option<Credentials>,
     pub(super) actions: Vec<Action>,
     pub(super) first_selected: Option<Timestamp>,
@@ -161,8 +163,7 @@ impl Peer {
             remote_ended: None,
             wake_at: NEVER,
             asking: None,
-            sizes: None,
-            probes_seen: Seen::new(),
+            probing: Probing::new(),
             remote_credentials: None,
             actions: Vec::new(),
             first_selected: None,
@@ -194,15 +195,20 @@ impl Peer {
         self.finish()
     }
 
-    /// Its sockets' addresses. Port 0 is any free one, for each socket (Linux's ip_local_port_range).
+    /// Its sockets' addresses. Port 0 is any free one, for each socket.
     fn bound(&mut self) -> Vec<SocketAddr> {
-        const FREE: std::ops::Range<u64> = 32_768..61_000;
-        let (wanted, random) = (self.setup.port, &mut self.random);
-        let mut port = || match wanted {
-            0 => (FREE.start + random.below(FREE.end - FREE.start)) as u16,
+        let addresses = self.addresses.clone();
+        let port = |peer: &mut Self| match peer.setup.port {
+            0 => peer.free_port(),
             port => port,
         };
-        self.addresses.iter().map(|ip| SocketAddr::new(*ip, port())).collect()
+        addresses.into_iter().map(|ip| SocketAddr::new(ip, port(self))).collect()
+    }
+
+    /// A port that a system gives (Linux's ip_local_port_range).
+    pub(super) fn free_port(&mut self) -> u16 {
+        const FREE: std::ops::Range<u64> = 32_768..61_000;
+        (FREE.start + self.random.below(FREE.end - FREE.start)) as u16
     }
 
     /// Begins the session itself, with the port that the router has mapped.
@@ -264,6 +270,8 @@ impl Peer {
         if self.is_asking(local) {
             self.door(now, Direction::In, Transport::Udp, local, source, bytes);
             self.ask(now, port_mapping::Input::Datagram { remote: source, bytes });
+        } else if self.probing.socket(local).is_some() {
+            self.probe_answered(now, local, source, bytes);
         } else if self.machine.is_some() && self.sockets.contains(&local) {
             self.door(now, Direction::In, Transport::Udp, local, source, bytes);
             if !self.take_probe(now, local, source, bytes) {
@@ -279,8 +287,10 @@ impl Peer {
         local: SocketAddr,
         remote: SocketAddr,
         errno: i32,
+        is_probe: bool,
     ) -> Vec<Action> {
-        if self.size_refused(now, local, remote, errno) {
+        if is_probe {
+            self.probe_refused(now, local, remote, errno);
             return self.finish();
         }
         let (transport, detail) = (Transport::Udp, errno_name(errno).to_owned());
@@ -294,7 +304,7 @@ impl Peer {
     }
 
     pub(super) fn icmp(&mut self, now: Timestamp, icmp: Icmp) -> Vec<Action> {
-        if self.size_error(now, &icmp) {
+        if self.probe_error(now, &icmp) {
             return self.finish();
         }
         let Icmp { local, remote, offender, icmp_type, icmp_code, .. } = icmp;
@@ -329,7 +339,8 @@ impl Peer {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> Vec<Action> {
-        self.streams.push(Stream { id, local, remote, deframer: Deframer::new(Framing::Stun) });
+        let transport = if self.setup.tls == Some(remote) { Transport::Tls } else { Transport::Tcp };
+        self.streams.push(Stream { id, local, remote, transport, deframer: Deframer::new(Framing::Stun) });
         self.feed(now, Input::Connected { id, local });
         self.finish()
     }
@@ -341,14 +352,14 @@ impl Peer {
 
     pub(super) fn stream_data(&mut self, now: Timestamp, id: StreamId, bytes: &[u8]) -> Vec<Action> {
         let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) else { return Vec::new() };
-        let (local, remote) = (stream.local, stream.remote);
+        let (local, remote, transport) = (stream.local, stream.remote, stream.transport);
         stream.deframer.push(bytes);
         let mut messages = Vec::new();
         while let Ok(Some(message)) = stream.deframer.next_message() {
             messages.push(message.to_vec());
         }
         for message in messages {
-            self.door(now, Direction::In, Transport::Tcp, local, remote, &message);
+            self.door(now, Direction::In, transport, local, remote, &message);
             self.feed(now, Input::Message { id, bytes: &message });
         }
         self.finish()
@@ -359,7 +370,7 @@ impl Peer {
             self.feed(now, Input::Timeout);
         }
         self.wake_asking(now);
-        self.wake_sizes(now);
+        self.wake_probes(now);
         self.finish()
     }
 
@@ -387,6 +398,7 @@ impl Peer {
             IceState::Failed => EndReason::Failed,
             _ => EndReason::Finished,
         };
+        self.end_probes(now);
         self.feed(now, Input::Close);
         for ((direction, local, remote), (transport, datagrams, bytes)) in std::mem::take(&mut self.traffic) {
             self.record(now, EventKind::Traffic { direction, transport, local, remote, datagrams, bytes });
@@ -437,6 +449,23 @@ impl Peer {
 
     pub(super) const fn probes_sizes(&self) -> bool {
         self.setup.probe_sizes
+    }
+
+    /// Whether it finds out why nothing is direct.
+    pub(super) const fn probes_causes(&self) -> bool {
+        self.setup.probe_causes && !self.setup.relay_only
+    }
+
+    /// How long a mapping is to be silent; zero: nobody asks.
+    pub(super) const fn longest_silence(&self) -> Duration {
+        self.setup.silence
+    }
+
+    /// Whether a socket gets what arrives by an interface: one that is bound to another does not.
+    pub(super) fn hears(&self, interface: usize, local: SocketAddr) -> bool {
+        let device = self.probing.socket(local).and_then(|socket| socket.device.as_ref());
+        let Some((device, kernel)) = device.zip(self.kernel.as_ref()) else { return true };
+        kernel.host.interfaces[interface].name == *device
     }
 
     fn is_offerer(&self) -> bool {

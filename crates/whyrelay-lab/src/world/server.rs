@@ -13,7 +13,9 @@ use whyrelay_core::time::Timestamp;
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
 use super::network::{HostId, Packet};
+use super::tls;
 use crate::scenario::STUN_PORT;
+use crate::scenario::file::Certificate;
 
 /// The one user of the simulated server.
 pub(super) const USERNAME: &str = "lab";
@@ -53,6 +55,8 @@ pub(super) struct ServerFaults {
     pub(super) relay_ports_closed: bool,
     /// How long it takes to answer.
     pub(super) answers_after: Duration,
+    /// Where it serves TURN over TLS, and what its certificate is like.
+    pub(super) tls: Option<(SocketAddr, Certificate)>,
 }
 
 pub(super) struct Server {
@@ -139,6 +143,22 @@ impl Server {
     /// How long it takes to answer.
     pub(super) const fn answers_after(&self) -> Duration {
         self.faults.answers_after
+    }
+
+    /// Whether it serves TURN over TCP or TLS at a port.
+    pub(super) fn serves(&self, remote: SocketAddr) -> bool {
+        remote.port() == STUN_PORT || self.speaks_tls(remote)
+    }
+
+    /// Whether it speaks TLS there.
+    pub(super) fn speaks_tls(&self, remote: SocketAddr) -> bool {
+        self.faults.tls.is_some_and(|(address, _)| address == remote)
+    }
+
+    /// What TLS says of it to who connects at an address: nothing, where the certificate is good or TLS is not spoken.
+    pub(super) fn tls_refused(&self, now: Timestamp, remote: SocketAddr) -> Option<String> {
+        let (_, certificate) = self.faults.tls.filter(|(address, _)| *address == remote)?;
+        tls::refusal(certificate, remote.ip(), now)
     }
 
     /// Whether its host refuses connections.

@@ -1,5 +1,6 @@
 //! What a world is made of: two sites, a server, signaling, and what the peers are told.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior};
@@ -139,8 +140,14 @@ pub struct PeerSetup {
     pub port: u16,
     /// What its TURN credentials are like.
     pub credentials: Credentials,
+    /// It uses TURN over TLS at this address and no other, and STUN by the same.
+    pub tls: Option<SocketAddr>,
     /// Asks a direct path for large packets, each way.
     pub probe_sizes: bool,
+    /// Probes why nothing is direct; only hosts of a scenario have a kernel that would tell.
+    pub probe_causes: bool,
+    /// Asks on a direct path for how long its NAT remembers a mapping; zero: it does not.
+    pub silence: Duration,
     /// Has its router map the port of its socket; only hosts of a scenario know their router.
     pub map_port: bool,
 }
@@ -160,7 +167,10 @@ impl PeerSetup {
             patient: false,
             port: 40_000,
             credentials: Credentials::Right,
+            tls: None,
             probe_sizes: false,
+            probe_causes: false,
+            silence: Duration::ZERO,
             map_port: false,
         }
     }

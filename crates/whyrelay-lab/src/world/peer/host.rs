@@ -25,6 +25,16 @@ impl Peer {
             }),
             file::Credentials::Missing => None,
         };
+        if let Some(address) = self.setup.tls {
+            let (username, password) = login.map(|(user, password)| (user, Password::new(password))).unzip();
+            // STUN they are told of by signaling, as the server announces it.
+            let stun = format!("stun:{}", SocketAddr::new(address.ip(), STUN_PORT));
+            let known = [(stun, None, None), (format!("turns:{address}?transport=tcp"), username, password)];
+            let server = |(url, username, password): (String, _, _)| {
+                Some(Server { url: url.parse().ok()?, addresses: vec![address.ip()], username, password })
+            };
+            return known.into_iter().filter_map(server).collect();
+        }
         let mut servers = Vec::new();
         let mut add = |ip: IpAddr, scheme: &str, query: &str| {
             let host = SocketAddr::new(ip, STUN_PORT);
@@ -76,8 +86,16 @@ impl Peer {
     }
 
     pub(super) fn ask_for_servers(&mut self, now: Timestamp) {
-        for ip in self.server.clone() {
+        let told = if self.setup.tls.is_some() { 1 } else { self.server.len() };
+        for ip in self.server.clone().into_iter().take(told) {
             self.ask_route(now, RoutePurpose::Server, SocketAddr::new(ip, STUN_PORT));
+        }
+    }
+
+    /// As for what is sent to an address that was not asked about yet.
+    pub(in crate::world) fn ask_route_once(&mut self, now: Timestamp, purpose: RoutePurpose, to: SocketAddr) {
+        if !self.others.contains(&to) {
+            self.ask_route(now, purpose, to);
         }
     }
 

@@ -8,7 +8,7 @@ use whyrelay_core::trace::datagram::{Classify, Passage};
 use whyrelay_core::trace::event::{Datagram, Direction, EventKind, IceState, Transport};
 use whyrelay_core::wire::framing::Framing;
 
-use super::{Action, NEVER, Peer, Signal};
+use super::{Action, NEVER, Peer, Signal, USUAL_TTL};
 
 impl Peer {
     pub(super) fn feed(&mut self, now: Timestamp, input: Input<'_>) {
@@ -25,7 +25,10 @@ impl Peer {
                     self.door(now, Direction::Out, transport, local, remote, &bytes);
                     self.actions.push(match stream {
                         Some(id) => Action::SendOnStream { id, bytes: Framing::Stun.wrap(&bytes) },
-                        None => Action::Send { source: local, destination: remote, bytes },
+                        None => {
+                            let (ttl, is_probe) = (USUAL_TTL, false);
+                            Action::Send { source: local, destination: remote, bytes, ttl, is_probe }
+                        }
                     });
                 }
                 Output::Connect { id, local, remote, .. } => {
@@ -60,7 +63,7 @@ impl Peer {
             IceState::Closed => {}
             _ => self.failed = None,
         }
-        self.begin_sizes(now);
+        self.advance_probes(now);
     }
 
     /// The door: everything that passes is recorded before anything else is done with it.
@@ -94,9 +97,8 @@ impl Peer {
 
     /// What the world is to do, the next wake-up included.
     pub(in crate::world) fn finish(&mut self) -> Vec<Action> {
-        let beside =
-            [self.asking.as_ref().map(|asking| asking.wake_at), self.sizes.as_ref().map(|sizes| sizes.wake_at)];
-        let wake_at = beside.into_iter().flatten().fold(self.wake_at, Timestamp::min);
+        let asking = self.asking.as_ref().map_or(NEVER, |asking| asking.wake_at);
+        let wake_at = self.wake_at.min(asking).min(self.probes_due());
         if wake_at < NEVER {
             self.actions.push(Action::Wake(wake_at));
         }

@@ -14,6 +14,7 @@ impl Peer {
         match signal {
             Signal::Description { offer, credentials, generation } => {
                 self.described = true;
+                self.probing.described(now);
                 self.remote_credentials = Some(credentials.clone());
                 self.describe(now, Side::Remote, offer, &credentials, generation);
                 if offer {
@@ -38,6 +39,7 @@ impl Peer {
                 self.feed(now, Input::RemoteEndOfCandidates);
             }
             Signal::Restart => self.restart_as_offerer(now),
+            Signal::Probing(probing) => self.heard_about_probes(now, &probing),
         }
     }
 

@@ -22,9 +22,7 @@ const AT_ONCE: usize = 8;
 const UNREPEATED: usize = 4;
 
 /// Findings that one world alone may have where they do no harm, by code.
-const APART: [&str; 3] = [
-    // Hops are found by probes with a low TTL, which virtual time does not send.
-    "WR203",
+const APART: [&str; 2] = [
     // A session with a direct path is over, or its relay is cut off, before a server that is silent or late was given up:
     // when exactly is a matter of milliseconds.
     "WR301", "WR402",
