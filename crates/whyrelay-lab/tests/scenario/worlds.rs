@@ -159,6 +159,24 @@ fn what_a_rule_diverts_a_probe_bound_to_the_uplink_does_not() {
     assert!(!answered(ProbeAim::OtherPort), "{probes:?}");
 }
 
+/// What A's sockets heard besides checks were probes of B; what a rule of A dropped meanwhile were connections.
+#[test]
+fn probes_that_arrived_are_none_that_a_firewall_dropped() {
+    let text = "title = \"t\"\n[host.a]\nbehind = \"home-router\"\n\
+                [[host.a.firewall]]\nhook = \"input\"\nverdict = \"accept\"\nipproto = \"udp\"\n\
+                [[host.a.firewall]]\nhook = \"input\"\nverdict = \"drop\"\n\
+                [host.b]\nbehind = \"home-router\"\n[host.b.session]\nmark = \"0x1bd00\"\n\
+                [[host.b.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n\
+                [[host.b.route]]\nto = \"peer/26\"\ndev = \"wg0\"\ntable = 200\n\
+                [[host.b.rule]]\npriority = 1000\nfwmark = \"0x10000/0x10000\"\ntable = 200\n\
+                [expect]\npath = \"relayed\"\n";
+    let Scenario { topology, .. } = Scenario::parse("test", text).unwrap_or_else(|error| panic!("{error}"));
+    let findings = run_virtual(&topology).report.findings;
+    let named = |name: &str| findings.iter().any(|finding| finding.name == name);
+    assert!(named("mark-rule-collision"), "{findings:?}");
+    assert!(!named("input-firewall-drops"), "{findings:?}");
+}
+
 /// The routers in front of a host tell where packets of a low TTL died, and behind the first that is silent nobody does.
 #[test]
 fn hops_are_found_in_virtual_time() {

@@ -222,7 +222,17 @@ impl SideEvidence {
         let here = |check: &&Check| !self.is_relayed(check.pair.local);
         let checks = self.received.values().chain(self.sent.values().filter(|check| check.answer.is_some()));
         let servers = self.servers.iter().filter(|(_, path)| path.has_answered()).map(|((.., server), _)| *server);
-        checks.filter(here).map(|check| check.pair.remote).chain(servers).collect()
+        checks
+            .filter(here)
+            .map(|check| check.pair.remote)
+            .chain(servers)
+            .chain(self.probed_by().map(|(_, by)| by))
+            .collect()
+    }
+
+    /// Sockets of this side that the peer's probes came to, and where from.
+    fn probed_by(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+        self.host.probes_seen.iter().map(|seen| (seen.fact.1, seen.fact.2))
     }
 
     /// Packets that reached this host's interfaces for one of its sockets, from addresses that no socket heard anything
@@ -250,6 +260,7 @@ impl SideEvidence {
         let heard: BTreeSet<_> = checks
             .map(|check| (check.pair.local, check.pair.remote))
             .chain(servers.map(|((_, local, server), _)| (*local, *server)))
+            .chain(self.probed_by())
             .collect();
         let lost = arrivals.filter(|packet| !heard.contains(&(packet.fact.destination, packet.fact.source)));
         Some(lost.map(|packet| (packet.fact.packets, packet.seq)).collect())
