@@ -82,19 +82,32 @@ fn excused(topology: &Topology, vantage: Vantage, finding: &Finding) -> bool {
     let looks_like = pairs.iter().any(|(cause, seen)| *seen == finding.name && expected(cause).is_some());
     // All that it hears may be its own router, which refuses.
     let heard = ["stun-server-silent", "checks-rejected-on-the-way"].contains(&finding.name);
-    looks_like || hears_nothing(topology, vantage) && heard && finding.blame == Blame::Path
+    looks_like
+        || (hears_nothing(topology, vantage) || asks_one_port(topology, vantage))
+            && heard
+            && finding.blame == Blame::Path
+}
+
+/// Whether this side, whose network lets no UDP out, asks one port over UDP only, as with TURN over TLS: it may be closed
+/// at the server as well.
+fn asks_one_port(topology: &Topology, vantage: Vantage) -> bool {
+    topology.server.faults.certificate.is_some() && is_blocked(topology, vantage)
 }
 
 /// Whether this side hears nothing over UDP, nor over TCP, or there would be a relayed path: then its network may be
 /// closed and its servers may be dead. To blame a server for that would be wrong all the same, and so it would be on the
 /// other side.
 fn hears_nothing(topology: &Topology, vantage: Vantage) -> bool {
+    topology.expect.path == Path::Failed && is_blocked(topology, vantage)
+}
+
+fn is_blocked(topology: &Topology, vantage: Vantage) -> bool {
     let blocked = topology.expect.finding.iter().find(|expected| expected.name == "udp-blocked");
     let own = match vantage {
         Vantage::A => file::Blame::A,
         Vantage::B => file::Blame::B,
     };
-    topology.expect.path == Path::Failed && blocked.is_some_and(|blocked| blocked.blame == Some(own))
+    blocked.is_some_and(|blocked| blocked.blame == Some(own))
 }
 
 #[cfg(test)]
@@ -128,5 +141,12 @@ mod tests {
         assert!(excused(&topology("failed"), Vantage::A, &named(Blame::Path)));
         assert!(!excused(&topology("failed"), Vantage::A, &named(Blame::Relay)));
         assert!(!excused(&topology("failed"), Vantage::B, &named(Blame::Path)));
+        // With TURN over TLS it asks one port over UDP.
+        let mut over_tls = topology("relayed");
+        assert!(!excused(&over_tls, Vantage::A, &named(Blame::Path)));
+        over_tls.server.faults.certificate = Some(file::Certificate::Good);
+        assert!(excused(&over_tls, Vantage::A, &named(Blame::Path)));
+        assert!(!excused(&over_tls, Vantage::A, &named(Blame::Relay)));
+        assert!(!excused(&over_tls, Vantage::B, &named(Blame::Path)));
     }
 }
