@@ -18,7 +18,7 @@ use crate::time::{Now, Timestamp};
 use crate::trace::event::{EventKind, ServerFailure, Transport};
 use crate::wire::attribute::AttributeType;
 use crate::wire::integrity::Integrity;
-use crate::wire::stun::{Class, Message, MessageBuilder, Method};
+use crate::wire::stun::{Class, Message, MessageBuilder, Method, TransactionId};
 use crate::wire::turn::{ChannelNumber, REQUESTED_TRANSPORT_UDP, family};
 
 /// A refresh is sent this long before the allocation ends (RFC 8656 §7: "at least a minute before"), or at half of
@@ -136,6 +136,14 @@ struct Request {
 /// Renewals of one request: 401, a change of realm, and some stale nonces.
 const MAX_RENEWALS: u8 = 5;
 
+/// An Allocate without an answer.
+#[derive(Clone, Debug)]
+struct Asked {
+    transaction: TransactionId,
+    /// What it was signed with; `None`: a server that asks for no credentials may grant it all the same.
+    proof: Option<Proof>,
+}
+
 /// States of RFC 8656's client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -143,9 +151,10 @@ enum Phase {
     Allocating,
     /// Entered by a success response; left for `Releasing` by close, for `Ended` by loss.
     Allocated,
-    /// Refresh with lifetime 0 is under way; left for `Ended`.
+    /// Entered by close, where there is an allocation or may be one: Refresh with lifetime 0 is under way. Left for
+    /// `Ended`.
     Releasing,
-    /// Nothing more will come.
+    /// Nothing more will come. What an Allocate that was given up may have made is still given back.
     Ended,
 }
 
@@ -157,7 +166,9 @@ pub(super) struct TurnClient {
     credentials: LongTerm,
     transactions: Transactions<Request>,
     phase: Phase,
-    closing: bool,
+    /// The latest Allocate, until it is answered. It may be granted when nobody waits for it any more: then the
+    /// allocation is given back.
+    asked: Option<Asked>,
     /// Whether 437 and 440 have had their second attempt.
     mismatch_retried: bool,
     family_retried: bool,
@@ -180,7 +191,7 @@ impl TurnClient {
             credentials,
             transactions: Transactions::default(),
             phase: Phase::Allocating,
-            closing: false,
+            asked: None,
             mismatch_retried: false,
             family_retried: false,
             relayed: Vec::new(),
@@ -197,11 +208,10 @@ impl TurnClient {
 
     /// Gives the allocation back: Refresh with lifetime 0. Ends with [`TurnOutput::Ended`].
     pub(super) fn close(&mut self, now: Timestamp) {
-        self.closing = true;
         match self.phase {
             Phase::Allocated => self.release(now),
-            // An authenticated Allocate may have made an allocation: its answer is waited for, then given back.
-            Phase::Allocating if self.may_be_allocated() => {}
+            // Right behind it, as its answer may come too late for us.
+            Phase::Allocating if self.may_be_allocated() => self.release(now),
             Phase::Allocating => self.end(),
             Phase::Releasing | Phase::Ended => {}
         }
@@ -209,7 +219,7 @@ impl TurnClient {
 
     /// The time for leaving is over: says the last word once more and ends.
     pub(super) fn abandon(&mut self) {
-        if self.phase == Phase::Ended {
+        if self.is_ended() {
             return;
         }
         if self.phase != Phase::Allocating || self.may_be_allocated() {
@@ -222,6 +232,7 @@ impl TurnClient {
             self.deallocated(relayed, "closed by this side; the server did not confirm it");
         }
         self.end();
+        self.transactions.cancel(|_| true);
     }
 
     /// The connection to the server is gone.
@@ -300,7 +311,7 @@ impl TurnClient {
 
     /// Whether it is over, its last words included.
     pub(super) fn is_ended(&self) -> bool {
-        self.phase == Phase::Ended
+        self.phase == Phase::Ended && self.transactions.requests().next().is_none()
     }
 
     /// Checks a message's integrity with the key in use, for the trace.
@@ -341,6 +352,9 @@ impl TurnClient {
             }
         }
         let (bytes, proof) = self.credentials.finish(builder);
+        if request.purpose == Purpose::Allocate {
+            self.asked = Some(Asked { transaction: id, proof: proof.clone() });
+        }
         request.proof = proof;
         let schedule = match (&request.purpose, self.config.transport) {
             (Purpose::Release { again: false }, Transport::Udp) => Schedule::FAREWELL,
@@ -359,7 +373,7 @@ impl TurnClient {
             Purpose::Allocate => {
                 self.failed(method, failure);
                 if request.proof.is_some() {
-                    // The answer may have been lost, not the request: no allocation is left behind.
+                    // The answer may be late or lost, not the request: no allocation is left behind.
                     self.request(now, Purpose::Release { again: false });
                 } else {
                     self.outputs.push_back(TurnOutput::Unanswered);
@@ -418,11 +432,14 @@ impl TurnClient {
         self.end();
     }
 
+    /// Only giving back goes on, over UDP: who closes a connection gives back what was allocated over it.
     fn end(&mut self) {
         if self.phase == Phase::Ended {
             return;
         }
         self.phase = Phase::Ended;
+        let over_udp = self.config.transport == Transport::Udp;
+        self.transactions.cancel(|request| !over_udp || request.purpose != Purpose::Release { again: false });
         self.relayed.clear();
         self.permissions.clear();
         self.channels.clear();
@@ -430,9 +447,11 @@ impl TurnClient {
         self.outputs.push_back(TurnOutput::Ended);
     }
 
+    /// Whether the server may hold an allocation that it has not told of: one that an authenticated Allocate asks for,
+    /// or one of an earlier run.
     fn may_be_allocated(&self) -> bool {
-        let authenticated = |request: &Request| request.purpose == Purpose::Allocate && request.proof.is_some();
-        self.transactions.requests().any(authenticated)
+        let ends_another = |request: &Request| request.purpose == Purpose::Release { again: true };
+        self.asked.as_ref().is_some_and(|asked| asked.proof.is_some()) || self.transactions.requests().any(ends_another)
     }
 
     fn deallocated(&mut self, relayed: SocketAddr, detail: &str) {

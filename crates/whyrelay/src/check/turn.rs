@@ -326,20 +326,85 @@ mod tests {
     use super::super::journal::Entry;
     use super::*;
     use crate::io::clock::Clock;
+    use crate::server::turn::{StunTurnConfig, StunTurnServer};
+    use tokio::net::UdpSocket;
     use whyrelay_core::engine::gather::Password;
+    use whyrelay_core::engine::turn_server::Credentials;
+    use whyrelay_core::wire::stun::Message;
+
+    /// In front of a server: its first answer comes through, and no other; the first two of the client's last words are lost.
+    async fn nearly_silent(server: SocketAddr) -> SocketAddr {
+        let (front, back) =
+            (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        back.connect(server).await.unwrap();
+        let address = front.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut client, mut answers, mut last_words) = (None, 0, 0);
+            let (mut asked, mut answered) = ([0; 1500], [0; 1500]);
+            loop {
+                tokio::select! {
+                    Ok((length, from)) = front.recv_from(&mut asked) => {
+                        client = Some(from);
+                        let bytes = &asked[..length];
+                        let is_last = Message::decode(bytes).is_ok_and(|message| message.method == Method::REFRESH);
+                        last_words += u32::from(is_last);
+                        if !is_last || last_words > 2 {
+                            back.send(bytes).await.unwrap();
+                        }
+                    }
+                    Ok(length) = back.recv(&mut answered) => {
+                        answers += 1;
+                        if let Some(client) = client.filter(|_| answers == 1) {
+                            front.send_to(&answered[..length], client).await.unwrap();
+                        }
+                    }
+                }
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn an_allocation_whose_answer_does_not_come_in_time_is_given_back() {
+        let config = StunTurnConfig {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            credentials: Credentials::none().with_user("alice", "wonderland"),
+            ..StunTurnConfig::default()
+        };
+        let server = StunTurnServer::bind(config).unwrap();
+        let serving = server.clone();
+        tokio::spawn(async move { serving.run(std::future::pending()).await });
+        let remote = nearly_silent(server.addresses()[0]).await;
+        let (journal, _entries) = Journal::new(Clock::start());
+        let (_stopping, stop) = Stop::new();
+        let with = (ClientTls::default(), UdpOptions::default());
+        let until = Instant::now() + Duration::from_millis(500);
+        try_server(journal, Random::from_number(1), target(remote), with, until, stop).await;
+        let left = async {
+            while server.metrics().allocations > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), left).await;
+        let metrics = server.metrics();
+        assert_eq!((metrics.counters.allocations, metrics.allocations), (1, 0), "made, and left behind");
+    }
+
+    fn target(address: SocketAddr) -> Target {
+        let (username, password) = (Some("alice".into()), Some(Password::new("wonderland".to_owned())));
+        let url = format!("turn:{address}").parse().unwrap();
+        let server = Server { url, addresses: vec![address.ip()], username, password };
+        let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
+        Target { server, label: "turn:closed".to_owned(), origin, experiments: false }
+    }
 
     #[tokio::test]
     async fn who_asks_for_the_lifetime_is_told_why_there_is_none_without_an_allocation() {
         let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (journal, mut entries) = Journal::new(Clock::start());
         let (_stopping, stop) = Stop::new();
-        let (username, password) = (Some("alice".into()), Some(Password::new("wonderland".to_owned())));
-        let url = format!("turn:{closed}").parse().unwrap();
-        let server = Server { url, addresses: vec![closed.ip()], username, password };
-        let origin = Origin { address: "127.0.0.1:0".parse().unwrap(), interface: None };
-        let target = Target { server, label: "turn:closed".to_owned(), origin, experiments: false };
         let with = (ClientTls::default(), UdpOptions::default());
-        find_lifetime(journal, Random::from_number(1), target, with, Duration::from_secs(15), stop).await;
+        find_lifetime(journal, Random::from_number(1), target(closed), with, Duration::from_secs(15), stop).await;
         let told = std::iter::from_fn(|| entries.try_recv().ok()).find_map(|entry| match entry {
             Entry::Fact(_, EventKind::NotMeasured { what, why }) => Some(format!("{what}: {why}")),
             _ => None,

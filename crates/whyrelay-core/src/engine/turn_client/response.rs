@@ -6,7 +6,7 @@ use super::super::credentials::Challenge;
 use super::super::local_candidates::is_usable;
 use super::super::stun_client::error_response;
 use super::super::transaction::Answered;
-use super::{Families, MAX_RENEWALS, Phase, Purpose, REFRESH_RETRY, Request, TurnClient, TurnOutput};
+use super::{Asked, Families, MAX_RENEWALS, Phase, Purpose, REFRESH_RETRY, Request, TurnClient, TurnOutput};
 use crate::time::Timestamp;
 use crate::trace::event::{EventKind, ServerFailure};
 use crate::wire::attribute::AttributeType;
@@ -33,6 +33,7 @@ impl TurnClient {
 
     fn feed_response(&mut self, now: Timestamp, arrived: Timestamp, message: &Message<'_>) -> bool {
         let Some(request) = self.transactions.peek(message.transaction) else {
+            self.feed_late_answer(now, message);
             return self.transactions.is_finished(message.transaction);
         };
         let method = request.purpose.method();
@@ -47,12 +48,38 @@ impl TurnClient {
         let Some(Answered { request, rtt, exact }) = self.transactions.answer(arrived, message.transaction) else {
             return true;
         };
+        if request.purpose == Purpose::Allocate {
+            self.asked = None;
+        }
         self.outputs.push_back(TurnOutput::RoundTrip { rtt, exact });
         match message.class {
             Class::Success => self.granted(now, request, message),
             _ => self.refused(now, request, message),
         }
         true
+    }
+
+    /// An Allocate is answered that nobody waits for any more.
+    fn feed_late_answer(&mut self, now: Timestamp, message: &Message<'_>) {
+        let is_it = |asked: &mut Asked| {
+            let proven = asked.proof.as_ref().is_none_or(|proof| proof.check(message) == Integrity::Valid);
+            asked.transaction == message.transaction && message.method == Method::ALLOCATE && proven
+        };
+        if message.class != Class::Success || self.asked.take_if(is_it).is_none() {
+            return;
+        }
+        match self.phase {
+            // What is under way gives it back, as it left later.
+            Phase::Releasing => {
+                let _ = self.note_allocated(message);
+            }
+            _ => {
+                let purpose = Purpose::Release { again: false };
+                if self.transactions.requests().all(|request| request.purpose != purpose) {
+                    self.request(now, purpose);
+                }
+            }
+        }
     }
 
     fn granted(&mut self, now: Timestamp, request: Request, message: &Message<'_>) {
@@ -74,6 +101,23 @@ impl TurnClient {
     }
 
     fn allocated(&mut self, now: Timestamp, message: &Message<'_>) {
+        let lifetime_s = match self.note_allocated(message) {
+            Ok(lifetime_s) => lifetime_s,
+            Err(detail) => {
+                self.failed(Method::ALLOCATE, ServerFailure::BadResponse { detail: detail.to_owned() });
+                self.request(now, Purpose::Release { again: false });
+                self.end();
+                return;
+            }
+        };
+        self.phase = Phase::Allocated;
+        self.set_lifetime(now, lifetime_s);
+        let mapped = message.xor_address(AttributeType::XOR_MAPPED_ADDRESS);
+        self.outputs.push_back(TurnOutput::Allocated { relayed: self.relayed.clone(), mapped });
+    }
+
+    /// Keeps what was allocated, and tells of it; its lifetime in seconds, or why it is of no use.
+    fn note_allocated(&mut self, message: &Message<'_>) -> Result<u32, &'static str> {
         let mut relayed: Vec<SocketAddr> = Vec::with_capacity(2);
         for address in message.xor_addresses(AttributeType::XOR_RELAYED_ADDRESS) {
             let new_family = relayed.iter().all(|other| other.is_ipv4() != address.is_ipv4());
@@ -82,16 +126,10 @@ impl TurnClient {
             }
         }
         let lifetime_s = message.u32(AttributeType::LIFETIME).unwrap_or(DEFAULT_LIFETIME_S);
-        let bad = match (relayed.is_empty(), lifetime_s) {
-            (true, _) => Some("the answer carries no usable XOR-RELAYED-ADDRESS"),
-            (_, 0) => Some("the answer grants a lifetime of 0"),
-            _ => None,
-        };
-        if let Some(detail) = bad {
-            self.failed(Method::ALLOCATE, ServerFailure::BadResponse { detail: detail.to_owned() });
-            self.request(now, Purpose::Release { again: false });
-            self.end();
-            return;
+        match (relayed.is_empty(), lifetime_s) {
+            (true, _) => return Err("the answer carries no usable XOR-RELAYED-ADDRESS"),
+            (_, 0) => return Err("the answer grants a lifetime of 0"),
+            _ => {}
         }
         self.note_address_error(message);
         let mapped = message.xor_address(AttributeType::XOR_MAPPED_ADDRESS);
@@ -105,14 +143,8 @@ impl TurnClient {
                 lifetime_s,
             }));
         }
-        self.relayed.clone_from(&relayed);
-        if self.closing {
-            self.release(now);
-            return;
-        }
-        self.phase = Phase::Allocated;
-        self.set_lifetime(now, lifetime_s);
-        self.outputs.push_back(TurnOutput::Allocated { relayed, mapped });
+        self.relayed = relayed;
+        Ok(lifetime_s)
     }
 
     /// ADDRESS-ERROR-CODE (RFC 8656 §18.12): one family of two was refused.
@@ -167,11 +199,6 @@ impl TurnClient {
 
     /// Allocate was refused for good, or for what can be asked otherwise.
     fn allocation_refused(&mut self, now: Timestamp, message: &Message<'_>, code: u16) {
-        if self.closing {
-            self.failed(Method::ALLOCATE, error_response(message, false));
-            self.end();
-            return;
-        }
         match (code, self.config.families) {
             (300, _) => {
                 let alternate = message.address(AttributeType::ALTERNATE_SERVER);
@@ -211,7 +238,6 @@ impl TurnClient {
         let method = request.purpose.method();
         let answer = self.credentials.challenge(message, code, request.proof.as_ref());
         let again = answer == Challenge::Answer && request.renewals < MAX_RENEWALS;
-        let leaving = self.closing && request.purpose == Purpose::Allocate;
         self.failed(method, error_response(message, again));
         match answer {
             Challenge::NoCredentials => self.failed(method, ServerFailure::NoCredentials),
@@ -220,7 +246,7 @@ impl TurnClient {
             }
             Challenge::Answer | Challenge::Refused => {}
         }
-        if again && !leaving {
+        if again {
             request.renewals += 1;
             request.complained = false;
             self.send_request(now, request);

@@ -25,9 +25,6 @@ use crate::io::waiting::{MOST, readers_have_run};
 /// Giving allocations back takes at most this long.
 pub(super) const CLOSE_LIMIT: Duration = Duration::from_millis(1200);
 
-/// Where nothing was allocated, an answer may be on its way still.
-const NOTHING_TO_CLOSE: Duration = Duration::from_millis(100);
-
 /// Something that a check waits for.
 #[derive(Debug)]
 pub(super) enum Happening {
@@ -202,10 +199,10 @@ impl Client {
         }
     }
 
-    /// Gives the allocations back; their confirmation is waited for until `latest`.
+    /// Gives the allocations back, those included that were asked for and are not there yet; their confirmation is waited
+    /// for until `latest`.
     pub(super) async fn close(mut self, latest: Instant) {
-        let limit = if self.mapped.is_empty() { NOTHING_TO_CLOSE } else { CLOSE_LIMIT };
-        let until = (Instant::now() + limit).min(latest);
+        let until = (Instant::now() + CLOSE_LIMIT).min(latest);
         self.feed(Input::Close);
         while !matches!(self.next(until).await, Some(Happening::Closed) | None) {}
     }

@@ -353,6 +353,99 @@ fn an_allocation_whose_answer_was_lost_is_given_back() {
     assert!(!bench.script(TURN).allocated);
 }
 
+/// Up to the moment in which the authenticated Allocate leaves, which is answered in so many milliseconds.
+fn asked_for_good(round_trip: u64) -> Bench {
+    let mut bench = Bench::new(config(&["turn:198.51.100.2"]));
+    bench.turn(TURN, TurnScript::default());
+    bench.socket(SOCKET, "eth0", CandidateTransport::Udp);
+    bench.complete();
+    bench.run_for(15);
+    bench.one_way = Duration::from_millis(round_trip / 2);
+    bench.run_for(10);
+    bench
+}
+
+#[test]
+fn closing_does_not_wait_for_the_answer_of_an_allocate_to_give_back_what_it_makes() {
+    let mut bench = asked_for_good(1800);
+    bench.input(Input::Close);
+    // So much that whoever waits 100 ms for us has sent it twice.
+    bench.run_for(100);
+    let sent = bench.transmits();
+    let refreshes = sent.iter().rev().take_while(|sent| sent.bytes[1] == Method::REFRESH.0 as u8).count();
+    assert_eq!(refreshes, 2);
+    bench.run_for(1900);
+    assert!(bench.has(&Output::Closed));
+    let script = bench.script(TURN);
+    assert!(script.count(Method::ALLOCATE) > 0 && !script.allocated);
+    let came = |event: &&EventKind| matches!(event, EventKind::Allocated { .. } | EventKind::Deallocated { .. });
+    assert_eq!(bench.events().into_iter().filter(came).count(), 0, "it came too late to be told of");
+}
+
+#[test]
+fn an_allocation_that_comes_while_it_is_given_back_is_told_of_and_gone() {
+    let mut bench = asked_for_good(200);
+    bench.input(Input::Close);
+    bench.run_for(1000);
+    assert!(bench.has(&Output::Closed) && !bench.script(TURN).allocated);
+    let events = bench.events();
+    let at = |event: &dyn Fn(&EventKind) -> bool| events.iter().position(|kind| event(kind)).unwrap();
+    assert!(
+        at(&|event| matches!(event, EventKind::Allocated { .. }))
+            < at(&|event| matches!(event, EventKind::Deallocated { .. }))
+    );
+}
+
+#[test]
+fn an_allocation_that_comes_after_it_was_given_up_is_given_back() {
+    // Given up 2.5 s after it was asked for; the last words of then are all lost, the answer is not.
+    let mut bench = asked_for_good(3800);
+    bench.run_for(2450);
+    bench.loss = 100;
+    bench.run_for(1200);
+    bench.loss = 0;
+    assert!(bench.ended_at().is_some() && bench.script(TURN).allocated);
+    bench.run_for(3000);
+    assert!(!bench.script(TURN).allocated);
+    assert_eq!(relay_count(&bench), 0);
+    let sent = bench.transmits().len();
+    bench.run_for(10_000);
+    assert_eq!(bench.transmits().len(), sent, "once, however often it is granted");
+}
+
+#[test]
+fn closing_waits_for_what_is_given_back_of_an_allocation_that_was_given_up() {
+    let mut bench = asked_for_good(20);
+    bench.deaf = true;
+    bench.run_for(2400);
+    bench.loss = 100;
+    bench.run_for(150);
+    assert!(bench.ended_at().is_some() && bench.script(TURN).allocated);
+    (bench.loss, bench.deaf) = (0, false);
+    bench.input(Input::Close);
+    assert!(!bench.has(&Output::Closed));
+    bench.run_for(1000);
+    assert!(bench.has(&Output::Closed) && !bench.script(TURN).allocated);
+}
+
+#[test]
+fn closing_while_an_allocation_of_an_earlier_run_is_ended_asks_for_no_new_one() {
+    let mut bench = Bench::new(config(&["turn:198.51.100.2", "turn:198.51.100.3"]));
+    let errors = [(Method::ALLOCATE, 437)].into();
+    bench.turn(TURN, TurnScript { errors, ..TurnScript::default() });
+    // Still closing when the first has ended.
+    bench.turn("198.51.100.3:3478", TurnScript { relayed: vec!["198.51.100.3:50000"], ..TurnScript::default() });
+    bench.socket(SOCKET, "eth0", CandidateTransport::Udp);
+    bench.complete();
+    bench.run_for(45);
+    bench.servers.remove(&address("198.51.100.3:3478"));
+    bench.input(Input::Close);
+    bench.run_for(1100);
+    assert!(bench.has(&Output::Closed));
+    let script = bench.script(TURN);
+    assert_eq!((script.count(Method::ALLOCATE), script.allocated), (1, false));
+}
+
 #[test]
 fn the_same_relayed_address_twice_is_refused() {
     let mut bench = Bench::new(config(&["turn:198.51.100.2", "turn:198.51.100.3"]));
