@@ -506,13 +506,18 @@ fn observe(
     let events = Recording::merge(read).map_err(wrong)?.events;
     let path = (paths[0] == paths[1]).then_some(paths[0]);
     let mut contradictions = Vec::new();
-    let connected = matches!(path, Some(Path::Direct | Path::Relayed));
     if path == Some(Path::Relayed) && relayed_data == 0 {
         contradictions.push("relayed, and yet the relay carried no data".to_owned());
     }
-    for vantage in [Vantage::A, Vantage::B].into_iter().filter(|_| connected) {
-        if !data_passed(&events, vantage, cut) {
-            contradictions.push(format!("connected, and yet no data passed at {vantage:?}"));
+    for vantage in [Vantage::A, Vantage::B] {
+        match path {
+            Some(Path::Failed) if data_passed(&events, vantage, None) => {
+                contradictions.push(format!("failed, and yet data passed at {vantage:?}"));
+            }
+            Some(Path::Direct | Path::Relayed) if !data_passed(&events, vantage, cut) => {
+                contradictions.push(format!("connected, and yet no data passed at {vantage:?}"));
+            }
+            _ => {}
         }
     }
     let usable = [Vantage::A, Vantage::B].map(|vantage| usable_after(&events, vantage));
