@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, getgid, getuid};
@@ -53,7 +54,7 @@ pub fn acquire() -> Result<Privilege, LabError> {
         // Root of a user namespace (`unshare -r`), to whom /run does not belong.
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).map_err(|errno| LabError::NotAllowed {
             what: format!("/run belongs to somebody else, and this user may make no namespaces ({errno})"),
-            hint: refused_because(),
+            hint: refused_because(errno),
         })?;
         own_run()?;
         return Ok(Privilege::UserNamespace);
@@ -61,8 +62,8 @@ pub fn acquire() -> Result<Privilege, LabError> {
     let (uid, gid) = (getuid(), getgid());
     let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     unshare(flags).map_err(|errno| LabError::NotAllowed {
-        what: format!("this user may not make a user namespace ({errno})"),
-        hint: refused_because(),
+        what: format!("this user may not make a user namespace with networks and mounts of its own ({errno})"),
+        hint: refused_because(errno),
     })?;
     let write = |file: &str, text: String| {
         fs::write(format!("/proc/self/{file}"), text).map_err(|error| map_refused(file, &error))
@@ -82,7 +83,7 @@ fn own_run() -> Result<(), LabError> {
         .and_then(|()| mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755")))
         .map_err(|errno| LabError::NotAllowed {
             what: format!("mounting in a user namespace: {errno}"),
-            hint: refused_because(),
+            hint: refused_because(errno),
         })?;
     let mut keeper = Command::new("/bin/sh");
     keeper.args(["-c", KEEPER, "sh"]).arg(ip()?).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -99,18 +100,29 @@ fn own_run() -> Result<(), LabError> {
 /// is refused.
 fn map_refused(file: &str, error: &io::Error) -> LabError {
     let what = format!("this user may make a user namespace, and may not use it: writing /proc/self/{file}: {error}");
-    LabError::NotAllowed { what, hint: refused_because() }
+    LabError::NotAllowed { what, hint: refused_because(Errno::EPERM) }
 }
 
+/// How many namespaces of each kind a user may have (namespaces(7)), and what to do where none: root needs no user
+/// namespace, but others as well.
+const LIMITS: [(&str, &str); 3] = [
+    ("/proc/sys/user/max_user_namespaces", "run it with sudo, or allow it: sysctl -w user.max_user_namespaces=10000"),
+    ("/proc/sys/user/max_net_namespaces", "allow it, as root: sysctl -w user.max_net_namespaces=10000"),
+    ("/proc/sys/user/max_mnt_namespaces", "allow it, as root: sysctl -w user.max_mnt_namespaces=10000"),
+];
+
 /// What stands in the way, as far as the system tells.
-fn refused_because() -> &'static str {
+fn refused_because(errno: Errno) -> &'static str {
     let says = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
-    if says("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+    let limit = || LIMITS.iter().find(|(path, _)| says(path, "0"));
+    if let (Errno::ENOSPC, Some((_, hint))) = (errno, limit()) {
+        hint
+    } else if errno == Errno::ENOSPC {
+        "this user has as many namespaces as it may, or they are too deep in each other: sysctl user"
+    } else if says("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
         "run it with sudo, or allow it: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
     } else if says("/proc/sys/kernel/unprivileged_userns_clone", "0") {
         "run it with sudo, or allow it: sysctl -w kernel.unprivileged_userns_clone=1"
-    } else if says("/proc/sys/user/max_user_namespaces", "0") {
-        "run it with sudo, or allow it: sysctl -w user.max_user_namespaces=10000"
     } else {
         "run it with sudo; in a container, give it CAP_SYS_ADMIN and CAP_NET_ADMIN"
     }

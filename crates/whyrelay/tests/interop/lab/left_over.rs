@@ -29,6 +29,7 @@ pub(super) fn register(suite: &mut Suite) {
     suite.test("lab::clean_ends_what_a_killed_lab_was_still_building", &tools, killed_while_building);
     suite.test("lab::labs_side_by_side_touch_neither_each_other_nor_the_machine", &tools, side_by_side);
     suite.test("lab::works_without_root_or_says_what_to_do", &tools, without_root);
+    suite.test("lab::a_limit_of_namespaces_is_named_with_its_setting", &tools, limits_are_named);
     suite.test("lab::a_killed_lab_without_root_leaves_no_process", &tools, killed_without_root);
     suite.test("lab::without_root_another_users_lab_is_told_and_left", &tools, another_users);
     suite.test("lab::without_root_what_takes_root_or_tun_is_left_out", &tools, left_out_without_root);
@@ -466,6 +467,33 @@ fn without_root() -> Result<()> {
             ensure!(finished.stdout.contains("203.0.113.10"), "{by:?}: {}", finished.account);
         } else {
             ensure!(says_what_to_do(&finished.account), "{by:?}: {}", finished.account);
+        }
+    }
+    Ok(())
+}
+
+/// In a user namespace whose owner, an ordinary user, has set a limit. What it owns holds for who is in it, so whyrelay is
+/// refused as the system's own setting would do it.
+fn limits_are_named() -> Result<()> {
+    let copied = Copied::new()?;
+    let allowed = is_allowed(&copied)?;
+    for (limit, hint) in [
+        ("max_user_namespaces", "hint: run it with sudo, or allow it: sysctl -w user.max_user_namespaces=10000"),
+        ("max_net_namespaces", "hint: allow it, as root: sysctl -w user.max_net_namespaces=10000"),
+        ("max_mnt_namespaces", "hint: allow it, as root: sysctl -w user.max_mnt_namespaces=10000"),
+    ] {
+        let set = format!("echo 0 >/proc/sys/user/{limit} && exec \"$@\"");
+        let by = ["unshare", "--map-current-user", "--keep-caps", "sh", "-c", &set, "sh"];
+        let mut command = copied.as_nobody(&by);
+        command.args(["lab", "exec", "public-hosts", "a", "--", "true"]);
+        let finished = Process::start("whyrelay lab exec as nobody", &mut command)?.finish(LIMIT)?;
+        if !allowed {
+            ensure!(says_what_to_do(&finished.account), "{limit}: {}", finished.account);
+            continue;
+        }
+        ensure!(finished.status.code() == Some(2), "{limit}: {}", finished.account);
+        for said in ["this user may not make a user namespace with networks and mounts of its own (ENOSPC", hint] {
+            ensure!(finished.account.contains(said), "{limit}: not {said:?}: {}", finished.account);
         }
     }
     Ok(())
