@@ -107,6 +107,20 @@ fn agrees(scenario: &Scenario, routers: RouterChoice) -> Result<()> {
         path_name(real.path),
         path_name(simulated.path)
     );
+    let best = (real.report.expected, simulated.report.expected);
+    ensure!(
+        best.0 == best.1,
+        "{name}: the best path is {:?} between real kernels, {:?} in virtual time",
+        best.0,
+        best.1
+    );
+    let faults = (faults(&real), faults(&simulated));
+    ensure!(
+        faults.0 == faults.1,
+        "{name}: between real kernels the findings are {:?}, in virtual time {:?}",
+        faults.0,
+        faults.1
+    );
     let (in_real, in_virtual) = (found(&real), found(&simulated));
     for (more, fewer) in [(&in_real, &in_virtual), (&in_virtual, &in_real)] {
         let world = if std::ptr::eq(more, &raw const in_real) { WorldKind::Kernel } else { WorldKind::Virtual };
@@ -114,6 +128,12 @@ fn agrees(scenario: &Scenario, routers: RouterChoice) -> Result<()> {
         ensure!(only.is_empty(), "{name}: only in the {world:?} world: {only:?}");
     }
     Ok(())
+}
+
+/// What does harm, in the order of the account: the root cause first.
+fn faults(observed: &Observed) -> Vec<(&str, &str)> {
+    let findings = observed.report.findings.iter().filter(|finding| finding.severity != Severity::Info);
+    findings.map(|finding| (finding.code, finding.blame.name())).collect()
 }
 
 /// Codes of findings, those that do no harm as well, and whom they blame.
