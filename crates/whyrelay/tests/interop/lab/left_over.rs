@@ -22,6 +22,7 @@ const LATE: Duration = Duration::from_millis(1500);
 pub(super) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("lab::clean_removes_what_a_killed_lab_left_and_only_that", &tools, killed);
+    suite.test("lab::clean_removes_what_a_killed_run_left_whatever_ran_in_it", &tools, killed_while_running);
     suite.test("lab::clean_works_from_inside_ip_netns_exec_and_on_labs_made_there", &tools, inside_exec);
     suite.test("lab::nothing_is_left_after_ctrl_c", &tools, interrupted);
     suite.test("lab::ctrl_c_leaves_the_table_of_what_finished", &tools, interrupted_in_the_middle);
@@ -122,6 +123,54 @@ fn killed() -> Result<()> {
     gone(&alive.id)?;
     ensure!(network_of(&machine)? == before, "the machine's own network is touched");
     Ok(())
+}
+
+/// All that a run can start, by threads of its own and by what stands in command lines: routers in user space, cables, and
+/// a server with a certificate for TURN over TLS.
+const RUNS: [(&str, &str); 3] =
+    [("symmetric-against-home", "lab router"), ("bad-link", "lab wire"), ("tls-on-443", "--tls-cert")];
+
+fn killed_while_running() -> Result<()> {
+    let machine = Namespace::new()?;
+    let before = network_of(&machine)?;
+    for (scenario, wanted) in RUNS {
+        let mut command = on(&machine);
+        command.args(["lab", "run", "--kernel", scenario]);
+        let process = Process::start("whyrelay lab run", &mut command)?;
+        let run = run_id(process.id())?;
+        let id = format!("{run}-0");
+        Stage::Running.wait(&run)?;
+        let (threads, commands) = (threads(process.id())?, commands(&id)?);
+        process.signal(Signal::SIGKILL)?;
+        let killed = process.finish(LIMIT)?;
+        ensure!(!killed.status.success(), "{scenario}: it was not killed: {}", killed.account);
+        ensure!(
+            threads.contains(wanted) || commands.contains(wanted),
+            "{scenario}: no {wanted:?}: {threads:?} {commands}"
+        );
+        ensure!(commands.contains(" serve ") && commands.contains(" answer "), "{scenario}: {commands}");
+        // The server ends with the run; who has a session does not.
+        ensure!(is_there(&id)? && !namespaces(&id)?.is_empty(), "{scenario}: there is nothing to remove");
+        let said = clean(&machine)?;
+        ensure!(said.stdout.contains(&format!("removed {id}")), "{scenario}: {}", said.account);
+        nothing_left(&run, SOON, scenario)?;
+        ensure!(network_of(&machine)? == before, "{scenario}: the machine's own network is touched");
+    }
+    Ok(())
+}
+
+/// The names of a process' threads.
+fn threads(pid: u32) -> Result<BTreeSet<String>> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten();
+    // One may end meanwhile.
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    Ok(names.map(|name| name.trim().to_owned()).collect())
+}
+
+/// The command lines of a lab's processes.
+fn commands(id: &str) -> Result<String> {
+    let found = Command::new("pgrep").args(["-fa", &format!("/run/whyrelay-lab/{id}/")]).output()?;
+    Ok(String::from_utf8_lossy(&found.stdout).into_owned())
 }
 
 /// Where `ip netns exec` mounts names, nobody else sees them: a lab that was made there, or outside, is removed whole from
