@@ -1,5 +1,6 @@
 //! A stranger finds each of the laboratory's NATs as its scenario says: coturn's `turnutils_natdiscovery`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use anyhow::{Result, ensure};
 use whyrelay_core::nat::behavior::{FilteringBehavior, Hairpinning, MappingBehavior, PortAllocation};
 use whyrelay_lab::discover::{contradictions, discover};
 use whyrelay_lab::kernel::{Lab, Plan, RouterChoice};
-use whyrelay_lab::scenario::file::Discovered;
+use whyrelay_lab::scenario::file::{Alg, Discovered};
 use whyrelay_lab::scenario::topology::{Router, Translation};
 use whyrelay_lab::scenario::{PRESETS, Scenario, Topology};
 
@@ -30,6 +31,7 @@ pub(super) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft, Tool::Turnserver, Tool::NatDiscovery];
     suite.test("lab::natdiscovery_finds_each_nat_as_its_scenario_says", &tools, natdiscovery);
     suite.test("lab::natdiscovery_finds_what_each_scenario_expects", &tools, expected);
+    suite.test("lab::natdiscovery_finds_each_way_out_of_every_scenario", &tools, every_way);
 }
 
 /// Every preset, every mix of mapping and filtering, every way to choose ports, and routers behind each other, each in
@@ -90,6 +92,92 @@ fn finds_what_is_expected(topology: &Topology, choice: RouterChoice) -> Result<(
     Ok(())
 }
 
+/// The routers of all scenarios that are in front of no host of [`hosts`], each way once, on every kind of router that can
+/// be there. What a scenario has else, on its hosts and links, is left away: the question is what its routers are.
+fn every_way() -> Result<()> {
+    let mut known = BTreeSet::new();
+    for places in hosts().chunks(IN_ONE_LAB) {
+        let topology = scenario(places)?.topology;
+        known.extend(places.iter().map(|place| terms(&place.way(&topology))));
+    }
+    let mut runs = Vec::new();
+    for (name, text) in Scenario::embedded() {
+        let topology = bare(Scenario::parse(name, text)?.topology)?;
+        let mut new = Vec::new();
+        for host in ["a", "b"] {
+            let way = way(&topology, host);
+            if !way.is_empty() && has_ipv4(&topology, host) && known.insert(terms(&way)) {
+                new.push(host);
+            }
+        }
+        let mut built: Vec<String> = Vec::new();
+        for choice in [RouterChoice::Kernel, RouterChoice::UserSpace].into_iter().filter(|_| !new.is_empty()) {
+            let in_user_space = format!("{:?}", Plan::of(&topology, choice)?.in_user_space());
+            if !built.contains(&in_user_space) {
+                built.push(in_user_space);
+                runs.push((topology.clone(), new.clone(), choice));
+            }
+        }
+    }
+    let count = runs.iter().map(|(_, hosts, _)| hosts.len()).sum::<usize>();
+    eprintln!(
+        "{count} strangers: {:?}",
+        runs.iter().map(|(topology, hosts, _)| (&topology.name, hosts)).collect::<Vec<_>>()
+    );
+    ensure!(count > 10, "{count} strangers");
+    each(&runs, AT_ONCE, |(topology, hosts, choice)| {
+        let asked: Vec<_> = hosts.iter().map(|host| (host.to_string(), way(topology, host))).collect();
+        ask(topology, *choice, &asked)
+    })
+}
+
+/// A port that no router forwards.
+const UNKNOWN_PORT: u16 = 45_000;
+
+/// The same network without faults of hosts and links, and with the server that strangers need. Its peers have a port that
+/// no router forwards, as strangers have.
+fn bare(mut topology: Topology) -> Result<Topology> {
+    let plain = Scenario::find("public-hosts")?.topology;
+    topology.server = plain.server.clone();
+    topology.sessions.iter_mut().for_each(|session| session.port = UNKNOWN_PORT);
+    for host in &mut topology.hosts {
+        host.interfaces.truncate(1);
+        host.interfaces.iter_mut().for_each(|eth0| eth0.link = plain.server.link);
+        host.routes.clear();
+        host.rules.clear();
+        host.sysctls.clear();
+        host.firewall.clear();
+        host.silent_neighbors.clear();
+        host.conntrack_full = false;
+    }
+    topology.routers.iter_mut().for_each(|router| router.link = plain.server.link);
+    Ok(topology)
+}
+
+fn way<'a>(topology: &'a Topology, host: &str) -> Vec<&'a Router> {
+    let segment = topology.host(host).and_then(|host| host.interfaces.first()?.segment);
+    segment.map_or_else(Vec::new, |segment| topology.way_out(segment))
+}
+
+fn has_ipv4(topology: &Topology, host: &str) -> bool {
+    topology.host(host).is_some_and(|host| host.interfaces[0].addresses.iter().any(|own| own.address.is_ipv4()))
+}
+
+/// What tells ways apart: all but names and addresses.
+fn terms(way: &[&Router]) -> String {
+    let terms = way.iter().map(|router| {
+        let translation = match &router.translation {
+            Translation::OneToOne { filtering, .. } => format!("one-to-one {filtering}"),
+            other => format!("{other:?}"),
+        };
+        let forwards: Vec<_> = router.forwards.iter().map(|(out, inside)| (out.port(), inside.port())).collect();
+        let Router { egress, rejects, stateless_inbound, alg, .. } = router;
+        let pool = router.external().count();
+        format!("{translation} {pool} {egress:?} {rejects:?} {stateless_inbound:?} {alg:?} {forwards:?}")
+    });
+    terms.collect::<Vec<_>>().join("; ")
+}
+
 /// A host and the routers in front of it.
 #[derive(Clone, Debug)]
 struct Place {
@@ -103,8 +191,7 @@ struct Place {
 impl Place {
     /// Its routers, the nearest first.
     fn way<'a>(&self, topology: &'a Topology) -> Vec<&'a Router> {
-        let segment = topology.host(&self.host).and_then(|host| host.interfaces.first()?.segment);
-        segment.map_or_else(Vec::new, |segment| topology.way_out(segment))
+        way(topology, &self.host)
     }
 }
 
@@ -175,29 +262,36 @@ fn scenario(places: &[Place]) -> Result<Scenario> {
 /// Has a stranger on each host ask about the NAT in front of it, all at the same time.
 fn asked(places: &[Place], choice: RouterChoice) -> Result<()> {
     let topology = scenario(places)?.topology;
-    let lab = Lab::up(Plan::of(&topology, choice)?)?;
+    let hosts: Vec<_> = places.iter().map(|place| (place.host.clone(), place.way(&topology))).collect();
+    ask(&topology, choice, &hosts)
+}
+
+/// The same on some hosts of a network, each with its way out, and from ports that no router knows.
+fn ask(topology: &Topology, choice: RouterChoice, hosts: &[(String, Vec<&Router>)]) -> Result<()> {
+    let lab = Lab::up(Plan::of(topology, choice)?)?;
     let _coturn = coturn(&lab)?;
     let mut running = Vec::new();
-    for place in places {
-        running.push([stranger(&lab, &place.host, &["-m", "-f"])?, stranger(&lab, &place.host, &["-H"])?]);
+    for (host, _) in hosts {
+        lab.enter(host, || Ok(std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "45001 46000")))??;
+        running.push([stranger(&lab, host, &["-m", "-f"])?, stranger(&lab, host, &["-H"])?]);
     }
     let mut wrong = Vec::new();
-    for (place, strangers) in places.iter().zip(running) {
-        let way = place.way(&topology);
-        let said = said(&way);
+    for ((host, way), strangers) in hosts.iter().zip(running) {
+        let said = said(way);
         let [mapping, hairpinning] = strangers.map(|stranger| stranger.finish(LIMIT));
         let (mapping, hairpinning) = (mapping?, hairpinning?);
         let found = told(&mapping.stdout, &hairpinning.stdout);
-        let ours = discover(&topology, &place.host);
-        let to_find = as_natdiscovery_asks(said, &way);
+        let ours = discover(topology, host);
+        let to_find = as_natdiscovery_asks(said, way);
         if found != to_find || ours != said {
+            let names: Vec<&str> = way.iter().map(|router| &*router.name).collect();
             wrong.push(format!(
-                "{:?} ({choice:?}): meant {said:?}\nthe stranger finds {found:?}\nwe find {ours:?}\n{}\n{}",
-                place.behind, mapping.account, hairpinning.account
+                "{} {names:?} ({choice:?}): meant {said:?}\nthe stranger finds {found:?}\nwe find {ours:?}\n{}\n{}",
+                topology.name, mapping.account, hairpinning.account
             ));
         }
     }
-    ensure!(wrong.is_empty(), "{} of {} otherwise:\n{}", wrong.len(), places.len(), wrong.join("\n"));
+    ensure!(wrong.is_empty(), "{} of {} otherwise:\n{}", wrong.len(), hosts.len(), wrong.join("\n"));
     Ok(())
 }
 
@@ -258,7 +352,11 @@ fn said(way: &[&Router]) -> Discovered {
 }
 
 /// It sends from a second socket to the mapped address of the first, which has never sent there: the filter decides, too.
+/// Where a router rewrites what STUN says, the mapped address is its own: what it sends there never leaves it.
 fn as_natdiscovery_asks(said: Discovered, way: &[&Router]) -> Discovered {
+    if way.iter().any(|router| router.alg == Some(Alg::Stun)) {
+        return Discovered { hairpinning: Some(true), port_preservation: Some(true), ..said };
+    }
     let translates = way.iter().any(|router| !matches!(router.translation, Translation::Nothing { .. }));
     let stopped = translates && said.filtering != Some(FilteringBehavior::EndpointIndependent);
     Discovered { hairpinning: said.hairpinning.map(|reaches| reaches && !stopped), ..said }
