@@ -290,4 +290,19 @@ mod tests {
         let picture = svg(&made());
         assert!(picture.contains(">D!R<") && picture.contains("400 ms"));
     }
+
+    #[test]
+    fn a_cell_has_the_color_of_its_paths_where_colors_are_wanted() {
+        let mut cells = made();
+        let both = |cell: &mut Cell, path| (cell.path, cell.expected) = (Some(path), path);
+        // The second pair is not as theory says; the third is relayed, and the fourth is relayed one way round.
+        cells[4..7].iter_mut().for_each(|cell| both(cell, Path::Relayed));
+        let table = text(&cells, true, 300);
+        let colored = |code: u8, cell: &str| format!("  \x1b[{code}m{cell}\x1b[0m");
+        for (code, cell) in [(32, "D  61 D4.5s"), (41, "D  61 D!R4.5s"), (33, "R  61 R4.5s"), (35, "R  61 D4.5s")] {
+            assert!(table.contains(&colored(code, cell)), "{cell:?} has not color {code}:\n{table}");
+        }
+        assert_eq!(table.matches("\x1b[0m").count(), cells.len() / 2);
+        assert!(!text(&cells, false, 300).contains('\x1b'));
+    }
 }

@@ -10,6 +10,7 @@ mod left_over;
 mod matrix;
 mod own;
 mod packets;
+mod pictures;
 mod schema;
 mod shell;
 mod strangers;
@@ -23,6 +24,7 @@ pub(crate) fn register(suite: &mut Suite) {
     strangers::register(suite);
     matrix::register(suite);
     schema::register(suite);
+    pictures::register(suite);
     cut::register(suite);
     inside::register(suite);
     hops::register(suite);
