@@ -12,15 +12,25 @@ pub(super) enum BehaviorName {
     AddressAndPortDependent,
 }
 
+/// How a NAT chooses the ports outside.
 #[derive(JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) enum PortAllocationName {
+    /// The one inside, where it is free.
     Preserving,
+    /// Any.
     Random,
+    /// The next.
     Sequential,
+    /// The same for the same inside endpoint, and destination where the mapping depends on it.
     Hash,
-    Contiguous { block: u16 },
+    /// Each host has a block of ports.
+    Contiguous {
+        /// Ports in a block.
+        #[schemars(range(min = 1))]
+        block: u16,
+    },
 }
 
 #[derive(JsonSchema)]

@@ -30,6 +30,8 @@ const WRONG: &[(&str, &str)] = &[
     ("[[host.a.rule]]\npriority = 1\naction = \"lose\"\n[host.b]\n", "action"),
     ("[[host.a.firewall]]\nhook = \"input\"\nverdict = \"maybe\"\n[host.b]\n", "verdict"),
     ("[router.r]\nmapping = \"symmetric\"\n", "$.router.r.mapping"),
+    ("[router.r]\nports = { contiguous = { block = 64, blok = 1 } }\n", "$.router.r.ports"),
+    ("[router.r]\nports = { contiguous = { block = 0 } }\n", "$.router.r.ports"),
     ("[router.r]\naddresses = 256\n", "$.router.r.addresses"),
     ("[router.r]\nlink = { rate = \"fast\" }\n", "$.router.r.link.rate"),
     ("[server]\ncertificate = \"old\"\n", "certificate"),
