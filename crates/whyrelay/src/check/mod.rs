@@ -123,7 +123,7 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     sink.record(clock.now(), EventKind::CheckStarted { consents: config.consents() });
 
     // Routes, rules and firewall, and what they say of the packets to servers.
-    let (tap, facts) = crate::host::start();
+    let (tap, facts) = crate::host::start(crate::host::Beside::Check);
     sink.tap(tap);
     let mut facts = Some(facts);
     let (journal, mut entries) = Journal::new(clock);

@@ -14,7 +14,8 @@ use super::netlink::Netlink;
 use super::nft::Firewall;
 use super::packets::{Copy, Tally};
 use super::{
-    Collector, Emit, Flow, Scope, conntrack, installed, ipsec, legacy, questions, sockets, software, system, tables,
+    Beside, Collector, Emit, Flow, Scope, conntrack, installed, ipsec, legacy, questions, sockets, software, system,
+    tables,
 };
 
 /// Most interfaces that are recorded.
@@ -34,6 +35,8 @@ const CAP_NET_RAW: u32 = 13;
 /// What is known of this host.
 #[derive(Default)]
 pub(super) struct Linux {
+    /// How long what the last transmissions caused is waited for.
+    under_way: Duration,
     links: BTreeMap<u32, Link>,
     rules: Vec<PolicyRule>,
     baseline: Counters,
@@ -182,6 +185,10 @@ impl Collector for Linux {
 }
 
 impl Linux {
+    pub(super) fn new(beside: Beside) -> Self {
+        Self { under_way: beside.under_way(), ..Self::default() }
+    }
+
     /// Whether an interface, an address or a policy rule is still there, as it was read last. What is otherwise than it
     /// was is still there.
     fn has(&self, fact: &HostFact) -> bool {
@@ -263,8 +270,7 @@ impl Linux {
 
     fn settle_copy(&mut self, emit: &mut Emit<'_>) {
         let Some(copy) = self.copy.take() else { return };
-        // What the last transmissions caused is still on its way through the kernel.
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(self.under_way);
         let copied = copy.stop();
         let total = copied.len() as u64;
         for ((index, arrived, source, destination), tally) in copied {

@@ -61,8 +61,34 @@ use crate::io::disguise::DeviceName;
 /// Facts that wait for the session's loop; more wait in the collecting thread.
 const QUEUE: usize = 1024;
 
-/// A healthy session has its path by then: what takes long does not compete with it for the processor.
-const HEAD_START: Duration = Duration::from_millis(300);
+/// Whom the facts are collected beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// A session: what takes long does not compete with it for the processor until a healthy one has its path; and it ends
+    /// while its last words are under way.
+    Session,
+    /// A check, which waits for all facts and for every answer: what takes long is looked at while the network is waited
+    /// for, and nothing is under way any more when it ends.
+    Check,
+}
+
+impl Beside {
+    /// When what takes long is looked at.
+    const fn head_start(self) -> Duration {
+        match self {
+            Self::Session => Duration::from_millis(300),
+            Self::Check => Duration::ZERO,
+        }
+    }
+
+    /// How long what the last transmissions caused is on its way through the kernel.
+    const fn under_way(self) -> Duration {
+        match self {
+            Self::Session => Duration::from_millis(20),
+            Self::Check => Duration::ZERO,
+        }
+    }
+}
 
 /// A socket of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -231,17 +257,22 @@ impl Told {
 
 /// Starts the collecting thread. The tap tells it what the session does; facts come from the receiver, which ends when
 /// the facts of [`Moment::After`] are all there.
-pub(crate) fn start() -> (Tap, tokio::sync::mpsc::Receiver<(Moment, HostFact)>) {
+pub(crate) fn start(beside: Beside) -> (Tap, tokio::sync::mpsc::Receiver<(Moment, HostFact)>) {
     let (input, inputs) = std::sync::mpsc::channel();
     let (output, facts) = tokio::sync::mpsc::channel(QUEUE);
     // Without the thread there are no facts, which is not the session's failure.
     let _ = std::thread::Builder::new().name("host facts".into()).spawn(move || {
-        collect(this_system().as_mut(), &inputs, &output);
+        collect(this_system(beside).as_mut(), &inputs, &output, beside.head_start());
     });
     (Tap::new(input), facts)
 }
 
-fn collect(collector: &mut dyn Collector, inputs: &Receiver<Input>, output: &Sender<(Moment, HostFact)>) {
+fn collect(
+    collector: &mut dyn Collector,
+    inputs: &Receiver<Input>,
+    output: &Sender<(Moment, HostFact)>,
+    head_start: Duration,
+) {
     let mut scope = Scope::default();
     let mut room = MAX_FACTS / 2;
     // Fails only when the session is gone.
@@ -252,14 +283,14 @@ fn collect(collector: &mut dyn Collector, inputs: &Receiver<Input>, output: &Sen
         }
     };
     collector.before(&scope, &mut |fact| send(Moment::Before, fact));
-    let mut until = Some(Instant::now() + HEAD_START);
+    let mut until = Some(Instant::now() + head_start);
     loop {
         let waited = match until {
             Some(until) => inputs.recv_timeout(until.saturating_duration_since(Instant::now())),
             None => inputs.recv().map_err(RecvTimeoutError::from),
         };
-        let is_late = until.is_some_and(|until| Instant::now() >= until);
-        if is_late || matches!(waited, Ok(Input::Finish) if until.is_some()) {
+        // Behind what is told already: sockets that nobody looks for are not copied.
+        if until.is_some() && matches!(waited, Err(RecvTimeoutError::Timeout) | Ok(Input::Finish)) {
             until = None;
             collector.later(&mut |fact| send(Moment::During, fact));
         }
@@ -283,12 +314,12 @@ fn collect(collector: &mut dyn Collector, inputs: &Receiver<Input>, output: &Sen
 }
 
 #[cfg(target_os = "linux")]
-fn this_system() -> Box<dyn Collector> {
-    Box::new(linux::Linux::default())
+fn this_system(beside: Beside) -> Box<dyn Collector> {
+    Box::new(linux::Linux::new(beside))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn this_system() -> Box<dyn Collector> {
+fn this_system(_: Beside) -> Box<dyn Collector> {
     Box::new(Unmeasured)
 }
 
@@ -314,6 +345,44 @@ impl Collector for Unmeasured {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Notes what is asked of it.
+    #[derive(Default)]
+    struct Noted(Vec<&'static str>);
+
+    impl Collector for Noted {
+        fn before(&mut self, _: &Scope, _: &mut Emit<'_>) {
+            self.0.push("before");
+        }
+        fn socket(&mut self, _: &Scope, _: &mut Emit<'_>) {
+            self.0.push("socket");
+        }
+        fn flow(&mut self, _: &Flow, _: &mut Emit<'_>) {
+            self.0.push("flow");
+        }
+        fn later(&mut self, _: &mut Emit<'_>) {
+            self.0.push("later");
+        }
+        fn after(&mut self, _: &Scope, _: &mut Emit<'_>) {
+            self.0.push("after");
+        }
+    }
+
+    #[test]
+    fn sockets_are_looked_for_ahead_of_what_takes_long_whenever_that_is_due() {
+        let local = "192.0.2.1:1".parse().unwrap();
+        let socket = OwnSocket { local, protocol: 17, mark: 0, user: None, device: None, raw: false };
+        for beside in [Beside::Session, Beside::Check] {
+            let (input, inputs) = std::sync::mpsc::channel();
+            for told in [Input::Socket(socket), Input::Socket(socket), Input::Finish] {
+                input.send(told).unwrap();
+            }
+            let (output, _facts) = tokio::sync::mpsc::channel(1);
+            let mut noted = Noted::default();
+            collect(&mut noted, &inputs, &output, beside.head_start());
+            assert_eq!(noted.0, ["before", "socket", "socket", "later", "after"], "{beside:?}");
+        }
+    }
 
     #[test]
     fn what_was_not_told_in_time_is_not_measured() {

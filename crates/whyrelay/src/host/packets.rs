@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{LinkAddr, recvfrom};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
@@ -24,8 +25,8 @@ const MAX_PORTS: usize = 64;
 /// Most different kinds of packets that are told apart.
 const MAX_KINDS: usize = 1024;
 
-/// How long the thread waits before it looks whether it should end.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// Packets that are taken between two looks whether it is to end: as many as the socket holds, of ordinary ones.
+const MOST_AT_ONCE: usize = 1024;
 
 /// `ETH_P_ALL`, in network order: only this one shows what leaves.
 const ALL_PROTOCOLS: u16 = 0x0003_u16.to_be();
@@ -47,7 +48,8 @@ pub(super) struct Tally {
 /// A running copy.
 pub(super) struct Copy {
     socket: Arc<Socket>,
-    stop: Arc<AtomicBool>,
+    /// Its end is the order to end.
+    stop: UnixStream,
     thread: JoinHandle<BTreeMap<Kind, Tally>>,
 }
 
@@ -60,9 +62,9 @@ impl Copy {
         // Protocol 0 takes nothing until the filter is there.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(i32::from(ALL_PROTOCOLS))))?;
         socket.attach_filter(&program(&[]))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        let (socket, stop) = (Arc::new(socket), Arc::new(AtomicBool::new(false)));
-        let (theirs, ended) = (Arc::clone(&socket), Arc::clone(&stop));
+        socket.set_nonblocking(true)?;
+        let (socket, (stop, ended)) = (Arc::new(socket), UnixStream::pair()?);
+        let theirs = Arc::clone(&socket);
         let thread = std::thread::Builder::new().name("own packets".into()).spawn(move || read(&theirs, &ended))?;
         Ok(Self { socket, stop, thread })
     }
@@ -73,18 +75,38 @@ impl Copy {
         self.socket.attach_filter(&program(&ports))
     }
 
-    /// Ends it; how many packets of each kind there were.
+    /// Ends it at once; how many packets of each kind there were until now.
     pub(super) fn stop(self) -> BTreeMap<Kind, Tally> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_default()
+        let Self { stop, thread, .. } = self;
+        drop(stop);
+        thread.join().unwrap_or_default()
     }
 }
 
-fn read(socket: &Socket, stop: &AtomicBool) -> BTreeMap<Kind, Tally> {
+/// Until the other end of `stop` is closed, and then what waits still.
+fn read(socket: &Socket, stop: &UnixStream) -> BTreeMap<Kind, Tally> {
     let mut kinds = BTreeMap::new();
+    loop {
+        let mut waited = [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let polled = poll(&mut waited, PollTimeout::NONE);
+        let is_over = waited[1].any().unwrap_or(false);
+        take(socket, &mut kinds);
+        if is_over || polled.is_err_and(|errno| errno != Errno::EINTR) {
+            return kinds;
+        }
+    }
+}
+
+/// Takes what waits in the socket, and no more than [`MOST_AT_ONCE`].
+fn take(socket: &Socket, kinds: &mut BTreeMap<Kind, Tally>) {
     let mut buffer = [0; COPIED as usize];
-    while !stop.load(Ordering::Relaxed) {
-        let Ok((length, Some(link))) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) else { continue };
+    for _ in 0..MOST_AT_ONCE {
+        let (length, link) = match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
+            Ok((length, Some(link))) => (length, link),
+            Ok((_, None)) | Err(Errno::EINTR) => continue,
+            // Nothing waits, or the interface went down (ENETDOWN), which the next wait shows.
+            Err(_) => return,
+        };
         let Some(packet) = Packet::of(&buffer[..length.min(buffer.len())]) else { continue };
         let index = u32::try_from(link.ifindex()).unwrap_or(0);
         let kind = (index, link.pkttype() != OUTGOING, packet.source, packet.destination);
@@ -94,7 +116,6 @@ fn read(socket: &Socket, stop: &AtomicBool) -> BTreeMap<Kind, Tally> {
             tally.wrong_checksums += u64::from(tally.packets <= CHECKED && packet.is_checksum_wrong());
         }
     }
-    kinds
 }
 
 /// A UDP packet.

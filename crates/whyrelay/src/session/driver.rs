@@ -137,7 +137,7 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     let (udp_sender, udp) = mpsc::channel(UDP_QUEUE);
     let (stream_sender, streams) = mpsc::channel(UDP_QUEUE);
     let (name_sender, names) = mpsc::channel(64);
-    let (tap, host) = crate::host::start();
+    let (tap, host) = crate::host::start(crate::host::Beside::Session);
     let (probing, probes) = Probing::new();
     let clock = Clock::start();
     let (beside, entries) = Beside::new(clock);
