@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every check of the project, cheapest first, interop last.
+//! `cargo xtask test`: every check of the project. What takes seconds comes first; then all tests are built and run, interop
+//! last, and the compiler's lints beside them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,57 +13,74 @@ use crate::{licenses, step};
 /// The whole run is to end within 30 minutes on two cores: a step that takes this long hangs.
 const STEP_LIMIT: Duration = Duration::from_secs(20 * 60);
 
+/// What is built and run: no examples, which clippy looks at as well.
+const ONLY_TESTS: &[&str] = &["--tests"];
+
 /// Everything CI runs.
 pub(crate) fn everything() -> Result<()> {
     // Packages come over the network while the compiler works. An installation is never left half made.
     let tools = std::thread::spawn(interop::prepare);
-    let checks = static_checks();
+    let ready = quick_checks().and_then(|()| prepare_tests());
     let tools = tools.join().map_err(|_| anyhow!("preparing the interop tools: panicked"))?;
-    checks?;
-    let tools = tools?;
-    // nextest runs no documentation tests, and its closing line is to be the last.
-    match documentation_test(Path::new("crates"))? {
-        Some(_) if installed("cargo-nextest") => {
-            let doctests = cargo(&["test", "--workspace", "--doc"]);
-            step::run("documentation tests", doctests, STEP_LIMIT)?;
-        }
-        Some(_) => {}
-        // It would build everything once more to run nothing.
-        None => step::skip("documentation tests", "there are none"),
-    }
-    // No examples: clippy has looked at them.
-    run_tests(&tools, &["--tests"])
+    let (lints_are_done, tools) = (ready?, tools?);
+    // Tests mostly wait: the compiler has what they leave of the cores. Who mends what it finds learns of the tests, too.
+    let lints = (!lints_are_done).then(|| std::thread::spawn(|| lints(step::run_unnoticed)));
+    let tests = run_tests(&tools, ONLY_TESTS);
+    // Nothing is printed after the test runner's own closing line but what is wrong.
+    step::no_longer_unnoticed();
+    let lints = lints.map_or(Ok(()), |lints| lints.join().map_err(|_| anyhow!("the lints: panicked"))?);
+    lints.and(tests)
 }
 
-/// What is checked without running anything of ours.
-fn static_checks() -> Result<()> {
+/// What takes seconds.
+fn quick_checks() -> Result<()> {
     step::run("format", cargo(&["fmt", "--all", "--check"]), STEP_LIMIT)?;
     step::timed("licenses and sources", licenses::check)?;
     if installed("cargo-deny") {
         let deny = cargo(&["deny", "check", "licenses", "bans", "sources"]);
-        step::run("cargo deny", deny, STEP_LIMIT)?;
+        step::run("cargo deny", deny, STEP_LIMIT)
     } else {
         let reason = "cargo-deny is not installed; the step before has checked the same lists";
         step::skip("cargo deny", reason);
+        Ok(())
     }
-    let targets = ["clippy", "--workspace", "--all-targets"];
-    let mut clippy = cargo(&targets);
+}
+
+/// Builds the tests, and answers whether the lints are done: without nextest tests run as soon as they are built, and the
+/// compiler has no time of its own beside them.
+fn prepare_tests() -> Result<bool> {
+    if !installed("cargo-nextest") || !step::CAN_BE_UNNOTICED.iter().all(|program| installed(program)) {
+        lints(step::run)?;
+        return Ok(true);
+    }
+    let mut build = cargo(&["nextest", "run", "--workspace", "--no-run"]);
+    build.args(ONLY_TESTS);
+    step::run("build of the tests", build, STEP_LIMIT)?;
+    // nextest runs no documentation tests, and its closing line is to be the last.
+    if documentation_test(Path::new("crates"))?.is_some() {
+        let doctests = cargo(&["test", "--workspace", "--doc"]);
+        step::run("documentation tests", doctests, STEP_LIMIT)?;
+    } else {
+        // It would build everything once more to run nothing.
+        step::skip("documentation tests", "there are none");
+    }
+    Ok(false)
+}
+
+/// What the compiler finds without running anything of ours. `run` is told what, with a name and a limit.
+fn lints(run: fn(&str, Command, Duration) -> Result<()>) -> Result<()> {
+    let mut clippy = cargo(&["clippy", "--workspace", "--all-targets"]);
     clippy.args(["--", "-D", "warnings"]);
-    step::run("clippy", clippy, STEP_LIMIT)?;
+    run("clippy", clippy, STEP_LIMIT)?;
 
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
-    step::run("documentation", documentation, STEP_LIMIT)?;
+    run("documentation", documentation, STEP_LIMIT)?;
 
-    if Path::new("fuzz/Cargo.toml").exists() {
-        // libFuzzer itself, in C++, is built for who runs it.
-        let mut fuzz = cargo(&["check", "--manifest-path", "fuzz/Cargo.toml", "--no-default-features"]);
-        fuzz.env("CARGO_TARGET_DIR", "target/fuzz-check");
-        step::run("fuzz targets build", fuzz, STEP_LIMIT)?;
-    } else {
-        step::skip("fuzz targets build", "there is no fuzz/Cargo.toml");
-    }
-    Ok(())
+    // libFuzzer itself, in C++, is built for who runs it.
+    let mut fuzz = cargo(&["check", "--manifest-path", "fuzz/Cargo.toml", "--no-default-features"]);
+    fuzz.env("CARGO_TARGET_DIR", "target/fuzz-check");
+    run("fuzz targets build", fuzz, STEP_LIMIT)
 }
 
 /// The interop tests whose names contain `filter`.
