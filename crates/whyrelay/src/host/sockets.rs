@@ -95,16 +95,18 @@ fn read(body: &[u8], socket_transport: SocketTransport) -> Option<Listed> {
 pub(super) fn facts(ports: &BTreeSet<u16>, links: &BTreeMap<u32, Link>) -> io::Result<Vec<HostFact>> {
     let own = std::process::id();
     let all = all()?;
-    let vpns: Vec<u32> =
-        software::processes().filter(|(_, name)| PROGRAMS.contains(&name.as_str())).map(|(id, _)| id).collect();
-    let mut owners = owners(vpns.iter().copied());
+    let processes: Vec<(u32, String)> = software::processes().collect();
+    let is_vpn = |(_, name): &&(u32, String)| PROGRAMS.contains(&name.as_str());
+    let vpns: Vec<u32> = processes.iter().filter(is_vpn).map(|(id, _)| *id).collect();
+    // Our own are known without a look at every process, which takes milliseconds.
+    let mut owners = owners(vpns.iter().copied().chain([own]));
     let on_port = |socket: &HostSocket| {
         socket.socket_transport == SocketTransport::Udp
             && (ports.contains(&socket.local.port()) || PORTS.contains(&socket.local.port()))
     };
     let unknown = |listed: &&Listed| on_port(&listed.socket) && !owners.contains_key(&listed.inode);
     if all.iter().any(|listed| unknown(&listed)) {
-        owners.extend(self::owners(software::processes().map(|(id, _)| id)));
+        owners.extend(self::owners(processes.iter().map(|(id, _)| *id)));
     }
     let total = all.len() as u64;
     let facts = all.into_iter().filter_map(|listed| {
