@@ -41,10 +41,10 @@ impl Schedule {
     pub const QUICK_PATIENT: Self =
         Self { waits: &[ms(40), ms(40), ms(50), ms(70), ms(150), ms(250), ms(400), ms(4000)] };
 
-    /// For a request whose silence is an answer: eight transmissions within 210 ms, as many as make loss unlikely. How
+    /// For a request whose silence is an answer: eight transmissions within 175 ms, as many as make loss unlikely. How
     /// long the silence must last is the caller's to say, who knows the round trip; after 3 s it is given up. A busy
     /// machine sends each of them late, and all of it together is to be known within a second.
-    pub const SILENCE: Self = Self { waits: &[ms(30), ms(30), ms(30), ms(30), ms(30), ms(30), ms(30), ms(3000)] };
+    pub const SILENCE: Self = Self { waits: &[ms(25), ms(25), ms(25), ms(25), ms(25), ms(25), ms(25), ms(3000)] };
 
     /// For the last words to a server before we leave: four transmissions, given up after 1 s.
     pub const FAREWELL: Self = Self { waits: &[ms(100), ms(150), ms(250), ms(500)] };
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(sent_at(Schedule::PATIENT), (vec![0, 500, 1500, 3500, 7500, 15_500, 31_500], 39_500));
         assert_eq!(sent_at(Schedule::STREAM), (vec![0], 3000));
         assert_eq!(sent_at(Schedule::QUICK), (vec![0, 40, 80, 130, 200, 350, 600, 1000], 1500));
-        assert_eq!(sent_at(Schedule::SILENCE).0, [0, 30, 60, 90, 120, 150, 180, 210]);
+        assert_eq!(sent_at(Schedule::SILENCE).0, [0, 25, 50, 75, 100, 125, 150, 175]);
         assert_eq!(Schedule::PATIENT.total(), Duration::from_millis(39_500));
         assert_eq!(Schedule::SERVER.transmissions(), 5);
     }

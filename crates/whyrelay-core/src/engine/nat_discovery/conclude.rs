@@ -194,14 +194,14 @@ impl NatDiscovery {
 
     /// When the silence of a filtering test will have lasted long enough to count. `None`: it was answered.
     fn silence_of(&self, test: usize) -> Option<Timestamp> {
-        let FilterTest { last, transmissions, ended, .. } = self.filters[test];
+        let FilterTest { counted, transmissions, ended, .. } = self.filters[test];
         match ended {
             Some(Ended::Silent) => return Some(self.now.heard),
             Some(_) => return None,
             None => {}
         }
         let all_sent = transmissions as usize >= Schedule::SILENCE.transmissions();
-        all_sent.then(|| last + (self.round_trip() * 3).max(LEAST_SILENCE))
+        counted.filter(|_| all_sent).map(|counted| counted + (self.round_trip() * 3).max(LEAST_SILENCE))
     }
 
     /// The next silence that will count.

@@ -324,8 +324,28 @@ fn a_server_that_wants_proof_gets_it_and_is_as_fast() {
             let servers = config().servers;
             let run = world.run(DiscoveryConfig { proving: servers, ..config() });
             assert_eq!((run.mapping(), run.filtering()), (Some((mapping, true)), Some(filtering)), "seed {seed}");
-            assert!(seed > 0 || run.concluded <= Duration::from_millis(750), "{:?}", run.concluded);
+            assert!(seed > 0 || run.concluded <= Duration::from_millis(500), "{:?}", run.concluded);
         }
+    }
+}
+
+/// What is left of a second is for who finds the server, and for a busy machine.
+#[test]
+fn a_nat_that_filters_is_known_within_650_ms_in_95_of_100_runs_where_one_packet_in_ten_is_lost_each_way() {
+    const RUNS: u64 = 1000;
+    for wants_proof in [false, true] {
+        let behavior = Behavior::new(MappingBehavior::EndpointIndependent, FilteringBehavior::AddressAndPortDependent);
+        let concluded = |seed| {
+            let mut world = World::new(Some(behavior.clone()), seed);
+            (world.loss, world.server.wants_proof) = (10, wants_proof);
+            let proving = if wants_proof { config().servers } else { Vec::new() };
+            world.run(DiscoveryConfig { proving, ..config() }).concluded
+        };
+        let mut all: Vec<Duration> = (0..RUNS).map(concluded).collect();
+        all.sort_unstable();
+        let at = |part: f64| all[(RUNS as f64 * part) as usize];
+        let told = [at(0.5), at(0.95), at(0.99)];
+        assert!(at(0.95) <= Duration::from_millis(650) && at(0.99) <= Duration::from_millis(750), "{told:?}");
     }
 }
 
