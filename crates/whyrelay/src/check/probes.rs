@@ -390,19 +390,23 @@ async fn sizes(session: &mut Session, third: &Third) {
     let sizes: Vec<u16> = SIZES.into_iter().filter(|size| *size <= most).collect();
     for direction in [Direction::Out, Direction::In] {
         let mut asked: Vec<(TransactionId, u16)> = Vec::new();
-        // EMSGSIZE: the others do not fit into our own interface. An event of its own.
+        // The others do not fit into our own interface, which is an event of its own.
         let mut fitting = sizes.clone();
         for _ in 0..2 {
             fitting.retain(|size| {
                 let id = session.random.transaction_id();
                 let bytes = sized(id, third.token, direction, *size);
                 asked.push((id, *size));
-                session.sockets.send(session.local, third.remote, &bytes).is_ok()
+                session.sockets.send(session.local, third.remote, &bytes) != Err(libc::EMSGSIZE)
             });
-            let most = fitting.first().copied().unwrap_or(most);
+            let Some(&most) = fitting.first() else { break };
             session.wait(SIZES_INTERVAL, |answers| has_largest(most, &asked, answers)).await;
         }
-        let most_sent = fitting.first().copied().unwrap_or(most);
+        let Some(&most_sent) = fitting.first() else {
+            let least = sizes.last().copied().unwrap_or(most);
+            session.journal.missing("the largest packet", format!("{TOO_SMALL} (the least that is tried has {least})"));
+            continue;
+        };
         session.wait(session.last_wait(), |answers| has_largest(most_sent, &asked, answers)).await;
         // All at once they fill a slow line's queue, which then drops some of any size: what got lost is asked once more,
         // without the rest, where that leaves time for what comes behind it.
@@ -420,8 +424,7 @@ async fn sizes(session: &mut Session, third: &Third) {
         let largest = largest_of(&asked, &session.others);
         let (local, remote) = (session.local, third.remote);
         match largest {
-            // What is on its way still was not lost.
-            Some(payload) if payload < most && session.is_over() => {
+            Some(payload) if may_be_on_its_way(payload, most_sent, session.is_over()) => {
                 session.journal.missing("the largest packet", session.journal.no_time());
             }
             Some(payload) => {
@@ -431,6 +434,15 @@ async fn sizes(session: &mut Session, third: &Third) {
             None => session.journal.missing("the largest packet", session.why("no packet of any size was answered")),
         }
     }
+}
+
+/// Why no size is known where none could be sent.
+const TOO_SMALL: &str = "none of the sizes that are tried fits into this host's own interface: see its MTU";
+
+/// Whether larger packets than those that were answered may be on their way still, so that they were not lost: not what
+/// never left, as our own interface takes none of that size.
+const fn may_be_on_its_way(answered: u16, most_sent: u16, is_over: bool) -> bool {
+    is_over && answered < most_sent
 }
 
 /// The sizes of those that were sent, largest first, which are larger than what was answered: the smallest first.
@@ -545,6 +557,13 @@ mod tests {
         assert!(has_time(Direction::Out, 980) && !has_time(Direction::Out, 979));
         assert!(has_time(Direction::In, 480) && !has_time(Direction::In, 479));
         assert!(!has_time_to_confirm(0, Direction::In, ms(5000), LAST_WAIT, ms(60)));
+    }
+
+    #[test]
+    fn what_our_own_interface_did_not_take_is_not_on_its_way() {
+        // An MTU of 1420: 1392 is the most that was sent.
+        assert!(!may_be_on_its_way(1392, 1392, true));
+        assert!(may_be_on_its_way(1372, 1392, true) && !may_be_on_its_way(1372, 1392, false));
     }
 
     #[test]
