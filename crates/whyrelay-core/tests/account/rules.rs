@@ -9,8 +9,9 @@ use whyrelay_core::trace::event::{
     SessionOptions, Side, SignalingState, Transport, Vantage,
 };
 use whyrelay_core::wire::attribute::AttributeType;
-use whyrelay_core::wire::integrity::Integrity;
+use whyrelay_core::wire::integrity::{Integrity, Key};
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
+use whyrelay_core::wire::turn::{ChannelData, ChannelNumber};
 
 use whyrelay_core::trace::event::Direction;
 
@@ -595,4 +596,61 @@ fn a_dead_server_is_one_finding_that_lists_what_of_it_cannot_be_used() {
     assert_eq!(unreachable.len(), 1, "{findings:#?}");
     assert_eq!(unreachable[0].summary, "A and B cannot use turns:192.0.2.99:443 (timed out)");
     assert!(of("WR802").is_empty(), "{findings:#?}");
+}
+
+/// A check of B through A's relay, which A answers, and whose answer the relay drops.
+fn dropped_by_the_relay(session: &mut Session) {
+    let key = Key::short_term("password");
+    let id = session.id();
+    let request = MessageBuilder::new(Class::Request, Method::BINDING, id)
+        .text(AttributeType::USERNAME, "aaaa:bbbb")
+        .u32(AttributeType::PRIORITY, 16_777_215)
+        .integrity(&key)
+        .fingerprint()
+        .build();
+    let answer = MessageBuilder::new(Class::Success, Method::BINDING, id)
+        .xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(B_MAPPED))
+        .integrity(&key)
+        .fingerprint()
+        .build();
+    let inside = |bytes: &[u8]| ChannelData::encode(ChannelNumber::FIRST, bytes);
+    for _ in 0..3 {
+        session.datagram(Vantage::B, Direction::Out, B, RELAYED, &request, None);
+        session.datagram(Vantage::A, Direction::In, A, STUN, &inside(&request), Some(Integrity::Valid));
+        session.datagram(Vantage::A, Direction::Out, A, STUN, &inside(&answer), None);
+    }
+}
+
+#[test]
+fn what_a_relay_drops_since_the_throughput_is_measured_is_no_fault_of_it() {
+    let look = |measured: bool, since: bool| {
+        let mut session = relayed();
+        session.relayed_check(Vantage::A, A, STUN, RELAYED, (B, B_MAPPED), true);
+        if !since {
+            dropped_by_the_relay(&mut session);
+            session.wait(std::time::Duration::from_millis(10));
+        }
+        session.select(Vantage::A, RELAYED, B_MAPPED);
+        session.select(Vantage::B, B, RELAYED);
+        if since {
+            session.wait(std::time::Duration::from_millis(10));
+            dropped_by_the_relay(&mut session);
+        }
+        if measured {
+            let (direction, bytes, took_us) = (Direction::Out, 1_000_000, 5_000_000);
+            session.push(Vantage::A, EventKind::Throughput { direction, bytes, took_us });
+        }
+        session.end(Vantage::A, EndReason::Finished);
+        session.end(Vantage::B, EndReason::Finished);
+        let report = Report::from_events(&session.events);
+        let found = report.findings.into_iter().find(|finding| finding.code == "WR503");
+        found.map(|finding| (finding.blame.name(), finding.severity.name(), finding.summary))
+    };
+    let Some((blame, severity, words)) = look(true, true) else { panic!("not found") };
+    assert_eq!((blame, severity), ("the path", "info"), "{words}");
+    assert!(words.contains("since the throughput is measured"), "{words}");
+    for (measured, since) in [(false, true), (true, false)] {
+        let found = look(measured, since);
+        assert!(found.as_ref().is_some_and(|(blame, ..)| *blame == "the relay"), "{measured} {since}: {found:?}");
+    }
 }

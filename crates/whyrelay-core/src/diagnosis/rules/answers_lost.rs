@@ -2,16 +2,16 @@
 
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
-use crate::diagnosis::session::Session;
-use crate::diagnosis::session::{Break, Path, likeliest_first};
+use crate::diagnosis::session::{Break, JoinedPair, Path, Session, likeliest_first};
 use crate::host::Family;
 use crate::trace::event::Vantage;
+use crate::trace::measurement::THROUGHPUT;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR503",
     name: "answers-lost",
     title: "answers get lost on the way back",
-    meaning: "Checks arrive and are answered, and the answers never come back: they leave by another interface or address, a stateless firewall drops them, or the mapping is gone. Through a relay: the relay drops them, as where a limit of its rate is used up.",
+    meaning: "Checks arrive and are answered, and the answers never come back: they leave by another interface or address, a stateless firewall drops them, or the mapping is gone. Through a relay: the relay drops them, as where a limit of its rate is used up, which a measurement of the throughput does.",
     detection: "The receiver recorded the answers as sent, and they are absent from the sender's recording, joined by transaction id.",
     proof: "A capture on both sides: the answer leaves the answering host and never reaches the asking one, while requests of the same five-tuple do.",
     doubt: "A capture on the asking side that shows the answer arrive: then its own input firewall or reverse-path filter takes it.",
@@ -45,16 +45,47 @@ fn lost(session: &Session<'_>, from: Vantage, family: Option<Family>) -> Option<
     let from_where = chain.seen.as_ref().and_then(|seen| seen.from.first().copied());
     let to = from_where.map(|address| format!(" to {address}")).unwrap_or_default();
     let (here, there) = (from.name(), from.other().name());
+    let evidence = || chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect();
+    if chains.iter().all(|pair| is_overloaded(session, from, pair)) {
+        return Some(Fault {
+            blame: Blame::Path,
+            severity: if session.path == Path::Failed { Severity::Warning } else { Severity::Info },
+            summary: format!(
+                "{there} answers the checks of {here} through the relay, and no answer reaches {here} since the throughput is measured: more is sent then than the relay carries, as where its rate is limited"
+            ),
+            evidence: evidence(),
+            advice_is_all: true,
+            advice: vec![Remedy::safe(
+                "Measure without --throughput, or raise the limit at the relay (whyrelay serve: --total-rate and --max-rate; coturn: max-bps)",
+            )],
+            ..Fault::default()
+        });
+    }
     Some(Fault {
         blame: if pair.relayed { Blame::Relay } else { Blame::Path },
         severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
         summary: format!("{there} answers the checks of {here}{to}, and no answer reaches {here}"),
-        evidence: chains.iter().flat_map(|pair| pair.from(from).evidence.iter().copied()).collect(),
+        evidence: evidence(),
         // Through a relay neither side's routes have a part in it.
         advice_is_all: pair.relayed,
         advice: if pair.relayed { at_the_relay() } else { Vec::new() },
         ..Fault::default()
     })
+}
+
+/// Whether a pair's answers got lost in a relay after the session had begun to measure what that carries: then it drops
+/// what is beyond its rate, whatever that is.
+fn is_overloaded(session: &Session<'_>, from: Vantage, pair: &JoinedPair) -> bool {
+    let is_measured = [Vantage::A, Vantage::B].into_iter().any(|vantage| {
+        let side = session.evidence.side(vantage);
+        let unmeasured = |(_, what, _): &(u64, String, String)| what.starts_with(THROUGHPUT);
+        !side.throughput.is_empty() || side.measured.missing.iter().any(unmeasured)
+    });
+    let side = session.evidence.side(from);
+    // It begins when the channel is there.
+    let begun = side.channel_opened.map(|(_, at)| at.as_micros().saturating_sub(side.first_at.as_micros()));
+    let first = pair.from(from).sent.map(|sent| sent.first_us);
+    pair.relayed && is_measured && begun.zip(first).is_some_and(|(begun, first)| first >= begun)
 }
 
 /// What to look at where answers get lost in a relay, which lets some packets through and not others.
