@@ -228,6 +228,8 @@ pub enum HostFact {
     },
     /// Packets of ours as they left (or came back by) an interface.
     OwnPacket(OwnPacket),
+    /// Packets that begin a connection to signaling, or refuse one, as they left or arrived at an interface.
+    OwnConnection(OwnConnection),
     /// A probe and what came of it.
     Probe(Probe),
     /// A probe of the peer arrived.
@@ -292,6 +294,25 @@ pub struct OwnPacket {
     /// those without one, nor those whose checksum the device computes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wrong_checksums: u64,
+}
+
+/// TCP packets with SYN or RST to or from the signaling server, as they left or arrived at an interface (AF_PACKET).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnConnection {
+    /// The interface.
+    pub device: String,
+    /// Whether they arrived there; else they left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub arrived: bool,
+    /// The source that the packets carry.
+    pub source: SocketAddr,
+    /// The destination that they carry.
+    pub destination: SocketAddr,
+    /// How many.
+    pub packets: u64,
+    /// Of those that arrived: how long after the first packet from there to here the first of them came, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_us: Option<u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]

@@ -60,6 +60,13 @@ fn words(fact: &HostFact) -> Option<String> {
             };
             format!("{} packets {} > {} {verb} {}{wrong}", fact.packets, fact.source, fact.destination, fact.device)
         }
+        HostFact::OwnConnection(fact) => {
+            let verb = if fact.arrived { "arrived at" } else { "left by" };
+            format!(
+                "{} packets of connections {} > {} {verb} {} (SYN, or RST)",
+                fact.packets, fact.source, fact.destination, fact.device
+            )
+        }
         HostFact::Probe(fact) => {
             let result = probes::result(&fact.result).1;
             format!("probe {}, {} > {}: {result}", probes::aim(&fact.aim), fact.local, fact.remote)

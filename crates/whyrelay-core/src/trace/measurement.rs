@@ -16,6 +16,9 @@ pub const THROUGHPUT: &str = "throughput";
 /// Why what servers tell was not measured where none did.
 pub const WITHOUT_ANSWER: &str = "no server answered over UDP";
 
+/// Why what is beside the NAT was not measured where the NAT alone was asked for.
+pub const ONLY_NAT: &str = "only the NAT was asked for (--only nat)";
+
 /// One thing that was measured. Addresses of UDP unless it says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "measurement")]

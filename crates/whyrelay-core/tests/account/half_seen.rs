@@ -129,7 +129,7 @@ fn subject_of(fact: &HostFact) -> Subject {
         HostFact::Gone { gone } => subject_of(gone),
         HostFact::Capabilities { .. } => Subject::Capabilities,
         HostFact::RouteAnswer(_) => Subject::RouteAnswers,
-        HostFact::OwnPacket(_) => Subject::OwnPackets,
+        HostFact::OwnPacket(_) | HostFact::OwnConnection(_) => Subject::OwnPackets,
         HostFact::Probe(_) | HostFact::ProbeSeen { .. } => Subject::Probes,
         HostFact::Application(_) | HostFact::SocketProfile(_) | HostFact::ProfileTally(_) => Subject::Application,
         HostFact::NotMeasured { subject, .. } | HostFact::Counted { subject, .. } => *subject,

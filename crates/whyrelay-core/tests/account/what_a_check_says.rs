@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use whyrelay_core::host::{HostFact, OwnConnection};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::CheckReport;
 use whyrelay_core::trace::event::{Direction, EndReason, EventKind, ServerFailure, SignalingState, Transport, Vantage};
-use whyrelay_core::trace::measurement::{Measurement, WITHOUT_ANSWER};
+use whyrelay_core::trace::measurement::{Measurement, ONLY_NAT, WITHOUT_ANSWER};
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
@@ -326,4 +327,76 @@ fn one_slow_server_hides_no_dead_ones() {
     for code in ["WR301", "WR402", "WR510"] {
         assert!(one.contains(&format!("{code} the relay")), "{code} of {one:?}");
     }
+}
+
+/// Packets by which connections begin, seen at an interface: what left to signaling, and what came back after so long.
+fn connections(session: &mut Session, came_back: Option<(u64, u64)>) {
+    let (here, signaling) = (address("192.168.1.2:51000"), address("192.0.2.10:8080"));
+    let device = || "eth0".to_owned();
+    let (source, destination) = (here, signaling);
+    let left = OwnConnection { device: device(), arrived: false, source, destination, packets: 6, after_us: None };
+    session.fact(Vantage::A, HostFact::OwnConnection(left));
+    if let Some((packets, after_us)) = came_back {
+        let (source, destination, after_us) = (signaling, here, Some(after_us));
+        let arrived = OwnConnection { device: device(), arrived: true, source, destination, packets, after_us };
+        session.fact(Vantage::A, HostFact::OwnConnection(arrived));
+    }
+}
+
+/// Where connections to signaling are looked at, whose fault their silence is is no doubt.
+#[test]
+fn what_signaling_answers_and_no_program_gets_is_dropped_here_late_or_never_sent() {
+    let look = |came_back: Option<(u64, u64)>, rule: &dyn Fn(&mut Session)| {
+        let mut session = started(&[]);
+        rule(&mut session);
+        session.counters(Vantage::A, &[("Ip.InReceives", 29), ("Ip.InDelivers", 20)]);
+        connections(&mut session, came_back);
+        let detail = "the server did not answer within 2.5 s".to_owned();
+        let (server, state) = ("http://192.0.2.10:8080".to_owned(), SignalingState::Failed { detail });
+        session.push(Vantage::A, EventKind::Signaling { server, state });
+        session.end(Vantage::A, EndReason::Finished);
+        report(&session)
+    };
+    let policy = |session: &mut Session| session.policy("input", "drop");
+    let dropped = look(Some((11, 20_000)), &policy);
+    assert_eq!(harmful(&dropped), ["WR111 A"], "{:#?}", dropped.findings);
+    let found = &dropped.findings[0];
+    assert!(
+        found.summary.starts_with("11 packets by which http://192.0.2.10:8080 answers this host's connections"),
+        "{}",
+        found.summary
+    );
+    assert!(found.advice.join(" ").contains("nft insert rule inet own in"), "{:?}", found.advice);
+    // A rule that nobody may read drops them as well.
+    assert_eq!(harmful(&look(Some((2, 20_000)), &|_| {})), ["WR111 A"]);
+    // One may have come when the connection was given up.
+    assert_eq!(harmful(&look(Some((1, 20_000)), &|_| {})), ["WR701 signaling"]);
+    let slow = look(Some((6, 2_100_000)), &policy);
+    assert_eq!(harmful(&slow), ["WR701 the path"], "{:#?}", slow.findings);
+    assert!(slow.findings[0].summary.contains("network of this host is slow"), "{}", slow.findings[0].summary);
+    let dead = look(None, &policy);
+    assert_eq!(harmful(&dead), ["WR701 signaling"]);
+    assert!(!dead.findings[0].doubt.contains("packets reached"), "{}", dead.findings[0].doubt);
+}
+
+#[test]
+fn slow_servers_of_one_address_say_nothing_of_another() {
+    let mut session = started(&[]);
+    slow_binding(&mut session, A, STUN, Some(Duration::from_secs(2)));
+    missing(&mut session, "mapping of 192.168.1.2", WITHOUT_ANSWER);
+    missing(&mut session, "mapping of 10.9.9.9", WITHOUT_ANSWER);
+    let report = report(&session);
+    let why = |what: &str| report.not_measured.iter().find(|missing| missing.what == what).map(|missing| &*missing.why);
+    assert!(why("mapping of 192.168.1.2").is_some_and(|why| why.starts_with("the servers answered when")));
+    assert_eq!(why("mapping of 10.9.9.9"), Some(WITHOUT_ANSWER));
+}
+
+#[test]
+fn a_check_of_the_nat_alone_says_that_it_was_no_more() {
+    let mut session = started(&[]);
+    session.stun(Vantage::A, A, STUN, Some(A_MAPPED));
+    session.end(Vantage::A, EndReason::Finished);
+    assert!(!report(&session).summary.contains("--only nat"));
+    missing(&mut session, "relays", ONLY_NAT);
+    assert!(report(&session).summary.ends_with(" Only the NAT was looked at (--only nat)."));
 }

@@ -9,7 +9,7 @@ use whyrelay_core::engine::turn_server::SharedSecret;
 use whyrelay_core::time::Timestamp;
 
 use crate::application::Suspect;
-use crate::cli::args::CheckArgs;
+use crate::cli::args::{CheckArgs, Only};
 use crate::io::clock::Clock;
 use crate::io::interfaces::{self, InterfaceFilter};
 use crate::session::{parse_urls, read_turn_password};
@@ -74,6 +74,8 @@ pub struct CheckConfig {
     pub(crate) application: Option<Suspect>,
     /// For everything that takes no consent of its own.
     pub(crate) time: Duration,
+    /// Nothing else is looked at.
+    pub(crate) only: Option<Only>,
     pub(crate) hairpin: bool,
     pub(crate) lifetime: Option<Duration>,
     pub(crate) map: bool,
@@ -137,6 +139,7 @@ impl CheckConfig {
             mark: args.mark,
             application: args.as_program.as_deref().map(Suspect::resolve).transpose()?,
             time: args.time,
+            only: args.only,
             hairpin: args.hairpin,
             lifetime: args.lifetime,
             map: args.map,
@@ -144,6 +147,11 @@ impl CheckConfig {
             pcap: args.pcap,
             redact: args.redact,
         })
+    }
+
+    /// Whether everything is looked at, and not only a part that was asked for.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.only.is_none()
     }
 
     /// What changes something or takes long, and was asked for.

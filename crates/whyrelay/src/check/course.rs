@@ -76,6 +76,9 @@ impl<'a> Course<'a> {
     /// Begins what needs no server.
     pub(super) fn begin(&mut self, routes: &[DefaultRoute]) {
         let (config, journal, until) = (self.ways.config, self.ways.journal, self.ways.until);
+        if !config.is_whole() {
+            return;
+        }
         if config.signal.is_some() && !config.urls.is_empty() {
             let (config, tls) = (config.clone(), self.ways.tls.clone());
             let looking = |journal| servers::look_at_signaling(config, journal, tls, until);
@@ -96,6 +99,10 @@ impl<'a> Course<'a> {
                 if self.parts.is_empty() && self.careful.is_empty() {
                     return;
                 }
+            }
+            if !is_naming && !self.ways.config.is_whole() && self.ways.has_nats() && self.parts.is_empty() {
+                // What is known of the NAT needs no word of what else a server would offer.
+                return self.settled();
             }
             tokio::select! {
                 biased;
@@ -141,14 +148,17 @@ impl<'a> Course<'a> {
         self.ways.so_far.known.sort_by_key(|server| server.place);
         let asked = self.ways.probe_servers();
         let (journal, options, until) = (self.ways.journal, self.ways.options, self.ways.until);
-        for (origin, server) in &asked {
+        let is_whole = self.ways.config.is_whole();
+        for (origin, server) in asked.iter().filter(|_| is_whole) {
             let (random, asked) = (self.random.fork(), (origin.clone(), *server));
             // First: a router that refuses the rest says so a few times a second, and nothing more then.
             let looking = |journal| hops::look(journal, random, asked, Class::Request, options, until);
             self.parts.push(part(journal, Row::of_hops(*server), looking));
         }
         self.parts.extend(self.ways.nat(&mut self.random, &servers));
-        self.parts.extend(self.ways.reach(&mut self.random, &servers));
+        if is_whole {
+            self.parts.extend(self.ways.reach(&mut self.random, &servers));
+        }
         if let Some(application) = self.ways.config.application.clone().filter(|_| !asked.is_empty()) {
             let (random, asked) = (self.random.fork(), asked.clone());
             let rows = Row::of_program(application.name());
@@ -218,7 +228,7 @@ impl<'a> Course<'a> {
     /// Says of families without a whyrelay server what only such a one measures.
     fn tell_silent(&mut self) {
         for (ipv4, why) in std::mem::take(&mut self.silent) {
-            if !self.ours.contains(&ipv4) {
+            if !self.ours.contains(&ipv4) && self.ways.config.is_whole() {
                 self.ways.journal.missing("largest packets, WireGuard's shape, the server's clock", why);
             }
         }
@@ -234,6 +244,9 @@ impl<'a> Course<'a> {
         if let Some(discovery) = described.and_then(|described| described.discovery) {
             self.ways.offers_discovery(discovery);
         }
+        if !self.ways.config.is_whole() {
+            return;
+        }
         if asked.1.is_ipv4() {
             self.outside.get_or_insert_with(|| asked.clone());
         }
@@ -245,6 +258,9 @@ impl<'a> Course<'a> {
     /// Nobody is asked what it offers any more, for now: begins what depends on that.
     fn all_described(&mut self, routes: &[DefaultRoute]) {
         let servers = std::mem::take(&mut self.for_relays);
+        if !self.ways.config.is_whole() {
+            return;
+        }
         self.careful.extend(self.ways.turn(&mut self.random, &servers, !self.ours.is_empty()));
         if !std::mem::replace(&mut self.is_mapping_begun, true) {
             let (sender, tried_by) = oneshot::channel();
@@ -268,7 +284,9 @@ impl<'a> Course<'a> {
     fn settled(&mut self) {
         if !std::mem::replace(&mut self.is_settled, true) {
             self.ways.end_naming();
-            self.ways.tell_without_relay(!self.ours.is_empty());
+            if self.ways.config.is_whole() {
+                self.ways.tell_without_relay(!self.ours.is_empty());
+            }
             self.tell_silent();
             self.tell_who_tries();
         }
@@ -281,7 +299,7 @@ impl<'a> Course<'a> {
             let why = if !config.urls.is_empty() {
                 "no name of a server was resolved"
             } else if config.signal.is_some() {
-                "the signaling server was not reached, or announces no server: give --stun or --turn, too"
+                "the signaling server was not reached in time, or announces no server: give --stun or --turn, too"
             } else {
                 "no server was named: give --signal, --stun or --turn"
             };

@@ -32,6 +32,8 @@ pub(crate) enum Entry {
     Fact(Timestamp, EventKind),
     /// Something passed a socket.
     Passage(Passed),
+    /// Connections are about to be made to there, not by one of the parts' sockets.
+    Connecting(SocketAddr),
     /// A connection that is not made by one of the parts' sockets: what this host's firewall does to it is of interest.
     Connection { local: SocketAddr, remote: SocketAddr },
 }
@@ -139,7 +141,9 @@ impl Journal {
     /// Notes a measurement.
     pub(crate) fn measured(&self, measurement: Measurement) {
         match &measurement {
-            Measurement::Reach { remote, rtt_us: Some(_), .. } if remote.is_ipv6() => {
+            Measurement::Reach { remote, rtt_us: Some(_), .. } | Measurement::MappedAddress { remote, .. }
+                if remote.is_ipv6() =>
+            {
                 self.ipv6_answered.store(true, Ordering::Relaxed);
             }
             Measurement::Reach {
@@ -160,8 +164,13 @@ impl Journal {
         self.fact(EventKind::NotMeasured { what: what.into(), why: why.into() });
     }
 
-    /// Notes that a connection was tried beside the parts' sockets.
-    pub(crate) fn connecting(&self, local: SocketAddr, remote: SocketAddr) {
+    /// Notes that connections are about to be made beside the parts' sockets.
+    pub(crate) fn connecting(&self, remote: SocketAddr) {
+        self.note(Entry::Connecting(remote));
+    }
+
+    /// Notes that a connection beside the parts' sockets did not come about.
+    pub(crate) fn not_connected(&self, local: SocketAddr, remote: SocketAddr) {
         self.note(Entry::Connection { local, remote });
     }
 

@@ -35,7 +35,7 @@ use whyrelay_core::engine::server_url::ServerHost;
 use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, Event, EventKind, SessionOptions, Vantage};
-use whyrelay_core::trace::measurement::{Ipv6State, Measurement};
+use whyrelay_core::trace::measurement::{Ipv6State, Measurement, ONLY_NAT};
 
 use asked::STOPPED;
 pub use config::CheckConfig;
@@ -49,6 +49,7 @@ use servers::Known;
 use stop::Stop;
 use table::Table;
 
+use crate::cli::args::Only;
 use crate::host::Told;
 use crate::io::clock::Clock;
 use crate::io::interfaces::{self, Interface};
@@ -123,9 +124,11 @@ pub async fn run(config: CheckConfig, mut interrupt: watch::Receiver<u32>, color
     sink.record(clock.now(), EventKind::CheckStarted { consents: config.consents() });
 
     // Routes, rules and firewall, and what they say of the packets to servers.
-    let (tap, facts) = crate::host::start(crate::host::Beside::Check);
-    sink.tap(tap);
-    let mut facts = Some(facts);
+    let mut facts = config.is_whole().then(|| {
+        let (tap, facts) = crate::host::start(crate::host::Beside::Check);
+        sink.tap(tap);
+        facts
+    });
     let (journal, mut entries) = Journal::new(clock);
     let journal = journal.within(config.time);
     let mut table = Table::new(color);
@@ -215,7 +218,7 @@ fn log(entry: &Entry, is_redacted: bool) {
             let Passed { direction, transport, local, remote, bytes, .. } = passed;
             tracing::debug!(?direction, ?transport, %local, %remote, bytes = bytes.len());
         }
-        Entry::Connection { .. } => tracing::debug!("a connection"),
+        Entry::Connecting(_) | Entry::Connection { .. } => tracing::debug!("a connection"),
         Entry::Fact(..) => tracing::debug!("a fact"),
         Entry::Passage(passed) => tracing::debug!(direction = ?passed.direction, bytes = passed.bytes.len()),
     }
@@ -326,19 +329,29 @@ fn tell_ipv6(journal: &Journal, state: Result<IpAddr, (Ipv6State, Option<IpAddr>
 
 type IsAsked = fn(&CheckConfig) -> bool;
 
+const HAIRPINNING: &str = "hairpinning";
+
 /// What waits for consent: whether it was given, what it is, and its flag.
 const CONSENTS: [(IsAsked, &str, &str); 3] = [
-    (|config| config.hairpin, "hairpinning", "--hairpin"),
+    (|config| config.hairpin, HAIRPINNING, "--hairpin"),
     (|config| config.lifetime.is_some(), turn::LIFETIME, "--lifetime TIME"),
     (|config| config.map, "mapping a port on the router", "--map"),
 ];
 
-/// What has no consent.
+/// What has no consent, and what was left out.
 fn tell_unasked(config: &CheckConfig, journal: &Journal) {
+    if config.only == Some(Only::Nat) {
+        journal.missing(BESIDE_NAT, ONLY_NAT);
+    }
     for (_, what, flag) in CONSENTS.into_iter().filter(|(is_asked, ..)| !is_asked(config)) {
-        journal.missing(what, format!("it takes your consent: {flag}"));
+        if config.is_whole() || what == HAIRPINNING {
+            journal.missing(what, format!("it takes your consent: {flag}"));
+        }
     }
 }
+
+/// What a check of the NAT alone leaves out.
+const BESIDE_NAT: &str = "signaling, what else gets through (ports, transports, packet sizes), relays, the router's port mapping, and this host's routes and firewall";
 
 /// A server's host when it is a name.
 fn name_of(host: &ServerHost) -> Option<&str> {

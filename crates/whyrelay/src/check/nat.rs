@@ -30,22 +30,30 @@ pub(crate) struct Named {
     pub(crate) proving: bool,
 }
 
-/// Looks at the NAT in front of one local address, until everything is settled or `until`. `naming`: servers that become
-/// known meanwhile; its end is that of naming.
+/// Servers that become known while the NAT is looked at; the end of the channel is that of naming.
+pub(crate) struct Naming {
+    pub(crate) servers: mpsc::UnboundedReceiver<Named>,
+    /// Whether no further one is waited for when mapping and filtering are known.
+    pub(crate) is_brief: bool,
+}
+
+/// Looks at the NAT in front of one local address, until everything is settled or `until`.
 pub(crate) async fn discover(
     journal: Journal,
     random: Random,
     origin: Origin,
-    (config, mut naming): (DiscoveryConfig, Option<mpsc::UnboundedReceiver<Named>>),
+    (config, mut naming): (DiscoveryConfig, Option<Naming>),
     options: UdpOptions,
     until: Instant,
 ) {
     let mut sockets = Sockets::new(journal.clone());
     let mut locals: BTreeMap<SocketId, SocketAddr> = BTreeMap::new();
     let config = DiscoveryConfig { naming: naming.is_some(), ..config };
+    let is_brief = naming.as_ref().is_some_and(|naming| naming.is_brief);
     let mut machine = NatDiscovery::new(journal.now(), config, random);
     loop {
-        let Some(deadline) = drain(&mut machine, &mut sockets, &mut locals, &journal, &origin, options) else { return };
+        let with = (&journal, &origin, options, is_brief);
+        let Some(deadline) = drain(&mut machine, &mut sockets, &mut locals, with) else { return };
         let wake = journal.clock().instant(deadline).min(until);
         let arrived = tokio::select! {
             named = next_named(&mut naming) => {
@@ -86,9 +94,9 @@ pub(crate) async fn discover(
 }
 
 /// The next server that becomes known, and `None` at the end of naming, once.
-async fn next_named(naming: &mut Option<mpsc::UnboundedReceiver<Named>>) -> Option<Named> {
+async fn next_named(naming: &mut Option<Naming>) -> Option<Named> {
     match naming {
-        Some(naming) => naming.recv().await,
+        Some(naming) => naming.servers.recv().await,
         None => std::future::pending().await,
     }
 }
@@ -98,9 +106,7 @@ fn drain(
     machine: &mut NatDiscovery,
     sockets: &mut Sockets,
     locals: &mut BTreeMap<SocketId, SocketAddr>,
-    journal: &Journal,
-    origin: &Origin,
-    options: UdpOptions,
+    (journal, origin, options, is_brief): (&Journal, &Origin, UdpOptions, bool),
 ) -> Option<Timestamp> {
     loop {
         match machine.poll_output() {
@@ -123,6 +129,9 @@ fn drain(
                 }
             }
             Output::Event(kind) => journal.fact(kind),
+            Output::Concluded if is_brief => {
+                machine.handle_input(Now::ahead_of_timers(journal.now(), journal.now()), Input::Complete);
+            }
             Output::Concluded => {}
             Output::Done => return None,
             Output::Timeout(deadline) => return Some(deadline),

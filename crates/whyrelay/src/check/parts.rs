@@ -16,7 +16,7 @@ use super::asked::Row;
 use super::config::{CheckConfig, Credentials};
 use super::journal::Journal;
 use super::local::{self, DefaultRoute};
-use super::nat::{self, Named, Origin};
+use super::nat::{self, Named, Naming, Origin};
 use super::port_map::TriedBy;
 use super::servers::{Known, Servers};
 use super::stop::Stop;
@@ -124,7 +124,7 @@ impl Look<'_> {
     /// What the NAT in front of each local address does, by servers that have become known: they are named to what looks at
     /// it already.
     pub(super) fn nat(&mut self, random: &mut Random, servers: &Servers) -> Vec<Part> {
-        let (journal, options, until) = (self.journal, self.options, self.until);
+        let (journal, options, until, is_whole) = (self.journal, self.options, self.until, self.config.is_whole());
         let mut parts: Vec<Part> = Vec::new();
         for ipv4 in [true, false] {
             let of_family = |remote: &SocketAddr| remote.is_ipv4() == ipv4;
@@ -154,7 +154,8 @@ impl Look<'_> {
                 let config = DiscoveryConfig { servers, proving, hairpin, ports: true, naming: true, patient };
                 let (random, rows) = (random.fork(), Row::of_nat(origin.address.ip(), hairpin));
                 parts.push(part(journal, rows, |journal| {
-                    nat::discover(journal, random, origin, (config, Some(named)), options, until)
+                    let naming = Naming { servers: named, is_brief: !is_whole };
+                    nat::discover(journal, random, origin, (config, Some(naming)), options, until)
                 }));
             }
         }
@@ -185,6 +186,11 @@ impl Look<'_> {
         self.so_far.nats.clear();
     }
 
+    /// Whether a NAT is looked at, or was.
+    pub(super) fn has_nats(&self) -> bool {
+        !self.so_far.nats.is_empty()
+    }
+
     /// Whether it is being found out how long mappings live.
     pub(super) fn finds_lifetimes(&self) -> bool {
         !self.so_far.lifetimes.is_empty()
@@ -196,6 +202,9 @@ impl Look<'_> {
         if !known.is_empty() && !known.iter().any(Known::is_udp) {
             let why = "no server over UDP was named: give --stun stun:HOST or --turn turn:HOST";
             journal.missing("the NAT's behavior, and how many are in front", why);
+        }
+        if !self.config.is_whole() {
+            return;
         }
         if !known.is_empty() && !is_on_https_port(known, Transport::Tls, |_| true) {
             let why = "no server on 443 was given: name one with --turn turns:HOST:443";

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -21,10 +22,18 @@ use crate::signaling::{
     Client, Incoming, ServerClock, SignalingError, SignalingOptions, Transport, addresses_in, name_in,
 };
 
-/// Connections to signaling that are tried at once, and the time between two: 10 % loss each way leaves 3 in 10,000
-/// without any that comes about.
-const MAX_ATTEMPTS: usize = 5;
-const ATTEMPTS_INTERVAL: Duration = Duration::from_millis(150);
+/// The times between two connections to signaling that are tried at once: 10 % loss each way leaves 3 in 10,000 without any
+/// that comes about, and each loss costs no more than the time until the next.
+const ATTEMPT_INTERVALS: [Duration; 5] = [
+    Duration::from_millis(80),
+    Duration::from_millis(80),
+    Duration::from_millis(120),
+    Duration::from_millis(160),
+    Duration::from_millis(200),
+];
+
+/// Addresses of signaling of which the host is asked.
+const MAX_ADDRESSES: usize = 5;
 
 /// Names that are not resolved after this part of the check's time are not asked: what is behind them needs the rest.
 const NAMES_PART: u32 = 3;
@@ -279,10 +288,12 @@ async fn announced(
         journal.fact(EventKind::Signaling { server, state: SignalingState::Failed { detail } });
         (Vec::new(), Vec::new(), false)
     };
+    let made: Arc<OnceLock<Duration>> = Arc::default();
     let connecting = first_to_come(|| async {
         let mut name = [0; 16];
         getrandom::fill(&mut name).map_err(|_| ("the system gives no random bytes".to_owned(), false))?;
         let mut options = SignalingOptions::new(signal, "check", "nobody");
+        options.made = Arc::clone(&made);
         // A room of our own: nobody is disturbed.
         options.room = unguessable_name(name);
         if !config.tls_roots.is_empty() {
@@ -295,12 +306,26 @@ async fn announced(
     });
     // Beside it: so that a resolver that does not answer is told from a server that does not.
     let name = name_in(signal).ok().flatten();
-    let looking_up = name.clone().map(|name| tokio::spawn(tokio::net::lookup_host((name, 0))));
+    if name.is_none() {
+        tell_connecting(journal, signal, std::iter::empty());
+    }
+    let looking_up = name.clone().map(|name| {
+        let (journal, signal) = (journal.clone(), signal.to_owned());
+        tokio::spawn(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name, 0)).await?.collect();
+            tell_connecting(&journal, &signal, found.iter().map(SocketAddr::ip));
+            std::io::Result::Ok(found)
+        })
+    });
     let mut client = match tokio::time::timeout_at(until.into(), connecting).await {
         Ok(Ok(client)) => client,
         Ok(Err((detail, is_unresolved))) => return fail(detail, name.as_deref().filter(|_| is_unresolved)),
         Err(_) => {
-            let waited = started.elapsed().as_secs_f64();
+            let (took, waited) = (started.elapsed(), started.elapsed().as_secs_f64());
+            if let Some(why) = made.get().and_then(|round_trip| too_slow(signal, *round_trip, took)) {
+                journal.missing(format!("signaling by {server}"), format!("{}: {why}", journal.no_time()));
+                return (Vec::new(), Vec::new(), false);
+            }
             let is_found = looking_up.as_ref().is_none_or(tokio::task::JoinHandle::is_finished);
             if let Some(looking_up) = looking_up.filter(|_| is_found) {
                 let found = looking_up.await.ok().and_then(Result::ok).into_iter().flatten();
@@ -310,6 +335,9 @@ async fn announced(
             }
             return match name.filter(|_| !is_found) {
                 Some(name) => fail(format!("the resolver did not answer within {waited:.1} s"), Some(&name)),
+                None if made.get().is_some() => {
+                    fail(format!("the server took the connection and did not answer within {waited:.1} s"), None)
+                }
                 None => fail(format!("the server did not answer within {waited:.1} s"), None),
             };
         }
@@ -331,6 +359,7 @@ async fn announced(
         }
         None => journal.missing(format!("the clock of {server}"), "its answer had no Date"),
     }
+    let is_whyrelay = client.server().whyrelay.is_some();
     let (mut known, mut discovery) = (Vec::new(), Vec::new());
     let announcement = async {
         loop {
@@ -360,19 +389,39 @@ async fn announced(
                 }
             }
         }
+        Err(_) if is_whyrelay => journal.missing("servers of the signaling server", journal.no_time()),
         _ => journal.missing("servers of the signaling server", "it announces none, or is no whyrelay server"),
     }
-    let is_whyrelay = client.server().whyrelay.is_some();
     client.close(Duration::from_millis(50)).await;
     (known, discovery, is_whyrelay)
+}
+
+/// Why signaling whose round trips take so long has told nothing in the time that was waited: it takes some of them, and no
+/// server is to blame for that. `None`: it would have had the time.
+fn too_slow(signal: &str, round_trip: Duration, waited: Duration) -> Option<String> {
+    // TCP, WebSocket, and what is announced; TLS is one more.
+    let trips = if signal.starts_with("https:") || signal.starts_with("wss:") { 4 } else { 3 };
+    let seconds = round_trip.as_secs_f64();
+    // Twice: a packet that is lost is sent again later than that.
+    (round_trip * trips * 2 >= waited).then(|| {
+        format!("the network is slow, a packet to it takes {seconds:.1} s there and back, and it takes {trips} of that")
+    })
+}
+
+/// Has the host look for the packets by which connections to signaling begin. `found`: the addresses of its name.
+fn tell_connecting(journal: &Journal, signal: &str, found: impl Iterator<Item = IpAddr>) {
+    addresses_in(signal, &found.collect::<Vec<_>>())
+        .into_iter()
+        .take(MAX_ADDRESSES)
+        .for_each(|remote| journal.connecting(remote));
 }
 
 /// Has the host tell what its firewall does to connections to signaling, which leave as the system sends them. `found`:
 /// the addresses of its name.
 fn tell_connections(journal: &Journal, signal: &str, found: &[IpAddr]) {
-    for remote in addresses_in(signal, found).into_iter().take(MAX_ATTEMPTS) {
+    for remote in addresses_in(signal, found).into_iter().take(MAX_ADDRESSES) {
         if let Some(origin) = super::local::origin_toward(remote, &[], None) {
-            journal.connecting(origin.address, remote);
+            journal.not_connected(origin.address, remote);
         }
     }
 }
@@ -406,10 +455,15 @@ fn tell_other_family(journal: &Journal, server: &str, asked: IpAddr, found: impl
 async fn first_to_come<T, F: Future<Output = T>>(attempt: impl Fn() -> F) -> T {
     let mut attempts = FuturesUnordered::new();
     attempts.push(attempt());
+    let mut intervals = ATTEMPT_INTERVALS.into_iter();
+    let mut next = intervals.next().map(|interval| Instant::now() + interval);
     loop {
         tokio::select! {
             Some(done) = attempts.next() => return done,
-            () = tokio::time::sleep(ATTEMPTS_INTERVAL), if attempts.len() < MAX_ATTEMPTS => attempts.push(attempt()),
+            () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {
+                attempts.push(attempt());
+                next = intervals.next().map(|interval| Instant::now() + interval);
+            }
         }
     }
 }
@@ -544,6 +598,17 @@ mod tests {
         assert_eq!(missing(&mut entries), [expected]);
     }
 
+    #[test]
+    fn signaling_that_had_no_time_for_its_round_trips_is_told_from_one_that_does_not_answer() {
+        let ms = Duration::from_millis;
+        let is_slow = |url: &str, round_trip, waited| too_slow(url, ms(round_trip), ms(waited)).is_some();
+        // By satellite, with a loss; and TLS takes one round trip more.
+        assert!(is_slow("http://signal.example", 600, 2500) && !is_slow("http://signal.example", 350, 2500));
+        assert!(is_slow("https://signal.example", 350, 2500));
+        // Who was given the time had it.
+        assert!(!is_slow("http://signal.example", 600, 9500) && !is_slow("http://signal.example", 0, 2500));
+    }
+
     #[tokio::test]
     async fn an_attempt_that_hangs_is_tried_again_beside_it_and_one_that_ends_is_not() {
         let begun = Cell::new(0);
@@ -570,7 +635,8 @@ mod tests {
             std::future::pending::<()>()
         });
         begun.set(0);
-        assert!(tokio::time::timeout(ATTEMPTS_INTERVAL * 10, silent).await.is_err());
-        assert_eq!(begun.get(), MAX_ATTEMPTS);
+        let longer = ATTEMPT_INTERVALS.iter().sum::<Duration>() * 2;
+        assert!(tokio::time::timeout(longer, silent).await.is_err());
+        assert_eq!(begun.get(), 1 + ATTEMPT_INTERVALS.len());
     }
 }

@@ -10,7 +10,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use whyrelay_core::host::parse_number;
 
-pub use check::CheckArgs;
+pub use check::{CheckArgs, Only};
 
 use super::stun_args::DiscoveryArgs;
 use super::turn_args::TurnArgs;

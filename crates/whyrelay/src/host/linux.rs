@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use whyrelay_core::host::{
-    AnsweredRoute, HostFact, Link, OwnPacket, PolicyRule, Prefix, Route, RouteAnswer, RouteQuestion, Subject,
+    AnsweredRoute, HostFact, Link, OwnConnection, OwnPacket, PolicyRule, Prefix, Route, RouteAnswer, RouteQuestion,
+    Subject,
 };
 
 use super::counters::{self, Counters};
 use super::netlink::Netlink;
 use super::nft::Firewall;
-use super::packets::{Copy, Tally};
+use super::packets::{Copied, Copy, Tally};
 use super::{
     Beside, Collector, Emit, Flow, Scope, conntrack, installed, ipsec, legacy, questions, sockets, software, system,
     tables,
@@ -88,7 +89,7 @@ impl Collector for Linux {
 
     fn socket(&mut self, scope: &Scope, emit: &mut Emit<'_>) {
         if let Some(copy) = &self.copy
-            && let Err(error) = copy.look_for(scope.ports())
+            && let Err(error) = copy.look_for(scope.ports(), &scope.connected_to)
         {
             not_measured(Subject::OwnPackets, &error, emit);
             self.copy = None;
@@ -273,10 +274,28 @@ impl Linux {
         std::thread::sleep(self.under_way);
         let copied = copy.stop();
         let total = copied.len() as u64;
-        for ((index, arrived, source, destination), tally) in copied {
+        // When the first packet left to where an answer comes from.
+        let asked: Vec<_> = copied
+            .iter()
+            .filter(|((_, arrived, ..), _)| !arrived)
+            .map(|((.., source, destination, _), tally)| ((*destination, *source), tally.first))
+            .collect();
+        let answered_after = |ends: (SocketAddr, SocketAddr), arrived: Option<Instant>| {
+            let asked = asked.iter().filter(|(of, _)| *of == ends).filter_map(|(_, first)| *first).min()?;
+            u64::try_from(arrived?.checked_duration_since(asked)?.as_micros()).ok()
+        };
+        for ((index, arrived, source, destination, what), tally) in copied {
             let device = self.links.get(&index).map_or_else(|| format!("index {index}"), |link| link.device.clone());
-            let Tally { packets, wrong_checksums } = tally;
-            emit(HostFact::OwnPacket(OwnPacket { device, arrived, source, destination, packets, wrong_checksums }));
+            let Tally { packets, first, wrong_checksums } = tally;
+            emit(match what {
+                Copied::Datagram => {
+                    HostFact::OwnPacket(OwnPacket { device, arrived, source, destination, packets, wrong_checksums })
+                }
+                Copied::Connection => {
+                    let after_us = answered_after((source, destination), first).filter(|_| arrived);
+                    HostFact::OwnConnection(OwnConnection { device, arrived, source, destination, packets, after_us })
+                }
+            });
         }
         // That it was looked at is told where nothing left, too.
         emit(HostFact::Counted { subject: Subject::OwnPackets, total, recorded: total });

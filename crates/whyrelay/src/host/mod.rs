@@ -127,7 +127,9 @@ pub(crate) enum Input {
     Socket(OwnSocket),
     /// A socket sends to an address for the first time.
     Flow(Flow),
-    /// A connection over TCP beside the session's sockets: signaling's. Our port is not known.
+    /// Connections over TCP beside the session's sockets are about to be made to there: to signaling.
+    Connecting(SocketAddr),
+    /// Such a one did not come about. Our port is not known.
     Connection { local: SocketAddr, remote: SocketAddr },
     /// The checks are over.
     Finish,
@@ -142,7 +144,9 @@ pub(crate) struct Scope {
     pub(crate) peers: BTreeSet<SocketAddr>,
     /// Addresses of servers.
     pub(crate) servers: BTreeSet<SocketAddr>,
-    /// Both ends of connections beside its sockets.
+    /// Where connections beside its sockets are made to.
+    pub(crate) connected_to: BTreeSet<SocketAddr>,
+    /// Both ends of those that did not come about.
     pub(crate) connections: BTreeSet<(SocketAddr, SocketAddr)>,
 }
 
@@ -172,6 +176,9 @@ impl Scope {
                     list.insert(flow.remote);
                 }
             }
+            Input::Connecting(remote) => {
+                self.connected_to.insert(remote);
+            }
             Input::Connection { local, remote } => {
                 self.connections.insert((local, remote));
             }
@@ -187,7 +194,7 @@ pub(crate) type Emit<'a> = dyn FnMut(HostFact) + 'a;
 pub(crate) trait Collector: Send {
     /// Before the checks; the baseline of all counters.
     fn before(&mut self, scope: &Scope, emit: &mut Emit<'_>);
-    /// A socket was opened.
+    /// A socket was opened, or a connection is about to be made beside them.
     fn socket(&mut self, scope: &Scope, emit: &mut Emit<'_>);
     /// A socket sends to an address for the first time.
     fn flow(&mut self, flow: &Flow, emit: &mut Emit<'_>);
@@ -232,7 +239,7 @@ impl Told {
             HostFact::Counters { .. } => Subject::Counters,
             HostFact::FirewallRule(_) => Subject::Nftables,
             HostFact::IpsecPolicy(_) => Subject::IpsecPolicies,
-            HostFact::OwnPacket(_) => Subject::OwnPackets,
+            HostFact::OwnPacket(_) | HostFact::OwnConnection(_) => Subject::OwnPackets,
             HostFact::Neighbor(_) => Subject::Neighbors,
             HostFact::Socket(_) => Subject::Sockets,
             HostFact::Counted { subject: Subject::LegacyIptables, .. }
@@ -301,7 +308,7 @@ fn collect(
         };
         scope.take(input);
         match input {
-            Input::Socket(_) => collector.socket(&scope, &mut |fact| send(Moment::Before, fact)),
+            Input::Socket(_) | Input::Connecting(_) => collector.socket(&scope, &mut |fact| send(Moment::Before, fact)),
             Input::Flow(flow) => collector.flow(&flow, &mut |fact| send(Moment::During, fact)),
             // What it tells of is told at the end.
             Input::Connection { .. } => {}

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,6 +23,16 @@ const CHECKED: u64 = 64;
 /// Most ports that the filter looks for.
 const MAX_PORTS: usize = 64;
 
+/// Most other ends of connections that it looks for.
+const MAX_CONNECTED_TO: usize = 5;
+
+/// SYN and RST among the flags of TCP (RFC 9293 §3.1): of a connection only its beginning and its refusal are copied.
+const BEGINS_OR_REFUSES: u8 = 0x02 | 0x04;
+
+/// Protocol numbers.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
 /// Most different kinds of packets that are told apart.
 const MAX_KINDS: usize = 1024;
 
@@ -34,13 +45,24 @@ const ALL_PROTOCOLS: u16 = 0x0003_u16.to_be();
 /// `PACKET_OUTGOING` of linux/if_packet.h.
 const OUTGOING: u8 = 4;
 
+/// What a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Copied {
+    /// UDP.
+    Datagram,
+    /// A SYN or a RST of TCP.
+    Connection,
+}
+
 /// Packets of one kind: interface index, whether they arrived, source, destination.
-pub(super) type Kind = (u32, bool, SocketAddr, SocketAddr);
+pub(super) type Kind = (u32, bool, SocketAddr, SocketAddr, Copied);
 
 /// How many packets of one kind there were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) packets: u64,
+    /// When the first was seen.
+    pub(super) first: Option<Instant>,
     /// Those of the first [`CHECKED`] whose UDP checksum does not fit their addresses and contents.
     pub(super) wrong_checksums: u64,
 }
@@ -61,7 +83,7 @@ impl Copy {
     pub(super) fn start() -> io::Result<Self> {
         // Protocol 0 takes nothing until the filter is there.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(i32::from(ALL_PROTOCOLS))))?;
-        socket.attach_filter(&program(&[]))?;
+        socket.attach_filter(&program(&[], &[]))?;
         socket.set_nonblocking(true)?;
         let (socket, (stop, ended)) = (Arc::new(socket), UnixStream::pair()?);
         let theirs = Arc::clone(&socket);
@@ -69,10 +91,15 @@ impl Copy {
         Ok(Self { socket, stop, thread })
     }
 
-    /// Copies UDP from and to these ports from now on.
-    pub(super) fn look_for(&self, ports: impl IntoIterator<Item = u16>) -> io::Result<()> {
+    /// From now on copies UDP from and to these ports, and what begins or refuses TCP connections with these ends.
+    pub(super) fn look_for<'a>(
+        &self,
+        ports: impl IntoIterator<Item = u16>,
+        connected_to: impl IntoIterator<Item = &'a SocketAddr>,
+    ) -> io::Result<()> {
         let ports: Vec<u16> = ports.into_iter().take(MAX_PORTS).collect();
-        self.socket.attach_filter(&program(&ports))
+        let connected_to: Vec<SocketAddr> = connected_to.into_iter().take(MAX_CONNECTED_TO).copied().collect();
+        self.socket.attach_filter(&program(&ports, &connected_to))
     }
 
     /// Ends it at once; how many packets of each kind there were until now.
@@ -109,27 +136,29 @@ fn take(socket: &Socket, kinds: &mut BTreeMap<Kind, Tally>) {
         };
         let Some(packet) = Packet::of(&buffer[..length.min(buffer.len())]) else { continue };
         let index = u32::try_from(link.ifindex()).unwrap_or(0);
-        let kind = (index, link.pkttype() != OUTGOING, packet.source, packet.destination);
+        let kind = (index, link.pkttype() != OUTGOING, packet.source, packet.destination, packet.what);
         if kinds.len() < MAX_KINDS || kinds.contains_key(&kind) {
             let tally: &mut Tally = kinds.entry(kind).or_default();
             tally.packets += 1;
+            tally.first.get_or_insert_with(Instant::now);
             tally.wrong_checksums += u64::from(tally.packets <= CHECKED && packet.is_checksum_wrong());
         }
     }
 }
 
-/// A UDP packet.
+/// A packet of UDP, or one of TCP that begins or refuses a connection.
 struct Packet<'a> {
+    what: Copied,
     source: SocketAddr,
     destination: SocketAddr,
-    /// The UDP header and what follows, as much of it as was copied.
-    udp: &'a [u8],
+    /// The UDP or TCP header and what follows, as much of it as was copied.
+    transport: &'a [u8],
 }
 
 impl<'a> Packet<'a> {
     /// Reads an IP packet; a later fragment has no ports.
     fn of(packet: &'a [u8]) -> Option<Self> {
-        let (source, destination, udp): (IpAddr, IpAddr, &[u8]) = match packet.first()? >> 4 {
+        let (protocol, source, destination, transport): (u8, IpAddr, IpAddr, &[u8]) = match packet.first()? >> 4 {
             4 => {
                 let header = usize::from(packet[0] & 15) * 4;
                 let fragment = u16::from_be_bytes(*packet.get(6..8)?.first_chunk()?);
@@ -137,25 +166,33 @@ impl<'a> Packet<'a> {
                     return None;
                 }
                 let (from, to) = (packet.get(12..16)?.first_chunk::<4>()?, packet.get(16..20)?.first_chunk::<4>()?);
-                ((*from).into(), (*to).into(), packet.get(header..)?)
+                (*packet.get(9)?, (*from).into(), (*to).into(), packet.get(header..)?)
             }
             6 => {
                 let (from, to) = (packet.get(8..24)?.first_chunk::<16>()?, packet.get(24..40)?.first_chunk::<16>()?);
-                ((*from).into(), (*to).into(), packet.get(40..)?)
+                (*packet.get(6)?, (*from).into(), (*to).into(), packet.get(40..)?)
             }
             _ => return None,
         };
-        let port = |at: usize| Some(u16::from_be_bytes(*udp.get(at..at + 2)?.first_chunk()?));
+        let what = match protocol {
+            UDP => Copied::Datagram,
+            TCP if transport.get(13)? & BEGINS_OR_REFUSES != 0 => Copied::Connection,
+            _ => return None,
+        };
+        let port = |at: usize| Some(u16::from_be_bytes(*transport.get(at..at + 2)?.first_chunk()?));
         let (source, destination) = (SocketAddr::new(source, port(0)?), SocketAddr::new(destination, port(2)?));
-        Some(Self { source, destination, udp })
+        Some(Self { what, source, destination, transport })
     }
 
     /// Whether its checksum (RFC 768) is there and wrong. Not known of a packet that was not copied whole; and a packet
     /// whose checksum the device computes carries only the sum over its addresses until then.
     fn is_checksum_wrong(&self) -> bool {
-        let field = |at: usize| self.udp.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+        if self.what != Copied::Datagram {
+            return false;
+        }
+        let field = |at: usize| self.transport.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
         let (Some(length), Some(checksum)) = (field(4), field(6)) else { return false };
-        let whole = self.udp.get(..usize::from(length)).filter(|whole| whole.len() >= 8);
+        let whole = self.transport.get(..usize::from(length)).filter(|whole| whole.len() >= 8);
         let Some(whole) = whole.filter(|_| checksum != 0) else { return false };
         let addresses = match (self.source.ip(), self.destination.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => [from.octets(), to.octets()].concat(),
@@ -177,19 +214,52 @@ fn ones_complement_sum(bytes: &[u8], begin: u32) -> u16 {
     ((folded & 0xFFFF) + (folded >> 16)) as u16
 }
 
-/// A filter program that takes UDP over IPv4 or IPv6 from or to one of the ports, so that a busy host copies nothing
-/// else.
-fn program(ports: &[u16]) -> Vec<SockFilter> {
-    // Codes of linux/filter.h.
-    const LOAD_BYTE: u16 = 0x30;
-    const LOAD_HALF: u16 = 0x28;
-    const LOAD_HALF_INDEXED: u16 = 0x48;
-    const LOAD_HEADER_LENGTH: u16 = 0xb1;
-    const SHIFT_RIGHT: u16 = 0x74;
-    const JUMP: u16 = 0x05;
-    const JUMP_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    let step = |code, k| SockFilter::new(code, 0, 0, k);
+// Codes of linux/filter.h.
+const LOAD_WORD: u16 = 0x20;
+const LOAD_HALF: u16 = 0x28;
+const LOAD_BYTE: u16 = 0x30;
+const LOAD_HALF_INDEXED: u16 = 0x48;
+const LOAD_BYTE_INDEXED: u16 = 0x50;
+const LOAD_HEADER_LENGTH: u16 = 0xb1;
+const SHIFT_RIGHT: u16 = 0x74;
+const JUMP: u16 = 0x05;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_ANY_BIT: u16 = 0x45;
+const RETURN: u16 = 0x06;
+
+/// A filter program that takes UDP over IPv4 or IPv6 from or to one of the ports, and what begins or refuses connections
+/// with these ends, so that a busy host copies nothing else.
+fn program(ports: &[u16], connected_to: &[SocketAddr]) -> Vec<SockFilter> {
+    let family = |ipv4: bool| {
+        let (udp, tcp) = (of_datagrams(ipv4, ports), of_connections(ipv4, connected_to));
+        // Where the protocol's number is in the header.
+        let mut steps = vec![step(LOAD_BYTE, if ipv4 { 9 } else { 6 }), SockFilter::new(JUMP_EQUAL, 0, 1, UDP.into())];
+        // Jumps of a condition reach 255 steps, so the long ones are unconditional.
+        steps.push(step(JUMP, 2 + length_of(&tcp)));
+        steps.push(SockFilter::new(JUMP_EQUAL, 1, 0, TCP.into()));
+        steps.push(step(RETURN, 0));
+        steps.extend(tcp);
+        steps.extend(udp);
+        steps
+    };
+    let mut steps = vec![step(LOAD_BYTE, 0), step(SHIFT_RIGHT, 4), SockFilter::new(JUMP_EQUAL, 1, 0, 4)];
+    let v4 = family(true);
+    steps.push(step(JUMP, length_of(&v4)));
+    steps.extend(v4);
+    steps.extend(family(false));
+    steps
+}
+
+fn step(code: u16, k: u32) -> SockFilter {
+    SockFilter::new(code, 0, 0, k)
+}
+
+fn length_of(steps: &[SockFilter]) -> u32 {
+    u32::try_from(steps.len()).unwrap_or(u32::MAX)
+}
+
+/// Takes packets from or to one of the ports.
+fn of_datagrams(ipv4: bool, ports: &[u16]) -> Vec<SockFilter> {
     let take = |from: u16, at: u32| {
         let mut steps = vec![step(from, at)];
         for port in ports {
@@ -198,21 +268,49 @@ fn program(ports: &[u16]) -> Vec<SockFilter> {
         }
         steps
     };
-    let mut v4 = vec![step(LOAD_BYTE, 9), SockFilter::new(JUMP_EQUAL, 1, 0, 17), step(RETURN, 0)];
-    v4.push(step(LOAD_HEADER_LENGTH, 0));
-    v4.extend(take(LOAD_HALF_INDEXED, 0));
-    v4.extend(take(LOAD_HALF_INDEXED, 2));
-    v4.push(step(RETURN, 0));
-    let mut v6 = vec![step(LOAD_BYTE, 6), SockFilter::new(JUMP_EQUAL, 1, 0, 17), step(RETURN, 0)];
-    v6.extend(take(LOAD_HALF, 40));
-    v6.extend(take(LOAD_HALF, 42));
-    v6.push(step(RETURN, 0));
-    // Jumps of a condition reach 255 steps, so the long one is unconditional.
-    let to_v6 = u32::try_from(v4.len()).unwrap_or(0);
-    let mut steps = vec![step(LOAD_BYTE, 0), step(SHIFT_RIGHT, 4), SockFilter::new(JUMP_EQUAL, 1, 0, 4)];
-    steps.push(step(JUMP, to_v6));
-    steps.extend(v4);
-    steps.extend(v6);
+    let (load, begin) = if ipv4 { (LOAD_HALF_INDEXED, 0) } else { (LOAD_HALF, 40) };
+    let mut steps = Vec::new();
+    if ipv4 {
+        steps.push(step(LOAD_HEADER_LENGTH, 0));
+    }
+    steps.extend(take(load, begin));
+    steps.extend(take(load, begin + 2));
+    steps.push(step(RETURN, 0));
+    steps
+}
+
+/// Takes packets from or to one of the ends that begin or refuse a connection.
+fn of_connections(ipv4: bool, connected_to: &[SocketAddr]) -> Vec<SockFilter> {
+    // IPv6's header is 40 bytes long; where others follow it, none of these packets does.
+    let (half, byte, begin) = if ipv4 { (LOAD_HALF_INDEXED, LOAD_BYTE_INDEXED, 0) } else { (LOAD_HALF, LOAD_BYTE, 40) };
+    let mut steps = Vec::new();
+    if ipv4 {
+        steps.push(step(LOAD_HEADER_LENGTH, 0));
+    }
+    steps.push(step(byte, begin + 13));
+    steps.push(SockFilter::new(JUMP_ANY_BIT, 1, 0, BEGINS_OR_REFUSES.into()));
+    steps.push(step(RETURN, 0));
+    for end in connected_to.iter().filter(|end| end.is_ipv4() == ipv4) {
+        let words: Vec<u32> = match end.ip() {
+            IpAddr::V4(ip) => vec![ip.into()],
+            IpAddr::V6(ip) => ip.octets().as_chunks::<4>().0.iter().map(|word| u32::from_be_bytes(*word)).collect(),
+        };
+        // As a source and as a destination: where the address stands, and its port.
+        let stands = if ipv4 { [(12, 0), (16, 2)] } else { [(8, 40), (24, 42)] };
+        for (mut address, port) in stands {
+            let mut left = u8::try_from(2 * words.len() + 3).unwrap_or(u8::MAX);
+            for word in &words {
+                left -= 2;
+                steps.push(step(LOAD_WORD, address));
+                steps.push(SockFilter::new(JUMP_EQUAL, 0, left, *word));
+                address += 4;
+            }
+            steps.push(step(half, port));
+            steps.push(SockFilter::new(JUMP_EQUAL, 0, 1, end.port().into()));
+            steps.push(step(RETURN, COPIED));
+        }
+    }
+    steps.push(step(RETURN, 0));
     steps
 }
 
@@ -238,6 +336,18 @@ mod tests {
         for length in 0..24 {
             assert!(Packet::of(&whole[..length]).is_none());
         }
+        // Of TCP only what begins a connection or refuses it.
+        let flags = |flags: u8| {
+            let mut tcp = packet(0);
+            tcp[9] = TCP;
+            tcp.resize(40, 0);
+            tcp[33] = flags;
+            Packet::of(&tcp).map(|packet| packet.what)
+        };
+        assert_eq!(
+            [0x02, 0x12, 0x14, 0x10].map(flags).map(|what| what == Some(Copied::Connection)),
+            [true, true, true, false]
+        );
         let mut fragment = whole;
         fragment[7] = 1;
         assert!(Packet::of(&fragment).is_none());

@@ -94,7 +94,12 @@ impl Tap {
         self.flow(flow);
     }
 
-    /// A connection beside the session's sockets, of which the rules that touch it are told.
+    /// Connections are about to be made to there beside the session's sockets.
+    pub(crate) fn connecting(&mut self, remote: SocketAddr) {
+        self.tell(Input::Connecting(remote));
+    }
+
+    /// A connection beside the session's sockets that did not come about, of which the rules that touch it are told.
     pub(crate) fn connection(&mut self, local: SocketAddr, remote: SocketAddr) {
         self.tell(Input::Connection { local, remote });
     }

@@ -11,4 +11,4 @@ pub mod stream;
 pub mod tls;
 pub mod udp;
 pub mod waiting;
-mod witness;
+pub(crate) mod witness;

@@ -47,6 +47,13 @@ impl Witness {
     }
 }
 
+/// How long a packet takes there and back, as the kernel has measured it; `None`: it has not. `tcpi_rtt`, microseconds,
+/// behind 8 bytes of flags and 15 words.
+pub(crate) fn round_trip(stream: &TcpStream) -> Option<Duration> {
+    let micros: [u8; 4] = of_tcp_info(&SockRef::from(stream), 8 + 15 * 4)?;
+    Some(Duration::from_micros(u32::from_ne_bytes(micros).into())).filter(|time| !time.is_zero())
+}
+
 /// Bytes that wait in a socket.
 #[expect(unsafe_code, reason = "one ioctl with a pointer to a live integer")]
 fn unread(socket: &Socket) -> Option<libc::c_int> {
@@ -94,6 +101,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut theirs, _) = listener.accept().unwrap();
+        let there_and_back = round_trip(&ours);
+        assert!(there_and_back.is_some_and(|time| time < Duration::from_secs(5)), "{there_and_back:?}");
         let witness = Witness::default();
         assert_eq!(witness.progress(), None);
         witness.sees(&ours);

@@ -326,6 +326,11 @@ impl Sink {
     pub(crate) fn note(&mut self, entry: Entry) {
         match entry {
             Entry::Fact(at, kind) => self.record(at, kind),
+            Entry::Connecting(remote) => {
+                if let Some(tap) = &mut self.tap {
+                    tap.connecting(remote);
+                }
+            }
             Entry::Connection { local, remote } => {
                 if let Some(tap) = &mut self.tap {
                     tap.connection(local, remote);

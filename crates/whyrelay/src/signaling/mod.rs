@@ -14,7 +14,7 @@ mod websocket;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
@@ -51,6 +51,8 @@ pub struct SignalingOptions {
     pub connect_timeout: Duration,
     /// Who may certify the server; the system's roots if there are none. They are read only when TLS is used.
     pub roots: Option<Arc<RootCertStore>>,
+    /// Where the round trip is told of the first connection over TCP that is made, as far as it is known.
+    pub made: Arc<OnceLock<Duration>>,
 }
 
 /// The name of a signaling server that has to be looked up; `None`: the URL has an address.
@@ -86,6 +88,7 @@ impl SignalingOptions {
             transport: Transport::Auto,
             connect_timeout: Duration::from_secs(10),
             roots: None,
+            made: Arc::default(),
         }
     }
 }

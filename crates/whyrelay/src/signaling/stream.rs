@@ -15,8 +15,8 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Position, Url};
 
 use super::{SignalingError, SignalingOptions};
-use crate::io::names;
 use crate::io::tls::handshake_failed;
+use crate::io::{names, witness};
 
 /// Where the server is.
 #[derive(Clone, Debug)]
@@ -98,6 +98,7 @@ impl Endpoint {
             .await
             .map_err(|_| unreachable(io::Error::new(io::ErrorKind::TimedOut, "no answer")))?
             .map_err(unreachable)?;
+        let _ = options.made.set(witness::round_trip(&stream).unwrap_or_default());
         stream.set_nodelay(true).map_err(unreachable)?;
         let (remote, local) =
             stream.peer_addr().and_then(|remote| Ok((remote, stream.local_addr()?))).map_err(unreachable)?;

@@ -3,8 +3,10 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
+use whyrelay_core::trace::event::EventKind;
+use whyrelay_core::trace::recording::Recording;
 
 use crate::check_loss::AT_ONCE;
 use crate::json_schema;
@@ -44,6 +46,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check::knows_every_nat_of_the_kernel_by_our_own_server", &tools, by_our_own_server);
     suite.test("check::tells_how_the_nat_gives_ports", &tools, ports);
     suite.test("check::names_blocked_udp", &tools, blocked_udp);
+    suite.test("check::asks_for_the_nat_alone_where_that_was_asked_for", &tools, only_nat);
     suite.test("check::finds_a_port_that_an_early_packet_takes", &tools, early_packet);
     suite.test("check::tells_a_second_nat_from_a_carriers", &tools, second_nat);
     suite.test("check::silence_of_a_port_that_nobody_announced_is_no_finding", &tools, silent_port);
@@ -165,6 +168,40 @@ fn blocked_udp() -> Result<()> {
     ensure!(json["findings"][0]["name"] == "udp-blocked", "the first finding: {}", context());
     ensure!(ours.status.code() == Some(1), "exit status: {}", context());
     ensure!(behavior(&json, "mapping") == "not measured", "{}", context());
+    Ok(())
+}
+
+fn only_nat() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    let stun = format!("stun:{}", SERVER[0]);
+    for (nat, mapping, filtering) in [KINDS[0], KINDS[1], KINDS[3], KINDS[6]] {
+        let site = internet.site(nat)?;
+        for by in [["--stun", &stun], ["--signal", server.url()]] {
+            let file = tempfile::NamedTempFile::new()?;
+            let path = file.path().display().to_string();
+            let (json, ours) = check(&site.host, &[&by[..], &["--only", "nat", "--record", &path]].concat())?;
+            let context = || format!("{nat:?} {by:?}\n{}\n{}", ours.account, server.account());
+            let words = (behavior(&json, "mapping"), behavior(&json, "filtering"));
+            ensure!(words == (mapping, filtering), "{words:?}: {}", context());
+            ensure!(measured(&json, "port-allocation").is_some(), "{}", context());
+            for beside in ["reach", "third-party", "path-mtu", "port-mapper", "hop", "relay-echo"] {
+                ensure!(measured(&json, beside).is_none(), "{beside}: {}", context());
+            }
+            let told = missing(&json).into_iter().filter(|missing| missing.contains("(--only nat)")).count();
+            ensure!(told == 1, "{:#?}: {}", missing(&json), context());
+            let recording = Recording::read(&std::fs::read(file.path())?).map_err(|error| anyhow!("{error}"))?;
+            let is_of_host = recording.events.iter().any(|event| matches!(event.kind, EventKind::HostFact { .. }));
+            ensure!(!is_of_host, "facts of this host: {}", context());
+        }
+    }
+    // Whether UDP is blocked or the server is dead, only TCP would tell, which is not asked.
+    let site = internet.site(Nat::NoUdp)?;
+    let (json, ours) = check(&site.host, &["--stun", &stun, "--only", "nat"])?;
+    let told = missing(&json);
+    let is_told = told.iter().any(|told| told.starts_with("mapping") && told.contains("no server answered over UDP"));
+    ensure!(is_told && !findings(&json).contains(&"udp-blocked"), "{told:#?}: {}", ours.account);
+    ensure!(ours.status.code() == Some(2), "{}", ours.account);
     Ok(())
 }
 

@@ -22,6 +22,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_account::the_servers_own_refusal_shows_that_its_ports_get_through", &tools, closed_port);
     suite.test("check_account::a_host_without_a_network_is_told_so_first", &tools, without_network);
     suite.test("check_account::this_hosts_own_firewall_is_told_from_a_silent_server", &tools, own_firewall);
+    suite.test("check_account::a_firewall_that_takes_signalings_answers_is_told", &tools, closed_to_everything);
     suite.test("check_account::an_ordinary_user_is_told_what_takes_root", &tools, ordinary_user);
     suite.test("check_account::a_connection_that_does_not_come_about_is_told", &tools, only_web);
     suite.test("check_account::our_own_server_is_tried_over_tcp_and_tls", &tools, tries);
@@ -200,6 +201,25 @@ fn own_firewall() -> Result<()> {
     let says = |told: &String| told.contains("own firewall drops") || told.contains("input-firewall-drops");
     let says = |told: &String| says(told) && told.contains("needs CAP_NET_RAW");
     ensure!(told.iter().any(says), "{told:#?}: {}", ours.account);
+    Ok(())
+}
+
+/// Signaling is asked over TCP, and its answers arrive as well.
+fn closed_to_everything() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let server = our_server(&internet)?;
+    let site = internet.site(Nat::Home)?;
+    site.host
+        .nft("table inet own { chain i { type filter hook input priority 0; policy drop; iifname lo accept; }\n}\n")?;
+    let (json, ours) = check(&site.host, &["--signal", server.url()])?;
+    ensure!(findings(&json) == ["input-firewall-drops"], "{}", ours.account);
+    ensure!(first(&json).contains(server.url()) && first(&json).contains("policy drop"), "{}", ours.account);
+    let advice = json["findings"][0]["advice"].to_string();
+    ensure!(advice.contains("ct state established,related accept"), "{advice}: {}", ours.account);
+    // A server that is not there is none of this host's firewall's doing.
+    let (json, ours) = check(&site.host, &["--signal", "http://11.0.113.77:8080"])?;
+    ensure!(findings(&json) == ["signaling-failed"], "{}", ours.account);
+    ensure!(json["findings"][0]["blame"] == "signaling", "{}", ours.account);
     Ok(())
 }
 

@@ -23,6 +23,7 @@ const SERVER_6: &str = "2a11:1::1";
 pub(crate) fn register(suite: &mut Suite) {
     let tools = [Tool::NetworkNamespaces, Tool::Nft];
     suite.test("check_names::a_name_that_is_not_resolved_holds_up_no_other_server", &tools, silent);
+    suite.test("check_names::silence_of_everything_takes_less_than_three_seconds", &tools, all_silent);
     suite.test("check_names::a_server_whose_name_is_resolved_late_is_asked_all_the_same", &tools, late);
     suite.test("check_names::both_families_of_a_turn_server_are_tried_and_told", &tools, both_families);
     suite.test("check_names::servers_that_are_too_many_are_said_to_be_unasked", &tools, too_many);
@@ -68,6 +69,34 @@ fn silent() -> Result<()> {
             ensure!(measured(&check.json, kind).is_some(), "{kind} is missing: {}", context());
         }
     }
+    Ok(())
+}
+
+/// UDP that is blocked, servers that are dead over everything, a name that nobody resolves, and the router's silence: each
+/// waits beside the others.
+fn all_silent() -> Result<()> {
+    let mut internet = Internet::new()?;
+    let _server = our_server_with(&internet, &[])?;
+    let site = internet.site(Nat::NoUdp)?;
+    let _resolver = Resolver::start(&site.host, RESOLVER, &[("silent.example", Name::Silent)])?;
+    let servers = [
+        ["--stun", "stun:silent.example"],
+        ["--turn", "turns:silent.example"],
+        ["--stun", "stun:11.0.113.1:3478"],
+        ["--stun", "stun:11.0.113.77:3478"],
+        ["--turn", "turn:11.0.113.78:3478"],
+        ["--turn", "turn:11.0.113.79:3478?transport=tcp"],
+        ["--turn", "turns:11.0.113.80"],
+        ["--signal", "http://11.0.113.81:8080"],
+    ];
+    let (file, resolv) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+    let path = file.path().display().to_string();
+    let mut command = asking(&site.host, RESOLVER, resolv.path())?;
+    let (json, ours) = check_by(&mut command, &[&servers.concat()[..], &["--record", &path]].concat())?;
+    let whole = recorded(&std::fs::read(file.path())?)?;
+    println!("{} ms in all", whole.as_millis());
+    ensure!(whole < Duration::from_secs(3), "{whole:?} in all: {}", ours.account);
+    ensure!(findings(&json).contains(&"udp-blocked"), "{:?}: {}", findings(&json), ours.account);
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::host::{
     Address, Application, ConntrackEntry, FirewallFramework, FirewallRule, HostFact, HostSocket, IpsecPolicy, Link,
-    MAX_FACTS, ManagedInterface, Moment, Neighbor, OwnPacket, PolicyRule, Probe, ProbeAim, ProfileTally, Route,
-    RouteAnswer, RoutePurpose, SocketProfile, Software, SoftwareName, Subject, System,
+    MAX_FACTS, ManagedInterface, Moment, Neighbor, OwnConnection, OwnPacket, PolicyRule, Probe, ProbeAim, ProfileTally,
+    Route, RouteAnswer, RoutePurpose, SocketProfile, Software, SoftwareName, Subject, System,
 };
 
 /// Most facts of one kind that are kept, since facts are compared with each other. Who records them keeps some hundred
@@ -64,6 +64,8 @@ pub struct HostEvidence {
     /// The groups of counters that were read, with the last event.
     pub counter_groups: BTreeMap<String, u64>,
     pub own_packets: Vec<Taken<OwnPacket>>,
+    /// Packets that begin or refuse connections to signaling.
+    pub own_connections: Vec<Taken<OwnConnection>>,
     pub probes: Vec<Taken<Probe>>,
     /// Probes of the peer that arrived: aim, where, from where, length.
     pub probes_seen: Vec<Taken<(String, SocketAddr, SocketAddr, u32)>>,
@@ -99,6 +101,7 @@ impl HostEvidence {
             HostFact::Gone { .. } if full(self.gone.len()) => return false,
             HostFact::RouteAnswer(_) if full(self.route_answers.len().max(self.probe_answers.len())) => return false,
             HostFact::OwnPacket(_) if full(self.own_packets.len()) => return false,
+            HostFact::OwnConnection(_) if full(self.own_connections.len()) => return false,
             HostFact::Probe(_) if full(self.probes.len()) => return false,
             HostFact::ProbeSeen { .. } if full(self.probes_seen.len()) => return false,
             HostFact::Link(link) => push(&mut self.links, seq, moment, link),
@@ -140,6 +143,7 @@ impl HostEvidence {
                 self.counter_groups.extend(read.iter().map(|group| (group.clone(), seq)));
             }
             HostFact::OwnPacket(packet) => push(&mut self.own_packets, seq, moment, packet),
+            HostFact::OwnConnection(packet) => push(&mut self.own_connections, seq, moment, packet),
             HostFact::Probe(probe) => push(&mut self.probes, seq, moment, probe),
             HostFact::ProbeSeen { aim, local, remote, length } => {
                 push(&mut self.probes_seen, seq, moment, &(aim.clone(), *local, *remote, *length));

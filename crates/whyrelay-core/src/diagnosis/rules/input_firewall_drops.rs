@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::diagnosis::evidence::{HostEvidence, ServerPath, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Break, Path, Session};
-use crate::host::{FirewallFramework, FirewallRule, OwnPacket, SoftwareName, Subject};
+use crate::host::{FirewallFramework, FirewallRule, OwnConnection, OwnPacket, SoftwareName, Subject};
 use crate::trace::event::{SignalingState, Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked. Where something else stops the packets before they come to the filter: a rule that has counted none and surely takes them, of a host that told all of its rules.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked; or what signaling answers to a host that looks at itself did, soon enough, and no connection came about. Where something else stops the packets before they come to the filter: a rule that has counted none and surely takes them, of a host that told all of its rules.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -61,7 +61,7 @@ fn examine(session: &Session<'_>) -> Examination {
 /// Of a host that looks at itself: whether the answers of a server that seems silent, or what a relay sent back, reached
 /// an interface and no socket.
 pub(super) fn of_one_host(side: &SideEvidence) -> Examination {
-    if let Some(fault) = from_servers(side, Vantage::A, Severity::Error) {
+    if let Some(fault) = from_servers(side, Vantage::A, Severity::Error).or_else(|| from_signaling(side)) {
         return Examination::of(vec![fault]);
     }
     if let Some(suspicion) = perhaps_from_signaling(side) {
@@ -139,6 +139,59 @@ fn from_servers(side: &SideEvidence, vantage: Vantage, severity: Severity) -> Op
     })
 }
 
+/// How long a connection to signaling has at least, in microseconds: an answer that came later than that may have found
+/// nobody.
+const TIME_TO_CONNECT: u64 = 1_500_000;
+
+/// The signaling server that did not answer this side, by the last that was said of it.
+fn silent_signaling(side: &SideEvidence) -> Option<(u64, &str)> {
+    let is_silent = |state: &SignalingState| matches!(state, SignalingState::Failed { detail } if detail.starts_with("the server did not answer"));
+    side.signaling.last().filter(|(.., state)| is_silent(state)).map(|(seq, server, _)| (*seq, server.as_str()))
+}
+
+/// What signaling answered to the first packets of connections, where no connection came about: it reached an interface.
+fn answers_of_signaling(side: &SideEvidence) -> impl Iterator<Item = &Taken<OwnConnection>> {
+    let packets = || side.host.own_connections.iter();
+    let is_silent = silent_signaling(side).is_some();
+    let asked = move |server| packets().any(|packet| !packet.fact.arrived && packet.fact.destination == server);
+    packets().filter(move |packet| is_silent && packet.fact.arrived && asked(packet.fact.source))
+}
+
+/// How long after it was asked signaling answered, in seconds, with the event, where that was too late for a connection.
+pub(super) fn late_signaling(side: &SideEvidence) -> Option<(f64, u64)> {
+    let answers: Vec<_> =
+        answers_of_signaling(side).filter_map(|packet| Some((packet.fact.after_us?, packet.seq))).collect();
+    let (first, seq) = *answers.iter().min()?;
+    (first >= TIME_TO_CONNECT).then(|| (first as f64 / 1e6, seq))
+}
+
+/// Whether this host's own firewall is what keeps signaling's answers from it.
+pub(super) fn has_taken_signaling(side: &SideEvidence) -> bool {
+    from_signaling(side).is_some()
+}
+
+/// The answers of signaling, over TCP, reached an interface of a host that looks at itself, and no program.
+fn from_signaling(side: &SideEvidence) -> Option<Fault> {
+    let (host, (failed, server)) = (&side.host, silent_signaling(side)?);
+    let soon = |packet: &&Taken<OwnConnection>| packet.fact.after_us.is_some_and(|after| after < TIME_TO_CONNECT);
+    let arrived: Vec<_> = answers_of_signaling(side).filter(soon).collect();
+    let packets: u64 = arrived.iter().map(|packet| packet.fact.packets).sum();
+    let first = arrived.first().filter(|_| packets >= 2)?;
+    let rule = host.firewall_rules.iter().find(|rule| took(rule));
+    let by = rule.map_or_else(|| perhaps_by(host), |rule| format!(", by {}", quoted_firewall(&rule.fact)));
+    let rule = rule.or_else(|| uncounted(host));
+    Some(Fault {
+        blame: Blame::side(Vantage::A),
+        severity: Severity::Error,
+        summary: format!(
+            "{packets} packets by which {server} answers A's connections reached an interface of A and no program: its own firewall drops them on input{by}"
+        ),
+        evidence: rule.map(|rule| rule.seq).into_iter().chain([first.seq, failed]).collect(),
+        advice: rule.map(|rule| vec![let_answers_in(&rule.fact)]).unwrap_or_else(|| advice(host, None, None)),
+        ..Fault::default()
+    })
+}
+
 /// What hints at this host's own firewall, and does not prove it.
 pub(super) struct Suspicion {
     pub(super) words: String,
@@ -147,12 +200,11 @@ pub(super) struct Suspicion {
 }
 
 /// Signaling does not answer a host that looks at itself, over TCP, and nothing else came in either: packets reached the
-/// kernel and no program, and a rule on input drops such. Whose packets they were nobody knows, be they broadcasts, as
-/// those of TCP are not looked at: that signaling is dead is as likely.
+/// kernel and no program, and a rule on input drops such. Whose packets they were nobody knows, be they broadcasts, where
+/// those of TCP were not looked at: that signaling is dead is as likely.
 pub(super) fn perhaps_from_signaling(side: &SideEvidence) -> Option<Suspicion> {
     let host = &side.host;
-    let is_silent = |state: &SignalingState| matches!(state, SignalingState::Failed { detail } if detail.starts_with("the server did not answer"));
-    let (_, server, _) = side.signaling.last().filter(|(.., state)| is_silent(state))?;
+    let (_, server) = silent_signaling(side).filter(|_| host.own_connections.is_empty())?;
     let (seq, lost) = undelivered(host).filter(|(_, lost)| *lost >= 3 && side.delivered.is_empty())?;
     let counting = host.firewall_rules.iter().find(|rule| took(rule));
     let rule = counting.or_else(|| uncounted(host))?;

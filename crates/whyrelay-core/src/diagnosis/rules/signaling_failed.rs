@@ -46,6 +46,16 @@ fn examine(session: &Session<'_>) -> Examination {
         if side.names.iter().any(|(_, name, addresses, _)| addresses.is_empty() && is_host_of(server, name)) {
             continue;
         }
+        // What arrived at this host and not at the program is that host's doing.
+        if session.evidence.is_alone() && input_firewall_drops::has_taken_signaling(side) {
+            continue;
+        }
+        if let Some((after, answered)) =
+            input_firewall_drops::late_signaling(side).filter(|_| session.evidence.is_alone())
+        {
+            faults.push(slow_network(vantage, server, after, [*seq, answered]));
+            continue;
+        }
         // The system's own word, before anything was sent: the fault is at this side.
         let without_route = detail.contains(ENETUNREACH_IN_WORDS);
         let suspicion =
@@ -66,6 +76,24 @@ fn examine(session: &Session<'_>) -> Examination {
         });
     }
     Examination::of(faults)
+}
+
+/// The server answers, later than anybody waited.
+fn slow_network(vantage: Vantage, server: &str, after: f64, evidence: [u64; 2]) -> Fault {
+    Fault {
+        blame: Blame::Path,
+        severity: Severity::Error,
+        summary: format!(
+            "The network of {} is slow: {server} answered the first packet of a connection {after:.1} s after it was sent, when nobody waited any longer",
+            vantage.name()
+        ),
+        evidence: evidence.into(),
+        advice: vec![Remedy::safe(
+            "Check again with --time 20s: then answers are waited for so long as they take here",
+        )],
+        advice_is_all: true,
+        ..Fault::default()
+    }
 }
 
 /// Messages of a side that signaling did not take: the peer never got them.

@@ -10,6 +10,8 @@ mod text;
 mod this_host;
 mod way_out;
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 pub use nats::NatsInFront;
@@ -21,7 +23,7 @@ use crate::diagnosis::finding::{Finding, NotMeasured, Severity};
 use crate::diagnosis::rules;
 use crate::diagnosis::session::Session;
 use crate::trace::event::{EndReason, Event, Vantage};
-use crate::trace::measurement::{Measurement, WITHOUT_ANSWER};
+use crate::trace::measurement::{Measurement, ONLY_NAT, WITHOUT_ANSWER};
 
 /// The schema of the JSON account of a check. Fields are added freely; a change of one needs a new number.
 pub const CHECK_SCHEMA: &str = "whyrelay.check/1";
@@ -155,9 +157,12 @@ impl CheckReport {
             side.measured.missing.iter().map(|(_, what, why)| NotMeasured::new(what.clone(), why.clone())).collect();
         not_measured.extend(super::unprivileged(&side.host, "this host"));
         not_measured.extend(diagnosis.not_measured);
-        let late = side.late().next().is_some();
+        let late: Vec<IpAddr> = side.late().map(|late| late.local.ip()).collect();
         for missing in &mut not_measured {
-            if late && missing.why == WITHOUT_ANSWER {
+            // Of one address of ours, which another's slow servers say nothing of.
+            let of = missing.what.rsplit_once(" of ").and_then(|(_, ip)| ip.parse().ok());
+            let is_late = !late.is_empty() && of.is_none_or(|ip: IpAddr| late.contains(&ip));
+            if is_late && missing.why == WITHOUT_ANSWER {
                 missing.why = "the servers answered when the check waited no longer (--time gives it more)".to_owned();
             }
             missing.why = this_host::in_place_of_a(&missing.why);
@@ -174,6 +179,10 @@ impl CheckReport {
             let how =
                 if side.ended.is_some() { "The check was stopped" } else { "The recording of the check ends early" };
             summary = format!("{how}, so that not everything was looked at. {summary}");
+        }
+        if side.measured.missing.iter().any(|(.., why)| why == ONLY_NAT) {
+            let end = if summary.ends_with('.') { "" } else { "." };
+            summary = format!("{summary}{end} Only the NAT was looked at (--only nat).");
         }
         let known = side.measured.nats().iter().any(|nat| nat.mapping.is_some());
         let nats_in_front = nats::of(side);

@@ -298,7 +298,7 @@ pub(super) fn summary(side: &SideEvidence, first: Option<&Finding>) -> String {
     let reach = match (can_connect(own, home), can_connect(own, hard)) {
         (true, true) => "direct connections should come about with any peer whose network lets UDP out",
         (true, false) => {
-            "direct connections should come about with ordinary peers, not with one whose NAT maps each destination apart"
+            "direct connections should come about with ordinary peers, not with one whose NAT maps each destination apart (a symmetric NAT)"
         }
         (false, _) => "direct connections come about only with peers that are open or have a port forwarded",
     };

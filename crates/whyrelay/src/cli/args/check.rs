@@ -65,6 +65,16 @@ pub struct CheckArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "3s", help_heading = "Sockets")]
     pub time: Duration,
 
+    /// Look at this alone, and end as soon as it is known
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        conflicts_with_all = ["as_program", "lifetime", "map"],
+        help_heading = "Sockets"
+    )]
+    pub only: Option<Only>,
+
     /// Send packets to our own public address, to see whether the router turns them around
     #[arg(long, help_heading = "With your consent")]
     pub hairpin: bool,
@@ -90,6 +100,14 @@ pub struct CheckArgs {
     /// Write the account to this file instead of stdout
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
+}
+
+/// What a check looks at, where it is not everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Only {
+    /// Where servers see this host, and its NAT's mapping, filtering and ports; not what else gets through, whether relays
+    /// work, the router, or this host's own routes and firewall.
+    Nat,
 }
 
 /// How the account of a check is printed.
