@@ -183,6 +183,21 @@ mod tests {
     }
 
     #[test]
+    fn the_nat_alone_is_asked_for_with_nothing_that_needs_more() {
+        use clap::Parser as _;
+        let parsed = |arguments: &[&str]| {
+            let only = ["whyrelay", "check", "--stun", "stun:192.0.2.1", "--only", "nat"];
+            crate::cli::args::Cli::try_parse_from(only.iter().chain(arguments))
+        };
+        for refused in [&["--map"][..], &["--lifetime", "1m"], &["--as", "netbird"]] {
+            assert!(parsed(refused).is_err(), "{refused:?}");
+        }
+        let crate::cli::args::Verb::Check(args) = parsed(&["--hairpin"]).unwrap().verb else { panic!("it is a check") };
+        let config = CheckConfig::resolve(args).unwrap();
+        assert!(!config.is_whole() && config.hairpin);
+    }
+
+    #[test]
     fn timed_credentials_are_told_from_ordinary_ones_and_checked_offline() {
         let secret = SharedSecret::new("north").unwrap();
         let made = secret.credentials("alice", Timestamp::from_micros(1_900_000_000_000_000));
