@@ -58,6 +58,19 @@ pub fn told(side: &SideEvidence) -> Vec<Told> {
     told
 }
 
+/// The public addresses that servers saw a side at, over any transport, each with the first event that says so. Those over
+/// TCP are known where UDP does not get out.
+pub fn seen_at(side: &SideEvidence) -> BTreeMap<IpAddr, u64> {
+    let mut seen: BTreeMap<IpAddr, u64> = BTreeMap::new();
+    for (mapped, seq) in side.servers.values().flat_map(|path| &path.mapped) {
+        if AddressClass::of(mapped.ip()) == AddressClass::Public {
+            let first = seen.entry(mapped.ip()).or_insert(*seq);
+            *first = (*first).min(*seq);
+        }
+    }
+    seen
+}
+
 /// Where somebody who is no STUN server saw the checks of one of our sockets come from: the peer, or a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {

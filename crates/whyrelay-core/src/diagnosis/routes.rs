@@ -17,7 +17,7 @@ use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
 
-pub(super) use behind::hidden;
+pub(super) use behind::{MendedWay, hidden, mended_ways, with_mark};
 
 /// The tables and rules that every Linux has: local, main and default.
 const OWN_TABLES: [u32; 4] = [0, 253, 254, 255];

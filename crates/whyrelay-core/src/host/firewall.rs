@@ -38,6 +38,9 @@ pub struct FirewallRule {
     /// The rule's handle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle: Option<u64>,
+    /// Its place among the rules of its chain, from 0; `None`: a chain's policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u32>,
     /// The rule as far as it could be read, in the words of nft.
     pub rule: String,
     /// Its verdict: `accept`, `drop`, `reject`, `jump`, `goto`, `return`, `queue`; `None`: it has none.
@@ -68,6 +71,38 @@ impl FirewallRule {
     pub fn stops(&self) -> bool {
         matches!(self.verdict.as_deref(), Some("drop" | "reject"))
     }
+}
+
+/// A chain that packets of the session pass, at a hook or by a jump from there, where some rule may stop them or change
+/// their addresses or mark: how many of its rules can touch them and decide what becomes of them. Where all of these are recorded,
+/// what the chain does to a packet can be followed, whatever they have counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirewallChain {
+    /// Which firewall.
+    pub framework: FirewallFramework,
+    /// The table's family, like a rule's.
+    pub table_family: String,
+    /// The table.
+    pub table: String,
+    /// Its name.
+    pub chain: String,
+    /// The hook, where it is a base chain, like a rule's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
+    /// The type of a base chain: `filter`, `nat`, `route`; of the legacy iptables the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain_type: Option<String>,
+    /// The priority of a base chain; the legacy iptables tell none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    /// Whether the policy of a base chain drops what comes to its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drops: bool,
+    /// How many of its rules can touch the session's packets and have a verdict, or change addresses or the mark; where
+    /// there are more than are recorded perhaps fewer than there are.
+    pub rules: u64,
+    /// How many of these are recorded.
+    pub recorded: u64,
 }
 
 /// A connection tracking entry.

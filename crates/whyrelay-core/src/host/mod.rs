@@ -20,8 +20,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use filter::{FilteredPacket, surely_stops};
-pub use firewall::{ConntrackEntry, FirewallFramework, FirewallRule};
+pub use filter::{Filter, FilteredPacket};
+pub use firewall::{ConntrackEntry, FirewallChain, FirewallFramework, FirewallRule};
 pub use ipsec::{IpsecDirection, IpsecPolicy, IpsecTemplate};
 pub use lookup::{look_up, look_up_from};
 pub use network::{
@@ -39,6 +39,9 @@ pub use system::{Init, InterfaceManager, ManagedInterface, System};
 
 /// Most facts of one side that are recorded or folded; the rest is counted.
 pub const MAX_FACTS: usize = 20_000;
+
+/// Most routes that are recorded of a host: where it has more, those that cover the peer, the servers, or everything.
+pub const MAX_ROUTES: usize = 128;
 
 /// Longest text in a fact, in bytes.
 pub const MAX_TEXT: usize = 512;
@@ -161,7 +164,8 @@ pub enum HostFact {
     Link(Link),
     /// An address of an interface.
     Address(Address),
-    /// A route that can touch the session: one that covers a peer, a server or the default.
+    /// A route: one that covers a peer, a server or everything, and of a host with few routes every one but those to its own
+    /// addresses.
     Route(Route),
     /// A policy rule.
     PolicyRule(PolicyRule),
@@ -177,8 +181,11 @@ pub enum HostFact {
         /// Its value as text.
         value: String,
     },
-    /// A firewall rule that can touch the session's packets, or that counted some of them.
+    /// A firewall rule that can touch the session's packets, or that counted some of them, of those that do something to
+    /// packets; and of chains that may stop the session's packets every rule that can touch them and has a verdict.
     FirewallRule(FirewallRule),
+    /// A chain of a firewall in which some rule may stop the session's packets.
+    FirewallChain(FirewallChain),
     /// A policy of the kernel's IPsec that can touch the session's packets.
     IpsecPolicy(IpsecPolicy),
     /// The connection tracking table's use.

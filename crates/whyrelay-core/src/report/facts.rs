@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::probes;
 use crate::diagnosis::rules::{ask, quoted, quoted_firewall, way};
 use crate::host::{
-    ConntrackEntry, HostFact, HostSocket, Installed, Link, Moment, NextHop, ProfileTally, Route, SocketProfile,
-    Software, System,
+    ConntrackEntry, FirewallChain, HostFact, HostSocket, Installed, Link, Moment, NextHop, ProfileTally, Route,
+    SocketProfile, Software, System,
 };
 
 /// What a fact says and when it was taken; `None`: its fields say it as well as a sentence would.
@@ -46,6 +46,7 @@ fn words(fact: &HostFact) -> Option<String> {
             });
             format!("{}{counted}", quoted_firewall(rule))
         }
+        HostFact::FirewallChain(fact) => chain(fact),
         HostFact::IpsecPolicy(policy) => format!("ip xfrm policy: {policy}"),
         HostFact::ConntrackUse { entries, max } => format!("connection tracking: {entries} of {max} entries in use"),
         HostFact::ConntrackEntry(entry) => tracked(entry),
@@ -93,6 +94,16 @@ fn words(fact: &HostFact) -> Option<String> {
         | HostFact::ProbeSeen { .. }
         | HostFact::Application(_) => return None,
     })
+}
+
+fn chain(chain: &FirewallChain) -> String {
+    let FirewallChain { table_family, table, chain: name, rules, recorded, .. } = chain;
+    let at = chain.hook.as_ref().map_or_else(String::new, |hook| format!(" at {hook}"));
+    let policy = if chain.drops { ", policy drop" } else { "" };
+    let told = if recorded < rules { format!("; {recorded} of them are recorded") } else { String::new() };
+    let (rules, verb) =
+        if *rules == 1 { ("1 rule".to_owned(), "decides") } else { (format!("{rules} rules"), "decide") };
+    format!("chain {table_family} {table} {name}{at}{policy}: {rules} {verb} about the session's packets{told}")
 }
 
 fn system(system: &System) -> String {

@@ -20,6 +20,7 @@ fn netdev(session: &mut Session, hook: &str) {
         chain_type: Some("filter".into()),
         priority: Some(0),
         handle: Some(2),
+        position: Some(0),
         rule: "udp dport 40000 drop".into(),
         verdict: Some("drop".into()),
         target: None,

@@ -118,7 +118,7 @@ fn subject_of(fact: &HostFact) -> Subject {
         HostFact::PolicyRule(_) => Subject::PolicyRules,
         HostFact::Neighbor(_) => Subject::Neighbors,
         HostFact::Sysctl { .. } => Subject::Sysctls,
-        HostFact::FirewallRule(_) => Subject::Nftables,
+        HostFact::FirewallRule(_) | HostFact::FirewallChain(_) => Subject::Nftables,
         HostFact::IpsecPolicy(_) => Subject::IpsecPolicies,
         HostFact::ConntrackUse { .. } | HostFact::Counters { .. } => Subject::Counters,
         HostFact::ConntrackEntry(_) => Subject::Conntrack,

@@ -139,6 +139,7 @@ fn dropping_on(hook: &str, framework: FirewallFramework, family: &str, table: &s
         chain_type: Some("filter".into()),
         priority: Some(0),
         handle: None,
+        position: Some(0),
         rule: "drop".into(),
         verdict: Some("drop".into()),
         target: None,

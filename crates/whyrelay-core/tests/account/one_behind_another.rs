@@ -106,13 +106,9 @@ fn filtered(rules: &[(&str, &str, &str, u64)]) -> Session {
         let (transport, local, interface) = (Transport::Udp, address(A), Some("eth0".to_owned()));
         let opened = EventKind::SocketOpened { transport, local, interface, mark: None, receive_buffer: None };
         session.push(Vantage::A, opened);
-        counted(session, rules.len() as u64, rules.len() as u64);
+        let hooks: std::collections::BTreeSet<&str> = rules.iter().map(|(hook, ..)| *hook).collect();
+        hooks.into_iter().for_each(|hook| session.firewall_chain(hook, 0));
     })
-}
-
-fn counted(session: &mut Session, total: u64, recorded: u64) {
-    let subject = whyrelay_core::host::Subject::Nftables;
-    session.fact(Vantage::A, HostFact::Counted { subject, total, recorded });
 }
 
 #[test]
@@ -132,10 +128,17 @@ fn a_filter_that_no_packet_came_to_is_found_where_its_words_leave_no_doubt() {
     let session = filtered(&[("input", "ip saddr 198.51.100.0/24 counter drop", "drop", 0)]);
     assert!(only(&session, "WR111").contains("comes to light once"));
 
+    // What comes after it, or is for the host itself, lets nothing through.
+    for more in [
+        &[DROP, ("output", "ct state new accept", "accept", 0)],
+        &[("output", "oifname \"lo\" accept", "accept", 0), DROP],
+    ] {
+        assert!(only(&filtered(more), "WR103").contains("comes to light once"), "{more:?}");
+    }
     for other in [
         // Another rule may let them through first; or it is about others.
-        &[DROP, ("output", "ct state new accept", "accept", 0)][..],
-        &[DROP, ("output", "oifname \"eth0\" accept", "accept", 0)],
+        &[("output", "ct state new accept", "accept", 0), DROP][..],
+        &[("output", "oifname \"eth0\" accept", "accept", 0), DROP],
         &[("output", "ct state invalid counter drop", "drop", 0)],
         &[("output", "ip daddr 203.0.113.0/24 counter drop", "drop", 0)],
         &[("output", "meta l4proto tcp counter drop", "drop", 0)],
@@ -148,15 +151,16 @@ fn a_filter_that_no_packet_came_to_is_found_where_its_words_leave_no_doubt() {
 
     // Rules that were not told may do anything.
     let mut session = filtered(&[DROP]);
-    counted(&mut session, 9, 1);
-    assert_eq!(said(&session, "WR103"), []);
-    // Nor is it known that these are all where their number was not told.
-    let mut session = filtered(&[DROP]);
     session.events.retain(|event| match &event.kind {
-        EventKind::HostFact { fact, .. } => !matches!(fact.as_ref(), HostFact::Counted { .. }),
+        EventKind::HostFact { fact, .. } => !matches!(fact.as_ref(), HostFact::FirewallChain(_)),
         _ => true,
     });
     assert_eq!(said(&session, "WR103"), []);
+    session.firewall_chain("output", 1);
+    assert_eq!(said(&session, "WR103"), []);
+    session.events.pop();
+    session.firewall_chain("output", 0);
+    only(&session, "WR103");
 }
 
 #[test]
@@ -244,4 +248,172 @@ fn a_route_that_refuses_behind_a_better_one_of_its_table_is_no_second_fault() {
         session.fact(Vantage::A, HostFact::Route(Route { metric, ..route(RouteKind::Unreachable) }));
     });
     nothing_behind(&session, "a VPN's table");
+}
+
+/// A's socket for what comes and goes, and what was looked at of its packets.
+fn looked_at(session: &mut Session) {
+    let (transport, local, interface) = (Transport::Udp, address(A), Some("eth0".to_owned()));
+    let opened = EventKind::SocketOpened { transport, local, interface, mark: None, receive_buffer: None };
+    session.push(Vantage::A, opened);
+    let subject = whyrelay_core::host::Subject::OwnPackets;
+    session.fact(Vantage::A, HostFact::Counted { subject, total: 0, recorded: 0 });
+}
+
+const FROM_PEER: &str = "ip saddr 198.51.100.0/24 counter drop";
+
+fn drops_arrivals(session: &mut Session) {
+    session.firewall("input", FROM_PEER, Some("drop"), 0);
+    session.firewall_chain("input", 0);
+}
+
+#[test]
+fn what_goes_another_way_brings_nothing_back_to_a_filter_on_arrival() {
+    let with = |host: fn(&mut Session)| {
+        into_wg0(0, 1000, 200, |session| {
+            session.rule(PolicyRule { to: Some(peers_network()), ..policy_rule(1000) });
+            into_tunnel(session, 200);
+            looked_at(session);
+            host(session);
+        })
+    };
+    let session = with(drops_arrivals);
+    assert!(!only(&session, "WR105").contains("comes to light"));
+    assert!(only(&session, "WR111").contains("comes to light once"));
+    // A filter on output is passed by packets that go another way, too: its counter would tell.
+    let session = with(|session| {
+        session.firewall("output", "ip daddr 198.51.100.0/24 counter drop", Some("drop"), 0);
+        session.firewall_chain("output", 0);
+    });
+    assert_eq!(said(&session, "WR103"), []);
+}
+
+/// Checks get lost on the way, both ways, and nothing of the host explains it; `host`: what else it told.
+fn lost_on_the_way(host: impl FnOnce(&mut Session)) -> Session {
+    failing(Fate::LostOnTheWay, Fate::LostOnTheWay, |session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        host(session);
+    })
+}
+
+#[test]
+fn a_filter_that_takes_all_of_the_peer_is_told_where_an_interface_saw_none_of_it() {
+    let session = lost_on_the_way(|session| {
+        looked_at(session);
+        drops_arrivals(session);
+    });
+    assert!(only(&session, "WR111").contains("comes to light once"));
+    // Nobody looked, or something came.
+    assert_eq!(said(&lost_on_the_way(drops_arrivals), "WR111"), []);
+    let came = lost_on_the_way(|session| {
+        looked_at(session);
+        session.arrived_packet("eth0", B_MAPPED, A);
+        drops_arrivals(session);
+    });
+    assert_eq!(said(&came, "WR111"), []);
+}
+
+#[test]
+fn a_filter_behind_reverse_path_filtering_is_told() {
+    let dropped = |by: i64, packets: u64| {
+        lost_on_the_way(|session| {
+            looked_at(session);
+            session.arrived_packet("eth0", B_MAPPED, A);
+            session.counters(Vantage::A, &[("TcpExt.IPReversePathFilter", by)]);
+            session.firewall("input", FROM_PEER, Some("drop"), packets);
+            session.firewall_chain("input", 0);
+        })
+    };
+    assert!(only(&dropped(3, 0), "WR111").contains("comes to light once"));
+    assert_eq!(said(&dropped(0, 0), "WR111"), [], "the filter may have taken it, and counts nothing");
+}
+
+#[test]
+fn a_rule_that_would_change_the_mark_is_told_where_no_packet_left() {
+    const MARK: u32 = 0x1bd00;
+    let with = |words: &'static str, left: bool| {
+        failing(Fate::SendRefused(REFUSED), Fate::LostOnTheWay, |session| {
+            session.link(Vantage::A, "eth0", None, "192.168.1.2");
+            session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
+            session.default_route(254);
+            let device = Some("wg0".to_owned());
+            session.fact(
+                Vantage::A,
+                HostFact::Route(Route { device, ..bare_route(200, everywhere(), RouteKind::Unicast) }),
+            );
+            let (mark, invert, table) = (Some(MARK), true, Some(200));
+            session.rule(PolicyRule { mark, invert, table, ..policy_rule(110) });
+            session.rule(PolicyRule::lookup(whyrelay_core::host::Family::V4, 32_766, 254));
+            let route = bare_route(254, peers_network(), RouteKind::Blackhole);
+            session.fact(Vantage::A, HostFact::Route(route));
+            looked_at(session);
+            if left {
+                session.own_packet("eth0", A, B_MAPPED);
+            }
+            session.firewall("output", words, None, 0);
+            session.firewall_chain("output", 0);
+            session.route(RoutePurpose::Server, STUN, MARK, Ok(Way { rule: Some(32_766), ..UPLINK }));
+            session.route(RoutePurpose::Peer, B_MAPPED, MARK, Err(REFUSED));
+        })
+    };
+    const SETS: &str = "ip daddr 198.51.100.0/24 counter meta mark set 0x00000000";
+    let session = with(SETS, false);
+    only(&session, "WR104");
+    let summary = only(&session, "WR109");
+    assert!(summary.contains("the mark 0x0") && summary.contains("by wg0: that comes to light once"), "{summary}");
+    assert_eq!(said(&with(SETS, true), "WR109"), [], "what left went the right way");
+    for words in [
+        "ip daddr 203.0.113.0/24 counter meta mark set 0x00000000",
+        "ip daddr 198.51.100.0/24 ct state new meta mark set 0x00000000",
+        "ip daddr 198.51.100.0/24 counter meta mark set 0x0001bd00",
+    ] {
+        assert_eq!(said(&with(words, false), "WR109"), [], "{words}");
+    }
+}
+
+#[test]
+fn a_next_hop_that_nobody_sends_to_is_told_where_the_kernel_looked_for_it() {
+    let with = |state: Option<whyrelay_core::host::NeighborState>| {
+        refused(|session| {
+            let gateway = Some("192.168.1.99".parse().expect("an address"));
+            let device = Some("eth0".to_owned());
+            let route = bare_route(254, peers_network(), RouteKind::Unicast);
+            session.fact(Vantage::A, HostFact::Route(Route { device, gateway, ..route }));
+            state.into_iter().for_each(|state| session.neighbor("192.168.1.99", state));
+        })
+    };
+    let session = with(Some(whyrelay_core::host::NeighborState::Failed));
+    only(&session, "WR104");
+    let summary = only(&session, "WR113");
+    assert!(summary.contains("no answer on the link from 192.168.1.99"), "{summary}");
+    assert!(summary.contains("comes to light once \"ip rule 1000"), "{summary}");
+    for state in [None, Some(whyrelay_core::host::NeighborState::Reachable)] {
+        assert_eq!(said(&with(state), "WR113"), [], "{state:?}");
+    }
+}
+
+#[test]
+fn what_would_become_of_packets_to_an_address_that_the_peer_could_not_tell_is_looked_up() {
+    let untold = |whole: bool| {
+        let mut session = refused(|session| {
+            session.events.retain(
+                |event| !matches!(&event.kind, EventKind::RemoteCandidate { .. } if event.vantage == Vantage::A),
+            );
+            let subject = whyrelay_core::host::Subject::Routes;
+            let total = if whole { 1 } else { 9 };
+            session.fact(Vantage::A, HostFact::Counted { subject, total, recorded: 1 });
+        });
+        // Nothing was sent to it, nor asked about.
+        session.events.retain(|event| match &event.kind {
+            EventKind::SendFailed { .. } => false,
+            EventKind::Datagram(datagram) => datagram.remote != address(B_MAPPED),
+            EventKind::HostFact { fact, .. } => {
+                !matches!(fact.as_ref(), HostFact::RouteAnswer(answer) if answer.question.purpose == RoutePurpose::Peer)
+            }
+            _ => true,
+        });
+        session
+    };
+    let summary = only(&untold(true), "WR104");
+    assert!(summary.contains("what keeps the peer's address 198.51.100.2 from it is mended"), "{summary}");
+    assert_eq!(said(&untold(false), "WR104"), [], "another route may be before it");
 }

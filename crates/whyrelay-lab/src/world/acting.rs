@@ -67,6 +67,19 @@ impl World {
         }
     }
 
+    /// As a real host's collector does: the next hops that its routes name for the peer are looked for, whether or not any
+    /// packet came to them.
+    pub(super) fn look_for_next_hops(&mut self, index: usize) {
+        let peer = &mut self.peers[index];
+        let (host, others) = (peer.host, peer.addresses_of_peer());
+        let Some(kernel) = &mut peer.kernel else { return };
+        for (interface, hop) in kernel.next_hops(&others) {
+            if !self.network.answers_to(kernel, host, interface, hop) {
+                kernel.failed_neighbors.insert((interface, hop));
+            }
+        }
+    }
+
     pub(super) fn act(&mut self, index: usize, actions: Vec<peer::Action>) {
         let now = self.now;
         for action in actions {

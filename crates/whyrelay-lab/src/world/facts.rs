@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use whyrelay_core::host::{
-    FirewallFramework, FirewallRule, HostFact, Link, Neighbor, NeighborState, OwnPacket, RoutePurpose, Subject,
+    FirewallChain, FirewallFramework, FirewallRule, HostFact, Link, Neighbor, NeighborState, OwnPacket, RoutePurpose,
+    Subject,
 };
 
 use crate::scenario::file::{Hook, InterfaceKind, Protocol, Verdict};
@@ -33,7 +34,6 @@ pub(super) fn before(kernel: &Kernel) -> Vec<HostFact> {
         let (sysctl, interface) = (parts.next().unwrap_or(name).to_owned(), parts.next().map(str::to_owned));
         facts.push(HostFact::Sysctl { sysctl, interface, value: value.to_string() });
     }
-    facts.extend(firewall(kernel, false, |_, _| true));
     facts.push(HostFact::ConntrackUse {
         entries: if kernel.host.conntrack_full { CONNTRACK_MAX } else { 12 },
         max: CONNTRACK_MAX,
@@ -54,7 +54,7 @@ pub(super) fn routes(kernel: &Kernel, purpose: RoutePurpose, sockets: &[SocketAd
 pub(super) fn after(kernel: &Kernel, sockets: &[SocketAddr], others: &BTreeSet<SocketAddr>) -> Vec<HostFact> {
     let read = ["Ip", "Ip6", "Icmp", "Udp", "TcpExt", "nf_conntrack"].map(str::to_owned).to_vec();
     let mut facts = vec![HostFact::Counters { moved: kernel.counters.clone(), read }];
-    facts.extend(firewall(kernel, true, |rule, matched| is_recorded(rule, matched, sockets, others)));
+    facts.extend(firewall(kernel, sockets, others));
     // As a real collector's copy has it: from or to a port of the session's own sockets, whoever's it is.
     let ports: BTreeSet<u16> = sockets.iter().map(SocketAddr::port).collect();
     for (arrived, seen) in [(false, &kernel.left), (true, &kernel.arrived)] {
@@ -110,7 +110,10 @@ pub(super) fn after(kernel: &Kernel, sockets: &[SocketAddr], others: &BTreeSet<S
                     let total = kernel.routes.len() as u64;
                     HostFact::Counted { subject, total, recorded: total }
                 }
-                Subject::Nftables => HostFact::Counted { subject, total: kernel.host.firewall.len() as u64, recorded },
+                Subject::Nftables => {
+                    let own = kernel.host.firewall.iter().map(chain_of).collect::<BTreeSet<_>>().len();
+                    HostFact::Counted { subject, total: (kernel.host.firewall.len() + own) as u64, recorded }
+                }
                 _ => HostFact::Counted { subject, total: recorded, recorded },
             }
         }),
@@ -138,14 +141,118 @@ fn link(number: usize, interface: &topology::Interface) -> Link {
     }
 }
 
-/// Whether a real collector records a rule: one that counted packets of the session, or that stops or marks some that it
-/// can have. The others are only counted there.
-fn is_recorded(
-    rule: &topology::FirewallRule,
-    matched: u64,
-    sockets: &[SocketAddr],
-    others: &BTreeSet<SocketAddr>,
-) -> bool {
+/// What a real collector records of the packet filter that a lab builds from a scenario: the rules that counted packets of
+/// the session, or that stop or mark some that it can have; and of each chain that may do so every rule that decides about
+/// them. The others are only counted there.
+fn firewall(kernel: &Kernel, sockets: &[SocketAddr], others: &BTreeSet<SocketAddr>) -> Vec<HostFact> {
+    let rules: Vec<_> = kernel.host.firewall.iter().zip(&kernel.matched).collect();
+    let decides = |rule: &topology::FirewallRule| can_touch(rule, sockets, others);
+    let (mut facts, mut own, mut chains) = (Vec::new(), Vec::new(), Vec::new());
+    let names: BTreeSet<Name> = rules.iter().map(|(rule, _)| chain_of(rule)).collect();
+    for name in names {
+        let of_chain = rules.iter().enumerate().filter(|(_, (rule, _))| chain_of(rule) == name);
+        let of_chain: Vec<_> = of_chain.collect();
+        let may_stop = of_chain.iter().any(|(_, (rule, _))| decides(rule) && rule.verdict != Verdict::Accept);
+        // What a host says to itself comes first.
+        let (word, accept) = (if name.hook == Hook::Output { "oifname" } else { "iifname" }, Some("accept"));
+        if may_stop {
+            own.push(HostFact::FirewallRule(FirewallRule {
+                position: Some(0),
+                packets: None,
+                packets_since: None,
+                verdict: accept.map(str::to_owned),
+                ..name.rule(format!("{word} \"lo\" accept"), None)
+            }));
+            let count = of_chain.iter().filter(|(_, (rule, _))| decides(rule)).count() as u64 + 1;
+            chains.push(HostFact::FirewallChain(name.chain(count)));
+        }
+        for ((number, (rule, matched)), position) in of_chain.into_iter().zip(1..) {
+            let acts = rule.verdict != Verdict::Accept && can_touch(rule, sockets, others);
+            if **matched == 0 && !acts && !(may_stop && decides(rule)) {
+                continue;
+            }
+            let verdict = match rule.verdict {
+                Verdict::Accept => accept,
+                Verdict::Drop => Some("drop"),
+                Verdict::Reject => Some("reject"),
+                Verdict::SetMark => None,
+            };
+            facts.push(HostFact::FirewallRule(FirewallRule {
+                position: Some(position),
+                verdict: verdict.map(str::to_owned),
+                sets_mark: rule.verdict == Verdict::SetMark,
+                ..name.rule(text(rule), Some((number as u64 + 4, **matched)))
+            }));
+        }
+    }
+    [facts, own, chains].concat()
+}
+
+/// A chain that a lab makes for rules of a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Name {
+    hook: Hook,
+    sets_mark: bool,
+}
+
+fn chain_of(rule: &topology::FirewallRule) -> Name {
+    Name { hook: rule.hook, sets_mark: rule.verdict == Verdict::SetMark }
+}
+
+impl Name {
+    /// Its name, its hook, its type and its priority.
+    const fn words(self) -> (&'static str, &'static str, &'static str, i32) {
+        match (self.hook, self.sets_mark) {
+            (Hook::Prerouting, false) => ("pre", "prerouting", "filter", -300),
+            (Hook::Prerouting, true) => ("premark", "prerouting", "filter", -150),
+            (Hook::Input, _) => ("in", "input", "filter", 0),
+            (Hook::Output, false) => ("out", "output", "filter", 0),
+            (Hook::Output, true) => ("outmark", "output", "route", -150),
+        }
+    }
+
+    /// One with so many rules that decide, all of which are recorded.
+    fn chain(self, rules: u64) -> FirewallChain {
+        let (chain, hook, chain_type, priority) = self.words();
+        FirewallChain {
+            framework: FirewallFramework::Nftables,
+            table_family: "inet".to_owned(),
+            table: "host".to_owned(),
+            chain: chain.to_owned(),
+            hook: Some(hook.to_owned()),
+            chain_type: Some(chain_type.to_owned()),
+            priority: Some(priority),
+            drops: false,
+            rules,
+            recorded: rules,
+        }
+    }
+
+    /// A rule in it; `counted`: its handle and what it counted.
+    fn rule(self, rule: String, counted: Option<(u64, u64)>) -> FirewallRule {
+        let (chain, hook, chain_type, priority) = self.words();
+        FirewallRule {
+            framework: FirewallFramework::Nftables,
+            table_family: "inet".to_owned(),
+            table: "host".to_owned(),
+            chain: chain.to_owned(),
+            hook: Some(hook.to_owned()),
+            chain_type: Some(chain_type.to_owned()),
+            priority: Some(priority),
+            handle: Some(counted.map_or(3, |(handle, _)| handle)),
+            position: None,
+            rule,
+            verdict: None,
+            target: None,
+            sets_mark: false,
+            packets: counted.map(|(_, packets)| packets),
+            packets_since: counted.map(|(_, packets)| packets),
+        }
+    }
+}
+
+/// Whether the session can have packets that a rule takes, as far as a real collector judges it.
+fn can_touch(rule: &topology::FirewallRule, sockets: &[SocketAddr], others: &BTreeSet<SocketAddr>) -> bool {
     let takes = |source: &SocketAddr, to: &SocketAddr| {
         source.is_ipv4() == to.is_ipv4()
             && rule.ipproto.is_none_or(|protocol| protocol == Protocol::Udp)
@@ -154,45 +261,7 @@ fn is_recorded(
             && rule.sport.as_ref().is_none_or(|ports| ports.contains(source.port().into()))
             && rule.dport.as_ref().is_none_or(|ports| ports.contains(to.port().into()))
     };
-    let can_touch = || sockets.iter().any(|own| others.iter().any(|other| takes(own, other) || takes(other, own)));
-    matched > 0 || rule.verdict != Verdict::Accept && can_touch()
-}
-
-fn firewall(kernel: &Kernel, after: bool, is_told: impl Fn(&topology::FirewallRule, u64) -> bool) -> Vec<HostFact> {
-    let rules = kernel.host.firewall.iter().zip(&kernel.matched).enumerate();
-    rules
-        .filter(|(_, (rule, matched))| is_told(rule, **matched))
-        .map(|(number, (rule, matched))| {
-            let (hook, priority) = match rule.hook {
-                Hook::Prerouting => ("prerouting", -300),
-                Hook::Input => ("input", 0),
-                Hook::Output if rule.verdict == Verdict::SetMark => ("output", -150),
-                Hook::Output => ("output", 0),
-            };
-            let verdict = match rule.verdict {
-                Verdict::Accept => Some("accept"),
-                Verdict::Drop => Some("drop"),
-                Verdict::Reject => Some("reject"),
-                Verdict::SetMark => None,
-            };
-            HostFact::FirewallRule(FirewallRule {
-                framework: FirewallFramework::Nftables,
-                table_family: "inet".to_owned(),
-                table: "lab".to_owned(),
-                chain: hook.to_owned(),
-                hook: Some(hook.to_owned()),
-                chain_type: Some(if verdict.is_none() { "route" } else { "filter" }.to_owned()),
-                priority: Some(priority),
-                handle: Some(number as u64 + 4),
-                rule: text(rule),
-                verdict: verdict.map(str::to_owned),
-                target: None,
-                sets_mark: rule.verdict == Verdict::SetMark,
-                packets: Some(if after { *matched } else { 0 }),
-                packets_since: after.then_some(*matched),
-            })
-        })
-        .collect()
+    sockets.iter().any(|own| others.iter().any(|other| takes(own, other) || takes(other, own)))
 }
 
 /// A rule in the words of nft.
@@ -257,14 +326,19 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_neither_act_nor_count_are_told_by_their_number_alone_as_on_a_real_host() {
+    fn rules_that_neither_act_nor_count_nor_decide_are_told_by_their_number_alone_as_on_a_real_host() {
         let rule = |words: &str| format!("[[host.a.firewall]]\nhook = \"output\"\n{words}\n");
         let drops = rule("verdict = \"drop\"\nto = \"peer/26\"\n");
         let of_others = "to = \"100.64.9.0/24\"\n";
-        assert_eq!(counted(&drops), (1, 1));
-        assert_eq!(counted(&(drops.clone() + &rule(&format!("verdict = \"accept\"\n{of_others}")))), (2, 1));
-        assert_eq!(counted(&(drops.clone() + &rule(&format!("verdict = \"drop\"\n{of_others}")))), (2, 1));
-        // One that the session's packets came to has counted them.
-        assert_eq!(counted(&(rule("verdict = \"accept\"") + &drops)), (2, 2));
+        // Each chain begins with a rule for what the host says to itself.
+        assert_eq!(counted(&drops), (2, 2));
+        assert_eq!(counted(&(drops.clone() + &rule(&format!("verdict = \"accept\"\n{of_others}")))), (3, 2));
+        assert_eq!(counted(&(drops.clone() + &rule(&format!("verdict = \"drop\"\n{of_others}")))), (3, 2));
+        // What may let packets through ahead of one that drops them decides, whether or not any came to it.
+        assert_eq!(counted(&(drops.clone() + &rule("verdict = \"accept\"\nsport = \"1\""))), (3, 2));
+        assert_eq!(counted(&(rule("verdict = \"accept\"\nunsolicited = true") + &drops)), (3, 3));
+        assert_eq!(counted(&(rule("verdict = \"accept\"") + &drops)), (3, 3));
+        // Where nothing stops any, a rule that counted none is not told.
+        assert_eq!(counted(&rule("verdict = \"accept\"\nto = \"198.51.100.99\"")), (2, 0));
     }
 }

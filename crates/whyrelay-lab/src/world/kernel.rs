@@ -333,6 +333,20 @@ impl Kernel {
         own.iter().map(|cidr| cidr.address).find(|address| address.is_ipv4() == neighbor.is_ipv4())
     }
 
+    /// The next hops that routes name for some addresses: a gateway, or where there is none the address itself.
+    pub(super) fn next_hops(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<(usize, IpAddr)> {
+        let device = |route: &Route| {
+            let device = route.device.as_ref().filter(|_| route.route_kind == RouteKind::Unicast)?;
+            self.host.interfaces.iter().position(|interface| interface.name == *device)
+        };
+        let routes = self.routes.iter().filter_map(|route| Some((device(route)?, route)));
+        let covered = |route: &Route| {
+            let covered = addresses.iter().filter(|address| route.destination.contains(**address));
+            covered.map(|address| route.gateway.unwrap_or(*address)).collect::<Vec<_>>()
+        };
+        routes.flat_map(|(interface, route)| covered(route).into_iter().map(move |hop| (interface, hop))).collect()
+    }
+
     pub(super) fn count(&mut self, counter: &str) {
         *self.counters.entry(counter.to_owned()).or_default() += 1;
     }

@@ -190,6 +190,7 @@ fn happen(mut world: World, limit: Duration, cuts: impl Fn(&World) -> bool) -> O
                 // What is left there is given back.
                 world.server.mend();
                 for index in 0..2 {
+                    world.look_for_next_hops(index);
                     let actions = world.peers[index].close(at);
                     world.act(index, actions);
                 }

@@ -431,6 +431,7 @@ fn what_happened(event: Event) -> Option<String> {
                 let packets = rule.packets_since.filter(|packets| *packets > 0)?;
                 Some(format!("{at} {side}: a rule at {} took {packets} packets", rule.chain))
             }
+            HostFact::FirewallChain(_) => None,
             // What becomes of a packet, and not by which rule and table.
             HostFact::RouteAnswer(answer) => {
                 let (from, to) = (answer.question.source, answer.question.destination);

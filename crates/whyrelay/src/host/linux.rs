@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use whyrelay_core::host::{
-    AnsweredRoute, HostFact, Link, OwnConnection, OwnPacket, PolicyRule, Prefix, Route, RouteAnswer, RouteQuestion,
-    Subject,
+    AnsweredRoute, HostFact, Link, MAX_ROUTES, OwnConnection, OwnPacket, PolicyRule, Prefix, Route, RouteAnswer,
+    RouteKind, RoutePurpose, RouteQuestion, Subject,
 };
 
 use super::counters::{self, Counters};
@@ -25,8 +25,8 @@ const MAX_LINKS: usize = 64;
 /// Most policy rules that are recorded: all that any host has, and a bound.
 const MAX_RULES: usize = 256;
 
-/// Most routes that are recorded: those that cover the peer, the servers, or everything.
-const MAX_ROUTES: usize = 128;
+/// Most next hops that the kernel is asked to look for.
+const MAX_HOPS: usize = 8;
 
 /// Most neighbors that are recorded.
 const MAX_NEIGHBORS: usize = 64;
@@ -48,6 +48,10 @@ pub(super) struct Linux {
     /// The same of the legacy iptables, where they have tables.
     legacy: Option<Firewall>,
     answers: Vec<RouteAnswer>,
+    /// Addresses of the peer.
+    peers: BTreeSet<IpAddr>,
+    /// Next hops that routes to them name, whether or not packets go there: by interface.
+    hops: BTreeSet<(String, IpAddr)>,
     /// Interfaces of our own addresses: they can touch the session whatever they are.
     addresses: Vec<whyrelay_core::host::Address>,
     /// What was told before the checks of interfaces, addresses, settings and policy rules: what is otherwise after them
@@ -97,6 +101,9 @@ impl Collector for Linux {
     }
 
     fn flow(&mut self, flow: &Flow, emit: &mut Emit<'_>) {
+        if flow.purpose == RoutePurpose::Peer && !flow.probe {
+            self.peers.insert(flow.remote.ip());
+        }
         let Some(netlink) = &mut self.routing else { return };
         let question = RouteQuestion {
             purpose: flow.purpose,
@@ -118,8 +125,13 @@ impl Collector for Linux {
     /// Every process of the host is looked at: milliseconds where there are hundreds.
     fn later(&mut self, emit: &mut Emit<'_>) {
         let mut routes = BTreeMap::new();
+        let mut hops = BTreeSet::new();
         // What cannot be read is said with the routes that are recorded.
-        let _ = tables::routes(&self.links, |route| installed::count(&mut routes, &route));
+        let _ = tables::routes(&self.links, |route| {
+            installed::count(&mut routes, &route);
+            hops.extend(self.hops_of(&route));
+        });
+        self.look_for(hops);
         let chains = self.firewall.iter().chain(&self.legacy).flat_map(Firewall::chains).collect();
         let host = installed::Host { rules: &self.rules, chains, routes: &routes };
         let programs = software::programs(self.links.values(), &host);
@@ -188,6 +200,33 @@ impl Collector for Linux {
 impl Linux {
     pub(super) fn new(beside: Beside) -> Self {
         Self { under_way: beside.under_way(), ..Self::default() }
+    }
+
+    /// The next hops that a route names for the peer: its gateway, or where it has none the peer itself.
+    fn hops_of(&self, route: &Route) -> Vec<(String, IpAddr)> {
+        let Some(device) = route.device.as_ref().filter(|_| route.route_kind == RouteKind::Unicast) else {
+            return Vec::new();
+        };
+        let covered = self.peers.iter().filter(|peer| route.destination.contains(**peer));
+        covered.map(|peer| (device.clone(), route.gateway.unwrap_or(*peer))).take(MAX_HOPS).collect()
+    }
+
+    /// Has the kernel look for next hops to which no packet of the session may come, because something else keeps it back:
+    /// whether they answer shows in the neighbors after the checks. Without the privilege they are not looked for.
+    fn look_for(&mut self, hops: BTreeSet<(String, IpAddr)>) {
+        let used = |device: &str, hop: IpAddr| {
+            let mut routes = self.answers.iter().filter_map(|answer| {
+                Some((answer.device()?, answer.route.as_ref()?.gateway.unwrap_or(answer.question.destination)))
+            });
+            routes.any(|way| way == (device, hop))
+        };
+        let link = |device: &str| self.links.values().find(|link| link.device == device);
+        let asked = hops.into_iter().filter(|(device, hop)| !used(device, *hop)).take(MAX_HOPS);
+        let asked = asked.filter(|(device, hop)| {
+            let asks = link(device).filter(|link| link.up && !link.loopback && !link.is_tunnel());
+            asks.is_some_and(|link| tables::look_for_neighbor(link, *hop).is_ok())
+        });
+        self.hops = asked.collect();
     }
 
     /// Whether an interface, an address or a policy rule is still there, as it was read last. What is otherwise than it
@@ -301,11 +340,13 @@ impl Linux {
         emit(HostFact::Counted { subject: Subject::OwnPackets, total, recorded: total });
     }
 
-    /// The routes that cover the peer, the servers, or everything.
+    /// The routes that cover the peer, the servers, or everything; and where there are few, all but those to the host's own
+    /// addresses: the peer may have an address that it could not tell.
     fn take_routes(&self, scope: &Scope, emit: &mut Emit<'_>) {
         const LOCAL: u32 = 255;
         let remotes: BTreeSet<IpAddr> = scope.remotes().collect();
-        let mut covering: Vec<Route> = Vec::new();
+        let (mut covering, mut others): (Vec<Route>, Vec<Route>) = (Vec::new(), Vec::new());
+        let mut own = 0;
         let all = tables::routes(&self.links, |route| {
             let is_default = route.destination.length == 0;
             let covers = |prefix: &Prefix| remotes.iter().any(|remote| prefix.contains(*remote));
@@ -315,12 +356,21 @@ impl Linux {
                 covers(&route.destination)
             };
             // A host of many routes may have many that cover everything, one for each table.
-            if wanted && (route.table != LOCAL || !is_default) && covering.len() < MAX_ROUTES {
+            let is_local = route.table == LOCAL;
+            if wanted && !(is_local && is_default) && covering.len() < MAX_ROUTES {
                 covering.push(route);
+            } else if is_local {
+                own += 1;
+            } else if others.len() < MAX_ROUTES {
+                others.push(route);
             }
         });
         match all {
             Ok(total) => {
+                let total = total - own;
+                if total <= MAX_ROUTES as u64 {
+                    covering.append(&mut others);
+                }
                 let recorded = covering.len() as u64;
                 covering.into_iter().for_each(|route| emit(HostFact::Route(route)));
                 emit(HostFact::Counted { subject: Subject::Routes, total, recorded });
@@ -332,7 +382,8 @@ impl Linux {
     /// The neighbors that our packets go to: next hops, and peers on the same link.
     fn take_neighbors(&self, scope: &Scope, emit: &mut Emit<'_>) {
         let hops = self.answers.iter().filter_map(|answer| answer.route.as_ref()?.gateway);
-        let wanted: BTreeSet<IpAddr> = scope.remotes().chain(hops).collect();
+        let looked_for = self.hops.iter().map(|(_, hop)| *hop);
+        let wanted: BTreeSet<IpAddr> = scope.remotes().chain(hops).chain(looked_for).collect();
         let mut facts = Vec::new();
         let all = tables::neighbors(&self.links, |neighbor| {
             if wanted.contains(&neighbor.address) && facts.len() < MAX_NEIGHBORS {

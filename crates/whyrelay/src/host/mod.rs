@@ -23,6 +23,8 @@ pub(crate) mod netlink;
 #[cfg(target_os = "linux")]
 mod nft;
 #[cfg(target_os = "linux")]
+mod nft_chains;
+#[cfg(target_os = "linux")]
 mod nft_condition;
 #[cfg(all(test, target_os = "linux"))]
 mod nft_corpus;
@@ -237,7 +239,7 @@ impl Told {
         let subject = match fact {
             _ if moment != Moment::After => return,
             HostFact::Counters { .. } => Subject::Counters,
-            HostFact::FirewallRule(_) => Subject::Nftables,
+            HostFact::FirewallRule(_) | HostFact::FirewallChain(_) => Subject::Nftables,
             HostFact::IpsecPolicy(_) => Subject::IpsecPolicies,
             HostFact::OwnPacket(_) | HostFact::OwnConnection(_) => Subject::OwnPackets,
             HostFact::Neighbor(_) => Subject::Neighbors,

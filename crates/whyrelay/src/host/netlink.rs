@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::ControlFlow;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
 use netlink_sys::{Socket, SocketAddr};
 
 /// Bytes that one receive call takes: what the kernel fills at most in a dump.
@@ -76,6 +76,18 @@ impl Netlink {
                     return Err(error_in(body).unwrap_or_else(|| io::ErrorKind::InvalidData.into()));
                 }
                 return Ok(body.to_vec());
+            }
+        }
+    }
+
+    /// Has something made that may not be there yet, and waits until that is done.
+    pub(crate) fn make(&mut self, message_type: u16, payload: &[u8]) -> io::Result<()> {
+        self.send(message_type, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE, payload)?;
+        loop {
+            for (kind, sequence, body) in self.receive()? {
+                if sequence == self.sequence && kind == NLMSG_ERROR {
+                    return error_in(&self.buffer[body]).map_or(Ok(()), Err);
+                }
             }
         }
     }

@@ -5,9 +5,10 @@ use std::io;
 use std::ops::ControlFlow;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use whyrelay_core::host::{FirewallFramework, FirewallRule, HostFact, Subject, bounded};
+use whyrelay_core::host::{FirewallChain, FirewallFramework, FirewallRule, HostFact, Subject, bounded};
 
 use super::netlink::{Netlink, attributes, big_endian, text};
+use super::nft_chains::Deciding;
 use super::nft_condition::Packet;
 use super::nft_rule::Rule;
 use super::{Emit, OwnSocket, Scope};
@@ -19,8 +20,10 @@ const NFT_MSG_GETRULE: u16 = 7;
 /// Most rules that are looked at.
 const MAX_LOOKED_AT: usize = 200_000;
 
-/// Most rules that are recorded.
+/// Most rules that are recorded because they do something to packets or counted some, and most facts of those that are
+/// recorded because they decide what becomes of packets.
 const MAX_RECORDED: usize = 256;
+const MAX_DECIDING: usize = 1024;
 
 /// Most packets that rules are tried on.
 const MAX_PACKETS: usize = 512;
@@ -28,6 +31,14 @@ const MAX_PACKETS: usize = 512;
 /// Which rule it is: family, table, chain, and what stays the same while rules are added and taken out: the handle, or
 /// what a rule of the legacy iptables says.
 type Place = (u8, String, String, u64);
+
+/// Which chain it is: family, table, chain.
+pub(super) type Key = (u8, String, String);
+
+/// The chain of a rule.
+pub(super) fn key((family, table, chain, _): &Place) -> Key {
+    (*family, table.clone(), chain.clone())
+}
 
 /// A chain.
 #[derive(Clone, Debug)]
@@ -43,7 +54,7 @@ pub(super) struct Chain {
 /// The rules of this host at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct Firewall {
-    pub(super) chains: BTreeMap<(u8, String, String), Chain>,
+    pub(super) chains: BTreeMap<Key, Chain>,
     pub(super) rules: Vec<(Place, Rule)>,
     /// Families of which something could not be read.
     pub(super) unread: BTreeSet<u8>,
@@ -80,11 +91,19 @@ impl Firewall {
         self.chains.keys().map(|(family, table, chain)| (family_name(*family), table.as_str(), chain.as_str()))
     }
 
-    /// The rules that can touch the session's packets or counted some since an earlier reading.
+    /// The rules that can touch the session's packets or counted some since an earlier reading; and the chains that may
+    /// stop these packets, with every rule that decides about them.
     pub(super) fn facts(&self, before: &Self, scope: &Scope, emit: &mut Emit<'_>) {
         let packets = packets_of(scope);
         let hooks = self.hooks();
         let counted_since = self.counted_since(before);
+        let positions = self.positions();
+        let bases_of = |number: usize| hooks.get(&key(&self.rules[number].0)).map(Vec::as_slice).unwrap_or_default();
+        let fact = |number: usize, base: &Chain| {
+            let (place, rule) = &self.rules[number];
+            let position = Some(positions[number]);
+            FirewallRule { position, ..self.fact(place, rule, base, counted_since[number]) }
+        };
         // Each with its order, and the rule's number; a policy has none.
         let mut facts: Vec<(u8, Option<usize>, FirewallRule)> = Vec::new();
         for ((family, table, chain), base) in &self.chains {
@@ -98,30 +117,63 @@ impl Firewall {
                 ));
             }
         }
-        for (number, ((place, rule), since)) in self.rules.iter().zip(counted_since).enumerate() {
-            let Some(bases) = hooks.get(&(place.0, place.1.clone(), place.2.clone())) else { continue };
+        for (number, ((_, rule), since)) in self.rules.iter().zip(&counted_since).enumerate() {
             let counted = since.is_some_and(|since| since > 0);
             let acts = rule.sets_mark || rule.translates || matches!(rule.verdict, Some("drop" | "reject" | "queue"));
-            if !(counted || acts) || !packets.iter().any(|packet| rule.can_touch(packet)) {
+            let bases = bases_of(number);
+            if bases.is_empty() || !(counted || acts) || !packets.iter().any(|packet| rule.can_touch(packet)) {
                 continue;
             }
             // What counted a packet and acts comes first, then what acts.
             let order = if counted && acts { 0 } else { 1 + u8::from(!acts) };
-            facts.extend(bases.iter().map(|base| (order, Some(number), self.fact(place, rule, base, since))));
+            facts.extend(bases.iter().map(|base| (order, Some(number), fact(number, base))));
         }
         facts.sort_by_key(|(order, ..)| *order);
-        // A rule is told once for each hook that leads to it: fewer rules than facts fit, and one may be told in part.
-        let is_cut = facts.len() > MAX_RECORDED;
         facts.truncate(MAX_RECORDED);
-        let rules: BTreeSet<usize> = facts.iter().filter_map(|(_, number, _)| *number).collect();
-        let total = (self.rules.len() as u64).max(u64::from(is_cut));
-        let recorded = (rules.len() as u64).min(total - u64::from(is_cut));
+        // A rule is told once for each hook that leads to it: where facts are cut, one may be told in part.
+        let mut told: BTreeMap<usize, usize> = BTreeMap::new();
+        for number in facts.iter().filter_map(|(_, number, _)| *number) {
+            *told.entry(number).or_default() += 1;
+        }
+        let mut chains = Vec::new();
+        let mut room = MAX_DECIDING;
+        for Deciding { key, chain, rules, is_cut } in self.deciding(&packets) {
+            let (count, mut recorded) = (rules.len() as u64 + u64::from(is_cut), 0);
+            for number in rules {
+                let bases = bases_of(number);
+                let known = told.get(&number).copied().unwrap_or_default();
+                let missing = &bases[known.min(bases.len())..];
+                if missing.len() <= room {
+                    room -= missing.len();
+                    facts.extend(missing.iter().map(|base| (3, Some(number), fact(number, base))));
+                    told.insert(number, bases.len());
+                    recorded += 1;
+                }
+            }
+            chains.push(self.chain(&key, chain, count, recorded));
+        }
+        let recorded = told.iter().filter(|(number, facts)| bases_of(**number).len() == **facts).count() as u64;
         facts.into_iter().for_each(|(.., rule)| emit(HostFact::FirewallRule(rule)));
+        chains.into_iter().for_each(|chain| emit(HostFact::FirewallChain(chain)));
         let subject = match self.framework {
             FirewallFramework::Nftables => Subject::Nftables,
             FirewallFramework::LegacyIptables => Subject::LegacyIptables,
         };
-        emit(HostFact::Counted { subject, total, recorded });
+        emit(HostFact::Counted { subject, total: self.rules.len() as u64, recorded });
+    }
+
+    /// The place of each rule in its chain.
+    fn positions(&self) -> Vec<u32> {
+        let mut next: BTreeMap<(u8, &str, &str), u32> = BTreeMap::new();
+        self.rules
+            .iter()
+            .map(|((family, table, chain, _), _)| {
+                let next = next.entry((*family, table, chain)).or_default();
+                let position = *next;
+                *next += 1;
+                position
+            })
+            .collect()
     }
 
     /// For each rule, what it counted since an earlier reading; `None`: it has no counter, or which of the earlier rules
@@ -170,7 +222,7 @@ impl Firewall {
 
     /// For each chain that a packet of the session can come to: a base chain of each hook that leads there. What drops
     /// for several hooks in one chain of its own is told for each of them.
-    fn hooks(&self) -> BTreeMap<(u8, String, String), Vec<&Chain>> {
+    fn hooks(&self) -> BTreeMap<Key, Vec<&Chain>> {
         let mut jumps: BTreeMap<(u8, &str, &str), Vec<&str>> = BTreeMap::new();
         for ((family, table, chain, _), rule) in &self.rules {
             if let Some(target) = &rule.target {
@@ -199,6 +251,21 @@ impl Firewall {
         FirewallRule { handle: None, ..self.fact(&place, &rule, base, since) }
     }
 
+    fn chain(&self, (family, table, name): &Key, chain: &Chain, rules: u64, recorded: u64) -> FirewallChain {
+        FirewallChain {
+            framework: self.framework,
+            table_family: family_name(*family).into(),
+            table: bounded(table.clone()),
+            chain: bounded(name.clone()),
+            hook: chain.hook.map(|hook| hook_name(*family, hook).into()),
+            chain_type: chain.hook.map(|_| bounded(chain.kind.clone())),
+            priority: chain.hook.filter(|_| self.framework == FirewallFramework::Nftables).map(|_| chain.priority),
+            drops: chain.drops && chain.hook.is_some(),
+            rules,
+            recorded,
+        }
+    }
+
     fn fact(
         &self,
         (family, table, chain, handle): &Place,
@@ -216,6 +283,7 @@ impl Firewall {
             priority: Some(base.priority),
             // The legacy iptables know no handles.
             handle: (self.framework == FirewallFramework::Nftables).then_some(*handle),
+            position: None,
             rule: bounded(rule.words.join(" ")),
             verdict: rule.verdict.map(str::to_owned),
             target: rule.target.clone().map(bounded),
@@ -276,7 +344,7 @@ const fn moved(now: u64, earlier: u64) -> u64 {
 }
 
 /// The hooks that packets from and to this host pass: all of the inet family but `forward`, and those of a device.
-fn is_ours(hook: u32) -> bool {
+pub(super) fn is_ours(hook: u32) -> bool {
     const FORWARD: u32 = 2;
     hook != FORWARD
 }
@@ -379,12 +447,12 @@ mod tests {
                 Rule { words: vec!["drop".to_owned()], packets: Some(0), verdict: Some("drop"), ..Rule::default() };
             let place = |chain: &str, handle| (1, "fw".to_owned(), chain.to_owned(), handle);
             firewall.rules.extend((0..rules).map(|handle| (place("common", handle), rule.clone())));
+            let chain = |hook| Chain { hook, priority: 0, kind: "filter".to_owned(), drops: false, packets: None };
+            firewall.chains.insert((1, "fw".to_owned(), "common".to_owned()), chain(None));
             for (name, hook) in [("in", 1), ("out", 3)] {
                 let jump = Rule { target: Some("common".to_owned()), verdict: Some("jump"), ..Rule::default() };
                 firewall.rules.push((place(name, 1000), jump));
-                let chain =
-                    Chain { hook: Some(hook), priority: 0, kind: "filter".to_owned(), drops: false, packets: None };
-                firewall.chains.insert((1, "fw".to_owned(), name.to_owned()), chain);
+                firewall.chains.insert((1, "fw".to_owned(), name.to_owned()), chain(Some(hook)));
             }
             let socket = OwnSocket {
                 local: "203.0.113.34:51820".parse().expect("an address"),
@@ -403,8 +471,11 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(told(100), (200, 102, 100));
-        let (facts, total, recorded) = told(200);
-        assert_eq!((facts, total, recorded), (MAX_RECORDED, 202, 128));
+        // The two jumps, and three chains.
+        assert_eq!(told(100), (200 + 2 + 3, 102, 102));
+        // Those beyond the bound of what acts are told because they decide.
+        assert_eq!(told(200), (400 + 2 + 3, 202, 202));
+        // No more than so many of a chain.
+        assert_eq!(told(300), (2 * 256 + 2 + 3, 302, 258));
     }
 }

@@ -17,11 +17,12 @@ use whyrelay_core::host::{
     Address, Family, Link, Neighbor, NeighborState, NextHop, PolicyRule, Prefix, Route, RouteKind, RuleAction,
 };
 
-use super::netlink::Netlink;
+use super::netlink::{Netlink, push_attribute};
 
 const RTM_GETLINK: u16 = 18;
 const RTM_GETADDR: u16 = 22;
 const RTM_GETROUTE: u16 = 26;
+const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
 const RTM_GETRULE: u16 = 34;
 
@@ -268,6 +269,23 @@ fn rule(family: Family, message: &RuleMessage) -> PolicyRule {
         }
     }
     rule
+}
+
+/// Has the kernel look for a neighbor on a link (ARP, neighbor discovery), as it would before it sends there: nothing else
+/// leaves. Needs CAP_NET_ADMIN.
+pub(super) fn look_for_neighbor(link: &Link, neighbor: IpAddr) -> io::Result<()> {
+    // struct ndmsg of linux/neighbour.h, NTF_USE and NDA_DST.
+    const USE: u8 = 1;
+    const DESTINATION: u16 = 1;
+    let family = if neighbor.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let mut payload = vec![u8::from(family), 0, 0, 0];
+    payload.extend(link.index.to_ne_bytes());
+    payload.extend([0, 0, USE, 0]);
+    match neighbor {
+        IpAddr::V4(ip) => push_attribute(&mut payload, DESTINATION, &ip.octets()),
+        IpAddr::V6(ip) => push_attribute(&mut payload, DESTINATION, &ip.octets()),
+    }
+    open()?.make(RTM_NEWNEIGH, &payload)
 }
 
 /// All neighbors.

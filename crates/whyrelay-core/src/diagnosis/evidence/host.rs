@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::host::{
-    Address, Application, ConntrackEntry, FirewallFramework, FirewallRule, HostFact, HostSocket, IpsecPolicy, Link,
-    MAX_FACTS, ManagedInterface, Moment, Neighbor, OwnConnection, OwnPacket, PolicyRule, Probe, ProbeAim, ProfileTally,
-    Route, RouteAnswer, RoutePurpose, SocketProfile, Software, SoftwareName, Subject, System,
+    Address, Application, ConntrackEntry, FirewallChain, FirewallFramework, FirewallRule, HostFact, HostSocket,
+    IpsecPolicy, Link, MAX_FACTS, ManagedInterface, Moment, Neighbor, OwnConnection, OwnPacket, PolicyRule, Probe,
+    ProbeAim, ProfileTally, Route, RouteAnswer, RoutePurpose, SocketProfile, Software, SoftwareName, Subject, System,
 };
 
 /// Most facts of one kind that are kept, since facts are compared with each other. Who records them keeps some hundred
@@ -38,6 +38,7 @@ pub struct HostEvidence {
     /// By name and interface, the last value.
     pub sysctls: BTreeMap<(String, Option<String>), (u64, String)>,
     pub firewall_rules: Vec<Taken<FirewallRule>>,
+    pub firewall_chains: Vec<Taken<FirewallChain>>,
     pub ipsec_policies: Vec<Taken<IpsecPolicy>>,
     /// Entries and limit.
     pub conntrack_use: Vec<Taken<(u64, u64)>>,
@@ -93,6 +94,7 @@ impl HostEvidence {
             HostFact::PolicyRule(_) if full(self.policy_rules.len()) => return false,
             HostFact::Neighbor(_) if full(self.neighbors.len()) => return false,
             HostFact::FirewallRule(_) if full(self.firewall_rules.len()) => return false,
+            HostFact::FirewallChain(_) if full(self.firewall_chains.len()) => return false,
             HostFact::IpsecPolicy(_) if full(self.ipsec_policies.len()) => return false,
             HostFact::ConntrackEntry(_) if full(self.conntrack.len()) => return false,
             HostFact::Socket(_) if full(self.sockets.len()) => return false,
@@ -113,6 +115,7 @@ impl HostEvidence {
                 self.sysctls.insert((sysctl.clone(), interface.clone()), (seq, value.clone()));
             }
             HostFact::FirewallRule(rule) => push(&mut self.firewall_rules, seq, moment, rule),
+            HostFact::FirewallChain(chain) => push(&mut self.firewall_chains, seq, moment, chain),
             HostFact::IpsecPolicy(policy) => push(&mut self.ipsec_policies, seq, moment, policy),
             HostFact::ConntrackUse { entries, max } => push(&mut self.conntrack_use, seq, moment, &(*entries, *max)),
             HostFact::ConntrackEntry(entry) => push(&mut self.conntrack, seq, moment, entry),

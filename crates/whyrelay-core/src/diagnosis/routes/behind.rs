@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 
 use super::{By, Diversion, by, diversions, is_refused, reachable_candidates, selects_by_mark};
 use crate::diagnosis::evidence::{HostEvidence, Taken};
+use crate::diagnosis::network::seen_at;
 use crate::diagnosis::rules::quoted;
 use crate::diagnosis::session::Session;
 use crate::host::{
-    Address, AnsweredRoute, Family, PolicyRule, Prefix, Route, RouteAnswer, RouteKind, RoutePurpose, RouteQuestion,
-    RuleAction, Subject, look_up,
+    Address, AnsweredRoute, Family, MAX_ROUTES, PolicyRule, Prefix, Route, RouteAnswer, RouteKind, RoutePurpose,
+    RouteQuestion, RuleAction, Subject, look_up,
 };
 use crate::trace::event::Vantage;
 
@@ -26,8 +27,38 @@ pub(crate) fn hidden<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversi
     let evidence = session.evidence;
     let (side, peer) = (evidence.side(vantage), evidence.side(vantage.other()));
     let host = &side.host;
+    let Some(tables) = Tables::of(host) else { return Vec::new() };
+    let mut found = behind_others(session, vantage, &tables);
+    // What diverts packets for an address of the peer that this side was never told.
+    let told: BTreeSet<_> =
+        side.remote_candidates.iter().filter_map(|remote| remote.address).map(|at| at.ip()).collect();
+    let untold = seen_at(peer).into_iter().filter(|(address, _)| !told.contains(address) && tables.are_whole);
+    let is_known = evidence.is_recorded(vantage.other()) && reachable_candidates(side, peer).next().is_some();
+    for (address, seq) in untold.filter(|_| !is_known).take(MAX_FOLLOWED) {
+        let templates = host.routes_to_servers().filter(|server| {
+            let question = &server.fact.question;
+            Family::of(address) == Family::of(question.destination)
+                && question.out_device.is_none()
+                && is_alike(&tables.ask(question), &server.fact)
+        });
+        let mut asked = BTreeSet::new();
+        for server in templates.filter(|server| asked.insert(server.fact.question.source)).take(MAX_FOLLOWED) {
+            let question = &server.fact.question;
+            let question = RouteQuestion { purpose: RoutePurpose::Peer, destination: address, ..question.clone() };
+            let answer = Taken { seq: server.seq, moment: server.moment, fact: tables.ask(&question) };
+            let why = format!("what keeps the peer's address {address} from it");
+            found.extend(follow(host, tables.clone(), &answer, None, vec![(why, seq)]));
+        }
+    }
+    found
+}
+
+/// Those behind what does divert packets of the session.
+fn behind_others<'a>(session: &Session<'a>, vantage: Vantage, tables: &Tables) -> Vec<Diversion<'a>> {
+    let evidence = session.evidence;
+    let (side, peer) = (evidence.side(vantage), evidence.side(vantage.other()));
+    let host = &side.host;
     let seen = diversions(session, vantage);
-    let Some(tables) = seen.first().and_then(|_| Tables::of(host)) else { return Vec::new() };
     let is_told =
         |diversion: &&Diversion<'_>| is_alike(&tables.ask(&diversion.answer.fact.question), &diversion.answer.fact);
     let (about_peer, about_servers): (Vec<_>, Vec<_>) =
@@ -54,6 +85,64 @@ pub(crate) fn hidden<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversi
         found.extend(others.flat_map(|answer| follow(host, mended.clone(), answer, None, vec![first.clone()])));
     }
     found
+}
+
+/// Where packets for the peer would go once everything that diverts them is mended: each with the answer that is, the one
+/// that would be, and what was mended.
+pub(crate) fn mended_ways<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<MendedWay<'a>> {
+    let evidence = session.evidence;
+    let (side, peer) = (evidence.side(vantage), evidence.side(vantage.other()));
+    let host = &side.host;
+    let Some(tables) = Tables::of(host) else { return Vec::new() };
+    let candidates: BTreeSet<_> = reachable_candidates(side, peer).collect();
+    // What is refused for the servers as well is to be mended first.
+    let mut mended = tables.clone();
+    let mut first = Vec::new();
+    if let Some(server) = host.routes_to_servers().find(|answer| is_refused(&answer.fact)) {
+        let cause = tables.cause(host, &server.fact, None);
+        first.extend(cause.and_then(|cause| mended.mend(host, &server.fact, &cause)));
+    }
+    let mut asked = BTreeSet::new();
+    let about_peer = host.route_answers.iter().filter(|answer| {
+        let question = &answer.fact.question;
+        let about_peer = question.purpose == RoutePurpose::Peer && question.out_device.is_none();
+        about_peer
+            && candidates.contains(&question.destination)
+            && asked.insert(question)
+            && is_alike(&tables.ask(question), &answer.fact)
+    });
+    let way = |seen: &'a Taken<RouteAnswer>| {
+        let mut tables = mended.clone();
+        let mut behind = first.clone();
+        for _ in 0..MAX_BEHIND {
+            let answer = tables.ask(&seen.fact.question);
+            let server = server_question(host, &seen.fact.question).map(|question| tables.ask(question));
+            let usual = server.as_ref().and_then(|server| server.route.as_ref());
+            let Some(cause) = tables.cause(host, &answer, usual) else { break };
+            behind.push(tables.mend(host, &answer, &cause)?);
+        }
+        let way = tables.ask(&seen.fact.question);
+        Some(MendedWay { seen, way, behind })
+    };
+    about_peer.take(MAX_FOLLOWED).filter_map(way).collect()
+}
+
+/// Where a packet goes, and where it would.
+#[derive(Clone, Debug)]
+pub(crate) struct MendedWay<'a> {
+    /// The answer of the kernel.
+    pub(crate) seen: &'a Taken<RouteAnswer>,
+    /// What it would answer.
+    pub(crate) way: RouteAnswer,
+    /// What would be mended, in words, and the event that told of it.
+    pub(crate) behind: Vec<(String, u64)>,
+}
+
+/// Where a packet goes once its mark is another, by the rules and routes that the host told.
+pub(crate) fn with_mark(host: &HostEvidence, seen: &RouteAnswer, mark: u32) -> Option<RouteAnswer> {
+    let tables = Tables::of(host)?;
+    let explained = is_alike(&tables.ask(&seen.question), seen);
+    explained.then(|| tables.ask(&RouteQuestion { mark, ..seen.question.clone() }))
 }
 
 /// Takes one cause after the other away, until the packet goes where those for the servers go. `cause`: what is to be
@@ -120,13 +209,19 @@ struct Tables {
     rules: Vec<PolicyRule>,
     routes: Vec<Route>,
     addresses: Vec<Address>,
+    /// Whether no route of the host is missing; else only those are known to be there that cover who was asked about.
+    are_whole: bool,
     /// The rules and routes that were taken out.
     mended: (Vec<PolicyRule>, Vec<Route>),
 }
 
 impl Tables {
-    /// `None` where the host has more rules than it told.
+    /// `None` where the host has more rules than it told, or more routes for the session's packets.
     fn of(host: &HostEvidence) -> Option<Self> {
+        let routes = host.counted.get(&Subject::Routes);
+        if routes.is_some_and(|(_, total, recorded)| recorded < total && *recorded >= MAX_ROUTES as u64) {
+            return None;
+        }
         let whole = host.counted.get(&Subject::PolicyRules).is_none_or(|(_, total, recorded)| total <= recorded);
         let known = host.is_looked_at(Subject::PolicyRules)
             && [Subject::PolicyRules, Subject::Routes].iter().all(|of| host.why_not_measured(*of).is_none());
@@ -134,6 +229,7 @@ impl Tables {
             rules: host.policy_rules.iter().map(|rule| rule.fact.clone()).collect(),
             routes: host.routes.iter().map(|route| route.fact.clone()).collect(),
             addresses: host.addresses.iter().map(|own| own.fact.clone()).collect(),
+            are_whole: routes.is_some_and(|(_, total, recorded)| total <= recorded),
             mended: (Vec::new(), Vec::new()),
         })
     }
@@ -284,8 +380,13 @@ mod tests {
         let (unicast, blackhole) = (RouteKind::Unicast, RouteKind::Blackhole);
         let chosen = |routes: [Route; 2]| {
             let rules = vec![PolicyRule::lookup(Family::V4, 32_766, 254)];
-            let tables =
-                Tables { rules, routes: routes.to_vec(), addresses: Vec::new(), mended: (Vec::new(), Vec::new()) };
+            let tables = Tables {
+                rules,
+                routes: routes.to_vec(),
+                addresses: Vec::new(),
+                are_whole: true,
+                mended: (Vec::new(), Vec::new()),
+            };
             tables.route_of(&tables.ask(&question)).and_then(|route| route.metric)
         };
         assert_eq!(chosen([route(&unicast, 10, None), route(&unicast, 50, None)]), Some(10));
@@ -295,7 +396,7 @@ mod tests {
         // The kernel's answer does not tell the metric: which of two with one device it is, the next hop says.
         let routes = vec![route(&unicast, 10, None), route(&unicast, 50, Some("10.66.0.1"))];
         let rules = vec![PolicyRule::lookup(Family::V4, 32_766, 254)];
-        let tables = Tables { rules, routes, addresses: Vec::new(), mended: (Vec::new(), Vec::new()) };
+        let tables = Tables { rules, routes, addresses: Vec::new(), are_whole: true, mended: (Vec::new(), Vec::new()) };
         let mut answer = tables.ask(&question);
         answer.route.as_mut().expect("a route").gateway = Some("10.66.0.1".parse().expect("an address"));
         assert_eq!(tables.route_of(&answer).and_then(|route| route.metric), Some(50));

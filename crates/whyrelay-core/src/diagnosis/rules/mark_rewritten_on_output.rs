@@ -1,11 +1,14 @@
 //! A firewall rule changes the mark after the route was chosen, and the packet is routed again.
 
-use super::{Examination, Fault, Fix, Need, Rule};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Examination, Fault, Fix, Need, Rule, would_drop};
 use crate::diagnosis::evidence::Taken;
 use crate::diagnosis::finding::{Blame, Remedy};
-use crate::diagnosis::routes::reachable_candidates;
+use crate::diagnosis::routes::{is_refused, reachable_candidates, with_mark};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::{OwnPacket, Subject};
+use crate::host::{FilteredPacket, FirewallRule, OwnPacket, RouteAnswer, Subject};
 use crate::trace::event::Vantage;
 
 use super::wording::quoted_firewall;
@@ -15,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     name: "mark-rewritten-on-output",
     title: "a firewall rule changes the mark after the route was chosen, and the packet is routed again",
     meaning: "A chain of type route on output (or iptables' mangle OUTPUT) changes the mark of the session's packets; the kernel then routes them again with the new mark. Everything that asks for the route sees the right one, and the packets leave by another interface.",
-    detection: "Our own packets were seen to leave by another interface than the kernel had answered for them.",
+    detection: "Our own packets were seen to leave by another interface than the kernel had answered for them. Where something else keeps them from leaving: a rule on output that surely sets their mark, while the rules and routes that the host told send packets with that mark by another interface than those to the servers.",
     proof: "A capture on both interfaces, and nft list ruleset with the rule that sets a mark in a hook output chain.",
     doubt: "The packets leaving by the interface that the kernel answered.",
     fixes: &[Fix::firewall("Exempt the application's mark or port in that chain, or take the rule out.")],
@@ -29,7 +32,8 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
         return Examination::Clear;
     }
-    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+    let of_side = |vantage| fault(session, vantage).or_else(|| would_stray(session, vantage));
+    Examination::of(session.recorded().filter_map(of_side).collect())
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
@@ -63,19 +67,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         .iter()
         .find(|rule| rule.fact.sets_mark && rule.fact.hook.as_deref().is_none_or(|hook| hook == "output"));
     let by = rule.map(|rule| format!("; {} sets a mark", quoted_firewall(&rule.fact))).unwrap_or_default();
-    let mut advice = Vec::new();
-    if let Some((rule, handle)) = rule.and_then(|rule| Some((&rule.fact, rule.fact.handle?))) {
-        let (family, table, chain) = (&rule.table_family, &rule.table, &rule.chain);
-        let port = packet.fact.source.port();
-        advice.push(
-            Remedy::firewall("Exempt this traffic ahead of the rule")
-                .run(format!("nft insert rule {family} {table} {chain} udp sport {port} return")),
-        );
-        advice.push(
-            Remedy::firewall("Or take the rule out")
-                .run(format!("nft delete rule {family} {table} {chain} handle {handle}")),
-        );
-    }
+    let advice = rule.map(|rule| without(&rule.fact, packet.fact.source.port())).unwrap_or_default();
     Some(Fault {
         blame: Blame::side(vantage),
         severity: session.harm(),
@@ -91,4 +83,69 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         advice,
         ..Fault::default()
     })
+}
+
+/// What else keeps the packets from leaving, the rule would send them another way.
+fn would_stray(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let host = &side.host;
+    host.counted.get(&Subject::OwnPackets)?;
+    let left: BTreeSet<IpAddr> = host
+        .own_packets
+        .iter()
+        .filter(|packet| !packet.fact.arrived)
+        .map(|packet| packet.fact.destination.ip())
+        .collect();
+    let candidates: BTreeSet<IpAddr> = reachable_candidates(side, peer).filter(|to| !left.contains(to)).collect();
+    let filter = would_drop::told_last(host);
+    let asked = host.route_answers.iter().filter(|answer| {
+        let question = &answer.fact.question;
+        question.out_device.is_none() && candidates.contains(&question.destination)
+    });
+    let (rule, mark, answer, new) = asked.take(MAX_ASKED).find_map(|answer| {
+        let question = &answer.fact.question;
+        let source = SocketAddr::new(question.source?, question.source_port?);
+        let destination = SocketAddr::new(question.destination, question.destination_port);
+        let packet = FilteredPacket { source, destination, in_device: None, out_device: None };
+        let (rule, mark) = filter.surely_marks("output", &packet).filter(|(_, mark)| *mark != question.mark)?;
+        let new = with_mark(host, &answer.fact, mark).filter(|new| !is_refused(new))?;
+        let alike = |server: &&Taken<RouteAnswer>| {
+            let asked = &server.fact.question;
+            (asked.source, asked.mark) == (question.source, question.mark) && asked.out_device.is_none()
+        };
+        let usual = host.routes_to_servers().find(alike)?.fact.device()?;
+        let rule = host.firewall_rules.iter().rfind(|told| told.fact == *rule)?;
+        new.device().is_some_and(|device| device != usual).then_some((rule, mark, answer, new))
+    })?;
+    let question = &answer.fact.question;
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: session.harm(),
+        summary: format!(
+            "On {} {} gives packets to the peer ({}) the mark {mark:#x}, and with that they leave by {}: that comes to light once what keeps them from leaving is mended",
+            vantage.name(),
+            quoted_firewall(&rule.fact),
+            question.destination,
+            new.device().unwrap_or_default()
+        ),
+        evidence: vec![rule.seq, answer.seq],
+        advice: without(&rule.fact, question.source_port.unwrap_or_default()),
+        hidden: true,
+        ..Fault::default()
+    })
+}
+
+/// Most answers of routing that are looked at.
+const MAX_ASKED: usize = 32;
+
+/// What takes packets from a port out of a rule, or the rule away.
+fn without(rule: &FirewallRule, port: u16) -> Vec<Remedy> {
+    let Some(handle) = rule.handle else { return Vec::new() };
+    let (family, table, chain) = (&rule.table_family, &rule.table, &rule.chain);
+    vec![
+        Remedy::firewall("Exempt this traffic ahead of the rule")
+            .run(format!("nft insert rule {family} {table} {chain} udp sport {port} return")),
+        Remedy::firewall("Or take the rule out")
+            .run(format!("nft delete rule {family} {table} {chain} handle {handle}")),
+    ]
 }

@@ -6,8 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::network::{Network, told};
+use crate::diagnosis::routes::{MendedWay, is_refused, mended_ways};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{Family, NeighborState, Subject};
+use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 
 use super::checks_rejected_on_the_way::is_own;
@@ -18,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
     name: "next-hop-silent",
     title: "the next hop towards the peer does not answer on the link",
     meaning: "The gateway, or the peer where it should be on the own link, does not answer ARP (or neighbor discovery): a dead gateway, a peer that is expected on the wrong segment, a wrong netmask, isolated clients. After three seconds the kernel says \"host unreachable\" from its own address.",
-    detection: "ICMP 3/1 came from an address of this host itself for a check, or the session ended before and the neighbor table has the next hop as incomplete or failed.",
+    detection: "ICMP 3/1 came from an address of this host itself for a check, or the session ended before and the neighbor table has the next hop as incomplete or failed. Where something else keeps packets from the next hop that the host's routes name for the peer: the kernel was asked to look for it all the same, and has it as incomplete or failed.",
     proof: "ip neigh show ADDRESS says FAILED; arping gets no answer.",
     doubt: "A neighbor entry that is reachable.",
     fixes: &[Fix::safe("Check gateway, netmask and cable or Wi-Fi isolation of that interface.")],
@@ -33,7 +35,9 @@ fn examine(session: &Session<'_>) -> Examination {
         return Examination::Clear;
     }
     let of = |vantage, family| {
-        let found = fault(session, vantage, family).or_else(|| set_by_hand(session, vantage, family))?;
+        let found = fault(session, vantage, family)
+            .or_else(|| set_by_hand(session, vantage, family))
+            .or_else(|| would_be_silent(session, vantage, family))?;
         Some(Fault { family: Some(family), ..found })
     };
     let of_side = |vantage| [Family::V4, Family::V6].into_iter().filter_map(move |family| of(vantage, family));
@@ -131,10 +135,7 @@ fn fault(session: &Session<'_>, vantage: Vantage, family: Family) -> Option<Faul
     let counts = session.pairs.iter().any(|pair| {
         pair.side(vantage).is_some_and(|own| own.pair.remote == *remote) && session.could_arrive(pair, vantage)
     });
-    if !counts
-        || crate::trace::address::AddressClass::of(remote.ip()) == crate::trace::address::AddressClass::Private
-            && !shares_network(session)
-    {
+    if !counts || AddressClass::of(remote.ip()) == AddressClass::Private && !shares_network(session) {
         return None;
     }
     let answer = side.host.routes_to(remote.ip()).find(|answer| answer.fact.question.out_device.is_none());
@@ -158,6 +159,54 @@ fn fault(session: &Session<'_>, vantage: Vantage, family: Family) -> Option<Faul
             .chain(neighbor.map(|neighbor| neighbor.seq))
             .collect(),
         advice: vec![Remedy::safe("Look at the next hop").run(format!("{ip} neigh show {hop}")).run(ping(hop, device))],
+        ..Fault::default()
+    })
+}
+
+/// The kernel was asked to look for the next hop, as nothing is sent there: something else keeps the packets back, or leads
+/// them another way.
+fn would_be_silent(session: &Session<'_>, vantage: Vantage, family: Family) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let left: BTreeSet<IpAddr> = side
+        .sent
+        .values()
+        .filter(|check| !side.is_relayed(check.pair.local) && check.refused < check.transmissions)
+        .map(|check| check.pair.remote.ip())
+        .collect();
+    let of_family = |way: &MendedWay<'_>| {
+        let to = way.way.question.destination;
+        Family::of(to) == family && AddressClass::of(to) == AddressClass::Public
+    };
+    let ways = mended_ways(session, vantage).into_iter().filter(of_family);
+    // What goes where it would go shows by itself.
+    let hidden = ways.filter(|way| !way.behind.is_empty() || !left.contains(&way.way.question.destination));
+    let (way, hop, neighbor) = hidden.filter(|way| !is_refused(&way.way)).find_map(|way| {
+        let route = way.way.route.as_ref()?;
+        let hop = route.gateway.unwrap_or(way.way.question.destination);
+        let neighbor =
+            side.host.neighbors.iter().rfind(|neighbor| {
+                neighbor.fact.address == hop && Some(&neighbor.fact.device) == route.device.as_ref()
+            })?;
+        let silent = matches!(neighbor.fact.neighbor_state, NeighborState::Failed | NeighborState::Incomplete);
+        silent.then_some((way, hop, neighbor))
+    })?;
+    let (ip, to) = (super::wording::ip(family), way.way.question.destination);
+    let device = way.way.device();
+    let first = match way.behind.iter().map(|(words, _)| words.as_str()).collect::<Vec<_>>().as_slice() {
+        [] => "what keeps these packets from leaving".to_owned(),
+        words => words.join(" and "),
+    };
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: session.harm(),
+        summary: format!(
+            "{} gets no answer on the link from {hop}, the next hop to {to} ({}): that comes to light once {first} is mended",
+            vantage.name(),
+            super::wording::way(&way.way)
+        ),
+        evidence: [neighbor.seq, way.seen.seq].into_iter().chain(way.behind.iter().map(|(_, seq)| *seq)).collect(),
+        advice: vec![Remedy::safe("Look at the next hop").run(format!("{ip} neigh show {hop}")).run(ping(hop, device))],
+        hidden: true,
         ..Fault::default()
     })
 }

@@ -9,9 +9,11 @@ use super::wording::{against, quoted_firewall};
 use super::{Fault, input_firewall_drops};
 use crate::diagnosis::evidence::{HostEvidence, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::network::told;
 use crate::diagnosis::routes::{diversions, is_refused, reachable_candidates};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::{FilteredPacket, FirewallRule, Moment, Subject, surely_stops};
+use crate::host::{Filter, FilteredPacket, FirewallRule, Moment, RouteAnswer, Subject};
+use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
 
 /// Most candidates of the peer, and sockets, that rules are tried on.
@@ -23,7 +25,7 @@ const ON_INPUT: [&str; 2] = ["prerouting", "input"];
 /// One on output.
 pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
-    let rules = all_rules(&side.host, &ON_OUTPUT)?;
+    let filter = filter(&side.host, &ON_OUTPUT)?;
     let packets = of_peer(session, vantage)?;
     // A full connection table keeps packets from the filter and looks the same to who sends.
     let is_full = side.host.counters.iter().any(|(name, (_, by))| name == "nf_conntrack.drop" && *by > 0);
@@ -35,8 +37,9 @@ pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault
     let (rule, own, to, kept_back) =
         packets.into_iter().filter(|(_, remote)| !passed.contains(remote)).find_map(|(own, remote)| {
             let packet = FilteredPacket { source: own, destination: remote, in_device: None, out_device: None };
-            let kept_back = kept_back(session, vantage, |to| to == remote.ip())?;
-            Some((untouched(&rules, &ON_OUTPUT, &packet)?, own, remote, kept_back))
+            // What goes another way comes to the filter all the same.
+            let kept_back = kept_back(session, vantage, is_refused, |to| to == remote.ip())?;
+            Some((untouched(&side.host, &filter, &ON_OUTPUT, &packet)?, own, remote, kept_back))
         })?;
     Some(Fault {
         blame: Blame::side(vantage),
@@ -56,22 +59,35 @@ pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault
 /// One on arrival.
 pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
-    let rules = all_rules(&side.host, &ON_INPUT)?;
+    let filter = filter(&side.host, &ON_INPUT)?;
     let packets = of_peer(session, vantage)?;
     let arrived = side.host.own_packets.iter().filter(|packet| packet.fact.arrived);
     let arrived = arrived.map(|packet| packet.fact.source.ip());
     let came: BTreeSet<IpAddr> = arrived.chain(side.delivered.keys().map(|(_, other)| other.ip())).collect();
     let of_own: BTreeSet<IpAddr> = reachable_candidates(session.evidence.side(vantage.other()), side).collect();
-    let (rule, own, from, kept_back) =
-        packets.into_iter().filter(|(_, remote)| !came.contains(&remote.ip())).find_map(|(own, remote)| {
-            let in_device = side.host.addresses.iter().find(|known| known.fact.address == own.ip());
-            let in_device = in_device.map(|known| known.fact.device.as_str());
-            let packet = FilteredPacket { source: remote, destination: own, in_device, out_device: None };
-            // What the peer does not send, or what a NAT here lets nobody in for, because nothing was sent out.
-            let kept_back = kept_back(session, vantage.other(), |to| of_own.contains(&to))
-                .or_else(|| kept_back(session, vantage, |to| to == remote.ip()))?;
-            Some((untouched(&rules, &ON_INPUT, &packet)?, own, remote, kept_back))
-        })?;
+    let any_way = |_: &RouteAnswer| true;
+    // What keeps packets of an address away, and the hooks that they have not come to.
+    let kept = |remote: SocketAddr| {
+        if came.contains(&remote.ip()) {
+            return dropped_between(side, remote).map(|seq| (seq, &ON_INPUT[1..]));
+        }
+        // What the peer does not send, or what a NAT here lets nobody in for, because nothing was sent out.
+        let kept_back = kept_back(session, vantage.other(), any_way, |to| of_own.contains(&to))
+            .or_else(|| kept_back(session, vantage, any_way, |to| to == remote.ip()))
+            .or_else(|| nothing_came(session, vantage, &came).filter(|_| is_seen_at(session, vantage, remote)));
+        kept_back.map(|seq| (seq, &ON_INPUT[..]))
+    };
+    // A rule without a counter may have taken what did come, or what nobody saw come.
+    let is_seen =
+        |remote: SocketAddr| side.host.counted.contains_key(&Subject::OwnPackets) && !came.contains(&remote.ip());
+    let (rule, own, from, kept_back) = packets.into_iter().find_map(|(own, remote)| {
+        let (kept_back, hooks) = kept(remote)?;
+        let in_device = side.host.addresses.iter().find(|known| known.fact.address == own.ip());
+        let in_device = in_device.map(|known| known.fact.device.as_str());
+        let packet = FilteredPacket { source: remote, destination: own, in_device, out_device: None };
+        let rule = untouched(&side.host, &filter, hooks, &packet)?;
+        (rule.fact.packets_since.is_some() || is_seen(remote)).then_some((rule, own, remote, kept_back))
+    })?;
     Some(Fault {
         blame: Blame::side(vantage),
         severity: Severity::Warning,
@@ -87,33 +103,62 @@ pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault>
     })
 }
 
-/// The event that shows what keeps a side from sending to some addresses of the other: a send that the system refused, a
-/// route that is refused, or that only relays may be used.
-fn kept_back(session: &Session<'_>, vantage: Vantage, is_there: impl Fn(IpAddr) -> bool) -> Option<u64> {
+/// The event that shows what keeps a side from sending to some addresses of the other: a send that the system refused, an
+/// answer of its routing that `keeps` them back, or that only relays may be used.
+fn kept_back(
+    session: &Session<'_>,
+    vantage: Vantage,
+    keeps: impl Fn(&RouteAnswer) -> bool,
+    is_there: impl Fn(IpAddr) -> bool,
+) -> Option<u64> {
     let side = session.evidence.side(vantage);
     if !session.evidence.is_recorded(vantage) {
         return None;
     }
     let failed = side.send_failures.iter().filter(|((_, remote, _), _)| is_there(remote.ip()));
     let failed = failed.map(|(_, failure)| failure.seq).min();
-    let refused = || {
+    let diverted = || {
         let found = diversions(session, vantage).into_iter().map(|diversion| diversion.answer);
-        let found = found.filter(|answer| is_refused(&answer.fact) && is_there(answer.fact.question.destination));
+        let found = found.filter(|answer| keeps(&answer.fact) && is_there(answer.fact.question.destination));
         found.map(|answer| answer.seq).min()
     };
-    failed.or_else(refused).or_else(|| side.options.relay_only.then(|| vantage.first_seq()))
+    failed.or_else(diverted).or_else(|| side.options.relay_only.then(|| vantage.first_seq()))
+}
+
+/// The event that says which packets reached an interface, where none of the peer's did: whatever keeps them from here, a
+/// rule that takes them all does so once they come.
+fn nothing_came(session: &Session<'_>, vantage: Vantage, came: &BTreeSet<IpAddr>) -> Option<u64> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let (seq, ..) = side.host.counted.get(&Subject::OwnPackets)?;
+    let mut of_peer = reachable_candidates(side, peer);
+    (!of_peer.any(|address| came.contains(&address))).then_some(*seq)
+}
+
+/// The event that says that reverse path filtering, which comes between the hooks, dropped packets, where some reached an
+/// interface from an address and none a socket.
+fn dropped_between(side: &SideEvidence, remote: SocketAddr) -> Option<u64> {
+    let (seq, by) = side.host.counter("TcpExt.IPReversePathFilter")?;
+    let was_heard = side.delivered.keys().any(|(_, other)| other.ip() == remote.ip());
+    (by > 0 && !was_heard).then_some(seq)
+}
+
+/// Whether the peer is known to send to everybody from there: it is a public address, or servers saw it.
+fn is_seen_at(session: &Session<'_>, vantage: Vantage, remote: SocketAddr) -> bool {
+    let peer = session.evidence.side(vantage.other());
+    AddressClass::of(remote.ip()) == AddressClass::Public
+        || told(peer).iter().any(|told| told.mapped.ip() == remote.ip())
 }
 
 /// A rule that surely stops a packet, and counted none.
 fn untouched<'a>(
-    rules: &[&'a Taken<FirewallRule>],
+    host: &'a HostEvidence,
+    filter: &Filter<'_>,
     hooks: &[&str],
     packet: &FilteredPacket<'_>,
 ) -> Option<&'a Taken<FirewallRule>> {
-    let facts: Vec<&FirewallRule> = rules.iter().map(|rule| &rule.fact).collect();
-    let stopping = surely_stops(&facts, hooks, packet)?;
-    let rule = rules.iter().copied().find(|rule| rule.fact == *stopping)?;
-    (rule.fact.packets_since == Some(0)).then_some(rule)
+    let stopping = filter.surely_stops(hooks, packet)?;
+    let rule = after(&host.firewall_rules).find(|rule| rule.fact == *stopping)?;
+    rule.fact.packets_since.is_none_or(|packets| packets == 0).then_some(rule)
 }
 
 /// The sockets of a side, each with every address of the peer that could be reached directly; `None`: the session is
@@ -135,12 +180,17 @@ fn own_sockets(side: &SideEvidence, remote: SocketAddr) -> impl Iterator<Item = 
     udp.filter(move |own| own.is_ipv4() == remote.is_ipv4() && !own.ip().is_unspecified()).take(MAX_TRIED)
 }
 
-/// The rules of a host as they were told last; `None` where it has more than it told or did not say how many, or none of
-/// them stops anything at one of these hooks.
-fn all_rules<'a>(host: &'a HostEvidence, hooks: &[&str]) -> Option<Vec<&'a Taken<FirewallRule>>> {
-    let whole = host.counted.get(&Subject::Nftables).is_some_and(|(_, total, recorded)| total <= recorded);
-    let rules = host.firewall_rules.iter().filter(|rule| rule.moment == Moment::After);
-    let rules: Vec<_> = rules.collect();
-    let stops = rules.iter().any(|rule| rule.fact.stops_at(hooks));
-    (whole && stops && host.why_not_measured(Subject::Nftables).is_none()).then_some(rules)
+/// The chains and rules of a host as they were told last; `None`: none of them stops anything at one of these hooks.
+fn filter<'a>(host: &'a HostEvidence, hooks: &[&str]) -> Option<Filter<'a>> {
+    Some(told_last(host)).filter(|filter| filter.stops_at(hooks))
+}
+
+/// The chains and rules of a host as they were told last.
+pub(super) fn told_last(host: &HostEvidence) -> Filter<'_> {
+    let chains = after(&host.firewall_chains).map(|chain| &chain.fact);
+    Filter::new(chains, after(&host.firewall_rules).map(|rule| &rule.fact))
+}
+
+fn after<T>(facts: &[Taken<T>]) -> impl Iterator<Item = &Taken<T>> {
+    facts.iter().filter(|fact| fact.moment == Moment::After)
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use whyrelay_core::host::{
-    Address, AnsweredRoute, Application, Family, FirewallFramework, FirewallRule, HostFact, Link, Moment, Neighbor,
-    NeighborState, OwnPacket, PolicyRule, Prefix, Probe, ProbeAim, ProbeOutcome, ProfileTally, Route, RouteAnswer,
-    RouteFailure, RouteKind, RoutePurpose, RouteQuestion, SocketProfile, Software, SoftwareName,
+    Address, AnsweredRoute, Application, Family, FirewallChain, FirewallFramework, FirewallRule, HostFact, Link,
+    Moment, Neighbor, NeighborState, OwnPacket, PolicyRule, Prefix, Probe, ProbeAim, ProbeOutcome, ProfileTally, Route,
+    RouteAnswer, RouteFailure, RouteKind, RoutePurpose, RouteQuestion, SocketProfile, Software, SoftwareName,
 };
 use whyrelay_core::trace::event::{EventKind, Vantage};
 
@@ -121,6 +121,7 @@ impl Session {
             chain_type: Some("filter".into()),
             priority: Some(0),
             handle: Some(7),
+            position: Some(self.firewall_rules(hook).count() as u32),
             rule: rule.into(),
             verdict: verdict.map(str::to_owned),
             target: None,
@@ -139,8 +140,38 @@ impl Session {
         };
         if let HostFact::FirewallRule(rule) = fact.as_mut() {
             (rule.table, rule.chain) = ("own".to_owned(), "in".to_owned());
-            (rule.handle, rule.packets, rule.packets_since) = (None, None, None);
+            (rule.handle, rule.position, rule.packets, rule.packets_since) = (None, None, None, None);
         }
+    }
+
+    /// The rules that were told of a hook of A.
+    fn firewall_rules(&self, hook: &str) -> impl Iterator<Item = &FirewallRule> {
+        let rules = self.events.iter().filter_map(|event| match &event.kind {
+            EventKind::HostFact { fact, .. } => match fact.as_ref() {
+                HostFact::FirewallRule(rule) => Some(rule),
+                _ => None,
+            },
+            _ => None,
+        });
+        rules.filter(move |rule| rule.hook.as_deref() == Some(hook) && rule.position.is_some())
+    }
+
+    /// The chain of a hook of A with the rules that were told before; `untold`: how many more there are.
+    pub(crate) fn firewall_chain(&mut self, hook: &str, untold: u64) {
+        let recorded = self.firewall_rules(hook).filter(|rule| rule.verdict.is_some()).count() as u64;
+        let chain = FirewallChain {
+            framework: FirewallFramework::Nftables,
+            table_family: "inet".into(),
+            table: "filter".into(),
+            chain: hook.into(),
+            hook: Some(hook.into()),
+            chain_type: Some("filter".into()),
+            priority: Some(0),
+            drops: false,
+            rules: recorded + untold,
+            recorded,
+        };
+        self.fact(Vantage::A, HostFact::FirewallChain(chain));
     }
 
     /// A neighbor of A whose hardware address was set by hand.

@@ -218,7 +218,7 @@ pub enum Protocol {
 }
 
 /// Where a packet filter's rule sits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
     /// Before routing, ahead of connection tracking.

@@ -1,5 +1,6 @@
 //! The host that a peer is on, and the servers that it is told.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use whyrelay_core::engine::gather::{Password, Server};
@@ -77,6 +78,12 @@ impl Peer {
     pub(in crate::world) fn interface_of(&self, address: IpAddr) -> String {
         let own = self.kernel.as_ref().and_then(|kernel| kernel.addresses.iter().find(|own| own.address == address));
         own.map_or_else(|| INTERFACE.to_owned(), |own| own.device.clone())
+    }
+
+    /// Addresses of the peer that it was told.
+    pub(in crate::world) fn addresses_of_peer(&self) -> BTreeSet<IpAddr> {
+        let others = self.others.iter().map(SocketAddr::ip);
+        others.filter(|address| !self.server.contains(address)).collect()
     }
 
     pub(super) fn record_facts(&mut self, now: Timestamp, moment: Moment, facts: Vec<whyrelay_core::host::HostFact>) {
