@@ -5,7 +5,7 @@
 //! | `test` | formatting, lints, documentation, licenses, beside them what the tests need is installed; then every test |
 //! | `interop [FILTER]` | the interop tests alone |
 //! | `fuzz [TARGET] --seconds N` | each fuzz target for N seconds |
-//! | `accuracy` | measures the diagnosis on virtual worlds and writes docs/accuracy.md |
+//! | `accuracy [--kernel]` | measures the diagnosis on virtual worlds, with `--kernel` between real kernels as well, and writes docs/accuracy.md |
 //! | `findings` | writes docs/findings.md from the rules |
 //! | `bench [NAME…] [--runs N]` | our figures beside the peers' |
 
@@ -29,7 +29,7 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "usage: cargo xtask test
        cargo xtask interop [FILTER]
        cargo xtask fuzz [TARGET] [--seconds N]
-       cargo xtask accuracy
+       cargo xtask accuracy [--kernel]
        cargo xtask findings
        cargo xtask bench [NAME...] [--runs N]";
 
@@ -53,7 +53,8 @@ fn run() -> Result<()> {
         ["interop"] => test::interop_only(None),
         ["interop", filter] => test::interop_only(Some(filter)),
         ["fuzz", rest @ ..] => fuzz::run(rest),
-        ["accuracy"] => accuracy::run(&root),
+        ["accuracy"] => accuracy::run(&root, false),
+        ["accuracy", "--kernel"] => accuracy::run(&root, true),
         ["findings"] => findings::run(&root),
         ["bench", rest @ ..] => bench::run(rest),
         // What `bench` starts.

@@ -1,6 +1,7 @@
 //! Measures the accuracy of the diagnosis and prints docs/accuracy.md; `cargo xtask accuracy` runs it.
 //!
-//! `accuracy [HEALTHY ONE TWO]` changes how many worlds of each kind there are; `accuracy show healthy|one|two|any|side SEED DIR`
+//! `accuracy [HEALTHY ONE TWO]` changes how many worlds of each kind there are; `accuracy from SEED HEALTHY ONE TWO` takes
+//! worlds of other seeds than the held-out ones, which are used up once their misses are read; `accuracy show healthy|one|two|any|side SEED DIR`
 //! writes the scenario, both recordings and the account of one world.
 
 use std::path::Path;
@@ -18,6 +19,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     {
         return self::show(kind, seed.parse()?, Path::new(directory));
     }
+    let (arguments, held_out_seed) = match arguments.as_slice() {
+        [from, seed, sizes @ ..] if from == "from" => (sizes.to_vec(), seed.parse()?),
+        _ => (arguments, HELD_OUT_SEED),
+    };
     let numbers: Vec<u64> = arguments.iter().map(|number| number.parse()).collect::<Result<_, _>>()?;
     let (size, held_size) = match numbers.as_slice() {
         [] => (FULL, HELD_OUT),
@@ -25,12 +30,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let size = Size { healthy: *healthy, one: *one, two: *two, any: *two, one_side: *two };
             (size, size)
         }
-        _ => return Err("usage: accuracy [HEALTHY ONE TWO]".into()),
+        _ => return Err("usage: accuracy [from SEED] [HEALTHY ONE TWO]".into()),
     };
     let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
     let begun = Instant::now();
     let accuracy = Accuracy::measure(size, SEED, threads)?;
-    let held_out = Accuracy::measure(held_size, HELD_OUT_SEED, threads)?;
+    let held_out = Accuracy::measure(held_size, held_out_seed, threads)?;
     let worlds: u64 =
         [size, held_size].iter().map(|size| size.healthy + size.one + size.two + size.any + size.one_side).sum();
     eprintln!("{worlds} worlds on {threads} threads in {:.1} s", begun.elapsed().as_secs_f64());

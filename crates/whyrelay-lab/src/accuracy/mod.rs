@@ -220,6 +220,9 @@ impl Counts {
     }
 }
 
+/// A fault that was not found, the one beside it, and whether both are on one side.
+pub type Pair = (&'static str, &'static str, bool);
+
 /// Counts of many worlds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -243,10 +246,16 @@ pub struct Tally {
     pub by_hidden: BTreeMap<&'static str, (u64, u64)>,
     /// Of these that were not found, those that left no trace.
     pub untraced: BTreeMap<&'static str, u64>,
+    /// For each fault that was not found and the one beside it, by whether both are on one side: how many of them left a
+    /// trace, and how many none.
+    pub by_pair: BTreeMap<Pair, (u64, u64)>,
     /// Worlds that have such a fault.
     pub hiding: u64,
     /// Worlds that were not direct and in which each fault that was not found left no trace.
     pub all_seen: u64,
+    /// Worlds that were not direct and in which each fault that was not found left no trace and is argued to be untold
+    /// ([`Fault::untold_beside`](crate::fuzz::Fault::untold_beside)).
+    pub all_argued: u64,
     /// For each rule, by its name.
     pub by_rule: BTreeMap<&'static str, Counts>,
     /// Seeds that came out wrong, with what was said.
@@ -269,6 +278,25 @@ impl Tally {
             self.all_seen += u64::from(score.found.iter().zip(untraced).all(|(found, untraced)| *found || *untraced));
             for (planted, _) in world.planted.iter().zip(untraced).filter(|(_, untraced)| **untraced) {
                 *self.untraced.entry(planted.fault.name).or_default() += 1;
+            }
+            let is_argued = |at: usize| match world.planted.as_slice() {
+                [one, two] => {
+                    let (own, other) = if at == 0 { (one, two) } else { (two, one) };
+                    own.fault.untold_beside(other.fault, own.side == other.side).is_some()
+                }
+                _ => false,
+            };
+            let mut all = score.found.iter().zip(untraced).enumerate();
+            let all_argued = all.all(|(at, (found, untraced))| *found || *untraced && is_argued(at));
+            self.all_argued += u64::from(all_argued);
+            if let [one, two] = world.planted.as_slice() {
+                for (at, (own, other)) in [(one, two), (two, one)].into_iter().enumerate() {
+                    if !score.found[at] {
+                        let pair = (own.fault.name, other.fault.name, own.side == other.side);
+                        let counts = self.by_pair.entry(pair).or_default();
+                        if untraced.get(at) == Some(&true) { counts.1 += 1 } else { counts.0 += 1 }
+                    }
+                }
             }
             for (planted, found) in world.planted.iter().zip(&score.found) {
                 let counts = self.by_fault.entry(planted.fault.name).or_default();
@@ -317,6 +345,11 @@ impl Tally {
         }
         self.hiding += other.hiding;
         self.all_seen += other.all_seen;
+        self.all_argued += other.all_argued;
+        for (pair, (traced, untraced)) in other.by_pair {
+            let counts = self.by_pair.entry(pair).or_default();
+            *counts = (counts.0 + traced, counts.1 + untraced);
+        }
         for (name, untraced) in other.untraced {
             *self.untraced.entry(name).or_default() += untraced;
         }

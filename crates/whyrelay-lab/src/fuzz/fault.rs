@@ -77,21 +77,54 @@ impl Fault {
         }
     }
 
-    /// Whether it keeps another fault of its own side from doing harm: what it stops before, or never lets begin. That its
-    /// own packets do not reach the other side keeps those of the other side from nothing.
+    /// Whether it keeps another fault of its own side from showing, too: it must keep it from that on the other side, and on
+    /// its own in the same way. What keeps an address from the other side does not keep its own host from sending.
     pub fn idles(&self, other: &Self) -> bool {
-        // What is the server's or signaling's is on no side.
-        if !self.is_of_side() {
-            return self.hides(other);
-        }
-        match other.shows {
-            Shows::Always => false,
-            Shows::InSending => {
-                self.leaves == Leaves::Nothing || self.shows == Shows::InSending && self.hides >= Hides::Packets
+        self.hides(other)
+            && match other.shows {
+                Shows::InSending => self.leaves == Leaves::Nothing || self.shows == Shows::InSending,
+                // The other side has no address to send to.
+                Shows::InArrivals => self.hides >= Hides::Addresses,
+                _ => true,
             }
-            // The other side has no address to send to.
-            Shows::InArrivals => self.hides >= Hides::Addresses,
-            Shows::AtServers | Shows::TowardsRelay | Shows::AtRelay => self.leaves == Leaves::Nothing,
+    }
+}
+
+impl Fault {
+    /// Whether it is what is in front of its host.
+    fn is_of_network(&self) -> bool {
+        self.moves && self.leaves == Leaves::All
+    }
+
+    /// Why nothing that is recorded can tell of it as long as another fault is there: what it does to packets it does to
+    /// none, and nobody was asked for what it is. `None`: nothing stands in the way of telling it.
+    pub fn untold_beside(&self, other: &Self, on_one_side: bool) -> Option<&'static str> {
+        if !on_one_side {
+            return other.hides(self).then(|| self.shows.untold());
+        }
+        match (self.shows, other.shows) {
+            _ if !self.is_of_network() || other.is_of_network() => None,
+            _ if other.leaves == Leaves::Nothing => Some(
+                "no packet of the session leaves the host, or no answer comes to it: nothing of it meets the network in front",
+            ),
+            (Shows::InArrivals | Shows::InSending | Shows::TowardsRelay, Shows::InSending) => Some(
+                "the host sends nothing to the peer by the network in front, which does harm to such packets alone",
+            ),
+            _ => None,
+        }
+    }
+}
+
+impl Shows {
+    /// Why a fault that shows so is not seen beside one that keeps it from showing.
+    pub const fn untold(self) -> &'static str {
+        match self {
+            Self::Always => "it shows always",
+            Self::InSending => "no address of the other side is known to which this side would send",
+            Self::InArrivals => "no packet of the other side comes to where the fault is",
+            Self::AtServers => "no server answers anybody, so that what is in front of a side is not seen",
+            Self::TowardsRelay => "nothing is sent to a relayed address, or the relay itself fails",
+            Self::AtRelay => "no path is left on which the relay would matter",
         }
     }
 }
@@ -118,4 +151,26 @@ pub struct Fault {
     pub moves: bool,
     /// The piece of a scenario file that makes it.
     pub piece: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fuzz::FAULTS;
+
+    #[test]
+    fn a_fault_is_idle_only_beside_one_that_leaves_it_nothing_to_show_itself_by() {
+        let idles = |one: &str, other: &str| {
+            let find = |name| FAULTS.iter().find(|fault| fault.name == name).unwrap_or_else(|| panic!("{name}"));
+            find(one).idles(find(other))
+        };
+        assert!(idles("mark-blackhole", "output-drop"), "nothing comes to the filter");
+        assert!(idles("relay-only", "rule-by-user"));
+        assert!(idles("conntrack-full", "input-drop"));
+        // Packets that go another way come to the filter first, and those of the peer to its own.
+        assert!(!idles("peer-by-other-uplink", "output-drop"));
+        assert!(!idles("output-drop", "input-drop"));
+        // A network that lets nothing out keeps its host from sending nothing.
+        assert!(!idles("no-udp", "route-prohibit"));
+        assert!(!idles("mark-blackhole", "symmetric"), "servers would answer");
+    }
 }

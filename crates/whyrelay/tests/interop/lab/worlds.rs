@@ -51,19 +51,85 @@ fn both_agree() -> Result<()> {
     let files = Scenario::embedded().len();
     ensure!(described == files, "{described} of {files} scenarios between real kernels");
     ensure!(other > 150, "{other} runs with other routers");
-    let unrepeated = Mutex::new(Vec::new());
-    each(&runs, AT_ONCE, |(scenario, routers)| {
+    let (unrepeated, outcomes) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    let came = |scenario: &Scenario, routers: RouterChoice, outcome: Outcome| {
+        let is_described = routers == RouterChoice::AsDescribed;
+        let expects = !scenario.topology.expect.finding.is_empty();
+        outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((is_described, expects, outcome));
+    };
+    let all = each(&runs, AT_ONCE, |(scenario, routers)| {
         // On a machine that stands still for half a second ICE rightly prefers what answers: a second run must agree.
-        let Err(first) = agrees(scenario, *routers) else { return Ok(()) };
-        agrees(scenario, *routers).map_err(|second| anyhow!("{second:#}\n  before: {first:#}"))?;
+        let Err(first) = agrees(scenario, *routers) else {
+            came(scenario, *routers, Outcome::Agreed);
+            return Ok(());
+        };
+        let second = agrees(scenario, *routers);
+        came(scenario, *routers, if second.is_ok() { Outcome::AgreedThen } else { Outcome::Differed });
+        second.map_err(|second| anyhow!("{second:#}\n  before: {first:#}"))?;
         unrepeated.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{first:#}"));
         Ok(())
-    })?;
+    });
+    if let Some(path) = std::env::var_os("WHYRELAY_KERNEL_FIGURE") {
+        figure::write(Path::new(&path), &outcomes.into_inner().unwrap_or_else(PoisonError::into_inner))?;
+    }
+    all?;
     let unrepeated = unrepeated.into_inner().unwrap_or_else(PoisonError::into_inner);
     let told = unrepeated.join("\n");
     eprintln!("{} of {} runs agreed the second time only\n{told}", unrepeated.len(), runs.len());
     ensure!(unrepeated.len() <= UNREPEATED, "more than {UNREPEATED} agreed the second time only:\n{told}");
     Ok(())
+}
+
+/// What came of one scenario between real kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It came out as it says, and as in virtual time.
+    Agreed,
+    /// Not at first, and when it was run once more.
+    AgreedThen,
+    /// Not at all.
+    Differed,
+}
+
+/// The figure of docs/accuracy.md, which `cargo xtask accuracy --kernel` asks for by naming a file.
+mod figure {
+    use std::path::Path;
+    use std::process::Command;
+
+    use anyhow::{Context, Result};
+    use serde_json::{Value, json};
+
+    use super::Outcome;
+
+    /// Writes what came of all runs: whether each had its routers as described, whether it expects a finding, and what came.
+    pub(super) fn write(path: &Path, outcomes: &[(bool, bool, Outcome)]) -> Result<()> {
+        let count = |is_counted: &dyn Fn(bool, bool) -> bool| {
+            let of = |outcome: Outcome| {
+                let of = |(described, expects, came): &&(bool, bool, Outcome)| {
+                    is_counted(*described, *expects) && *came == outcome
+                };
+                outcomes.iter().filter(of).count()
+            };
+            let [at_once, then, never] = [Outcome::Agreed, Outcome::AgreedThen, Outcome::Differed].map(of);
+            json!({ "runs": at_once + then + never, "agreed": at_once, "agreed_the_second_time": then })
+        };
+        let figure: Value = json!({
+            "date": said("date", &["-u", "+%F"])?,
+            "commit": said("git", &["rev-parse", "--short=10", "HEAD"])?,
+            "kernel": said("uname", &["-r"])?,
+            "scenarios": count(&|described, _| described),
+            "with_a_finding": count(&|described, expects| described && expects),
+            "other_routers": count(&|described, _| !described),
+        });
+        let text = serde_json::to_string_pretty(&figure).context("writing the figure")?;
+        std::fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// What a program says.
+    fn said(program: &str, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
 }
 
 /// Every scenario as it describes its routers, and by each other program that can be one of them (`--routers`).
