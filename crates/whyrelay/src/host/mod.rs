@@ -351,6 +351,23 @@ impl Collector for Unmeasured {
     fn after(&mut self, _: &Scope, _: &mut Emit<'_>) {}
 }
 
+/// An interface for tests: an ordinary one that is up.
+#[cfg(test)]
+pub(crate) fn link(index: u32, device: &str) -> whyrelay_core::host::Link {
+    whyrelay_core::host::Link {
+        device: device.to_owned(),
+        index,
+        link_kind: None,
+        loopback: false,
+        up: true,
+        running: true,
+        mtu: 1500,
+        mac: None,
+        master: None,
+        vrf_table: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

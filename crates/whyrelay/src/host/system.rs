@@ -148,6 +148,7 @@ fn read(root: &Path, path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::link;
 
     /// A machine's files.
     fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -158,21 +159,6 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         root
-    }
-
-    fn link(device: &str, index: u32) -> Link {
-        Link {
-            device: device.into(),
-            index,
-            link_kind: None,
-            loopback: false,
-            up: true,
-            running: true,
-            mtu: 1500,
-            mac: None,
-            master: None,
-            vrf_table: None,
-        }
     }
 
     #[test]
@@ -271,7 +257,7 @@ mod tests {
                 None,
             ),
         ] {
-            let read = managed(machine(files).path(), &link("eth0", 2));
+            let read = managed(machine(files).path(), &link(2, "eth0"));
             let read = read.as_ref().map(|read| (read.manager, read.netplan.as_deref(), read.profile.as_deref()));
             assert_eq!(read, expected, "{files:?}");
         }

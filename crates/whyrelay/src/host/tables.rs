@@ -365,20 +365,9 @@ mod tests {
     use netlink_packet_route::route::RouteNextHop;
 
     use super::*;
+    use crate::host::link;
 
     fn links() -> BTreeMap<u32, Link> {
-        let link = |index, device: &str| Link {
-            device: device.to_owned(),
-            index,
-            link_kind: None,
-            loopback: false,
-            up: true,
-            running: true,
-            mtu: 1500,
-            mac: None,
-            master: None,
-            vrf_table: None,
-        };
         BTreeMap::from([(2, link(2, "eth0")), (3, link(3, "eth1"))])
     }
 

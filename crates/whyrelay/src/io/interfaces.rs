@@ -217,6 +217,7 @@ pub fn is_link_local(address: &SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::link;
 
     #[test]
     fn the_filter_says_why() {
@@ -253,25 +254,13 @@ mod tests {
             addresses: vec![format!("{address}:0").parse().unwrap()],
             used: InterfaceUse::Used,
         };
-        let link = |index: u32, device: &str, master: Option<&str>, vrf_table: Option<u32>| Link {
-            device: device.to_owned(),
-            index,
-            link_kind: None,
-            loopback: false,
-            up: true,
-            running: true,
-            mtu: 1500,
-            mac: None,
-            master: master.map(str::to_owned),
-            vrf_table,
-        };
         let interfaces = [interface("eth0", "192.0.2.1"), interface("eth1", "192.0.2.2"), interface("p1", "192.0.2.3")];
         let links = [
-            link(2, "eth0", Some("mgmt"), None),
-            link(3, "eth1", None, None),
-            link(4, "p1", Some("br0"), None),
-            link(5, "br0", None, None),
-            link(6, "mgmt", None, Some(10)),
+            Link { master: Some("mgmt".to_owned()), ..link(2, "eth0") },
+            link(3, "eth1"),
+            Link { master: Some("br0".to_owned()), ..link(4, "p1") },
+            link(5, "br0"),
+            Link { vrf_table: Some(10), ..link(6, "mgmt") },
         ];
         let links = links.into_iter().map(|link| (link.index, link)).collect();
         let said = |address: &str| in_vrf(&interfaces, &links, address.parse().unwrap());
