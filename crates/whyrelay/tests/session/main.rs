@@ -11,4 +11,5 @@ mod options;
 mod pty;
 mod screen;
 mod support;
+mod stranger;
 mod table;
