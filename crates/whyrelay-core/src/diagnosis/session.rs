@@ -194,7 +194,7 @@ impl<'a> Session<'a> {
         }
         let ended = |vantage: Vantage| self.evidence.side(vantage).ended.map(|(_, reason)| reason);
         let left = |vantage: Vantage| ended(vantage).is_none() && ended(vantage.other()) == Some(EndReason::PeerLeft);
-        let interrupted = |vantage: Vantage| ended(vantage) == Some(EndReason::Interrupted);
+        let interrupted = |vantage: Vantage| self.evidence.interrupted(vantage).is_some();
         let by = [Vantage::A, Vantage::B].into_iter().find(|&vantage| interrupted(vantage) || left(vantage))?;
         let checked = sides.iter().filter_map(|side| {
             let first = side.sent.values().map(|check| check.first).min()?;

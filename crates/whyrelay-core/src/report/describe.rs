@@ -135,6 +135,7 @@ fn signaling(state: &SignalingState) -> String {
         SignalingState::Connected { by } => format!("connected by {by}"),
         SignalingState::Lost { detail } => format!("the connection broke: {detail}"),
         SignalingState::PeerPresent => "the other side is there".to_owned(),
+        SignalingState::PeerInterrupted => "the other side was interrupted".to_owned(),
         SignalingState::PeerLeft => "the other side left".to_owned(),
         SignalingState::Failed { detail } => format!("failed: {detail}"),
     }

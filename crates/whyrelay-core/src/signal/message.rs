@@ -105,6 +105,8 @@ pub enum MessageType {
     Trace,
     /// `probe`: about probes from peer to peer, a [`super::PeerProbing`]. Ours.
     Probe,
+    /// `interrupted`: the sender's user or system ended its session; its recording and `bye` follow. Ours.
+    Interrupted,
     /// `bye`: the sender leaves on purpose; the content is the reason. From the server: it shuts down. Ours.
     Bye,
     /// `join`: a peer to the server, first, a [`super::Join`]. Ours.
@@ -131,7 +133,7 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    const NAMES: [(Self, &'static str); 19] = [
+    const NAMES: [(Self, &'static str); 20] = [
         (Self::Offer, "offer"),
         (Self::Answer, "answer"),
         (Self::Candidate, "candidate"),
@@ -142,6 +144,7 @@ impl MessageType {
         (Self::Recording, "recording"),
         (Self::Trace, "trace"),
         (Self::Probe, "probe"),
+        (Self::Interrupted, "interrupted"),
         (Self::Bye, "bye"),
         (Self::Join, "join"),
         (Self::Joined, "joined"),

@@ -25,13 +25,13 @@ fn interrupted(after: Duration) -> Session {
     session
 }
 
-/// A alone, to which B said goodbye.
-fn left(after: Duration) -> Vec<Event> {
+/// A alone, which B left: signaling says no more than that, or B said that it was interrupted.
+fn left(after: Duration, state: SignalingState) -> Vec<Event> {
     let mut session = easy_nats();
     session.check(Check { transmissions: 1, ..a_checks(Fate::LostOnTheWay) });
     session.wait(after);
     session.check(Check { transmissions: 1, ..a_checks(Fate::LostOnTheWay) });
-    let (server, state) = ("http://192.0.2.1:8080".to_owned(), SignalingState::PeerLeft);
+    let server = "http://192.0.2.1:8080".to_owned();
     session.push(Vantage::A, EventKind::Signaling { server, state });
     session.end(Vantage::A, EndReason::PeerLeft);
     session.of(Vantage::A)
@@ -65,11 +65,23 @@ fn an_interrupted_session_blames_who_was_interrupted_and_nothing_else() {
 
 #[test]
 fn who_is_left_alone_says_that_the_peer_left_and_blames_no_path() {
-    let report = Report::from_events(&left(Duration::from_millis(300)));
+    let report = Report::from_events(&left(Duration::from_millis(300), SignalingState::PeerLeft));
     assert_eq!(harmful(&report), [("WR705", "B")], "{:?}", report.findings);
-    let found = harmful(&Report::from_events(&left(Duration::from_secs(6))));
+    let found = harmful(&Report::from_events(&left(Duration::from_secs(6), SignalingState::PeerLeft)));
     assert_eq!(found[0], ("WR705", "B"));
     assert!(found.contains(&("WR505", "the path")), "{found:?}");
+}
+
+#[test]
+fn who_was_told_that_the_peer_was_interrupted_says_so_without_its_recording() {
+    let report = Report::from_events(&left(Duration::from_millis(300), SignalingState::PeerInterrupted));
+    assert_eq!(harmful(&report), [("WR705", "B")], "{:?}", report.findings);
+    assert_eq!(report.findings[0].summary, "B was interrupted (Ctrl-C or a signal) before there was a path");
+    let missing = report.not_measured.iter().find(|entry| entry.codes.contains(&"WR505"));
+    assert!(missing.is_some_and(|entry| entry.why.contains("B was interrupted when checks had been sent for")));
+    // Once the checks had their time, that they were not answered is the cause.
+    let report = Report::from_events(&left(Duration::from_secs(6), SignalingState::PeerInterrupted));
+    assert_eq!(harmful(&report), [("WR505", "the path")], "{:?}", report.findings);
 }
 
 /// The schedule of one dead pair: sent for the last time after 1550 ms, given up at 2.55 s.

@@ -164,6 +164,9 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
         Ok(reason) => *reason,
         Err(_) => EndReason::Error,
     };
+    if reason == EndReason::Interrupted {
+        session.say_interrupted();
+    }
     // At once: a relay that does not answer must not keep the router's port open.
     let mapping = session.mapping.take();
     let ((), released) = tokio::join!(session.close(&mut inputs), release(mapping));

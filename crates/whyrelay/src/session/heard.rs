@@ -156,9 +156,18 @@ impl Session {
                 }
             }
             // Left over from a session that this peer has not met.
-            MessageType::Recording | MessageType::Bye if self.remote.is_none() => {}
+            MessageType::Recording | MessageType::Interrupted | MessageType::Bye if self.remote.is_none() => {}
             MessageType::Recording => self.recording_chunk(&message.content),
             MessageType::Probe => self.heard_about_probes(&message.content),
+            MessageType::Interrupted => {
+                let server = public_url(&self.config.signal);
+                self.record(EventKind::Signaling { server, state: SignalingState::PeerInterrupted });
+                self.progress.step("the other side was interrupted (Ctrl-C or a signal)");
+                // Its checks are over. What is measured over an open channel ends with that.
+                if matches!(self.phase, Phase::Connecting(_)) {
+                    self.end(EndReason::PeerLeft);
+                }
+            }
             MessageType::Bye => {
                 self.signals.peer_left = true;
                 let server = public_url(&self.config.signal);

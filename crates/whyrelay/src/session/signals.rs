@@ -300,6 +300,15 @@ impl Session {
         }
     }
 
+    /// Tells the other side at once that this one is ended by its user: closing takes seconds, in which the other's checks
+    /// are no longer answered.
+    pub(super) fn say_interrupted(&mut self) {
+        // Nobody who has not heard of this side waits for it.
+        if self.signals.described {
+            self.say(MessageType::Interrupted, String::new());
+        }
+    }
+
     /// Asks the offerer to restart ICE.
     pub(super) fn signal_restart(&mut self) {
         self.progress.step("asking the other side to restart ICE");

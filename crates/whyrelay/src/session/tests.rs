@@ -11,14 +11,16 @@ use whyrelay_core::engine::stun_server;
 use whyrelay_core::engine::transaction::Schedule;
 use whyrelay_core::host::{HostFact, Moment, SocketProfile};
 use whyrelay_core::sdp::SdpType;
-use whyrelay_core::signal::PeerInfo;
-use whyrelay_core::trace::event::{Direction, EndReason, EventKind, ServerFailure, Side, Vantage};
+use whyrelay_core::signal::{self, MessageType, PeerInfo};
+use whyrelay_core::trace::event::{
+    Direction, EndReason, Event, EventKind, ServerFailure, Side, SignalingState, Vantage,
+};
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, Message, MessageBuilder, Method};
 
 use super::SessionConfig;
 use super::beside::Beside;
-use super::driver::{Inputs, Session};
+use super::driver::{Inputs, Phase, Session};
 use super::probing::{PROBES_FEATURE, Probing};
 use crate::cli::args::PeerArgs;
 use crate::io::clock::Clock;
@@ -26,6 +28,7 @@ use crate::io::names::{Resolved, Resolver};
 use crate::io::stream::{StreamInput, Streams};
 use crate::io::tls::ClientTls;
 use crate::io::udp::UdpInput;
+use crate::signaling::Incoming;
 
 /// Places in each channel.
 const QUEUE: usize = 16;
@@ -292,5 +295,25 @@ async fn an_answer_to_an_offer_that_was_replaced_is_left_alone() {
         let refused = session.sink.events().iter().any(|event| matches!(event.kind, EventKind::SignalRefused { .. }));
         assert_eq!(refused, !is_left_alone, "{:#?}", session.sink.events());
         assert_eq!(session.remote.as_ref().map(|remote| remote.ufrag.as_str()), Some("fresh"));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_says_it_is_interrupted_ends_the_checks_at_once_and_no_measurement() {
+    for (phase, expected) in [
+        (Phase::Waiting, Phase::Waiting),
+        (Phase::Connecting(Instant::now()), Phase::Ending(EndReason::PeerLeft)),
+        (Phase::Open, Phase::Open),
+    ] {
+        let Fixture { mut session, .. } = Fixture::new(&[]);
+        session.remote = (phase != Phase::Waiting).then(|| session.local.clone());
+        session.phase = phase;
+        let message = signal::Message::new(MessageType::Interrupted, "", "", "");
+        session.signaled(Some(Incoming::Message(message))).unwrap();
+        assert_eq!(session.phase, expected);
+        let told =
+            |event: &Event| matches!(&event.kind, EventKind::Signaling { state: SignalingState::PeerInterrupted, .. });
+        // One who has not heard of us means another session.
+        assert_eq!(session.sink.events().iter().any(told), phase != Phase::Waiting);
     }
 }

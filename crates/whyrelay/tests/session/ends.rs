@@ -126,6 +126,8 @@ fn who_is_interrupted_before_there_is_a_path_is_named_by_the_other_side() {
     b.signal(Signal::SIGINT);
     let (a, b) = (a.finish(), b.finish());
     assert!(a.code() < 2, "{}", a.stderr);
+    // At once, not when B has closed.
+    assert!(a.stderr.contains("the other side was interrupted (Ctrl-C or a signal)"), "{}", a.stderr);
     for ended in [&a, &b] {
         let words = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains("[WR705] peer-vanished (at B)"), "{}\n{}", ended.stdout, ended.stderr);

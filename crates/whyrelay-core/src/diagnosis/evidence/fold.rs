@@ -42,6 +42,10 @@ impl SideEvidence {
             EventKind::Signaling { server, state } => {
                 match state {
                     SignalingState::PeerLeft => self.peer_left = Some((seq, at)),
+                    SignalingState::PeerInterrupted => {
+                        self.peer_left = Some((seq, at));
+                        self.peer_interrupted = Some(seq);
+                    }
                     SignalingState::PeerPresent => self.peer_left = None,
                     _ => {}
                 }

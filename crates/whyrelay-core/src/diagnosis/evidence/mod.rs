@@ -30,7 +30,7 @@ pub use server::{Allocation, ServerPath, ServerRequest};
 pub use side::{LEAST_SILENCE, LateAnswer, NO_TIME, SideEvidence};
 pub use sizes::{LARGE, Sizes};
 
-use crate::trace::event::{Event, Vantage};
+use crate::trace::event::{EndReason, Event, Vantage};
 
 /// Both sides' events, folded.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +71,12 @@ impl Evidence {
     /// Whether there is a recording of a side at all.
     pub const fn is_recorded(&self, vantage: Vantage) -> bool {
         self.side(vantage).events > 0
+    }
+
+    /// The event that says that a side was interrupted by its user or system: its own end, or its word to the other side.
+    pub fn interrupted(&self, vantage: Vantage) -> Option<u64> {
+        let own = self.side(vantage).ended.filter(|(_, reason)| *reason == EndReason::Interrupted);
+        own.map(|(seq, _)| seq).or(self.side(vantage.other()).peer_interrupted)
     }
 
     /// Whether this is the recording of one host that looked at its own network.

@@ -83,6 +83,8 @@ pub struct SideEvidence {
     pub signaling: Vec<(u64, String, SignalingState)>,
     /// The event that says that the peer left, and when, if it has not come back.
     pub peer_left: Option<(u64, Timestamp)>,
+    /// The event with which the peer said that its user or system ended it.
+    pub peer_interrupted: Option<u64>,
     pub messages: BTreeMap<(bool, String), u32>,
     pub descriptions: Vec<Description>,
     /// Messages of the peer that cannot be used.

@@ -13,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     name: "peer-vanished",
     title: "the peer vanished",
     meaning: "A side left in the middle of the session: its user interrupted it, its program or machine was stopped, or it lost all of its network. Where checks had no time to be answered before that, no rule blames that they were not.",
-    detection: "The signaling server says that the peer left, or the recording ends for that reason, before the session was finished; or its own recording says that it was interrupted; where the connection was kept open (--stay), that the path fell silent and the peer left then, or its system says that nobody is at its port any more.",
+    detection: "The signaling server says that the peer left, or the recording ends for that reason, before the session was finished; or it said itself that it was interrupted, to the other side or in its own recording; where the connection was kept open (--stay), that the path fell silent and the peer left then, or its system says that nobody is at its port any more.",
     proof: "The end of the other side's own recording.",
     doubt: "The other side's recording, if it goes on after the cited event: then only its signaling broke.",
     fixes: &[Fix::safe("Look at the end of the other side's recording.")],
@@ -27,18 +27,13 @@ fn examine(session: &Session<'_>) -> Examination {
     let mut faults = Vec::new();
     for vantage in session.recorded() {
         let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+        let told = session.evidence.interrupted(vantage.other());
         let end = match (side.ended, side.outage()) {
-            (Some((_, EndReason::PeerLeft)), Some(_)) if matches!(other.ended, Some((_, EndReason::Interrupted))) => {
-                // It was told to end because the path had broken.
-                continue;
-            }
+            // It was told to end because the path had broken.
+            (Some((_, EndReason::PeerLeft)), Some(_)) if told.is_some() => continue,
             (Some((end, EndReason::PeerLeft)), _) => end,
-            // Its own recording says it: it was told to end before there was a path.
-            (Some((end, EndReason::Failed)), None)
-                if matches!(other.ended, Some((_, EndReason::Interrupted))) && side.selected.is_empty() =>
-            {
-                end
-            }
+            // It says so itself: it was told to end before there was a path.
+            (Some((end, EndReason::Failed)), None) if told.is_some() && side.selected.is_empty() => end,
             // Kept open, and the path fell silent at about the time when the peer was gone.
             (_, Some(outage))
                 if other.ended.is_none() && (left_by(side, outage) || port_closed(session, vantage).is_some()) =>
@@ -51,9 +46,11 @@ fn examine(session: &Session<'_>) -> Examination {
         if matches!(other.ended, Some((_, EndReason::Finished | EndReason::Failed | EndReason::TimeLimit))) {
             continue;
         }
-        let told = other.ended.filter(|(_, reason)| *reason == EndReason::Interrupted);
         let cut_short = session.cut_short().is_some();
-        let left = side.signaling.iter().filter(|(_, _, state)| matches!(state, SignalingState::PeerLeft));
+        let left = side
+            .signaling
+            .iter()
+            .filter(|(_, _, state)| matches!(state, SignalingState::PeerLeft | SignalingState::PeerInterrupted));
         faults.push(Fault {
             blame: Blame::side(vantage.other()),
             // Once checks had their time, what they showed is the cause, and this only how it ended.
@@ -68,7 +65,7 @@ fn examine(session: &Session<'_>) -> Examination {
             evidence: left
                 .map(|(seq, ..)| *seq)
                 .chain([end])
-                .chain(told.map(|(seq, _)| seq))
+                .chain(told)
                 .chain(port_closed(session, vantage))
                 .collect(),
             advice: told.map(|_| Remedy::safe("Run both again, and let them come to their end")).into_iter().collect(),

@@ -68,6 +68,8 @@ pub enum SignalingState {
     },
     /// The peer is there.
     PeerPresent,
+    /// The peer said that its user or system ended it. Its recording may still come.
+    PeerInterrupted,
     /// The peer left.
     PeerLeft,
     /// Given up, or refused.

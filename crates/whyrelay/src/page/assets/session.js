@@ -197,6 +197,12 @@ export class Session extends EventTarget {
       case "recording":
         await this.recordingPiece(content);
         break;
+      case "interrupted":
+        // Its user ended it: its recording and "bye" follow.
+        if (!this.remoteDescribed) break;
+        this.recorder.record("signaling", { server: location.origin, state: { state: "peer-interrupted" } });
+        if (this.phase === "connecting") this.finish("peer-left");
+        break;
       case "bye":
         this.peerLeft = true;
         this.recorder.record("signaling", { server: location.origin, state: { state: "peer-left" } });
