@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::owner("Turn off the SIP ALG (VoIP helper, \"NAT helper\") of the router."),
         Fix::safe("Until then offer TURN over TLS, which it cannot read."),
     ],
-    threads: &[],
+    threads: &["coturn/coturn#94"],
     depends_on: &[],
     needs: &[Need::Sockets],
     examine,

@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     fixes: &[Fix::safe(
         "Give whyrelay report both sides' recordings; where the other side is not whyrelay, run whyrelay there, too.",
     )],
-    threads: &[],
+    threads: &["aiortc/aiortc#756", "centricular/gstwebrtc-demos#125"],
     depends_on: &[
         "WR801", "WR305", "WR101", "WR805", "WR208", "WR302", "WR304", "WR202", "WR206", "WR207", "WR201", "WR504",
         "WR513", "WR510", "WR706", "WR501", "WR502", "WR503", "WR103", "WR104", "WR105", "WR106", "WR107", "WR108",

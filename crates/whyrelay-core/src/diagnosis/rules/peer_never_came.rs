@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
         Fix::safe("Start the other side with the same --signal and --room."),
         Fix::safe("Compare the ids: each side must be the one that the other waits for."),
     ],
-    threads: &[],
+    threads: &["awslabs/amazon-kinesis-video-streams-webrtc-sdk-android#65"],
     depends_on: &["WR701", "WR704"],
     needs: &[Need::OtherSide],
     examine,
