@@ -384,7 +384,9 @@ impl Accuracy {
             self.one_side.harmful()
         );
         let find = |name: &str| FAULTS.iter().find(|fault| fault.name == name);
-        let mut rows: BTreeMap<(bool, &str, &str), (Vec<String>, u64, u64)> = BTreeMap::new();
+        // Beside what, in how many worlds without a trace, in how many with one.
+        type Row = (Vec<String>, u64, u64);
+        let mut rows: BTreeMap<(bool, &str, &str), Row> = BTreeMap::new();
         let pairs = self.any.by_pair.iter().chain(&self.one_side.by_pair);
         for (&(name, beside, on_one_side), (traced, untraced)) in pairs {
             let why = find(name).zip(find(beside)).and_then(|(own, other)| own.untold_beside(other, on_one_side));
