@@ -1,11 +1,12 @@
 //! `cargo xtask test`: every check of the project. What takes seconds comes first; then all tests are built and run, interop
 //! last, and the compiler's lints beside them.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::interop::{self, Tools};
 use crate::{licenses, step};
@@ -13,8 +14,8 @@ use crate::{licenses, step};
 /// The whole run is to end within 30 minutes on two cores: a step that takes this long hangs.
 const STEP_LIMIT: Duration = Duration::from_secs(20 * 60);
 
-/// What is built and run: no examples, which clippy looks at as well.
-const ONLY_TESTS: &[&str] = &["--tests"];
+/// What nextest tells of the programs that it has built.
+const BUILT: &str = "target/tests.json";
 
 /// Everything CI runs.
 pub(crate) fn everything() -> Result<()> {
@@ -25,7 +26,9 @@ pub(crate) fn everything() -> Result<()> {
     let (lints_are_done, tools) = (ready?, tools?);
     // Tests mostly wait: the compiler has what they leave of the cores. Who mends what it finds learns of the tests, too.
     let lints = (!lints_are_done).then(|| std::thread::spawn(|| lints(step::run_unnoticed)));
-    let tests = run_tests(&tools, ONLY_TESTS);
+    // Built once more, the tests would wait for the lints to let go of `target`.
+    let which: &[&str] = if lints.is_some() { &["--binaries-metadata", BUILT] } else { &["--workspace", "--tests"] };
+    let tests = run_tests(&tools, which);
     // Nothing is printed after the test runner's own closing line but what is wrong.
     step::no_longer_unnoticed();
     let lints = lints.map_or(Ok(()), |lints| lints.join().map_err(|_| anyhow!("the lints: panicked"))?);
@@ -53,8 +56,12 @@ fn prepare_tests() -> Result<bool> {
         lints(step::run)?;
         return Ok(true);
     }
-    let mut build = cargo(&["nextest", "run", "--workspace", "--no-run"]);
-    build.args(ONLY_TESTS);
+    // No examples: clippy looks at them.
+    let mut build = cargo(&["nextest", "list", "--workspace", "--tests"]);
+    build.args(["--list-type", "binaries-only", "--message-format", "json"]);
+    // It is elsewhere where CARGO_TARGET_DIR says so.
+    std::fs::create_dir_all("target").context("creating target")?;
+    build.stdout(File::create(BUILT).with_context(|| format!("creating {BUILT}"))?);
     step::run("build of the tests", build, STEP_LIMIT)?;
     // nextest runs no documentation tests, and its closing line is to be the last.
     if documentation_test(Path::new("crates"))?.is_some() {
@@ -86,7 +93,7 @@ fn lints(run: fn(&str, Command, Duration) -> Result<()>) -> Result<()> {
 /// The interop tests whose names contain `filter`.
 pub(crate) fn interop_only(filter: Option<&str>) -> Result<()> {
     let tools = interop::prepare()?;
-    let mut arguments = vec!["--test", "interop"];
+    let mut arguments = vec!["--workspace", "--test", "interop"];
     arguments.extend(filter);
     run_tests(&tools, &arguments)
 }
@@ -97,11 +104,11 @@ fn run_tests(tools: &Tools, arguments: &[&str]) -> Result<()> {
     tools.print_missing();
     let mut command = if installed("cargo-nextest") {
         // `skip` prints the names of skipped tests, which hold the reason.
-        let mut nextest = cargo(&["nextest", "run", "--workspace", "--status-level", "skip"]);
+        let mut nextest = cargo(&["nextest", "run", "--status-level", "skip"]);
         nextest.args(["--test-threads", &tests_at_a_time().to_string()]);
         nextest
     } else {
-        cargo(&["test", "--workspace", "--no-fail-fast"])
+        cargo(&["test", "--no-fail-fast"])
     };
     command.args(arguments).envs(tools.variables());
     let status = command.status()?;
