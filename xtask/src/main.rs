@@ -2,7 +2,7 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `test` | formatting, lints, documentation, licenses, beside them what the tests need is installed; then every test |
+//! | `test` | formatting and licenses; the tests are built, beside it what they need is installed; then every test, and lints beside them |
 //! | `interop [FILTER]` | the interop tests alone |
 //! | `fuzz [TARGET] --seconds N` | each fuzz target for N seconds |
 //! | `accuracy [--kernel]` | measures the diagnosis on virtual worlds, with `--kernel` between real kernels as well, and writes docs/accuracy.md |
