@@ -262,7 +262,10 @@ fn print(row: &Comparison) {
     let Comparison { what, unit, ours, peer, theirs, goal } = row;
     let (ratio, text) = (row.ratio(), goal.text());
     let met = row.is_met().map_or("-", |met| if met { "met" } else { "MISSED" });
-    println!("| {what} | {ours:.1} | {theirs:.1} | {peer} | {unit} | {ratio:.2} | {text} | {met} |");
+    // Where nobody does the same there is nothing to compare.
+    let [theirs, ratio] =
+        if *peer == "-" { ["-".to_owned(), "-".to_owned()] } else { [format!("{theirs:.1}"), format!("{ratio:.2}")] };
+    println!("| {what} | {ours:.1} | {theirs} | {peer} | {unit} | {ratio} | {text} | {met} |");
 }
 
 #[cfg(test)]
