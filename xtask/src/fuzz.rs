@@ -26,8 +26,6 @@ const RUSTFLAGS: &[&str] = &[
     "-Coverflow-checks",
 ];
 
-/// Naming the target keeps the flags away from build scripts.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 const DIRECTORY: &str = "target/fuzz";
 /// One input that takes longer is reported as a hang.
 const INPUT_LIMIT_SECONDS: u32 = 5;
@@ -41,9 +39,11 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     if targets.is_empty() {
         bail!("no fuzz target is called {}", wanted.unwrap_or_default());
     }
+    let host = host()?;
     let mut build = cargo(&["build", "--release", "--manifest-path", "fuzz/Cargo.toml"]);
     build
-        .args(["--target", TARGET])
+        // Naming the target keeps the flags away from build scripts.
+        .args(["--target", &host])
         .env("CARGO_TARGET_DIR", DIRECTORY)
         .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"));
     step::run("build fuzz targets", build, Duration::from_secs(20 * 60))?;
@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         let artifacts = Path::new(DIRECTORY).join("artifacts").join(target);
         std::fs::create_dir_all(&corpus)?;
         std::fs::create_dir_all(&artifacts)?;
-        let program = Path::new(DIRECTORY).join(TARGET).join("release").join(target);
+        let program = Path::new(DIRECTORY).join(&host).join("release").join(target);
         let mut command = Command::new(program);
         command
             .arg(format!("-max_total_time={seconds}"))
@@ -75,6 +75,13 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         bail!("failed, with the input under {DIRECTORY}/artifacts: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// What this machine is called by its compiler, such as `x86_64-unknown-linux-gnu`.
+fn host() -> Result<String> {
+    let about = step::output(Command::new("rustc").arg("-vV"))?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
 }
 
 /// `[TARGET] [--seconds N]`
