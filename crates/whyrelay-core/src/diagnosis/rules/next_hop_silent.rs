@@ -238,11 +238,13 @@ fn waiting<'a>(
         answers.entry(answer.fact.question.destination).or_insert(answer);
     }
     // The last that was told of each.
-    let neighbors: BTreeMap<IpAddr, _> =
-        host.neighbors.iter().map(|neighbor| (neighbor.fact.address, neighbor)).collect();
+    let neighbors: BTreeMap<(&str, IpAddr), _> =
+        host.neighbors.iter().map(|known| ((known.fact.device.as_str(), known.fact.address), known)).collect();
     remotes.filter(|remote| candidates.contains(&remote.ip())).find_map(|remote| {
-        let hop = answers.get(&remote.ip())?.fact.route.as_ref()?.gateway.unwrap_or(remote.ip());
-        let neighbor = neighbors.get(&hop)?;
+        let answer = &answers.get(&remote.ip())?.fact;
+        let hop = answer.route.as_ref()?.gateway.unwrap_or(remote.ip());
+        // The same address on another link is not where these packets go.
+        let neighbor = neighbors.get(&(answer.device()?, hop))?;
         let silent = matches!(neighbor.fact.neighbor_state, NeighborState::Failed | NeighborState::Incomplete);
         silent.then_some((remote, neighbor.seq))
     })

@@ -32,7 +32,9 @@ pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault
     if !is_full && side.send_failures.keys().any(|(.., errno)| *errno == EPERM) {
         return None;
     }
-    let left = side.sent.values().filter(|check| check.refused < check.transmissions);
+    // What goes by a relay of ours goes to the server.
+    let direct = side.sent.values().filter(|check| !side.is_relayed(check.pair.local));
+    let left = direct.filter(|check| check.refused < check.transmissions);
     let passed: BTreeSet<SocketAddr> = left.map(|check| check.pair.remote).collect();
     let (rule, own, to, kept_back) =
         packets.into_iter().filter(|(_, remote)| !passed.contains(remote)).find_map(|(own, remote)| {
