@@ -31,26 +31,53 @@ pub(super) fn facts(scope: &Scope, emit: &mut Emit<'_>) -> io::Result<()> {
     let ports = scope.ports();
     let remotes: std::collections::BTreeSet<IpAddr> = scope.remotes().collect();
     let until = Instant::now() + MAX_TIME;
-    let (mut total, mut recorded) = (0_u64, Vec::new());
+    let mut reading = Reading::default();
     Netlink::open(NETLINK_NETFILTER)?.dump(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, &[0; 4], |_, body| {
-        total += 1;
+        reading.total += 1;
         if let Some(entry) = body.get(4..).and_then(read) {
             let ends = [entry.original_source, entry.original_destination, entry.reply_source, entry.reply_destination];
             let ours = ends.iter().any(|end| ports.contains(&end.port()));
-            if ours && ends.iter().any(|end| remotes.contains(&end.ip())) && recorded.len() < MAX_RECORDED {
-                recorded.push(entry);
+            if ours && ends.iter().any(|end| remotes.contains(&end.ip())) {
+                reading.take(entry);
             }
         }
-        if total.is_multiple_of(256) && Instant::now() > until {
+        if reading.total.is_multiple_of(256) && Instant::now() > until {
+            reading.left_out = Some(format!("the table was not read to its end in {} ms", MAX_TIME.as_millis()));
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         }
     })?;
-    let count = recorded.len() as u64;
-    recorded.into_iter().for_each(|entry| emit(HostFact::ConntrackEntry(entry)));
-    emit(HostFact::Counted { subject: Subject::Conntrack, total, recorded: count });
+    reading.tell(emit);
     Ok(())
+}
+
+/// What was read of the table.
+#[derive(Default)]
+struct Reading {
+    total: u64,
+    recorded: Vec<ConntrackEntry>,
+    /// Why entries of the session may be missing.
+    left_out: Option<String>,
+}
+
+impl Reading {
+    fn take(&mut self, entry: ConntrackEntry) {
+        if self.recorded.len() < MAX_RECORDED {
+            self.recorded.push(entry);
+        } else {
+            self.left_out = Some(format!("more than {MAX_RECORDED} entries are the session's, the rest was left out"));
+        }
+    }
+
+    fn tell(self, emit: &mut Emit<'_>) {
+        let recorded = self.recorded.len() as u64;
+        self.recorded.into_iter().for_each(|entry| emit(HostFact::ConntrackEntry(entry)));
+        emit(HostFact::Counted { subject: Subject::Conntrack, total: self.total, recorded });
+        if let Some(why) = self.left_out {
+            emit(HostFact::NotMeasured { subject: Subject::Conntrack, why, needs: None });
+        }
+    }
 }
 
 fn read(body: &[u8]) -> Option<ConntrackEntry> {
@@ -103,4 +130,33 @@ fn tuple(value: &[u8]) -> Option<(u8, SocketAddr, SocketAddr)> {
         }
     }
     Some((protocol?, SocketAddr::new(source?, ports.0?), SocketAddr::new(destination?, ports.1?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_had_no_room_are_told_of() {
+        let end: SocketAddr = "192.0.2.1:1".parse().unwrap();
+        let entry = ConntrackEntry {
+            protocol: 17,
+            original_source: end,
+            original_destination: end,
+            reply_source: end,
+            reply_destination: end,
+            replied: true,
+            mark: 0,
+            timeout_s: None,
+        };
+        let told = |entries: usize| {
+            let (mut reading, mut facts) = (Reading::default(), Vec::new());
+            (0..entries).for_each(|_| reading.take(entry.clone()));
+            reading.tell(&mut |fact| facts.push(fact));
+            let recorded = facts.iter().filter(|fact| matches!(fact, HostFact::ConntrackEntry(_))).count();
+            (recorded, facts.iter().any(|fact| matches!(fact, HostFact::NotMeasured { .. })))
+        };
+        assert_eq!(told(MAX_RECORDED), (MAX_RECORDED, false));
+        assert_eq!(told(MAX_RECORDED + 1), (MAX_RECORDED, true));
+    }
 }

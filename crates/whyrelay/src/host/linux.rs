@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use whyrelay_core::host::{
-    AnsweredRoute, HostFact, Link, MAX_ROUTES, OwnConnection, OwnPacket, PolicyRule, Prefix, Route, RouteAnswer,
-    RouteKind, RoutePurpose, RouteQuestion, Subject,
+    AnsweredRoute, HostFact, Link, MAX_ROUTES, OwnConnection, OwnPacket, PolicyRule, Route, RouteAnswer, RouteKind,
+    RoutePurpose, RouteQuestion, Subject,
 };
 
 use super::counters::{self, Counters};
@@ -32,6 +32,9 @@ const MAX_HOPS: usize = 8;
 const MAX_NEIGHBORS: usize = 64;
 
 const CAP_NET_RAW: u32 = 13;
+
+/// The table of the host's own addresses.
+const LOCAL: u32 = 255;
 
 /// What is known of this host.
 #[derive(Default)]
@@ -105,6 +108,9 @@ impl Collector for Linux {
             self.peers.insert(flow.remote.ip());
         }
         let Some(netlink) = &mut self.routing else { return };
+        if is_link_local(flow.remote.ip()) {
+            return;
+        }
         let question = RouteQuestion {
             purpose: flow.purpose,
             destination: flow.remote.ip(),
@@ -311,8 +317,8 @@ impl Linux {
     fn settle_copy(&mut self, emit: &mut Emit<'_>) {
         let Some(copy) = self.copy.take() else { return };
         std::thread::sleep(self.under_way);
-        let copied = copy.stop();
-        let total = copied.len() as u64;
+        let (copied, left_out) = copy.stop();
+        let recorded = copied.len() as u64;
         // When the first packet left to where an answer comes from.
         let asked: Vec<_> = copied
             .iter()
@@ -337,44 +343,23 @@ impl Linux {
             });
         }
         // That it was looked at is told where nothing left, too.
-        emit(HostFact::Counted { subject: Subject::OwnPackets, total, recorded: total });
+        emit(HostFact::Counted { subject: Subject::OwnPackets, total: recorded, recorded });
+        if let Some(why) = left_out {
+            emit(HostFact::NotMeasured { subject: Subject::OwnPackets, why, needs: None });
+        }
     }
 
     /// The routes that cover the peer, the servers, or everything; and where there are few, all but those to the host's own
     /// addresses: the peer may have an address that it could not tell.
     fn take_routes(&self, scope: &Scope, emit: &mut Emit<'_>) {
-        const LOCAL: u32 = 255;
         let remotes: BTreeSet<IpAddr> = scope.remotes().collect();
-        let (mut covering, mut others): (Vec<Route>, Vec<Route>) = (Vec::new(), Vec::new());
-        let mut own = 0;
-        let all = tables::routes(&self.links, |route| {
-            let is_default = route.destination.length == 0;
-            let covers = |prefix: &Prefix| remotes.iter().any(|remote| prefix.contains(*remote));
-            let wanted = if is_default {
-                remotes.iter().any(|remote| remote.is_ipv4() == route.destination.address.is_ipv4())
-            } else {
-                covers(&route.destination)
-            };
-            // A host of many routes may have many that cover everything, one for each table.
-            let is_local = route.table == LOCAL;
-            if wanted && !(is_local && is_default) && covering.len() < MAX_ROUTES {
-                covering.push(route);
-            } else if is_local {
-                own += 1;
-            } else if others.len() < MAX_ROUTES {
-                others.push(route);
-            }
+        let mut covering = Covering::default();
+        let all = tables::whole(|| {
+            covering = Covering::default();
+            tables::routes(&self.links, |route| covering.take(&remotes, route))
         });
         match all {
-            Ok(total) => {
-                let total = total - own;
-                if total <= MAX_ROUTES as u64 {
-                    covering.append(&mut others);
-                }
-                let recorded = covering.len() as u64;
-                covering.into_iter().for_each(|route| emit(HostFact::Route(route)));
-                emit(HostFact::Counted { subject: Subject::Routes, total, recorded });
-            }
+            Ok(total) => covering.tell(total, emit),
             Err(error) => not_measured(Subject::Routes, &error, emit),
         }
     }
@@ -385,10 +370,13 @@ impl Linux {
         let looked_for = self.hops.iter().map(|(_, hop)| *hop);
         let wanted: BTreeSet<IpAddr> = scope.remotes().chain(hops).chain(looked_for).collect();
         let mut facts = Vec::new();
-        let all = tables::neighbors(&self.links, |neighbor| {
-            if wanted.contains(&neighbor.address) && facts.len() < MAX_NEIGHBORS {
-                facts.push(HostFact::Neighbor(neighbor));
-            }
+        let all = tables::whole(|| {
+            facts.clear();
+            tables::neighbors(&self.links, |neighbor| {
+                if wanted.contains(&neighbor.address) && facts.len() < MAX_NEIGHBORS {
+                    facts.push(HostFact::Neighbor(neighbor));
+                }
+            })
         });
         match all {
             Ok(total) => {
@@ -397,6 +385,68 @@ impl Linux {
                 emit(HostFact::Counted { subject: Subject::Neighbors, total, recorded });
             }
             Err(error) => not_measured(Subject::Neighbors, &error, emit),
+        }
+    }
+}
+
+/// Whether an address says nothing without an interface: every one has a route for such addresses, and which of them the
+/// routing names is no more than the order in which they came up.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// The routes that lead to the session's addresses.
+#[derive(Default)]
+struct Covering {
+    /// Those that cover an address of the session, or everything.
+    routes: Vec<Route>,
+    /// The others, but for those to the host's own addresses.
+    others: Vec<Route>,
+    /// How many of those there are.
+    own: u64,
+    /// More cover something than have room.
+    is_cut: bool,
+}
+
+impl Covering {
+    fn take(&mut self, remotes: &BTreeSet<IpAddr>, route: Route) {
+        let is_default = route.destination.length == 0;
+        let wanted = if is_default {
+            remotes.iter().any(|remote| remote.is_ipv4() == route.destination.address.is_ipv4())
+        } else {
+            remotes.iter().any(|remote| route.destination.contains(*remote))
+        };
+        let is_local = route.table == LOCAL;
+        if wanted && !(is_local && is_default) {
+            // A host of many routes may have many that cover everything, one for each table: those of the tables that
+            // every Linux has go before.
+            self.routes.push(route);
+            if self.routes.len() > MAX_ROUTES {
+                self.is_cut = true;
+                let of_others = self.routes.iter().rposition(|route| !matches!(route.table, 253..=LOCAL));
+                self.routes.remove(of_others.unwrap_or(MAX_ROUTES));
+            }
+        } else if is_local {
+            self.own += 1;
+        } else if self.others.len() < MAX_ROUTES {
+            self.others.push(route);
+        }
+    }
+
+    /// `total`: of how many.
+    fn tell(mut self, total: u64, emit: &mut Emit<'_>) {
+        let total = total.saturating_sub(self.own);
+        if total <= MAX_ROUTES as u64 {
+            self.routes.append(&mut self.others);
+        }
+        let recorded = self.routes.len() as u64;
+        self.routes.into_iter().for_each(|route| emit(HostFact::Route(route)));
+        emit(HostFact::Counted { subject: Subject::Routes, total, recorded });
+        if self.is_cut {
+            // The count of all that there are does not say so: most of them concern nobody here.
+            let why =
+                format!("more than {MAX_ROUTES} of them lead to an address of the session, the rest was left out");
+            emit(HostFact::NotMeasured { subject: Subject::Routes, why, needs: None });
         }
     }
 }
@@ -439,4 +489,65 @@ fn not_measured_part(subject: Subject, part: Option<&str>, error: &io::Error, em
     let needs = refused.then(|| "CAP_NET_ADMIN".to_owned());
     let part = part.map_or_else(String::new, |part| format!("{part}: "));
     emit(HostFact::NotMeasured { subject, why: format!("{part}{error}"), needs });
+}
+
+#[cfg(test)]
+mod tests {
+    use whyrelay_core::host::{Prefix, RouteKind, RoutePurpose};
+
+    use super::*;
+
+    fn route(table: u32, destination: &str, length: u8) -> Route {
+        Route {
+            table,
+            destination: Prefix { address: destination.parse().unwrap(), length },
+            route_kind: RouteKind::Unicast,
+            device: None,
+            gateway: None,
+            preferred_source: None,
+            metric: None,
+            mtu: None,
+            other_hops: Vec::new(),
+            next_hop_object: None,
+        }
+    }
+
+    #[test]
+    fn the_routing_is_asked_about_addresses_that_are_one_links_alone_by_nobody() {
+        let asked = |remote: &str| {
+            let (mut host, mut facts) = (Linux { routing: tables::open().ok(), ..Linux::default() }, Vec::new());
+            let remote = remote.parse().unwrap();
+            host.flow(&Flow { socket: None, remote, purpose: RoutePurpose::Peer, probe: false }, &mut |fact| {
+                facts.push(fact);
+            });
+            facts.len()
+        };
+        assert_eq!([asked("127.0.0.1:9"), asked("[fe80::1]:9"), asked("[fe80::1%2]:9")], [1, 0, 0]);
+    }
+
+    /// What is told of routes, on the way to an IPv4 address: how many, and whether something is missing.
+    fn told(routes: impl IntoIterator<Item = Route>) -> (usize, bool) {
+        let remotes = BTreeSet::from(["198.51.100.7".parse().unwrap()]);
+        let (mut covering, mut facts) = (Covering::default(), Vec::new());
+        routes.into_iter().for_each(|route| covering.take(&remotes, route));
+        covering.tell(100_000, &mut |fact| facts.push(fact));
+        let missing = facts.iter().any(|fact| matches!(fact, HostFact::NotMeasured { subject: Subject::Routes, .. }));
+        (facts.iter().filter(|fact| matches!(fact, HostFact::Route(_))).count(), missing)
+    }
+
+    #[test]
+    fn routes_that_lead_to_the_session_are_told_and_that_some_are_not() {
+        let others = || (0..200).map(|n| route(254, &format!("10.0.{n}.0"), 24));
+        assert_eq!(told(others()), (0, false));
+        let some =
+            [route(254, "0.0.0.0", 0), route(255, "0.0.0.0", 0), route(254, "::", 0), route(7, "198.51.100.0", 26)];
+        assert_eq!(told(some.into_iter().chain(others())), (2, false));
+        let everything = |tables: u32| (1000..1000 + tables).map(|table| route(table, "0.0.0.0", 0));
+        assert_eq!(told(everything(MAX_ROUTES as u32)), (MAX_ROUTES, false));
+        assert_eq!(told(everything(MAX_ROUTES as u32 + 1)), (MAX_ROUTES, true));
+        // The default route of the main table stays, wherever it comes.
+        let (mut covering, remotes) = (Covering::default(), BTreeSet::from(["198.51.100.7".parse().unwrap()]));
+        everything(500).chain([route(254, "0.0.0.0", 0)]).for_each(|route| covering.take(&remotes, route));
+        assert!(covering.routes.iter().any(|route| route.table == 254) && covering.routes.len() == MAX_ROUTES);
+    }
 }

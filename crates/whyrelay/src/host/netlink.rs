@@ -3,7 +3,9 @@
 use std::io;
 use std::ops::ControlFlow;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NlasIterator,
+};
 use netlink_sys::{Socket, SocketAddr};
 
 /// Bytes that one receive call takes: what the kernel fills at most in a dump.
@@ -20,6 +22,7 @@ pub(crate) struct Netlink {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
+    torn: bool,
 }
 
 impl Netlink {
@@ -30,7 +33,7 @@ impl Netlink {
         socket.connect(&SocketAddr::new(0, 0))?;
         // Bounds a dump of a hundred thousand routes; without it the kernel only splits it more finely.
         let _ = socket.set_rx_buf_sz(1 << 20);
-        Ok(Self { socket, buffer: vec![0; BUFFER], sequence: 0 })
+        Ok(Self { socket, buffer: vec![0; BUFFER], sequence: 0, torn: false })
     }
 
     /// Asks for a list; `take` gets each message's type and payload and may break off.
@@ -41,6 +44,7 @@ impl Netlink {
         mut take: impl FnMut(u16, &[u8]) -> ControlFlow<()>,
     ) -> io::Result<()> {
         self.send(message_type, NLM_F_REQUEST | NLM_F_DUMP, payload)?;
+        self.torn = false;
         let mut going = true;
         loop {
             let messages = self.receive()?;
@@ -61,6 +65,11 @@ impl Netlink {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether the last list changed while the kernel told it: entries may be missing then, or come twice.
+    pub(crate) const fn is_torn(&self) -> bool {
+        self.torn
     }
 
     /// Asks one question; the payload of the answer.
@@ -111,6 +120,7 @@ impl Netlink {
         let (mut messages, mut at) = (Vec::new(), 0);
         while at + HEADER <= length {
             let Ok(message) = NetlinkBuffer::new_checked(&self.buffer[at..length]) else { break };
+            self.torn |= message.flags() & NLM_F_DUMP_INTR != 0;
             let size = message.length() as usize;
             if size < HEADER {
                 break;

@@ -1,5 +1,6 @@
 //! A copy of our own packets as they leave and arrive at the interfaces (AF_PACKET).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -72,7 +73,9 @@ pub(super) struct Copy {
     socket: Arc<Socket>,
     /// Its end is the order to end.
     stop: UnixStream,
-    thread: JoinHandle<BTreeMap<Kind, Tally>>,
+    thread: JoinHandle<Kinds>,
+    /// Ports that were to be looked for.
+    ports: Cell<usize>,
 }
 
 impl Copy {
@@ -88,7 +91,7 @@ impl Copy {
         let (socket, (stop, ended)) = (Arc::new(socket), UnixStream::pair()?);
         let theirs = Arc::clone(&socket);
         let thread = std::thread::Builder::new().name("own packets".into()).spawn(move || read(&theirs, &ended))?;
-        Ok(Self { socket, stop, thread })
+        Ok(Self { socket, stop, thread, ports: Cell::new(0) })
     }
 
     /// From now on copies UDP from and to these ports, and what begins or refuses TCP connections with these ends.
@@ -97,22 +100,26 @@ impl Copy {
         ports: impl IntoIterator<Item = u16>,
         connected_to: impl IntoIterator<Item = &'a SocketAddr>,
     ) -> io::Result<()> {
-        let ports: Vec<u16> = ports.into_iter().take(MAX_PORTS).collect();
+        let mut ports: Vec<u16> = ports.into_iter().collect();
+        self.ports.set(ports.len());
+        ports.truncate(MAX_PORTS);
         let connected_to: Vec<SocketAddr> = connected_to.into_iter().take(MAX_CONNECTED_TO).copied().collect();
         self.socket.attach_filter(&program(&ports, &connected_to))
     }
 
-    /// Ends it at once; how many packets of each kind there were until now.
-    pub(super) fn stop(self) -> BTreeMap<Kind, Tally> {
-        let Self { stop, thread, .. } = self;
+    /// Ends it at once; how many packets of each kind there were until now, and why that is not all.
+    pub(super) fn stop(self) -> (BTreeMap<Kind, Tally>, Option<String>) {
+        let Self { stop, thread, ports, .. } = self;
         drop(stop);
-        thread.join().unwrap_or_default()
+        let kinds = thread.join().unwrap_or_default();
+        let why = kinds.left_out(ports.get());
+        (kinds.told, why)
     }
 }
 
 /// Until the other end of `stop` is closed, and then what waits still.
-fn read(socket: &Socket, stop: &UnixStream) -> BTreeMap<Kind, Tally> {
-    let mut kinds = BTreeMap::new();
+fn read(socket: &Socket, stop: &UnixStream) -> Kinds {
+    let mut kinds = Kinds::default();
     loop {
         let mut waited = [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         let polled = poll(&mut waited, PollTimeout::NONE);
@@ -125,7 +132,7 @@ fn read(socket: &Socket, stop: &UnixStream) -> BTreeMap<Kind, Tally> {
 }
 
 /// Takes what waits in the socket, and no more than [`MOST_AT_ONCE`].
-fn take(socket: &Socket, kinds: &mut BTreeMap<Kind, Tally>) {
+fn take(socket: &Socket, kinds: &mut Kinds) {
     let mut buffer = [0; COPIED as usize];
     for _ in 0..MOST_AT_ONCE {
         let (length, link) = match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
@@ -137,12 +144,37 @@ fn take(socket: &Socket, kinds: &mut BTreeMap<Kind, Tally>) {
         let Some(packet) = Packet::of(&buffer[..length.min(buffer.len())]) else { continue };
         let index = u32::try_from(link.ifindex()).unwrap_or(0);
         let kind = (index, link.pkttype() != OUTGOING, packet.source, packet.destination, packet.what);
-        if kinds.len() < MAX_KINDS || kinds.contains_key(&kind) {
-            let tally: &mut Tally = kinds.entry(kind).or_default();
-            tally.packets += 1;
-            tally.first.get_or_insert_with(Instant::now);
-            tally.wrong_checksums += u64::from(tally.packets <= CHECKED && packet.is_checksum_wrong());
+        let Some(tally) = kinds.of(kind) else { continue };
+        tally.packets += 1;
+        tally.first.get_or_insert_with(Instant::now);
+        tally.wrong_checksums += u64::from(tally.packets <= CHECKED && packet.is_checksum_wrong());
+    }
+}
+
+/// What was seen of each kind.
+#[derive(Default)]
+struct Kinds {
+    told: BTreeMap<Kind, Tally>,
+    /// Packets of kinds for which there was no room.
+    untold: u64,
+}
+
+impl Kinds {
+    fn of(&mut self, kind: Kind) -> Option<&mut Tally> {
+        if self.told.len() >= MAX_KINDS && !self.told.contains_key(&kind) {
+            self.untold += 1;
+            return None;
         }
+        Some(self.told.entry(kind).or_default())
+    }
+
+    /// Why this is not all of a session with so many ports.
+    fn left_out(&self, ports: usize) -> Option<String> {
+        if ports > MAX_PORTS {
+            return Some(format!("of {ports} ports {MAX_PORTS} were looked for"));
+        }
+        let untold = self.untold;
+        (untold > 0).then(|| format!("{untold} packets had more ends than are told apart ({MAX_KINDS})"))
     }
 }
 
@@ -351,6 +383,28 @@ mod tests {
         let mut fragment = whole;
         fragment[7] = 1;
         assert!(Packet::of(&fragment).is_none());
+    }
+
+    #[test]
+    fn packets_and_ports_for_which_there_is_no_room_are_told_of() {
+        let end = |port: usize| SocketAddr::from(([192, 0, 2, 1], u16::try_from(port).unwrap()));
+        let seen = |number: usize| {
+            let mut kinds = Kinds::default();
+            for port in 0..number {
+                // Another packet of a kind that is told apart takes no more room.
+                for _ in 0..2 {
+                    if let Some(tally) = kinds.of((1, false, end(port), end(0), Copied::Datagram)) {
+                        tally.packets += 1;
+                    }
+                }
+            }
+            kinds
+        };
+        let all = seen(MAX_KINDS);
+        assert!(all.told.len() == MAX_KINDS && all.told.values().all(|tally| tally.packets == 2));
+        assert_eq!((all.left_out(1), all.left_out(MAX_PORTS)), (None, None));
+        assert!(all.left_out(MAX_PORTS + 1).is_some_and(|why| why.starts_with("of 65 ports 64")));
+        assert!(seen(MAX_KINDS + 1).left_out(1).is_some_and(|why| why.starts_with("2 packets")));
     }
 
     #[test]

@@ -239,6 +239,10 @@ fn container() -> Option<String> {
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         return Some("kubernetes".into());
     }
+    // Who is not root may read what systemd found out, and not what it was found by.
+    if let Ok(kind) = fs::read_to_string("/run/systemd/container") {
+        return Some(bounded(kind.trim().to_owned())).filter(|kind| !kind.is_empty());
+    }
     let bytes = fs::read("/proc/1/environ").ok()?;
     let setting = bytes.split(|byte| *byte == 0).find_map(|setting| setting.strip_prefix(b"container="))?;
     Some(bounded(String::from_utf8_lossy(setting).into_owned()))

@@ -29,6 +29,10 @@ const RTM_GETRULE: u16 = 34;
 /// Most entries of a table that are looked at: more than any host has, and a bound.
 const MAX_LOOKED_AT: u64 = 2_000_000;
 
+/// How often a list is read that changes meanwhile: where interfaces come and go all the time, half of the readings of a
+/// thousand of them are torn.
+const READINGS: usize = 16;
+
 /// Most next hops of one route that are recorded.
 const MAX_HOPS: usize = 16;
 
@@ -39,6 +43,10 @@ pub(super) fn open() -> io::Result<Netlink> {
 
 /// All interfaces by index.
 pub(crate) fn links() -> io::Result<BTreeMap<u32, Link>> {
+    whole(read_links)
+}
+
+fn read_links() -> io::Result<BTreeMap<u32, Link>> {
     let mut links = BTreeMap::new();
     let mut masters = Vec::new();
     dump(RTM_GETLINK, AddressFamily::Unspec, 16, |payload| {
@@ -97,6 +105,10 @@ fn vrf_table(info: &LinkInfo) -> Option<u32> {
 
 /// All addresses.
 pub(super) fn addresses(links: &BTreeMap<u32, Link>) -> io::Result<Vec<Address>> {
+    whole(|| read_addresses(links))
+}
+
+fn read_addresses(links: &BTreeMap<u32, Link>) -> io::Result<Vec<Address>> {
     const FLAGS: [(AddressFlags, &str); 8] = [
         (AddressFlags::Secondary, "secondary"),
         (AddressFlags::Optimistic, "optimistic"),
@@ -206,6 +218,10 @@ pub(super) fn route(message: &RouteMessage, links: &BTreeMap<u32, Link>) -> Opti
 
 /// All policy rules.
 pub(super) fn rules() -> io::Result<Vec<PolicyRule>> {
+    whole(read_rules)
+}
+
+fn read_rules() -> io::Result<Vec<PolicyRule>> {
     let mut rules = Vec::new();
     for (family, kernel) in [(Family::V4, AddressFamily::Inet), (Family::V6, AddressFamily::Inet6)] {
         let asked = dump(RTM_GETRULE, kernel, 12, |payload| {
@@ -214,7 +230,8 @@ pub(super) fn rules() -> io::Result<Vec<PolicyRule>> {
             }
         });
         // A kernel without IPv6 has no IPv6 rules.
-        if family == Family::V4 {
+        let is_torn = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
+        if family == Family::V4 || asked.as_ref().is_err_and(is_torn) {
             asked?;
         }
     }
@@ -321,16 +338,36 @@ pub(super) fn neighbors(links: &BTreeMap<u32, Link>, mut take: impl FnMut(Neighb
 /// `FIB_RULE_INVERT` of linux/fib_rules.h.
 const FIB_RULE_INVERT: u32 = 2;
 
+/// Reads a list again where it changed meanwhile. What changes all the time is an error in the end: a list of which
+/// entries may be missing is no proof that one is not there.
+pub(super) fn whole<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut last = read();
+    for _ in 1..READINGS {
+        match &last {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => last = read(),
+            _ => break,
+        }
+    }
+    last
+}
+
 /// Asks for a list of an address family with an otherwise empty header of this length; answers how many came.
+///
+/// # Errors
+/// `Interrupted` when the list changed meanwhile.
 fn dump(message_type: u16, family: AddressFamily, header: usize, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
     let mut payload = vec![0; header];
     payload[0] = u8::from(family);
     let mut count = 0;
-    open()?.dump(message_type, &payload, |_, body| {
+    let mut netlink = open()?;
+    netlink.dump(message_type, &payload, |_, body| {
         count += 1;
         take(body);
         if count < MAX_LOOKED_AT { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
+    if netlink.is_torn() {
+        return Err(io::Error::new(io::ErrorKind::Interrupted, "it changed each time while it was read"));
+    }
     Ok(count)
 }
 
@@ -375,6 +412,28 @@ mod tests {
         let mut hop = RouteNextHop::default();
         (hop.interface_index, hop.attributes) = (interface_index, attributes);
         hop
+    }
+
+    #[test]
+    fn a_list_that_changes_while_it_is_read_is_read_again() {
+        let readings = |torn: usize| {
+            let mut read = 0;
+            let list = whole(|| {
+                read += 1;
+                if read <= torn { Err(io::ErrorKind::Interrupted.into()) } else { Ok("whole") }
+            });
+            (list.map_err(|error| error.kind()), read)
+        };
+        assert_eq!(readings(0), (Ok("whole"), 1));
+        assert_eq!(readings(READINGS - 1), (Ok("whole"), READINGS));
+        assert_eq!(readings(READINGS), (Err(io::ErrorKind::Interrupted), READINGS));
+        // Whatever else is wrong is not asked again.
+        let mut asked = 0;
+        let refused: io::Result<()> = whole(|| {
+            asked += 1;
+            Err(io::ErrorKind::PermissionDenied.into())
+        });
+        assert_eq!((refused.unwrap_err().kind(), asked), (io::ErrorKind::PermissionDenied, 1));
     }
 
     #[test]

@@ -349,6 +349,52 @@ fn selectors(rule: &PolicyRule) -> PolicyRule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnosis::evidence::Evidence;
+    use crate::host::{HostFact, Moment};
+    use crate::time::Timestamp;
+    use crate::trace::event::{Event, EventKind};
+
+    #[test]
+    fn nothing_is_looked_up_in_rules_or_routes_that_are_not_told_whole() {
+        let known = |more: &[HostFact]| {
+            let route = Route {
+                table: 254,
+                destination: Prefix { address: "0.0.0.0".parse().expect("an address"), length: 0 },
+                route_kind: RouteKind::Unicast,
+                device: Some("eth0".to_owned()),
+                gateway: None,
+                preferred_source: None,
+                metric: None,
+                mtu: None,
+                other_hops: Vec::new(),
+                next_hop_object: None,
+            };
+            let rule = HostFact::PolicyRule(PolicyRule::lookup(Family::V4, 32_766, 254));
+            // Most routes of a host concern nobody here.
+            let counted = HostFact::Counted { subject: Subject::Routes, total: 100_000, recorded: 1 };
+            let facts = [rule, HostFact::Route(route), counted].into_iter().chain(more.iter().cloned());
+            let events: Vec<Event> = facts
+                .enumerate()
+                .map(|(number, fact)| Event {
+                    seq: 2 * number as u64,
+                    at: Timestamp::from_micros(number as u64),
+                    vantage: Vantage::A,
+                    kind: EventKind::HostFact { moment: Moment::After, fact: Box::new(fact) },
+                })
+                .collect();
+            Tables::of(&Evidence::of(&events).side(Vantage::A).host).is_some()
+        };
+        assert!(known(&[]));
+        let cut = |subject| HostFact::NotMeasured { subject, why: "the rest was left out".to_owned(), needs: None };
+        for (facts, is_known) in [
+            (cut(Subject::Routes), false),
+            (cut(Subject::PolicyRules), false),
+            (cut(Subject::Nftables), true),
+            (HostFact::Counted { subject: Subject::PolicyRules, total: 300, recorded: 256 }, false),
+        ] {
+            assert_eq!(known(std::slice::from_ref(&facts)), is_known, "{facts:?}");
+        }
+    }
 
     #[test]
     fn of_two_routes_with_one_prefix_the_one_that_the_kernel_chooses_is_taken_out() {

@@ -33,7 +33,9 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let is_default = |route: &&crate::diagnosis::evidence::Taken<crate::host::Route>| {
         route.fact.destination.length == 0 && route.fact.destination.address.is_ipv4()
     };
-    if host.routes.is_empty() || host.routes.iter().filter(is_default).any(|route| route.fact.table == 254) {
+    // Where not all are told, that one is not among them says nothing.
+    let whole = !host.routes.is_empty() && host.why_not_measured(Subject::Routes).is_none();
+    if !whole || host.routes.iter().filter(is_default).any(|route| route.fact.table == 254) {
         return None;
     }
     let elsewhere = host.routes.iter().filter(is_default).find(|route| !matches!(route.fact.table, 253..=255))?;

@@ -1,7 +1,7 @@
 //! Near misses: for each rule a session one step away from its fault, in which it must stay silent.
 
 use whyrelay_core::host::{
-    HostFact, NeighborState, OwnPacket, Prefix, ProbeAim, RoutePurpose, RuleAction, SoftwareName,
+    HostFact, NeighborState, OwnPacket, Prefix, ProbeAim, RoutePurpose, RuleAction, SoftwareName, Subject,
 };
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::trace::event::{
@@ -124,6 +124,12 @@ fn routing() -> Vec<Near> {
         session.default_route(201);
         session.route(SERVER, STUN, 0, Ok(Way { table: 201, ..UPLINK }));
     });
+    let not_whole = diverted(&[], UPLINK, |session| {
+        session.default_route(201);
+        session.route(SERVER, STUN, 0, Ok(Way { table: 201, ..UPLINK }));
+        let (subject, why) = (Subject::Routes, "the rest was left out".to_owned());
+        session.fact(Vantage::A, HostFact::NotMeasured { subject, why, needs: None });
+    });
     vec![
         near("WR104", "the firewall refuses, not the route", failing(Fate::SendRefused(1), LOST, |_| {})),
         near(
@@ -156,6 +162,7 @@ fn routing() -> Vec<Near> {
         near("WR115", "the source is on the device by which they leave", at_home),
         near("WR118", "peer and servers by the same uplink", same_uplink),
         near("WR125", "the main table has a default route as well", with_main),
+        near("WR125", "not all routes were told: the main table's may be among the others", not_whole),
     ]
 }
 
