@@ -81,7 +81,7 @@ fn who_was_told_that_the_peer_was_interrupted_says_so_without_its_recording() {
     assert!(missing.is_some_and(|entry| entry.why.contains("B was interrupted when checks had been sent for")));
     // Once the checks had their time, that they were not answered is the cause.
     let report = Report::from_events(&left(Duration::from_secs(6), SignalingState::PeerInterrupted));
-    assert_eq!(harmful(&report), [("WR505", "the path")], "{:?}", report.findings);
+    assert_eq!(harmful(&report), [("WR505", "the path"), ("WR802", "both sides")], "{:?}", report.findings);
 }
 
 /// The schedule of one dead pair: sent for the last time after 1550 ms, given up at 2.55 s.
