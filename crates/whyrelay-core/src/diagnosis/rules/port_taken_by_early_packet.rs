@@ -114,7 +114,8 @@ fn probed(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             // No NAT: nothing to give up.
             return None;
         }
-        let opened = opened_to.get(&probe.fact.remote);
+        // Where the peer's router refused it, it was not lost here.
+        let opened = opened_to.get(&probe.fact.remote).filter(|_| probe.fact.result == ProbeOutcome::Silent);
         let (how, more) = match (mapped_of(&probe.fact.result), opened) {
             (Some(seen), _) if seen.ip() == told.ip() && seen.port() != told.port() => {
                 (format!("it then sends from port {}", seen.port()), None)

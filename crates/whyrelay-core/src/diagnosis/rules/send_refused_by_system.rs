@@ -1,5 +1,6 @@
 //! the system refuses to send.
 
+use super::counterfactual::is_server;
 use super::errno::{EACCES, ECONNREFUSED, EHOSTUNREACH, EINVAL, EMSGSIZE, ENETUNREACH, ENOBUFS, EPERM};
 use super::wording::{against, quoted_firewall};
 use super::{Examination, Fault, Fix, Need, Rule, one_family};
@@ -36,6 +37,10 @@ fn examine(session: &Session<'_>) -> Examination {
         // Errors with a meaning of their own have rules of their own.
         let others =
             side.send_failures.iter().filter(|((.., errno), _)| !matches!(*errno, EPERM | EMSGSIZE | ECONNREFUSED));
+        // From elsewhere the peer's probes came alone: their answers are no part of the session, and nobody asked the
+        // routing for them.
+        let others =
+            others.filter(|((_, remote, _), _)| side.known.remote_at(*remote).is_some() || is_server(side, *remote));
         for ((local, remote, errno), failure) in others {
             by_errno.entry(*errno).or_default().push((*local, *remote, failure));
         }
