@@ -222,11 +222,21 @@ fn led_astray<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<
             .filter(move |probe| probe.fact.remote.is_ipv6() == is_ipv6)
             .map(|probe| &probe.fact.result)
     };
+    // But a source that leaves by another interface than its own is lost whatever else is.
+    let strays = |is_ipv6: bool| {
+        host.route_answers.iter().map(|answer| &answer.fact).any(|answer| {
+            let home = |source| host.addresses.iter().find(|address| address.fact.address == source);
+            let home = answer.question.source.filter(|source| source.is_ipv6() == is_ipv6).and_then(home);
+            answer.question.mark != 0
+                && answer.question.out_device.is_none()
+                && home.is_some_and(|home| answer.device().is_some_and(|device| device != home.fact.device))
+        })
+    };
     let leads_nowhere = [false, true].map(|is_ipv6| {
         let tried = without_it(is_ipv6).any(|result| !matches!(result, ProbeOutcome::NotMade { .. }));
         let helps = without_it(is_ipv6).any(|result| matches!(result, ProbeOutcome::Answered { .. }));
         let asked = side.servers.keys().any(|(.., server)| server.is_ipv6() == is_ipv6);
-        !answered(is_ipv6) && if tried { helps } else { asked }
+        !answered(is_ipv6) && if tried { helps || strays(is_ipv6) } else { asked }
     });
     if leads_nowhere == [false, false] {
         return Vec::new();
@@ -327,6 +337,8 @@ pub fn mark_matters(host: &HostEvidence, answer: &Taken<RouteAnswer>) -> bool {
         return false;
     }
     match unmarked(host, answer) {
+        // That the packet without it goes yet elsewhere is another rule's doing.
+        Some(_) if deciding(host, &answer.fact).is_some_and(|rule| !selects_by_mark(&rule.fact)) => false,
         Some(other) => {
             is_refused(&other.fact) != is_refused(&answer.fact)
                 || (!is_refused(&answer.fact) && other.fact.device() != answer.fact.device())

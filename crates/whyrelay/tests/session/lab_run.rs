@@ -7,12 +7,16 @@ const WRONG: &str = "title = \"No <relay> & no \\\"path\\\"\"\n\
     [host.a]\nbehind = \"pfsense\"\n[host.b]\nbehind = \"pfsense\"\n[server]\nturn = false\n\
     [expect]\npath = \"relayed\"\n[[expect.finding]]\nname = \"udp-blocked\"\n";
 
+/// One that virtual time leaves out, because it says so.
+const ELSEWHERE: &str = "title = \"t\"\nworlds = [\"kernel\"]\n[host.a]\n[host.b]\n[expect]\npath = \"direct\"\n";
+
 fn lab_run(arguments: &[&str]) -> Output {
     let directory = tempfile::tempdir().expect("a directory");
-    let wrong = directory.path().join("wrong-on-purpose.toml");
+    let [wrong, elsewhere] = ["wrong-on-purpose.toml", "between-kernels.toml"].map(|name| directory.path().join(name));
     std::fs::write(&wrong, WRONG).expect("a file");
+    std::fs::write(&elsewhere, ELSEWHERE).expect("a file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_whyrelay"));
-    command.args(["lab", "run", "two-homes", "symmetric-against-home", "turn-certificate-expired"]).arg(&wrong);
+    command.args(["lab", "run", "two-homes", "symmetric-against-home"]).arg(&elsewhere).arg(&wrong);
     command.args(arguments).env_remove("WHYRELAY_SIGNAL").output().expect("whyrelay runs")
 }
 

@@ -12,7 +12,7 @@ use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::told;
 use crate::diagnosis::routes::{diversions, is_refused, reachable_candidates};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::{Filter, FilteredPacket, FirewallRule, Moment, RouteAnswer, Subject};
+use crate::host::{Filter, FilteredPacket, FirewallRule, Moment, ProbeOutcome, RouteAnswer, Subject};
 use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
 
@@ -41,7 +41,10 @@ pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault
             let packet = FilteredPacket { source: own, destination: remote, in_device: None, out_device: None };
             // What goes another way comes to the filter all the same.
             let kept_back = kept_back(session, vantage, is_refused, |to| to == remote.ip())?;
-            Some((untouched(&side.host, &filter, &ON_OUTPUT, &packet)?, own, remote, kept_back))
+            // A probe from a socket bound to a device may have come to it: then that is what was counted.
+            let probe = refused_probe(side, remote).filter(|_| !is_full);
+            let rule = stopping(&side.host, &filter, &ON_OUTPUT, &packet)?;
+            (probe.is_some() || is_untouched(rule)).then_some((rule, own, remote, probe.unwrap_or(kept_back)))
         })?;
     Some(Fault {
         blame: Blame::side(vantage),
@@ -87,7 +90,7 @@ pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault>
         let in_device = side.host.addresses.iter().find(|known| known.fact.address == own.ip());
         let in_device = in_device.map(|known| known.fact.device.as_str());
         let packet = FilteredPacket { source: remote, destination: own, in_device, out_device: None };
-        let rule = untouched(&side.host, &filter, hooks, &packet)?;
+        let rule = stopping(&side.host, &filter, hooks, &packet).filter(|rule| is_untouched(rule))?;
         (rule.fact.packets_since.is_some() || is_seen(remote)).then_some((rule, own, remote, kept_back))
     })?;
     Some(Fault {
@@ -151,16 +154,27 @@ fn is_seen_at(session: &Session<'_>, vantage: Vantage, remote: SocketAddr) -> bo
         || told(peer).iter().any(|told| told.mapped.ip() == remote.ip())
 }
 
-/// A rule that surely stops a packet, and counted none.
-fn untouched<'a>(
+/// A rule that surely stops a packet.
+fn stopping<'a>(
     host: &'a HostEvidence,
     filter: &Filter<'_>,
     hooks: &[&str],
     packet: &FilteredPacket<'_>,
 ) -> Option<&'a Taken<FirewallRule>> {
     let stopping = filter.surely_stops(hooks, packet)?;
-    let rule = after(&host.firewall_rules).find(|rule| rule.fact == *stopping)?;
-    rule.fact.packets_since.is_none_or(|packets| packets == 0).then_some(rule)
+    after(&host.firewall_rules).find(|rule| rule.fact == *stopping)
+}
+
+/// Whether it counted none, as far as it counts.
+fn is_untouched(rule: &Taken<FirewallRule>) -> bool {
+    rule.fact.packets_since.is_none_or(|packets| packets == 0)
+}
+
+/// A probe to an address that the firewall refused, while the session's own packets were refused before they came there.
+fn refused_probe(side: &SideEvidence, remote: SocketAddr) -> Option<u64> {
+    let refused = ProbeOutcome::Refused { errno: EPERM };
+    let mut probes = side.host.probes.iter().filter(|probe| probe.fact.remote.ip() == remote.ip());
+    probes.find(|probe| probe.fact.result == refused).map(|probe| probe.seq)
 }
 
 /// The sockets of a side, each with every address of the peer that could be reached directly; `None`: the session is
