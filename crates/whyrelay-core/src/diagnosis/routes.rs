@@ -222,14 +222,16 @@ fn led_astray<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<
             .filter(move |probe| probe.fact.remote.is_ipv6() == is_ipv6)
             .map(|probe| &probe.fact.result)
     };
-    // But a source that leaves by another interface than its own is lost whatever else is.
+    // But a source that leaves by another uplink than its own is lost whatever else is.
     let strays = |is_ipv6: bool| {
         host.route_answers.iter().map(|answer| &answer.fact).any(|answer| {
             let home = |source| host.addresses.iter().find(|address| address.fact.address == source);
             let home = answer.question.source.filter(|source| source.is_ipv6() == is_ipv6).and_then(home);
             answer.question.mark != 0
                 && answer.question.out_device.is_none()
-                && home.is_some_and(|home| answer.device().is_some_and(|device| device != home.fact.device))
+                && home.zip(answer.device()).is_some_and(|(home, device)| {
+                    device != home.fact.device && host.link(device).is_some_and(|link| !link.fact.is_tunnel())
+                })
         })
     };
     let leads_nowhere = [false, true].map(|is_ipv6| {

@@ -149,8 +149,8 @@ fn killed_while_running() -> Result<()> {
             "{scenario}: no {wanted:?}: {threads:?} {commands}"
         );
         ensure!(commands.contains(" serve ") && commands.contains(" answer "), "{scenario}: {commands}");
-        // The server ends with the run; who has a session does not.
-        ensure!(is_there(&id)? && !namespaces(&id)?.is_empty(), "{scenario}: there is nothing to remove");
+        // The server ends with the run, and a session may, because of that.
+        ensure!(!namespaces(&id)?.is_empty(), "{scenario}: there is nothing to remove");
         let said = clean(&machine)?;
         ensure!(said.stdout.contains(&format!("removed {id}")), "{scenario}: {}", said.account);
         nothing_left(&run, SOON, scenario)?;
