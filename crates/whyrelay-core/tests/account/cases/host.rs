@@ -47,6 +47,11 @@ pub(super) fn icmp(
 /// A mark by which a rule sends everything of A, its packets to the servers as well, to an uplink where nothing is
 /// answered; `without`: what a probe without the mark saw.
 pub(crate) fn astray(without: Option<&str>) -> Session {
+    astray_by(None, without)
+}
+
+/// The same by an interface of a kind.
+pub(crate) fn astray_by(kind: Option<&str>, without: Option<&str>) -> Session {
     let second = Way { device: "eth1", gateway: Some("192.168.2.1"), table: 200, rule: Some(1000) };
     let mut session = Session::new();
     session.stun(Vantage::A, A, STUN, None);
@@ -59,7 +64,7 @@ pub(crate) fn astray(without: Option<&str>) -> Session {
     session.push(Vantage::A, EventKind::ServerFailed { server, local: None, method, failure });
     session.check(Check { transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
     session.link(Vantage::A, "eth0", None, "192.168.1.2");
-    session.link(Vantage::A, "eth1", None, "192.168.2.2");
+    session.link(Vantage::A, "eth1", kind, "192.168.2.2");
     let (mark, mask) = (Some(0x10000), Some(0x10000));
     session.rule(whyrelay_core::host::PolicyRule { mark, mask, ..policy_rule(1000) });
     for (purpose, to) in [(SERVER, STUN), (PEER, B_MAPPED)] {
@@ -159,6 +164,8 @@ fn routing() -> Vec<Case> {
         case("WR106", "A", collision),
         case("WR106", "A", kept_in(None, Some(0x1BD00))),
         case("WR106", "A", astray(Some("203.0.113.1:40001"))),
+        // Its source leaves by another uplink, which is the mark's doing whatever else is.
+        case("WR106", "A", astray(None)),
         case("WR107", "A", diverted(&tunnel, into("wg0", 254, 32_766), |_| {})),
         case("WR108", "A", everything),
         case("WR108", "A", by_tap),

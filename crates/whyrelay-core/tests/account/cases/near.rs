@@ -14,7 +14,7 @@ use whyrelay_core::wire::integrity::Integrity;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use super::facts::{UPLINK, Way, policy_rule};
-use super::host::{astray, diverted, icmp, translated};
+use super::host::{astray_by, diverted, icmp, translated};
 use super::network::{
     broken_relay, connected, lost_and, refused_with, relay_to_relay, seen_by_peer, seen_by_relay, server_failed,
     silent_for_both,
@@ -138,7 +138,11 @@ fn routing() -> Vec<Near> {
             diverted(&TUNNEL, Way { table: 200, rule: Some(100), ..UPLINK }, to_peer),
         ),
         near("WR106", "it is refused without the mark, too", everywhere),
-        near("WR106", "the mark leads elsewhere, and without it nothing is answered either", astray(None)),
+        near(
+            "WR106",
+            "the mark leads into a tunnel, and without it nothing is answered either",
+            astray_by(Some("wireguard"), None),
+        ),
         near("WR107", "the servers' packets go the same way", all_in_tunnel),
         near("WR108", "the servers' packets go by the uplink", diverted(&TUNNEL, into("wg0", 254, 32_766), |_| {})),
         near("WR108", "the default route leads by an uplink that is a TAP device", by_tap(UPLINK.device)),
