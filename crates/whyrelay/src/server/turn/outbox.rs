@@ -2,6 +2,7 @@
 //! and as much as it takes; what it does not take, and all of TLS, waits in one buffer for the connection's own task.
 
 use std::io::IoSlice;
+use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::tcp::OwnedWriteHalf;
@@ -36,6 +37,36 @@ impl StreamMessage<'_> {
     }
 }
 
+/// Bytes that may wait for any one connection, whatever waits for the others.
+const OWN: usize = 16 * 1024;
+
+/// What all connections of a server share for what waits beyond [`OWN`].
+pub(super) struct Reserve {
+    /// In bytes. Less than none where the rest of a message that was begun had to be kept.
+    left: AtomicIsize,
+}
+
+impl Reserve {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self { left: AtomicIsize::new(isize::try_from(bytes).unwrap_or(isize::MAX)) }
+    }
+
+    /// Whether there were so many.
+    fn take(&self, bytes: usize) -> bool {
+        let less = |left: isize| left.checked_sub_unsigned(bytes).filter(|left| *left >= 0);
+        bytes == 0 || self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    /// Takes what cannot be done without.
+    fn overdraw(&self, bytes: usize) {
+        self.left.fetch_sub(bytes.cast_signed(), Ordering::Relaxed);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.left.fetch_add(bytes.cast_signed(), Ordering::Relaxed);
+    }
+}
+
 /// One connection's. Full means drop: data is relayed UDP.
 pub(super) struct Outbox {
     /// Of a plain connection.
@@ -44,6 +75,7 @@ pub(super) struct Outbox {
     more: Notify,
     /// Bytes that may wait.
     limit: usize,
+    reserve: Arc<Reserve>,
 }
 
 #[derive(Default)]
@@ -51,11 +83,13 @@ struct State {
     waiting: Vec<u8>,
     /// Bytes that the connection's task has taken, and not written yet.
     taken: usize,
+    /// Bytes of the reserve that these hold.
+    reserved: usize,
 }
 
 impl Outbox {
-    pub(super) fn new(socket: Option<Arc<OwnedWriteHalf>>, limit: usize) -> Self {
-        Self { socket, state: Mutex::default(), more: Notify::new(), limit }
+    pub(super) fn new(socket: Option<Arc<OwnedWriteHalf>>, limit: usize, reserve: Arc<Reserve>) -> Self {
+        Self { socket, state: Mutex::default(), more: Notify::new(), limit, reserve }
     }
 
     /// Sends messages, or has them wait; how many were dropped.
@@ -69,7 +103,7 @@ impl Outbox {
                 Some(socket) if state.waiting.is_empty() && state.taken == 0 => write(socket, messages),
                 _ => 0,
             };
-            dropped += state.keep(messages, written, self.limit);
+            dropped += state.keep(messages, written, self.limit, &self.reserve);
         }
         let is_waiting = !state.waiting.is_empty();
         drop(state);
@@ -95,7 +129,11 @@ impl Outbox {
 
     /// So many bytes of what was taken are written.
     pub(super) fn wrote(&self, length: usize) {
-        self.lock().taken -= length;
+        let mut state = self.lock();
+        state.taken -= length;
+        let still = state.reserved.min((state.taken + state.waiting.len()).saturating_sub(OWN));
+        self.reserve.give_back(state.reserved - still);
+        state.reserved = still;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -103,17 +141,31 @@ impl Outbox {
     }
 }
 
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.reserve.give_back(self.lock().reserved);
+    }
+}
+
 impl State {
     /// Keeps what is behind the first `written` bytes, as far as it may wait; how many messages are dropped.
-    fn keep(&mut self, messages: &[&StreamMessage<'_>], mut written: usize, limit: usize) -> usize {
+    fn keep(&mut self, messages: &[&StreamMessage<'_>], mut written: usize, limit: usize, reserve: &Reserve) -> usize {
         let mut dropped = 0;
         for message in messages {
             let length = message.length();
             let begun = std::mem::take(&mut written);
             if begun >= length {
                 written = begun - length;
-            } else if begun > 0 || self.taken + self.waiting.len() + length <= limit {
+                continue;
+            }
+            let held = self.taken + self.waiting.len() + length - begun;
+            let owed = held.saturating_sub(OWN).saturating_sub(self.reserved);
+            if begun > 0 || (held <= limit && reserve.take(owed)) {
                 // Without the rest of one that has begun, the stream would be out of step.
+                if begun > 0 {
+                    reserve.overdraw(owed);
+                }
+                self.reserved += owed;
                 let from = self.waiting.len();
                 message.parts().iter().for_each(|part| self.waiting.extend_from_slice(part));
                 self.waiting.drain(from..from + begun);
@@ -151,7 +203,7 @@ mod tests {
         let (_unread, socket) = listener.accept().await.unwrap().0.into_split();
         let socket = Arc::new(socket);
         socket.writable().await.unwrap();
-        let outbox = Outbox::new(Some(Arc::clone(&socket)), LIMIT);
+        let outbox = Outbox::new(Some(Arc::clone(&socket)), LIMIT, Arc::new(Reserve::new(0)));
         let (mut sent, mut number) = (Vec::new(), 0_u8);
         while outbox.lock().waiting.is_empty() {
             number = number.wrapping_add(1);
@@ -188,12 +240,33 @@ mod tests {
 
     #[tokio::test]
     async fn all_of_tls_waits_for_the_connections_task() {
-        let outbox = Outbox::new(None, 16);
+        let outbox = Outbox::new(None, 16, Arc::new(Reserve::new(0)));
         let messages = [channel_data(b"first"), channel_data(b"none"), channel_data(b"")];
         assert_eq!(outbox.push(messages.iter()), 1);
         assert_eq!(outbox.take().await, b"\x40\0\0\x05first\0\0\0\x40\0\0\0");
         assert_eq!(outbox.push(messages.iter()), 3, "it is not written yet");
         outbox.wrote(16);
         assert_eq!(outbox.push(messages.iter()), 1);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_all_is_bounded_and_each_has_a_little_of_its_own() {
+        const RESERVE: usize = 100_000;
+        let reserve = Arc::new(Reserve::new(RESERVE));
+        let left = || reserve.left.load(Ordering::Relaxed);
+        let message = channel_data(&[7; 996]);
+        let fill = |outbox: &Outbox| (0..).take_while(|_| outbox.push(std::iter::once(&message)) == 0).count() * 1000;
+        let outboxes: Vec<_> = (0..4).map(|_| Outbox::new(None, 64_000, Arc::clone(&reserve))).collect();
+        let waits: Vec<usize> = outboxes.iter().map(fill).collect();
+        assert_eq!(waits[0], 64_000, "the first may have all that one may");
+        assert!(waits[1] > 60_000 && waits[1] < 64_000 + 1, "{waits:?}");
+        assert!(waits[2..].iter().all(|waits| (15_000..=OWN + 10_000).contains(waits)), "{waits:?}");
+        assert!(waits.iter().sum::<usize>() <= RESERVE + 4 * OWN && left() >= 0, "{waits:?}");
+        let taken = outboxes[0].take().await.len();
+        outboxes[0].wrote(taken);
+        assert!(left() >= 40_000, "{}: what is written is free again", left());
+        assert_eq!(fill(&outboxes[3]), 64_000 - waits[3]);
+        drop(outboxes);
+        assert_eq!(left(), RESERVE.cast_signed(), "so is what a connection leaves behind");
     }
 }

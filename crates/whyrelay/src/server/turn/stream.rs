@@ -12,6 +12,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,7 +22,7 @@ use whyrelay_core::engine::turn_server::{Client, ClientTransport, Input, StreamI
 use whyrelay_core::wire::framing::{Deframer, Framing};
 
 use super::engine::Engine;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Reserve};
 use super::plain::Plain;
 use crate::server::client_network;
 use crate::server::log::Seldom;
@@ -40,6 +41,8 @@ pub struct StreamLimits {
     pub write: Duration,
     /// Bytes that may wait for a reader; messages beyond are dropped.
     pub outbox_bytes: usize,
+    /// Bytes that may wait for all readers together, but for 16 KiB that each may have whatever the others do.
+    pub all_outboxes_bytes: usize,
 }
 
 impl Default for StreamLimits {
@@ -50,6 +53,7 @@ impl Default for StreamLimits {
             idle: Duration::from_secs(15),
             write: Duration::from_secs(10),
             outbox_bytes: 512 * 1024,
+            all_outboxes_bytes: 64 << 20,
         }
     }
 }
@@ -74,6 +78,7 @@ pub(super) struct Streams {
     engine: Arc<Engine>,
     tls: Option<TlsAcceptor>,
     limits: Arc<StreamLimits>,
+    reserve: Arc<Reserve>,
     next: Arc<AtomicU64>,
     sources: Arc<Mutex<HashMap<IpAddr, usize>>>,
     open: Arc<AtomicUsize>,
@@ -84,6 +89,7 @@ impl Streams {
         Self {
             engine,
             tls,
+            reserve: Arc::new(Reserve::new(limits.all_outboxes_bytes)),
             limits: Arc::new(limits),
             next: Arc::default(),
             sources: Arc::default(),
@@ -159,17 +165,21 @@ impl Streams {
             Some(acceptor) if first[0] == HANDSHAKE => {
                 let stream = timeout_at(deadline, acceptor.accept(stream)).await??;
                 let (reader, writer) = tokio::io::split(stream);
-                let outbox = Outbox::new(None, self.limits.outbox_bytes);
+                let outbox = self.outbox(None);
                 self.converse(reader, writer, outbox, [source, local], deadline).await
             }
             _ => {
                 let (reader, writer) = stream.into_split();
                 let writer = Arc::new(writer);
-                let outbox = Outbox::new(Some(Arc::clone(&writer)), self.limits.outbox_bytes);
+                let outbox = self.outbox(Some(Arc::clone(&writer)));
                 let writer = Plain(writer);
                 self.converse(reader, writer, outbox, [source, local], deadline).await
             }
         }
+    }
+
+    fn outbox(&self, socket: Option<Arc<OwnedWriteHalf>>) -> Outbox {
+        Outbox::new(socket, self.limits.outbox_bytes, Arc::clone(&self.reserve))
     }
 
     /// `ends`: the client's address and ours.
