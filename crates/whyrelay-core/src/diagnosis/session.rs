@@ -115,10 +115,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether either side's events tell how it came out.
+    /// Whether either side's events tell how it came out, and nobody ended it before its checks had the time.
     pub fn is_decided(&self) -> bool {
         let open = |outcome: &SideOutcome| matches!(outcome, SideOutcome::Undecided | SideOutcome::NotRecorded);
-        self.path != Path::Failed || !self.outcomes.iter().all(open)
+        self.path != Path::Failed || (!self.outcomes.iter().all(open) && self.cut_short().is_none())
     }
 
     /// The network in front of a side.

@@ -53,6 +53,7 @@ fn failed(session: &Session<'_>, cause: Option<&Finding>) -> String {
     }
     let what = match (broke, undecided) {
         (Some(broke), _) => broke,
+        (None, true) if session.cut_short().is_some() => "The session ended before A and B were connected".to_owned(),
         (None, true) => "The recording stops before A and B were connected".to_owned(),
         (None, false) => "A and B could not be connected".to_owned(),
     };

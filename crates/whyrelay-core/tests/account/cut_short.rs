@@ -51,6 +51,12 @@ fn an_interrupted_session_blames_who_was_interrupted_and_nothing_else() {
     let soon = interrupted(Duration::from_millis(300));
     let report = Report::from_events(&soon.events);
     assert_eq!(harmful(&report), [("WR705", "B")], "{:?}", report.findings);
+    assert_eq!((report.heading, report.decided), ("UNDECIDED", false), "nobody waited for how it comes out");
+    assert!(
+        report.reason.starts_with("The session ended before A and B were connected: B was inter"),
+        "{}",
+        report.reason
+    );
     let summary = &report.findings[0].summary;
     assert_eq!(summary, "B was interrupted (Ctrl-C or a signal) before there was a path");
     // What was not waited for is not measured.
@@ -58,6 +64,7 @@ fn an_interrupted_session_blames_who_was_interrupted_and_nothing_else() {
     assert!(missing.is_some_and(|entry| entry.why.contains("B was interrupted when checks had been sent for")));
     // Whoever is interrupted because nothing came for long is not the cause.
     let report = Report::from_events(&interrupted(Duration::from_secs(6)).events);
+    assert_eq!((report.heading, report.decided), ("FAILED", true));
     let found = harmful(&report);
     assert!(found.contains(&("WR501", "the path")) && !found.iter().any(|(code, _)| *code == "WR705"), "{found:?}");
     assert!(report.findings.iter().any(|finding| finding.code == "WR705"), "{:?}", report.findings);
