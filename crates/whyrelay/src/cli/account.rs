@@ -120,8 +120,13 @@ impl Wanted {
     }
 }
 
+/// Where nothing can be written (a full disk), no empty file is left, which would look like an account.
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(file, text).with_context(|| format!("writing the account {}", file.display()))
+    let written = std::fs::write(file, text);
+    if written.is_err() && file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
+        let _ = std::fs::remove_file(file);
+    }
+    written.with_context(|| format!("writing the account {}", file.display()))
 }
 
 /// 0: direct over UDP, and nothing is wrong. 1: a finding.

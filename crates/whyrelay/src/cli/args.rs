@@ -330,7 +330,7 @@ pub enum DtlsVersion {
 /// `whyrelay report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
-    /// Recordings: one, or one of each side
+    /// Recordings: one, or one of each side; - is stdin
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// How to print the account

@@ -55,6 +55,13 @@ fn near(asked: &str) -> Vec<&'static Rule> {
     const MOST: usize = 3;
     let asked = asked.trim().to_ascii_lowercase();
     let digits = asked.strip_prefix("wr").unwrap_or(&asked);
+    if matches!(digits.len(), 1 | 2) && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        // The number was not written to its end.
+        let mut rules: Vec<&Rule> = RULES.iter().filter(|rule| rule.code[2..].starts_with(digits)).collect();
+        rules.sort_by_key(|rule| rule.code);
+        rules.truncate(MOST);
+        return rules;
+    }
     if let Ok(number) = digits.parse::<u32>() {
         let number_of = |rule: &Rule| rule.code[2..].parse::<u32>().unwrap_or(0);
         let same_family = |rule: &&Rule| number_of(rule) / 100 == number / 100;
@@ -148,6 +155,8 @@ mod tests {
         for (asked, first, how_many) in [
             ("201", "WR201", 1),
             ("wr408", "WR407", 3),
+            ("WR10", "WR101", 3),
+            ("8", "WR801", 3),
             ("policy-rule-divert", "WR105", 3),
             ("udp-blokced", "WR302", 3),
             ("port taken", "WR124", 3),

@@ -1,6 +1,6 @@
 //! `whyrelay report`.
 
-use std::io::Read as _;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -16,11 +16,14 @@ use super::peer::watch_signals;
 use super::runtime;
 use crate::tui::over_recording;
 
-/// Reads a recording. What is longer than one may be is not read to its end, which a device has none of.
+/// Reads a recording; `-` is stdin. What is longer than one may be is not read to its end, which a device has none of.
 pub(super) fn read(file: &Path) -> anyhow::Result<Recording> {
     let reading = || format!("reading the recording {}", file.display());
     let mut bytes = Vec::new();
-    let opened = std::fs::File::open(file).with_context(reading)?;
+    let opened: Box<dyn Read> = match file.as_os_str() == "-" {
+        true => Box::new(std::io::stdin().lock()),
+        false => Box::new(std::fs::File::open(file).with_context(reading)?),
+    };
     // One more than is taken, so that it is seen to be too long.
     opened.take(MAX_RECORDING as u64 + 1).read_to_end(&mut bytes).with_context(reading)?;
     anyhow::ensure!(

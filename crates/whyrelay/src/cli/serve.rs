@@ -322,7 +322,9 @@ impl Greeting {
         let url = |host: &str| format!("{}://{host}:{}", self.scheme, self.signaling.port());
         let first = hosts.first().map_or("127.0.0.1", String::as_str);
         let others: Vec<String> = hosts.iter().skip(1).map(|host| url(host)).collect();
-        what_to_run(&url(first), &others, &self.room)
+        let is_here_alone = self.public_host.is_none() && self.signaling.ip().is_loopback();
+        let place = if is_here_alone { HERE } else { "on the two machines" };
+        what_to_run(place, &url(first), &others, &self.room)
     }
 
     fn text(&self, hosts: &[String], relay: Option<&StunTurnServer>) -> String {
@@ -360,10 +362,13 @@ impl Greeting {
 /// Most addresses that are listed besides.
 const MAX_OTHERS: usize = 8;
 
+/// Where to run the two commands when the server listens on a loopback address.
+const HERE: &str = "both on this machine (no other one reaches a loopback address; leave --listen out for those)";
+
 /// The two commands with this URL, and the other ones.
-fn what_to_run(url: &str, others: &[String], room: &str) -> String {
+fn what_to_run(place: &str, url: &str, others: &[String], room: &str) -> String {
     let mut text = format!(
-        "Run these on the two machines, in any order:\n\n  \
+        "Run these {place}, in any order:\n\n  \
          whyrelay answer --signal {url} --room {room}\n  \
          whyrelay offer --signal {url} --room {room}\n\n"
     );
@@ -439,11 +444,11 @@ mod tests {
             sorted.into_iter().map(|ip| format!("http://{}:8080", url_host(ip))).collect::<Vec<_>>()
         };
         let all = urls(true);
-        let text = what_to_run(&all[0], &all[1..], "r");
+        let text = what_to_run("here", &all[0], &all[1..], "r");
         assert!(text.contains("whyrelay answer --signal http://192.0.2.1:8080 --room r\n"), "{text}");
         assert!(text.contains("\n\n  http://[2001:db8::1]:8080\n  http://172.17.0.1:8080\n\n"), "{text}");
         assert_eq!(urls(false), ["http://192.0.2.1:8080", "http://172.17.0.1:8080"]);
-        let one = what_to_run(&all[0], &[], "r");
+        let one = what_to_run("here", &all[0], &[], "r");
         assert!(!one.contains("another address"), "{one}");
     }
 }

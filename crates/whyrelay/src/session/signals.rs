@@ -135,12 +135,10 @@ impl Signals {
             return None;
         }
         let server = client.server().address;
-        Some(format!(
-            "waiting {:.0} s for {} at {server}; run `{}` on the other machine",
-            waited.as_secs_f64(),
-            self.peer,
-            self.other_command
-        ))
+        // A loopback address is this machine's alone.
+        let there = if server.ip().is_loopback() { "in another terminal" } else { "on the other machine" };
+        let (waited, peer, command) = (waited.as_secs_f64(), &self.peer, &self.other_command);
+        Some(format!("waiting {waited:.0} s for {peer} at {server}; run `{command}` {there}"))
     }
 
     /// Ends signaling on purpose.

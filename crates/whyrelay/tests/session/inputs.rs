@@ -149,6 +149,15 @@ fn a_recording_without_a_readable_event_is_an_error_and_no_account() {
 }
 
 #[test]
+fn a_recording_comes_from_stdin_as_well() {
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../whyrelay-core/tests/recordings/failed.jsonl");
+    let of_file = Process::start(&["report", kept], &[]).finish();
+    let of_stdin = Process::start_reading(std::fs::File::open(kept).unwrap(), &["report", "-"]).finish();
+    assert_eq!((of_stdin.code(), &of_stdin.stdout), (of_file.code(), &of_file.stdout), "{}", of_stdin.stderr);
+    assert!(of_file.stdout.contains("FAILED"), "{}", of_file.stdout);
+}
+
+#[test]
 fn what_could_not_be_read_is_said_in_the_account_itself() {
     let directory = directory();
     let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../whyrelay-core/tests/recordings/failed.jsonl");

@@ -32,10 +32,19 @@ impl Finished {
 
 impl Process {
     pub(crate) fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::run(arguments, environment, Stdio::null())
+    }
+
+    /// The file is its stdin.
+    pub(crate) fn start_reading(file: std::fs::File, arguments: &[&str]) -> Self {
+        Self::run(arguments, &[], file.into())
+    }
+
+    fn run(arguments: &[&str], environment: &[(&str, &str)], stdin: Stdio) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_whyrelay"));
         command.args(arguments).env_remove("TURN_PASSWORD").env_remove("WHYRELAY_SIGNAL");
         command.envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let stdout = collect(child.stdout.take().expect("stdout is piped"));
         let stderr = collect(child.stderr.take().expect("stderr is piped"));
