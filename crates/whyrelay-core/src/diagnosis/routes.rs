@@ -11,7 +11,8 @@ use super::evidence::{HostEvidence, SideEvidence, Taken};
 use super::network::{Told, told};
 use super::session::{Path, Session};
 use crate::host::{
-    AnsweredRoute, PolicyRule, ProbeAim, ProbeOutcome, Route, RouteAnswer, RouteKind, RoutePurpose, RuleAction, look_up,
+    Address, AnsweredRoute, PolicyRule, ProbeAim, ProbeOutcome, Route, RouteAnswer, RouteKind, RoutePurpose,
+    RuleAction, look_up,
 };
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
@@ -222,15 +223,18 @@ fn led_astray<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<
             .filter(move |probe| probe.fact.remote.is_ipv6() == is_ipv6)
             .map(|probe| &probe.fact.result)
     };
-    // But a source that leaves by another uplink than its own is lost whatever else is.
+    // But a source that leaves by another uplink than its own is lost whatever else is, where that is the mark's doing: without
+    // it it leaves by its own.
     let strays = |is_ipv6: bool| {
-        host.route_answers.iter().map(|answer| &answer.fact).any(|answer| {
-            let home = |source| host.addresses.iter().find(|address| address.fact.address == source);
-            let home = answer.question.source.filter(|source| source.is_ipv6() == is_ipv6).and_then(home);
-            answer.question.mark != 0
-                && answer.question.out_device.is_none()
-                && home.zip(answer.device()).is_some_and(|(home, device)| {
-                    device != home.fact.device && host.link(device).is_some_and(|link| !link.fact.is_tunnel())
+        host.route_answers.iter().any(|answer| {
+            let question = &answer.fact.question;
+            let asked = question.purpose == RoutePurpose::Server || candidates.contains(&question.destination);
+            asked
+                && question.destination.is_ipv6() == is_ipv6
+                && leaves_elsewhere(host, &answer.fact).is_some_and(|home| {
+                    let at_home = |other: &Taken<RouteAnswer>| other.fact.device() == Some(home.fact.device.as_str());
+                    unmarked(host, answer).is_some_and(at_home)
+                        && deciding(host, &answer.fact).is_some_and(|rule| selects_by_mark(&rule.fact))
                 })
         })
     };
@@ -362,6 +366,19 @@ pub fn unmarked<'a>(host: &'a HostEvidence, answer: &Taken<RouteAnswer>) -> Opti
             && (asked.destination, asked.source) == (question.destination, question.source)
             && asked.out_device.is_none()
     })
+}
+
+/// The address that a packet is sent from, where it leaves by another uplink than this is on.
+pub fn leaves_elsewhere<'a>(host: &'a HostEvidence, answer: &RouteAnswer) -> Option<&'a Taken<Address>> {
+    let physical = |device: &str| {
+        host.link(device).is_some_and(|link| {
+            !link.fact.is_tunnel() && !link.fact.is_virtual_bridge() || link.fact.link_kind.as_deref() == Some("veth")
+        })
+    };
+    let (source, device) = (answer.question.source?, answer.device()?);
+    let home = host.addresses.iter().find(|address| address.fact.address == source)?;
+    let elsewhere = home.fact.device != device && device != "lo" && physical(&home.fact.device) && physical(device);
+    (answer.question.out_device.is_none() && elsewhere).then_some(home)
 }
 
 /// The first rule that selects by a mark and takes this one.

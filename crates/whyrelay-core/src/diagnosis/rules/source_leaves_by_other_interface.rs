@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
-use crate::diagnosis::routes::{deciding, is_own_rule};
+use crate::diagnosis::routes::{deciding, is_own_rule, leaves_elsewhere};
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::trace::event::Vantage;
 
@@ -39,11 +39,6 @@ fn examine(session: &Session<'_>) -> Examination {
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
     let host = &side.host;
-    let physical = |device: &str| {
-        host.link(device).is_some_and(|link| {
-            !link.fact.is_tunnel() && !link.fact.is_virtual_bridge() || link.fact.link_kind.as_deref() == Some("veth")
-        })
-    };
     let lost: BTreeSet<(IpAddr, IpAddr)> = session
         .pairs
         .iter()
@@ -55,12 +50,8 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         .map(|own| (own.pair.local.ip(), own.pair.remote.ip()))
         .collect();
     let wrong = host.route_answers.iter().find_map(|answer| {
-        let question = &answer.fact.question;
-        let (source, device) = (question.source?, answer.fact.device()?);
-        let home = host.addresses.iter().find(|address| address.fact.address == source)?;
-        let elsewhere = home.fact.device != device && device != "lo" && physical(&home.fact.device) && physical(device);
-        let lost = lost.contains(&(source, question.destination));
-        (question.out_device.is_none() && elsewhere && lost).then_some((answer, home, device))
+        let (home, device) = (leaves_elsewhere(host, &answer.fact)?, answer.fact.device()?);
+        lost.contains(&(home.fact.address, answer.fact.question.destination)).then_some((answer, home, device))
     });
     let (answer, home, device) = wrong?;
     let source = home.fact.address;

@@ -93,6 +93,11 @@ impl Session {
     /// What the kernel answers for a packet of A to a server from another of its addresses, with the session's port.
     pub(crate) fn route_from(&mut self, source: &str, to: &str, way: Way<'_>) {
         self.route(RoutePurpose::Server, to, 0, Ok(way));
+        self.asked_from(source);
+    }
+
+    /// The last question to the routing is about a packet from another source.
+    pub(crate) fn asked_from(&mut self, source: &str) {
         let Some(EventKind::HostFact { fact, .. }) = self.events.last_mut().map(|event| &mut event.kind) else {
             return;
         };

@@ -53,16 +53,7 @@ pub(crate) fn astray(without: Option<&str>) -> Session {
 /// The same by an interface of a kind.
 pub(crate) fn astray_by(kind: Option<&str>, without: Option<&str>) -> Session {
     let second = Way { device: "eth1", gateway: Some("192.168.2.1"), table: 200, rule: Some(1000) };
-    let mut session = Session::new();
-    session.stun(Vantage::A, A, STUN, None);
-    session.stun(Vantage::B, B, STUN, Some(B_MAPPED));
-    session.candidate(Vantage::A, CandidateType::Host, A, A, None);
-    session.candidate(Vantage::B, CandidateType::Host, B, B, None);
-    session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, Some("stun:192.0.2.10:3478"));
-    let failure = ServerFailure::Timeout { transmissions: 7, took_us: 7_900_000 };
-    let (server, method) = ("turn:192.0.2.10:3478".to_owned(), "Allocate".to_owned());
-    session.push(Vantage::A, EventKind::ServerFailed { server, local: None, method, failure });
-    session.check(Check { transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
+    let mut session = unanswered();
     session.link(Vantage::A, "eth0", None, "192.168.1.2");
     session.link(Vantage::A, "eth1", kind, "192.168.2.2");
     let (mark, mask) = (Some(0x10000), Some(0x10000));
@@ -79,6 +70,46 @@ pub(crate) fn astray_by(kind: Option<&str>, without: Option<&str>) -> Session {
     session.fail(Vantage::B);
     session
 }
+
+/// A asks a server and the peer, and nothing is answered.
+fn unanswered() -> Session {
+    let mut session = Session::new();
+    session.stun(Vantage::A, A, STUN, None);
+    session.stun(Vantage::B, B, STUN, Some(B_MAPPED));
+    session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+    session.candidate(Vantage::B, CandidateType::Host, B, B, None);
+    session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, Some("stun:192.0.2.10:3478"));
+    let failure = ServerFailure::Timeout { transmissions: 7, took_us: 7_900_000 };
+    let (server, method) = ("turn:192.0.2.10:3478".to_owned(), "Allocate".to_owned());
+    session.push(Vantage::A, EventKind::ServerFailed { server, local: None, method, failure });
+    session.check(Check { transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
+    session
+}
+
+/// A VPN takes everything, and a rule ahead of it sends packets with a mark by the main table, where nothing is answered,
+/// with the mark or without it; `more`: what else was asked of the routing, with this mark.
+pub(super) fn exit_node(more: impl FnOnce(&mut Session, u32)) -> Session {
+    const MARK: u32 = 0x8_0000;
+    let mut session = unanswered();
+    session.link(Vantage::A, "eth0", None, "192.168.1.2");
+    session.link(Vantage::A, "wlan0", None, "192.168.2.2");
+    session.link(Vantage::A, "tailscale0", Some("tun"), "100.64.0.1");
+    session.link(Vantage::A, "lo", None, "127.0.0.1");
+    let (mark, mask, table) = (Some(MARK), Some(0xff_0000), Some(254));
+    session.rule(whyrelay_core::host::PolicyRule { mark, mask, table, ..policy_rule(5210) });
+    for (purpose, to) in [(SERVER, STUN), (PEER, B_MAPPED)] {
+        session.route(purpose, to, MARK, Ok(Way { rule: Some(5210), ..UPLINK }));
+        session.probe_route(purpose, to, 0, Ok(EXIT));
+    }
+    more(&mut session, MARK);
+    session.probe(ProbeAim::WithoutMark, "192.168.1.2:40001", B_MAPPED, None);
+    session.fail(Vantage::A);
+    session.fail(Vantage::B);
+    session
+}
+
+/// By the VPN.
+pub(super) const EXIT: Way<'static> = Way { device: "tailscale0", gateway: None, table: 52, rule: Some(5270) };
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = routing();

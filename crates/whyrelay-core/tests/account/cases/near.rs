@@ -14,7 +14,7 @@ use whyrelay_core::wire::integrity::Integrity;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use super::facts::{UPLINK, Way, policy_rule};
-use super::host::{astray_by, diverted, icmp, translated};
+use super::host::{EXIT, astray_by, diverted, exit_node, icmp, translated};
 use super::network::{
     broken_relay, connected, lost_and, refused_with, relay_to_relay, seen_by_peer, seen_by_relay, server_failed,
     silent_for_both,
@@ -130,6 +130,17 @@ fn routing() -> Vec<Near> {
         let (subject, why) = (Subject::Routes, "the rest was left out".to_owned());
         session.fact(Vantage::A, HostFact::NotMeasured { subject, why, needs: None });
     });
+    let by_metric = exit_node(|session, mark| {
+        session.route(PEER, B_MAPPED, mark, Ok(Way { rule: Some(5210), ..UPLINK }));
+        session.asked_from("192.168.2.2");
+        session.probe_route(PEER, B_MAPPED, 0, Ok(EXIT));
+        session.asked_from("192.168.2.2");
+    });
+    let own_address = exit_node(|session, mark| {
+        let to = "172.17.0.1:50000";
+        session.candidate(Vantage::B, CandidateType::Host, to, to, None);
+        session.route(PEER, to, mark, Ok(Way { device: "lo", gateway: None, table: 255, rule: Some(0) }));
+    });
     vec![
         near("WR104", "the firewall refuses, not the route", failing(Fate::SendRefused(1), LOST, |_| {})),
         near(
@@ -143,6 +154,8 @@ fn routing() -> Vec<Near> {
             "the mark leads into a tunnel, and without it nothing is answered either",
             astray_by(Some("wireguard"), None),
         ),
+        near("WR106", "a second source leaves by another uplink, for its metric and not for the mark", by_metric),
+        near("WR106", "with the mark an address of this host itself is reached by its loopback", own_address),
         near("WR107", "the servers' packets go the same way", all_in_tunnel),
         near("WR108", "the servers' packets go by the uplink", diverted(&TUNNEL, into("wg0", 254, 32_766), |_| {})),
         near("WR108", "the default route leads by an uplink that is a TAP device", by_tap(UPLINK.device)),
