@@ -3,6 +3,7 @@
 
 mod words;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::firewall::{FirewallChain, FirewallFramework, FirewallRule};
@@ -30,25 +31,86 @@ pub struct Filter<'a> {
     rules: Vec<&'a FirewallRule>,
 }
 
-/// What is looked for in the chains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
-    /// A rule that drops or rejects the packet.
-    Stop,
-    /// A rule that sets its mark.
-    Mark,
-}
-
 /// What became of a packet in a chain.
+#[derive(Clone, Copy)]
 enum Fate<'a> {
-    /// It came to a rule of the kind that was looked for, and that took it.
-    Found(&'a FirewallRule),
+    /// It came to a rule that drops or rejects it.
+    Stopped(&'a FirewallRule),
     /// It leaves the base chain.
     Accepted,
     /// It came to the end of the chain.
     Passed,
     /// That cannot be told.
     Unknown,
+}
+
+/// What set a packet's mark last.
+#[derive(Clone, Copy)]
+enum Marked<'a> {
+    /// No packet comes there.
+    Nowhere,
+    /// Nothing did.
+    No,
+    /// This rule, surely.
+    By(&'a FirewallRule),
+    /// That cannot be told, or it may be stopped.
+    Unknown,
+}
+
+impl Marked<'_> {
+    /// Where it is the one or the other.
+    fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nowhere, marked) | (marked, Self::Nowhere) => marked,
+            (Self::No, Self::No) => Self::No,
+            (Self::By(one), Self::By(two)) if std::ptr::eq(one, two) => self,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Where this comes after something else.
+    const fn after(self, earlier: Self) -> Self {
+        match (earlier, self) {
+            (Self::Nowhere, _) => Self::Nowhere,
+            (_, Self::No) => earlier,
+            _ => self,
+        }
+    }
+}
+
+/// What set the mark of the packets that come to the end of a chain, and of those that leave its base chain in it.
+#[derive(Clone, Copy)]
+struct Marks<'a> {
+    passed: Marked<'a>,
+    left: Marked<'a>,
+}
+
+/// A packet's way through the chains of a hook: what is known of each, by its number; `None`: that is being found out.
+struct Way<'b, T> {
+    hook: &'b str,
+    packet: &'b FilteredPacket<'b>,
+    known: BTreeMap<usize, Option<T>>,
+}
+
+impl<'b, T: Copy> Way<'b, T> {
+    const fn new(hook: &'b str, packet: &'b FilteredPacket<'b>) -> Self {
+        Self { hook, packet, known: BTreeMap::new() }
+    }
+
+    /// What is known of a chain, found out at most once, however many rules lead there; `unknown`: of a circle, and of one
+    /// that is too deep.
+    fn of(&mut self, chain: usize, jumps: usize, unknown: T, find: impl FnOnce(&mut Self) -> T) -> T {
+        if jumps >= MAX_JUMPS {
+            return unknown;
+        }
+        if let Some(known) = self.known.get(&chain) {
+            return known.unwrap_or(unknown);
+        }
+        self.known.insert(chain, None);
+        let found = find(self);
+        self.known.insert(chain, Some(found));
+        found
+    }
 }
 
 impl<'a> Filter<'a> {
@@ -69,13 +131,13 @@ impl<'a> Filter<'a> {
     /// it pass in one base chain, it must pass the others, too. A packet whose addresses may be others by then is not
     /// followed.
     pub fn surely_stops(&self, hooks: &[&str], packet: &FilteredPacket<'_>) -> Option<&'a FirewallRule> {
-        for (hook, base) in self.bases(hooks) {
-            let fate = match self.follow(Wanted::Stop, base, hook, packet, 0) {
-                Fate::Passed if base.drops => self.policy(base).map_or(Fate::Unknown, Fate::Found),
+        for (hook, number, base) in self.bases(hooks) {
+            let fate = match self.follow(number, &mut Way::new(hook, packet), 0) {
+                Fate::Passed if base.drops => self.policy(base).map_or(Fate::Unknown, Fate::Stopped),
                 fate => fate,
             };
             match fate {
-                Fate::Found(rule) => return Some(rule),
+                Fate::Stopped(rule) => return Some(rule),
                 Fate::Unknown if base.chain_type.as_deref() == Some("nat") => return None,
                 Fate::Accepted | Fate::Passed | Fate::Unknown => {}
             }
@@ -83,57 +145,47 @@ impl<'a> Filter<'a> {
         None
     }
 
-    /// The rule that surely sets the mark of a packet at a hook before anything else may do so or end its way, and the
-    /// mark.
+    /// The rule that surely is the last to set the mark by which a packet is routed again behind a hook, and the mark.
     pub fn surely_marks(&self, hook: &str, packet: &FilteredPacket<'_>) -> Option<(&'a FirewallRule, u32)> {
-        for (hook, base) in self.bases(&[hook]) {
-            match self.follow(Wanted::Mark, base, hook, packet, 0) {
-                Fate::Found(rule) => return Some((rule, mark_of(rule)?)),
-                Fate::Unknown => return None,
-                Fate::Accepted | Fate::Passed => {}
-            }
-        }
-        None
+        let bases = self.bases(&[hook]).into_iter().filter(|(.., base)| routes_again(base));
+        let marked = bases.fold(Marked::No, |earlier, (hook, number, _)| {
+            let Marks { passed, left } = self.marks(number, &mut Way::new(hook, packet), 0);
+            passed.or(left).after(earlier)
+        });
+        let Marked::By(rule) = marked else { return None };
+        Some((rule, mark_of(rule)?))
     }
 
-    /// The base chains of some hooks, in the order in which a packet passes them.
-    fn bases<'b>(&self, hooks: &[&'b str]) -> Vec<(&'b str, &'a FirewallChain)> {
+    /// The base chains of some hooks with their numbers, in the order in which a packet passes them.
+    fn bases<'b>(&self, hooks: &[&'b str]) -> Vec<(&'b str, usize, &'a FirewallChain)> {
         let place = |chain: &FirewallChain| hooks.iter().position(|hook| chain.hook.as_deref() == Some(hook));
-        let mut bases: Vec<_> = self.chains.iter().filter_map(|chain| Some((place(chain)?, *chain))).collect();
-        bases.sort_by_key(|(hook, chain)| (*hook, priority(chain)));
-        bases.into_iter().filter_map(|(hook, chain)| Some((*hooks.get(hook)?, chain))).collect()
+        let chains = self.chains.iter().enumerate();
+        let mut bases: Vec<_> = chains.filter_map(|(number, chain)| Some((place(chain)?, number, *chain))).collect();
+        bases.sort_by_key(|(hook, _, chain)| (*hook, priority(chain)));
+        bases.into_iter().filter_map(|(hook, number, chain)| Some((*hooks.get(hook)?, number, chain))).collect()
     }
 
-    /// What a chain does to a packet that came there from a hook.
-    fn follow(
-        &self,
-        wanted: Wanted,
-        chain: &FirewallChain,
-        hook: &str,
-        packet: &FilteredPacket<'_>,
-        jumps: usize,
-    ) -> Fate<'a> {
-        let Some(rules) = self.rules_of(chain, hook).filter(|_| jumps < MAX_JUMPS) else { return Fate::Unknown };
+    /// What a chain does to a packet.
+    fn follow(&self, chain: usize, way: &mut Way<'_, Fate<'a>>, jumps: usize) -> Fate<'a> {
+        way.of(chain, jumps, Fate::Unknown, |way| self.follow_rules(chain, way, jumps))
+    }
+
+    fn follow_rules(&self, chain: usize, way: &mut Way<'_, Fate<'a>>, jumps: usize) -> Fate<'a> {
+        let Some(rules) = self.rules_of(chain, way.hook) else { return Fate::Unknown };
         for rule in rules {
-            let is_sure = match rule.takes(packet) {
+            let is_sure = match rule.takes(way.packet) {
                 Some(false) => continue,
                 takes => takes.is_some(),
-            };
-            let target = || {
-                let target = rule.target.as_ref()?;
-                self.chains.iter().find(|other| is_of_table(other, rule) && other.chain == *target)
             };
             let fate = match rule.verdict.as_deref() {
                 // Its addresses are others from here on.
                 _ if translates(rule) => return Fate::Unknown,
-                _ if wanted == Wanted::Mark && rule.sets_mark => Fate::Found(rule),
                 None => continue,
-                Some("drop" | "reject") if wanted == Wanted::Stop => Fate::Found(rule),
+                Some("drop" | "reject") => Fate::Stopped(rule),
                 Some("accept") => Fate::Accepted,
                 Some("return") => Fate::Passed,
                 Some(verdict @ ("jump" | "goto")) => {
-                    let jumps = jumps + 1;
-                    let fate = target().map(|target| self.follow(wanted, target, hook, packet, jumps));
+                    let fate = self.target(rule).map(|target| self.follow(target, way, jumps + 1));
                     match fate.unwrap_or(Fate::Unknown) {
                         Fate::Passed if verdict == "jump" => continue,
                         fate => fate,
@@ -143,8 +195,8 @@ impl<'a> Filter<'a> {
                 Some(_) => return Fate::Unknown,
             };
             match fate {
-                // A packet that it does not take comes to the next rule. One whose mark is another then may be taken by others.
-                Fate::Found(_) if !is_sure && wanted == Wanted::Stop => {}
+                // A packet that it does not take comes to the next rule.
+                Fate::Stopped(_) if !is_sure => {}
                 fate if is_sure => return fate,
                 _ => return Fate::Unknown,
             }
@@ -152,8 +204,63 @@ impl<'a> Filter<'a> {
         Fate::Passed
     }
 
+    /// What sets a packet's mark in a chain.
+    fn marks(&self, chain: usize, way: &mut Way<'_, Marks<'a>>, jumps: usize) -> Marks<'a> {
+        let unknown = Marks { passed: Marked::Unknown, left: Marked::Unknown };
+        way.of(chain, jumps, unknown, |way| self.marks_of_rules(chain, way, jumps).unwrap_or(unknown))
+    }
+
+    fn marks_of_rules(&self, chain: usize, way: &mut Way<'_, Marks<'a>>, jumps: usize) -> Option<Marks<'a>> {
+        let (mut here, mut passed, mut left) = (Marked::No, Marked::Nowhere, Marked::Nowhere);
+        for rule in self.rules_of(chain, way.hook)? {
+            let is_sure = match rule.takes(way.packet) {
+                Some(false) => continue,
+                takes => takes.is_some(),
+            };
+            let taken = if rule.sets_mark { Marked::By(rule).after(here) } else { here };
+            // What is left of the packets that it takes comes to the next rule.
+            let next = match rule.verdict.as_deref() {
+                _ if translates(rule) => return None,
+                None => taken,
+                Some("accept") => {
+                    left = left.or(taken);
+                    Marked::Nowhere
+                }
+                Some("return") => {
+                    passed = passed.or(taken);
+                    Marked::Nowhere
+                }
+                Some(verdict @ ("jump" | "goto")) => {
+                    let there = self.marks(self.target(rule)?, way, jumps + 1);
+                    left = left.or(there.left.after(taken));
+                    let back = there.passed.after(taken);
+                    if verdict == "jump" {
+                        back
+                    } else {
+                        passed = passed.or(back);
+                        Marked::Nowhere
+                    }
+                }
+                // Nothing comes further, or some program decides.
+                Some(_) => {
+                    left = left.or(Marked::Unknown.after(taken));
+                    Marked::Nowhere
+                }
+            };
+            here = if is_sure { next } else { here.or(next) };
+        }
+        Some(Marks { passed: passed.or(here), left })
+    }
+
+    /// The chain that a rule leads to.
+    fn target(&self, rule: &FirewallRule) -> Option<usize> {
+        let target = rule.target.as_ref()?;
+        self.chains.iter().position(|other| is_of_table(other, rule) && other.chain == *target)
+    }
+
     /// The rules of a chain for a hook, in their order; `None`: not all were told that matter.
-    fn rules_of(&self, chain: &FirewallChain, hook: &str) -> Option<Vec<&'a FirewallRule>> {
+    fn rules_of(&self, chain: usize, hook: &str) -> Option<Vec<&'a FirewallRule>> {
+        let chain = *self.chains.get(chain)?;
         let of_chain = |rule: &&FirewallRule| {
             is_of_table(chain, rule) && rule.chain == chain.chain && rule.hook.as_deref() == Some(hook)
         };
@@ -179,6 +286,15 @@ fn is_of_table(chain: &FirewallChain, rule: &FirewallRule) -> bool {
 /// Whether a rule ends a packet's way through its chain, leads it elsewhere or changes its addresses or mark.
 fn matters(rule: &FirewallRule) -> bool {
     rule.verdict.is_some() || rule.sets_mark || translates(rule)
+}
+
+/// Whether a packet whose mark it changes is routed again: of nftables' chains those of one type alone, of iptables' those
+/// of one table.
+fn routes_again(base: &FirewallChain) -> bool {
+    match base.framework {
+        FirewallFramework::Nftables => base.chain_type.as_deref() == Some("route"),
+        FirewallFramework::LegacyIptables => base.table == "mangle",
+    }
 }
 
 /// The mark that a rule sets, where its words say so whatever the packet had before.
@@ -358,15 +474,31 @@ mod tests {
         assert_eq!(stopping(&[forwarded]), None);
     }
 
+    /// The mark that rules of a chain surely set, each as its words and verdict; "mark": it sets the mark.
+    fn marks(kind: &str, told: &[(&str, &str)]) -> Option<u32> {
+        let chains = [route_chain(kind, told)];
+        marked(&chains)
+    }
+
+    fn route_chain(kind: &str, told: &[(&str, &str)]) -> (FirewallChain, Vec<FirewallRule>) {
+        let (mut chain, mut rules) = chain(kind, Some("input"), told);
+        chain.chain_type = Some(kind.into());
+        for rule in rules.iter_mut().filter(|rule| rule.rule.contains("mark set")) {
+            rule.sets_mark = true;
+            rule.verdict = rule.verdict.take().filter(|verdict| verdict != "mark");
+        }
+        (chain, rules)
+    }
+
+    fn marked(chains: &[(FirewallChain, Vec<FirewallRule>)]) -> Option<u32> {
+        let rules = chains.iter().flat_map(|(_, rules)| rules);
+        let filter = Filter::new(chains.iter().map(|(chain, _)| chain), rules);
+        filter.surely_marks("input", &packet()).map(|(_, mark)| mark)
+    }
+
     #[test]
     fn a_rule_that_sets_the_mark_is_found_with_the_mark() {
-        let marks = |words: &str, before: &[(&str, &str)]| {
-            let (mut chain, mut rules) = chain("mark", Some("input"), &[before, &[(words, "none")]].concat());
-            chain.chain_type = Some("route".into());
-            let last = rules.last_mut().unwrap();
-            (last.verdict, last.sets_mark) = (None, true);
-            Filter::new([&chain], &rules).surely_marks("input", &packet()).map(|(_, mark)| mark)
-        };
+        let marks = |words: &str, before: &[(&str, &str)]| marks("route", &[before, &[(words, "mark")]].concat());
         assert_eq!(marks("ip saddr 203.0.113.0/26 counter meta mark set 0x00000000", &[]), Some(0));
         assert_eq!(marks("meta mark set 0x0001bd00", &[]), Some(0x1bd00));
         assert_eq!(marks("meta mark set meta mark & 0xfffffff0 | 0x00000001", &[]), None, "it depends");
@@ -376,6 +508,78 @@ mod tests {
         assert_eq!(marks("meta mark set 0x00000000", &[("tcp dport 22 accept", "accept")]), Some(0));
         assert_eq!(marks("meta mark set 0x00000000", &[("udp dport 51820 accept", "accept")]), None);
         assert_eq!(marks("meta mark set 0x00000000", &[DROP]), None);
+    }
+
+    #[test]
+    fn of_several_marks_the_last_one_counts() {
+        const ZERO: (&str, &str) = ("meta mark set 0x00000000", "mark");
+        const SEVEN: (&str, &str) = ("ip saddr 203.0.113.0/26 meta mark set 0x00000007", "mark");
+        const PERHAPS: (&str, &str) = ("ct state new meta mark set 0x00000007", "mark");
+        let marks = |told: &[(&str, &str)]| marks("route", told);
+        assert_eq!(marks(&[ZERO, SEVEN]), Some(7));
+        assert_eq!(marks(&[ZERO, PERHAPS]), None);
+        assert_eq!(marks(&[PERHAPS, ZERO]), Some(0), "whatever it had before");
+        assert_eq!(marks(&[ZERO, ("ip saddr 198.51.100.1 meta mark set 0x00000007", "mark")]), Some(0));
+        assert_eq!(marks(&[ZERO, ("accept", "accept"), SEVEN]), Some(0), "it comes no further");
+        assert_eq!(marks(&[ZERO, (UNKNOWN, "accept"), SEVEN]), None);
+        assert_eq!(marks(&[ZERO, (UNKNOWN, "accept")]), Some(0), "either way");
+        assert_eq!(marks(&[("meta mark set 0x00000000 accept", "accept"), SEVEN]), Some(0));
+
+        let (mut later, rules) = route_chain("route", &[SEVEN]);
+        later.priority = Some(5);
+        let later = |words: &str| {
+            let (mut later, mut rules) = (later.clone(), rules.clone());
+            later.chain = "later".into();
+            rules.iter_mut().for_each(|rule| (rule.chain, rule.rule) = ("later".into(), words.into()));
+            marked(&[route_chain("route", &[ZERO, ("accept", "accept")]), (later, rules)])
+        };
+        assert_eq!(later(SEVEN.0), Some(7), "the next chain sees it as well");
+        assert_eq!(later(PERHAPS.0), None);
+
+        let jumping = |target: &[(&str, &str)], rest: &[(&str, &str)]| {
+            let base = [&[ZERO, ("jump more", "jump")], rest].concat();
+            let (mut more, rules) = route_chain("more", target);
+            (more.hook, more.chain_type) = (None, None);
+            marked(&[route_chain("route", &base), (more, rules)])
+        };
+        assert_eq!(jumping(&[SEVEN], &[]), Some(7));
+        assert_eq!(jumping(&[SEVEN], &[ZERO]), Some(0));
+        assert_eq!(jumping(&[(UNKNOWN, "return"), SEVEN], &[]), None);
+        assert_eq!(jumping(&[SEVEN, ("accept", "accept")], &[ZERO]), Some(7));
+    }
+
+    #[test]
+    fn only_a_chain_that_has_packets_routed_again_marks_them_for_the_routing() {
+        const SETS: [(&str, &str); 1] = [("meta mark set 0x00000000", "mark")];
+        assert_eq!(marks("route", &SETS), Some(0));
+        assert_eq!(marks("filter", &SETS), None);
+        let legacy = |table: &str| {
+            let (mut chain, mut rules) =
+                route_chain("filter", &[("-j MARK --set-xmark 0x0/0xffffffff mark set", "mark")]);
+            chain.framework = FirewallFramework::LegacyIptables;
+            (chain.table_family, chain.table) = ("ip".into(), table.into());
+            for rule in &mut rules {
+                rule.framework = chain.framework;
+                (rule.table_family, rule.table) = ("ip".into(), table.into());
+                rule.rule = "-j MARK --set-xmark 0x0/0xffffffff".into();
+            }
+            marked(&[(chain, rules)])
+        };
+        assert_eq!((legacy("mangle"), legacy("raw"), legacy("filter")), (Some(0), None, None));
+    }
+
+    #[test]
+    fn chains_that_lead_to_many_others_again_and_again_end() {
+        let name = |level: usize| format!("level{level}");
+        let mut chains = vec![chain("input", Some("input"), &[("jump level1", "jump"); 8])];
+        for level in 1..15 {
+            let jump = format!("jump {}", name(level + 1));
+            chains.push(chain(&name(level), None, &[(jump.as_str(), "jump"); 8]));
+        }
+        chains.push(chain(&name(15), None, &[("tcp dport 22 accept", "accept")]));
+        assert_eq!(stopping(&chains), None);
+        chains[0].0.chain_type = Some("route".to_owned());
+        assert_eq!(marked(&chains), None);
     }
 
     #[test]

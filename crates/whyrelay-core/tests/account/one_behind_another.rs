@@ -330,7 +330,7 @@ fn a_filter_behind_reverse_path_filtering_is_told() {
 #[test]
 fn a_rule_that_would_change_the_mark_is_told_where_no_packet_left() {
     const MARK: u32 = 0x1bd00;
-    let with = |words: &'static str, left: bool| {
+    let of_type = |kind: &'static str, words: &'static str, left: bool| {
         failing(Fate::SendRefused(REFUSED), Fate::LostOnTheWay, |session| {
             session.link(Vantage::A, "eth0", None, "192.168.1.2");
             session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
@@ -351,16 +351,19 @@ fn a_rule_that_would_change_the_mark_is_told_where_no_packet_left() {
             }
             session.firewall("output", words, None, 0);
             session.firewall_chain("output", 0);
+            session.chain_type(kind);
             session.route(RoutePurpose::Server, STUN, MARK, Ok(Way { rule: Some(32_766), ..UPLINK }));
             session.route(RoutePurpose::Peer, B_MAPPED, MARK, Err(REFUSED));
         })
     };
+    let with = |words, left| of_type("route", words, left);
     const SETS: &str = "ip daddr 198.51.100.0/24 counter meta mark set 0x00000000";
     let session = with(SETS, false);
     only(&session, "WR104");
     let summary = only(&session, "WR109");
     assert!(summary.contains("the mark 0x0") && summary.contains("by wg0: that comes to light once"), "{summary}");
     assert_eq!(said(&with(SETS, true), "WR109"), [], "what left went the right way");
+    assert_eq!(said(&of_type("filter", SETS, false), "WR109"), [], "a chain of this type sends nothing another way");
     for words in [
         "ip daddr 203.0.113.0/24 counter meta mark set 0x00000000",
         "ip daddr 198.51.100.0/24 ct state new meta mark set 0x00000000",

@@ -179,6 +179,18 @@ impl Session {
         self.fact(Vantage::A, HostFact::FirewallChain(chain));
     }
 
+    /// All that was told of the firewall of A is of chains of this type.
+    pub(crate) fn chain_type(&mut self, kind: &str) {
+        for event in &mut self.events {
+            let EventKind::HostFact { fact, .. } = &mut event.kind else { continue };
+            match fact.as_mut() {
+                HostFact::FirewallRule(rule) => rule.chain_type = Some(kind.to_owned()),
+                HostFact::FirewallChain(chain) => chain.chain_type = Some(kind.to_owned()),
+                _ => {}
+            }
+        }
+    }
+
     /// A neighbor of A whose hardware address was set by hand.
     pub(crate) fn neighbor_by_hand(&mut self, at: &str) {
         let (device, address) = ("eth0".to_owned(), at.parse().expect("an address"));
