@@ -12,6 +12,7 @@ add table inet t
 add set inet t blocked { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 }; }
 add set inet t pairs { type ipv4_addr . inet_service; }
 add map inet t where { type ipv4_addr : verdict; }
+add set inet t ways { type ifname . ipv4_addr; }
 add chain inet t side
 add chain inet t input { type filter hook input priority filter; }
 add chain inet t post { type nat hook postrouting priority srcnat; }
@@ -73,6 +74,12 @@ const RULES: &[(&str, &str)] = &[
     ("inet t input", "iifname \"wg*\" drop"),
     ("inet t input", "iifname != \"eth0\" drop"),
     ("inet t input", "iif \"lo\" accept"),
+    ("inet t input", "iif != \"lo\" drop"),
+    ("inet t input", "iif { \"lo\" } accept"),
+    ("inet t input", "iifname { \"lo\", \"eth0\" } accept"),
+    ("inet t input", "iifname != { \"lo\", \"eth0\" } drop"),
+    ("inet t input", "iifname vmap { \"eth0\" : jump side, \"lo\" : accept }"),
+    ("inet t input", "iifname . ip saddr @ways drop"),
     ("inet t input", "meta mark 0x0000002a drop"),
     ("inet t input", "meta mark & 0x0000ff00 == 0x00000100 drop"),
     ("inet t input", "meta mark != 0x00000000 drop"),

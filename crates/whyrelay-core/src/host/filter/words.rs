@@ -62,8 +62,12 @@ fn nftables_takes(words: &[&str], packet: &FilteredPacket<'_>) -> Option<bool> {
                 "ipv6" => Some(!ipv4),
                 _ => None,
             })?,
-            ["iifname" | "iif", more @ ..] => compare(more, |value| is_device(value, '*', packet.in_device, packet))?,
-            ["oifname" | "oif", more @ ..] => compare(more, |value| is_device(value, '*', packet.out_device, packet))?,
+            ["iifname" | "iif", more @ ..] => {
+                compare(more, |value| is_device(name(value)?, '*', packet.in_device, packet))?
+            }
+            ["oifname" | "oif", more @ ..] => {
+                compare(more, |value| is_device(name(value)?, '*', packet.out_device, packet))?
+            }
             _ => return None,
         };
         if !matches {
@@ -133,9 +137,13 @@ fn is_udp(value: &str) -> Option<bool> {
     }
 }
 
+/// A name of nft stands between quotes: a set, a map and more fields do not.
+fn name(value: &str) -> Option<&str> {
+    value.strip_prefix('"')?.strip_suffix('"')
+}
+
 /// An interface's name, or its beginning before a sign. By the loopback goes only what is for the host itself.
-fn is_device(value: &str, sign: char, device: Option<&str>, packet: &FilteredPacket<'_>) -> Option<bool> {
-    let name = value.trim_matches('"');
+fn is_device(name: &str, sign: char, device: Option<&str>, packet: &FilteredPacket<'_>) -> Option<bool> {
     let Some(device) = device else {
         let leaves = packet.source.ip() != packet.destination.ip() && !packet.destination.ip().is_loopback();
         return (name == "lo" && leaves).then_some(false);
@@ -170,6 +178,21 @@ mod tests {
             ("iifname \"eth*\" drop", Some(true)),
             ("iifname != \"eth0\" drop", Some(false)),
             ("oifname \"eth0\" drop", None),
+            ("iif \"eth0\" drop", Some(true)),
+            ("iif != \"lo\" drop", Some(true)),
+            // What is compared with a set, looked up or put together is no name.
+            ("iifname @__set0 drop", None),
+            ("iifname != @__set0 drop", None),
+            ("iifname { \"lo\", \"eth0\" } accept", None),
+            ("iifname != { \"lo\", \"eth0\" } drop", None),
+            ("iifname vmap @__map0", None),
+            ("iifname . ip saddr @pairs drop", None),
+            ("iif @__set0 accept", None),
+            ("iif != @__set0 drop", None),
+            ("iif vmap @__map0", None),
+            ("iif 7 drop", None),
+            ("oifname @__set0 accept", None),
+            ("oifname != @__set0 drop", None),
             ("policy drop", Some(true)),
             ("counter drop comment \"ip saddr 10.0.0.0/8\"", Some(true)),
             // What is not understood tells nothing.
@@ -199,6 +222,17 @@ mod tests {
             ("ip6 saddr != 2001:db8::7 drop", Some(false)),
         ] {
             assert_eq!(rule("input", words, "drop").takes(&over_ipv6), takes, "{words}, over IPv6");
+        }
+        let leaving = FilteredPacket { out_device: Some("eth0"), ..packet() };
+        for (words, takes) in [
+            ("oifname \"eth0\" drop", Some(true)),
+            ("oifname @__set0 accept", None),
+            ("oifname != @__set0 drop", None),
+            ("oifname vmap @__map0", None),
+            ("oifname . ip daddr @pairs drop", None),
+            ("oif != @__set0 drop", None),
+        ] {
+            assert_eq!(rule("output", words, "drop").takes(&leaving), takes, "{words}, on its way out");
         }
         let other = FirewallRule { table_family: "ip6".into(), ..rule("input", "drop", "drop") };
         assert_eq!(other.takes(&packet()), Some(false));
