@@ -38,6 +38,9 @@ fn nftables_takes(words: &[&str], packet: &FilteredPacket<'_>) -> Option<bool> {
     let mut rest = words;
     loop {
         let (matches, more) = match rest {
+            // Who reads the rule leaves a comparison of the family away where the refusal says it as well.
+            ["reject", "with", "icmp", ..] if !ipv4 => return Some(false),
+            ["reject", "with", "icmpv6", ..] if ipv4 => return Some(false),
             [] | ["accept" | "drop" | "reject" | "jump" | "goto" | "return" | "queue" | "comment", ..] => {
                 return Some(true);
             }
@@ -193,6 +196,11 @@ mod tests {
             ("iif 7 drop", None),
             ("oifname @__set0 accept", None),
             ("oifname != @__set0 drop", None),
+            // A reject says its family where nothing else does.
+            ("reject with icmp host-unreachable", Some(true)),
+            ("reject with icmpv6 no-route", Some(false)),
+            ("udp dport 51820 reject with icmpv6 no-route", Some(false)),
+            ("reject with icmpx no-route", Some(true)),
             ("policy drop", Some(true)),
             ("counter drop comment \"ip saddr 10.0.0.0/8\"", Some(true)),
             // What is not understood tells nothing.
@@ -220,6 +228,9 @@ mod tests {
             ("ip protocol != tcp drop", Some(false)),
             ("ip6 saddr 2001:db8::/32 drop", Some(true)),
             ("ip6 saddr != 2001:db8::7 drop", Some(false)),
+            ("reject with icmp host-unreachable", Some(false)),
+            ("reject with icmpv6 no-route", Some(true)),
+            ("reject with icmpx no-route", Some(true)),
         ] {
             assert_eq!(rule("input", words, "drop").takes(&over_ipv6), takes, "{words}, over IPv6");
         }
