@@ -259,6 +259,12 @@ fn looked_at(session: &mut Session) {
     session.fact(Vantage::A, HostFact::Counted { subject, total: 0, recorded: 0 });
 }
 
+/// Not all packets of A were looked for.
+fn not_all_packets(session: &mut Session) {
+    let (subject, why) = (whyrelay_core::host::Subject::OwnPackets, "the rest was left out".to_owned());
+    session.fact(Vantage::A, HostFact::NotMeasured { subject, why, needs: None });
+}
+
 const FROM_PEER: &str = "ip saddr 198.51.100.0/24 counter drop";
 
 fn drops_arrivals(session: &mut Session) {
@@ -304,6 +310,12 @@ fn a_filter_that_takes_all_of_the_peer_is_told_where_an_interface_saw_none_of_it
     assert!(only(&session, "WR111").contains("comes to light once"));
     // Nobody looked, or something came.
     assert_eq!(said(&lost_on_the_way(drops_arrivals), "WR111"), []);
+    let partly = lost_on_the_way(|session| {
+        looked_at(session);
+        not_all_packets(session);
+        drops_arrivals(session);
+    });
+    assert_eq!(said(&partly, "WR111"), [], "some may have come unseen");
     let came = lost_on_the_way(|session| {
         looked_at(session);
         session.arrived_packet("eth0", B_MAPPED, A);
@@ -325,6 +337,22 @@ fn a_filter_behind_reverse_path_filtering_is_told() {
     };
     assert!(only(&dropped(3, 0), "WR111").contains("comes to light once"));
     assert_eq!(said(&dropped(0, 0), "WR111"), [], "the filter may have taken it, and counts nothing");
+}
+
+#[test]
+fn that_none_came_of_packets_that_were_looked_for_in_part_proves_nothing() {
+    let dropped = |partly: bool| {
+        lost_on_the_way(|session| {
+            looked_at(session);
+            session.own_packet("eth0", A, B_MAPPED);
+            session.counters(Vantage::A, &[("TcpExt.IPReversePathFilter", 12)]);
+            if partly {
+                not_all_packets(session);
+            }
+        })
+    };
+    assert_eq!(said(&dropped(false), "WR110"), [], "no socket misses any");
+    only(&dropped(true), "WR110");
 }
 
 #[test]
@@ -364,6 +392,9 @@ fn a_rule_that_would_change_the_mark_is_told_where_no_packet_left() {
     assert!(summary.contains("the mark 0x0") && summary.contains("by wg0: that comes to light once"), "{summary}");
     assert_eq!(said(&with(SETS, true), "WR109"), [], "what left went the right way");
     assert_eq!(said(&of_type("filter", SETS, false), "WR109"), [], "a chain of this type sends nothing another way");
+    let mut partial = with(SETS, false);
+    not_all_packets(&mut partial);
+    assert_eq!(said(&partial, "WR109"), [], "some may have left unseen");
     for words in [
         "ip daddr 203.0.113.0/24 counter meta mark set 0x00000000",
         "ip daddr 198.51.100.0/24 ct state new meta mark set 0x00000000",

@@ -176,6 +176,13 @@ impl HostEvidence {
         Some((why, needs.as_deref()))
     }
 
+    /// The event that counts the session's packets at the interfaces, where all of them were looked for: one that was not
+    /// seen was not there.
+    pub fn saw_all_packets(&self) -> Option<u64> {
+        let (seq, ..) = self.counted.get(&Subject::OwnPackets)?;
+        self.why_not_measured(Subject::OwnPackets).is_none().then_some(*seq)
+    }
+
     /// Whether the host was looked at for a subject: a fact says so, or the count of those that there are.
     pub fn is_looked_at(&self, subject: Subject) -> bool {
         let told = match subject {

@@ -14,6 +14,7 @@ use super::seen::{
 };
 use super::server::{ServerPath, ServerRequest};
 use super::sizes::Sizes;
+use crate::host::Subject;
 use crate::ice::candidate::{Candidate, CandidateTransport, CandidateType};
 use crate::time::Timestamp;
 use crate::trace::address::bare;
@@ -238,7 +239,7 @@ impl SideEvidence {
     }
 
     /// Packets that reached this host's interfaces for one of its sockets, from addresses that no socket heard anything
-    /// from: source, packets and event. `None`: arrivals were not looked at.
+    /// from: source, packets and event. `None`: arrivals were not looked at, or not all, and of those none was such a one.
     pub fn unheard(&self) -> Option<Vec<(SocketAddr, u64, u64)>> {
         // Who saw packets leave would have seen them arrive.
         if self.host.own_packets.is_empty() {
@@ -247,11 +248,11 @@ impl SideEvidence {
         let arrivals = self.host.own_packets.iter().filter(|packet| packet.fact.arrived);
         let heard = self.heard_from();
         let unheard = arrivals.map(|packet| (packet.fact.source, packet.fact.packets, packet.seq));
-        Some(unheard.filter(|(source, ..)| !heard.contains(source)).collect())
+        self.if_seen(unheard.filter(|(source, ..)| !heard.contains(source)).collect())
     }
 
     /// Packets that reached an interface for one of this host's sockets, from an address that this very socket never
-    /// heard from: how many, and the event. `None`: arrivals were not looked at.
+    /// heard from: how many, and the event. `None`: as of those that nobody heard.
     pub fn undelivered(&self) -> Option<Vec<(u64, u64)>> {
         if self.host.own_packets.is_empty() {
             return None;
@@ -265,7 +266,12 @@ impl SideEvidence {
             .chain(self.probed_by())
             .collect();
         let lost = arrivals.filter(|packet| !heard.contains(&(packet.fact.destination, packet.fact.source)));
-        Some(lost.map(|packet| (packet.fact.packets, packet.seq)).collect())
+        self.if_seen(lost.map(|packet| (packet.fact.packets, packet.seq)).collect())
+    }
+
+    /// That there is none says something only where all packets were looked for.
+    fn if_seen<T>(&self, arrivals: Vec<T>) -> Option<Vec<T>> {
+        (!arrivals.is_empty() || self.host.why_not_measured(Subject::OwnPackets).is_none()).then_some(arrivals)
     }
 
     /// How many requests to each server left over UDP: what the system refused to send did not. Nor counts what was asked

@@ -89,7 +89,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
 fn would_stray(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let host = &side.host;
-    host.counted.get(&Subject::OwnPackets)?;
+    host.saw_all_packets()?;
     let left: BTreeSet<IpAddr> = host
         .own_packets
         .iter()

@@ -12,7 +12,7 @@ use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::told;
 use crate::diagnosis::routes::{diversions, is_refused, reachable_candidates};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::{Filter, FilteredPacket, FirewallRule, Moment, ProbeOutcome, RouteAnswer, Subject};
+use crate::host::{Filter, FilteredPacket, FirewallRule, Moment, ProbeOutcome, RouteAnswer};
 use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
 
@@ -83,8 +83,7 @@ pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault>
         kept_back.map(|seq| (seq, &ON_INPUT[..]))
     };
     // A rule without a counter may have taken what did come, or what nobody saw come.
-    let is_seen =
-        |remote: SocketAddr| side.host.counted.contains_key(&Subject::OwnPackets) && !came.contains(&remote.ip());
+    let is_seen = |remote: SocketAddr| side.host.saw_all_packets().is_some() && !came.contains(&remote.ip());
     let (rule, own, from, kept_back) = packets.into_iter().find_map(|(own, remote)| {
         let (kept_back, hooks) = kept(remote)?;
         let in_device = side.host.addresses.iter().find(|known| known.fact.address == own.ip());
@@ -134,9 +133,9 @@ fn kept_back(
 /// rule that takes them all does so once they come.
 fn nothing_came(session: &Session<'_>, vantage: Vantage, came: &BTreeSet<IpAddr>) -> Option<u64> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-    let (seq, ..) = side.host.counted.get(&Subject::OwnPackets)?;
+    let seq = side.host.saw_all_packets()?;
     let mut of_peer = reachable_candidates(side, peer);
-    (!of_peer.any(|address| came.contains(&address))).then_some(*seq)
+    (!of_peer.any(|address| came.contains(&address))).then_some(seq)
 }
 
 /// The event that says that reverse path filtering, which comes between the hooks, dropped packets, where some reached an
