@@ -129,6 +129,8 @@ pub(crate) enum Input {
     Socket(OwnSocket),
     /// A socket sends to an address for the first time.
     Flow(Flow),
+    /// The peer told an address.
+    Candidate(SocketAddr),
     /// Connections over TCP beside the session's sockets are about to be made to there: to signaling.
     Connecting(SocketAddr),
     /// Such a one did not come about. Our port is not known.
@@ -144,6 +146,8 @@ pub(crate) struct Scope {
     pub(crate) sockets: BTreeSet<OwnSocket>,
     /// Addresses of the peer.
     pub(crate) peers: BTreeSet<SocketAddr>,
+    /// Addresses that the peer told, whether or not anything is sent there.
+    pub(crate) candidates: BTreeSet<SocketAddr>,
     /// Addresses of servers.
     pub(crate) servers: BTreeSet<SocketAddr>,
     /// Where connections beside its sockets are made to.
@@ -177,6 +181,9 @@ impl Scope {
                 if flow.socket.is_some() {
                     list.insert(flow.remote);
                 }
+            }
+            Input::Candidate(remote) => {
+                self.candidates.insert(remote);
             }
             Input::Connecting(remote) => {
                 self.connected_to.insert(remote);
@@ -312,8 +319,8 @@ fn collect(
         match input {
             Input::Socket(_) | Input::Connecting(_) => collector.socket(&scope, &mut |fact| send(Moment::Before, fact)),
             Input::Flow(flow) => collector.flow(&flow, &mut |fact| send(Moment::During, fact)),
-            // What it tells of is told at the end.
-            Input::Connection { .. } => {}
+            // What these tell of is told at the end.
+            Input::Candidate(_) | Input::Connection { .. } => {}
             Input::Finish => {
                 collector.after(&scope, &mut |fact| send(Moment::After, fact));
                 return;

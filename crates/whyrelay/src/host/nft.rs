@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -377,11 +378,13 @@ const fn family_name(family: u8) -> &'static str {
 /// TCP's number among IP's protocols.
 const TCP: u8 = 6;
 
-/// The session's packets, out and in.
+/// The session's packets, out and in, and those that it would send to what else the peer told and get from there: what a
+/// rule does with them is asked as well.
 fn packets_of(scope: &Scope) -> Vec<Packet> {
+    let remotes: BTreeSet<&SocketAddr> = scope.peers.iter().chain(&scope.candidates).chain(&scope.servers).collect();
     let mut packets = Vec::new();
     for OwnSocket { local, protocol, .. } in &scope.sockets {
-        for remote in scope.peers.iter().chain(&scope.servers).filter(|remote| remote.is_ipv4() == local.is_ipv4()) {
+        for remote in remotes.iter().copied().filter(|remote| remote.is_ipv4() == local.is_ipv4()) {
             packets.push(Packet { protocol: *protocol, source: *local, destination: *remote });
             packets.push(Packet { protocol: *protocol, source: *remote, destination: *local });
         }
@@ -408,6 +411,10 @@ fn dump(message: u16, mut take: impl FnMut(u8, &[u8]) -> ControlFlow<()>) -> io:
 
 #[cfg(test)]
 mod tests {
+    use whyrelay_core::host::{Filter, FilteredPacket};
+
+    use super::super::nft_condition::{Comparison, Condition};
+    use super::super::nft_field::Field;
     use super::*;
 
     fn firewall(rules: &[(u64, &str, Option<u64>)]) -> Firewall {
@@ -438,6 +445,60 @@ mod tests {
         assert_eq!(reset.counted_since(&before), [Some(4)], "set to nothing in between");
     }
 
+    fn socket(local: &str) -> OwnSocket {
+        let local = local.parse().expect("an address");
+        OwnSocket { local, protocol: 17, mark: 0, user: None, device: None, raw: false }
+    }
+
+    /// A chain on output that drops all but what goes to these addresses.
+    fn lets_out_to(addresses: &[&str]) -> Firewall {
+        let mut firewall = firewall(&[]);
+        let (hook, kind) = (Some(3), "filter".to_owned());
+        let chain = Chain { hook, priority: 0, kind, drops: true, packets: None };
+        firewall.chains.insert((1, "fw".to_owned(), "out".to_owned()), chain);
+        for (address, handle) in addresses.iter().zip(2..) {
+            let to: std::net::Ipv4Addr = address.parse().expect("an address");
+            let field = Field::Address { source: false, ipv6: false, length: 4 };
+            let (order, comparison) = (field.order(), Comparison::Equal);
+            let condition = Condition { field, mask: None, order, comparison, value: to.octets().to_vec() };
+            let rule = Rule {
+                words: vec![format!("ip daddr {address}"), "accept".to_owned()],
+                verdict: Some("accept"),
+                conditions: vec![condition],
+                ..Rule::default()
+            };
+            firewall.rules.push(((1, "fw".to_owned(), "out".to_owned(), handle), rule));
+        }
+        firewall
+    }
+
+    /// What is told of a firewall that does not change.
+    fn told(firewall: &Firewall, scope: &Scope) -> (Vec<FirewallChain>, Vec<FirewallRule>) {
+        let (mut chains, mut rules) = (Vec::new(), Vec::new());
+        firewall.facts(firewall, scope, &mut |fact| match fact {
+            HostFact::FirewallChain(chain) => chains.push(chain),
+            HostFact::FirewallRule(rule) => rules.push(rule),
+            _ => {}
+        });
+        (chains, rules)
+    }
+
+    #[test]
+    fn a_rule_that_lets_out_to_the_peer_is_told_where_nothing_was_sent_there() {
+        let (local, server, peer) = ("203.0.113.34:51820", "192.0.2.10:3478", "198.51.100.2:50000");
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let (sockets, servers) = ([socket(local)].into(), [address(server)].into());
+        let scope = Scope { sockets, servers, candidates: [address(peer)].into(), ..Scope::default() };
+        let stops = |accepted: &[&str]| {
+            let (chains, rules) = told(&lets_out_to(accepted), &scope);
+            let (source, destination) = (address(local), address(peer));
+            let packet = FilteredPacket { source, destination, in_device: None, out_device: Some("eth0") };
+            Filter::new(&chains, &rules).surely_stops(&["output"], &packet).map(|rule| rule.rule.clone())
+        };
+        assert_eq!(stops(&["192.0.2.10", "198.51.100.2"]), None);
+        assert_eq!(stops(&["192.0.2.10", "198.51.100.3"]).as_deref(), Some("policy drop"));
+    }
+
     #[test]
     fn rules_that_are_cut_are_not_counted_as_recorded() {
         // 200 rules of a chain that two hooks lead to are 400 facts.
@@ -454,14 +515,7 @@ mod tests {
                 firewall.rules.push((place(name, 1000), jump));
                 firewall.chains.insert((1, "fw".to_owned(), name.to_owned()), chain(Some(hook)));
             }
-            let socket = OwnSocket {
-                local: "203.0.113.34:51820".parse().expect("an address"),
-                protocol: 17,
-                mark: 0,
-                user: None,
-                device: None,
-                raw: false,
-            };
+            let socket = socket("203.0.113.34:51820");
             let peers = ["198.51.100.7:51820".parse().expect("an address")].into();
             let scope = Scope { sockets: [socket].into(), peers, ..Scope::default() };
             let mut facts = Vec::new();

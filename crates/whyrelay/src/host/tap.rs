@@ -70,6 +70,7 @@ impl Tap {
                     && self.peers.len() < MAX_FLOWS
                     && self.peers.insert(remote)
                 {
+                    self.tell(Input::Candidate(remote));
                     // One question for each address: without a socket the port does not enter it.
                     let remote = SocketAddr::new(remote.ip(), 0);
                     self.flow(Flow { socket: None, remote, purpose: RoutePurpose::Peer, probe: false });
