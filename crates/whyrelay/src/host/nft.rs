@@ -26,8 +26,8 @@ const MAX_LOOKED_AT: usize = 200_000;
 const MAX_RECORDED: usize = 256;
 const MAX_DECIDING: usize = 1024;
 
-/// Most packets that rules are tried on.
-const MAX_PACKETS: usize = 512;
+/// Most packets that rules are tried on. Where there are more, what a chain does with the others is not known.
+const MAX_PACKETS: usize = 1024;
 
 /// Which rule it is: family, table, chain, and what stays the same while rules are added and taken out: the handle, or
 /// what a rule of the legacy iptables says.
@@ -95,7 +95,9 @@ impl Firewall {
     /// The rules that can touch the session's packets or counted some since an earlier reading; and the chains that may
     /// stop these packets, with every rule that decides about them.
     pub(super) fn facts(&self, before: &Self, scope: &Scope, emit: &mut Emit<'_>) {
-        let packets = packets_of(scope);
+        let mut packets = packets_of(scope);
+        let is_cut = packets.len() > MAX_PACKETS;
+        packets.truncate(MAX_PACKETS);
         let hooks = self.hooks();
         let counted_since = self.counted_since(before);
         let positions = self.positions();
@@ -138,7 +140,8 @@ impl Firewall {
         }
         let mut chains = Vec::new();
         let mut room = MAX_DECIDING;
-        for Deciding { key, chain, rules, is_cut } in self.deciding(&packets) {
+        let deciding = if is_cut { Vec::new() } else { self.deciding(&packets) };
+        for Deciding { key, chain, rules, is_cut } in deciding {
             let (count, mut recorded) = (rules.len() as u64 + u64::from(is_cut), 0);
             for number in rules {
                 let bases = bases_of(number);
@@ -393,7 +396,6 @@ fn packets_of(scope: &Scope) -> Vec<Packet> {
         packets.push(Packet { protocol: TCP, source: *local, destination: *remote });
         packets.push(Packet { protocol: TCP, source: *remote, destination: *local });
     }
-    packets.truncate(MAX_PACKETS);
     packets
 }
 
@@ -497,6 +499,18 @@ mod tests {
         };
         assert_eq!(stops(&["192.0.2.10", "198.51.100.2"]), None);
         assert_eq!(stops(&["192.0.2.10", "198.51.100.3"]).as_deref(), Some("policy drop"));
+    }
+
+    #[test]
+    fn nothing_is_told_of_chains_where_there_are_more_packets_than_are_tried() {
+        let chains = |addresses: u8| {
+            let address = |text: String| text.parse::<SocketAddr>().expect("an address");
+            let sockets = (0..addresses).map(|number| socket(&format!("172.17.{number}.1:51820"))).collect();
+            let peers = (0..addresses).map(|number| address(format!("198.51.100.{number}:50000"))).collect();
+            let scope = Scope { sockets, peers, ..Scope::default() };
+            told(&lets_out_to(&["198.51.100.1"]), &scope).0.len()
+        };
+        assert_eq!((chains(22), chains(23)), (1, 0), "968 packets, and 1058");
     }
 
     #[test]
