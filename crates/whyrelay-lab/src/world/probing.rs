@@ -6,10 +6,10 @@ mod peers_side;
 mod silence;
 mod sizes;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use whyrelay_core::engine::peer_probes::{Input, Output, PeerProbes};
+use whyrelay_core::engine::peer_probes::{Asked, Input, Output, PeerProbes};
 use whyrelay_core::host::{HostFact, Moment, ProbeOutcome};
 use whyrelay_core::ice::Credentials;
 use whyrelay_core::signal::PeerProbing;
@@ -41,15 +41,10 @@ pub(super) struct Probing {
     /// Probes with a low TTL are out: what dies of it is theirs.
     tracing: bool,
     sizes: Sizes,
-    /// Openers to send for the peer: when, and where to.
-    openers: VecDeque<(Timestamp, SocketAddr)>,
-    opened: BTreeSet<SocketAddr>,
-    /// Knocks to send for the peer, after its sockets were silent.
-    knocks: VecDeque<(Timestamp, SocketAddr)>,
+    /// What the peer has this side send for its probes.
+    asked: Asked<Timestamp>,
     /// The silence that was asked for has begun.
     silence_begun: bool,
-    /// Probes of the peer that were recorded: aim, where, from where, and how long.
-    seen: BTreeSet<(String, SocketAddr, SocketAddr, usize)>,
 }
 
 impl Probing {
@@ -64,11 +59,8 @@ impl Probing {
             separated: false,
             tracing: false,
             sizes: Sizes::Waiting,
-            openers: VecDeque::new(),
-            opened: BTreeSet::new(),
-            knocks: VecDeque::new(),
+            asked: Asked::default(),
             silence_begun: false,
-            seen: BTreeSet::new(),
         }
     }
 
@@ -108,9 +100,7 @@ impl Peer {
 
     /// When something of this is due.
     pub(super) fn probes_due(&self) -> Timestamp {
-        let first = |queue: &VecDeque<(Timestamp, SocketAddr)>| queue.front().map(|(at, _)| *at);
-        let (openers, knocks) = (first(&self.probing.openers), first(&self.probing.knocks));
-        let due = [openers, knocks, self.probing.sizes.deadline(), self.suspicious_from()];
+        let due = [self.probing.asked.deadline(), self.probing.sizes.deadline(), self.suspicious_from()];
         due.into_iter().flatten().fold(self.probing.due, Timestamp::min)
     }
 

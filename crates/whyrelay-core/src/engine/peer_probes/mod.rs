@@ -5,6 +5,7 @@
 //! the peer, which sends openers there so that its own NAT lets the probe in, and asks each address of the peer. What
 //! came of it is one [`Probe`] for each address, when all are answered or the time is over.
 
+mod asked;
 pub mod plan;
 mod silence;
 pub mod sizes;
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use asked::Asked;
 pub use wire::{Seen, is_between_peers, knock, opener, receive};
 
 use crate::host::{Probe, ProbeAim, ProbeOutcome};

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use whyrelay_core::engine::peer_probes::plan::{MAX_OPENED, MAX_SEEN, OPENERS};
 use whyrelay_core::engine::peer_probes::{self, Input};
 use whyrelay_core::host::{HostFact, RoutePurpose};
 use whyrelay_core::signal::PeerProbing;
@@ -18,13 +17,8 @@ impl Peer {
         if probing.opened {
             self.feed_probes(now, Input::Opened);
         }
-        self.take_knocks(now, &probing.knock, probing.after_ms);
-        for remote in &probing.open {
-            if self.probing.opened.len() < MAX_OPENED && self.probing.opened.insert(*remote) {
-                self.probing.openers.extend(OPENERS.map(|after| (now + after, *remote)));
-            }
-        }
-        self.probing.openers.make_contiguous().sort_by_key(|(at, _)| *at);
+        self.probing.asked.knock(now, &probing.knock, probing.after_ms);
+        self.probing.asked.open(now, &probing.open);
         self.send_openers(now);
         if !probing.open.is_empty() {
             self.say_about_probes(PeerProbing { opened: true, ..PeerProbing::default() });
@@ -33,7 +27,7 @@ impl Peer {
 
     /// Sends the openers that are due, from each of our sockets.
     pub(super) fn send_openers(&mut self, now: Timestamp) {
-        while let Some((_, remote)) = self.probing.openers.pop_front_if(|(at, _)| *at <= now) {
+        while let Some(remote) = self.probing.asked.due_opener(now) {
             let Some((ours, theirs)) = self.both_credentials() else { return };
             self.ask_route_once(now, RoutePurpose::Peer, remote);
             let of_family = |local: &SocketAddr| local.is_ipv4() == remote.is_ipv4();
@@ -62,8 +56,7 @@ impl Peer {
             self.ask_route_once(now, RoutePurpose::Peer, remote);
             self.send_own(now, local, remote, bytes);
         }
-        let key = (seen.aim.clone(), local, remote, bytes.len());
-        if self.probing.seen.len() < MAX_SEEN && self.probing.seen.insert(key) {
+        if self.probing.asked.is_new(&seen.aim, local, remote, bytes.len()) {
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             self.record_fact(now, HostFact::ProbeSeen { aim: seen.aim, local, remote, length });
         }

@@ -1,10 +1,9 @@
 //! Silence, to see for how long the NAT remembers a mapping: all lengths at the same time, and the peer knocks at each.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use whyrelay_core::engine::peer_probes;
-use whyrelay_core::engine::peer_probes::plan::{LONGEST_SILENCE, MAX_KNOCKS, silences};
+use whyrelay_core::engine::peer_probes::plan::silences;
 use whyrelay_core::host::ProbeAim;
 use whyrelay_core::time::Timestamp;
 
@@ -27,21 +26,12 @@ impl Peer {
 
     /// Whether it finds out how long a mapping lives, or helps the peer to: the session waits for that.
     pub(in crate::world) fn awaits_silence(&self) -> bool {
-        self.probing.silence_begun && self.probing.under_way() || !self.probing.knocks.is_empty()
-    }
-
-    /// The peer's sockets are silent from now on.
-    pub(super) fn take_knocks(&mut self, now: Timestamp, at: &[SocketAddr], after_ms: Option<u32>) {
-        let after = after_ms.map(|ms| Duration::from_millis(ms.into()));
-        let Some(after) = after.filter(|after| *after <= LONGEST_SILENCE) else { return };
-        let room = MAX_KNOCKS.saturating_sub(self.probing.knocks.len());
-        self.probing.knocks.extend(at.iter().take(room).map(|remote| (now + after, *remote)));
-        self.probing.knocks.make_contiguous().sort_by_key(|(at, _)| *at);
+        self.probing.silence_begun && self.probing.under_way() || self.probing.asked.is_to_knock()
     }
 
     /// Sends the knocks that are due, from each of our sockets.
     pub(super) fn send_knocks(&mut self, now: Timestamp) {
-        while let Some((_, remote)) = self.probing.knocks.pop_front_if(|(at, _)| *at <= now) {
+        while let Some(remote) = self.probing.asked.due_knock(now) {
             let Some((ours, theirs)) = self.both_credentials() else { return };
             let of_family = |local: &SocketAddr| local.is_ipv4() == remote.is_ipv4();
             for local in self.sockets.clone().into_iter().filter(of_family) {

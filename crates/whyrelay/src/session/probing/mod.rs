@@ -6,12 +6,12 @@ mod peers_side;
 mod silence;
 mod sizes;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use whyrelay_core::engine::peer_probes::{self, PeerProbes};
+use whyrelay_core::engine::peer_probes::{self, Asked, PeerProbes};
 use whyrelay_core::host::{HostFact, Moment, ProbeOutcome};
 use whyrelay_core::signal::{MessageType, PeerProbing};
 use whyrelay_core::time::{Now, Timestamp};
@@ -59,11 +59,8 @@ pub(super) struct Probing {
     peer_probes: Option<bool>,
     /// Since when the session is over and goes on.
     over_since: Option<Instant>,
-    /// Openers to send for the peer: when, and where to.
-    openers: VecDeque<(Instant, SocketAddr)>,
-    opened: BTreeSet<SocketAddr>,
-    /// Knocks to send for the peer, after its sockets were silent.
-    knocks: VecDeque<(Instant, SocketAddr)>,
+    /// What the peer has this side send for its probes.
+    asked: Asked<Instant>,
     /// Until when a session that is over waits for knocks, our own or the peer's.
     silent_until: Option<Instant>,
     /// The silence that was asked for has begun.
@@ -71,8 +68,6 @@ pub(super) struct Probing {
     /// The peer was told that there will be one.
     silence_announced: bool,
     sizes: sizes::Sizes,
-    /// Probes of the peer that were recorded: aim, where, from where, and how long.
-    seen: BTreeSet<(String, SocketAddr, SocketAddr, usize)>,
 }
 
 impl Probing {
@@ -92,14 +87,11 @@ impl Probing {
             deadline: None,
             peer_probes: None,
             over_since: None,
-            openers: VecDeque::new(),
-            opened: BTreeSet::new(),
-            knocks: VecDeque::new(),
+            asked: Asked::default(),
             silent_until: None,
             silence_begun: false,
             silence_announced: false,
             sizes: sizes::Sizes::default(),
-            seen: BTreeSet::new(),
         };
         (probing, inputs)
     }
@@ -171,17 +163,16 @@ impl Session {
     /// When something of this is due.
     pub(super) fn probing_deadline(&self) -> Option<Instant> {
         let own = self.probing.deadline.map(|deadline| self.clock.instant(deadline));
-        let openers = self.probing.openers.front().map(|(at, _)| *at);
+        let asked = self.probing.asked.deadline();
         let suspicious = match self.phase {
             Phase::Connecting(since) if !self.probing.separated && self.peer_answers_probes() => {
                 Some(since + self.suspicious_after())
             }
             _ => None,
         };
-        let knocks = self.probing.knocks.front().map(|(at, _)| *at);
         let sizes = self.probing.sizes.deadline();
         let begin = self.begin_deadline().filter(|until| Instant::now() < *until);
-        [own, openers, knocks, sizes, suspicious, begin, self.linger_deadline()].into_iter().flatten().min()
+        [own, asked, sizes, suspicious, begin, self.linger_deadline()].into_iter().flatten().min()
     }
 
     /// Whether a session that is over goes on for the sake of probes.

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use whyrelay_core::engine::peer::Transmit;
 use whyrelay_core::engine::peer_probes;
-use whyrelay_core::engine::peer_probes::plan::{MAX_OPENED, MAX_SEEN, OPENERS};
 use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::ice::Credentials;
 use whyrelay_core::signal::PeerProbing;
@@ -27,18 +26,10 @@ impl Session {
         if probing.opened {
             self.feed_probes(peer_probes::Input::Opened);
         }
-        self.take_knocks(probing.knock, probing.after_ms);
-        let asked = !probing.open.is_empty();
-        for remote in probing.open {
-            let usable = remote.port() != 0 && !remote.ip().is_unspecified() && !remote.ip().is_multicast();
-            if usable && self.probing.opened.len() < MAX_OPENED && self.probing.opened.insert(remote) {
-                let now = Instant::now();
-                self.probing.openers.extend(OPENERS.map(|after| (now + after, remote)));
-            }
-        }
-        self.probing.openers.make_contiguous().sort_by_key(|(at, _)| *at);
+        self.take_knocks(&probing.knock, probing.after_ms);
+        self.probing.asked.open(Instant::now(), &probing.open);
         self.send_openers();
-        if asked {
+        if !probing.open.is_empty() {
             self.say_about_probes(&PeerProbing { opened: true, ..PeerProbing::default() });
         }
     }
@@ -46,8 +37,7 @@ impl Session {
     /// Sends the openers that are due, from each of our sockets.
     pub(super) fn send_openers(&mut self) {
         let now = Instant::now();
-        while self.probing.openers.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, remote)) = self.probing.openers.pop_front() else { return };
+        while let Some(remote) = self.probing.asked.due_opener(now) {
             let Some((ours, theirs)) = self.both_credentials() else { return };
             let locals: Vec<SocketAddr> =
                 self.doors.keys().filter(|local| local.is_ipv4() == remote.is_ipv4()).copied().collect();
@@ -79,8 +69,7 @@ impl Session {
             let (transport, stream) = (Transport::Udp, None);
             self.transmit(self.clock.now(), &Transmit { transport, stream, local, remote, bytes });
         }
-        let key = (seen.aim.clone(), local, remote, bytes.len());
-        if self.probing.seen.len() < MAX_SEEN && self.probing.seen.insert(key) {
+        if self.probing.asked.is_new(&seen.aim, local, remote, bytes.len()) {
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             self.host_input(Moment::During, HostFact::ProbeSeen { aim: seen.aim, local, remote, length });
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use whyrelay_core::engine::peer::Transmit;
 use whyrelay_core::engine::peer_probes;
-use whyrelay_core::engine::peer_probes::plan::{LONGEST_SILENCE, MAX_KNOCKS, silences};
+use whyrelay_core::engine::peer_probes::plan::silences;
 use whyrelay_core::host::ProbeAim;
 use whyrelay_core::signal::PeerProbing;
 use whyrelay_core::trace::event::Transport;
@@ -65,19 +65,8 @@ impl Session {
     }
 
     /// The peer's socket is silent from now on.
-    pub(super) fn take_knocks(&mut self, at: Vec<SocketAddr>, after_ms: Option<u32>) {
-        let Some(after) = after_ms.map(|ms| Duration::from_millis(ms.into())).filter(|after| *after <= LONGEST_SILENCE)
-        else {
-            return;
-        };
-        let due = Instant::now() + after;
-        for remote in at {
-            let usable = remote.port() != 0 && !remote.ip().is_unspecified() && !remote.ip().is_multicast();
-            if usable && self.probing.knocks.len() < MAX_KNOCKS {
-                self.probing.knocks.push_back((due, remote));
-            }
-        }
-        self.probing.knocks.make_contiguous().sort_by_key(|(at, _)| *at);
+    pub(super) fn take_knocks(&mut self, at: &[SocketAddr], after_ms: Option<u32>) {
+        let Some(due) = self.probing.asked.knock(Instant::now(), at, after_ms) else { return };
         let until = due + BESIDE;
         if self.probing.silent_until.is_none_or(|silent| silent < until) {
             if self.probing.silent_until.is_none() {
@@ -92,7 +81,7 @@ impl Session {
     /// Sends the knocks that are due, from each of our sockets.
     pub(super) fn send_knocks(&mut self) {
         let now = Instant::now();
-        while let Some((_, remote)) = self.probing.knocks.pop_front_if(|(at, _)| *at <= now) {
+        while let Some(remote) = self.probing.asked.due_knock(now) {
             let Some((ours, theirs)) = self.both_credentials() else { return };
             let locals: Vec<SocketAddr> =
                 self.doors.keys().filter(|local| local.is_ipv4() == remote.is_ipv4()).copied().collect();
