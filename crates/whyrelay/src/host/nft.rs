@@ -12,7 +12,7 @@ use super::netlink::{Netlink, attributes, big_endian, text};
 use super::nft_chains::Deciding;
 use super::nft_condition::Packet;
 use super::nft_rule::Rule;
-use super::{Emit, OwnSocket, Scope};
+use super::{Emit, OwnSocket, Scope, tables};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_GETCHAIN: u16 = 4;
@@ -63,22 +63,24 @@ pub(super) struct Firewall {
 }
 
 impl Firewall {
-    /// Reads them.
+    /// Reads them, again where they change meanwhile.
     ///
     /// # Errors
-    /// EPERM without CAP_NET_ADMIN.
+    /// EPERM without CAP_NET_ADMIN; `Interrupted` where they change all the time.
     pub(super) fn read() -> io::Result<Self> {
-        let framework = FirewallFramework::Nftables;
-        let mut firewall = Self { framework, ..Self::legacy() };
-        dump(NFT_MSG_GETCHAIN, |family, body| {
-            firewall.take_chain(family, body);
-            ControlFlow::Continue(())
-        })?;
-        dump(NFT_MSG_GETRULE, |family, body| {
-            firewall.take_rule(family, body);
-            if firewall.rules.len() < MAX_LOOKED_AT { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        Ok(firewall)
+        tables::whole(|| {
+            let framework = FirewallFramework::Nftables;
+            let mut firewall = Self { framework, ..Self::legacy() };
+            let chains = dump(NFT_MSG_GETCHAIN, |family, body| {
+                firewall.take_chain(family, body);
+                ControlFlow::Continue(())
+            })?;
+            let rules = dump(NFT_MSG_GETRULE, |family, body| {
+                firewall.take_rule(family, body);
+                if firewall.rules.len() < MAX_LOOKED_AT { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            if is_one(&chains, &rules) { Ok(firewall) } else { Err(io::ErrorKind::Interrupted.into()) }
+        })
     }
 
     /// The legacy iptables without any rule, to be filled by who reads them.
@@ -399,16 +401,35 @@ fn packets_of(scope: &Scope) -> Vec<Packet> {
     packets
 }
 
+/// What a list says of the rules' generation, which each change of them ends: the first and the last, as far as any entry
+/// came.
+type Generations = Option<([u8; 2], [u8; 2])>;
+
+/// Whether two lists, or what there is of them, are of one generation.
+fn is_one(chains: &Generations, rules: &Generations) -> bool {
+    let all: BTreeSet<[u8; 2]> =
+        [chains, rules].into_iter().flatten().flat_map(|(first, last)| [*first, *last]).collect();
+    all.len() <= 1
+}
+
 /// Asks nftables for a list of all families; `take` gets the family and the attributes.
-fn dump(message: u16, mut take: impl FnMut(u8, &[u8]) -> ControlFlow<()>) -> io::Result<()> {
-    // struct nfgenmsg: family (0: all), version 0, resource id 0.
+///
+/// # Errors
+/// `Interrupted` when the list changed meanwhile.
+fn dump(message: u16, mut take: impl FnMut(u8, &[u8]) -> ControlFlow<()>) -> io::Result<Generations> {
+    // struct nfgenmsg: family (0: all), version 0, resource id 0; in answers this is the generation.
     let header = [0; 4];
-    Netlink::open(NETLINK_NETFILTER)?.dump(NFNL_SUBSYS_NFTABLES << 8 | message, &header, |_, body| {
-        match (body.first(), body.get(4..)) {
-            (Some(family), Some(attributes)) => take(*family, attributes),
-            _ => ControlFlow::Continue(()),
+    let mut generations: Generations = None;
+    let mut netlink = Netlink::open(NETLINK_NETFILTER)?;
+    netlink.dump(NFNL_SUBSYS_NFTABLES << 8 | message, &header, |_, body| match body.split_first_chunk::<4>() {
+        Some(([family, _, high, low], attributes)) => {
+            let generation = [*high, *low];
+            generations = Some((generations.map_or(generation, |(first, _)| first), generation));
+            take(*family, attributes)
         }
-    })
+        None => ControlFlow::Continue(()),
+    })?;
+    if netlink.is_torn() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(generations) }
 }
 
 #[cfg(test)]
