@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use whyrelay_core::host::{
-    AnsweredRoute, HostFact, Link, MAX_ROUTES, OwnConnection, OwnPacket, PolicyRule, Route, RouteAnswer, RouteKind,
-    RoutePurpose, RouteQuestion, Subject,
+    AnsweredRoute, HostFact, Link, MAX_ROUTES, Neighbor, NeighborState, OwnConnection, OwnPacket, PolicyRule, Route,
+    RouteAnswer, RouteKind, RoutePurpose, RouteQuestion, Subject,
 };
 
 use super::counters::{self, Counters};
@@ -27,6 +27,12 @@ const MAX_RULES: usize = 256;
 
 /// Most next hops that the kernel is asked to look for.
 const MAX_HOPS: usize = 8;
+
+/// Of how many addresses of the peer next hops are looked for, about.
+const MAX_LOOKED_FOR: usize = 16;
+
+/// A next hop that has not answered for so long is silent: an answer over a radio link that saves power takes a while.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Most neighbors that are recorded.
 const MAX_NEIGHBORS: usize = 64;
@@ -53,8 +59,10 @@ pub(super) struct Linux {
     answers: Vec<RouteAnswer>,
     /// Addresses of the peer.
     peers: BTreeSet<IpAddr>,
-    /// Next hops that routes to them name, whether or not packets go there: by interface.
-    hops: BTreeSet<(String, IpAddr)>,
+    /// Those of them whose next hops were looked for.
+    looked_for: BTreeSet<IpAddr>,
+    /// Next hops that routes to them name, though no packets go there: by interface, and when the kernel was asked.
+    hops: BTreeMap<(String, IpAddr), Instant>,
     /// Interfaces of our own addresses: they can touch the session whatever they are.
     addresses: Vec<whyrelay_core::host::Address>,
     /// What was told before the checks of interfaces, addresses, settings and policy rules: what is otherwise after them
@@ -131,13 +139,8 @@ impl Collector for Linux {
     /// Every process of the host is looked at: milliseconds where there are hundreds.
     fn later(&mut self, emit: &mut Emit<'_>) {
         let mut routes = BTreeMap::new();
-        let mut hops = BTreeSet::new();
         // What cannot be read is said with the routes that are recorded.
-        let _ = tables::routes(&self.links, |route| {
-            installed::count(&mut routes, &route);
-            hops.extend(self.hops_of(&route));
-        });
-        self.look_for(hops);
+        let _ = tables::routes(&self.links, |route| installed::count(&mut routes, &route));
         let chains = self.firewall.iter().chain(&self.legacy).flat_map(Firewall::chains).collect();
         let host = installed::Host { rules: &self.rules, chains, routes: &routes };
         let programs = software::programs(self.links.values(), &host);
@@ -148,6 +151,18 @@ impl Collector for Linux {
         if !software::in_laboratory() {
             system::facts(self.links.values().take(MAX_LINKS)).into_iter().for_each(emit);
         }
+    }
+
+    fn peers(&mut self) {
+        let new: BTreeSet<IpAddr> = self.peers.difference(&self.looked_for).copied().collect();
+        // Where there are very many routes each reading takes long.
+        if new.is_empty() || self.hops.len() >= MAX_HOPS || self.looked_for.len() >= MAX_LOOKED_FOR {
+            return;
+        }
+        let mut hops = BTreeSet::new();
+        let _ = tables::routes(&self.links, |route| hops.extend(hops_of(&route, &new)));
+        self.looked_for.extend(new);
+        self.look_for(hops);
     }
 
     fn after(&mut self, scope: &Scope, emit: &mut Emit<'_>) {
@@ -208,15 +223,6 @@ impl Linux {
         Self { under_way: beside.under_way(), ..Self::default() }
     }
 
-    /// The next hops that a route names for the peer: its gateway, or where it has none the peer itself.
-    fn hops_of(&self, route: &Route) -> Vec<(String, IpAddr)> {
-        let Some(device) = route.device.as_ref().filter(|_| route.route_kind == RouteKind::Unicast) else {
-            return Vec::new();
-        };
-        let covered = self.peers.iter().filter(|peer| route.destination.contains(**peer));
-        covered.map(|peer| (device.clone(), route.gateway.unwrap_or(*peer))).take(MAX_HOPS).collect()
-    }
-
     /// Has the kernel look for next hops to which no packet of the session may come, because something else keeps it back:
     /// whether they answer shows in the neighbors after the checks. Without the privilege they are not looked for.
     fn look_for(&mut self, hops: BTreeSet<(String, IpAddr)>) {
@@ -227,12 +233,15 @@ impl Linux {
             routes.any(|way| way == (device, hop))
         };
         let link = |device: &str| self.links.values().find(|link| link.device == device);
-        let asked = hops.into_iter().filter(|(device, hop)| !used(device, *hop)).take(MAX_HOPS);
+        let new =
+            |(device, hop): &(String, IpAddr)| !used(device, *hop) && !self.hops.contains_key(&(device.clone(), *hop));
+        let asked = hops.into_iter().filter(new).take(MAX_HOPS - self.hops.len());
         let asked = asked.filter(|(device, hop)| {
             let asks = link(device).filter(|link| link.up && !link.loopback && !link.is_tunnel());
             asks.is_some_and(|link| tables::look_for_neighbor(link, *hop).is_ok())
         });
-        self.hops = asked.collect();
+        let asked: Vec<_> = asked.map(|hop| (hop, Instant::now())).collect();
+        self.hops.extend(asked);
     }
 
     /// Whether an interface, an address or a policy rule is still there, as it was read last. What is otherwise than it
@@ -367,13 +376,14 @@ impl Linux {
     /// The neighbors that our packets go to: next hops, and peers on the same link.
     fn take_neighbors(&self, scope: &Scope, emit: &mut Emit<'_>) {
         let hops = self.answers.iter().filter_map(|answer| answer.route.as_ref()?.gateway);
-        let looked_for = self.hops.iter().map(|(_, hop)| *hop);
+        let looked_for = self.hops.keys().map(|(_, hop)| *hop);
         let wanted: BTreeSet<IpAddr> = scope.remotes().chain(hops).chain(looked_for).collect();
         let mut facts = Vec::new();
         let all = tables::whole(|| {
             facts.clear();
             tables::neighbors(&self.links, |neighbor| {
-                if wanted.contains(&neighbor.address) && facts.len() < MAX_NEIGHBORS {
+                let asked = self.hops.get(&(neighbor.device.clone(), neighbor.address));
+                if wanted.contains(&neighbor.address) && tells(&neighbor, asked) && facts.len() < MAX_NEIGHBORS {
                     facts.push(HostFact::Neighbor(neighbor));
                 }
             })
@@ -387,6 +397,20 @@ impl Linux {
             Err(error) => not_measured(Subject::Neighbors, &error, emit),
         }
     }
+}
+
+/// Whether the state of a neighbor says something: not that one is still looked for which we asked for just now.
+fn tells(neighbor: &Neighbor, asked: Option<&Instant>) -> bool {
+    neighbor.neighbor_state != NeighborState::Incomplete || asked.is_none_or(|asked| asked.elapsed() >= ANSWERS_WITHIN)
+}
+
+/// The next hops that a route names for addresses of the peer: its gateway, or where it has none the address itself.
+fn hops_of(route: &Route, peers: &BTreeSet<IpAddr>) -> Vec<(String, IpAddr)> {
+    let Some(device) = route.device.as_ref().filter(|_| route.route_kind == RouteKind::Unicast) else {
+        return Vec::new();
+    };
+    let covered = peers.iter().filter(|peer| route.destination.contains(**peer));
+    covered.map(|peer| (device.clone(), route.gateway.unwrap_or(*peer))).take(MAX_HOPS).collect()
 }
 
 /// Whether an address says nothing without an interface: every one has a route for such addresses, and which of them the
@@ -533,6 +557,34 @@ mod tests {
         covering.tell(100_000, &mut |fact| facts.push(fact));
         let missing = facts.iter().any(|fact| matches!(fact, HostFact::NotMeasured { subject: Subject::Routes, .. }));
         (facts.iter().filter(|fact| matches!(fact, HostFact::Route(_))).count(), missing)
+    }
+
+    #[test]
+    fn a_neighbor_that_we_asked_for_just_now_is_not_silent_yet() {
+        let tells = |neighbor_state, asked: Option<u64>| {
+            let (device, address) = ("eth0".to_owned(), "192.168.1.99".parse().unwrap());
+            let asked = asked.and_then(|ago| Instant::now().checked_sub(Duration::from_millis(ago)));
+            tells(&Neighbor { device, address, mac: None, neighbor_state }, asked.as_ref())
+        };
+        use NeighborState::{Failed, Incomplete, Reachable};
+        assert!(!tells(Incomplete, Some(50)));
+        assert!(tells(Incomplete, Some(1100)) && tells(Incomplete, None), "so long, or packets of the session wait");
+        assert!(tells(Reachable, Some(50)) && tells(Failed, Some(50)));
+    }
+
+    #[test]
+    fn next_hops_are_those_of_the_routes_that_lead_to_the_peer() {
+        let peers = BTreeSet::from(["198.51.100.7".parse().unwrap()]);
+        let by = |destination: &str, length, gateway: Option<&str>, route_kind| {
+            let gateway = gateway.map(|gateway| gateway.parse().unwrap());
+            let route =
+                Route { device: Some("eth0".to_owned()), gateway, route_kind, ..route(254, destination, length) };
+            hops_of(&route, &peers).into_iter().map(|(_, hop)| hop.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(by("198.51.100.0", 24, Some("192.168.1.99"), RouteKind::Unicast), ["192.168.1.99"]);
+        assert_eq!(by("198.51.100.0", 24, None, RouteKind::Unicast), ["198.51.100.7"], "on the link");
+        assert_eq!(by("203.0.113.0", 24, Some("192.168.1.99"), RouteKind::Unicast), [""; 0]);
+        assert_eq!(by("198.51.100.0", 24, None, RouteKind::Blackhole), [""; 0]);
     }
 
     #[test]

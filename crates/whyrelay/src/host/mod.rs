@@ -92,6 +92,10 @@ impl Beside {
     }
 }
 
+/// How long after an address of the peer became known the next hops to it are looked for: by then its other addresses are
+/// known, too.
+const HOPS_AFTER: Duration = Duration::from_millis(300);
+
 /// A socket of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct OwnSocket {
@@ -209,6 +213,8 @@ pub(crate) trait Collector: Send {
     fn flow(&mut self, flow: &Flow, emit: &mut Emit<'_>);
     /// What takes long and does not change meanwhile, once: when the session has had its start, or at its end.
     fn later(&mut self, emit: &mut Emit<'_>);
+    /// Addresses of the peer became known a while ago: what has to be asked about them while the session goes on.
+    fn peers(&mut self);
     /// After the checks.
     fn after(&mut self, scope: &Scope, emit: &mut Emit<'_>);
 }
@@ -278,7 +284,7 @@ pub(crate) fn start(beside: Beside) -> (Tap, tokio::sync::mpsc::Receiver<(Moment
     let (output, facts) = tokio::sync::mpsc::channel(QUEUE);
     // Without the thread there are no facts, which is not the session's failure.
     let _ = std::thread::Builder::new().name("host facts".into()).spawn(move || {
-        collect(this_system(beside).as_mut(), &inputs, &output, beside.head_start());
+        collect(this_system(beside).as_mut(), &inputs, &output, beside.head_start(), HOPS_AFTER);
     });
     (Tap::new(input), facts)
 }
@@ -288,6 +294,7 @@ fn collect(
     inputs: &Receiver<Input>,
     output: &Sender<(Moment, HostFact)>,
     head_start: Duration,
+    hops_after: Duration,
 ) {
     let mut scope = Scope::default();
     let mut room = MAX_FACTS / 2;
@@ -299,16 +306,25 @@ fn collect(
         }
     };
     collector.before(&scope, &mut |fact| send(Moment::Before, fact));
-    let mut until = Some(Instant::now() + head_start);
+    let mut later = Some(Instant::now() + head_start);
+    let mut peers: Option<Instant> = None;
     loop {
-        let waited = match until {
+        let waited = match [later, peers].into_iter().flatten().min() {
             Some(until) => inputs.recv_timeout(until.saturating_duration_since(Instant::now())),
             None => inputs.recv().map_err(RecvTimeoutError::from),
         };
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= Instant::now());
+        let (is_over, is_idle) =
+            (matches!(waited, Ok(Input::Finish)), matches!(waited, Err(RecvTimeoutError::Timeout)));
         // Behind what is told already: sockets that nobody looks for are not copied.
-        if until.is_some() && matches!(waited, Err(RecvTimeoutError::Timeout) | Ok(Input::Finish)) {
-            until = None;
+        if is_over && later.is_some() || is_idle && is_due(later) {
+            later = None;
             collector.later(&mut |fact| send(Moment::During, fact));
+        }
+        // At the end it is too late to ask.
+        if is_due(peers) && !is_over {
+            peers = None;
+            collector.peers();
         }
         let input = match waited {
             Ok(input) => input,
@@ -318,7 +334,12 @@ fn collect(
         scope.take(input);
         match input {
             Input::Socket(_) | Input::Connecting(_) => collector.socket(&scope, &mut |fact| send(Moment::Before, fact)),
-            Input::Flow(flow) => collector.flow(&flow, &mut |fact| send(Moment::During, fact)),
+            Input::Flow(flow) => {
+                if flow.purpose == RoutePurpose::Peer && !flow.probe {
+                    peers.get_or_insert_with(|| Instant::now() + hops_after);
+                }
+                collector.flow(&flow, &mut |fact| send(Moment::During, fact));
+            }
             // What these tell of is told at the end.
             Input::Candidate(_) | Input::Connection { .. } => {}
             Input::Finish => {
@@ -355,6 +376,7 @@ impl Collector for Unmeasured {
     fn socket(&mut self, _: &Scope, _: &mut Emit<'_>) {}
     fn flow(&mut self, _: &Flow, _: &mut Emit<'_>) {}
     fn later(&mut self, _: &mut Emit<'_>) {}
+    fn peers(&mut self) {}
     fn after(&mut self, _: &Scope, _: &mut Emit<'_>) {}
 }
 
@@ -396,6 +418,9 @@ mod tests {
         fn later(&mut self, _: &mut Emit<'_>) {
             self.0.push("later");
         }
+        fn peers(&mut self) {
+            self.0.push("peers");
+        }
         fn after(&mut self, _: &Scope, _: &mut Emit<'_>) {
             self.0.push("after");
         }
@@ -412,9 +437,46 @@ mod tests {
             }
             let (output, _facts) = tokio::sync::mpsc::channel(1);
             let mut noted = Noted::default();
-            collect(&mut noted, &inputs, &output, beside.head_start());
+            collect(&mut noted, &inputs, &output, beside.head_start(), HOPS_AFTER);
             assert_eq!(noted.0, ["before", "socket", "socket", "later", "after"], "{beside:?}");
         }
+    }
+
+    #[test]
+    fn next_hops_are_looked_for_when_addresses_of_the_peer_are_known_whenever_that_is() {
+        let flow = |port: u16, purpose, probe| {
+            let remote = SocketAddr::from(([198, 51, 100, 7], port));
+            Input::Flow(Flow { socket: None, remote, purpose, probe })
+        };
+        let (peer, server) = (RoutePurpose::Peer, RoutePurpose::Server);
+        let noted = |told: &'static [(RoutePurpose, bool)], rest: Duration| {
+            let (input, inputs) = std::sync::mpsc::channel();
+            let telling = std::thread::spawn(move || {
+                // When what takes long was looked at long ago.
+                for (port, (purpose, probe)) in (1..).zip(told) {
+                    std::thread::sleep(rest);
+                    input.send(flow(port, *purpose, *probe)).unwrap();
+                }
+                std::thread::sleep(rest);
+                input.send(Input::Finish).unwrap();
+            });
+            let (output, _facts) = tokio::sync::mpsc::channel(1);
+            let mut noted = Noted::default();
+            collect(&mut noted, &inputs, &output, Duration::ZERO, Duration::from_millis(20));
+            telling.join().unwrap();
+            noted.0
+        };
+        const REST: Duration = Duration::from_millis(200);
+        let begin = ["before", "later"];
+        let so = |rest: &[&'static str]| [&begin, rest].concat();
+        assert_eq!(noted(&[(peer, false)], REST), so(&["flow", "peers", "after"]));
+        assert_eq!(noted(&[(peer, false), (peer, false)], REST), so(&["flow", "peers", "flow", "peers", "after"]));
+        assert_eq!(noted(&[(server, false), (peer, true)], REST), so(&["flow", "flow", "after"]), "no address of it");
+        assert_eq!(
+            noted(&[(peer, false)], Duration::ZERO).iter().filter(|told| **told == "peers").count(),
+            0,
+            "too late"
+        );
     }
 
     #[test]
