@@ -267,6 +267,27 @@ pub(crate) async fn look_at_signaling(config: CheckConfig, journal: Journal, tls
     }
 }
 
+/// Why no connection to signaling came about.
+#[derive(Debug, PartialEq, Eq)]
+enum Failed {
+    /// The resolver does not know its name.
+    Unresolved(String),
+    /// Nobody answered in the time that a connection has, whatever the check's is.
+    Silent,
+    /// Anything else.
+    Otherwise(String),
+}
+
+impl From<SignalingError> for Failed {
+    fn from(error: SignalingError) -> Self {
+        match error {
+            SignalingError::Name { source, .. } => Self::Unresolved(source.to_string()),
+            SignalingError::Unreachable { source, .. } if source.kind() == std::io::ErrorKind::TimedOut => Self::Silent,
+            error => Self::Otherwise(chain(&error)),
+        }
+    }
+}
+
 /// What the signaling server announces.
 async fn announced(
     signal: &str,
@@ -291,18 +312,15 @@ async fn announced(
     let made: Arc<OnceLock<Duration>> = Arc::default();
     let connecting = first_to_come(|| async {
         let mut name = [0; 16];
-        getrandom::fill(&mut name).map_err(|_| ("the system gives no random bytes".to_owned(), false))?;
+        getrandom::fill(&mut name).map_err(|_| Failed::Otherwise("the system gives no random bytes".to_owned()))?;
         let mut options = SignalingOptions::new(signal, "check", "nobody");
         options.made = Arc::clone(&made);
         // A room of our own: nobody is disturbed.
         options.room = unguessable_name(name);
         if !config.tls_roots.is_empty() {
-            options.roots = Some(tls.roots().await.map_err(|error| (error.to_string(), false))?);
+            options.roots = Some(tls.roots().await.map_err(|error| Failed::Otherwise(error.to_string()))?);
         }
-        Client::connect(options).await.map_err(|error: SignalingError| match error {
-            SignalingError::Name { source, .. } => (source.to_string(), true),
-            error => (chain(&error), false),
-        })
+        Client::connect(options).await.map_err(Failed::from)
     });
     // Beside it: so that a resolver that does not answer is told from a server that does not.
     let name = name_in(signal).ok().flatten();
@@ -319,8 +337,9 @@ async fn announced(
     });
     let mut client = match tokio::time::timeout_at(until.into(), connecting).await {
         Ok(Ok(client)) => client,
-        Ok(Err((detail, is_unresolved))) => return fail(detail, name.as_deref().filter(|_| is_unresolved)),
-        Err(_) => {
+        Ok(Err(Failed::Unresolved(detail))) => return fail(detail, name.as_deref()),
+        Ok(Err(Failed::Otherwise(detail))) => return fail(detail, None),
+        Ok(Err(Failed::Silent)) | Err(_) => {
             let (took, waited) = (started.elapsed(), started.elapsed().as_secs_f64());
             if let Some(why) = made.get().and_then(|round_trip| too_slow(signal, *round_trip, took)) {
                 journal.missing(format!("signaling by {server}"), format!("{}: {why}", journal.no_time()));
