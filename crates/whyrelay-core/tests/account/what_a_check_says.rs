@@ -369,6 +369,27 @@ fn what_signaling_answers_and_no_program_gets_is_dropped_here_late_or_never_sent
     assert!(found.advice.join(" ").contains("nft insert rule inet own in"), "{:?}", found.advice);
     // A rule that nobody may read drops them as well.
     assert_eq!(harmful(&look(Some((2, 20_000)), &|_| {})), ["WR111 A"]);
+    // Another rule that took packets meanwhile did not take these: it is about another protocol, port or address.
+    for other in ["meta l4proto udp counter drop", "tcp dport 22 counter drop", "ip saddr 203.0.113.0/24 counter drop"]
+    {
+        let report = look(Some((11, 20_000)), &|session| {
+            session.firewall("input", other, Some("drop"), 40);
+            session.policy("input", "drop");
+        });
+        assert_eq!(harmful(&report), ["WR111 A"], "{other}");
+        let advice = report.findings[0].advice.join(" ");
+        assert!(!report.findings[0].summary.contains(other) && advice.contains("inet own in"), "{other}: {advice}");
+    }
+    // One packet that is seen at a bridge and at its port is one.
+    let twice = look(Some((1, 20_000)), &|session| {
+        connections(session, Some((1, 20_000)));
+        let Some(EventKind::HostFact { fact, .. }) = session.events.last_mut().map(|event| &mut event.kind) else {
+            panic!("a fact");
+        };
+        let HostFact::OwnConnection(packet) = fact.as_mut() else { panic!("{fact:?}") };
+        packet.device = "br0".to_owned();
+    });
+    assert_eq!(harmful(&twice), ["WR701 signaling"]);
     // One may have come when the connection was given up.
     assert_eq!(harmful(&look(Some((1, 20_000)), &|_| {})), ["WR701 signaling"]);
     let slow = look(Some((6, 2_100_000)), &policy);

@@ -1,12 +1,13 @@
 //! This host's own firewall drops what arrives.
 
 use super::{Examination, Fault, Fix, Need, Rule};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::diagnosis::evidence::{HostEvidence, ServerPath, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Break, Path, Session};
-use crate::host::{FirewallFramework, FirewallRule, OwnConnection, OwnPacket, SoftwareName, Subject};
+use crate::host::{FilteredPacket, FirewallFramework, FirewallRule, OwnConnection, OwnPacket, SoftwareName, Subject};
 use crate::trace::event::{SignalingState, Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
@@ -175,11 +176,22 @@ fn from_signaling(side: &SideEvidence) -> Option<Fault> {
     let (host, (failed, server)) = (&side.host, silent_signaling(side)?);
     let soon = |packet: &&Taken<OwnConnection>| packet.fact.after_us.is_some_and(|after| after < TIME_TO_CONNECT);
     let arrived: Vec<_> = answers_of_signaling(side).filter(soon).collect();
-    let packets: u64 = arrived.iter().map(|packet| packet.fact.packets).sum();
+    // What comes by a bridge, a bond or a VLAN is seen at its port as well.
+    let mut by_device: BTreeMap<&str, u64> = BTreeMap::new();
+    for packet in &arrived {
+        *by_device.entry(packet.fact.device.as_str()).or_default() += packet.fact.packets;
+    }
+    let packets = by_device.into_values().max().unwrap_or_default();
     let first = arrived.first().filter(|_| packets >= 2)?;
-    let rule = host.firewall_rules.iter().find(|rule| took(rule));
+    let packet = |answer: &OwnConnection| {
+        let (source, destination) = (answer.source, answer.destination);
+        FilteredPacket { source, destination, in_device: None, out_device: None }
+    };
+    let may_take =
+        |rule: &FirewallRule| arrived.iter().any(|answer| rule.takes_tcp(&packet(&answer.fact)) != Some(false));
+    let rule = host.firewall_rules.iter().find(|rule| took(rule) && may_take(&rule.fact));
     let by = rule.map_or_else(|| perhaps_by(host), |rule| format!(", by {}", quoted_firewall(&rule.fact)));
-    let rule = rule.or_else(|| uncounted(host));
+    let rule = rule.or_else(|| uncounted(host).filter(|rule| may_take(&rule.fact)));
     Some(Fault {
         blame: Blame::side(Vantage::A),
         severity: Severity::Error,

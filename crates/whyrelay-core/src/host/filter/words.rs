@@ -10,6 +10,15 @@ use crate::host::network::Prefix;
 impl FirewallRule {
     /// Whether it takes a packet; `None`: its words do not tell.
     pub fn takes(&self, packet: &FilteredPacket<'_>) -> Option<bool> {
+        self.takes_of(packet, "udp")
+    }
+
+    /// The same of a packet with these ends over TCP.
+    pub fn takes_tcp(&self, packet: &FilteredPacket<'_>) -> Option<bool> {
+        self.takes_of(packet, "tcp")
+    }
+
+    fn takes_of(&self, packet: &FilteredPacket<'_>, protocol: &str) -> Option<bool> {
         let ipv4 = packet.destination.is_ipv4();
         let of_family = match self.table_family.as_str() {
             "inet" => true,
@@ -26,14 +35,14 @@ impl FirewallRule {
         }
         let words: Vec<&str> = self.rule.split_whitespace().collect();
         match self.framework {
-            FirewallFramework::Nftables => nftables_takes(&words, packet),
-            FirewallFramework::LegacyIptables => iptables_takes(&words, packet),
+            FirewallFramework::Nftables => nftables_takes(&words, packet, protocol),
+            FirewallFramework::LegacyIptables => iptables_takes(&words, packet, protocol),
         }
     }
 }
 
 /// The same of a rule in the words of nft.
-fn nftables_takes(words: &[&str], packet: &FilteredPacket<'_>) -> Option<bool> {
+fn nftables_takes(words: &[&str], packet: &FilteredPacket<'_>, protocol: &str) -> Option<bool> {
     let ipv4 = packet.destination.is_ipv4();
     let mut rest = words;
     loop {
@@ -54,12 +63,14 @@ fn nftables_takes(words: &[&str], packet: &FilteredPacket<'_>) -> Option<bool> {
                 let address = if *end == "saddr" { packet.source.ip() } else { packet.destination.ip() };
                 compare(more, |value| Some(prefix(value)?.contains(address)))?
             }
-            ["udp" | "th", end @ ("sport" | "dport"), more @ ..] => {
+            [of, end @ ("sport" | "dport"), more @ ..] if *of == "th" || *of == protocol => {
                 let port = if *end == "sport" { packet.source.port() } else { packet.destination.port() };
                 compare(more, |value| Some(ports(value)?.contains(&port)))?
             }
-            ["tcp" | "sctp" | "icmp" | "icmpv6", ..] => return Some(false),
-            ["meta", "l4proto", more @ ..] | ["ip", "protocol", more @ ..] => compare(more, is_udp)?,
+            [of @ ("udp" | "tcp" | "sctp" | "icmp" | "icmpv6"), ..] if *of != protocol => return Some(false),
+            ["meta", "l4proto", more @ ..] | ["ip", "protocol", more @ ..] => {
+                compare(more, |value| is_of(value, protocol))?
+            }
             ["meta", "nfproto", more @ ..] => compare(more, |value| match value {
                 "ipv4" => Some(ipv4),
                 "ipv6" => Some(!ipv4),
@@ -81,7 +92,7 @@ fn nftables_takes(words: &[&str], packet: &FilteredPacket<'_>) -> Option<bool> {
 }
 
 /// The same of a rule in the words of iptables-save.
-fn iptables_takes(words: &[&str], packet: &FilteredPacket<'_>) -> Option<bool> {
+fn iptables_takes(words: &[&str], packet: &FilteredPacket<'_>, protocol: &str) -> Option<bool> {
     let mut rest = words;
     loop {
         let (is_not, condition) = match rest {
@@ -94,7 +105,7 @@ fn iptables_takes(words: &[&str], packet: &FilteredPacket<'_>) -> Option<bool> {
                 let address = if *flag == "-s" { packet.source.ip() } else { packet.destination.ip() };
                 (prefix(value)?.contains(address), more)
             }
-            ["-p", value, more @ ..] => (is_udp(value)?, more),
+            ["-p", value, more @ ..] => (is_of(value, protocol)?, more),
             [flag @ ("--sport" | "--dport"), value, more @ ..] => {
                 let port = if *flag == "--sport" { packet.source.port() } else { packet.destination.port() };
                 (ports(&value.replace(':', "-"))?.contains(&port), more)
@@ -132,10 +143,10 @@ fn ports(value: &str) -> Option<std::ops::RangeInclusive<u16>> {
     Some(first.parse().ok()?..=last.parse().ok()?)
 }
 
-fn is_udp(value: &str) -> Option<bool> {
+fn is_of(value: &str, protocol: &str) -> Option<bool> {
     match value {
-        "udp" | "17" => Some(true),
-        "tcp" | "icmp" | "ipv6-icmp" | "sctp" | "esp" | "ah" | "gre" => Some(false),
+        "17" => Some(protocol == "udp"),
+        "udp" | "tcp" | "icmp" | "ipv6-icmp" | "sctp" | "esp" | "ah" | "gre" => Some(value == protocol),
         _ => None,
     }
 }
@@ -249,6 +260,29 @@ mod tests {
         assert_eq!(other.takes(&packet()), Some(false));
         let cut = format!("{} drop", "ip saddr 203.0.113.7 ".repeat(40));
         assert_eq!(rule("input", &cut[..MAX_TEXT], "drop").takes(&packet()), None, "what else it asks for is not told");
+    }
+
+    #[test]
+    fn a_packet_over_tcp_is_told_from_one_over_udp() {
+        for (words, takes) in [
+            ("udp dport 51820 drop", Some(false)),
+            ("udp length 8 drop", Some(false)),
+            ("meta l4proto udp counter drop", Some(false)),
+            ("meta l4proto tcp drop", Some(true)),
+            ("ip protocol != udp drop", Some(true)),
+            ("tcp dport 51820 drop", Some(true)),
+            ("tcp sport 443 drop", Some(false)),
+            ("tcp flags syn drop", None),
+            ("th dport 51820 drop", Some(true)),
+            ("icmp type echo-request drop", Some(false)),
+        ] {
+            assert_eq!(rule("input", words, "drop").takes_tcp(&packet()), takes, "{words}");
+        }
+        let framework = FirewallFramework::LegacyIptables;
+        for (words, takes) in [("-p udp -j DROP", Some(false)), ("-p tcp --dport 51820 -j DROP", Some(true))] {
+            let legacy = FirewallRule { framework, table_family: "ip".into(), ..rule("INPUT", words, "drop") };
+            assert_eq!(legacy.takes_tcp(&packet()), takes, "{words}");
+        }
     }
 
     #[test]
