@@ -128,8 +128,9 @@ fn a_filter_that_no_packet_came_to_is_found_where_its_words_leave_no_doubt() {
     let session = filtered(&[("input", "ip saddr 198.51.100.0/24 counter drop", "drop", 0)]);
     assert!(only(&session, "WR111").contains("comes to light once"));
 
-    // What comes after it, or is for the host itself, lets nothing through.
+    // What comes after it, or is for the host itself, lets nothing through; nor does what it took of others, or of probes.
     for more in [
+        &[("output", "ip daddr 198.51.100.0/24 counter drop", "drop", 5)][..],
         &[DROP, ("output", "ct state new accept", "accept", 0)],
         &[("output", "oifname \"lo\" accept", "accept", 0), DROP],
     ] {
@@ -142,8 +143,6 @@ fn a_filter_that_no_packet_came_to_is_found_where_its_words_leave_no_doubt() {
         &[("output", "ct state invalid counter drop", "drop", 0)],
         &[("output", "ip daddr 203.0.113.0/24 counter drop", "drop", 0)],
         &[("output", "meta l4proto tcp counter drop", "drop", 0)],
-        // It takes others' packets: those of the session would have been refused by it.
-        &[("output", "ip daddr 198.51.100.0/24 counter drop", "drop", 5)],
         &[("forward", "ip daddr 198.51.100.0/24 counter drop", "drop", 0)],
     ] {
         assert_eq!(said(&filtered(other), "WR103"), [], "{other:?}");

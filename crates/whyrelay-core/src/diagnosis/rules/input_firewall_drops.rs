@@ -21,7 +21,7 @@ pub(super) const RULE: Rule = Rule {
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked; or what signaling answers to a host that looks at itself did, soon enough, and no connection came about. Where something else stops the packets before they come to the filter: a rule that has counted none and surely takes them, where the rules of its chain before it and of the chains that lead there were told.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked; or what signaling answers to a host that looks at itself did, soon enough, and no connection came about. Where something else stops the packets before they come to the filter: a rule that surely takes them, where the rules of its chain before it and of the chains that lead there were told.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -54,7 +54,13 @@ fn examine(session: &Session<'_>) -> Examination {
     }
     let of_side = |vantage| {
         let of_servers = || from_servers(session.evidence.side(vantage), vantage, session.harm());
-        fault(session, vantage).or_else(of_servers).or_else(|| would_drop::on_input(session, vantage))
+        let would_drop = || would_drop::on_input(session, vantage);
+        // What reverse path filtering took looks the same, and hides nothing else that is sure.
+        let filtered = session.evidence.side(vantage).host.counter("TcpExt.IPReversePathFilter");
+        match filtered {
+            Some((_, by)) if by > 0 => would_drop().or_else(|| fault(session, vantage)).or_else(of_servers),
+            _ => fault(session, vantage).or_else(of_servers).or_else(would_drop),
+        }
     };
     Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(of_side).collect())
 }

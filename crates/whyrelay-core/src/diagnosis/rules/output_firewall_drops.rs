@@ -16,7 +16,7 @@ pub(super) const RULE: Rule = Rule {
     name: "output-firewall-drops",
     title: "this host's own firewall drops what is sent to the peer",
     meaning: "A firewall rule on output or postrouting of this host drops or rejects the session's UDP packets. The kernel says so to the sender: EPERM, \"operation not permitted\".",
-    detection: "Sends failed with EPERM; the firewall's rules and their counters, where they can be read, name the rule. Where something else stops the packets before they come to the filter: a rule that has counted none and surely takes them, where the rules of its chain before it and of the chains that lead there were told.",
+    detection: "Sends failed with EPERM; the firewall's rules and their counters, where they can be read, name the rule. Where something else stops the packets before they come to the filter: a rule that surely takes them, where the rules of its chain before it and of the chains that lead there were told.",
     proof: "The counter of the rule grows with each check.",
     doubt: "A send with success to the same address.",
     fixes: &[Fix::firewall("Allow outbound UDP for this program or port in the host's firewall.")],

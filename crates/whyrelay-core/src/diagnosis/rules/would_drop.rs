@@ -1,5 +1,5 @@
-//! A firewall rule that no packet came to, because something else stopped them all before, and that would stop them
-//! once that is mended.
+//! A firewall rule that no packet of the session came to, because something else stopped them all before, and that would
+//! stop them once that is mended. That it took packets of probes, or of others, is no proof against it.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -44,7 +44,7 @@ pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault
             // A probe from a socket bound to a device may have come to it: then that is what was counted.
             let probe = refused_probe(side, remote).filter(|_| !is_full);
             let rule = stopping(&side.host, &filter, &ON_OUTPUT, &packet)?;
-            (probe.is_some() || is_untouched(rule)).then_some((rule, own, remote, probe.unwrap_or(kept_back)))
+            Some((rule, own, remote, probe.unwrap_or(kept_back)))
         })?;
     Some(Fault {
         blame: Blame::side(vantage),
@@ -71,25 +71,24 @@ pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault>
     let came: BTreeSet<IpAddr> = arrived.chain(side.delivered.keys().map(|(_, other)| other.ip())).collect();
     let of_own: BTreeSet<IpAddr> = reachable_candidates(session.evidence.side(vantage.other()), side).collect();
     let any_way = |_: &RouteAnswer| true;
-    // What keeps packets of an address away, and the hooks that they have not come to.
+    // What keeps packets of an address away.
     let kept = |remote: SocketAddr| {
         if came.contains(&remote.ip()) {
-            return dropped_between(side, remote).map(|seq| (seq, &ON_INPUT[1..]));
+            return dropped_between(side, remote);
         }
         // What the peer does not send, or what a NAT here lets nobody in for, because nothing was sent out.
-        let kept_back = kept_back(session, vantage.other(), any_way, |to| of_own.contains(&to))
+        kept_back(session, vantage.other(), any_way, |to| of_own.contains(&to))
             .or_else(|| kept_back(session, vantage, any_way, |to| to == remote.ip()))
-            .or_else(|| nothing_came(session, vantage, &came).filter(|_| is_seen_at(session, vantage, remote)));
-        kept_back.map(|seq| (seq, &ON_INPUT[..]))
+            .or_else(|| nothing_came(session, vantage, &came).filter(|_| is_seen_at(session, vantage, remote)))
     };
     // A rule without a counter may have taken what did come, or what nobody saw come.
     let is_seen = |remote: SocketAddr| side.host.saw_all_packets().is_some() && !came.contains(&remote.ip());
     let (rule, own, from, kept_back) = packets.into_iter().find_map(|(own, remote)| {
-        let (kept_back, hooks) = kept(remote)?;
+        let kept_back = kept(remote)?;
         let in_device = side.host.addresses.iter().find(|known| known.fact.address == own.ip());
         let in_device = in_device.map(|known| known.fact.device.as_str());
         let packet = FilteredPacket { source: remote, destination: own, in_device, out_device: None };
-        let rule = stopping(&side.host, &filter, hooks, &packet).filter(|rule| is_untouched(rule))?;
+        let rule = stopping(&side.host, &filter, &ON_INPUT, &packet)?;
         (rule.fact.packets_since.is_some() || is_seen(remote)).then_some((rule, own, remote, kept_back))
     })?;
     Some(Fault {
@@ -162,11 +161,6 @@ fn stopping<'a>(
 ) -> Option<&'a Taken<FirewallRule>> {
     let stopping = filter.surely_stops(hooks, packet)?;
     after(&host.firewall_rules).find(|rule| rule.fact == *stopping)
-}
-
-/// Whether it counted none, as far as it counts.
-fn is_untouched(rule: &Taken<FirewallRule>) -> bool {
-    rule.fact.packets_since.is_none_or(|packets| packets == 0)
 }
 
 /// A probe to an address that the firewall refused, while the session's own packets were refused before they came there.
