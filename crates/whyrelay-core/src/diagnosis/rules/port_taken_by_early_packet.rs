@@ -8,6 +8,7 @@ use super::{Examination, Fault, Fix, Need, Rule};
 
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::{Network, Told, mapped_otherwise, told};
+use crate::diagnosis::routes::diversions;
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
 use crate::ice::candidate::CandidateTransport;
@@ -19,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
     name: "port-taken-by-early-packet",
     title: "an early packet took the port in the NAT",
     meaning: "The router in front of a side takes unsolicited packets for packets to itself and notes them in its connection table. When the peer speaks first, its packet occupies the mapped port towards that peer, so that the side's own packets to the peer leave from another port, which the peer's NAT does not let in. Every tester calls such a NAT endpoint-independent, and two of them never connect.",
-    detection: "The mapping is the same for all servers (or the NAT keeps the port towards the only one), yet the peer, or its relay, sees the side come from another port than that: in its checks, or in a third party's view after it had sent first. Or nothing arrives either way and the peer gets \"port unreachable\" from the router's own public address.",
+    detection: "The mapping is the same for all servers (or the NAT keeps the port towards the only one), yet the peer, or its relay, sees the side come from another port than that: in its checks, or in a third party's view after it had sent first. Or nothing arrives either way and the peer gets \"port unreachable\" from the router's own public address. Where the packets for the peer are led past that router: that, and what the peer's relay sees.",
     proof: "The router's connection table (conntrack -L) has an unreplied entry from the peer to the mapped port, and the side's flow with another port in its reply direction.",
     doubt: "The same session with this side speaking first, or after an opener with a low TTL from each side: if that is direct, the early packet was the cause; if the port still differs, the mapping depends on the destination after all.",
     fixes: &[
@@ -201,12 +202,20 @@ fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Tol
         "A second server at another address that is told another port: then the mapping depends on the destination."
             .to_owned()
     });
+    // Where the packets for the peer are led past this router, those for its relay are not: what became of them, and that
+    // the router answered the peer itself, is no effect of that.
+    let diverted = matches!(to, Some((_, To::Relay))) && refused.is_some() && !diversions(session, vantage).is_empty();
+    let behind = if diverted { "; that comes to light once what goes to the peer leaves by it" } else { "" };
     let servers = if several { "every server".to_owned() } else { format!("the server {}", first.server) };
     Some(Fault {
         blame: Blame::side(vantage),
         severity: if hopeless { Severity::Info } else { session.harm() },
+        hidden: diverted,
         doubt,
-        summary: format!("The router of {here} maps {} to {} for {servers}, {what}{icmp}", first.local, first.mapped),
+        summary: format!(
+            "The router of {here} maps {} to {} for {servers}, {what}{icmp}{behind}",
+            first.local, first.mapped
+        ),
         evidence: told.iter().map(|told| told.seq).chain([seq]).chain(refused.map(|(_, error)| error.seq)).collect(),
         ..Fault::default()
     })
