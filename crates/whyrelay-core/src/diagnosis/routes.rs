@@ -345,10 +345,16 @@ pub fn mark_matters(host: &HostEvidence, answer: &Taken<RouteAnswer>) -> bool {
     match unmarked(host, answer) {
         // That the packet without it goes yet elsewhere is another rule's doing.
         Some(_) if deciding(host, &answer.fact).is_some_and(|rule| !selects_by_mark(&rule.fact)) => false,
-        Some(other) => {
-            is_refused(&other.fact) != is_refused(&answer.fact)
-                || (!is_refused(&answer.fact) && other.fact.device() != answer.fact.device())
-        }
+        Some(other) if is_refused(&answer.fact) => match deciding(host, &answer.fact) {
+            // What refuses the packet without it as well stands behind this rule.
+            Some(rule) => deciding(host, &other.fact).is_none_or(|by| by.fact.priority != rule.fact.priority),
+            // A packet that no rule takes for its mark is refused for something else.
+            None => {
+                let may_be_taken = host.policy_rules.is_empty() || mark_rule(host, question.mark).is_some();
+                may_be_taken && !is_refused(&other.fact)
+            }
+        },
+        Some(other) => is_refused(&other.fact) || other.fact.device() != answer.fact.device(),
         None => mark_rule(host, question.mark).is_some_and(|rule| {
             let refuses =
                 matches!(rule.fact.rule_action, RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit);

@@ -3,6 +3,7 @@
 use super::errno::ENETUNREACH;
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
+use crate::diagnosis::routes::{By, deciding, diversions, is_refused};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::Family;
 use crate::ice::candidate::CandidateType;
@@ -16,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     name: "ipv6-without-route",
     title: "a side has an IPv6 address and no IPv6 route",
     meaning: "This side has an IPv6 address that looks global, and no route for what it sends. Checks to the peer's IPv6 addresses cannot leave; where IPv6 would be the only direct path, there is none.",
-    detection: "Sends to IPv6 addresses were refused with ENETUNREACH, or the kernel says that there is no route, while the side has a global IPv6 candidate; or whyrelay check found that its IPv6 leads nowhere. A route whose packets vanish is WR501.",
+    detection: "Sends to IPv6 addresses were refused with ENETUNREACH, or the kernel says that there is no route, while the side has a global IPv6 candidate; or whyrelay check found that its IPv6 leads nowhere. Where a rule refuses the packets for their mark, those of a probe without it tell. A route whose packets vanish is WR501.",
     proof: "ip -6 route get PEER-ADDRESS.",
     doubt: "An answer over IPv6.",
     fixes: &[
@@ -47,15 +48,24 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         opened.map(|((_, own), (seq, _))| (own.ip(), *seq)).min_by_key(|(_, seq)| *seq)
     };
     let (global, told) = of_candidate.or_else(of_socket)?;
-    let refused = side.send_failures.iter().filter(|((_, remote, errno), _)| remote.is_ipv6() && *errno == ENETUNREACH);
+    // What a rule refuses for its mark says nothing of routes: the same packets without the mark do.
+    let by_mark = diversions(session, vantage).into_iter().find(|diversion| {
+        let answer = &diversion.answer.fact;
+        matches!(diversion.by, By::MarkRule(_)) && answer.question.destination.is_ipv6() && is_refused(answer)
+    });
+    let failures = side.send_failures.iter().filter(|_| by_mark.is_none());
+    let refused = failures.filter(|((_, remote, errno), _)| remote.is_ipv6() && *errno == ENETUNREACH);
     let refused = refused
         .min_by_key(|(_, failure)| failure.seq)
         .map(|((_, remote, _), failure)| (Some(remote.ip()), failure.seq));
     let unrouted = || {
-        side.host.route_answers.iter().find_map(|answer| {
+        let unmarked = side.host.probe_answers.iter().filter(|answer| answer.fact.question.mark == 0);
+        let of_session = side.host.route_answers.iter().filter(|_| by_mark.is_none());
+        of_session.chain(unmarked.filter(|_| by_mark.is_some())).find_map(|answer| {
             let question = &answer.fact.question;
             let none = answer.fact.failure.as_ref().is_some_and(|failure| failure.errno == ENETUNREACH);
-            (none && question.destination.is_ipv6()).then_some((Some(question.destination), answer.seq))
+            let by_rule = by_mark.is_some() && deciding(&side.host, &answer.fact).is_some();
+            (none && !by_rule && question.destination.is_ipv6()).then_some((Some(question.destination), answer.seq))
         })
     };
     let measured = || {
@@ -80,12 +90,15 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let only_family = v4_unrouted || all_v6;
     let harmful = (peer_has || only_family) && session.path != Path::Direct;
     let toward = to.map(|to| format!(" (to {to})")).unwrap_or_default();
+    let behind =
+        if by_mark.is_some() { ": that comes to light once the rule that refuses its mark is mended" } else { "" };
     Some(Fault {
         family: Some(Family::V6),
         blame: Blame::side(vantage),
         severity: if harmful { session.harm() } else { Severity::Info },
-        summary: format!("{} has the IPv6 address {} and no IPv6 route{toward}", vantage.name(), global),
-        evidence: vec![told, seq],
+        hidden: by_mark.is_some(),
+        summary: format!("{} has the IPv6 address {} and no IPv6 route{toward}{behind}", vantage.name(), global),
+        evidence: [told, seq].into_iter().chain(by_mark.map(|diversion| diversion.answer.seq)).collect(),
         advice: vec![
             Remedy::safe("Look at the routes")
                 .run("ip -6 route show default")
