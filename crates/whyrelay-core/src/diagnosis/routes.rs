@@ -18,7 +18,7 @@ use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
 
-pub(super) use behind::{MendedWay, hidden, mended_ways, with_mark};
+pub(super) use behind::{MendedWay, MendedWays, hidden, with_mark};
 
 /// The tables and rules that every Linux has: local, main and default.
 const OWN_TABLES: [u32; 4] = [0, 253, 254, 255];
@@ -170,6 +170,10 @@ impl<'a> Rivals<'a> {
 
 /// Every diversion on a side, in the order of the answers.
 pub fn diversions<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversion<'a>> {
+    session.diversions(vantage).to_vec()
+}
+
+pub(super) fn work_out_diversions<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversion<'a>> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let candidates: BTreeSet<IpAddr> = reachable_candidates(side, peer).collect();
     let about_peer = side.host.route_answers.iter().filter(|answer| {
@@ -450,6 +454,20 @@ pub fn is_kept_from_servers(side: &SideEvidence) -> bool {
     let mut answers =
         side.host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none()).peekable();
     answers.peek().is_some() && answers.all(|answer| is_refused(&answer.fact))
+}
+
+/// The answer by which all of some packets that are not refused go into a tunnel.
+pub fn into_tunnel<'a>(host: &HostEvidence, answers: impl Iterator<Item = &'a RouteAnswer>) -> Option<&'a RouteAnswer> {
+    let tunnel = |device: &str| host.link(device).is_some_and(|link| link.fact.is_tunnel());
+    let (mut through, mut past) = (None, false);
+    for answer in answers.filter(|answer| !is_refused(answer)) {
+        match answer.device() {
+            Some(device) if tunnel(device) => through = through.or(Some(answer)),
+            Some(_) => past = true,
+            None => {}
+        }
+    }
+    through.filter(|_| !past)
 }
 
 /// Whether a rule has no selector, or none but a mark that it does not want: every packet of a plain program.

@@ -18,7 +18,7 @@ pub use outcome::{Path, SideOutcome};
 use super::evidence::{Evidence, Outage, SideEvidence};
 use super::finding::Severity;
 use super::network::Network;
-use super::routes::{self, Diversion, Rivals};
+use super::routes::{self, Diversion, MendedWays, Rivals};
 use crate::ice::candidate::{CandidateTransport, CandidateType};
 use crate::trace::address::AddressClass;
 use crate::trace::event::{EndReason, IceState, Pair, Vantage};
@@ -40,8 +40,12 @@ pub struct Session<'a> {
     networks: [OnceCell<Network>; 4],
     /// Sockets that compete for a port, likewise.
     rivals: [OnceCell<Rivals<'a>>; 2],
-    /// Diversions that others hide, likewise.
+    /// Diversions, likewise.
+    diversions: [OnceCell<Vec<Diversion<'a>>>; 2],
+    /// Those that others hide, likewise.
     hidden: [OnceCell<Vec<Diversion<'a>>>; 2],
+    /// Where packets would go once what diverts them is mended, likewise.
+    mended: [OnceCell<MendedWays<'a>>; 2],
 }
 
 /// For so long checks are repeated before they count as unanswered (docs/decisions.md).
@@ -103,8 +107,8 @@ impl<'a> Session<'a> {
         if path != Path::Direct {
             join::judge_after_restart(evidence, &mut pairs);
         }
-        let (networks, rivals, hidden) = Default::default();
-        Self { evidence, pairs, outcomes, path, selected, networks, rivals, hidden }
+        let (networks, rivals, diversions, hidden, mended) = Default::default();
+        Self { evidence, pairs, outcomes, path, selected, networks, rivals, diversions, hidden, mended }
     }
 
     /// How a side ended.
@@ -131,6 +135,16 @@ impl<'a> Session<'a> {
     pub fn rivals(&self, vantage: Vantage) -> &Rivals<'a> {
         let evidence: &'a Evidence = self.evidence;
         self.rivals[usize::from(vantage == Vantage::B)].get_or_init(|| Rivals::work_out(evidence.side(vantage)))
+    }
+
+    /// What sends a side's packets for the peer elsewhere than those for the servers.
+    pub fn diversions(&self, vantage: Vantage) -> &[Diversion<'a>] {
+        self.diversions[usize::from(vantage == Vantage::B)].get_or_init(|| routes::work_out_diversions(self, vantage))
+    }
+
+    /// Where a side's packets would go once what diverts them, or keeps them back, is mended.
+    pub(super) fn mended_ways(&self, vantage: Vantage) -> &MendedWays<'a> {
+        self.mended[usize::from(vantage == Vantage::B)].get_or_init(|| MendedWays::work_out(self, vantage))
     }
 
     /// What would send a side's packets for the peer elsewhere once what does it now is mended.

@@ -34,6 +34,16 @@ pub(super) fn before(kernel: &Kernel) -> Vec<HostFact> {
         let (sysctl, interface) = (parts.next().unwrap_or(name).to_owned(), parts.next().map(str::to_owned));
         facts.push(HostFact::Sysctl { sysctl, interface, value: value.to_string() });
     }
+    // A real collector tells each of these of every interface; here they are 0 where nobody set them.
+    let settings = ["rp_filter", "src_valid_mark"];
+    let is_set = |name: &str| kernel.host.sysctls.contains_key(name);
+    let devices = kernel.host.interfaces.iter().map(|interface| interface.name.as_str()).chain(["all"]);
+    for device in devices.filter(|_| kernel.host.sysctls.keys().any(|name| name.ends_with(".rp_filter"))) {
+        for sysctl in settings.into_iter().filter(|name| !is_set(&format!("net.ipv4.conf.{device}.{name}"))) {
+            let (sysctl, interface) = (sysctl.to_owned(), Some(device.to_owned()));
+            facts.push(HostFact::Sysctl { sysctl, interface, value: "0".to_owned() });
+        }
+    }
     facts.push(HostFact::ConntrackUse {
         entries: if kernel.host.conntrack_full { CONNTRACK_MAX } else { 12 },
         max: CONNTRACK_MAX,

@@ -5,14 +5,17 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::{By, Diversion, by, diversions, is_refused, reachable_candidates, selects_by_mark};
+use super::{
+    By, Diversion, at_servers, by, diversions, into_tunnel, is_own_rule, is_refused, reachable_candidates,
+    selects_by_mark,
+};
 use crate::diagnosis::evidence::{HostEvidence, Taken};
 use crate::diagnosis::network::seen_at;
 use crate::diagnosis::rules::quoted;
 use crate::diagnosis::session::Session;
 use crate::host::{
     Address, AnsweredRoute, Family, MAX_ROUTES, PolicyRule, Prefix, Route, RouteAnswer, RouteKind, RoutePurpose,
-    RouteQuestion, RuleAction, Subject, look_up,
+    RouteQuestion, RuleAction, Subject, look_up, look_up_from,
 };
 use crate::trace::event::Vantage;
 
@@ -61,19 +64,18 @@ fn behind_others<'a>(session: &Session<'a>, vantage: Vantage, tables: &Tables) -
     let seen = diversions(session, vantage);
     let is_told =
         |diversion: &&Diversion<'_>| is_alike(&tables.ask(&diversion.answer.fact.question), &diversion.answer.fact);
-    let (about_peer, about_servers): (Vec<_>, Vec<_>) =
-        seen.iter().partition(|diversion| diversion.answer.fact.question.purpose == RoutePurpose::Peer);
+    let about_peer = seen.iter().filter(|diversion| diversion.answer.fact.question.purpose == RoutePurpose::Peer);
     let mut followed = BTreeSet::new();
-    let new = about_peer.into_iter().filter(|diversion| followed.insert(&diversion.answer.fact.question));
+    let new = about_peer.filter(|diversion| followed.insert(&diversion.answer.fact.question));
     let mut found: Vec<_> = new
         .take(MAX_FOLLOWED)
         .filter(is_told)
         .flat_map(|diversion| follow(host, tables.clone(), &diversion.answer, Some(diversion.by), Vec::new()))
         .collect();
-    // Where nothing goes to the servers, nothing is known to go another way than that: not before that is mended.
-    if let Some(diversion) = about_servers.into_iter().find(is_told) {
-        let mut mended = tables.clone();
-        let Some(first) = mended.mend(host, &diversion.answer.fact, &diversion.by) else { return found };
+    // Where nothing goes to the servers, or all into a tunnel, nothing is known to go another way than that: not before
+    // that is mended.
+    let (mended, behind) = at_servers_mended(session, vantage, tables, Tunnels::Mended);
+    if !behind.is_empty() {
         let candidates: BTreeSet<_> = reachable_candidates(side, peer).collect();
         let others = host.route_answers.iter().filter(|answer| {
             let question = &answer.fact.question;
@@ -82,49 +84,122 @@ fn behind_others<'a>(session: &Session<'a>, vantage: Vantage, tables: &Tables) -
         });
         let others =
             others.take(MAX_FOLLOWED).filter(|answer| is_alike(&tables.ask(&answer.fact.question), &answer.fact));
-        found.extend(others.flat_map(|answer| follow(host, mended.clone(), answer, None, vec![first.clone()])));
+        found.extend(others.flat_map(|answer| follow(host, mended.clone(), answer, None, behind.clone())));
     }
     found
 }
 
-/// Where packets for the peer would go once everything that diverts them is mended: each with the answer that is, the one
-/// that would be, and what was mended.
-pub(crate) fn mended_ways<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<MendedWay<'a>> {
-    let evidence = session.evidence;
-    let (side, peer) = (evidence.side(vantage), evidence.side(vantage.other()));
-    let host = &side.host;
-    let Some(tables) = Tables::of(host) else { return Vec::new() };
-    let candidates: BTreeSet<_> = reachable_candidates(side, peer).collect();
-    // What is refused for the servers as well is to be mended first.
-    let mut mended = tables.clone();
-    let mut first = Vec::new();
-    if let Some(server) = host.routes_to_servers().find(|answer| is_refused(&answer.fact)) {
-        let cause = tables.cause(host, &server.fact, None);
-        first.extend(cause.and_then(|cause| mended.mend(host, &server.fact, &cause)));
+/// Where packets of a side would go once what diverts them, or keeps them back, is mended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MendedWays<'a> {
+    /// Those for the peer, once everything that diverts them is mended.
+    pub(crate) to_peer: Vec<MendedWay<'a>>,
+    /// Those for the servers, once what keeps them from there, or leads their mark astray, is mended; nothing where
+    /// nothing does.
+    pub(crate) to_servers: Vec<MendedWay<'a>>,
+}
+
+impl<'a> MendedWays<'a> {
+    pub(crate) fn work_out(session: &Session<'a>, vantage: Vantage) -> Self {
+        let evidence = session.evidence;
+        let (side, peer) = (evidence.side(vantage), evidence.side(vantage.other()));
+        let host = &side.host;
+        let Some(tables) = Tables::of(host) else { return Self::default() };
+        let (mended, first) = at_servers_mended(session, vantage, &tables, Tunnels::Left);
+        let to_servers = tables.told_of_servers(host).filter(|_| !first.is_empty()).map(|seen| {
+            let way = mended.ask(&seen.fact.question);
+            MendedWay { seen, back: mended.way_back(&way), way, behind: first.clone() }
+        });
+        let to_servers = to_servers.collect();
+        let (mended, first) = at_servers_mended(session, vantage, &tables, Tunnels::Mended);
+        let candidates: BTreeSet<_> = reachable_candidates(side, peer).collect();
+        let mut asked = BTreeSet::new();
+        let about_peer = host.route_answers.iter().filter(|answer| {
+            let question = &answer.fact.question;
+            let about_peer = question.purpose == RoutePurpose::Peer && question.out_device.is_none();
+            about_peer
+                && candidates.contains(&question.destination)
+                && asked.insert(question)
+                && is_alike(&tables.ask(question), &answer.fact)
+        });
+        let way = |seen: &'a Taken<RouteAnswer>| {
+            let mut tables = mended.clone();
+            let mut behind = first.clone();
+            for _ in 0..MAX_BEHIND {
+                let answer = tables.ask(&seen.fact.question);
+                let server = server_question(host, &seen.fact.question).map(|question| tables.ask(question));
+                let usual = server.as_ref().and_then(|server| server.route.as_ref());
+                let Some(cause) = tables.cause(host, &answer, usual) else { break };
+                behind.push(tables.mend(host, &answer, &cause)?);
+            }
+            let way = tables.ask(&seen.fact.question);
+            let back = tables.way_back(&way);
+            Some(MendedWay { seen, way, back, behind })
+        };
+        let to_peer = about_peer.take(MAX_FOLLOWED).filter_map(way).collect();
+        Self { to_peer, to_servers }
     }
-    let mut asked = BTreeSet::new();
-    let about_peer = host.route_answers.iter().filter(|answer| {
-        let question = &answer.fact.question;
-        let about_peer = question.purpose == RoutePurpose::Peer && question.out_device.is_none();
-        about_peer
-            && candidates.contains(&question.destination)
-            && asked.insert(question)
-            && is_alike(&tables.ask(question), &answer.fact)
-    });
-    let way = |seen: &'a Taken<RouteAnswer>| {
-        let mut tables = mended.clone();
-        let mut behind = first.clone();
-        for _ in 0..MAX_BEHIND {
-            let answer = tables.ask(&seen.fact.question);
-            let server = server_question(host, &seen.fact.question).map(|question| tables.ask(question));
-            let usual = server.as_ref().and_then(|server| server.route.as_ref());
-            let Some(cause) = tables.cause(host, &answer, usual) else { break };
-            behind.push(tables.mend(host, &answer, &cause)?);
+}
+
+impl MendedWay<'_> {
+    /// What is to be mended first, in words.
+    pub(crate) fn mended(&self) -> String {
+        match self.behind.iter().map(|(words, _)| words.as_str()).collect::<Vec<_>>().as_slice() {
+            [] => "what keeps these packets from leaving".to_owned(),
+            words => words.join(" and "),
         }
-        let way = tables.ask(&seen.fact.question);
-        Some(MendedWay { seen, way, behind })
+    }
+}
+
+/// Whether a tunnel that takes everything is mended, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tunnels {
+    Left,
+    Mended,
+}
+
+/// The tables without what keeps packets for the servers from them, leads their mark astray, or takes everything into a
+/// tunnel: that is to be mended before anything can be said to go another way than those.
+fn at_servers_mended(
+    session: &Session<'_>,
+    vantage: Vantage,
+    tables: &Tables,
+    tunnels: Tunnels,
+) -> (Tables, Vec<(String, u64)>) {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let host = &side.host;
+    let (mut mended, mut behind) = (tables.clone(), Vec::new());
+    let candidates: BTreeSet<_> = reachable_candidates(side, peer).collect();
+    let told = |answer: &RouteAnswer| is_alike(&tables.ask(&answer.question), answer);
+    let astray = at_servers(side, &candidates).into_iter().find(|diversion| {
+        diversion.answer.fact.question.purpose == RoutePurpose::Server && told(&diversion.answer.fact)
+    });
+    let refused = || {
+        let refused = tables.told_of_servers(host).find(|answer| is_refused(&answer.fact))?;
+        Some((refused.fact.clone(), tables.cause(host, &refused.fact, None)?))
     };
-    about_peer.take(MAX_FOLLOWED).filter_map(way).collect()
+    let astray = astray.map(|diversion| (diversion.answer.fact.clone(), diversion.by)).or_else(refused);
+    behind.extend(astray.and_then(|(answer, by)| mended.mend(host, &answer, &by)));
+    if tunnels == Tunnels::Mended {
+        let of_session = host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none());
+        let answers: Vec<RouteAnswer> = if behind.is_empty() {
+            of_session.map(|answer| answer.fact.clone()).collect()
+        } else {
+            tables.told_of_servers(host).map(|answer| mended.ask(&answer.fact.question)).collect()
+        };
+        let mut without = mended.clone();
+        let through =
+            into_tunnel(host, answers.iter()).filter(|answer| is_alike(&mended.ask(&answer.question), answer));
+        let taken = through.and_then(|answer| without.mend_tunnel(host, answer));
+        // What then refuses them keeps them from leaking past the tunnel, and goes with it.
+        let mut asked = answers.iter().take(MAX_FOLLOWED).map(|answer| without.ask(&answer.question));
+        if let Some(taken) = taken.filter(|_| asked.all(|answer| !is_refused(&answer))) {
+            drop(asked);
+            behind.push(taken);
+            mended = without;
+        }
+    }
+    (mended, behind)
 }
 
 /// Where a packet goes, and where it would.
@@ -134,6 +209,9 @@ pub(crate) struct MendedWay<'a> {
     pub(crate) seen: &'a Taken<RouteAnswer>,
     /// What it would answer.
     pub(crate) way: RouteAnswer,
+    /// What it would answer about the way back of a packet that came from there by the interface of that way: what strict
+    /// filtering by reverse path asks (IPv4).
+    pub(crate) back: Option<RouteAnswer>,
     /// What would be mended, in words, and the event that told of it.
     pub(crate) behind: Vec<(String, u64)>,
 }
@@ -236,6 +314,43 @@ impl Tables {
 
     fn ask(&self, question: &RouteQuestion) -> RouteAnswer {
         look_up(&self.rules, &self.routes, &self.addresses, question)
+    }
+
+    /// What the kernel answered about the servers, where these tables explain it; not all of very many.
+    fn told_of_servers<'a>(&self, host: &'a HostEvidence) -> impl Iterator<Item = &'a Taken<RouteAnswer>> {
+        let of_session = host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none());
+        of_session.take(MAX_FOLLOWED).filter(|answer| is_alike(&self.ask(&answer.fact.question), &answer.fact))
+    }
+
+    /// The way back of a packet that came from where an answer leads, by the same interface (fib_validate_source in the
+    /// kernel): without a mark, unless src_valid_mark is set.
+    fn way_back(&self, way: &RouteAnswer) -> Option<RouteAnswer> {
+        let device = way.device()?;
+        let (source, source_port, mark, user) = (way.question.source?, None, 0, 0);
+        let question = RouteQuestion { source: Some(source), source_port, mark, user, ..way.question.clone() };
+        Some(look_up_from(&self.rules, &self.routes, &self.addresses, &question, device))
+    }
+
+    /// Takes a tunnel away that everything goes into, by an answer that leads there: the rule of its own that looks up
+    /// everything in its table, or its routes that are wide enough.
+    fn mend_tunnel(&mut self, host: &HostEvidence, answer: &RouteAnswer) -> Option<(String, u64)> {
+        let rule = self.deciding(answer).filter(|rule| !is_own_rule(rule));
+        if let Some(rule) = rule.and_then(|rule| host.policy_rules.iter().find(|told| told.fact == *rule)) {
+            return self.mend(host, answer, &By::PolicyRule(Some(rule)));
+        }
+        let route = self.route_of(answer)?.clone();
+        let mended = self.mend(host, answer, &By::TunnelRoute)?;
+        // 0.0.0.0/1 and 128.0.0.0/1 are one default route.
+        let is_other_half = |other: &Route| {
+            (other.table, &other.device) == (route.table, &route.device) && other.destination.length <= 1
+        };
+        if route.destination.length > 1 {
+            return None;
+        }
+        let (halves, left) = self.routes.drain(..).partition(is_other_half);
+        self.routes = left;
+        self.mended.1.extend::<Vec<Route>>(halves);
+        Some(mended)
     }
 
     /// What diverts a packet that these tables answer so.

@@ -98,6 +98,7 @@ fn would_stray(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         .collect();
     let candidates: BTreeSet<IpAddr> = reachable_candidates(side, peer).filter(|to| !left.contains(to)).collect();
     let filter = would_drop::told_last(host);
+    let servers = &session.mended_ways(vantage).to_servers;
     let asked = host.route_answers.iter().filter(|answer| {
         let question = &answer.fact.question;
         question.out_device.is_none() && candidates.contains(&question.destination)
@@ -113,7 +114,9 @@ fn would_stray(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             let asked = &server.fact.question;
             (asked.source, asked.mark) == (question.source, question.mark) && asked.out_device.is_none()
         };
-        let usual = host.routes_to_servers().find(alike)?.fact.device()?;
+        // Where those to the servers are kept back as well, it is where they would go.
+        let mended = || servers.iter().find(|server| alike(&server.seen)).and_then(|server| server.way.device());
+        let usual = host.routes_to_servers().find(alike)?.fact.device().or_else(mended)?;
         let rule = host.firewall_rules.iter().rfind(|told| told.fact == *rule)?;
         new.device().is_some_and(|device| device != usual).then_some((rule, mark, answer, new))
     })?;

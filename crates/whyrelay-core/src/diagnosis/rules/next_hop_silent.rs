@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::network::{Network, told};
-use crate::diagnosis::routes::{MendedWay, is_refused, mended_ways};
+use crate::diagnosis::routes::{MendedWay, is_refused};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{Family, NeighborState, Subject};
 use crate::trace::address::AddressClass;
@@ -35,9 +35,11 @@ fn examine(session: &Session<'_>) -> Examination {
         return Examination::Clear;
     }
     let of = |vantage, family| {
-        let found = fault(session, vantage, family)
+        // A next hop that packets would come to once they are not diverted is no effect of that.
+        let found = would_be_silent(session, vantage, family, true)
+            .or_else(|| fault(session, vantage, family))
             .or_else(|| set_by_hand(session, vantage, family))
-            .or_else(|| would_be_silent(session, vantage, family))?;
+            .or_else(|| would_be_silent(session, vantage, family, false))?;
         Some(Fault { family: Some(family), ..found })
     };
     let of_side = |vantage| [Family::V4, Family::V6].into_iter().filter_map(move |family| of(vantage, family));
@@ -164,8 +166,8 @@ fn fault(session: &Session<'_>, vantage: Vantage, family: Family) -> Option<Faul
 }
 
 /// The kernel was asked to look for the next hop, as nothing is sent there: something else keeps the packets back, or leads
-/// them another way.
-fn would_be_silent(session: &Session<'_>, vantage: Vantage, family: Family) -> Option<Fault> {
+/// them another way. `diverted`: only what is known to do so.
+fn would_be_silent(session: &Session<'_>, vantage: Vantage, family: Family, diverted: bool) -> Option<Fault> {
     let side = session.evidence.side(vantage);
     let left: BTreeSet<IpAddr> = side
         .sent
@@ -177,9 +179,10 @@ fn would_be_silent(session: &Session<'_>, vantage: Vantage, family: Family) -> O
         let to = way.way.question.destination;
         Family::of(to) == family && AddressClass::of(to) == AddressClass::Public
     };
-    let ways = mended_ways(session, vantage).into_iter().filter(of_family);
+    let ways = session.mended_ways(vantage).to_peer.iter().filter(|way| of_family(way));
     // What goes where it would go shows by itself.
-    let hidden = ways.filter(|way| !way.behind.is_empty() || !left.contains(&way.way.question.destination));
+    let hidden =
+        ways.filter(|way| !way.behind.is_empty() || !diverted && !left.contains(&way.way.question.destination));
     let (way, hop, neighbor) = hidden.filter(|way| !is_refused(&way.way)).find_map(|way| {
         let route = way.way.route.as_ref()?;
         let hop = route.gateway.unwrap_or(way.way.question.destination);
@@ -192,10 +195,7 @@ fn would_be_silent(session: &Session<'_>, vantage: Vantage, family: Family) -> O
     })?;
     let (ip, to) = (super::wording::ip(family), way.way.question.destination);
     let device = way.way.device();
-    let first = match way.behind.iter().map(|(words, _)| words.as_str()).collect::<Vec<_>>().as_slice() {
-        [] => "what keeps these packets from leaving".to_owned(),
-        words => words.join(" and "),
-    };
+    let first = way.mended();
     Some(Fault {
         blame: Blame::side(vantage),
         severity: session.harm(),

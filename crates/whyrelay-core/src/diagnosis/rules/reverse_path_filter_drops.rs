@@ -1,7 +1,11 @@
 //! Strict reverse path filtering drops what arrives.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
+use crate::diagnosis::routes::is_refused;
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{ProbeAim, Subject};
 use crate::trace::event::Vantage;
@@ -13,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     name: "reverse-path-filter-drops",
     title: "strict reverse path filtering drops what arrives",
     meaning: "The kernel of this side drops packets that arrive by another interface than the one by which it would answer (rp_filter=1). A capture shows the checks and the program never gets them. It comes with policy routing, a full-tunnel VPN, or two uplinks.",
-    detection: "The counter TcpExt IPReversePathFilter moved during the checks. It is the whole host's: where the packets that reach the interfaces could be looked at, some of them must have been for the session's own sockets, which never heard from there.",
+    detection: "The counter TcpExt IPReversePathFilter moved during the checks. It is the whole host's: where the packets that reach the interfaces could be looked at, some of them must have been for the session's own sockets, which never heard from there. Where something else keeps the host from sending: an interface that its rules and routes would use then filters strictly, and by them the way back from there is another.",
     proof: "nstat -az TcpExtIPReversePathFilter before and after a check; with rp_filter=2 the check arrives.",
     doubt: "The counter standing still while checks are lost.",
     fixes: &[Fix::firewall("In a container, set the sysctl on the host or with --sysctl.")],
@@ -32,7 +36,55 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
         return Examination::Clear;
     }
-    Examination::of(session.recorded().filter_map(|vantage| fault(session, vantage)).collect())
+    let of_side = |vantage| fault(session, vantage).or_else(|| would_drop(session, vantage));
+    Examination::of(session.recorded().filter_map(of_side).collect())
+}
+
+/// Nothing arrives, as something else keeps this side from sending, and what would arrive then would be dropped: its way
+/// back is by another interface.
+fn would_drop(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let host = &side.host;
+    // With it a mark that the filter sets on arrival may choose the way back.
+    if host.sysctls.iter().any(|((name, _), (_, value))| name == "src_valid_mark" && value == "1") {
+        return None;
+    }
+    let heard: BTreeSet<IpAddr> = side.delivered.keys().map(|(_, other)| other.ip()).collect();
+    let failed = |to: IpAddr| {
+        let to_there = side.send_failures.iter().filter(|((_, remote, _), _)| remote.ip() == to);
+        to_there.map(|(_, failure)| failure.seq).min()
+    };
+    let mended = session.mended_ways(vantage);
+    let ways = mended.to_servers.iter().chain(&mended.to_peer);
+    let (way, device, strict, kept_back) = ways.filter(|way| !is_refused(&way.way)).find_map(|way| {
+        let to = way.way.question.destination;
+        let device = way.way.device()?.to_owned();
+        let (strict, value) = host.rp_filter(&device)?;
+        let is_dropped = value == 1 && way.back.as_ref().is_some_and(|back| back.device() != Some(&device));
+        let kept_back = way.behind.first().map(|(_, seq)| *seq).or_else(|| failed(to))?;
+        (to.is_ipv4() && is_dropped && !heard.contains(&to)).then_some((way, device, strict, kept_back))
+    })?;
+    let back = way.back.as_ref().map(super::wording::way).unwrap_or_default();
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: session.harm(),
+        summary: format!(
+            "The kernel of {} drops what arrives from {} by {device} (rp_filter is 1 there, and the way back is {back}): that comes to light once {} is mended",
+            vantage.name(),
+            way.way.question.destination,
+            way.mended()
+        ),
+        evidence: vec![strict, way.seen.seq, kept_back],
+        advice: vec![loosely(&device, "1")],
+        hidden: true,
+        ..Fault::default()
+    })
+}
+
+/// The greater value of the interface and of "all" counts: one of the two is enough.
+fn loosely(device: &str, before: &str) -> Remedy {
+    Remedy::firewall(format!("Filter loosely (undo: the same with {before})"))
+        .run(format!("sysctl -w net.ipv4.conf.{}.rp_filter=2", sysctl_name(device)))
 }
 
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
@@ -54,11 +106,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let device = strict.first().map_or("all", |(_, device)| device.as_str());
     let before = host.sysctls.get(&("rp_filter".into(), Some(device.into()))).map_or("1", |(_, value)| value.as_str());
     let marked = host.sysctls.iter().any(|((name, _), (_, value))| name == "src_valid_mark" && value == "1");
-    let mut advice = vec![
-        // The greater value of the interface and of "all" counts: one of the two is enough.
-        Remedy::firewall(format!("Filter loosely (undo: the same with {before})"))
-            .run(format!("sysctl -w net.ipv4.conf.{}.rp_filter=2", sysctl_name(device))),
-    ];
+    let mut advice = vec![loosely(device, before)];
     if marked {
         advice.push(Remedy::firewall("src_valid_mark is 1 here: if a rule marks packets on arrival, save and restore the mark per connection (ct mark), as wg-quick does"));
     }
