@@ -39,5 +39,6 @@ mod rules_of_a_check;
 mod scale;
 mod schema;
 mod segments;
+mod two_on_one_side;
 mod vrf;
 mod what_a_check_says;
