@@ -91,6 +91,15 @@ impl Fault {
 }
 
 impl Fault {
+    /// Whether it is none on one side with another one, for what that one brings: a VPN that takes all but what has the mark
+    /// that the session has then; and what is wrong with IPv4, or would be better than the other uplink, on a host that has
+    /// no IPv4.
+    pub fn is_none_beside(&self, other: &Self) -> bool {
+        let marks = other.piece.contains("[host.SELF.session]\nmark = \"0x1bd00\"");
+        let is_of_ipv4 = self.piece.contains("= \"peer") || self.name == "mark-to-dead-uplink";
+        self.name == "vpn-without-a-mark" && marks || is_of_ipv4 && other.piece.contains("ipv4 = false")
+    }
+
     /// Whether it is what is in front of its host.
     fn is_of_network(&self) -> bool {
         self.moves && self.leaves == Leaves::All
@@ -156,6 +165,23 @@ pub struct Fault {
 #[cfg(test)]
 mod tests {
     use crate::fuzz::FAULTS;
+
+    #[test]
+    fn what_the_other_fault_takes_the_ground_from_is_none() {
+        let is_none = |one: &str, other: &str| {
+            let find = |name| FAULTS.iter().find(|fault| fault.name == name).unwrap_or_else(|| panic!("{name}"));
+            find(one).is_none_beside(find(other))
+        };
+        assert!(is_none("vpn-without-a-mark", "mark-prohibit"), "it goes past the VPN");
+        assert!(!is_none("mark-prohibit", "vpn-without-a-mark"));
+        assert!(!is_none("vpn-takes-everything", "mark-prohibit"), "whatever has a mark");
+        for of_ipv4 in ["rule-by-user", "route-throw", "output-drop", "input-reject", "mark-to-dead-uplink"] {
+            assert!(is_none(of_ipv4, "ipv6-without-route"), "{of_ipv4}");
+        }
+        for of_both in ["mark-blackhole", "conntrack-full", "relay-only"] {
+            assert!(!is_none(of_both, "ipv6-without-route"), "{of_both}");
+        }
+    }
 
     #[test]
     fn a_fault_is_idle_only_beside_one_that_leaves_it_nothing_to_show_itself_by() {

@@ -199,7 +199,9 @@ fn plant_one(world: &mut World, random: &mut Random, slot: usize, kind: Kind) {
     let fits = |world: &World, fault: &Fault| {
         let fits_to = |other: &Fault| {
             let apart = may_hide || (!other.hides(fault) && !fault.hides(other));
-            apart && !(other.moves && fault.moves) && other.findings != fault.findings
+            // One that the other makes none of was not planted.
+            let are_two = !one_side || !(fault.is_none_beside(other) || other.is_none_beside(fault));
+            apart && are_two && !(other.moves && fault.moves) && other.findings != fault.findings
         };
         // A server's fault is on no side.
         let has_side = !one_side || fault.is_of_side();
