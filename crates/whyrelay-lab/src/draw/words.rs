@@ -13,6 +13,7 @@ use crate::scenario::file::{
 };
 use crate::scenario::topology::{
     self, Egress, FirewallRule, Host, Interface, Link, MAIN, Route, Router, Rule, Session, Signaling, Translation,
+    WrongChecksum,
 };
 use crate::scenario::value::{Rate, Span, Span32};
 
@@ -151,8 +152,17 @@ fn link(link: &Link, usual: Duration) -> Option<String> {
 }
 
 pub(super) fn host(topology: &Topology, index: usize) -> Vec<String> {
-    let Host { name: _, interfaces, routes, rules, sysctls, firewall, silent_neighbors, conntrack_full } =
-        &topology.hosts[index];
+    let Host {
+        name: _,
+        interfaces,
+        routes,
+        rules,
+        sysctls,
+        firewall,
+        silent_neighbors,
+        conntrack_full,
+        wrong_checksum,
+    } = &topology.hosts[index];
     let mut lines: Vec<String> =
         interfaces.iter().enumerate().flat_map(|(number, own)| interface(own, number)).collect();
     lines.extend(rules.iter().map(rule));
@@ -161,6 +171,9 @@ pub(super) fn host(topology: &Topology, index: usize) -> Vec<String> {
     lines.extend(firewall.iter().map(firewall_rule));
     if !silent_neighbors.is_empty() {
         lines.push(format!("no ARP from {}", list(silent_neighbors)));
+    }
+    if let Some(WrongChecksum { port, to }) = wrong_checksum {
+        lines.push(format!("its port {port} sends with wrong checksums to {}", list(to)));
     }
     lines.extend(when([(*conntrack_full, "its table of connections is full")]));
     lines.extend(topology.sessions.get(index).and_then(|own| session(own, USUAL_PORTS[index])));

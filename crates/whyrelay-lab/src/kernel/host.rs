@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use crate::scenario::file::{Hook, InterfaceKind, Protocol, RouteKind, RuleAction, Verdict};
-use crate::scenario::topology::{FirewallRule, Host, Interface, Route, Rule, Topology};
+use crate::scenario::topology::{FirewallRule, Host, Interface, Route, Rule, Topology, WrongChecksum};
 use crate::scenario::value::{Mark, Span32};
 
 use super::conntrack;
@@ -29,6 +29,7 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
                     link: interface.link,
                     isolated,
                     tunnel,
+                    no_offload: host.wrong_checksum.is_some(),
                 });
             }
             (None, InterfaceKind::Bridge) => node.bridges.push(name.clone()),
@@ -41,6 +42,7 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
                     link: interface.link,
                     isolated: false,
                     tunnel: false,
+                    no_offload: false,
                 });
             }
         }
@@ -72,6 +74,7 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
     }
     node.sysctls.extend(host.sysctls.iter().map(|(name, value)| (name.clone(), *value)));
     node.nft = firewall(host);
+    node.nft.push_str(&host.wrong_checksum.as_ref().map(wrong_checksum).unwrap_or_default());
     if host.conntrack_full {
         node.nft.push_str(conntrack::RULES);
         node.conntrack_full = true;
@@ -200,6 +203,17 @@ fn firewall(host: &Host) -> String {
         ipv6.iter().for_each(|address| silence6(&mut text, address));
         text.push_str("}\n}\n");
     }
+    text
+}
+
+/// Behind the packet filter, another checksum than the kernel's.
+fn wrong_checksum(WrongChecksum { port, to }: &WrongChecksum) -> String {
+    let mut text = "table inet checksum {\nchain out { type filter hook output priority 100;\n".to_owned();
+    for network in to {
+        let family = if network.address.is_ipv4() { "ip" } else { "ip6" };
+        let _ = writeln!(text, "udp sport {port} {family} daddr {network} udp checksum set 0x1234");
+    }
+    text.push_str("}\n}\n");
     text
 }
 

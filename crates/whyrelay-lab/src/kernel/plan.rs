@@ -100,12 +100,15 @@ pub(super) struct Port {
     pub(super) isolated: bool,
     /// A VPN's device: programs must see that it is no wire.
     pub(super) tunnel: bool,
+    /// Its device computes no checksums, so that what leaves has those that the kernel wrote.
+    pub(super) no_offload: bool,
 }
 
 impl Port {
-    /// Whether a cable of ours leads there: for its link's faults, or because a tunnel must look like one.
+    /// Whether a cable of ours leads there: for its link's faults, because a tunnel must look like one, or because the device
+    /// must leave checksums alone, which the ends of a veth pair do not.
     fn is_cable(&self) -> bool {
-        self.segment.is_some() && (self.tunnel || wire::is_needed(&self.link))
+        self.segment.is_some() && (self.tunnel || self.no_offload || wire::is_needed(&self.link))
     }
 }
 
@@ -258,6 +261,7 @@ fn internet(topology: &Topology) -> Node {
         link: plain_link(),
         isolated: false,
         tunnel: false,
+        no_offload: false,
     });
     let mut addresses = Vec::new();
     for network in segment.ipv4.iter().chain(&segment.ipv6) {
@@ -291,6 +295,7 @@ fn server(topology: &Topology) -> Node {
         link: Link { delay: server.link.delay + server.faults.answers_after.0, ..server.link },
         isolated: false,
         tunnel: false,
+        no_offload: false,
     });
     if let Some(mtu) = server.link.mtu {
         node.ip.push(format!("link set eth0 mtu {mtu}"));
@@ -342,6 +347,7 @@ fn router_node(topology: &Topology, router: &Router, choice: RouterChoice) -> Re
         link,
         isolated: false,
         tunnel: false,
+        no_offload: false,
     };
     node.ports.push(port(LAN, router.inside, plain_link()));
     // The MTU is the router's to enforce, and to tell of.

@@ -38,9 +38,14 @@ pub(super) fn check(file: &File) -> Result<(), Wrong> {
     }
     for (name, spec) in &file.host {
         host(&format!("host.{name}"), spec)?;
-        if !["a", "b"].contains(&name.as_str()) && spec.session != file::Session::default() {
+        let of_a_session = [
+            ("session", spec.session != file::Session::default()),
+            ("wrong-checksum", !spec.wrong_checksum.is_empty()),
+        ];
+        let said = of_a_session.iter().find(|(_, said)| *said && !["a", "b"].contains(&name.as_str()));
+        if let Some((what, _)) = said {
             let hint = "only a and b run whyrelay: leave it out";
-            return Err(Wrong::new(format!("host.{name}.session"), "this host has no session", hint));
+            return Err(Wrong::new(format!("host.{name}.{what}"), "this host has no session", hint));
         }
     }
     server(&file.server)?;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::error::Wrong;
 use super::file;
 use super::resolve::{least_mtu, public_address};
-use super::topology::{FirewallRule, MAIN, Route, Rule, Topology};
+use super::topology::{FirewallRule, MAIN, Route, Rule, Session, Topology, WrongChecksum};
 use super::value::Cidr;
 
 /// Names that stand for addresses in a host's routes and rules.
@@ -194,7 +194,18 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
         let hint = "write an address of a network that one of its interfaces is in, or \"gateway\"";
         return Err(Wrong::new(format!("{key}.silent-neighbor"), format!("{far} is no neighbor of this host"), hint));
     }
+    let to = spec.wrong_checksum.iter().map(|text| names.network(&format!("{key}.wrong-checksum"), text));
+    let to = to.collect::<Result<Vec<_>, _>>()?;
+    let wrong_checksum = match topology.sessions.get(index).filter(|_| !to.is_empty()) {
+        Some(Session { port: 0, .. }) => {
+            let hint = "say another session.port: the packets are known by it";
+            return Err(Wrong::new(format!("{key}.wrong-checksum"), "any port may be this session's", hint));
+        }
+        Some(Session { port, .. }) => Some(WrongChecksum { port: *port, to }),
+        None => None,
+    };
     let host = &mut topology.hosts[index];
+    host.wrong_checksum = wrong_checksum;
     (host.routes, host.rules, host.firewall, host.silent_neighbors) = (routes, rules, firewall, silent);
     Ok(())
 }

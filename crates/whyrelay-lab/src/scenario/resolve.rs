@@ -206,6 +206,7 @@ fn host(name: &str, spec: &file::Host, number: usize, layout: &mut Layout) -> Re
         firewall: Vec::new(),
         silent_neighbors: Vec::new(),
         conntrack_full: spec.conntrack_full,
+        wrong_checksum: None,
     })
 }
 

@@ -200,6 +200,24 @@ pub struct Host {
     pub silent_neighbors: Vec<IpAddr>,
     /// Its table of tracked connections is full.
     pub conntrack_full: bool,
+    /// What its session sends with a wrong checksum.
+    pub wrong_checksum: Option<WrongChecksum>,
+}
+
+/// Packets whose UDP checksum is for another source address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongChecksum {
+    /// The port of the sockets that send them.
+    pub port: u16,
+    /// Where they go.
+    pub to: Vec<Cidr>,
+}
+
+impl WrongChecksum {
+    /// Whether a packet is one of them.
+    pub fn is_of(&self, source: SocketAddr, to: SocketAddr) -> bool {
+        source.port() == self.port && self.to.iter().any(|network| network.contains(to.ip()))
+    }
 }
 
 /// An interface.

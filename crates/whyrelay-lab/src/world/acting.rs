@@ -45,7 +45,9 @@ impl World {
             let icmp = peer::Icmp { local, remote, offender, icmp_type, icmp_code, mtu, quoted };
             Happening::Icmp(index, icmp)
         };
-        match kernel.send(probing.socket(source), source, destination, packet.bytes.len()) {
+        let socket = probing.socket(source);
+        let packet = Packet { wrong_checksum: kernel.spoils(socket, source, destination), ..packet };
+        match kernel.send(socket, source, destination, packet.bytes.len()) {
             Sent::Leaves(Leaving { interface, gateway }) => {
                 let neighbor = gateway.unwrap_or(destination.ip());
                 if !self.network.answers_to(kernel, host, interface, neighbor) {

@@ -11,7 +11,7 @@ use whyrelay_core::host::{
 use crate::scenario::file::{Hook, InterfaceKind, Protocol, Verdict};
 use crate::scenario::topology;
 
-use super::kernel::Kernel;
+use super::kernel::{Copied, Kernel};
 
 /// Ethernet's, unless the link says otherwise.
 const USUAL_MTU: u32 = 1500;
@@ -62,25 +62,26 @@ pub(super) fn routes(kernel: &Kernel, purpose: RoutePurpose, sockets: &[SocketAd
 
 /// Facts from after the checks, with `sockets`, the candidates and servers that the session had to do with.
 pub(super) fn after(kernel: &Kernel, sockets: &[SocketAddr], others: &BTreeSet<SocketAddr>) -> Vec<HostFact> {
-    let read = ["Ip", "Ip6", "Icmp", "Udp", "TcpExt", "nf_conntrack"].map(str::to_owned).to_vec();
+    let read = ["Ip", "Ip6", "Icmp", "Udp", "Udp6", "TcpExt", "nf_conntrack"].map(str::to_owned).to_vec();
     let mut facts = vec![HostFact::Counters { moved: kernel.counters.clone(), read }];
     facts.extend(firewall(kernel, sockets, others));
     // As a real collector's copy has it: from or to a port of the session's own sockets, whoever's it is.
     let ports: BTreeSet<u16> = sockets.iter().map(SocketAddr::port).collect();
     for (arrived, seen) in [(false, &kernel.left), (true, &kernel.arrived)] {
-        let copied = |((_, source, destination), _): &(&(usize, SocketAddr, SocketAddr), &u64)| {
+        let copied = |((_, source, destination), _): &(&(usize, SocketAddr, SocketAddr), &Copied)| {
             ports.contains(&source.port()) || ports.contains(&destination.port())
         };
-        for ((interface, source, destination), packets) in seen.iter().filter(copied) {
+        for ((interface, source, destination), Copied { packets, wrong_checksums }) in seen.iter().filter(copied) {
             let device = kernel.host.interfaces[*interface].name.clone();
-            let (source, destination, packets) = (*source, *destination, *packets);
+            let (source, destination) = (*source, *destination);
+            let (packets, wrong_checksums) = (*packets, *wrong_checksums);
             facts.push(HostFact::OwnPacket(OwnPacket {
                 device,
                 source,
                 destination,
                 packets,
                 arrived,
-                wrong_checksums: 0,
+                wrong_checksums,
             }));
         }
     }

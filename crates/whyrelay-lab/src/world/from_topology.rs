@@ -15,7 +15,7 @@ use crate::scenario::topology::{self, INTERNET, Translation};
 use super::build::TCP_LIFETIME;
 use super::kernel::Kernel;
 use super::link::Link;
-use super::network::{About, Egress, Gate, Interface, Network, RouterExtras, SegmentId};
+use super::network::{About, Egress, Gate, Interface, Invalid, Network, RouterExtras, SegmentId};
 use super::peer::Peer;
 use super::server::{Server, ServerFaults};
 use super::setup::PeerSetup;
@@ -98,6 +98,7 @@ pub(super) fn build(topology: &Topology) -> World {
                 Refusal::PortUnreachable => About::PortUnreachable,
             }),
             mappings: port_mapping::config(router).map(|config| Mappings::new(START, config)),
+            invalid: Invalid::of(router),
             accepts_input: matches!(&router.translation, Translation::Nat(nat) if nat.unsolicited == Unsolicited::Tracked),
         };
         let (inside, outside) = (segments[router.inside], segments[router.outside]);

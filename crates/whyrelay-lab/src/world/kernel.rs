@@ -17,6 +17,9 @@ use crate::scenario::value::Cidr;
 /// How long Linux asks for a neighbor before it gives up: three times, a second apart.
 pub(super) const NEIGHBOR_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Packets of one kind whose checksums a copy looks at, as the real one does.
+const CHECKED: u64 = 64;
+
 /// EMSGSIZE of Linux, for what the interface is too small for.
 const EMSGSIZE: i32 = 90;
 
@@ -76,6 +79,21 @@ pub(super) struct Socket {
     pub(super) device: Option<String>,
 }
 
+/// Packets of one kind, as a copy of them tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Copied {
+    pub(super) packets: u64,
+    /// Those of the first [`CHECKED`] whose checksum is wrong.
+    pub(super) wrong_checksums: u64,
+}
+
+impl Copied {
+    fn add(&mut self, wrong_checksum: bool) {
+        self.packets += 1;
+        self.wrong_checksums += u64::from(wrong_checksum && self.packets <= CHECKED);
+    }
+}
+
 /// A host's kernel.
 #[derive(Debug)]
 pub(super) struct Kernel {
@@ -90,9 +108,9 @@ pub(super) struct Kernel {
     /// Packets that each rule of the filter matched.
     pub(super) matched: Vec<u64>,
     /// Packets by interface, source and destination as they left.
-    pub(super) left: BTreeMap<(usize, SocketAddr, SocketAddr), u64>,
+    pub(super) left: BTreeMap<(usize, SocketAddr, SocketAddr), Copied>,
     /// Packets by interface, source and destination as they arrived, ahead of every filter.
-    pub(super) arrived: BTreeMap<(usize, SocketAddr, SocketAddr), u64>,
+    pub(super) arrived: BTreeMap<(usize, SocketAddr, SocketAddr), Copied>,
     /// Neighbors that did not answer, by interface.
     pub(super) failed_neighbors: BTreeSet<(usize, IpAddr)>,
     /// Connections that are tracked, by their own and their other end.
@@ -246,11 +264,17 @@ impl Kernel {
         match self.leaving(&route) {
             Some(leaving) if self.is_too_big(leaving.interface, to, payload) => Sent::Refused(EMSGSIZE),
             Some(leaving) => {
-                *self.left.entry((leaving.interface, source, to)).or_default() += 1;
+                let wrong = self.spoils(socket, source, to);
+                self.left.entry((leaving.interface, source, to)).or_default().add(wrong);
                 Sent::Leaves(leaving)
             }
             None => Sent::Refused(EINVAL),
         }
+    }
+
+    /// Whether a datagram leaves with a checksum for another source address: its sockets are made right but the session's.
+    pub(super) fn spoils(&self, socket: Option<&Socket>, source: SocketAddr, to: SocketAddr) -> bool {
+        socket.is_none() && self.host.wrong_checksum.as_ref().is_some_and(|wrong| wrong.is_of(source, to))
     }
 
     /// Whether an interface takes smaller packets only. A route's MTU stops nobody who asks for the path's (Linux's
@@ -298,9 +322,15 @@ impl Kernel {
     }
 
     /// A datagram from outside.
-    pub(super) fn receive(&mut self, interface: usize, source: SocketAddr, to: SocketAddr) -> Arrived {
+    pub(super) fn receive(
+        &mut self,
+        interface: usize,
+        source: SocketAddr,
+        to: SocketAddr,
+        wrong_checksum: bool,
+    ) -> Arrived {
         let ipv4 = to.is_ipv4();
-        *self.arrived.entry((interface, source, to)).or_default() += 1;
+        self.arrived.entry((interface, source, to)).or_default().add(wrong_checksum);
         self.count(if ipv4 { "Ip.InReceives" } else { "Ip6.InReceives" });
         let device = self.host.interfaces[interface].name.clone();
         let mut mark = 0;
@@ -308,13 +338,20 @@ impl Kernel {
         if let Some(stopped) = self.filter(Hook::Prerouting, source, to, &device, &mut mark, false) {
             return stopped;
         }
-        let is_new = self.is_new(to, source, false);
+        // Connection tracking calls a packet with a wrong checksum invalid, which is not new.
+        let is_new = !wrong_checksum && self.is_new(to, source, false);
         if ipv4 && !self.is_way_back(source, to, &device, mark) {
             self.count("TcpExt.IPReversePathFilter");
             return Arrived::Dropped;
         }
         if let Some(stopped) = self.filter(Hook::Input, source, to, &device, &mut mark, is_new) {
             return stopped;
+        }
+        if wrong_checksum {
+            self.count(if ipv4 { "Ip.InDelivers" } else { "Ip6.InDelivers" });
+            self.count(if ipv4 { "Udp.InErrors" } else { "Udp6.InErrors" });
+            self.count(if ipv4 { "Udp.InCsumErrors" } else { "Udp6.InCsumErrors" });
+            return Arrived::Dropped;
         }
         if self.host.conntrack_full && !self.connections.contains_key(&(to, source)) {
             self.count("nf_conntrack.drop");
@@ -534,23 +571,23 @@ mod tests {
 
         let mut taking = accept_new("input");
         let here = own(&taking);
-        assert_eq!([(); 3].map(|()| taking.receive(0, other, here)), [delivered; 3]);
+        assert_eq!([(); 3].map(|()| taking.receive(0, other, here, false)), [delivered; 3]);
         assert!(matches!(taking.send(None, here, other, 1), Sent::Leaves(_)));
-        assert_eq!(taking.receive(0, other, here), dropped);
+        assert_eq!(taking.receive(0, other, here, false), dropped);
         // Its own connection: what comes is an answer.
         let third = SocketAddr::new(other.ip(), 8);
         assert!(matches!(taking.send(None, here, third, 1), Sent::Leaves(_)));
-        assert_eq!(taking.receive(0, third, here), dropped);
+        assert_eq!(taking.receive(0, third, here, false), dropped);
 
         let mut sending = accept_new("output");
         let here = own(&sending);
         for _ in 0..3 {
             assert!(matches!(sending.send(None, here, other, 1), Sent::Leaves(_)));
         }
-        assert_eq!(sending.receive(0, other, here), delivered);
+        assert_eq!(sending.receive(0, other, here, false), delivered);
         assert_eq!(sending.send(None, here, other, 1), Sent::Refused(EPERM));
         // What answers is never new.
-        assert_eq!(sending.receive(0, third, here), delivered);
+        assert_eq!(sending.receive(0, third, here, false), delivered);
         assert_eq!(sending.send(None, here, third, 1), Sent::Refused(EPERM));
     }
 
@@ -585,8 +622,33 @@ mod tests {
         ]);
         let (here, other) =
             (SocketAddr::new(kernel.addresses[0].address, 9), SocketAddr::from(([203, 0, 113, 110], 7)));
-        assert_eq!(kernel.receive(0, other, here), Arrived::Delivered);
+        assert_eq!(kernel.receive(0, other, here, false), Arrived::Delivered);
         assert_eq!(kernel.send(None, here, other, 1), Sent::Refused(EPERM));
-        assert_eq!(kernel.receive(0, other, here), Arrived::Dropped);
+        assert_eq!(kernel.receive(0, other, here, false), Arrived::Dropped);
+    }
+
+    /// What is dropped for its checksum is copied, counted and no answer; the session's sockets alone send so.
+    #[test]
+    fn a_wrong_checksum_is_of_the_session_s_sockets_and_is_counted_where_it_arrives() {
+        let text = "title = \"t\"\n[host.a]\nwrong-checksum = [\"peer\"]\n[host.b]\n[expect]\npath = \"direct\"\n";
+        let topology = Scenario::parse("test", text).unwrap().topology;
+        let [mut a, mut b] = [0, 1].map(|host| Kernel::new(topology.hosts[host].clone(), 0, 0));
+        let (here, there) =
+            (SocketAddr::new(a.addresses[0].address, 40_000), SocketAddr::new(b.addresses[0].address, 9));
+        let (probe, third) = (SocketAddr::new(here.ip(), 50_000), SocketAddr::new([203, 0, 113, 99].into(), 9));
+        let plain = Socket { mark: 0, device: None };
+        for (socket, source, to, wrong) in
+            [(None, here, there, 1), (None, here, third, 0), (Some(&plain), probe, there, 0)]
+        {
+            assert!(matches!(a.send(socket, source, to, 1), Sent::Leaves(_)));
+            assert_eq!(a.left[&(0, source, to)], Copied { packets: 1, wrong_checksums: wrong }, "{source} to {to}");
+            assert_eq!(a.spoils(socket, source, to), wrong == 1);
+        }
+        for _ in 0..2 * CHECKED {
+            assert_eq!(b.receive(0, here, there, true), Arrived::Dropped);
+        }
+        assert_eq!(b.arrived[&(0, here, there)], Copied { packets: 2 * CHECKED, wrong_checksums: CHECKED });
+        assert_eq!(b.counters.get("Udp.InCsumErrors"), Some(&(2 * CHECKED as i64)));
+        assert!(b.connections.is_empty(), "it begins no connection");
     }
 }

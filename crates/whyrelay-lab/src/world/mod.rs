@@ -347,6 +347,9 @@ impl World {
 
     fn deliver(&mut self, host: HostId, interface: usize, packet: &Packet) {
         if host == self.server.host {
+            if packet.wrong_checksum {
+                return;
+            }
             if self.server.refuses(packet) {
                 return self.complain(packet, packet.destination.ip(), About::PortUnreachable);
             }
@@ -355,7 +358,7 @@ impl World {
         }
         let Some(index) = self.peers.iter().position(|peer| peer.host == host) else { return };
         let arrived = match &mut self.peers[index].kernel {
-            Some(kernel) => kernel.receive(interface, packet.source, packet.destination),
+            Some(kernel) => kernel.receive(interface, packet.source, packet.destination, packet.wrong_checksum),
             None => Arrived::Delivered,
         };
         match arrived {

@@ -5,6 +5,7 @@
 
 mod connect;
 mod egress;
+mod invalid;
 mod own;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::scenario::value::{Cidr, Span32};
 
 pub(super) use connect::TcpWay;
 pub use egress::Egress;
+pub(super) use invalid::Invalid;
 
 use super::kernel::Kernel;
 use super::link::{Link, LinkState, size_of};
@@ -47,6 +49,8 @@ pub(super) struct Packet {
     pub(super) origin: Option<(usize, SocketAddr, SocketAddr, Timestamp)>,
     /// Routers that it may still pass (RFC 791 §3.2).
     pub(super) ttl: u8,
+    /// Its UDP checksum is for another source address.
+    pub(super) wrong_checksum: bool,
 }
 
 /// An ICMP error that a router or host sends about a packet.
@@ -90,7 +94,7 @@ impl About {
 
 impl Packet {
     pub(super) const fn new(source: SocketAddr, destination: SocketAddr, bytes: Vec<u8>) -> Self {
-        Self { source, destination, bytes, origin: None, ttl: USUAL_TTL }
+        Self { source, destination, bytes, origin: None, ttl: USUAL_TTL, wrong_checksum: false }
     }
 }
 
@@ -153,6 +157,8 @@ pub(super) struct RouterExtras {
     pub(super) accepts_input: bool,
     /// What it maps ports by.
     pub(super) mappings: Option<Mappings>,
+    /// What becomes of packets with a wrong checksum, of IPv4 and of IPv6.
+    pub(super) invalid: [Invalid; 2],
 }
 
 /// A link and the way through it, for what it remembers.
@@ -375,6 +381,7 @@ impl Network {
     }
 
     fn enter(&mut self, now: Timestamp, id: RouterId, mut packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
+        let invalid = self.invalid(id, &packet);
         let router = &mut self.routers[id.0];
         router.follow(now);
         let (inside, outer, link, outside) = (router.inside, router.outside, router.link, packet.destination);
@@ -382,6 +389,12 @@ impl Network {
         let closed = |ports: &Vec<Span32>| !ports.iter().any(|ports| ports.contains(outside.port().into()));
         if router.extras.stateless_inbound.as_ref().is_some_and(closed) {
             return Vec::new();
+        }
+        match invalid {
+            Invalid::Translated => {}
+            // No error is sent about one.
+            Invalid::Lost | Invalid::Outbound => return Vec::new(),
+            Invalid::Untracked => return vec![(now, Place::On(inside, false), packet)],
         }
         let refuses = router.extras.accepts_input && router.extras.icmp && outside.is_ipv4();
         let Some(table) = router.table(outside.ip()) else { return Vec::new() };
@@ -470,6 +483,7 @@ impl Network {
     }
 
     fn leave(&mut self, now: Timestamp, id: RouterId, mut packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
+        let invalid = self.invalid(id, &packet);
         let router = &mut self.routers[id.0];
         router.follow(now);
         let (inside, outside, link) = (router.inside, router.outside, router.link);
@@ -484,6 +498,14 @@ impl Network {
             return Vec::new();
         }
         let Some(table) = router.table(packet.destination.ip()) else { return Vec::new() };
+        match invalid {
+            Invalid::Translated => {}
+            Invalid::Lost => return Vec::new(),
+            _ if self.is_vacant(outside, packet.destination.ip()) => return Vec::new(),
+            Invalid::Outbound | Invalid::Untracked => {
+                return self.carry(now, Way::Router(id.0, true), link, Place::On(outside, false), packet);
+            }
+        }
         if table.is_external(packet.destination.ip()) {
             let Some((source, destination)) = table.hairpin(now, packet.source, packet.destination) else {
                 return Vec::new();

@@ -74,6 +74,7 @@ fn without_host_faults(topology: &Topology) -> Observed {
     for host in &mut topology.hosts {
         (host.rules, host.routes, host.firewall) = (Vec::new(), Vec::new(), Vec::new());
         host.conntrack_full = false;
+        host.wrong_checksum = None;
     }
     run_virtual(&topology)
 }

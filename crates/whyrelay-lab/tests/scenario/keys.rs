@@ -62,6 +62,7 @@ pub(crate) const KEYS: &[(&str, &str, &str)] = &[
     ("", "[[host.a.firewall]]\nhook = \"prerouting\"\nverdict = \"accept\"\n", "nft prerouting: -> accept"),
     ("", "[[host.a.firewall]]\nhook = \"output\"\nverdict = \"set-mark\"\nmark = \"0x7\"\n", "-> mark 0x7"),
     ("", "[host.a.sysctl]\nrp_filter = 1\n", "net.ipv4.conf.all.rp_filter = 1"),
+    ("", "[host.a]\nwrong-checksum = [\"peer\"]", "port 40000 sends with wrong checksums to 203.0.113.110/32"),
     (SESSION, "port = 5", "session: port 5"),
     (SESSION, "mark = \"0x1bd00\"", "mark 0x1bd00"),
     (SESSION, "uid = 33", "uid 33"),

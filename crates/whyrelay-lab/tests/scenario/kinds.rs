@@ -235,6 +235,7 @@ fn kinds() -> Vec<(String, Is)> {
         ("a bridge that shadows the peer", finds("bridge-shadows-peer")),
         ("a VPN that took the default route", finds("vpn-carries-everything")),
         ("a full table of connections", host(|host| host.conntrack_full)),
+        ("a checksum for another source address", host(|host| host.wrong_checksum.is_some())),
         ("MTU black hole", finds("mtu-black-hole")),
         ("faults of the offerer's host", at(0, is_faulty)),
         ("faults of the answerer's host", at(1, is_faulty)),

@@ -47,6 +47,10 @@ pub struct Host {
     /// Its table of tracked connections is full.
     #[serde(default, skip_serializing_if = "is_default")]
     pub conntrack_full: bool,
+    /// Where what its whyrelay sends carries a UDP checksum for another source address, as a raw socket's may: networks, as a
+    /// route's destinations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wrong_checksum: Vec<String>,
     /// What its whyrelay is told.
     #[serde(default, skip_serializing_if = "is_default")]
     pub session: Session,

@@ -18,6 +18,9 @@ impl Network {
     pub(super) fn answer(&mut self, now: Timestamp, id: RouterId, packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
         let Router { inside, extras, .. } = &mut self.routers[id.0];
         let (inside, to) = (*inside, packet.destination);
+        if packet.wrong_checksum {
+            return Vec::new();
+        }
         let Some(mappings) = extras.mappings.as_mut().filter(|mappings| mappings.listens(to.port())) else {
             if !to.ip().is_multicast() {
                 self.complain(id, true, About::PortUnreachable, packet);

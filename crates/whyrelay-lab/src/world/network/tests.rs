@@ -113,3 +113,42 @@ fn a_stateless_filter_stands_in_front_of_a_nat_and_knows_its_ports_outside() {
         assert_eq!(back, comes_back.then_some(own), "{mapped}");
     }
 }
+
+/// What Linux's connection tracking calls invalid it neither translates nor remembers; whoever else translates leaves a wrong
+/// checksum as wrong as it was.
+#[test]
+fn a_wrong_checksum_passes_a_carrier_and_no_linux_that_translates_or_remembers() {
+    for (place, out, answered) in [
+        ("mobile-carrier", true, true),
+        ("home-router", false, false),
+        ("cloud", false, false),
+        ("stateful-firewall", true, false),
+        ("router", true, true),
+    ] {
+        let text = format!("title = \"t\"\n[host.a]\nbehind = \"{place}\"\n[host.b]\n[expect]\npath = \"direct\"\n");
+        let topology = Scenario::parse("t", &text).unwrap().topology;
+        let mut world = from_topology::build(&topology);
+        let [a, b] = [0, 1].map(|host: usize| topology.hosts[host].addresses().next().unwrap());
+        let [from_a, from_b] = [0, 1].map(|host: usize| Place::From(world.peers[host].host));
+        let mut arrived = |place, source: SocketAddr, to: SocketAddr, wrong_checksum| {
+            let packet = Packet { wrong_checksum, ..Packet::new(source, to, vec![0; 20]) };
+            let mut places = vec![(START, place, packet)];
+            while let Some((now, place, packet)) = places.pop() {
+                if matches!(place, Place::At(..)) {
+                    return Some(packet);
+                }
+                places.extend(world.network.step(now, place, packet));
+            }
+            None
+        };
+        let (a, b) = (SocketAddr::new(a, 40_000), SocketAddr::new(b, 40_001));
+        let sent = arrived(from_a, a, b, true);
+        assert_eq!(sent.as_ref().map(|packet| packet.wrong_checksum), out.then_some(true), "{place}");
+        // Where nothing was remembered, what answers is nothing that was asked for; nor does a right one open the way in.
+        let Some(sent) = sent else { continue };
+        assert_eq!(arrived(from_b, b, sent.source, false).is_some(), answered, "{place}");
+        assert!(arrived(from_a, a, b, false).is_some_and(|packet| packet.source == sent.source), "{place}");
+        assert_eq!(arrived(from_b, b, sent.source, true).is_some(), answered, "{place}");
+        assert!(arrived(from_b, b, sent.source, false).is_some(), "{place}");
+    }
+}

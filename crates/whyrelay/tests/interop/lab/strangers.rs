@@ -149,6 +149,7 @@ fn bare(mut topology: Topology) -> Result<Topology> {
         host.firewall.clear();
         host.silent_neighbors.clear();
         host.conntrack_full = false;
+        host.wrong_checksum = None;
     }
     topology.routers.iter_mut().for_each(|router| router.link = plain.server.link);
     Ok(topology)
