@@ -132,7 +132,10 @@ fn describe_bytes(line: &mut String, bytes: &[u8], length: u32, depth: u32) {
 
 fn signaling(state: &SignalingState) -> String {
     match state {
-        SignalingState::Connected { by } => format!("connected by {by}"),
+        SignalingState::Connected { by, seen_as: None } => format!("connected by {by}"),
+        SignalingState::Connected { by, seen_as: Some(address) } => {
+            format!("connected by {by}; the server sees this side at {address}")
+        }
         SignalingState::Lost { detail } => format!("the connection broke: {detail}"),
         SignalingState::PeerPresent => "the other side is there".to_owned(),
         SignalingState::PeerInterrupted => "the other side was interrupted".to_owned(),

@@ -439,7 +439,7 @@ fn what_one_side_sees_of_a_server_is_not_explained_by_a_fault_of_the_other() {
 #[test]
 fn checks_to_a_side_that_had_left_get_lost_and_that_is_no_finding_of_its_own() {
     let mut session = failing(LOST, LOST, |session| {
-        let state = SignalingState::Connected { by: "websocket".into() };
+        let state = SignalingState::Connected { by: "websocket".into(), seen_as: None };
         session.push(Vantage::A, EventKind::Signaling { server: "http://192.0.2.10:8080".into(), state });
     });
     // A waited, and left before the description of B came.

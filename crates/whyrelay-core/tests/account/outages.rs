@@ -383,7 +383,7 @@ fn a_signaling_server_that_was_lost_while_waiting_is_not_the_peers_fault() {
         let mut session = Session::new();
         session.events.retain(|event| !matches!(&event.kind, EventKind::Description { side: Side::Remote, .. }));
         session.events.retain(|event| event.vantage == Vantage::A);
-        signaling(&mut session, Vantage::A, SignalingState::Connected { by: "websocket".into() });
+        signaling(&mut session, Vantage::A, SignalingState::Connected { by: "websocket".into(), seen_as: None });
         for state in lost {
             signaling(&mut session, Vantage::A, state.clone());
         }
@@ -393,7 +393,7 @@ fn a_signaling_server_that_was_lost_while_waiting_is_not_the_peers_fault() {
     let lost = SignalingState::Lost { detail: "Connection refused (os error 111)".into() };
     assert_eq!(waiting(std::slice::from_ref(&lost)), ["WR701 signaling"]);
     // Back again, it is the peer that is waited for.
-    assert_eq!(waiting(&[lost, SignalingState::Connected { by: "websocket".into() }]), ["WR702 B"]);
+    assert_eq!(waiting(&[lost, SignalingState::Connected { by: "websocket".into(), seen_as: None }]), ["WR702 B"]);
 }
 
 #[test]

@@ -411,7 +411,7 @@ fn signaling_faults_come_before_everything_else() {
 
     let mut session = Session::new();
     session.events.retain(|event| !matches!(&event.kind, EventKind::Description { side: Side::Remote, .. }));
-    let state = SignalingState::Connected { by: "websocket".into() };
+    let state = SignalingState::Connected { by: "websocket".into(), seen_as: None };
     session.push(Vantage::B, EventKind::Signaling { server: "http://192.0.2.1:8080".into(), state });
     session.end(Vantage::B, EndReason::TimeLimit);
     assert_eq!(findings(&session), ["WR702 signaling"]);

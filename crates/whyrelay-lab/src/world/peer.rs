@@ -215,7 +215,7 @@ impl Peer {
     pub(super) fn begin(&mut self, now: Timestamp, mapped: Option<(SocketAddr, SocketAddr)>) {
         let (relay_only, no_turn, patient) = (self.setup.relay_only, self.no_turn(), self.setup.patient);
         if self.kernel.is_some() {
-            let (server, state) = ("lab".to_owned(), SignalingState::Connected { by: "lab".to_owned() });
+            let (server, state) = ("lab".to_owned(), SignalingState::Connected { by: "lab".to_owned(), seen_as: None });
             self.record(now, EventKind::Signaling { server, state });
         }
         let credentials = Credentials::generate(&mut self.random);

@@ -365,7 +365,8 @@ async fn announced(
         Transport::LongPoll => "long-poll",
         _ => "websocket",
     };
-    journal.fact(EventKind::Signaling { server: server.clone(), state: SignalingState::Connected { by: by.into() } });
+    let state = SignalingState::Connected { by: by.into(), seen_as: client.server().seen_as };
+    journal.fact(EventKind::Signaling { server: server.clone(), state });
     tell_other_way(config, journal, client.server().local.ip());
     if let Some(looking_up) = looking_up {
         // Found already, as the name was for the connection; the resolver may be slow for this look-up alone.

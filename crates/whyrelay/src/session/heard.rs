@@ -59,7 +59,7 @@ impl Session {
                 self.signals.is_lost = false;
                 self.progress.step("signaling: connected again");
                 let by = "websocket or long-poll, again".into();
-                self.record(EventKind::Signaling { server, state: SignalingState::Connected { by } });
+                self.record(EventKind::Signaling { server, state: SignalingState::Connected { by, seen_as: None } });
             }
             Some(Incoming::Failed(error)) => {
                 let detail = error.to_string();

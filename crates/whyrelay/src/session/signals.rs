@@ -189,7 +189,8 @@ impl Session {
             Transport::WebSocket | Transport::Auto => "websocket",
         };
         let url = public_url(&self.config.signal);
-        self.record(EventKind::Signaling { server: url, state: SignalingState::Connected { by: by.into() } });
+        let state = SignalingState::Connected { by: by.into(), seen_as: server.seen_as };
+        self.record(EventKind::Signaling { server: url, state });
         let kind = if server.whyrelay.is_some() { "whyrelay serve" } else { "another server" };
         self.progress.step(&format!("signaling: connected to {} ({by}, {kind})", server.address));
         if server.address.ip() != server.local.ip() && !server.address.ip().is_loopback() {

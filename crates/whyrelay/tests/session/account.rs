@@ -37,6 +37,10 @@ fn recordings_give_the_account_again_byte_for_byte() {
             both(&server, format, "answer", &[&common[..], &[&a_name]].concat(), &[&common[..], &[&b_name]].concat());
         assert_eq!((a.code(), b.code()), (0, 0), "{}\n{}", a.stderr, b.stderr);
         assert_eq!(a.stdout, b.stdout);
+        for path in [&a_path, &b_path] {
+            let recording = std::fs::read_to_string(path).expect("a recording");
+            assert!(recording.contains("\"seen_as\":\"127.0.0.1\""), "the server tells each side where it sees it");
+        }
         for files in [&[&a_path][..], &[&b_path], &[&a_path, &b_path], &[&b_path, &a_path]] {
             let files: Vec<_> = files.iter().map(|path| path.as_path()).collect();
             let replayed = report(&files, &["--format", format]);

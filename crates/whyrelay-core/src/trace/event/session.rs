@@ -1,5 +1,7 @@
 //! The session and its signaling.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// What a session was asked to do, as far as it matters for reading its recording.
@@ -60,6 +62,9 @@ pub enum SignalingState {
     Connected {
         /// How.
         by: String,
+        /// The address from which the server sees the connection, where it tells.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seen_as: Option<IpAddr>,
     },
     /// The connection broke; it will be tried again.
     Lost {

@@ -525,7 +525,7 @@ fn session() -> Vec<Near> {
     let state = |session: &mut Session, vantage, state| {
         session.push(vantage, EventKind::Signaling { server: "http://192.0.2.1:8080".into(), state });
     };
-    let connected_by = || SignalingState::Connected { by: "websocket".into() };
+    let connected_by = || SignalingState::Connected { by: "websocket".into(), seen_as: None };
     let mut again = Session::new();
     again.events.retain(|event| !matches!(&event.kind, EventKind::Description { side: Side::Remote, .. }));
     state(&mut again, Vantage::A, SignalingState::Failed { detail: "connection refused".into() });

@@ -496,7 +496,7 @@ fn channel_and_signaling() -> Vec<Case> {
     signaling(&mut down, Vantage::A, SignalingState::Failed { detail: "connection refused".into() });
     down.end(Vantage::A, EndReason::Failed);
     let mut alone = undescribed();
-    signaling(&mut alone, Vantage::B, SignalingState::Connected { by: "websocket".into() });
+    signaling(&mut alone, Vantage::B, SignalingState::Connected { by: "websocket".into(), seen_as: None });
     alone.end(Vantage::B, EndReason::TimeLimit);
     let mut dropped = Session::new();
     dropped.local_candidate(Vantage::B, CandidateType::Host, B, B, None);
