@@ -1,12 +1,12 @@
 //! Cases of the 1xx and 8xx families: what a host does to its own packets.
 
 use whyrelay_core::host::{
-    HostFact, NeighborState, Prefix, ProbeAim, RouteKind, RoutePurpose, RuleAction, SoftwareName,
+    HostFact, NeighborState, Prefix, ProbeAim, Route, RouteKind, RoutePurpose, RuleAction, SoftwareName,
 };
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::trace::event::{EventKind, InterfaceUse, ServerFailure, SessionOptions, Side, Transport, Vantage};
 
-use super::facts::{UPLINK, Way, policy_rule};
+use super::facts::{UPLINK, Way, bare_route, everywhere, policy_rule};
 use super::{Case, case, failing, lost};
 use crate::builder::{Check, Fate, Session, address};
 use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, direct};
@@ -205,9 +205,33 @@ fn routing() -> Vec<Case> {
         case("WR113", "A", by_hand),
         case("WR114", "A", shadowed),
         case("WR115", "A", two_uplinks),
+        case("WR115", "A", second_network(Some("10.20.0.1"), true)),
         case("WR118", "A", diverted(&[("eth1", None)], into("eth1", 254, 32_766), |_| {})),
         Case { also: &["WR501"], ..case("WR125", "A", policy_default) },
     ]
+}
+
+/// A second network's address strays, as every such address does, and the first one's checks are lost as well. `gateway`:
+/// of the second network; `came`: the peer's packets reach that address.
+pub(crate) fn second_network(gateway: Option<&str>, came: bool) -> Session {
+    let local = "10.20.0.5:40000";
+    lost(|session| {
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.link(Vantage::A, "eth1", None, "10.20.0.5");
+        if let Some(gateway) = gateway {
+            let gateway = Some(gateway.parse().expect("an address"));
+            let route = bare_route(254, everywhere(), RouteKind::Unicast);
+            session.fact(Vantage::A, HostFact::Route(Route { device: Some("eth1".into()), gateway, ..route }));
+        }
+        session.route(PEER, B_MAPPED, 0, Ok(UPLINK));
+        session.route(PEER, B_MAPPED, 0, Ok(UPLINK));
+        session.asked_from("10.20.0.5");
+        session.candidate(Vantage::A, CandidateType::Host, local, local, None);
+        session.check(Check { transmissions: 7, local, ..a_checks(Fate::LostOnTheWay) });
+        if came {
+            session.arrived_packet("eth1", B_MAPPED, local);
+        }
+    })
 }
 
 /// A's packets to the peer leave with this source, by a rule of its own.

@@ -14,7 +14,7 @@ use whyrelay_core::wire::integrity::Integrity;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use super::facts::{UPLINK, Way, policy_rule};
-use super::host::{EXIT, astray_by, diverted, exit_node, icmp, translated};
+use super::host::{EXIT, astray_by, diverted, exit_node, icmp, second_network, translated};
 use super::network::{
     broken_relay, connected, lost_and, refused_with, relay_to_relay, seen_by_peer, seen_by_relay, server_failed,
     silent_for_both,
@@ -177,6 +177,12 @@ fn routing() -> Vec<Near> {
             diverted(&[("br-1", Some("bridge"))], UPLINK, |_| {}),
         ),
         near("WR115", "the source is on the device by which they leave", at_home),
+        near(
+            "WR115",
+            "the first network's address is lost as well, and none leads on by the second",
+            second_network(None, false),
+        ),
+        harmless("WR115", "the same, where the second has a router", second_network(Some("10.20.0.1"), false)),
         near("WR118", "peer and servers by the same uplink", same_uplink),
         near("WR125", "the main table has a default route as well", with_main),
         near("WR125", "not all routes were told: the main table's may be among the others", not_whole),
