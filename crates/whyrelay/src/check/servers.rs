@@ -529,6 +529,18 @@ mod tests {
         Known::unresolved(url.parse().unwrap(), None)
     }
 
+    #[test]
+    fn a_connection_that_nobody_answered_in_its_time_is_silence() {
+        let unreachable =
+            |source| Failed::from(SignalingError::Unreachable { authority: "signal.example:443".to_owned(), source });
+        assert_eq!(unreachable(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer")), Failed::Silent);
+        let refused = unreachable(std::io::ErrorKind::ConnectionRefused.into());
+        assert!(
+            matches!(refused, Failed::Otherwise(ref detail) if detail.contains("signal.example:443")),
+            "{refused:?}"
+        );
+    }
+
     fn missing(entries: &mut tokio::sync::mpsc::Receiver<Entry>) -> Vec<String> {
         let facts = std::iter::from_fn(|| entries.try_recv().ok());
         let missing = facts.filter_map(|entry| match entry {

@@ -449,13 +449,14 @@ mod tests {
             Input::Flow(Flow { socket: None, remote, purpose, probe })
         };
         let (peer, server) = (RoutePurpose::Peer, RoutePurpose::Server);
-        let noted = |told: &'static [(RoutePurpose, bool)], rest: Duration| {
+        let noted = |told: &[(RoutePurpose, bool)], rest: Duration| {
+            let told = told.to_vec();
             let (input, inputs) = std::sync::mpsc::channel();
             let telling = std::thread::spawn(move || {
                 // When what takes long was looked at long ago.
                 for (port, (purpose, probe)) in (1..).zip(told) {
                     std::thread::sleep(rest);
-                    input.send(flow(port, *purpose, *probe)).unwrap();
+                    input.send(flow(port, purpose, probe)).unwrap();
                 }
                 std::thread::sleep(rest);
                 input.send(Input::Finish).unwrap();

@@ -535,6 +535,16 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_two_generations_are_not_one() {
+        let of = |first, last| Some(([0, first], [0, last]));
+        assert!(is_one(&of(5, 5), &of(5, 5)));
+        assert!(is_one(&None, &None) && is_one(&of(5, 5), &None), "there is no rule");
+        for (chains, rules) in [(of(5, 5), of(6, 6)), (of(5, 5), of(5, 6)), (of(4, 5), of(5, 5)), (of(5, 6), None)] {
+            assert!(!is_one(&chains, &rules), "{chains:?} {rules:?}");
+        }
+    }
+
+    #[test]
     fn rules_that_are_cut_are_not_counted_as_recorded() {
         // 200 rules of a chain that two hooks lead to are 400 facts.
         let told = |rules: u64| {

@@ -152,13 +152,23 @@ const MOST_LOAD: usize = 80;
 
 #[test]
 fn rules_are_recorded_as_nft_lists_them() {
+    in_own_network("host::nft_corpus::inside");
+}
+
+#[test]
+fn rules_that_are_put_in_others_place_meanwhile_are_read_whole() {
+    in_own_network("host::nft_corpus::inside_while_they_change");
+}
+
+/// Runs a test that changes the firewall.
+fn in_own_network(test: &str) {
     let tools = ["nft", "unshare"].map(|tool| Command::new(tool).arg("--version").output().is_ok());
     if tools.contains(&false) {
         eprintln!("skipped: nft or unshare is not here");
         return;
     }
     let this = std::env::current_exe().expect("this test has a file");
-    let inside = ["--exact", "host::nft_corpus::inside", "--ignored", "--nocapture"];
+    let inside = ["--exact", test, "--ignored", "--nocapture"];
     let ran = Command::new("unshare").arg("-rn").arg(this).args(inside).output().expect("unshare starts");
     let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     if said.contains("unshare failed") {
@@ -190,6 +200,32 @@ fn inside() {
         wrong.extend(pairs.map(|(ours, theirs)| format!("{chain}\n  nft:  {theirs}\n  ours: {ours}")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "changes the firewall: the test above runs it in a network of its own"]
+fn inside_while_they_change() {
+    // So many that the kernel tells them in several parts, and no more than it takes at once.
+    const MANY: usize = 500;
+    assert!(nft(&["-f", "-"], CHAINS), "the chains load");
+    let put_in_place = |port: usize| {
+        let rules = format!("add rule inet t input udp dport {port} accept\n").repeat(MANY);
+        assert!(nft(&["-f", "-"], &format!("flush chain inet t input\n{rules}")), "the rules load");
+    };
+    put_in_place(1);
+    let changing = std::thread::spawn(move || (2..30).for_each(put_in_place));
+    let (mut whole, mut torn) = (0, Vec::new());
+    while !changing.is_finished() {
+        // What changes all the time may never be read whole.
+        let Ok(firewall) = Firewall::read() else { continue };
+        let texts: std::collections::BTreeSet<_> = firewall.texts().map(|(_, words)| words).collect();
+        whole += 1;
+        if (texts.len(), firewall.texts().count()) != (1, MANY) {
+            torn.push((texts.len(), firewall.texts().count()));
+        }
+    }
+    changing.join().expect("nft loads all of them");
+    assert!(whole > 0 && torn.is_empty(), "{whole} readings, of these torn: {torn:?}");
 }
 
 fn nft(arguments: &[&str], input: &str) -> bool {

@@ -42,13 +42,13 @@ impl Piece {
         if let Self::Reject(_, family) = self {
             return *family;
         }
-        match self.fields().first()? {
+        self.fields().iter().find_map(|field| match field {
             Field::Address { ipv6, .. } => Some(*ipv6),
             Field::Protocol { in_header: true } => Some(false),
             Field::Other { words, .. } if words.starts_with("ip ") => Some(false),
             Field::Other { words, .. } if words.starts_with("ip6 ") => Some(true),
             _ => None,
-        }
+        })
     }
 }
 
