@@ -43,7 +43,8 @@ pub struct FirewallRule {
     pub position: Option<u32>,
     /// The rule as far as it could be read, in the words of nft.
     pub rule: String,
-    /// Its verdict: `accept`, `drop`, `reject`, `jump`, `goto`, `return`, `queue`; `None`: it has none.
+    /// Its verdict: `accept`, `drop`, `reject`, `jump`, `goto`, `return`, `queue`, or `other`, which nobody here knows; `None`: it has
+    /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
     /// The chain that it jumps to.

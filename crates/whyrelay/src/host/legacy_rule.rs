@@ -232,7 +232,7 @@ impl Entry<'_> {
             "ACCEPT" => Some("accept"),
             "QUEUE" | "NFQUEUE" => Some("queue"),
             "RETURN" => Some("return"),
-            _ => None,
+            other => (!goes_on(other) && !translates(other)).then_some(OTHER_VERDICT),
         };
         let data = self.target_data();
         let options = match (name.as_str(), number(data, 0), number(data, 4)) {
@@ -248,9 +248,50 @@ impl Entry<'_> {
             "CONNMARK" => connection_mark(self.bytes[self.target + 31], data).sets_packet(),
             _ => false,
         };
-        rule.translates = matches!(name.as_str(), "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP");
+        rule.translates = translates(&name);
         rule.words.push(format!("-j {name}{options}"));
     }
+}
+
+/// What a target does that is not known here: nobody can tell whether the packet comes further.
+pub(super) const OTHER_VERDICT: &str = "other";
+
+/// Whether a target of iptables changes addresses or ports, or gives the packet to a socket of its choice.
+pub(super) fn translates(target: &str) -> bool {
+    matches!(target, "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" | "TPROXY")
+}
+
+/// Whether a packet surely comes to the next rule behind a target of iptables: those of the kernel's net/netfilter and
+/// net/ipv4/netfilter that answer XT_CONTINUE.
+pub(super) fn goes_on(target: &str) -> bool {
+    const NAMES: [&str; 25] = [
+        "AUDIT",
+        "CHECKSUM",
+        "CLASSIFY",
+        "CONNMARK",
+        "CONNSECMARK",
+        "CT",
+        "DSCP",
+        "ECN",
+        "HL",
+        "HMARK",
+        "IDLETIMER",
+        "LED",
+        "LOG",
+        "MARK",
+        "NFLOG",
+        "NOTRACK",
+        "RATEEST",
+        "SECMARK",
+        "SET",
+        "TCPMSS",
+        "TCPOPTSTRIP",
+        "TEE",
+        "TOS",
+        "TRACE",
+        "TTL",
+    ];
+    NAMES.contains(&target)
 }
 
 /// What a standard target does.

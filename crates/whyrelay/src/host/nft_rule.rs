@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::legacy_rule::connection_mark;
+use super::legacy_rule::{OTHER_VERDICT, connection_mark, goes_on, translates};
 use super::netlink::{attributes, big_endian, text};
 use super::nft_condition::{Comparison, Condition, Packet, as_read};
 use super::nft_field::{ADDRESS_TYPES, Field, Kind, MARK, Order, address, ct, meta, payload, raw};
@@ -366,8 +366,10 @@ impl Rule {
                 let what = connection_mark(revision, data);
                 (self.sets_mark, options) = (self.sets_mark || what.sets_packet(), what.words());
             }
-            "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" => self.translates = true,
-            _ => {}
+            "QUEUE" | "NFQUEUE" => self.verdict = Some("queue"),
+            other if translates(other) => self.translates = true,
+            other if goes_on(other) => {}
+            _ => self.verdict = Some(OTHER_VERDICT),
         }
         format!("{name}{options}")
     }
@@ -464,6 +466,23 @@ mod tests {
         ] {
             let rule = target(mode);
             assert_eq!((rule.words.join(" ").as_str(), rule.sets_mark), (words, sets_mark));
+        }
+    }
+
+    #[test]
+    fn a_target_of_iptables_decides_translates_or_lets_the_packet_go_on() {
+        for (name, verdict, translates) in [
+            ("NFQUEUE", Some("queue"), false),
+            ("REJECT", Some("reject"), false),
+            ("TPROXY", None, true),
+            ("MASQUERADE", None, true),
+            ("LOG", None, false),
+            ("TCPMSS", None, false),
+            ("ANYTHING", Some("other"), false),
+        ] {
+            let expression = expression("target", &[(1, format!("{name}\0").as_bytes()), (2, &number(1))]);
+            let rule = Rule::read(IPV4, &nested(&[(1, &expression)]));
+            assert_eq!((rule.verdict, rule.translates), (verdict, translates), "{name}");
         }
     }
 
