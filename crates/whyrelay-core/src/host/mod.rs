@@ -184,7 +184,9 @@ pub enum HostFact {
     /// A firewall rule that can touch the session's packets, or that counted some of them, of those that do something to
     /// packets; and of chains that may stop the session's packets every rule that can touch them and has a verdict.
     FirewallRule(FirewallRule),
-    /// A chain of a firewall in which some rule may stop the session's packets.
+    /// A chain of a firewall that packets of the session pass, at a hook or by a jump from there, where some rule of its hook
+    /// may stop them, set their mark or change their addresses. None where none of all chains may stop or mark any, nor where
+    /// there are more rules, chains or packets than are looked at.
     FirewallChain(FirewallChain),
     /// A policy of the kernel's IPsec that can touch the session's packets.
     IpsecPolicy(IpsecPolicy),

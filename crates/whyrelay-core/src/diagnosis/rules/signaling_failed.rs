@@ -10,7 +10,7 @@ pub(super) const RULE: Rule = Rule {
     name: "signaling-failed",
     title: "signaling failed",
     meaning: "The signaling server could not be reached or refused this side. Without signaling the two sides cannot learn each other's candidates, so nothing else can work.",
-    detection: "The signaling connection was given up, or was lost and did not come back, before the peer's description came, or the server refused for good a message that the peer needs, or too many were waiting for it; where the system has no route to the server, the fault is this side's.",
+    detection: "The signaling connection was given up, or was lost and did not come back, before the peer's description came, or the server refused for good a message that the peer needs, or too many were waiting for it; where the system has no route to the server, the fault is this side's. Where a check saw its answer to the first packet of a connection arrive when nobody waited any longer, the network is slow: the path is to blame, and not the server.",
     proof: "The error of the connection, and curl to the server's /health from this machine.",
     doubt: "The peer's description arriving all the same.",
     fixes: &[
