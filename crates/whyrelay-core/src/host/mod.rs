@@ -322,6 +322,9 @@ pub struct OwnConnection {
     /// Of those that arrived: how long after the first packet from there to here the first of them came, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_us: Option<u64>,
+    /// The first of those that arrived came when no connection was waited for any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]

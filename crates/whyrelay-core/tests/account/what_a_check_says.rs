@@ -334,13 +334,30 @@ fn connections(session: &mut Session, came_back: Option<(u64, u64)>) {
     let (here, signaling) = (address("192.168.1.2:51000"), address("192.0.2.10:8080"));
     let device = || "eth0".to_owned();
     let (source, destination) = (here, signaling);
-    let left = OwnConnection { device: device(), arrived: false, source, destination, packets: 6, after_us: None };
+    let left = OwnConnection {
+        device: device(),
+        arrived: false,
+        source,
+        destination,
+        packets: 6,
+        after_us: None,
+        late: false,
+    };
     session.fact(Vantage::A, HostFact::OwnConnection(left));
     if let Some((packets, after_us)) = came_back {
         let (source, destination, after_us) = (signaling, here, Some(after_us));
-        let arrived = OwnConnection { device: device(), arrived: true, source, destination, packets, after_us };
+        let arrived =
+            OwnConnection { device: device(), arrived: true, source, destination, packets, after_us, late: false };
         session.fact(Vantage::A, HostFact::OwnConnection(arrived));
     }
+}
+
+/// Signaling did not answer, and the check ends.
+fn fail_signaling(session: &mut Session) {
+    let detail = "the server did not answer within 2.5 s".to_owned();
+    let (server, state) = ("http://192.0.2.10:8080".to_owned(), SignalingState::Failed { detail });
+    session.push(Vantage::A, EventKind::Signaling { server, state });
+    session.end(Vantage::A, EndReason::Finished);
 }
 
 /// Where connections to signaling are looked at, whose fault their silence is is no doubt.
@@ -351,10 +368,7 @@ fn what_signaling_answers_and_no_program_gets_is_dropped_here_late_or_never_sent
         rule(&mut session);
         session.counters(Vantage::A, &[("Ip.InReceives", 29), ("Ip.InDelivers", 20)]);
         connections(&mut session, came_back);
-        let detail = "the server did not answer within 2.5 s".to_owned();
-        let (server, state) = ("http://192.0.2.10:8080".to_owned(), SignalingState::Failed { detail });
-        session.push(Vantage::A, EventKind::Signaling { server, state });
-        session.end(Vantage::A, EndReason::Finished);
+        fail_signaling(&mut session);
         report(&session)
     };
     let policy = |session: &mut Session| session.policy("input", "drop");
@@ -395,6 +409,17 @@ fn what_signaling_answers_and_no_program_gets_is_dropped_here_late_or_never_sent
     let slow = look(Some((6, 2_100_000)), &policy);
     assert_eq!(harmful(&slow), ["WR701 the path"], "{:#?}", slow.findings);
     assert!(slow.findings[0].summary.contains("network of this host is slow"), "{}", slow.findings[0].summary);
+    // The network is slow as well where a connection was begun late and given up soon.
+    let mut late = started(&[]);
+    policy(&mut late);
+    connections(&mut late, Some((4, 600_000)));
+    if let Some(EventKind::HostFact { fact, .. }) = late.events.last_mut().map(|event| &mut event.kind)
+        && let HostFact::OwnConnection(packet) = fact.as_mut()
+    {
+        packet.late = true;
+    }
+    fail_signaling(&mut late);
+    assert_eq!(harmful(&report(&late)), ["WR701 the path"]);
     let dead = look(None, &policy);
     assert_eq!(harmful(&dead), ["WR701 signaling"]);
     assert!(!dead.findings[0].doubt.contains("packets reached"), "{}", dead.findings[0].doubt);

@@ -193,7 +193,7 @@ impl Collector for Linux {
         if ipsec_stopped && let Err(error) = ipsec::facts(scope, &self.links, emit) {
             not_measured(Subject::IpsecPolicies, &error, emit);
         }
-        self.settle_copy(emit);
+        self.settle_copy(scope.given_up, emit);
         self.take_routes(scope, emit);
         self.take_neighbors(scope, emit);
         match sockets::facts(&scope.ports(), &self.links) {
@@ -323,7 +323,8 @@ impl Linux {
         }
     }
 
-    fn settle_copy(&mut self, emit: &mut Emit<'_>) {
+    /// `given_up`: when connections beside the session's sockets were.
+    fn settle_copy(&mut self, given_up: Option<Instant>, emit: &mut Emit<'_>) {
         let Some(copy) = self.copy.take() else { return };
         std::thread::sleep(self.under_way);
         let (copied, left_out) = copy.stop();
@@ -347,7 +348,16 @@ impl Linux {
                 }
                 Copied::Connection => {
                     let after_us = answered_after((source, destination), first).filter(|_| arrived);
-                    HostFact::OwnConnection(OwnConnection { device, arrived, source, destination, packets, after_us })
+                    let late = arrived && is_late(first, given_up);
+                    HostFact::OwnConnection(OwnConnection {
+                        device,
+                        arrived,
+                        source,
+                        destination,
+                        packets,
+                        after_us,
+                        late,
+                    })
                 }
             });
         }
@@ -397,6 +407,11 @@ impl Linux {
             Err(error) => not_measured(Subject::Neighbors, &error, emit),
         }
     }
+}
+
+/// Whether something came when it was given up already.
+fn is_late(came: Option<Instant>, given_up: Option<Instant>) -> bool {
+    came.zip(given_up).is_some_and(|(came, given_up)| came > given_up)
 }
 
 /// Whether the state of a neighbor says something: not that one is still looked for which we asked for just now.
@@ -570,6 +585,13 @@ mod tests {
         assert!(!tells(Incomplete, Some(50)));
         assert!(tells(Incomplete, Some(1100)) && tells(Incomplete, None), "so long, or packets of the session wait");
         assert!(tells(Reachable, Some(50)) && tells(Failed, Some(50)));
+    }
+
+    #[test]
+    fn what_came_after_the_connection_was_given_up_is_late() {
+        let (early, now) = (Instant::now(), Instant::now() + Duration::from_millis(1));
+        assert!(is_late(Some(now), Some(early)) && !is_late(Some(early), Some(now)));
+        assert!(!is_late(Some(now), None) && !is_late(None, Some(now)), "nobody gave up, or nothing came");
     }
 
     #[test]

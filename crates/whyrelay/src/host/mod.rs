@@ -137,8 +137,8 @@ pub(crate) enum Input {
     Candidate(SocketAddr),
     /// Connections over TCP beside the session's sockets are about to be made to there: to signaling.
     Connecting(SocketAddr),
-    /// Such a one did not come about. Our port is not known.
-    Connection { local: SocketAddr, remote: SocketAddr },
+    /// Such a one did not come about, and is waited for no longer. Our port is not known.
+    Connection { local: SocketAddr, remote: SocketAddr, given_up: Instant },
     /// The checks are over.
     Finish,
 }
@@ -158,6 +158,8 @@ pub(crate) struct Scope {
     pub(crate) connected_to: BTreeSet<SocketAddr>,
     /// Both ends of those that did not come about.
     pub(crate) connections: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// When they were given up.
+    pub(crate) given_up: Option<Instant>,
 }
 
 impl Scope {
@@ -192,8 +194,9 @@ impl Scope {
             Input::Connecting(remote) => {
                 self.connected_to.insert(remote);
             }
-            Input::Connection { local, remote } => {
+            Input::Connection { local, remote, given_up } => {
                 self.connections.insert((local, remote));
+                self.given_up.get_or_insert(given_up);
             }
             Input::Finish => {}
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use whyrelay_core::host::{HostFact, RoutePurpose, SocketProfile};
 use whyrelay_core::trace::event::{Direction, EventKind, Transport};
@@ -102,7 +103,7 @@ impl Tap {
 
     /// A connection beside the session's sockets that did not come about, of which the rules that touch it are told.
     pub(crate) fn connection(&mut self, local: SocketAddr, remote: SocketAddr) {
-        self.tell(Input::Connection { local, remote });
+        self.tell(Input::Connection { local, remote, given_up: Instant::now() });
     }
 
     /// The checks are over.

@@ -164,12 +164,16 @@ fn answers_of_signaling(side: &SideEvidence) -> impl Iterator<Item = &Taken<OwnC
     packets().filter(move |packet| is_silent && packet.fact.arrived && asked(packet.fact.source))
 }
 
+/// Whether an answer came while its connection was waited for.
+fn is_soon(answer: &OwnConnection) -> bool {
+    !answer.late && answer.after_us.is_some_and(|after| after < TIME_TO_CONNECT)
+}
+
 /// How long after it was asked signaling answered, in seconds, with the event, where that was too late for a connection.
 pub(super) fn late_signaling(side: &SideEvidence) -> Option<(f64, u64)> {
-    let answers: Vec<_> =
-        answers_of_signaling(side).filter_map(|packet| Some((packet.fact.after_us?, packet.seq))).collect();
-    let (first, seq) = *answers.iter().min()?;
-    (first >= TIME_TO_CONNECT).then(|| (first as f64 / 1e6, seq))
+    let answers = answers_of_signaling(side).filter_map(|packet| Some((packet.fact.after_us?, packet)));
+    let (first, packet) = answers.min_by_key(|(after, packet)| (*after, packet.seq))?;
+    (!is_soon(&packet.fact)).then(|| (first as f64 / 1e6, packet.seq))
 }
 
 /// Whether this host's own firewall is what keeps signaling's answers from it.
@@ -180,8 +184,7 @@ pub(super) fn has_taken_signaling(side: &SideEvidence) -> bool {
 /// The answers of signaling, over TCP, reached an interface of a host that looks at itself, and no program.
 fn from_signaling(side: &SideEvidence) -> Option<Fault> {
     let (host, (failed, server)) = (&side.host, silent_signaling(side)?);
-    let soon = |packet: &&Taken<OwnConnection>| packet.fact.after_us.is_some_and(|after| after < TIME_TO_CONNECT);
-    let arrived: Vec<_> = answers_of_signaling(side).filter(soon).collect();
+    let arrived: Vec<_> = answers_of_signaling(side).filter(|packet| is_soon(&packet.fact)).collect();
     // What comes by a bridge, a bond or a VLAN is seen at its port as well.
     let mut by_device: BTreeMap<&str, u64> = BTreeMap::new();
     for packet in &arrived {
