@@ -366,7 +366,8 @@ fn a_port_given_away_is_told_beside_a_rule_that_leads_the_peers_packets_past_tha
         }
         session.link(Vantage::B, "eth0", None, "10.0.0.2");
         session.link(Vantage::B, "wg0", Some("wireguard"), "10.66.0.2");
-        session.rule(policy_rule(1000));
+        let to = Prefix { address: address(A_MAPPED).ip(), length: 32 };
+        session.rule(PolicyRule { to: Some(to), ..policy_rule(1000) });
         session.route(RoutePurpose::Server, STUN, 0, Ok(UPLINK));
         session.route(RoutePurpose::Peer, A_MAPPED, 0, Ok(Way { table: 200, rule: Some(1000), ..TUNNEL }));
         for event in session.events.iter_mut().filter(|event| matches!(event.kind, EventKind::HostFact { .. })) {
@@ -384,4 +385,24 @@ fn a_port_given_away_is_told_beside_a_rule_that_leads_the_peers_packets_past_tha
     assert!(summary.contains("towards the relay of A"), "{summary}");
     assert!(summary.contains("comes to light once what goes to the peer leaves by it"), "{summary}");
     assert_eq!(said(&with(false), "WR202"), [], "the rule explains it");
+}
+
+#[test]
+fn what_a_full_connection_table_took_hides_no_rule_that_surely_takes_the_peers_packets() {
+    let with = |words: &'static str| {
+        host(Fate::SendRefused(1), |session| {
+            let (transport, local, interface) = (Transport::Udp, address(A), Some("eth0".to_owned()));
+            let opened = EventKind::SocketOpened { transport, local, interface, mark: None, receive_buffer: None };
+            session.push(Vantage::A, opened);
+            session.arrived_packet("eth0", B_MAPPED, A);
+            session.fact(Vantage::A, HostFact::ConntrackUse { entries: 262_144, max: 262_144 });
+            session.counters(Vantage::A, &[("nf_conntrack.drop", 10)]);
+            session.firewall("input", words, Some("drop"), 0);
+            session.firewall_chain("input", 0);
+        })
+    };
+    let session = with("ip saddr 198.51.100.0/24 counter drop");
+    only(&session, "WR112");
+    assert!(only(&session, "WR111").contains("comes to light once"));
+    assert_eq!(said(&with("ip saddr 203.0.113.0/24 counter drop"), "WR111"), []);
 }

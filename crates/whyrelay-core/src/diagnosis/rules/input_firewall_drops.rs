@@ -55,11 +55,10 @@ fn examine(session: &Session<'_>) -> Examination {
     let of_side = |vantage| {
         let of_servers = || from_servers(session.evidence.side(vantage), vantage, session.harm());
         let would_drop = || would_drop::on_input(session, vantage);
-        // What reverse path filtering took looks the same, and hides nothing else that is sure.
-        let filtered = session.evidence.side(vantage).host.counter("TcpExt.IPReversePathFilter");
-        match filtered {
-            Some((_, by)) if by > 0 => would_drop().or_else(|| fault(session, vantage)).or_else(of_servers),
-            _ => fault(session, vantage).or_else(of_servers).or_else(would_drop),
+        // What reverse path filtering or a full connection table took looks the same, and hides nothing else that is sure.
+        match would_drop::dropped_by_others(session.evidence.side(vantage)) {
+            Some(_) => would_drop().or_else(|| fault(session, vantage)).or_else(of_servers),
+            None => fault(session, vantage).or_else(of_servers).or_else(would_drop),
         }
     };
     Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(of_side).collect())

@@ -137,12 +137,18 @@ fn nothing_came(session: &Session<'_>, vantage: Vantage, came: &BTreeSet<IpAddr>
     (!of_peer.any(|address| came.contains(&address))).then_some(seq)
 }
 
-/// The event that says that reverse path filtering, which comes between the hooks, dropped packets, where some reached an
-/// interface from an address and none a socket.
+/// The event that says that reverse path filtering, or a full connection table, which come between the hooks, dropped
+/// packets.
+pub(super) fn dropped_by_others(side: &SideEvidence) -> Option<u64> {
+    let counters = ["TcpExt.IPReversePathFilter", "nf_conntrack.drop"];
+    let moved = counters.into_iter().filter_map(|name| side.host.counter(name)).find(|(_, by)| *by > 0);
+    moved.map(|(seq, _)| seq)
+}
+
+/// The same where some reached an interface from an address and none a socket.
 fn dropped_between(side: &SideEvidence, remote: SocketAddr) -> Option<u64> {
-    let (seq, by) = side.host.counter("TcpExt.IPReversePathFilter")?;
     let was_heard = side.delivered.keys().any(|(_, other)| other.ip() == remote.ip());
-    (by > 0 && !was_heard).then_some(seq)
+    dropped_by_others(side).filter(|_| !was_heard)
 }
 
 /// Whether the peer is known to send to everybody from there: it is a public address, or servers saw it.
