@@ -321,8 +321,10 @@ fn what_reverse_path_filtering_took_hides_no_rule_that_surely_takes_the_peers_pa
             let (transport, local, interface) = (Transport::Udp, address(A), Some("eth0".to_owned()));
             let opened = EventKind::SocketOpened { transport, local, interface, mark: None, receive_buffer: None };
             session.push(Vantage::A, opened);
-            session.arrived_packet("eth0", STUN, A);
-            session.arrived_packet("eth0", STUN_2, A);
+            for server in [STUN, STUN_2] {
+                (0..2).for_each(|_| session.stun(Vantage::A, A, server, Some(A_MAPPED)));
+                session.arrived_packet("eth0", server, A);
+            }
             session.counters(Vantage::A, &[("Ip.InReceives", 6), ("TcpExt.IPReversePathFilter", 6)]);
             let subject = whyrelay_core::host::Subject::OwnPackets;
             session.fact(Vantage::A, HostFact::Counted { subject, total: 2, recorded: 2 });
