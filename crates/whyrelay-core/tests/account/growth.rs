@@ -24,7 +24,7 @@ const LONG: [usize; 2] = [16_000, 200_000];
 const TIMES: usize = 8;
 
 /// Where the work is a square, it grows by the square of `TIMES`. Three times `TIMES` has room for logarithms, for lists that
-/// no longer fit into the caches (19 times was seen of 200,000 facts), and for noise.
+/// no longer fit into the caches, and for noise.
 const MOST: f64 = 3.0 * TIMES as f64;
 
 const BOTH: [Vantage; 2] = [Vantage::A, Vantage::B];

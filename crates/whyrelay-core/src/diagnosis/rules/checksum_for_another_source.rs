@@ -1,9 +1,10 @@
 //! Packets carry a checksum for another source address.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Examination, Fault, Fix, Need, Rule};
-use crate::diagnosis::evidence::{Check, SideEvidence, Taken};
+use crate::diagnosis::evidence::{SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::network::told;
 use crate::diagnosis::session::{Break, Path, Session};
@@ -47,11 +48,15 @@ fn lost(session: &Session<'_>, sender: Vantage) -> Vec<u64> {
 fn wrong<'a>(side: &'a SideEvidence, peer: &SideEvidence, arrived: bool) -> Option<&'a Taken<OwnPacket>> {
     // One wrong packet may have been damaged on its way, or be anybody's.
     const SEVERAL: u64 = 2;
-    side.host.own_packets.iter().find(|packet| {
-        let (fact, other) = (&packet.fact, other_end(&packet.fact));
-        // What comes from a server, or goes to one, has another sender or receiver, as has what strangers send.
-        let of_peer = !side.known.is_server(other) && is_of(side, peer, other.ip());
-        fact.arrived == arrived && fact.wrong_checksums >= SEVERAL && of_peer
+    let several = |fact: &OwnPacket| fact.arrived == arrived && fact.wrong_checksums >= SEVERAL;
+    let mut wrong = side.host.own_packets.iter().filter(|packet| several(&packet.fact)).peekable();
+    wrong.peek()?;
+    let seen = seen_of(side, peer);
+    // What comes from a server, or goes to one, has another sender or receiver, as has what strangers send.
+    wrong.find(|packet| {
+        let other = other_end(&packet.fact);
+        let of_peer = side.known.is_told(other.ip()) || peer.known.is_own(other.ip()) || seen.contains(&other.ip());
+        of_peer && !side.known.is_server(other)
     })
 }
 
@@ -60,11 +65,10 @@ const fn other_end(packet: &OwnPacket) -> SocketAddr {
     if packet.arrived { packet.source } else { packet.destination }
 }
 
-/// Whether an address is one of the peer: told to this side, seen by it, or known to the peer itself.
-fn is_of(side: &SideEvidence, peer: &SideEvidence, address: IpAddr) -> bool {
-    let seen = |check: &Check| check.pair.remote.ip() == address;
-    let by_servers = || told(peer).iter().any(|told| told.mapped.ip() == address);
-    side.known.is_told(address) || side.received.values().any(seen) || peer.known.is_own(address) || by_servers()
+/// The addresses of the peer beside those that it knows or told: where this side, and servers, saw it.
+fn seen_of(side: &SideEvidence, peer: &SideEvidence) -> BTreeSet<IpAddr> {
+    let here = side.received.values().map(|check| check.pair.remote.ip());
+    here.chain(told(peer).iter().map(|told| told.mapped.ip())).collect()
 }
 
 fn fault(session: &Session<'_>, sender: Vantage) -> Option<Fault> {

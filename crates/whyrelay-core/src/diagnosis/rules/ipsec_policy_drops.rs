@@ -92,7 +92,11 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
 /// The policy that stops what goes to an address, or comes from there, from which nothing came.
 fn by_policy(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
-    if session.path == Path::Direct {
+    let stops = |direction| {
+        let mut policies = side.host.ipsec_policies.iter();
+        policies.any(|policy| policy.fact.direction == direction && policy.fact.stops())
+    };
+    if session.path == Path::Direct || ![IpsecDirection::Out, IpsecDirection::In].into_iter().any(stops) {
         return None;
     }
     let silent = |pair: &&JoinedPair| !pair.relayed && pair.from(vantage).answer_seen.is_none_or(|seen| seen == 0);
@@ -110,11 +114,12 @@ fn by_policy(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         ]
         .into_iter()
         .find_map(|(direction, verb, counters, source, destination)| {
+            let (seq, packets, why) = moved(&side.host, counters)?;
             let about = |policy: &&Taken<IpsecPolicy>| {
                 policy.fact.direction == direction && policy.fact.matches(source, destination, mark)
             };
             let decides = side.host.ipsec_policies.iter().filter(about).min_by_key(|policy| policy.fact.priority)?;
-            let (seq, packets, why) = moved(&side.host, counters).filter(|_| decides.fact.stops())?;
+            let decides = Some(decides).filter(|decides| decides.fact.stops())?;
             let name = vantage.name();
             Some(Fault {
                 blame: Blame::side(vantage),
