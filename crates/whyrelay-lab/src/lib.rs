@@ -11,6 +11,7 @@
 //! | [`discover`] | what a stranger would find out about a host's NAT |
 //! | [`draw`] | pictures of a scenario |
 //! | [`run`] | running a scenario and judging what came out, the same for both worlds |
+//! | [`words`] | which word a mistyped one is near to |
 //! | [`work`] | many runs at a time |
 //! | [`world`] | hosts, NATs, links and servers in virtual time: two peers running the core's own machines |
 //!
@@ -29,5 +30,6 @@ mod port_mapping;
 pub mod predict;
 pub mod run;
 pub mod scenario;
+pub mod words;
 pub mod work;
 pub mod world;

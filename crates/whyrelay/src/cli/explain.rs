@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use whyrelay_core::diagnosis::rules::{self, RULES, Rule};
+use whyrelay_lab::words::edits;
 
 use super::args::ExplainArgs;
 use super::{HEALTHY, answer, terminal_columns};
@@ -86,20 +87,6 @@ fn near(asked: &str) -> Vec<&'static Rule> {
     let mut rules: Vec<_> = RULES.iter().filter_map(|rule| Some((distance(rule)?, rule))).collect();
     rules.sort_by_key(|(distance, _)| *distance);
     rules.into_iter().take(MOST).map(|(_, rule)| rule).collect()
-}
-
-/// How many letters must be changed, put in or taken out to make one text the other.
-fn edits(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (line, a) in from.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], line + 1);
-        for (column, b) in to.bytes().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 fn explain(rule: &Rule, width: usize) -> String {
@@ -186,13 +173,6 @@ mod tests {
                 text.lines().all(|line| line.chars().count() <= 40 || line.trim().split(' ').count() <= 2),
                 "{text}"
             );
-        }
-    }
-
-    #[test]
-    fn the_edits_between_two_texts_are_counted() {
-        for (from, to, edits_between) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3), ("abc", "abc", 0)] {
-            assert_eq!(edits(from, to), edits_between, "{from} {to}");
         }
     }
 }
