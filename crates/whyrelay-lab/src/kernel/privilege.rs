@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Uid, getgid, getuid};
 
 use super::command::ip;
@@ -48,12 +48,12 @@ pub enum Privilege {
 /// When the system does not allow it; the error says what to do.
 pub fn acquire() -> Result<Privilege, LabError> {
     if Uid::effective().is_root() {
-        if super::state::is_ours() {
+        if may_name_namespaces() && super::state::is_ours() {
             return Ok(Privilege::Root);
         }
-        // Root of a user namespace (`unshare -r`), to whom /run does not belong.
+        // Root of a user namespace (`unshare -r`), to whom /run does not belong, or who may mount nothing in it.
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).map_err(|errno| LabError::NotAllowed {
-            what: format!("/run belongs to somebody else, and this user may make no namespaces ({errno})"),
+            what: format!("this user may mount nothing in /run, nor make namespaces of its own ({errno})"),
             hint: refused_because(errno),
         })?;
         own_run()?;
@@ -73,6 +73,19 @@ pub fn acquire() -> Result<Privilege, LabError> {
     write("gid_map", format!("0 {gid} 1"))?;
     own_run()?;
     Ok(Privilege::UserNamespace)
+}
+
+/// Whether this process may do as `ip netns add` does, which mounts where it is and goes back to the network that it came
+/// from: mounts and network may be those of another user namespace.
+fn may_name_namespaces() -> bool {
+    let none: Option<&str> = None;
+    // Asked for nothing, the kernel says EINVAL to who may.
+    let mounts = mount(none, "/", none, MsFlags::empty(), none) != Err(Errno::EPERM);
+    let comes_back = || {
+        let own = fs::File::open("/proc/self/ns/net")?;
+        setns(own, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
+    };
+    mounts && comes_back().is_ok()
 }
 
 /// `ip netns` keeps its names in /run, which is somebody else's; a /run of our own is gone with this process and what it
