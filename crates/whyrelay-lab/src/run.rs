@@ -54,7 +54,7 @@ pub fn cannot_virtually(topology: &Topology) -> Option<String> {
     }
     let known = |name: &String| name.ends_with(".rp_filter") || name.ends_with(".src_valid_mark");
     let sysctl = topology.hosts.iter().flat_map(|host| host.sysctls.keys()).find(|name| !known(name));
-    sysctl.map(|name| format!("the kernel parameter {name}"))
+    sysctl.map(|name| format!("the kernel parameter {name}: virtual time knows rp_filter and src_valid_mark"))
 }
 
 impl Observed {

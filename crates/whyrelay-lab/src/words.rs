@@ -14,6 +14,16 @@ pub fn edits(from: &str, to: &str) -> usize {
     row[to.len()]
 }
 
+/// Which of some words of small letters and hyphens may have been meant: one that begins alike, or of which at most every
+/// third letter is another.
+pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let written = written.to_ascii_lowercase().replace(['_', ' '], "-");
+    let near = known.into_iter().map(|word| (edits(&written, word), word));
+    let (edits, word) = near.min_by_key(|(edits, _)| *edits)?;
+    let begins = written.len() > 2 && word.starts_with(&written);
+    (begins || edits <= written.len().min(word.len()) / 3).then_some(word)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -22,6 +32,20 @@ mod tests {
     fn the_edits_between_two_texts_are_counted() {
         for (from, to, edits_between) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3), ("abc", "abc", 0)] {
             assert_eq!(edits(from, to), edits_between, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_word_is_known_and_another_is_none() {
+        let known = ["behind", "silent-neighbor", "conntrack-full", "ipv4"];
+        for (written, meant) in [
+            ("behnd", Some("behind")),
+            ("Silent_Neighbour", Some("silent-neighbor")),
+            ("conntrack", Some("conntrack-full")),
+            ("ip", None),
+            ("gateway", None),
+        ] {
+            assert_eq!(nearest(written, known), meant, "{written}");
         }
     }
 }

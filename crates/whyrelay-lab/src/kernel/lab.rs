@@ -269,7 +269,11 @@ fn write_sysctl(name: &str, value: i64) -> Result<(), LabError> {
         )));
     };
     // An interface's name may hold a dot; only VLANs have one, and no scenario has VLANs.
-    write_file(&rest.replace('.', "/"), value)
+    let below = rest.replace('.', "/");
+    if !Path::new("/proc/sys/net").join(&below).exists() {
+        return Err(LabError::Unsupported(format!("the kernel parameter {name}, which this kernel does not have")));
+    }
+    write_file(&below, value)
 }
 
 fn write_file(below: &str, value: i64) -> Result<(), LabError> {

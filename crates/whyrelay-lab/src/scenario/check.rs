@@ -295,6 +295,9 @@ pub(super) fn router(key: &str, written: &file::Router, spec: &file::Router) -> 
     if written.lifetime.is_some() && !remembers {
         return wrong("lifetime", "this router remembers nothing", "say what it filters by, or leave it out");
     }
+    if written.lifetime.is_some_and(|lifetime| lifetime.0.is_zero()) {
+        return wrong("lifetime", "nothing is remembered for no time", "write how long, as in \"30s\"");
+    }
     if spec.alg.is_some() && spec.translate == Some(file::Translate::Nothing) {
         return wrong("alg", "this router translates nothing, so there is nothing to rewrite", "leave it out");
     }

@@ -1,7 +1,11 @@
 //! What can be wrong with a scenario.
 
+mod syntax;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+pub use syntax::Syntax;
 
 /// A scenario cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -20,9 +24,9 @@ pub enum ScenarioError {
     Syntax {
         /// Its name or file.
         name: String,
-        /// Where and why.
+        /// Where, why, and the way out.
         #[source]
-        source: Box<toml::de::Error>,
+        source: Syntax,
     },
     /// It says something that cannot be.
     #[error("scenario {name}: {key}: {problem}\nhint: {hint}")]

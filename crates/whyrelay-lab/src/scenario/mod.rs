@@ -17,9 +17,11 @@ pub mod value;
 
 use std::path::{Path, PathBuf};
 
-pub use error::ScenarioError;
+pub use error::{ScenarioError, Syntax};
 pub use presets::{PRESETS, Preset, TERMS};
 pub use topology::Topology;
+
+use crate::words::nearest;
 
 /// The port at which a scenario's server serves STUN and TURN (RFC 8489 §18.6).
 pub(crate) const STUN_PORT: u16 = 3478;
@@ -42,7 +44,7 @@ impl Scenario {
     /// Reads a scenario from a file's text.
     pub fn parse(name: &str, text: &str) -> Result<Self, ScenarioError> {
         let file = toml::from_str(text)
-            .map_err(|source| ScenarioError::Syntax { name: name.to_owned(), source: Box::new(source) })?;
+            .map_err(|error| ScenarioError::Syntax { name: name.to_owned(), source: Syntax::from(error) })?;
         Self::of(name, file)
     }
 
@@ -89,8 +91,11 @@ impl Scenario {
         if path.exists() {
             return Self::read(path);
         }
-        let similar = Self::embedded().iter().map(|(name, _)| *name).filter(|name| name.contains(name_or_path));
-        let similar: Vec<_> = similar.take(5).collect();
+        let names = || Self::embedded().iter().map(|(name, _)| *name);
+        let mut similar: Vec<_> = names().filter(|name| name.contains(name_or_path)).take(5).collect();
+        if similar.is_empty() {
+            similar.extend(nearest(name_or_path, names()));
+        }
         let hint = match similar.is_empty() {
             true => "`whyrelay lab list` names those that come with whyrelay; else give the path of a file".to_owned(),
             false => format!("did you mean {}?", similar.join(", ")),

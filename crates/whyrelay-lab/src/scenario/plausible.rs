@@ -14,6 +14,12 @@ pub(super) fn check(topology: &Topology) -> Result<(), Wrong> {
         return Err(Wrong::new(format!("host.{}", host.name), "a router has this name, too", hint));
     }
     addresses(topology)?;
+    // A session there would have no socket, and end before it begins.
+    let peers = &topology.hosts[..topology.sessions.len()];
+    if let Some(host) = peers.iter().find(|host| host.addresses().next().is_none()) {
+        let hint = "leave it out, or say ipv6 = true";
+        return Err(Wrong::new(format!("host.{}.ipv4", host.name), "this host has no address", hint));
+    }
     forwards(topology)?;
     topology.hosts.iter().try_for_each(routes)
 }

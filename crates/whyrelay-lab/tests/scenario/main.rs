@@ -48,7 +48,12 @@ fn every_preset_makes_a_network() {
 #[test]
 fn what_is_wrong_is_named_with_its_key_and_a_way_out() {
     for (text, parts) in [
-        ("title = \"t\"\nfoo = 1", &["unknown field `foo`"][..]),
+        ("title = \"t\"\nfoo = 1", &["unknown field `foo`", "hint: docs/scenarios.md"][..]),
+        ("about = \"t\"", &["missing field `title`", "hint: begin the file with title ="]),
+        ("title = \"t\"\n[host.a]\nbehnd = \"home-router\"", &["unknown field `behnd`", "hint: did you mean behind?"]),
+        ("title = \"t\"\n[host.a]\nconntrack_full = true", &["hint: did you mean conntrack-full?"]),
+        ("title = \"t\"\n[router.r]\nipv6 = \"statefull\"", &["unknown variant", "hint: did you mean stateful?"]),
+        ("title = \"t\"\n[host.a]\nlink = { delay = 5 }", &["integer `5`, expected text. A duration: 20ms"]),
         ("title = \"t\"\n[host.a]", &["host.b", "[host.b]"][..]),
         ("title = \"t\"\n[host.a]\nbehind = \"castle\"\n[host.b]", &["host.a.behind", "castle", "home-router"]),
         ("title = \"t\"\n[host.a]\n[host.b]\n[router.r]\noutside = \"x\"", &["router.r.outside", "no router \"x\""]),
@@ -149,6 +154,11 @@ fn what_cannot_be_is_refused_by_its_key() {
             &["interface[0].behind", "bridge"],
         ),
         ("[host.c]\nsession.port = 7\n", &["host.c.session", "only a and b"]),
+        ("[host.c]\nwrong-checksum = [\"peer\"]\n", &["host.c.wrong-checksum", "only a and b"]),
+        ("wrong-checksum = [\"nobody\"]\n", &["host.a.wrong-checksum", "nobody", "peer"]),
+        ("wrong-checksum = [\"peer\"]\nsession.port = 0\n", &["host.a.wrong-checksum", "session.port"]),
+        ("ipv4 = false\n", &["host.a.ipv4", "no address", "ipv6 = true"]),
+        ("[router.r]\nlifetime = \"0s\"\n", &["router.r.lifetime", "30s"]),
         ("[host.a.session]\nmark = \"0x1/0x1\"\n", &["host.a.session.mark", "mask"]),
         ("[server]\ncertificate = \"good\"\ncredentials = \"wrong\"\n", &["server.credentials", "TLS"]),
         ("[server]\ncertificate = \"good\"\nrelay-address = \"10.0.0.1\"\n", &["server.relay-address", "TLS"]),

@@ -1,0 +1,44 @@
+//! What is wrong with the text of a scenario, and the way out.
+
+use std::fmt;
+
+use crate::words::nearest;
+
+/// It is no TOML, or its keys or values are none of a scenario.
+#[derive(Debug)]
+pub struct Syntax {
+    found: Box<toml::de::Error>,
+}
+
+impl From<toml::de::Error> for Syntax {
+    fn from(found: toml::de::Error) -> Self {
+        Self { found: Box::new(found) }
+    }
+}
+
+impl fmt::Display for Syntax {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\nhint: {}", self.found.to_string().trim_end(), hint(self.found.message()))
+    }
+}
+
+impl std::error::Error for Syntax {}
+
+/// The way out of what a TOML reader says.
+fn hint(message: &str) -> String {
+    match message {
+        "missing field `title`" => return "begin the file with title = \"…\": what its network is like".to_owned(),
+        "missing field `expect`" => {
+            return "say what must come out, as in [expect] with path = \"direct\"".to_owned();
+        }
+        "missing field `path`" => return "write \"direct\", \"relayed\" or \"failed\"".to_owned(),
+        _ => {}
+    }
+    // serde's: what was written, and what may be written there.
+    let mut words = message.split('`').skip(1).step_by(2);
+    let is_unknown = message.starts_with("unknown ");
+    match words.next().filter(|_| is_unknown).and_then(|written| nearest(written, words)) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => "docs/scenarios.md says what is written where; `whyrelay lab list` names examples".to_owned(),
+    }
+}
