@@ -7,10 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use super::evidence::SideEvidence;
 use super::routes::Rivals;
 use super::session::Session;
+use crate::host::{ProbeAim, ProbeOutcome};
 use crate::ice::candidate::CandidateTransport;
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior};
 use crate::trace::address::AddressClass;
-use crate::trace::event::{Transport, Vantage};
+use crate::trace::event::{SignalingState, Transport, Vantage};
 
 /// The network in front of one side, for one address family. What was not measured is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,17 +59,50 @@ pub fn told(side: &SideEvidence) -> Vec<Told> {
     told
 }
 
-/// The public addresses that servers saw a side at, over any transport, each with the first event that says so. Those over
-/// TCP are known where UDP does not get out.
+/// The public addresses that servers saw a side at, over any transport, each with the first event that says so: those over
+/// TCP are known where UDP does not get out, and those of probes where the session's own sockets get nothing out.
 pub fn seen_at(side: &SideEvidence) -> BTreeMap<IpAddr, u64> {
-    let mut seen: BTreeMap<IpAddr, u64> = BTreeMap::new();
-    for (mapped, seq) in side.servers.values().flat_map(|path| &path.mapped) {
-        if AddressClass::of(mapped.ip()) == AddressClass::Public {
-            let first = seen.entry(mapped.ip()).or_insert(*seq);
-            *first = (*first).min(*seq);
-        }
+    let told = side.servers.values().flat_map(|path| &path.mapped).map(|(mapped, seq)| (mapped.ip(), *seq));
+    first_of_each(told.chain(probed(side, |_| true)))
+}
+
+/// The same of sockets that were bound to a device, where no other was seen there.
+pub fn seen_bound(side: &SideEvidence) -> BTreeMap<IpAddr, u64> {
+    let told = side.servers.values().flat_map(|path| &path.mapped).map(|(mapped, _)| mapped.ip());
+    let is_bound = |aim: &ProbeAim| matches!(aim, ProbeAim::Device { .. });
+    let others: BTreeSet<IpAddr> = told.chain(probed(side, |aim| !is_bound(aim)).map(|(address, _)| address)).collect();
+    first_of_each(probed(side, is_bound).filter(|(address, _)| !others.contains(address)))
+}
+
+fn probed(side: &SideEvidence, aim: impl Fn(&ProbeAim) -> bool) -> impl Iterator<Item = (IpAddr, u64)> {
+    side.host.probes_with(aim).filter_map(|probe| match probe.fact.result {
+        ProbeOutcome::Answered { mapped: Some(mapped), .. } => Some((mapped.ip(), probe.seq)),
+        _ => None,
+    })
+}
+
+fn first_of_each(seen: impl Iterator<Item = (IpAddr, u64)>) -> BTreeMap<IpAddr, u64> {
+    let mut first: BTreeMap<IpAddr, u64> = BTreeMap::new();
+    for (address, seq) in seen.filter(|(address, _)| AddressClass::of(*address) == AddressClass::Public) {
+        let known = first.entry(address).or_insert(seq);
+        *known = (*known).min(seq);
     }
-    seen
+    first
+}
+
+/// The public address at which the signaling server saw the peer of a side last, with the event that says so. Not where it
+/// sees both sides alike: that is a proxy in front of it, or a network that both are in.
+pub fn seen_by_signaling(side: &SideEvidence, peer: &SideEvidence) -> Option<(IpAddr, u64)> {
+    let seen = |side: &SideEvidence| {
+        side.signaling.iter().rev().find_map(|(seq, _, state)| match state {
+            SignalingState::Connected { seen_as: Some(address), .. } => Some((*address, *seq)),
+            _ => None,
+        })
+    };
+    let is_usable = |address: IpAddr| {
+        AddressClass::of(address) == AddressClass::Public && seen(side).is_none_or(|(own, _)| own != address)
+    };
+    seen(peer).filter(|(address, _)| is_usable(*address))
 }
 
 /// Where somebody who is no STUN server saw the checks of one of our sockets come from: the peer, or a relay.

@@ -18,7 +18,7 @@ use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
 
-pub(super) use behind::{MendedWay, MendedWays, hidden, with_mark};
+pub(super) use behind::{MendedWay, MendedWays, Untold, hidden, untold_addresses, untold_ways, with_mark};
 
 /// The tables and rules that every Linux has: local, main and default.
 const OWN_TABLES: [u32; 4] = [0, 253, 254, 255];

@@ -1,12 +1,14 @@
 //! A second fault of a host, which the first hides: found where what the host told proves it, and nowhere else.
 
-use whyrelay_core::host::{HostFact, PolicyRule, Prefix, Route, RouteKind, RoutePurpose, RuleAction};
+use whyrelay_core::host::{
+    HostFact, PolicyRule, Prefix, Probe, ProbeAim, ProbeOutcome, Route, RouteKind, RoutePurpose, RuleAction,
+};
 use whyrelay_core::report::Report;
-use whyrelay_core::trace::event::{EventKind, Transport, Vantage};
+use whyrelay_core::trace::event::{EventKind, SignalingState, Transport, Vantage};
 
 use crate::builder::{Fate, Session, address};
 use crate::cases::facts::{UPLINK, Way, bare_route, everywhere, policy_rule};
-use crate::cases::failing;
+use crate::cases::{STUN_2, failing};
 use crate::choices::said;
 use crate::report::{A, A_MAPPED, B_MAPPED, STUN};
 
@@ -424,29 +426,208 @@ fn a_next_hop_that_nobody_sends_to_is_told_where_the_kernel_looked_for_it() {
     }
 }
 
+/// B could not tell its address, and A neither sent anything there nor asked about it. `servers`: whether they saw B;
+/// `host`: what else A's host told.
+fn untold(servers: bool, host: impl FnOnce(&mut Session)) -> Session {
+    let mut session = refused(|session| {
+        session
+            .events
+            .retain(|event| !matches!(&event.kind, EventKind::RemoteCandidate { .. } if event.vantage == Vantage::A));
+        let subject = whyrelay_core::host::Subject::Routes;
+        session.fact(Vantage::A, HostFact::Counted { subject, total: 1, recorded: 1 });
+        host(session);
+    });
+    session.events.retain(|event| match &event.kind {
+        EventKind::SendFailed { .. } => false,
+        EventKind::Datagram(datagram) if event.vantage == Vantage::B => {
+            servers || ![STUN, STUN_2].map(address).contains(&datagram.remote)
+        }
+        EventKind::Datagram(datagram) => datagram.remote != address(B_MAPPED),
+        EventKind::HostFact { fact, .. } => {
+            !matches!(fact.as_ref(), HostFact::RouteAnswer(answer) if answer.question.purpose == RoutePurpose::Peer)
+        }
+        _ => true,
+    });
+    session
+}
+
 #[test]
 fn what_would_become_of_packets_to_an_address_that_the_peer_could_not_tell_is_looked_up() {
-    let untold = |whole: bool| {
-        let mut session = refused(|session| {
-            session.events.retain(
-                |event| !matches!(&event.kind, EventKind::RemoteCandidate { .. } if event.vantage == Vantage::A),
-            );
-            let subject = whyrelay_core::host::Subject::Routes;
-            let total = if whole { 1 } else { 9 };
-            session.fact(Vantage::A, HostFact::Counted { subject, total, recorded: 1 });
-        });
-        // Nothing was sent to it, nor asked about.
-        session.events.retain(|event| match &event.kind {
-            EventKind::SendFailed { .. } => false,
-            EventKind::Datagram(datagram) => datagram.remote != address(B_MAPPED),
-            EventKind::HostFact { fact, .. } => {
-                !matches!(fact.as_ref(), HostFact::RouteAnswer(answer) if answer.question.purpose == RoutePurpose::Peer)
+    let session = untold(true, |_| {});
+    let summary = only(&session, "WR104");
+    assert!(summary.contains("what keeps the peer's address 198.51.100.2 from it is mended"), "{summary}");
+    let mut cut = session;
+    let subject = whyrelay_core::host::Subject::Routes;
+    cut.fact(Vantage::A, HostFact::Counted { subject, total: 9, recorded: 1 });
+    assert_eq!(said(&cut, "WR104"), [], "another route may be before it");
+}
+
+/// A probe of B, from a socket without the session's mark, that the server told its mapped address.
+fn probed(session: &mut Session, mapped: &str) {
+    probed_by(session, ProbeAim::WithoutMark, mapped);
+}
+
+fn probed_by(session: &mut Session, aim: ProbeAim, mapped: &str) {
+    let (local, remote, mapped) = (address("10.1.1.5:4711"), address(STUN), Some(address(mapped)));
+    let result = ProbeOutcome::Answered { mapped, round_trip_us: 20_000 };
+    session.fact(Vantage::B, HostFact::Probe(Probe { aim, local, remote, transmissions: 1, result }));
+}
+
+/// The signaling server sees a side there.
+fn signals_from(session: &mut Session, vantage: Vantage, address: &str) {
+    let seen_as = Some(address.parse().expect("an address"));
+    let (server, state) =
+        ("https://signal.example".to_owned(), SignalingState::Connected { by: "websocket".into(), seen_as });
+    session.push(vantage, EventKind::Signaling { server, state });
+}
+
+#[test]
+fn an_address_that_no_server_told_the_session_may_be_known_by_its_probes_or_by_signaling() {
+    let with = |tell: &dyn Fn(&mut Session)| {
+        let mut session = untold(false, |_| {});
+        tell(&mut session);
+        said(&session, "WR104").into_iter().map(|(_, summary)| summary).collect::<Vec<_>>()
+    };
+    assert_eq!(with(&|_| {}), [""; 0], "nothing is known of B");
+    let [summary] = with(&|session| probed(session, "198.51.100.2:4711")).try_into().expect("one");
+    assert!(summary.contains("what keeps the peer's address 198.51.100.2 from it is mended"), "{summary}");
+    assert_eq!(with(&|session| probed(session, "10.1.1.1:4711")), [""; 0], "one that is not the Internet's");
+
+    let by_signaling = |address: &'static str| with(&move |session| signals_from(session, Vantage::B, address));
+    let [summary] = by_signaling("198.51.100.2").try_into().expect("one");
+    assert!(summary.contains("198.51.100.2, where its signaling server sees it, from it is mended"), "{summary}");
+    for other in ["127.0.0.1", "192.168.7.7", "100.64.0.9", "203.0.113.77"] {
+        assert_eq!(by_signaling(other), [""; 0], "{other}");
+    }
+    // A proxy in front of the server: it is where both sides seem to be.
+    let both = |session: &mut Session| {
+        for vantage in [Vantage::A, Vantage::B] {
+            signals_from(session, vantage, "198.51.100.2");
+        }
+    };
+    assert_eq!(with(&both), [""; 0]);
+    // Who knows better is believed.
+    let elsewhere = |session: &mut Session| {
+        probed(session, "203.0.113.77:4711");
+        signals_from(session, Vantage::B, "198.51.100.2");
+    };
+    assert_eq!(with(&elsewhere), [""; 0]);
+    assert_eq!(said(&untold(true, |_| {}), "WR104").len(), 1);
+}
+
+#[test]
+fn a_filter_that_would_stop_an_address_which_the_peer_could_not_tell_is_found_whatever_its_port() {
+    let with = |hook: &'static str, words: &'static str, came: bool| {
+        let mut session = untold(false, |session| {
+            looked_at(session);
+            if came {
+                session.arrived_packet("eth0", B_MAPPED, A);
             }
+            session.firewall(hook, words, Some("drop"), 0);
+            session.firewall_chain(hook, 0);
+        });
+        probed(&mut session, "198.51.100.2:4711");
+        let code = if hook == "output" { "WR103" } else { "WR111" };
+        said(&session, code).into_iter().map(|(_, summary)| summary).collect::<Vec<_>>()
+    };
+    let [summary] = with("output", "ip daddr 198.51.100.0/24 counter drop", false).try_into().expect("one");
+    assert!(summary.contains("the peer (198.51.100.2)") && summary.contains("comes to light once"), "{summary}");
+    let [summary] = with("input", FROM_PEER, false).try_into().expect("one");
+    assert!(summary.contains("the peer (198.51.100.2)") && summary.contains("comes to light once"), "{summary}");
+    assert_eq!(with("input", FROM_PEER, true), [""; 0], "it counted none of what came");
+    for (hook, words) in [
+        ("output", "ip daddr 203.0.113.0/24 counter drop"),
+        ("output", "udp dport 1-1023 counter drop"),
+        ("output", "udp dport 1024-65535 counter drop"),
+        ("input", "udp sport 1024-65535 counter drop"),
+    ] {
+        assert_eq!(with(hook, words, false), [""; 0], "{words}");
+    }
+}
+
+#[test]
+fn a_mark_that_would_be_changed_for_an_address_which_the_peer_could_not_tell_is_told() {
+    const MARK: u32 = 0x1bd00;
+    let with = |words: &'static str| {
+        let mut session = failing(Fate::LostOnTheWay, Fate::LostOnTheWay, |session| {
+            session.link(Vantage::A, "eth0", None, "192.168.1.2");
+            session.link(Vantage::A, "wg0", Some("wireguard"), "10.66.0.2");
+            session.default_route(254);
+            let device = Some("wg0".to_owned());
+            let route = Route { device, ..bare_route(200, everywhere(), RouteKind::Unicast) };
+            session.fact(Vantage::A, HostFact::Route(route));
+            let subject = whyrelay_core::host::Subject::Routes;
+            session.fact(Vantage::A, HostFact::Counted { subject, total: 2, recorded: 2 });
+            let (mark, invert, table) = (Some(MARK), true, Some(200));
+            session.rule(PolicyRule { mark, invert, table, ..policy_rule(110) });
+            session.rule(PolicyRule::lookup(whyrelay_core::host::Family::V4, 32_766, 254));
+            looked_at(session);
+            session.firewall("output", words, None, 0);
+            session.firewall_chain("output", 0);
+            session.route(RoutePurpose::Server, STUN, MARK, Ok(Way { rule: Some(32_766), ..UPLINK }));
+        });
+        session.events.retain(|event| match &event.kind {
+            EventKind::RemoteCandidate { .. } => event.vantage == Vantage::B,
+            EventKind::Datagram(datagram) => datagram.remote == address(STUN) && event.vantage == Vantage::A,
             _ => true,
         });
-        session
+        probed(&mut session, "198.51.100.2:4711");
+        said(&session, "WR109").into_iter().map(|(_, summary)| summary).collect::<Vec<_>>()
     };
-    let summary = only(&untold(true), "WR104");
-    assert!(summary.contains("what keeps the peer's address 198.51.100.2 from it is mended"), "{summary}");
-    assert_eq!(said(&untold(false), "WR104"), [], "another route may be before it");
+    let [summary] = with("ip daddr 198.51.100.0/24 counter meta mark set 0x00000000").try_into().expect("one");
+    assert!(summary.contains("(198.51.100.2) the mark 0x0") && summary.contains("by wg0"), "{summary}");
+    for words in [
+        "ip daddr 203.0.113.0/24 counter meta mark set 0x00000000",
+        "udp dport 1024-65535 counter meta mark set 0x00000000",
+    ] {
+        assert_eq!(with(words), [""; 0], "{words}");
+    }
+}
+
+#[test]
+fn where_a_bound_socket_of_the_peer_is_seen_counts_beside_what_the_peer_could_tell() {
+    let with = |aim: ProbeAim| {
+        let mut session = lost_on_the_way(|session| {
+            session.default_route(254);
+            session.rule(PolicyRule::lookup(whyrelay_core::host::Family::V4, 32_766, 254));
+            let uplink = Prefix { address: "192.0.2.64".parse().expect("an address"), length: 26 };
+            let (to, rule_action, table) = (Some(uplink), RuleAction::Blackhole, None);
+            session.rule(PolicyRule { to, rule_action, table, ..policy_rule(1000) });
+            session.route(RoutePurpose::Server, STUN, 0, Ok(UPLINK));
+            let subject = whyrelay_core::host::Subject::Routes;
+            session.fact(Vantage::A, HostFact::Counted { subject, total: 1, recorded: 1 });
+        });
+        probed_by(&mut session, aim, "192.0.2.77:4711");
+        said(&session, "WR104").into_iter().map(|(_, summary)| summary).collect::<Vec<_>>()
+    };
+    // What the session of B sends leaves elsewhere, by a tunnel.
+    let [summary] = with(ProbeAim::Device { device: "eth0".to_owned() }).try_into().expect("one");
+    assert!(summary.contains("what keeps the peer's address 192.0.2.77 from it is mended"), "{summary}");
+    assert_eq!(with(ProbeAim::OtherPort), [""; 0], "its NAT has more than one address");
+}
+
+#[test]
+fn a_filter_that_took_the_peers_probes_is_told_where_nothing_else_came() {
+    let with = |packets: u64, more: &dyn Fn(&mut Session)| {
+        let mut session = failing(Fate::LostOnTheWay, Fate::SendRefused(REFUSED), |session| {
+            session.link(Vantage::A, "eth0", None, "192.168.1.2");
+            looked_at(session);
+            session.arrived_packet("eth0", "198.51.100.2:4711", A);
+            session.firewall("input", FROM_PEER, Some("drop"), packets);
+            session.firewall_chain("input", 0);
+            more(session);
+        });
+        probed(&mut session, "198.51.100.2:4711");
+        said(&session, "WR111").into_iter().map(|(_, summary)| summary).collect::<Vec<_>>()
+    };
+    let [summary] = with(6, &|_| {}).try_into().expect("one");
+    assert!(summary.contains("(198.51.100.2:4711)") && summary.contains("its probes reached"), "{summary}");
+    assert_eq!(with(0, &|_| {}), [""; 0], "it counted none");
+    let seen = |session: &mut Session| {
+        let (local, remote) = (address(A), address("198.51.100.2:4712"));
+        session.fact(Vantage::A, HostFact::ProbeSeen { aim: "device".to_owned(), local, remote, length: 84 });
+    };
+    assert_eq!(with(6, &seen), [""; 0], "a socket heard the peer");
+    let filtered = |session: &mut Session| session.counters(Vantage::A, &[("TcpExt.IPReversePathFilter", 6)]);
+    assert_eq!(with(6, &filtered), [""; 0], "these came to no hook behind reverse path filtering");
 }

@@ -4,13 +4,14 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::{
     By, Diversion, at_servers, by, diversions, into_tunnel, is_own_rule, is_refused, reachable_candidates,
     selects_by_mark,
 };
 use crate::diagnosis::evidence::{HostEvidence, Taken};
-use crate::diagnosis::network::seen_at;
+use crate::diagnosis::network::{seen_at, seen_bound, seen_by_signaling};
 use crate::diagnosis::rules::quoted;
 use crate::diagnosis::session::Session;
 use crate::host::{
@@ -27,17 +28,29 @@ const MAX_BEHIND: usize = 4;
 
 /// The diversions of a side that others hide, in the order of the answers.
 pub(crate) fn hidden<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversion<'a>> {
-    let evidence = session.evidence;
-    let (side, peer) = (evidence.side(vantage), evidence.side(vantage.other()));
-    let host = &side.host;
+    let host = &session.evidence.side(vantage).host;
     let Some(tables) = Tables::of(host) else { return Vec::new() };
     let mut found = behind_others(session, vantage, &tables);
-    // What diverts packets for an address of the peer that this side was never told.
-    let told: BTreeSet<_> =
-        side.remote_candidates.iter().filter_map(|remote| remote.address).map(|at| at.ip()).collect();
-    let untold = seen_at(peer).into_iter().filter(|(address, _)| !told.contains(address) && tables.are_whole);
-    let is_known = evidence.is_recorded(vantage.other()) && reachable_candidates(side, peer).next().is_some();
-    for (address, seq) in untold.filter(|_| !is_known).take(MAX_FOLLOWED) {
+    for (answer, untold) in looked_up(session, vantage, &tables) {
+        let seen = if untold.by_signaling { ", where its signaling server sees it," } else { "" };
+        let why = format!("what keeps the peer's address {}{seen} from it", untold.address);
+        found.extend(follow(host, tables.clone(), &answer, None, vec![(why, untold.seq)]));
+    }
+    found
+}
+
+/// Where the packets of a side's sockets would go to addresses of the peer that it was not told: by the rules and routes
+/// that the host told, from each address from which it asked servers.
+pub(crate) fn untold_ways(session: &Session<'_>, vantage: Vantage) -> Vec<(Taken<RouteAnswer>, Untold)> {
+    let tables = Tables::of(&session.evidence.side(vantage).host);
+    tables.map(|tables| looked_up(session, vantage, &tables)).unwrap_or_default()
+}
+
+fn looked_up(session: &Session<'_>, vantage: Vantage, tables: &Tables) -> Vec<(Taken<RouteAnswer>, Untold)> {
+    let host = &session.evidence.side(vantage).host;
+    let mut found = Vec::new();
+    for untold in untold_addresses(session, vantage).into_iter().filter(|_| tables.are_whole) {
+        let address = untold.address;
         let templates = host.routes_to_servers().filter(|server| {
             let question = &server.fact.question;
             Family::of(address) == Family::of(question.destination)
@@ -48,11 +61,39 @@ pub(crate) fn hidden<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversi
         for server in templates.filter(|server| asked.insert(server.fact.question.source)).take(MAX_FOLLOWED) {
             let question = &server.fact.question;
             let question = RouteQuestion { purpose: RoutePurpose::Peer, destination: address, ..question.clone() };
-            let answer = Taken { seq: server.seq, moment: server.moment, fact: tables.ask(&question) };
-            let why = format!("what keeps the peer's address {address} from it");
-            found.extend(follow(host, tables.clone(), &answer, None, vec![(why, seq)]));
+            found.push((Taken { seq: server.seq, moment: server.moment, fact: tables.ask(&question) }, untold));
         }
     }
+    found
+}
+
+/// An address at which the peer was seen and of which a side was not told. Its port is not known: that of what was seen is
+/// not that of a session's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Untold {
+    /// The address.
+    pub(crate) address: IpAddr,
+    /// The event that says so.
+    pub(crate) seq: u64,
+    /// Only the signaling server says so: where a proxy stands in between, it is the proxy's.
+    pub(crate) by_signaling: bool,
+}
+
+/// Addresses of the peer that a side was not told: where it was told none that it could reach, all at which the peer was
+/// seen; else those at which only sockets bound to a device were, as what the session sends leaves elsewhere.
+pub(crate) fn untold_addresses(session: &Session<'_>, vantage: Vantage) -> Vec<Untold> {
+    let evidence = session.evidence;
+    let (side, peer) = (evidence.side(vantage), evidence.side(vantage.other()));
+    let is_told = reachable_candidates(side, peer).next().is_some();
+    let seen = if is_told { seen_bound(peer) } else { seen_at(peer) };
+    let known = |(address, seq)| Untold { address, seq, by_signaling: false };
+    let mut found: Vec<_> = seen.into_iter().map(known).collect();
+    if found.is_empty() && !is_told {
+        let by_signaling = seen_by_signaling(side, peer);
+        found.extend(by_signaling.map(|(address, seq)| Untold { address, seq, by_signaling: true }));
+    }
+    found.retain(|untold| !side.known.is_told(untold.address));
+    found.truncate(MAX_FOLLOWED);
     found
 }
 

@@ -1,12 +1,13 @@
 //! A firewall rule changes the mark after the route was chosen, and the packet is routed again.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Examination, Fault, Fix, Need, Rule, would_drop};
 use crate::diagnosis::evidence::Taken;
 use crate::diagnosis::finding::{Blame, Remedy};
-use crate::diagnosis::routes::{is_refused, reachable_candidates, with_mark};
+use crate::diagnosis::routes::{is_refused, reachable_candidates, untold_ways, with_mark};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{FilteredPacket, FirewallRule, OwnPacket, RouteAnswer, Subject};
 use crate::trace::event::Vantage;
@@ -103,12 +104,21 @@ fn would_stray(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         let question = &answer.fact.question;
         question.out_device.is_none() && candidates.contains(&question.destination)
     });
-    let (rule, mark, answer, new) = asked.take(MAX_ASKED).find_map(|answer| {
+    let asked = asked.map(|answer| (Cow::Borrowed(answer), None));
+    let untold =
+        untold_ways(session, vantage).into_iter().map(|(answer, untold)| (Cow::Owned(answer), Some(untold.seq)));
+    let (rule, mark, answer, seen, new) = asked.chain(untold).take(MAX_ASKED).find_map(|(answer, seen)| {
         let question = &answer.fact.question;
         let source = SocketAddr::new(question.source?, question.source_port?);
-        let destination = SocketAddr::new(question.destination, question.destination_port);
-        let packet = FilteredPacket { source, destination, in_device: None, out_device: None };
-        let (rule, mark) = filter.surely_marks("output", &packet).filter(|(_, mark)| *mark != question.mark)?;
+        let marks = |port: u16| {
+            let destination = SocketAddr::new(question.destination, port);
+            let packet = FilteredPacket { source, destination, in_device: None, out_device: None };
+            filter.surely_marks("output", &packet).filter(|(_, mark)| *mark != question.mark)
+        };
+        let (rule, mark) = match seen {
+            None => marks(question.destination_port)?,
+            Some(_) => would_drop::whatever_the_port(marks)?,
+        };
         let new = with_mark(host, &answer.fact, mark).filter(|new| !is_refused(new))?;
         let alike = |server: &&Taken<RouteAnswer>| {
             let asked = &server.fact.question;
@@ -118,7 +128,8 @@ fn would_stray(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         let mended = || servers.iter().find(|server| alike(&server.seen)).and_then(|server| server.way.device());
         let usual = host.routes_to_servers().find(alike)?.fact.device().or_else(mended)?;
         let rule = host.firewall_rules.iter().rfind(|told| told.fact == *rule)?;
-        new.device().is_some_and(|device| device != usual).then_some((rule, mark, answer, new))
+        let strays = new.device().is_some_and(|device| device != usual);
+        strays.then_some((rule, mark, answer, seen, new))
     })?;
     let question = &answer.fact.question;
     Some(Fault {
@@ -131,7 +142,7 @@ fn would_stray(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             question.destination,
             new.device().unwrap_or_default()
         ),
-        evidence: vec![rule.seq, answer.seq],
+        evidence: [rule.seq, answer.seq].into_iter().chain(seen).collect(),
         advice: without(&rule.fact, question.source_port.unwrap_or_default()),
         hidden: true,
         ..Fault::default()

@@ -9,10 +9,10 @@ use super::wording::{against, quoted_firewall};
 use super::{Fault, input_firewall_drops};
 use crate::diagnosis::evidence::{HostEvidence, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::network::told;
-use crate::diagnosis::routes::{diversions, is_refused, reachable_candidates};
+use crate::diagnosis::network::{seen_at, told};
+use crate::diagnosis::routes::{Untold, diversions, is_refused, reachable_candidates, untold_addresses};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::{Filter, FilteredPacket, FirewallRule, Moment, ProbeOutcome, RouteAnswer};
+use crate::host::{Filter, FilteredPacket, FirewallRule, Moment, OwnPacket, ProbeOutcome, RouteAnswer};
 use crate::trace::address::AddressClass;
 use crate::trace::event::{Transport, Vantage};
 
@@ -36,16 +36,26 @@ pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault
     let direct = side.sent.values().filter(|check| !side.is_relayed(check.pair.local));
     let left = direct.filter(|check| check.refused < check.transmissions);
     let passed: BTreeSet<SocketAddr> = left.map(|check| check.pair.remote).collect();
-    let (rule, own, to, kept_back) =
-        packets.into_iter().filter(|(_, remote)| !passed.contains(remote)).find_map(|(own, remote)| {
-            let packet = FilteredPacket { source: own, destination: remote, in_device: None, out_device: None };
-            // What goes another way comes to the filter all the same.
-            let kept_back = kept_back(session, vantage, is_refused, |to| to == remote.ip())?;
-            // A probe from a socket bound to a device may have come to it: then that is what was counted.
-            let probe = refused_probe(side, remote).filter(|_| !is_full);
-            let rule = stopping(&side.host, &filter, &ON_OUTPUT, &packet)?;
-            Some((rule, own, remote, probe.unwrap_or(kept_back)))
-        })?;
+    let told = packets.into_iter().filter(|(_, remote)| !passed.contains(remote)).find_map(|(own, remote)| {
+        let packet = FilteredPacket { source: own, destination: remote, in_device: None, out_device: None };
+        // What goes another way comes to the filter all the same.
+        let kept_back = kept_back(session, vantage, is_refused, |to| to == remote.ip())?;
+        // A probe from a socket bound to a device may have come to it: then that is what was counted.
+        let probe = refused_probe(side, remote).filter(|_| !is_full);
+        let rule = stopping(&side.host, &filter, &ON_OUTPUT, &packet)?;
+        Some((rule, own, remote.to_string(), probe.unwrap_or(kept_back)))
+    });
+    let untold = || {
+        of_untold_peer(session, vantage).into_iter().find_map(|(own, untold)| {
+            let rule = whatever_the_port(|port| {
+                let destination = SocketAddr::new(untold.address, port);
+                let packet = FilteredPacket { source: own, destination, in_device: None, out_device: None };
+                stopping(&side.host, &filter, &ON_OUTPUT, &packet)
+            })?;
+            Some((rule, own, untold.address.to_string(), untold.seq))
+        })
+    };
+    let (rule, own, to, kept_back) = told.or_else(untold)?;
     Some(Fault {
         blame: Blame::side(vantage),
         severity: Severity::Warning,
@@ -83,19 +93,36 @@ pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault>
     };
     // A rule without a counter may have taken what did come, or what nobody saw come.
     let is_seen = |remote: SocketAddr| side.host.saw_all_packets().is_some() && !came.contains(&remote.ip());
-    let (rule, own, from, kept_back) = packets.into_iter().find_map(|(own, remote)| {
-        let kept_back = kept(remote)?;
+    let stopped = |own: SocketAddr, remote: SocketAddr| {
         let in_device = side.host.addresses.iter().find(|known| known.fact.address == own.ip());
         let in_device = in_device.map(|known| known.fact.device.as_str());
         let packet = FilteredPacket { source: remote, destination: own, in_device, out_device: None };
         let rule = stopping(&side.host, &filter, &ON_INPUT, &packet)?;
-        (rule.fact.packets_since.is_some() || is_seen(remote)).then_some((rule, own, remote, kept_back))
-    })?;
+        (rule.fact.packets_since.is_some() || is_seen(remote)).then_some(rule)
+    };
+    let told = packets.into_iter().find_map(|(own, remote)| {
+        let kept_back = kept(remote)?;
+        Some((stopped(own, remote)?, own, remote.to_string(), kept_back))
+    });
+    let untold = || {
+        let none_came = |(_, untold): &(SocketAddr, Untold)| !came.contains(&untold.address);
+        of_untold_peer(session, vantage).into_iter().filter(none_came).find_map(|(own, untold)| {
+            let rule = whatever_the_port(|port| stopped(own, SocketAddr::new(untold.address, port)))?;
+            Some((rule, own, untold.address.to_string(), untold.seq))
+        })
+    };
+    const BEHIND: &str = "that comes to light once what keeps these packets from arriving is mended";
+    let found = told.or_else(untold).map(|found| (found, BEHIND)).or_else(|| {
+        let (rule, packet) = taken(session, vantage, &filter)?;
+        let OwnPacket { source, destination, .. } = packet.fact;
+        Some(((rule, destination, source.to_string(), packet.seq), "its probes reached an interface and no program"))
+    });
+    let ((rule, own, from, kept_back), why) = found?;
     Some(Fault {
         blame: Blame::side(vantage),
         severity: Severity::Warning,
         summary: format!(
-            "The firewall of {} drops what comes from the peer ({from}), by {}: that comes to light once what keeps these packets from arriving is mended",
+            "The firewall of {} drops what comes from the peer ({from}), by {}: {why}",
             vantage.name(),
             quoted_firewall(&rule.fact)
         ),
@@ -103,6 +130,31 @@ pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault>
         advice: input_firewall_drops::advice(&side.host, Some(rule), Some(own.port())),
         hidden: true,
         ..Fault::default()
+    })
+}
+
+/// A rule that surely took packets of the peer that an interface saw come from where no socket heard anything: where
+/// nothing of the session's own comes, those of probes.
+fn taken<'a>(
+    session: &Session<'a>,
+    vantage: Vantage,
+    filter: &Filter<'_>,
+) -> Option<(&'a Taken<FirewallRule>, &'a Taken<OwnPacket>)> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let of_peer: BTreeSet<IpAddr> = seen_at(peer).into_keys().chain(reachable_candidates(side, peer)).collect();
+    let delivered = side.delivered.keys().map(|(_, other)| other.ip());
+    let heard: BTreeSet<IpAddr> = side.heard_from().iter().map(SocketAddr::ip).chain(delivered).collect();
+    let is_lost = |source: IpAddr| of_peer.contains(&source) && !heard.contains(&source);
+    let lost = side.host.own_packets.iter().filter(|packet| packet.fact.arrived && is_lost(packet.fact.source.ip()));
+    // What reverse path filtering dropped, between the hooks, came to the first alone.
+    let between = side.host.counter("TcpExt.IPReversePathFilter").is_some_and(|(_, by)| by > 0);
+    let hooks = if between { &ON_INPUT[..1] } else { &ON_INPUT[..] };
+    lost.take(MAX_TRIED).find_map(|packet| {
+        let OwnPacket { source, destination, device, .. } = &packet.fact;
+        let (source, destination, in_device) = (*source, *destination, Some(device.as_str()));
+        let arrival = FilteredPacket { source, destination, in_device, out_device: None };
+        let rule = stopping(&side.host, filter, hooks, &arrival)?;
+        rule.fact.packets_since.is_some_and(|packets| packets > 0).then_some((rule, packet))
     })
 }
 
@@ -188,6 +240,20 @@ fn of_peer(session: &Session<'_>, vantage: Vantage) -> Option<Vec<(SocketAddr, S
     let remotes = remotes.filter(|remote| reachable.contains(&remote.ip())).take(MAX_TRIED);
     let pairs = remotes.flat_map(|remote| own_sockets(side, remote).map(move |own| (own, remote)));
     Some(pairs.collect())
+}
+
+/// The same with addresses at which the peer was seen, where this side was told none that it could reach.
+fn of_untold_peer(session: &Session<'_>, vantage: Vantage) -> Vec<(SocketAddr, Untold)> {
+    let side = session.evidence.side(vantage);
+    let untold = untold_addresses(session, vantage).into_iter();
+    let with_own = |untold: Untold| own_sockets(side, SocketAddr::new(untold.address, 0)).map(move |own| (own, untold));
+    untold.flat_map(with_own).take(MAX_TRIED).collect()
+}
+
+/// What comes out for the lowest and the highest port alike: a rule that tells ports apart does not take both.
+pub(super) fn whatever_the_port<T: PartialEq>(of: impl Fn(u16) -> Option<T>) -> Option<T> {
+    let one = of(1)?;
+    (of(u16::MAX)? == one).then_some(one)
 }
 
 fn own_sockets(side: &SideEvidence, remote: SocketAddr) -> impl Iterator<Item = SocketAddr> {
