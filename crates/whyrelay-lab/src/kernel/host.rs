@@ -10,9 +10,6 @@ use crate::scenario::value::{Mark, Span32};
 use super::conntrack;
 use super::plan::{Node, Port};
 
-/// The port of signaling.
-pub(crate) const SIGNALING_PORT: u16 = 8080;
-
 /// What a host needs.
 pub(super) fn node(topology: &Topology, host: &Host) -> Node {
     let mut node = Node::new(&host.name);

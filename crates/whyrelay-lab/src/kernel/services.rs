@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::scenario::STUN_PORT;
 use crate::scenario::file::Credentials;
 use crate::scenario::topology::{Signaling, Topology};
+use crate::scenario::{SIGNALING_PORT, STUN_PORT};
 
 use super::command::{nft, run};
 use super::error::LabError;
-use super::host::SIGNALING_PORT;
 use super::lab::Lab;
 use super::plan::SERVER;
 use super::run::{Certified, Conditions};
-use super::signaling::{Fate, Proxy};
+use super::signaling::{Fate, Proxy, seen_from};
 
 /// The file of the authority that peers trust.
 pub(super) const AUTHORITY: &str = "authority.pem";
@@ -134,7 +134,7 @@ impl Services {
     /// # Errors
     /// When there is no such host, or something listens there.
     pub fn signal_beside(&mut self, lab: &Lab, host: &str, port: u16, faults: &Signaling) -> Result<(), LabError> {
-        self.proxies.push(Proxy::start((lab.namespace(host)?, port), lab.namespace(SERVER)?, faults, true)?);
+        self.proxies.push(Proxy::start((lab.namespace(host)?, port), lab.namespace(SERVER)?, faults, true, None)?);
         Ok(())
     }
 
@@ -309,11 +309,18 @@ pub fn cut_off(lab: &Lab, topology: &Topology) -> Result<(), LabError> {
 }
 
 fn proxies(lab: &Lab, topology: &Topology) -> Result<Vec<Proxy>, LabError> {
-    let peers = topology.hosts.iter().zip(&topology.signaling);
+    let servers: Vec<SocketAddr> =
+        topology.server.addresses.iter().map(|cidr| SocketAddr::new(cidr.address, SIGNALING_PORT)).collect();
+    let peers = || topology.hosts.iter().zip(&topology.signaling);
+    let namespaces = peers().map(|(host, _)| lab.namespace(&host.name)).collect::<Result<Vec<_>, _>>()?;
+    // Before any session looks at its host, and both at once: what does not come about takes its time.
+    let seen: Vec<Option<IpAddr>> = thread::scope(|scope| {
+        let asking: Vec<_> = namespaces.iter().map(|peer| scope.spawn(|| seen_from(peer, &servers))).collect();
+        asking.into_iter().map(|asked| asked.join().ok().flatten()).collect()
+    });
     let credentials = passes_credentials(topology);
-    let proxies = peers.map(|(host, faults)| {
-        let peer = (lab.namespace(&host.name)?, SIGNALING_PORT);
-        Proxy::start(peer, lab.namespace(SERVER)?, faults, credentials)
+    let proxies = namespaces.into_iter().zip(peers()).zip(seen).map(|((peer, (_, faults)), seen)| {
+        Proxy::start((peer, SIGNALING_PORT), lab.namespace(SERVER)?, faults, credentials, seen)
     });
     proxies.collect()
 }

@@ -4,19 +4,22 @@
 //! Everything passes as it is but the frames of a WebSocket (RFC 6455 §5.2). Those from the peer stay in order: what
 //! follows a late message is late, too. A lost candidate becomes a message of a type that nobody knows, because the
 //! server numbers messages and would ask for a missing one again. Where the scenario gives no credentials for TURN,
-//! the server's announcement loses them here.
+//! the server's announcement loses them here. The server sees the proxy; the address that it tells a peer becomes the
+//! one at which it sees a plain program's connection by the network that the scenario describes, where one comes about.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use whyrelay_core::signal::{Joined, Message};
+
 use super::error::LabError;
-use super::host::SIGNALING_PORT;
 use super::namespace::enter;
+use crate::scenario::SIGNALING_PORT;
 use crate::scenario::topology::Signaling;
 
 /// What messages take in any network: they are not delayed for it.
@@ -27,6 +30,10 @@ const LONGEST: usize = 1 << 20;
 const LONGEST_HEAD: usize = 16 * 1024;
 /// How long the thread that accepts may take to notice that it is to end.
 const NOTICE: Duration = Duration::from_millis(50);
+
+/// How long a plain program's connection to the server may take, and the answer to its join: before Linux repeats the
+/// first packet (RFC 6298 §2.1: a second), so that nothing of it is under way once a session looks at its host.
+const ASKED_WITHIN: Duration = Duration::from_millis(950);
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +67,14 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens at a port in a peer's namespace. Without credentials, the server's are withheld.
+    /// Listens at a port in a peer's namespace. Without credentials, the server's are withheld. `seen`: the address that
+    /// the server tells the peer.
     pub(super) fn start(
         (peer, port): (String, u16),
         server: String,
         faults: &Signaling,
         credentials: bool,
+        seen: Option<IpAddr>,
     ) -> Result<Self, LabError> {
         let faults = faults.clone();
         let listener = enter(&peer, || {
@@ -90,7 +99,7 @@ impl Proxy {
                             .map_err(LabError::system("connecting to signaling"))
                     });
                     if let Ok(server) = server {
-                        let _ = serve(peer, server, &faults, credentials);
+                        let _ = serve(peer, server, &faults, credentials, seen);
                     }
                 });
             }
@@ -109,7 +118,35 @@ impl Drop for Proxy {
     }
 }
 
-fn serve(mut peer: TcpStream, mut server: TcpStream, faults: &Signaling, credentials: bool) -> io::Result<()> {
+/// The address from which the server sees a plain program's connection, from a peer's namespace to the first of its
+/// addresses that takes one.
+pub(super) fn seen_from(peer: &str, servers: &[SocketAddr]) -> Option<IpAddr> {
+    let ask = || Ok(servers.iter().find_map(|server| asked(*server, peer).ok().flatten()));
+    enter(peer, ask).ok().flatten()
+}
+
+fn asked(server: SocketAddr, id: &str) -> io::Result<Option<IpAddr>> {
+    let mut stream = TcpStream::connect_timeout(&server, ASKED_WITHIN)?;
+    stream.set_read_timeout(Some(ASKED_WITHIN))?;
+    let join = format!(
+        "GET /ws?id={id}&room=plain HTTP/1.1\r\nHost: lab\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: bGFiLXBsYWluLXByb2dyYW0=\r\n\r\n"
+    );
+    stream.write_all(join.as_bytes())?;
+    read_head(&mut stream)?;
+    let frame = read_frame(&mut stream)?;
+    let told =
+        Message::from_json(&frame.clear()).ok().and_then(|told| serde_json::from_str::<Joined>(&told.content).ok());
+    Ok(told.and_then(|joined| joined.address))
+}
+
+fn serve(
+    mut peer: TcpStream,
+    mut server: TcpStream,
+    faults: &Signaling,
+    credentials: bool,
+    seen: Option<IpAddr>,
+) -> io::Result<()> {
     peer.set_nonblocking(false)?;
     for stream in [&peer, &server] {
         stream.set_nodelay(true)?;
@@ -118,8 +155,8 @@ fn serve(mut peer: TcpStream, mut server: TcpStream, faults: &Signaling, credent
     let head = read_head(&mut peer)?;
     let framed = String::from_utf8_lossy(&head).to_ascii_lowercase().contains("upgrade: websocket");
     thread::spawn(move || {
-        let _ = match framed && !credentials {
-            true => withhold(&mut from_server, &mut to_peer),
+        let _ = match framed && !(credentials && seen.is_none()) {
+            true => pass_on(&mut from_server, &mut to_peer, credentials, seen),
             false => io::copy(&mut from_server, &mut to_peer).map(drop),
         };
         let _ = to_peer.shutdown(Shutdown::Both);
@@ -155,13 +192,27 @@ fn serve(mut peer: TcpStream, mut server: TcpStream, faults: &Signaling, credent
     }
 }
 
-/// Passes the server's frames on, without credentials.
-fn withhold(server: &mut TcpStream, peer: &mut TcpStream) -> io::Result<()> {
+/// Passes the server's frames on: those of its announcement without credentials where there are none, and what it says of
+/// the peer's address as the peer is seen.
+fn pass_on(
+    server: &mut TcpStream,
+    peer: &mut TcpStream,
+    credentials: bool,
+    mut seen: Option<IpAddr>,
+) -> io::Result<()> {
     peer.write_all(&read_head(server)?)?;
     loop {
+        if credentials && seen.is_none() {
+            return io::copy(server, peer).map(drop);
+        }
         let mut frame = read_frame(server)?;
-        if frame.is(b"\"type\":\"servers\"") {
+        if !credentials && frame.is(b"\"type\":\"servers\"") {
             frame.replace(b"credential", b"x-withheld");
+        }
+        let joined = seen.filter(|_| frame.is(b"\"type\":\"joined\"")).and_then(|seen| frame.seen_at(seen));
+        if let Some(joined) = joined {
+            seen = None;
+            frame = joined;
         }
         peer.write_all(&frame.bytes)?;
     }
@@ -238,6 +289,26 @@ impl Frame {
         self.clear().windows(part.len()).any(|window| window == part)
     }
 
+    /// The server's answer to a join with another address of the peer.
+    fn seen_at(&self, address: IpAddr) -> Option<Self> {
+        let mut message = Message::from_json(&self.clear()).ok()?;
+        let joined = Joined { address: Some(address), ..serde_json::from_str(&message.content).ok()? };
+        message.content = serde_json::to_string(&joined).ok()?;
+        let text = message.to_json();
+        // Text, whole, without a mask (RFC 6455 §5.2).
+        let mut bytes = vec![0x81];
+        match u8::try_from(text.len()) {
+            Ok(length @ ..126) => bytes.push(length),
+            _ => {
+                bytes.push(126);
+                bytes.extend(u16::try_from(text.len()).ok()?.to_be_bytes());
+            }
+        }
+        let payload = bytes.len();
+        bytes.extend(text.into_bytes());
+        Some(Self { bytes, payload, mask: [0; 4] })
+    }
+
     /// Replaces a part by one of the same length.
     fn replace(&mut self, part: &[u8], other: &[u8]) {
         let clear = self.clear();
@@ -251,6 +322,8 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
+    use whyrelay_core::signal::MessageType;
+
     use super::*;
 
     fn frame(text: &[u8]) -> Vec<u8> {
@@ -280,6 +353,23 @@ mod tests {
         assert!(read.is(b"\"type\":\"servers\""));
         read.replace(b"credential", b"x-withheld");
         assert!(!read.is(b"credential") && read.is(b"x-withheld") && read.bytes.len() == bytes.len());
+    }
+
+    #[test]
+    fn the_server_s_word_of_the_peer_s_address_becomes_that_of_a_plain_program() {
+        let joined = Joined { received: 7, address: Some(Ipv4Addr::LOCALHOST.into()), ..Joined::default() };
+        let content = serde_json::to_string(&joined).unwrap();
+        let text = Message::new(MessageType::Joined, "", "offer-peer-1", content).to_json();
+        let mut bytes = vec![0x81, 126];
+        bytes.extend((text.len() as u16).to_be_bytes());
+        bytes.extend(text.as_bytes());
+        let read = read_frame(&mut &bytes[..]).unwrap();
+        let other: IpAddr = "203.0.113.10".parse().unwrap();
+        let told = read_frame(&mut &read.seen_at(other).unwrap().bytes[..]).unwrap();
+        assert!(told.is_message() && told.is(b"\"type\":\"joined\"") && told.is(b"offer-peer-1"));
+        let message = Message::from_json(&told.clear()).unwrap();
+        let expected = Joined { address: Some(other), ..joined };
+        assert_eq!(serde_json::from_str::<Joined>(&message.content).unwrap(), expected);
     }
 
     #[test]

@@ -26,6 +26,9 @@ use crate::words::nearest;
 /// The port at which a scenario's server serves STUN and TURN (RFC 8489 §18.6).
 pub(crate) const STUN_PORT: u16 = 3478;
 
+/// The port at which it serves signaling.
+pub(crate) const SIGNALING_PORT: u16 = 8080;
+
 /// The usual port of TURN over TLS (RFC 8656 §2.1).
 const TLS_PORT: u16 = 5349;
 

@@ -8,6 +8,8 @@ use whyrelay_core::engine::port_mapping::ExchangeId;
 use whyrelay_core::random::Random;
 use whyrelay_core::time::Timestamp;
 
+use crate::scenario::SIGNALING_PORT;
+
 use super::kernel::{ECONNREFUSED, EHOSTUNREACH, Leaving, NEIGHBOR_TIMEOUT, Sent};
 use super::network::{Packet, Place, TcpWay};
 use super::peer::{Peer, Signal};
@@ -222,6 +224,23 @@ impl World {
                 self.queue.push(self.now + after, Happening::ConnectFailed(index, id, why.to_owned()));
             }
         }
+    }
+
+    /// The address from which a signaling server at the server's own addresses would see a peer. Signaling itself goes
+    /// beside the network; this is where a plain program's connection would come from, if it came about.
+    pub(super) fn signals_from(&mut self, index: usize) -> Option<IpAddr> {
+        let servers = self.peers[index].server.clone();
+        servers.into_iter().find_map(|server| {
+            let remote = SocketAddr::new(server, SIGNALING_PORT);
+            let Peer { host, kernel, .. } = &mut self.peers[index];
+            let kernel = kernel.as_mut()?;
+            let (source, Leaving { interface, gateway }) = kernel.plain_connection(remote)?;
+            if !self.network.answers_to(kernel, *host, interface, gateway.unwrap_or(server)) {
+                return None;
+            }
+            let way = self.network.connect(self.now, *host, interface, source, remote).ok()?;
+            (way.far == self.server.host).then(|| way.source.ip())
+        })
     }
 
     /// A request to a router on the link: a handshake, the request, the response.

@@ -34,6 +34,9 @@ pub(super) const EHOSTUNREACH: i32 = 113;
 /// ECONNREFUSED of Linux, for a port where nobody listens.
 pub(super) const ECONNREFUSED: i32 = 111;
 
+/// The port of a connection that a plain program makes: one of those that Linux gives.
+const PLAIN_PORT: u16 = 45_678;
+
 /// UDP's number.
 const UDP: u8 = 17;
 /// TCP's number.
@@ -301,6 +304,25 @@ impl Kernel {
             && (!to.is_ipv4() || self.is_way_back(to, source, &device, 0))
             && !self.stops(Hook::Input, to, source, &device);
         if answered { self.leaving(&route).ok_or(Some(EINVAL)) } else { Err(None) }
+    }
+
+    /// The source of a plain program's connection, whose socket has no mark and is bound to nothing, and where it leaves;
+    /// `None`: it does not come about. Nothing is counted, as no packet is sent.
+    pub(super) fn plain_connection(&mut self, to: SocketAddr) -> Option<(SocketAddr, Leaving)> {
+        let (mark, matched) = (std::mem::take(&mut self.mark), self.matched.clone());
+        let question = RouteQuestion { protocol: TCP, ..self.question(RoutePurpose::Server, None, to) };
+        let route = self.ask(&question).route;
+        let on_device = |device: &str| {
+            let on_it = self.addresses.iter().filter(|own| own.device == device).map(|own| own.address);
+            on_it.into_iter().find(|own| own.is_ipv4() == to.is_ipv4())
+        };
+        let source = route.and_then(|route| route.preferred_source.or_else(|| on_device(route.device.as_deref()?)));
+        let found = source.and_then(|source| {
+            let source = SocketAddr::new(source, PLAIN_PORT);
+            Some((source, self.connect(source, to).ok()?))
+        });
+        (self.mark, self.matched) = (mark, matched);
+        found
     }
 
     /// Whether the filter stops the packets of a connection of this host.

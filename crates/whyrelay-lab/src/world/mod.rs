@@ -263,6 +263,7 @@ impl World {
                 }
             }
             Happening::Start(index) => {
+                self.peers[index].seen_as = self.signals_from(index);
                 let actions = self.peers[index].start(now);
                 self.act(index, actions);
             }

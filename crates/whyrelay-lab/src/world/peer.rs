@@ -97,6 +97,8 @@ pub(super) struct Peer {
     setup: PeerSetup,
     addresses: Vec<IpAddr>,
     pub(super) server: Vec<IpAddr>,
+    /// The address from which the signaling server sees it.
+    pub(super) seen_as: Option<IpAddr>,
     /// Its kernel; none in worlds without one, where everything is sent by the one way.
     pub(super) kernel: Option<Kernel>,
     pub(super) random: Random,
@@ -146,6 +148,7 @@ impl Peer {
             setup,
             addresses,
             server,
+            seen_as: None,
             kernel,
             random,
             recorder: Recorder::new(vantage),
@@ -215,7 +218,8 @@ impl Peer {
     pub(super) fn begin(&mut self, now: Timestamp, mapped: Option<(SocketAddr, SocketAddr)>) {
         let (relay_only, no_turn, patient) = (self.setup.relay_only, self.no_turn(), self.setup.patient);
         if self.kernel.is_some() {
-            let (server, state) = ("lab".to_owned(), SignalingState::Connected { by: "lab".to_owned(), seen_as: None });
+            let (server, state) =
+                ("lab".to_owned(), SignalingState::Connected { by: "lab".to_owned(), seen_as: self.seen_as });
             self.record(now, EventKind::Signaling { server, state });
         }
         let credentials = Credentials::generate(&mut self.random);
