@@ -260,3 +260,40 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::from_topology;
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn signaling_sees_a_peer_where_a_plain_program_s_connections_come_from() {
+        const NAT: &str = "behind = \"home-router\"\n";
+        const REFUSED: &str = "[[host.a.rule]]\npriority = 5\nfwmark = \"0x7\"\naction = \"blackhole\"\n\
+                               [host.a.session]\nmark = \"0x7\"\n";
+        const DROPPED: &str =
+            "[[host.a.firewall]]\nhook = \"output\"\nverdict = \"drop\"\nipproto = \"tcp\"\ndport = \"8080\"\n";
+        const TUNNEL: &str = "[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n[[host.a.route]]\nto = \"default\"\n\
+                              dev = \"wg0\"\ntable = 200\n[[host.a.rule]]\npriority = 5\ntable = 200\n";
+        let at_nat = Some("203.0.113.10");
+        for (place, more, seen) in [
+            (NAT, "", at_nat),
+            // Without a NAT the host has that address itself.
+            ("", "", at_nat),
+            (NAT, REFUSED, at_nat),
+            (NAT, DROPPED, None),
+            (NAT, TUNNEL, None),
+            (NAT, "[server]\nanswers = false\n", at_nat),
+            ("behind = \"home-router\"\nconntrack-full = true\n", "", None),
+        ] {
+            let text = format!("title = \"t\"\n[host.a]\n{place}{more}[host.b]\n[expect]\npath = \"direct\"\n");
+            let topology = Scenario::parse("test", &text).unwrap().topology;
+            let mut world = from_topology::build(&topology);
+            let expected = seen.map(|address| address.parse::<IpAddr>().unwrap());
+            assert_eq!(world.signals_from(0), expected, "{text}");
+            let kernel = world.peers[0].kernel.as_ref().unwrap();
+            assert!(kernel.matched.iter().all(|matched| *matched == 0), "no packet was sent: {text}");
+        }
+    }
+}
