@@ -62,6 +62,8 @@ pub struct Peer {
     last_known: Option<SocketAddr>,
     /// `None` where no direct path is wanted.
     own_relay: Option<OwnRelay>,
+    /// Whether a server has answered over UDP, of IPv4 and of IPv6.
+    heard: [bool; 2],
     outputs: VecDeque<Output>,
 }
 
@@ -80,6 +82,7 @@ impl Peer {
             gathering_done: false,
             last_known: None,
             own_relay,
+            heard: [false; 2],
             outputs: VecDeque::new(),
         };
         peer.settle(now.into());
@@ -103,6 +106,7 @@ impl Peer {
                 let by_server = self.gatherer.handle_input(now, gather::Input::Datagram { local, remote, bytes });
                 let own = self.own_relay.as_mut();
                 if by_server {
+                    self.heard[usize::from(remote.is_ipv6())] = true;
                     own.into_iter().for_each(|own| own.heard(local));
                 } else if !own.is_some_and(|own| own.is_answer(local, remote, bytes)) {
                     self.arrived(now, CandidateTransport::Udp, local, remote, bytes);
@@ -187,6 +191,16 @@ impl Peer {
             return Some(integrity);
         }
         self.agent.verify(&Message::decode(bytes).ok()?)
+    }
+
+    /// Whether a server of an address family has answered over UDP.
+    pub fn hears_servers(&self, is_ipv6: bool) -> bool {
+        self.heard[usize::from(is_ipv6)]
+    }
+
+    /// Where its servers are asked over UDP.
+    pub fn servers_over_udp(&self) -> impl Iterator<Item = SocketAddr> {
+        self.gatherer.servers_over_udp()
     }
 
     /// The agent, for what it knows.

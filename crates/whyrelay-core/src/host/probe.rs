@@ -16,6 +16,9 @@ pub enum ProbeAim {
         /// The interface.
         device: String,
     },
+    /// As a plain program, of a STUN server: what the network in front is like, where the session's own sockets cannot
+    /// tell, because no server answers them or they ask a relay alone.
+    PlainServer,
     /// From another, fresh port.
     OtherPort,
     /// Without the session's firewall mark.
@@ -61,6 +64,14 @@ pub enum ProbeOutcome {
         mapped: Option<SocketAddr>,
         /// Round trip, in microseconds.
         round_trip_us: u64,
+    },
+    /// Only answers came that somebody on the way had changed: their FINGERPRINT is wrong.
+    Rewritten {
+        /// The address that they tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        told: Option<SocketAddr>,
+        /// How many.
+        answers: u32,
     },
     /// Nothing came back.
     Silent,

@@ -163,6 +163,7 @@ pub(super) fn probes(session: &Session<'_>) -> Vec<ProbeRow> {
 pub(super) fn aim(aim: &ProbeAim) -> String {
     match aim {
         ProbeAim::Plain => "as a plain program".into(),
+        ProbeAim::PlainServer => "as a plain program, of a server".into(),
         ProbeAim::Device { device } => format!("bound to {device}"),
         ProbeAim::OtherPort => "from another port".into(),
         ProbeAim::WithoutMark => "without the mark".into(),
@@ -180,6 +181,11 @@ pub(super) fn result(outcome: &ProbeOutcome) -> (Option<bool>, String) {
         ProbeOutcome::Answered { mapped, round_trip_us } => {
             let seen = mapped.map_or(String::new(), |mapped| format!(", seen from {mapped}"));
             (Some(true), format!("answered in {:.1} ms{seen}", *round_trip_us as f64 / 1000.0))
+        }
+        ProbeOutcome::Rewritten { told, answers } => {
+            let told = told.map_or(String::new(), |told| format!(", telling {told}"));
+            let plural = if *answers == 1 { "" } else { "s" };
+            (Some(false), format!("{answers} answer{plural}, changed on the way{told}"))
         }
         ProbeOutcome::Silent => (Some(false), "no answer".into()),
         ProbeOutcome::Refused { errno } => (Some(false), format!("the system refused it (errno {errno})")),

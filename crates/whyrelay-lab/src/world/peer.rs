@@ -455,9 +455,23 @@ impl Peer {
         self.setup.probe_sizes
     }
 
-    /// Whether it finds out why nothing is direct.
+    /// Whether it finds out why nothing is direct, or what is in front of it.
     pub(super) const fn probes_causes(&self) -> bool {
-        self.setup.probe_causes && !self.setup.relay_only
+        self.setup.probe_causes
+    }
+
+    pub(super) const fn is_relay_only(&self) -> bool {
+        self.setup.relay_only
+    }
+
+    /// Where its servers are asked over UDP.
+    pub(super) fn servers_over_udp(&self) -> Vec<SocketAddr> {
+        self.machine.as_ref().map(|machine| machine.servers_over_udp().collect()).unwrap_or_default()
+    }
+
+    /// Whether a server of an address family has answered it over UDP.
+    pub(super) fn hears_servers(&self, is_ipv6: bool) -> bool {
+        self.machine.as_ref().is_some_and(|machine| machine.hears_servers(is_ipv6))
     }
 
     /// How long a mapping is to be silent; zero: nobody asks.

@@ -38,6 +38,8 @@ pub(super) struct Probing {
     is_late: bool,
     /// The probes that tell causes apart are out, or were.
     separated: bool,
+    /// So are those of servers by plain sockets, where they are called for.
+    asked: bool,
     /// Probes with a low TTL are out: what dies of it is theirs.
     tracing: bool,
     sizes: Sizes,
@@ -57,6 +59,7 @@ impl Probing {
             described: None,
             is_late: false,
             separated: false,
+            asked: false,
             tracing: false,
             sizes: Sizes::Waiting,
             asked: Asked::default(),

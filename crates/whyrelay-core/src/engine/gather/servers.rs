@@ -190,6 +190,24 @@ impl Gatherer {
         true
     }
 
+    /// Where its servers are asked over UDP, as far as their names are known; those for STUN also where only relays are
+    /// wanted.
+    pub fn servers_over_udp(&self) -> impl Iterator<Item = SocketAddr> {
+        let over_udp = self.servers.iter().filter(|known| {
+            let url = &known.server.url;
+            url.transport() == Transport::Udp
+                && (url.protocol() == ServerProtocol::Stun || self.is_wanted(&known.server))
+        });
+        over_udp.flat_map(|known| {
+            // A name that is not wanted for itself may be known all the same.
+            let alike = |other: &&Known| other.name().is_some() && other.name() == known.name();
+            let named = self.servers.iter().filter(alike).map(|other| &other.server.addresses);
+            let addresses = std::iter::once(&known.server.addresses).chain(named).find(|all| !all.is_empty());
+            let port = known.server.url.port();
+            addresses.into_iter().flatten().map(move |ip| SocketAddr::new(*ip, port))
+        })
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         matches!(self.state, State::Closing(_) | State::Closed)
     }

@@ -50,6 +50,9 @@ const OPENED_WITHIN: Duration = Duration::from_millis(700);
 /// Openers that the peer has sent are on their way for this long, at least.
 const OPENERS_ARRIVE: Duration = Duration::from_millis(60);
 
+/// So many answers that were changed on the way are no chance.
+const REWRITTEN: u32 = 2;
+
 /// Most addresses of the peer that one attempt asks.
 pub const MAX_TARGETS: usize = 8;
 
@@ -67,18 +70,24 @@ pub struct Attempt {
     pub server: Option<SocketAddr>,
     /// The peer's addresses.
     pub targets: Vec<SocketAddr>,
+    /// Servers that are asked where they see the socket, for its own sake: what each says is a fact.
+    pub asked: Vec<SocketAddr>,
 }
 
 impl Attempt {
     /// Whether it is about every address of the peer; else about one path.
     fn asks_everywhere(&self) -> bool {
-        !matches!(self.aim, ProbeAim::TimeToLive { .. } | ProbeAim::Padded { .. } | ProbeAim::Silence { .. })
+        !matches!(
+            self.aim,
+            ProbeAim::PlainServer | ProbeAim::TimeToLive { .. } | ProbeAim::Padded { .. } | ProbeAim::Silence { .. }
+        )
     }
 
     /// The name of its aim on the wire.
     fn name(&self) -> &'static str {
         match self.aim {
             ProbeAim::Plain => "plain",
+            ProbeAim::PlainServer => "plain-server",
             ProbeAim::Device { .. } => "device",
             ProbeAim::OtherPort => "other-port",
             ProbeAim::WithoutMark => "without-mark",
@@ -167,18 +176,31 @@ pub enum Output {
     Timeout(Option<Timestamp>),
 }
 
-/// One address of the peer that is asked.
+/// One address of the peer that is asked, or a server.
 #[derive(Debug)]
 struct Request {
     remote: SocketAddr,
+    to_server: bool,
     id: TransactionId,
     /// When the next one is sent, or given up.
     next_at: Timestamp,
     first: Option<Timestamp>,
     transmissions: u32,
     outcome: Option<ProbeOutcome>,
+    /// Answers of a server that were changed on the way, and the address that they tell.
+    rewritten: (u32, Option<SocketAddr>),
     /// Its fact is out.
     told: bool,
+}
+
+impl Request {
+    /// What it comes to when nothing more is waited for.
+    const fn given_up(&self) -> ProbeOutcome {
+        match self.rewritten {
+            (0, _) => ProbeOutcome::Silent,
+            (answers, told) => ProbeOutcome::Rewritten { told, answers },
+        }
+    }
 }
 
 /// How far an attempt is.
@@ -270,7 +292,9 @@ impl PeerProbes {
                 self.stopping = true;
                 for running in &mut self.attempts {
                     for request in &mut running.requests {
-                        request.outcome.get_or_insert(ProbeOutcome::Silent);
+                        if request.outcome.is_none() {
+                            request.outcome = Some(request.given_up());
+                        }
                     }
                     match running.stage {
                         // Cut short: that no knock came says nothing.
@@ -310,7 +334,7 @@ impl PeerProbes {
             None => Stage::Asking,
         };
         let mapping = self.random.transaction_id();
-        let targets = attempt.targets.clone();
+        let (targets, asked) = (attempt.targets.clone(), attempt.asked.clone());
         self.attempts.push(Running {
             attempt,
             stage,
@@ -324,9 +348,16 @@ impl PeerProbes {
         for remote in targets {
             self.aim_at(now, index, remote);
         }
+        for remote in asked {
+            self.request(now, index, remote, true);
+        }
     }
 
     fn aim_at(&mut self, now: Timestamp, index: usize, remote: SocketAddr) {
+        self.request(now, index, remote, false);
+    }
+
+    fn request(&mut self, now: Timestamp, index: usize, remote: SocketAddr, to_server: bool) {
         let id = self.random.transaction_id();
         let running = &mut self.attempts[index];
         let known = running.requests.iter().any(|request| request.remote == remote);
@@ -336,11 +367,13 @@ impl PeerProbes {
         self.answers.insert(id, (index, running.requests.len()));
         running.requests.push(Request {
             remote,
+            to_server,
             id,
             next_at: now,
             first: None,
             transmissions: 0,
             outcome: None,
+            rewritten: (0, None),
             told: false,
         });
     }
@@ -367,6 +400,9 @@ impl PeerProbes {
             return self.knocked(local, remote);
         }
         let Ok(message) = Message::decode(bytes) else { return };
+        if self.server_answered(arrived, (local, remote), &message) {
+            return;
+        }
         let is_mapping = |running: &&mut Running| {
             running.attempt.local == local
                 && running.attempt.server == Some(remote)
@@ -388,6 +424,37 @@ impl PeerProbes {
             }));
         }
         self.mapped(now, local, &[mapped]);
+    }
+
+    /// Takes the answer of a server that was asked for its own sake; `false`: it is none.
+    fn server_answered(
+        &mut self,
+        arrived: Timestamp,
+        (local, remote): (SocketAddr, SocketAddr),
+        message: &Message<'_>,
+    ) -> bool {
+        let Some(&(index, number)) = self.answers.get(&message.transaction) else { return false };
+        let running = &mut self.attempts[index];
+        let request = &mut running.requests[number];
+        let expected = request.to_server && running.attempt.local == local && request.remote == remote;
+        if !expected || message.method != Method::BINDING || !matches!(message.class, Class::Success | Class::Error) {
+            return false;
+        }
+        let mapped = message.xor_address(AttributeType::XOR_MAPPED_ADDRESS);
+        if message.is_sound() {
+            let round_trip_us = u64::try_from((arrived - request.first.unwrap_or(arrived)).as_micros());
+            // A whole answer outweighs all that were not.
+            let round_trip_us = round_trip_us.unwrap_or(u64::MAX);
+            request.outcome = Some(ProbeOutcome::Answered { mapped, round_trip_us });
+        } else if message.is_rewritten() {
+            let (answers, told) = &mut request.rewritten;
+            (*answers, *told) = (*answers + 1, told.or(mapped));
+            // One may be chance.
+            if *answers >= REWRITTEN && request.outcome.is_none() {
+                request.outcome = Some(request.given_up());
+            }
+        }
+        true
     }
 
     /// The mapping of a socket is known, or will not be: announce it and go on.
@@ -504,7 +571,7 @@ impl PeerProbes {
             }
             let first = *request.first.get_or_insert(now);
             if request.transmissions as usize >= SENDS.len() {
-                request.outcome = Some(ProbeOutcome::Silent);
+                request.outcome = Some(request.given_up());
                 continue;
             }
             request.transmissions += 1;
@@ -513,7 +580,11 @@ impl PeerProbes {
                 None => now + self.patience,
             };
             let remote = request.remote;
-            let bytes = wire::message(Class::Request, request.id, name, &self.ours, &self.theirs, length);
+            let bytes = if request.to_server {
+                MessageBuilder::new(Class::Request, Method::BINDING, request.id).fingerprint().build()
+            } else {
+                wire::message(Class::Request, request.id, name, &self.ours, &self.theirs, length)
+            };
             let whole = length.is_some();
             self.outputs.push_back(Output::Transmit { local, remote, bytes, ttl, whole });
         }

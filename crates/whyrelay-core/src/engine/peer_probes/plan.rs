@@ -21,6 +21,9 @@ pub const TTLS: RangeInclusive<u8> = 1..=12;
 /// Local addresses that are probed from.
 const MAX_LOCALS: usize = 4;
 
+/// Servers that a plain socket asks.
+const MAX_ASKED: usize = 4;
+
 /// When an opener is sent to an address, after the peer asked for it.
 pub const OPENERS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(150)];
 
@@ -53,6 +56,56 @@ pub struct Own<'a> {
     pub is_marked: bool,
     /// A server can tell its mapped address.
     pub has_server: bool,
+}
+
+/// What the session's own sockets leave untold of the network in front, so that a plain one asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untold {
+    /// No server answers them, and they are made otherwise than a plain program's.
+    Unheard,
+    /// They ask a relay alone.
+    RelayOnly,
+}
+
+impl Untold {
+    /// In words, behind "because".
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::Unheard => "no server answers the session's own",
+            Self::RelayOnly => "the session asks a relay alone",
+        }
+    }
+}
+
+/// Whether a plain socket asks the servers of an address family. `is_special`: the session's own sockets are made
+/// otherwise (a mark, an interface, another user); `is_heard`: a server has answered one of them over UDP.
+pub const fn untold(relay_only: bool, is_special: bool, is_heard: bool) -> Option<Untold> {
+    match (relay_only, is_special, is_heard) {
+        (true, ..) => Some(Untold::RelayOnly),
+        (false, true, false) => Some(Untold::Unheard),
+        (false, ..) => None,
+    }
+}
+
+/// The servers that a plain socket asks: those of its family, first one at each address, as a NAT may tell them apart.
+pub fn worth_asking(servers: impl IntoIterator<Item = SocketAddr>, local: SocketAddr) -> Vec<SocketAddr> {
+    let (mut first, mut again): (Vec<SocketAddr>, Vec<SocketAddr>) = Default::default();
+    for server in servers.into_iter().filter(|server| server.is_ipv4() == local.is_ipv4()) {
+        if first.contains(&server) || again.contains(&server) {
+            continue;
+        }
+        let is_new = first.iter().all(|other| other.ip() != server.ip());
+        if is_new { first.push(server) } else { again.push(server) }
+    }
+    first.append(&mut again);
+    first.truncate(MAX_ASKED);
+    first
+}
+
+/// Whether a probe is made as a plain program's, although the session's own sockets are made otherwise: it is about what
+/// the NAT does to packets, and of the session's own none comes as far.
+pub const fn goes_plain(aim: &ProbeAim, untold: Option<Untold>) -> bool {
+    matches!(aim, ProbeAim::EarlyArrival | ProbeAim::AfterOpener { .. }) && matches!(untold, Some(Untold::Unheard))
 }
 
 /// The sockets that are opened beside one of the session's own while nothing direct works.
@@ -138,6 +191,23 @@ mod tests {
         assert_eq!(silences(Duration::from_secs(6)), [1, 2, 3, 4, 6]);
         assert_eq!(silences(Duration::ZERO), [1]);
         assert_eq!(silences(Duration::from_secs(100_000)).last(), Some(&300));
+    }
+
+    #[test]
+    fn a_plain_socket_asks_servers_at_different_addresses_first() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let servers = ["192.0.2.1:3478", "192.0.2.1:3479", "[2001:db8::1]:3478", "192.0.2.1:3478", "192.0.2.2:3478"];
+        let asked = worth_asking(servers.map(address), address("10.0.0.1:1"));
+        assert_eq!(asked, ["192.0.2.1:3478", "192.0.2.2:3478", "192.0.2.1:3479"].map(address));
+        let many = (1..100).map(|port| SocketAddr::new(address("192.0.2.1:1").ip(), port));
+        assert_eq!(worth_asking(many, address("10.0.0.1:1")).len(), MAX_ASKED);
+    }
+
+    #[test]
+    fn a_plain_socket_is_asked_for_where_the_sessions_own_cannot_tell() {
+        assert_eq!(untold(true, false, true), Some(Untold::RelayOnly));
+        assert_eq!(untold(false, true, false), Some(Untold::Unheard));
+        assert_eq!([untold(false, true, true), untold(false, false, false)], [None, None]);
     }
 
     #[test]

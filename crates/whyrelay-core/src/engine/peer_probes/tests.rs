@@ -109,7 +109,13 @@ fn reachable(remote: SocketAddr, bytes: &[u8]) -> Fate {
 }
 
 fn attempt(aim: ProbeAim) -> Attempt {
-    Attempt { aim, local: address(LOCAL), server: Some(address(SERVER)), targets: vec![address(PEER)] }
+    Attempt {
+        aim,
+        local: address(LOCAL),
+        server: Some(address(SERVER)),
+        targets: vec![address(PEER)],
+        asked: Vec::new(),
+    }
 }
 
 #[test]
@@ -157,7 +163,7 @@ fn only_what_ran_out_of_ttl_is_the_opener() {
     {
         let outcome = ProbeOutcome::Icmp { offender: None, icmp_type, icmp_code, mtu: None };
         let (local, server, targets) = (address(local), Some(address(server)), vec![address(peer)]);
-        let attempt = Attempt { aim: ProbeAim::AfterOpener { ttl: 3 }, local, server, targets };
+        let attempt = Attempt { aim: ProbeAim::AfterOpener { ttl: 3 }, local, server, targets, asked: Vec::new() };
         let run = run(vec![attempt], |remote, _, ttl| {
             let is_probe = remote == address(peer) && ttl.is_none();
             if is_probe { Fate::Icmp(outcome.clone()) } else { Fate::Lost }
@@ -273,4 +279,70 @@ fn an_error_for_somebody_elses_datagram_on_the_same_path_is_left_to_him() {
     prober.handle_input(now, Input::Icmp { local, remote, outcome: too_big.clone(), quoted: &bytes });
     let Output::Probe(probe) = prober.poll_output() else { panic!("the probe is not told") };
     assert_eq!(probe.result, too_big);
+}
+
+const SERVER_2: &str = "192.0.2.2:3478";
+
+/// A plain socket that asks two servers.
+fn asking() -> Attempt {
+    let (local, asked) = (address(LOCAL), vec![address(SERVER), address(SERVER_2)]);
+    Attempt { aim: ProbeAim::PlainServer, local, server: None, targets: Vec::new(), asked }
+}
+
+/// A server's answer, changed on the way or not.
+fn told(bytes: &[u8], mapped: &str, is_changed: bool) -> Fate {
+    let message = Message::decode(bytes).unwrap();
+    assert_eq!((message.method, message.class), (Method::BINDING, Class::Request));
+    let answer = MessageBuilder::new(Class::Success, Method::BINDING, message.transaction);
+    let mut answer = answer.xor_address(AttributeType::XOR_MAPPED_ADDRESS, address(mapped)).fingerprint().build();
+    if is_changed {
+        let last = answer.len() - 1;
+        answer[last] ^= 1;
+    }
+    Fate::Answer(answer)
+}
+
+#[test]
+fn each_server_that_is_asked_for_its_own_sake_tells_where_it_sees_the_socket() {
+    let run = run(vec![asking()], |remote, bytes, _| {
+        told(bytes, if remote == address(SERVER) { MAPPED } else { "203.0.113.1:5001" }, false)
+    });
+    let results: Vec<_> = run.probes.iter().map(|probe| (probe.remote, probe.result.clone())).collect();
+    let answered = |mapped| ProbeOutcome::Answered { mapped: Some(address(mapped)), round_trip_us: 20_000 };
+    assert_eq!(results, [(address(SERVER), answered(MAPPED)), (address(SERVER_2), answered("203.0.113.1:5001"))]);
+    assert!(run.announced.is_empty(), "the peer learns nothing");
+    assert_eq!(run.sent.len(), 2);
+}
+
+#[test]
+fn a_server_that_is_silent_or_whose_answers_are_changed_is_told_of() {
+    let mut changed = 0;
+    let run = run(vec![asking()], |remote, bytes, _| {
+        if remote == address(SERVER_2) {
+            return Fate::Lost;
+        }
+        changed += 1;
+        told(bytes, LOCAL, true)
+    });
+    let results: Vec<_> = run.probes.iter().map(|probe| probe.result.clone()).collect();
+    let rewritten = ProbeOutcome::Rewritten { told: Some(address(LOCAL)), answers: 2 };
+    assert_eq!(results, [rewritten, ProbeOutcome::Silent]);
+    assert_eq!((changed, run.sent.len()), (2, 8), "one may be chance, and two are enough");
+    assert!(run.took < Duration::from_secs(2), "{:?}", run.took);
+}
+
+#[test]
+fn a_whole_answer_outweighs_one_that_was_changed_and_candidates_are_not_asked_by_such_a_socket() {
+    let mut first = true;
+    let run = run(vec![Attempt { asked: vec![address(SERVER)], ..asking() }], |_, bytes, _| {
+        told(bytes, MAPPED, std::mem::take(&mut first))
+    });
+    assert!(matches!(run.probes[0].result, ProbeOutcome::Answered { .. }), "{:?}", run.probes);
+
+    let (ours, theirs) = credentials();
+    let mut prober = PeerProbes::new(ours, theirs, None, Random::from_seed([1; 32]));
+    let now = Timestamp::from_micros(0);
+    prober.handle_input(now, Input::Attempt(asking()));
+    prober.handle_input(now, Input::Target(address(PEER)));
+    assert_eq!(prober.attempts[0].requests.len(), 2);
 }

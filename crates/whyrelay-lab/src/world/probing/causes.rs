@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use whyrelay_core::engine::peer_probes::plan::{self, TTLS};
+use whyrelay_core::engine::peer_probes::plan::{self, TTLS, Untold};
 use whyrelay_core::engine::peer_probes::{Attempt, Input, MAX_TARGETS};
 use whyrelay_core::host::{HostFact, ProbeAim, RoutePurpose, RouteQuestion, leads_to_guests};
 use whyrelay_core::time::Timestamp;
@@ -36,9 +36,40 @@ impl Peer {
             IceState::Completed => self.knows_all_candidates() || self.probing.is_late,
             _ => connecting && self.probing.is_late,
         };
-        if due && self.probes_causes() && !self.probing.separated && !self.is_direct() {
-            self.separate(now);
+        if due && self.probes_causes() && !self.is_direct() {
+            if !self.probing.separated && !self.is_relay_only() {
+                self.separate(now);
+            }
+            if !std::mem::replace(&mut self.probing.asked, true) {
+                self.ask_plainly(now);
+            }
         }
+    }
+
+    /// Plain sockets ask the servers, where the session's own cannot tell what is in front.
+    fn ask_plainly(&mut self, now: Timestamp) {
+        let servers = self.servers_over_udp();
+        for own in self.probing_locals() {
+            let asked = plan::worth_asking(servers.iter().copied(), own);
+            if self.untold(own).is_none() || asked.is_empty() {
+                continue;
+            }
+            self.prepare_probes();
+            let local = SocketAddr::new(own.ip(), self.free_port());
+            let socket = Socket { mark: 0, device: None };
+            for server in &asked {
+                self.ask_about(now, &socket, local, *server, RoutePurpose::Server);
+            }
+            self.probing.sockets.insert(local, socket);
+            let (aim, server, targets) = (ProbeAim::PlainServer, None, Vec::new());
+            self.feed_probes(now, Input::Attempt(Attempt { aim, local, server, targets, asked }));
+        }
+    }
+
+    /// What a socket of the session leaves untold of the network in front.
+    fn untold(&self, own: SocketAddr) -> Option<Untold> {
+        let is_marked = self.kernel.as_ref().is_some_and(|kernel| kernel.mark != 0);
+        plan::untold(self.is_relay_only(), is_marked, self.hears_servers(own.is_ipv6()))
     }
 
     fn separate(&mut self, now: Timestamp) {
@@ -59,7 +90,13 @@ impl Peer {
             self.prepare_probes();
             self.probing.tracing = true;
             for ttl in TTLS {
-                let attempt = Attempt { aim: ProbeAim::TimeToLive { ttl }, local, server: None, targets: vec![remote] };
+                let attempt = Attempt {
+                    aim: ProbeAim::TimeToLive { ttl },
+                    local,
+                    server: None,
+                    targets: vec![remote],
+                    asked: Vec::new(),
+                };
                 self.feed_probes(now, Input::Attempt(attempt));
             }
         }
@@ -70,8 +107,10 @@ impl Peer {
         self.prepare_probes();
         let local = SocketAddr::new(own.ip(), self.free_port());
         let mark = self.kernel.as_ref().map_or(0, |kernel| kernel.mark);
+        let is_plain = plan::goes_plain(&aim, self.untold(own));
         let socket = match &aim {
             ProbeAim::Device { device } => Socket { mark, device: Some(device.clone()) },
+            _ if is_plain => Socket { mark: 0, device: None },
             ProbeAim::WithoutMark => Socket { mark: 0, device: None },
             _ => Socket { mark, device: None },
         };
@@ -92,7 +131,7 @@ impl Peer {
         }
         self.probing.sockets.insert(local, socket);
         let server = self.server_for(local);
-        self.feed_probes(now, Input::Attempt(Attempt { aim, local, server, targets }));
+        self.feed_probes(now, Input::Attempt(Attempt { aim, local, server, targets, asked: Vec::new() }));
     }
 
     fn ask_about(

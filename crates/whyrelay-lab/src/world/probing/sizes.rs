@@ -72,7 +72,8 @@ impl Peer {
     }
 
     fn pad(&mut self, now: Timestamp, length: u16, local: SocketAddr, remote: SocketAddr) {
-        let attempt = Attempt { aim: ProbeAim::Padded { length }, local, server: None, targets: vec![remote] };
+        let attempt =
+            Attempt { aim: ProbeAim::Padded { length }, local, server: None, targets: vec![remote], asked: Vec::new() };
         self.feed_probes(now, Input::Attempt(attempt));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use whyrelay_core::engine::peer_probes::plan::{self, TTLS};
+use whyrelay_core::engine::peer_probes::plan::{self, TTLS, Untold};
 use whyrelay_core::engine::peer_probes::{self, Attempt, PeerProbes};
 use whyrelay_core::host::{
     HostFact, Moment, Probe, ProbeAim, ProbeOutcome, ProfileTally, RoutePurpose, leads_to_guests,
@@ -59,6 +59,7 @@ impl Session {
                 let options = match &aim {
                     ProbeAim::Device { device } => UdpOptions { device: DeviceName::new(device), raw: false, ..own },
                     ProbeAim::WithoutMark => UdpOptions { mark: None, ..own },
+                    aim if plan::goes_plain(aim, self.untold(local)) => UdpOptions::default(),
                     _ => own,
                 };
                 self.attempt(local, aim, options);
@@ -68,13 +69,71 @@ impl Session {
         self.begin_probes();
     }
 
+    /// Plain sockets ask the servers, once, where the session's own cannot tell what is in front.
+    pub(super) fn ask_plainly(&mut self) {
+        if self.probing.asked || self.is_direct() || self.both_credentials().is_none() {
+            return;
+        }
+        for own in self.locals() {
+            let asked = plan::worth_asking(self.peer.servers_over_udp(), own);
+            let Some(untold) = self.untold(own).filter(|_| !asked.is_empty()) else { continue };
+            if !std::mem::replace(&mut self.probing.asked, true) {
+                let line = format!("asking STUN servers from a plain program's socket, because {}", untold.why());
+                self.progress.step(&line);
+            }
+            self.ask_from(own, asked);
+        }
+        if self.probing.asked {
+            self.begin_probes();
+        }
+    }
+
+    /// Asks servers from a plain socket beside one of the session's.
+    fn ask_from(&mut self, own: SocketAddr, asked: Vec<SocketAddr>) {
+        self.prepare_probes();
+        let aim = ProbeAim::PlainServer;
+        let wanted = SocketAddr::new(own.ip(), 0);
+        match UdpDoor::open(wanted, UdpOptions::default(), self.probing.sender.clone()) {
+            Ok(door) => {
+                let local = bare(door.local());
+                self.probing.doors.insert(local, door);
+                let socket = OwnSocket { local, protocol: 17, mark: 0, user: None, device: None, raw: false };
+                for server in &asked {
+                    self.ask_about(socket, *server, RoutePurpose::Server);
+                }
+                let attempt = Attempt { aim, local, server: None, targets: Vec::new(), asked };
+                self.feed_probes(peer_probes::Input::Attempt(attempt));
+            }
+            Err(error) => {
+                for remote in asked {
+                    let result = ProbeOutcome::NotMade { detail: error.to_string() };
+                    let probe = Probe { aim: aim.clone(), local: wanted, remote, transmissions: 0, result };
+                    self.host_input(Moment::During, HostFact::Probe(probe));
+                }
+            }
+        }
+    }
+
+    /// What a socket of the session leaves untold of the network in front.
+    fn untold(&self, own: SocketAddr) -> Option<Untold> {
+        let options = self.imitation.options;
+        let is_special = options.mark.is_some() || options.device.is_some() || options.user.is_some() || options.raw;
+        plan::untold(self.config.relay_only, is_special, self.peer.hears_servers(own.is_ipv6()))
+    }
+
     /// Probes with low TTLs on the session's own addresses and ports.
     fn trace_hops(&mut self) {
         let Some((local, remote)) = self.path_to_trace() else { return };
         self.prepare_probes();
         self.probing.tracing = true;
         for ttl in TTLS {
-            let attempt = Attempt { aim: ProbeAim::TimeToLive { ttl }, local, server: None, targets: vec![remote] };
+            let attempt = Attempt {
+                aim: ProbeAim::TimeToLive { ttl },
+                local,
+                server: None,
+                targets: vec![remote],
+                asked: Vec::new(),
+            };
             self.feed_probes(peer_probes::Input::Attempt(attempt));
         }
     }
@@ -131,7 +190,13 @@ impl Session {
                 if aim == ProbeAim::Plain {
                     self.record_profile(local, options, false);
                 }
-                self.feed_probes(peer_probes::Input::Attempt(Attempt { aim, local, server, targets }));
+                self.feed_probes(peer_probes::Input::Attempt(Attempt {
+                    aim,
+                    local,
+                    server,
+                    targets,
+                    asked: Vec::new(),
+                }));
             }
             Err(error) => {
                 for (_, remote) in self.targets() {

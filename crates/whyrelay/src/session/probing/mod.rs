@@ -52,6 +52,8 @@ pub(super) struct Probing {
     targets: BTreeSet<SocketAddr>,
     compared: bool,
     separated: bool,
+    /// Plain sockets have asked the servers.
+    asked: bool,
     /// Probes with a low TTL are out: what dies of it is theirs.
     tracing: bool,
     deadline: Option<Timestamp>,
@@ -83,6 +85,7 @@ impl Probing {
             targets: BTreeSet::new(),
             compared: false,
             separated: false,
+            asked: false,
             tracing: false,
             deadline: None,
             peer_probes: None,
@@ -146,6 +149,7 @@ impl Session {
             && since.elapsed() >= self.suspicious_after()
         {
             self.separate();
+            self.ask_plainly();
         }
         self.aim_at_new_candidates();
     }
@@ -165,11 +169,11 @@ impl Session {
         let own = self.probing.deadline.map(|deadline| self.clock.instant(deadline));
         let asked = self.probing.asked.deadline();
         let suspicious = match self.phase {
-            Phase::Connecting(since) if !self.probing.separated && self.peer_answers_probes() => {
-                Some(since + self.suspicious_after())
-            }
+            Phase::Connecting(since) => Some(since + self.suspicious_after()),
             _ => None,
         };
+        // Once it has come, what is still missing comes with some input.
+        let suspicious = suspicious.filter(|at| Instant::now() < *at);
         let sizes = self.probing.sizes.deadline();
         let begin = self.begin_deadline().filter(|until| Instant::now() < *until);
         [own, asked, sizes, suspicious, begin, self.linger_deadline()].into_iter().flatten().min()
@@ -177,16 +181,20 @@ impl Session {
 
     /// Whether a session that is over goes on for the sake of probes.
     pub(super) fn lingers(&mut self, reason: EndReason) -> bool {
-        if matches!(reason, EndReason::Interrupted | EndReason::Error) || !self.peer_answers_probes() {
+        if matches!(reason, EndReason::Interrupted | EndReason::Error) {
             return false;
         }
         if self.probing.over_since.is_none() {
             self.probing.over_since = Some(Instant::now());
-            self.release_all_candidates();
-            self.separate();
-            self.probe_sizes();
-            self.begin_silence();
-            self.withdraw_silence();
+            // Servers answer, whoever the peer is.
+            self.ask_plainly();
+            if self.peer_answers_probes() {
+                self.release_all_candidates();
+                self.separate();
+                self.probe_sizes();
+                self.begin_silence();
+                self.withdraw_silence();
+            }
         }
         let over = self.linger_deadline().is_some_and(|until| Instant::now() >= until);
         let wanted = self.probing.under_way() || self.probing.peer_probes.unwrap_or_default() || self.peer_will_probe();
@@ -327,6 +335,9 @@ impl Session {
     }
 
     pub(super) fn say_about_probes(&mut self, content: &PeerProbing) {
+        if !self.signals.peer_answers_probes() {
+            return;
+        }
         // Numbers and addresses always serialize.
         let content = serde_json::to_string(content).unwrap_or_default();
         self.say(MessageType::Probe, content);

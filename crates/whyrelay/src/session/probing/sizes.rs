@@ -96,7 +96,8 @@ impl Session {
     }
 
     fn pad(&mut self, length: u16, local: SocketAddr, remote: SocketAddr) {
-        let attempt = Attempt { aim: ProbeAim::Padded { length }, local, server: None, targets: vec![remote] };
+        let attempt =
+            Attempt { aim: ProbeAim::Padded { length }, local, server: None, targets: vec![remote], asked: Vec::new() };
         self.feed_probes(peer_probes::Input::Attempt(attempt));
     }
 }

@@ -285,6 +285,26 @@ fn relay_only_shows_no_address_of_ours() {
 }
 
 #[test]
+fn servers_over_udp_are_known_also_where_only_relays_are_wanted() {
+    let servers = |relay_only: bool, no_turn: bool| {
+        let urls = [
+            "stun:198.51.100.1",
+            "turn:198.51.100.1:3479",
+            "turn:198.51.100.2?transport=tcp",
+            "stun:example.org",
+            "turn:example.org:5349",
+        ];
+        let mut bench = Bench::new(GatherConfig { relay_only, no_turn, ..config(&urls) });
+        bench.input(Input::Resolved { name: "example.org", addresses: &[ip("198.51.100.3")] });
+        bench.gatherer.servers_over_udp().map(|server| server.to_string()).collect::<Vec<_>>()
+    };
+    let all = ["198.51.100.1:3478", "198.51.100.1:3479", "198.51.100.3:3478", "198.51.100.3:5349"];
+    assert_eq!(servers(false, false), all);
+    assert_eq!(servers(true, false), all, "a name is known by its relay");
+    assert_eq!(servers(false, true), [all[0], all[2]]);
+}
+
+#[test]
 fn without_turn_no_turn_server_is_asked() {
     let mut bench =
         Bench::new(GatherConfig { no_turn: true, ..config(&["turn:198.51.100.2", "turn:turn.example.org"]) });
