@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::evidence::SideEvidence;
-use super::routes::Rivals;
+use super::evidence::{SideEvidence, Taken};
+use super::routes::{Rivals, is_refused};
 use super::session::Session;
-use crate::host::{ProbeAim, ProbeOutcome};
+use crate::host::{Probe, ProbeAim, ProbeOutcome};
 use crate::ice::candidate::CandidateTransport;
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior};
 use crate::trace::address::AddressClass;
@@ -57,6 +57,76 @@ pub fn told(side: &SideEvidence) -> Vec<Told> {
     }
     told.sort_unstable();
     told
+}
+
+/// Questions of plain sockets to servers that met the network in front of the session's own sockets.
+pub fn asked_plainly(side: &SideEvidence) -> impl Iterator<Item = &Taken<Probe>> {
+    side.host.probes_with(|aim| *aim == ProbeAim::PlainServer).filter(|probe| meets_network(side, &probe.fact))
+}
+
+/// Whether a plain socket's packets meet the network in front of its address: the host sends them by no tunnel and by no
+/// other interface, nor refuses them, as far as it told.
+fn meets_network(side: &SideEvidence, probe: &Probe) -> bool {
+    let home = side.host.addresses.iter().find(|own| own.fact.address == probe.local.ip());
+    let of_it = side.host.probe_answers.iter().filter(|answer| {
+        let question = &answer.fact.question;
+        let socket = question.source.zip(question.source_port);
+        question.destination == probe.remote.ip() && socket == Some((probe.local.ip(), probe.local.port()))
+    });
+    of_it.into_iter().all(|answer| {
+        let device = answer.fact.device();
+        let tunnel = device.and_then(|device| side.host.link(device)).is_some_and(|link| link.fact.is_tunnel());
+        let strays = home.zip(device).is_some_and(|(home, device)| home.fact.device != device);
+        !is_refused(&answer.fact) && !tunnel && !strays
+    })
+}
+
+/// What servers outside told plain sockets of a side, in the order of the events.
+pub fn told_plainly(side: &SideEvidence) -> Vec<Told> {
+    told_to(asked_plainly(side))
+}
+
+/// The same of all sockets that were made as a plain program's, whatever else they were for.
+pub fn told_all_plainly(side: &SideEvidence) -> Vec<Told> {
+    let early = !side.options.relay_only && asked_plainly(side).next().is_some();
+    let plain = side.host.probes_with(move |aim| match aim {
+        ProbeAim::PlainServer | ProbeAim::Plain | ProbeAim::WithoutMark => true,
+        ProbeAim::EarlyArrival | ProbeAim::AfterOpener { .. } => early,
+        _ => false,
+    });
+    let servers =
+        plain.filter(|probe| side.known.is_server(probe.fact.remote) || probe.fact.aim == ProbeAim::PlainServer);
+    told_to(servers.filter(|probe| meets_network(side, &probe.fact)))
+}
+
+/// What servers told a side at all: its own sockets, and plain ones.
+pub fn told_anyhow(side: &SideEvidence) -> Vec<Told> {
+    let mut all = told(side);
+    all.append(&mut told_plainly(side));
+    all
+}
+
+fn told_to<'a>(probes: impl Iterator<Item = &'a Taken<Probe>>) -> Vec<Told> {
+    let told = probes.filter_map(|probe| match probe.fact.result {
+        ProbeOutcome::Answered { mapped: Some(mapped), .. } => {
+            Some(Told { seq: probe.seq, local: probe.fact.local, server: probe.fact.remote, mapped })
+        }
+        _ => None,
+    });
+    let is_outside =
+        |told: &Told| matches!(AddressClass::of(told.mapped.ip()), AddressClass::Public | AddressClass::CarrierGrade);
+    let mut told: Vec<Told> = told.filter(is_outside).collect();
+    told.sort_unstable();
+    told
+}
+
+/// For the end of a sentence about what a plain socket was told: why one was asked.
+pub const fn why_plainly(side: &SideEvidence) -> &'static str {
+    if side.options.relay_only {
+        "; asked by a plain program's socket, as the session asks a relay alone"
+    } else {
+        "; asked by a plain program's socket, as no server answers the session's own"
+    }
 }
 
 /// The public addresses that servers saw a side at, over any transport, each with the first event that says so: those over
@@ -196,6 +266,10 @@ impl Network {
         network.hear_discovery(side, is_ipv6);
         network.hear_peer(session, vantage, &told, is_ipv6);
         network.hear_views(session, vantage, is_ipv6);
+        // Where the session's own sockets were told nothing.
+        if network.public.is_empty() {
+            network.hear_servers(session.rivals(vantage), &told_plainly(side), is_ipv6);
+        }
         network.evidence.sort_unstable();
         network.evidence.dedup();
         network

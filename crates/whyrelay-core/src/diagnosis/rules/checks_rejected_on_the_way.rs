@@ -1,21 +1,23 @@
 //! A router or firewall refuses the checks and says so.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Examination, Fault, Fix, Need, Rule, udp_blocked};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::Blame;
 use crate::diagnosis::routes::mark_keeps_from_servers;
 use crate::diagnosis::session::{Path, Session};
+use crate::host::{ProbeAim, ProbeOutcome};
 use crate::trace::address::AddressClass;
+use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
     code: "WR513",
     name: "checks-rejected-on-the-way",
     title: "a router or firewall refuses the checks and says so",
     meaning: "An ICMP error came back for the checks: a router on the way, or the firewall of the peer's host or network, refuses them and says so (administratively prohibited, or unreachable; nftables and iptables say \"port unreachable\" unless told otherwise).",
-    detection: "The error queue of the socket: ICMP type 3 with a code other than \"fragmentation needed\", from an address that is not this host's own, for an address of the peer that could be reached from here: a private one in another network is refused everywhere. \"Port unreachable\" counts from a router only: from an address of the peer it says that the port is closed there.",
+    detection: "The error queue of the socket: ICMP type 3 with a code other than \"fragmentation needed\", from an address that is not this host's own, for an address of the peer that could be reached from here: a private one in another network is refused everywhere. \"Port unreachable\" counts from a router only: from an address of the peer it says that the port is closed there. Where a mark leads the session's own packets away: such an error for a plain program's checks.",
     proof: "The offender's address in the cited event, and who that is on traceroute.",
     doubt: "The same pair with an answer later: then the refusal was temporary.",
     fixes: &[
@@ -36,21 +38,19 @@ fn examine(session: &Session<'_>) -> Examination {
         _ => Vec::new(),
     };
     for vantage in session.recorded().filter(|_| session.path != Path::Direct) {
+        if blocked.contains(&Blame::side(vantage)) {
+            continue;
+        }
         // Nor is it about the path to the peer where a mark leads all packets away from it.
-        if blocked.contains(&Blame::side(vantage)) || mark_keeps_from_servers(session, vantage) {
+        if mark_keeps_from_servers(session, vantage) {
+            faults.extend(plainly(session, vantage));
             continue;
         }
         let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
         let checked: BTreeSet<SocketAddr> = side.sent.values().map(|check| check.pair.remote).collect();
         let refused = side.icmp_errors.iter().filter_map(|((_, remote, icmp_type, code), error)| {
             let offender = error.offender.filter(|offender| !is_own(side, *offender))?;
-            // A closed port says so itself: the peer's host, or the NAT that has its address.
-            let closed = || offender == remote.ip() || side.known.is_told(offender);
-            let unreachable = if remote.is_ipv4() {
-                *icmp_type == 3 && *code != 4 && !(*code == 3 && closed())
-            } else {
-                *icmp_type == 1 && !(*code == 4 && closed())
-            };
+            let unreachable = is_unreachable(side, *remote, offender, (*icmp_type, *code));
             let checked = checked.contains(remote) && !is_elsewhere(side, *remote);
             // The peer's own host has a rule of its own.
             let by_peer = is_own(peer, offender);
@@ -75,6 +75,47 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(faults)
 }
 
+/// The same of checks from a plain program's socket.
+fn plainly(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let plain = side.host.probes_with(|aim| matches!(aim, ProbeAim::Plain | ProbeAim::WithoutMark));
+    let refused: Vec<_> = plain
+        .filter_map(|probe| {
+            let ProbeOutcome::Icmp { offender: Some(offender), icmp_type, icmp_code, .. } = probe.fact.result else {
+                return None;
+            };
+            let remote = probe.fact.remote;
+            let on_the_way = !is_own(side, offender) && !is_own(peer, offender) && !is_elsewhere(side, remote);
+            (on_the_way && is_unreachable(side, remote, offender, (icmp_type, icmp_code)))
+                .then_some((probe.seq, remote, offender, icmp_type, icmp_code))
+        })
+        .collect();
+    let (_, remote, offender, icmp_type, code) = refused.iter().min()?;
+    Some(Fault {
+        blame: if *offender == remote.ip() { Blame::side(vantage.other()) } else { Blame::Path },
+        severity: session.harm(),
+        summary: format!(
+            "{offender} refuses the checks of {} to {remote} from a plain program's socket (ICMP {icmp_type}/{code}: {})",
+            vantage.name(),
+            meaning(*icmp_type, *code)
+        ),
+        evidence: refused.iter().map(|(seq, ..)| *seq).collect(),
+        hidden: true,
+        ..Fault::default()
+    })
+}
+
+/// Whether an error says that what was sent to an address is refused, and not that its port is closed: the peer's host
+/// says that itself, or the NAT that has its address.
+fn is_unreachable(side: &SideEvidence, remote: SocketAddr, offender: IpAddr, (icmp_type, code): (u8, u8)) -> bool {
+    let closed = || offender == remote.ip() || side.known.is_told(offender);
+    if remote.is_ipv4() {
+        icmp_type == 3 && code != 4 && !(code == 3 && closed())
+    } else {
+        icmp_type == 1 && !(code == 4 && closed())
+    }
+}
+
 /// Whether an address is private and in no network of this side: providers refuse packets to it, as they should.
 fn is_elsewhere(side: &SideEvidence, remote: SocketAddr) -> bool {
     matches!(AddressClass::of(remote.ip()), AddressClass::Private | AddressClass::LinkLocal)
@@ -82,7 +123,7 @@ fn is_elsewhere(side: &SideEvidence, remote: SocketAddr) -> bool {
 }
 
 /// Whether an address is one of a side's own.
-pub(crate) fn is_own(side: &SideEvidence, address: std::net::IpAddr) -> bool {
+pub(crate) fn is_own(side: &SideEvidence, address: IpAddr) -> bool {
     side.known.is_own(address)
 }
 

@@ -1,9 +1,11 @@
 //! the NAT gives each destination another address.
 
 use super::need::SECOND_SERVER;
-use super::{Examination, Fault, Fix, Need, Rule, nat_behind_nat};
+use super::{
+    Examination, Fault, Fix, Need, Rule, container_nat_randomizes_ports, nat_behind_nat, public_address_varies,
+};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
-use crate::diagnosis::network::{Told, mapped_otherwise, told};
+use crate::diagnosis::network::{Told, mapped_otherwise, told, told_plainly, why_plainly};
 use crate::diagnosis::session::Session;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     name: "endpoint-dependent-mapping",
     title: "the NAT gives each destination another address",
     meaning: "The NAT in front of a side maps one socket to different addresses for different destinations (RFC 4787: address-dependent or address-and-port-dependent mapping; many call it symmetric). The address that a STUN server reports is then not the one that the peer sees, so the peer's checks go to a port that nobody listens on.",
-    detection: "Two servers report different mapped addresses for the same socket. Where only one was asked: the peer, or a relay at another port, saw checks of that socket come from another port than the server did, and no packet of the peer can have taken that port before: the NAT does not keep it, or the peer had sent nothing there.",
+    detection: "Two servers report different mapped addresses for the same socket. Where only one was asked: the peer, or a relay at another port, saw checks of that socket come from another port than the server did, and no packet of the peer can have taken that port before: the NAT does not keep it, or the peer had sent nothing there. Where no server answers the session's own sockets, or they ask a relay alone, a plain program's socket was asked.",
     proof: "Two STUN servers at different addresses, asked from one socket, tell different mapped ports; and the peer sees a third one.",
     doubt: "Equal answers from the same socket once the router is changed, or from another port of the same host: then only this port is affected.",
     fixes: &[
@@ -49,7 +51,29 @@ fn uncompared(session: &Session<'_>, vantage: Vantage) -> Option<String> {
 
 /// The fault of a side, and whether anything was compared.
 fn of_side(session: &Session<'_>, vantage: Vantage) -> (Option<Fault>, bool) {
-    let (rivals, told) = (session.rivals(vantage), told(session.evidence.side(vantage)));
+    let side = session.evidence.side(vantage);
+    let (fault, compared) = by_servers(session, vantage, told(side));
+    let fault = fault.or_else(|| by_view(session, vantage));
+    if fault.is_some() {
+        return (fault, true);
+    }
+    let (plainly, also_compared) = by_servers(session, vantage, told_plainly(side));
+    // What explains different answers has no finding of its own that is about the session's packets.
+    let explained = || {
+        public_address_varies::plainly(session, vantage).is_some()
+            || container_nat_randomizes_ports::own_translation(session, vantage).is_some()
+    };
+    let plainly = plainly.filter(|_| !explained()).map(|fault| Fault {
+        summary: format!("{}{}", fault.summary, why_plainly(side)),
+        hidden: true,
+        ..fault
+    });
+    (plainly, compared || also_compared)
+}
+
+/// The same as far as servers tell.
+fn by_servers(session: &Session<'_>, vantage: Vantage, told: Vec<Told>) -> (Option<Fault>, bool) {
+    let rivals = session.rivals(vantage);
     // Where there is no NAT there is nothing to compare.
     let mut compared = told.iter().any(|told| told.mapped == told.local);
     // What each socket was told by servers outside of its own network, in the order of the events.
@@ -88,9 +112,7 @@ fn of_side(session: &Session<'_>, vantage: Vantage) -> (Option<Fault>, bool) {
         };
         return (Some(fault), true);
     }
-    let fault = by_view(session, vantage);
-    let compared = compared || fault.is_some();
-    (fault, compared)
+    (None, compared)
 }
 
 /// Only one server was asked, and somebody else saw the same socket at another port.

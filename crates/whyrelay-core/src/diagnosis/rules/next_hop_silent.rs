@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy};
-use crate::diagnosis::network::{Network, told};
+use crate::diagnosis::network::{Network, told_anyhow};
 use crate::diagnosis::routes::{MendedWay, is_refused};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{Family, NeighborState, Subject};
@@ -129,7 +129,9 @@ fn fault(session: &Session<'_>, vantage: Vantage, family: Family) -> Option<Faul
     let (remote, seq) = by_icmp.or_else(|| waiting(session, vantage, &candidates))?;
     // Neighbors behind one NAT that do not reach each other are kept apart: that has a rule of its own.
     let apart = is_own(peer, remote.ip())
-        && told(side).iter().any(|mine| told(peer).iter().any(|theirs| theirs.mapped.ip() == mine.mapped.ip()));
+        && told_anyhow(side)
+            .iter()
+            .any(|mine| told_anyhow(peer).iter().any(|theirs| theirs.mapped.ip() == mine.mapped.ip()));
     if apart {
         return None;
     }

@@ -2,7 +2,7 @@
 
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::Blame;
-use crate::diagnosis::network::told;
+use crate::diagnosis::network::{Told, told_anyhow, told_plainly, why_plainly};
 use crate::diagnosis::routes::diversions;
 use crate::diagnosis::session::Break;
 use crate::diagnosis::session::{Path, Session};
@@ -34,9 +34,9 @@ fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct || session.recorded().count() < 2 {
         return Examination::Clear;
     }
-    let [a, b] = [Vantage::A, Vantage::B].map(|vantage| told(session.evidence.side(vantage)));
-    let translated =
-        |told: &&crate::diagnosis::network::Told| told.mapped.ip() != told.local.ip() && told.mapped.is_ipv4();
+    // A plain socket has the same address outside.
+    let [a, b] = [Vantage::A, Vantage::B].map(|vantage| told_anyhow(session.evidence.side(vantage)));
+    let translated = |told: &&Told| told.mapped.ip() != told.local.ip() && told.mapped.is_ipv4();
     let common = a.iter().filter(translated).find_map(|mine| {
         let theirs = b.iter().filter(translated).find(|theirs| theirs.mapped.ip() == mine.mapped.ip())?;
         Some((mine, theirs))
@@ -67,14 +67,19 @@ fn examine(session: &Session<'_>) -> Examination {
     if lost.is_empty() {
         return Examination::Clear;
     }
+    let plainly = [(Vantage::A, mine), (Vantage::B, theirs)].into_iter().find_map(|(vantage, told)| {
+        let side = session.evidence.side(vantage);
+        told_plainly(side).contains(told).then(|| why_plainly(side))
+    });
     Examination::Found(vec![Fault {
         family: Some(Family::V4),
         blame: Blame::Path,
         severity: session.harm(),
         summary: format!(
-            "A ({}) and B ({}) are behind one NAT with the public address {public}: they do not reach each other on its inside, and it does not turn packets around",
+            "A ({}) and B ({}) are behind one NAT with the public address {public}: they do not reach each other on its inside, and it does not turn packets around{}",
             mine.local.ip(),
-            theirs.local.ip()
+            theirs.local.ip(),
+            plainly.unwrap_or_default()
         ),
         evidence: [mine.seq, theirs.seq].into_iter().chain(lost).collect(),
         ..Fault::default()

@@ -7,7 +7,7 @@ use super::need::BY_CHECK;
 use super::{Examination, Fault, Fix, Need, Rule};
 
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::network::{Network, Told, mapped_otherwise, told};
+use crate::diagnosis::network::{Network, Told, asked_plainly, mapped_otherwise, told, why_plainly};
 use crate::diagnosis::routes::diversions;
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
@@ -20,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
     name: "port-taken-by-early-packet",
     title: "an early packet took the port in the NAT",
     meaning: "The router in front of a side takes unsolicited packets for packets to itself and notes them in its connection table. When the peer speaks first, its packet occupies the mapped port towards that peer, so that the side's own packets to the peer leave from another port, which the peer's NAT does not let in. Every tester calls such a NAT endpoint-independent, and two of them never connect.",
-    detection: "The mapping is the same for all servers (or the NAT keeps the port towards the only one), yet the peer, or its relay, sees the side come from another port than that: in its checks, or in a third party's view after it had sent first. Or nothing arrives either way and the peer gets \"port unreachable\" from the router's own public address. Where the packets for the peer are led past that router: that, and what the peer's relay sees.",
+    detection: "The mapping is the same for all servers (or the NAT keeps the port towards the only one), yet the peer, or its relay, sees the side come from another port than that: in its checks, or in a third party's view after it had sent first. Or nothing arrives either way and the peer gets \"port unreachable\" from the router's own public address. Where the packets for the peer are led past that router: that, and what the peer's relay sees. Where no server answers the session's own sockets, plain ones are tried so.",
     proof: "The router's connection table (conntrack -L) has an unreplied entry from the peer to the mapped port, and the side's flow with another port in its reply direction.",
     doubt: "The same session with this side speaking first, or after an opener with a low TTL from each side: if that is direct, the early packet was the cause; if the port still differs, the mapping depends on the destination after all.",
     fixes: &[
@@ -93,6 +93,8 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
 /// an opener of low TTL, which the peer's packets could not precede, is answered.
 fn probed(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
+    // Then these were made as a plain program's: what the host does to the session's own packets is not theirs.
+    let is_plain = !side.options.relay_only && asked_plainly(side).next().is_some();
     let mapped_of = |outcome: &ProbeOutcome| match outcome {
         ProbeOutcome::Answered { mapped, .. } => *mapped,
         _ => None,
@@ -131,10 +133,12 @@ fn probed(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             blame: Blame::side(vantage),
             severity: session.harm(),
             summary: format!(
-                "The router of {here} gives up port {} towards {there} when {there}'s packets come first: {how}",
-                told.port()
+                "The router of {here} gives up port {} towards {there} when {there}'s packets come first: {how}{}",
+                told.port(),
+                if is_plain { why_plainly(side) } else { "" }
             ),
             evidence: [probe.seq].into_iter().chain(more).collect(),
+            hidden: is_plain,
             ..Fault::default()
         })
     })

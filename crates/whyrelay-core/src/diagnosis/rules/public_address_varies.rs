@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::need::SECOND_SERVER;
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::network::told;
+use crate::diagnosis::network::{Told, told, told_all_plainly, told_plainly, why_plainly};
 use crate::diagnosis::routes::{diversions, mark_keeps_from_servers};
 use crate::diagnosis::session::{Path, Session};
 use crate::trace::event::Vantage;
@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     name: "public-address-varies",
     title: "the public address depends on the destination",
     meaning: "One socket of a side comes out at different public addresses for different destinations: its router balances the load over several uplinks, or the provider's NAT has a pool of addresses. The address that the STUN server reports is then not the one from which the peer is addressed.",
-    detection: "Two servers, or a server and the peer, see the same socket at different public IP addresses.",
+    detection: "Two servers, or a server and the peer, see the same socket at different public IP addresses. Where no server answers the session's own sockets, or they ask a relay alone, a plain program's socket was asked.",
     proof: "Two STUN servers asked again and again from one socket: which address each sees.",
     doubt: "The same address for all destinations once a destination or source is pinned to one uplink.",
     fixes: &[
@@ -60,23 +60,10 @@ fn seen_by_one(session: &Session<'_>, vantage: Vantage) -> Option<String> {
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     // What a mark leads away from its usual path says nothing of the network.
     if mark_keeps_from_servers(session, vantage) {
-        return None;
+        return plainly(session, vantage);
     }
     let told = told(session.evidence.side(vantage));
-    let by_servers = told.iter().find_map(|first| {
-        let differs = |other: &&crate::diagnosis::network::Told| {
-            let same_socket = other.local == first.local && other.mapped.is_ipv4() == first.mapped.is_ipv4();
-            same_socket && other.seq > first.seq && other.mapped.ip() != first.mapped.ip()
-        };
-        let other = told.iter().find(differs)?;
-        Some((
-            first.local,
-            first.mapped.ip(),
-            other.mapped.ip(),
-            format!("the server {}", other.server),
-            vec![first.seq, other.seq],
-        ))
-    });
+    let by_servers = by_servers(&told);
     let by_peer = || {
         // A host that sends what is for the peer another way comes from elsewhere there; servers tell of the network.
         let (seen, seq, base) = unadvertised(session, vantage).filter(|_| diversions(session, vantage).is_empty())?;
@@ -84,8 +71,62 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         let differs = first.mapped.ip() != seen.ip() && first.mapped.ip() != first.local.ip();
         differs.then(|| (base, first.mapped.ip(), seen.ip(), vantage.other().name().to_owned(), vec![first.seq, seq]))
     };
-    let (local, first, other, who, evidence) = by_servers.or_else(by_peer)?;
+    let Some(differing) = by_servers.or_else(by_peer) else { return plainly(session, vantage) };
+    Some(told_of(session, vantage, differing))
+}
+
+/// The same of a plain socket.
+pub(super) fn plainly(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let side = session.evidence.side(vantage);
+    let told = told_plainly(side);
+    let fault = match by_servers(&told) {
+        Some(differing) => told_of(session, vantage, differing),
+        None => from_pool(session, vantage, &told)?,
+    };
+    Some(Fault { summary: format!("{}{}", fault.summary, why_plainly(side)), hidden: true, ..fault })
+}
+
+/// A socket that is mapped for each destination, and others from the same address that come from another one outside: each
+/// mapping gets any of them.
+fn from_pool(session: &Session<'_>, vantage: Vantage, told: &[Told]) -> Option<Fault> {
+    let (first, other) = told.iter().find_map(|first| {
+        let differs = |other: &&Told| other.local == first.local && other.mapped != first.mapped;
+        Some((first, told.iter().find(differs)?))
+    })?;
+    let all = told_all_plainly(session.evidence.side(vantage));
+    let elsewhere = all.iter().find(|told| {
+        let same_family = told.mapped.is_ipv4() == first.mapped.is_ipv4();
+        same_family && told.local.ip() == first.local.ip() && told.mapped.ip() != first.mapped.ip()
+    })?;
+    let who = format!("the server {}", elsewhere.server);
+    let (one, another) = (first.mapped.ip(), elsewhere.mapped.ip());
     Some(Fault {
+        summary: format!(
+            "{} comes from {one} with one socket, mapped for each destination, and from {another} with another for {who}: each mapping gets one of several addresses",
+            vantage.name()
+        ),
+        ..told_of(session, vantage, (first.local, one, another, who, vec![first.seq, other.seq, elsewhere.seq]))
+    })
+}
+
+/// A socket, two of its addresses, who saw the second, and the events.
+type Differing = (SocketAddr, IpAddr, IpAddr, String, Vec<u64>);
+
+/// Two servers that saw one socket at different addresses.
+fn by_servers(told: &[Told]) -> Option<Differing> {
+    told.iter().find_map(|first| {
+        let differs = |other: &&Told| {
+            let same_socket = other.local == first.local && other.mapped.is_ipv4() == first.mapped.is_ipv4();
+            same_socket && other.seq > first.seq && other.mapped.ip() != first.mapped.ip()
+        };
+        let other = told.iter().find(differs)?;
+        let (who, evidence) = (format!("the server {}", other.server), vec![first.seq, other.seq]);
+        Some((first.local, first.mapped.ip(), other.mapped.ip(), who, evidence))
+    })
+}
+
+fn told_of(session: &Session<'_>, vantage: Vantage, (local, first, other, who, evidence): Differing) -> Fault {
+    Fault {
         blame: Blame::side(vantage),
         severity: if session.path == Path::Direct { Severity::Info } else { Severity::Warning },
         summary: format!(
@@ -94,5 +135,5 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         ),
         evidence,
         ..Fault::default()
-    })
+    }
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
+use super::replies_dropped_in_front::{probes_of, takes_arrivals};
 use super::{Examination, Fault, Fix, Need, Rule};
-use crate::diagnosis::evidence::{Check, SideEvidence};
+use crate::diagnosis::evidence::{Check, ServerPath, SideEvidence};
 use crate::diagnosis::finding::{Blame, MAX_CITED, Severity};
+use crate::diagnosis::network::{asked_plainly, told_plainly, why_plainly};
 use crate::diagnosis::routes::mark_keeps_from_servers;
 use crate::diagnosis::session::Session;
-use crate::host::Subject;
+use crate::host::{ProbeAim, ProbeOutcome, Subject};
 use crate::ice::candidate::CandidateTransport;
 use crate::trace::event::{Transport, Vantage};
 
@@ -18,7 +20,7 @@ pub(super) const RULE: Rule = Rule {
     name: "udp-blocked",
     title: "UDP is blocked",
     meaning: "Nothing that a side sends over UDP is answered, by servers that are known to work: its network lets no UDP out, or none back in. No direct path is possible, and of relays only one over TCP or TLS.",
-    detection: "Every STUN and TURN server that was asked over UDP stayed silent (and, where a relayed address was had over TCP or TLS, so did that address, to which others get through), without an ICMP error from its host (a router's is cited), and one of them answered over TCP or TLS, or answers the other side over UDP. Not where both sides asked this one server alone and neither heard it: that is the server's fault rather than two networks'.",
+    detection: "Every STUN and TURN server that was asked over UDP stayed silent (and, where a relayed address was had over TCP or TLS, so did that address, to which others get through), without an ICMP error from its host (a router's is cited), and one of them answered over TCP or TLS, or answers the other side over UDP. Not where both sides asked this one server alone and neither heard it: that is the server's fault rather than two networks'. Where a mark keeps the session's own packets from the servers: the same of a plain program's sockets, none of which is heard by the peer either.",
     proof: "UDP to three servers at different addresses and ports unanswered, TCP to one of them answered, from the same host.",
     doubt: "One answer over UDP from anywhere. Where one port was asked alone, others may be open: then only that one is blocked.",
     fixes: &[
@@ -118,7 +120,12 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
             .iter()
             .any(|((_, remote, ..), error)| error.offender == Some(remote.ip()) && servers.contains(remote));
         // What a mark leads away from the servers says nothing of the network.
-        if !asked || heard || refused || both || mark_keeps_from_servers(session, vantage) {
+        if mark_keeps_from_servers(session, vantage) {
+            faults.extend(plainly(session, vantage));
+            continue;
+        }
+        // Nor is it the network's UDP where a plain socket is answered.
+        if !asked || heard || refused || both || !told_plainly(side).is_empty() {
             continue;
         }
         let stream =
@@ -172,4 +179,49 @@ pub(super) fn examine(session: &Session<'_>) -> Examination {
         },
         _ => Examination::of(faults),
     }
+}
+
+/// The same of plain sockets, where the host keeps the session's own packets from the servers.
+fn plainly(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let asked: Vec<_> = asked_plainly(side).filter(|probe| probe.fact.transmissions >= 3).collect();
+    let by_plain = |aim: &ProbeAim| matches!(aim, ProbeAim::Plain | ProbeAim::PlainServer | ProbeAim::WithoutMark);
+    let silent = side.host.probes_with(by_plain).all(|probe| match probe.fact.result {
+        ProbeOutcome::Silent => true,
+        // A router on the way that refuses it.
+        ProbeOutcome::Icmp { offender: Some(offender), .. } => {
+            offender != probe.fact.remote.ip() && !is_own(side, offender)
+        }
+        _ => false,
+    });
+    // What arrives gets out.
+    let arrives = probes_of(other).next().is_some() || !side.host.probes_seen.is_empty();
+    if asked.is_empty() || hears(side) || !silent || arrives || takes_arrivals(session, vantage) {
+        return None;
+    }
+    let (probe, seq) = asked.iter().find_map(|probe| {
+        let stream = |((transport, _, server), path): (&(Transport, SocketAddr, SocketAddr), &ServerPath)| {
+            let answered = *transport != Transport::Udp && server.ip() == probe.fact.remote.ip();
+            (answered && path.has_answered()).then(|| path.first_seq()).flatten()
+        };
+        let udp = |((transport, _, server), path): (&(Transport, SocketAddr, SocketAddr), &ServerPath)| {
+            let answered = *transport == Transport::Udp && *server == probe.fact.remote;
+            (answered && path.has_answered()).then(|| path.first_seq()).flatten()
+        };
+        let works = side.servers.iter().find_map(stream).or_else(|| other.servers.iter().find_map(udp))?;
+        Some((probe, works))
+    })?;
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: Severity::Warning,
+        summary: format!(
+            "{} gets no answer over UDP from any server, and {} is known to work{}",
+            vantage.name(),
+            probe.fact.remote,
+            why_plainly(side)
+        ),
+        evidence: asked.iter().map(|probe| probe.seq).take(MAX_CITED / 2).chain([seq]).collect(),
+        hidden: true,
+        ..Fault::default()
+    })
 }

@@ -90,6 +90,17 @@ impl Session {
         self.fact(Vantage::A, HostFact::RouteAnswer(RouteAnswer { question, route, failure, rule }));
     }
 
+    /// What the kernel answers for a packet of a plain socket of A to a server.
+    pub(crate) fn plain_route(&mut self, local: &str, server: &str, way: Way<'_>) {
+        self.probe_route(RoutePurpose::Server, server, 0, Ok(way));
+        let Some(EventKind::HostFact { fact, .. }) = self.events.last_mut().map(|event| &mut event.kind) else {
+            return;
+        };
+        if let HostFact::RouteAnswer(answer) = fact.as_mut() {
+            answer.question.source_port = Some(address(local).port());
+        }
+    }
+
     /// What the kernel answers for a packet of A to a server from another of its addresses, with the session's port.
     pub(crate) fn route_from(&mut self, source: &str, to: &str, way: Way<'_>) {
         self.route(RoutePurpose::Server, to, 0, Ok(way));
