@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use whyrelay_core::diagnosis::evidence::Evidence;
-use whyrelay_core::host::HostFact;
+use whyrelay_core::host::{HostFact, ProbeOutcome};
 use whyrelay_core::trace::event::{Datagram, Event, EventKind, Transport, Vantage};
 use whyrelay_core::wire::stun::Message;
 
@@ -44,6 +44,11 @@ fn addresses(evidence: &Evidence, vantage: Vantage) -> Vec<String> {
     for (id, check) in &side.sent {
         let by_peer = other.received.get(id).map(|received| received.pair.remote);
         seen.entry(check.pair.local).or_default().extend(by_peer);
+    }
+    for probe in &side.host.probes {
+        if let ProbeOutcome::Answered { mapped, .. } = probe.fact.result {
+            seen.entry(probe.fact.local).or_default().extend(mapped);
+        }
     }
     seen.values().map(|seen| format!("{} socket seen at {} addresses", vantage.name(), seen.len())).collect()
 }

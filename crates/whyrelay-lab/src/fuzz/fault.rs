@@ -113,9 +113,10 @@ impl Fault {
         }
         match (self.shows, other.shows) {
             _ if !self.is_of_network() || other.is_of_network() => None,
-            _ if other.leaves == Leaves::Nothing => Some(
-                "no packet of the session leaves the host, or no answer comes to it: nothing of it meets the network in front",
-            ),
+            // A plain program's packets do not leave either.
+            _ if other.name == "conntrack-full" => {
+                Some("no packet leaves the host, whoever sends it: nothing of it meets the network in front")
+            }
             (Shows::InArrivals | Shows::InSending | Shows::TowardsRelay, Shows::InSending) => Some(
                 "the host sends nothing to the peer by the network in front, which does harm to such packets alone",
             ),
