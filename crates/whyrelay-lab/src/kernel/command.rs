@@ -32,6 +32,14 @@ pub(crate) fn nft() -> Result<PathBuf, LabError> {
     find("nft", "nftables")
 }
 
+/// Whether the programs are there that every lab needs.
+///
+/// # Errors
+/// Which is missing, and which package has it.
+pub fn programs() -> Result<(), LabError> {
+    ip().and_then(|_| nft()).map(drop)
+}
+
 /// Runs a program with a text on its standard input, and answers its standard output.
 pub(crate) fn run(program: &Path, arguments: &[&str], input: &str) -> Result<String, LabError> {
     let shown = || format!("{} {}", program.display(), arguments.join(" "));

@@ -38,6 +38,7 @@ pub mod state;
 mod tun;
 mod wire;
 
+pub use command::programs;
 pub use cut::data_passed;
 pub use error::LabError;
 pub use lab::Lab;

@@ -96,6 +96,24 @@ fn a_wrong_file_of_a_directory_is_told_with_its_path_and_the_others_run() {
     }
 }
 
+/// What reads the results finds out why there are none.
+#[test]
+fn where_everything_is_skipped_the_reasons_are_printed_and_it_is_no_success() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = directory.path().display().to_string();
+    let empty = whyrelay(&["lab", "run", &place]);
+    assert_eq!(empty.status.code(), Some(2), "{}", said(&empty));
+    assert!(said(&empty).contains("no file there ends with .toml\nhint: "), "{}", said(&empty));
+    std::fs::write(directory.path().join("elsewhere.toml"), ELSEWHERE).expect("a file");
+    let junit = directory.path().join("junit.xml");
+    let output = whyrelay(&["lab", "run", &place, "--format", "json", "--junit", &junit.display().to_string()]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["skipped"][0]["scenario"], "elsewhere");
+    assert!(std::fs::read_to_string(junit).expect("a file").contains("skipped=\"1\""));
+    assert!(said(&output).contains("nothing ran") && said(&output).contains("hint: --kernel"), "{}", said(&output));
+}
+
 /// Before the run: a run may take minutes.
 #[test]
 fn what_cannot_be_written_is_said_before_anything_runs() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use whyrelay_lab::kernel::{Conditions, LabError, cannot, privilege, run_kernel};
+use whyrelay_lab::kernel::{Conditions, LabError, cannot, privilege, programs, run_kernel};
 use whyrelay_lab::run::judge;
 use whyrelay_lab::scenario::Scenario;
 use whyrelay_lab::work;
@@ -19,6 +19,8 @@ use crate::cli::runtime;
 const JOBS_PER_CORE: usize = 2;
 
 pub(super) fn run(args: &RunArgs, scenarios: &[Scenario]) -> anyhow::Result<Vec<Done>> {
+    // Else each scenario would say so.
+    programs()?;
     // Before the first thread: the kernel wants it so.
     privilege::acquire()?;
     let interrupted = watch_interrupts()?;

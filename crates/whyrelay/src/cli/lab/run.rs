@@ -39,6 +39,11 @@ pub(super) struct Skipped {
 
 pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
     let Chosen { scenarios, broken: unread } = choose(&args.scenarios)?;
+    if scenarios.is_empty() && unread.is_empty() {
+        anyhow::bail!(
+            "there is nothing to run: no file there ends with .toml\nhint: `whyrelay lab list` names scenarios that come with whyrelay"
+        );
+    }
     must_differ(args, &scenarios)?;
     written_later(args)?;
     let done = match args.kernel {
@@ -58,9 +63,6 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
             Done::Broken(scenario) => broken.push(scenario),
             Done::NotRun(scenario) => not_run.push(scenario),
         }
-    }
-    if results.is_empty() && broken.is_empty() && not_run.is_empty() {
-        anyhow::bail!("there is nothing to run\nhint: `whyrelay lab list` names the scenarios");
     }
     let verdicts: Vec<&Verdict> = results.iter().map(|(verdict, _)| verdict).collect();
     let mut text = String::new();
@@ -100,6 +102,13 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
     if let Some(file) = &args.junit {
         let text = junit::render(&verdicts, &skipped, &broken, &not_run);
         fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
+    if results.is_empty() && broken.is_empty() && not_run.is_empty() {
+        let other = match args.kernel {
+            true => "without --kernel they run in virtual time, as far as that can express them",
+            false => "--kernel runs them in namespaces, as far as those can express them",
+        };
+        anyhow::bail!("nothing ran: every scenario was skipped, for the reasons above\nhint: {other}");
     }
     Ok(match (broken.is_empty() && not_run.is_empty(), verdicts.iter().all(|verdict| verdict.passed())) {
         (false, _) => COULD_NOT_LOOK,

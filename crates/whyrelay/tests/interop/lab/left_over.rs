@@ -31,6 +31,7 @@ pub(super) fn register(suite: &mut Suite) {
     suite.test("lab::labs_side_by_side_touch_neither_each_other_nor_the_machine", &tools, side_by_side);
     suite.test("lab::works_without_root_or_says_what_to_do", &tools, without_root);
     suite.test("lab::a_limit_of_namespaces_is_named_with_its_setting", &tools, limits_are_named);
+    suite.test("lab::a_missing_program_is_told_once", &tools, a_missing_program);
     suite.test("lab::a_killed_lab_without_root_leaves_no_process", &tools, killed_without_root);
     suite.test("lab::without_root_another_users_lab_is_told_and_left", &tools, another_users);
     suite.test("lab::without_root_what_takes_root_or_tun_is_left_out", &tools, left_out_without_root);
@@ -560,6 +561,19 @@ fn limits_are_named() -> Result<()> {
             ensure!(finished.account.contains(said), "{limit}: not {said:?}: {}", finished.account);
         }
     }
+    Ok(())
+}
+
+/// Of many scenarios each would fail by it.
+fn a_missing_program() -> Result<()> {
+    let mut command = Command::new("unshare");
+    let hide = "nft=$(PATH=$PATH:/usr/sbin:/sbin command -v nft) && mount --bind /dev/null $nft && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", hide, "sh", WHYRELAY, "lab", "run", "--kernel", "two-homes", "public-hosts"]);
+    let finished = Process::start("whyrelay lab run without nft", &mut command)?.finish(LIMIT)?;
+    ensure!(finished.status.code() == Some(2), "{}", finished.account);
+    let said = "error: nft is not installed\nhint: apt-get install nftables";
+    ensure!(finished.account.matches("nft is not installed").count() == 1, "{}", finished.account);
+    ensure!(finished.account.contains(said), "{}", finished.account);
     Ok(())
 }
 
