@@ -149,6 +149,25 @@ fn udp_that_no_plain_socket_gets_an_answer_over_is_blocked_and_not_where_one_doe
 }
 
 #[test]
+fn a_server_that_answers_a_plain_socket_is_neither_silent_nor_is_udp_blocked() {
+    let asked = |result: ProbeOutcome| {
+        let mut session = Session::new();
+        session.candidate(Vantage::A, CandidateType::Host, A, A, None);
+        session.candidate(Vantage::B, CandidateType::ServerReflexive, B_MAPPED, B, None);
+        session.stun(Vantage::A, A, STUN, None);
+        session.stun(Vantage::B, B, STUN, Some(B_MAPPED));
+        session.wait(std::time::Duration::from_secs(3));
+        ask(&mut session, STUN, result);
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        codes(&session)
+    };
+    assert!(asked(ProbeOutcome::Silent).contains(&"WR302"));
+    let answered = asked(mapped(1024));
+    assert!(!answered.contains(&"WR302") && !answered.contains(&"WR301"), "{answered:?}");
+}
+
+#[test]
 fn what_arrives_at_the_peer_and_comes_to_nothing_here_is_dropped_on_its_way_back() {
     let deaf = |arrives: bool| {
         refused(UPLINK, |session| {

@@ -10,7 +10,7 @@ use crate::diagnosis::evidence::{Check, ServerPath, SideEvidence};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::routes::mark_keeps_from_servers;
 use crate::diagnosis::session::Session;
-use crate::host::Family;
+use crate::host::{Family, ProbeAim, ProbeOutcome};
 use crate::trace::event::{Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
@@ -83,6 +83,10 @@ fn silent(session: &Session<'_>) -> Vec<(SocketAddr, Fault)> {
         for (server, paths) in servers {
             let transmissions = asked.get(&server).copied().unwrap_or_default();
             if transmissions < 3 || is_for_probes(side, server) || paths.iter().any(|path| path.has_answered()) {
+                continue;
+            }
+            // A server that answers a plain socket of this host is not silent: it is not asked, or not heard, here.
+            if answers_plainly(side, server) {
                 continue;
             }
             let refused = closed.get(&server);
@@ -204,6 +208,12 @@ fn answers_udp(session: &Session<'_>, vantage: Vantage, server: SocketAddr) -> b
     servers
         .iter()
         .any(|((transport, _, remote), path)| *transport == Transport::Udp && *remote == server && path.has_answered())
+}
+
+/// Whether a server answered a plain program's socket of a side.
+fn answers_plainly(side: &SideEvidence, server: SocketAddr) -> bool {
+    let asked = side.host.probes_with(|aim| *aim == ProbeAim::PlainServer).filter(|probe| probe.fact.remote == server);
+    asked.into_iter().any(|probe| matches!(probe.fact.result, ProbeOutcome::Answered { .. }))
 }
 
 /// Whether a server's address answered either side over TCP or TLS.
