@@ -61,6 +61,25 @@ fn a_relayed_session_is_called_relayed_on_both_sides() {
     assert_eq!(account["schema"], "whyrelay.report/1");
     assert_eq!(account["path"], "relayed");
     assert_eq!(account["selected_pair"]["local"]["type"], "relay");
+    // What the relay alone does not show: the servers are asked from a plain socket, which is announced.
+    assert!(
+        a.stderr.contains("asking STUN servers from a plain program's socket, because the session asks a relay alone")
+    );
+    let probes = account["probes"].as_array().expect("probes");
+    let asked = |side: &str| {
+        let of_side =
+            |probe: &&serde_json::Value| probe["side"].as_str().is_some_and(|is| is.eq_ignore_ascii_case(side));
+        probes
+            .iter()
+            .filter(of_side)
+            .map(|probe| (probe["probe"].as_str(), probe["answered"].as_bool()))
+            .collect::<Vec<_>>()
+    };
+    for side in ["a", "b"] {
+        let asked = asked(side);
+        assert!(!asked.is_empty(), "{side}");
+        assert!(asked.iter().all(|probe| *probe == (Some("as a plain program, of a server"), Some(true))), "{asked:?}");
+    }
 }
 
 #[test]
