@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`evidence`] | one fold over the events of both sides, the same for live sessions, replay and tests |
 //! | [`network`] | the NAT and firewall in front of each side |
+//! | [`views`] | where others than servers see a side come from, and what that says of its NAT |
 //! | [`routes`] | where the kernel sends packets for the peer, against those for the servers |
 //! | [`session`] | both sides joined: the pairs with the chain of every check, the path |
 //! | [`finding`] | findings: code, severity, blame, evidence, advice |
@@ -18,3 +19,4 @@ pub mod network;
 pub mod routes;
 pub mod rules;
 pub mod session;
+pub mod views;

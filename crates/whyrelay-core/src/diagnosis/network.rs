@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::evidence::{SideEvidence, Taken};
 use super::routes::{Rivals, is_refused};
 use super::session::Session;
+use super::views::{Otherwise, mapped_otherwise};
 use crate::host::{Probe, ProbeAim, ProbeOutcome};
 use crate::ice::candidate::CandidateTransport;
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior};
@@ -175,83 +176,6 @@ pub fn seen_by_signaling(side: &SideEvidence, peer: &SideEvidence) -> Option<(Ip
     seen(peer).filter(|(address, _)| is_usable(*address))
 }
 
-/// Where somebody who is no STUN server saw the checks of one of our sockets come from: the peer, or a relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct View {
-    /// Number of the event.
-    pub seq: u64,
-    /// Our socket.
-    pub local: SocketAddr,
-    /// Who saw it, as we address it.
-    pub observer: SocketAddr,
-    /// Whether that is a relayed address.
-    pub by_relay: bool,
-    /// The address that it saw.
-    pub seen: SocketAddr,
-    /// Whether the other side is known to have sent nothing from there to the mapped address before: then no packet of
-    /// its own can have taken the mapped port.
-    pub unprompted: bool,
-}
-
-/// A socket that the only server saw at one port, and somebody else at another, where no early packet can have made the
-/// difference: the server's word and the view.
-///
-/// Such a packet takes a port that the NAT keeps, and comes before ours. Where servers at several addresses were asked,
-/// they tell (and what differs for the peer alone, while it is the same for them, has another cause).
-pub fn mapped_otherwise(session: &Session<'_>, vantage: Vantage) -> Option<(Told, View)> {
-    let side = session.evidence.side(vantage);
-    let (told, rivals) = (told(side), session.rivals(vantage));
-    let by_one = told.iter().filter(|first| {
-        let alike = told.iter().filter(|other| other.local == first.local);
-        let competes = rivals.of(first.local).is_some() && !rivals.others_vary();
-        first.mapped.ip() != first.local.ip()
-            && !competes
-            && alike.into_iter().all(|it| it.server.ip() == first.server.ip())
-    });
-    by_one.into_iter().find_map(|first| {
-        let views = views(session, vantage, first);
-        let differs = |view: &View| view.seen.ip() == first.mapped.ip() && view.seen.port() != first.mapped.port();
-        let kept = first.mapped.port() == first.local.port();
-        views.into_iter().find(|view| differs(view) && (view.unprompted || !kept)).map(|view| (*first, view))
-    })
-}
-
-/// Where others saw a socket come from that a server saw, each once, in the order of our checks.
-fn views(session: &Session<'_>, vantage: Vantage, told: &Told) -> Vec<View> {
-    let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-    let mut known = BTreeSet::new();
-    let sent = side
-        .sent
-        .iter()
-        .filter(|(_, check)| check.pair.transport == CandidateTransport::Udp && check.pair.local == told.local);
-    let mut views: Vec<View> = sent
-        .filter_map(|(id, check)| {
-            let observer = check.pair.remote;
-            let received = other.received.get(id);
-            let by_observer = received.map(|received| (received.pair.remote, received.seq));
-            let (seen, seq) = by_observer.or_else(|| Some((check.mapped()?, check.answer.as_ref()?.seq)))?;
-            let by_relay = other.is_relayed(observer) || side.known.is_told_as_relayed(observer);
-            // The other side's own order of events, which no clock is needed for.
-            let before = |seq: u64| {
-                other.sent.values().any(|theirs| {
-                    let from_there = other.is_relayed(theirs.pair.local) == by_relay;
-                    from_there && theirs.pair.remote == told.mapped && theirs.seq < seq
-                })
-            };
-            known.insert((observer, seen)).then(|| View {
-                seq,
-                local: told.local,
-                observer,
-                by_relay,
-                seen,
-                unprompted: received.is_some_and(|received| !before(received.seq)),
-            })
-        })
-        .collect();
-    views.sort_unstable_by_key(|view| view.seq);
-    views
-}
-
 impl Network {
     /// The network in front of a side; the session keeps it.
     pub fn of<'a>(session: &'a Session<'_>, vantage: Vantage, is_ipv6: bool) -> &'a Self {
@@ -317,7 +241,7 @@ impl Network {
 
     /// What the peer or its relay saw where only one server was asked.
     fn hear_views(&mut self, session: &Session<'_>, vantage: Vantage, is_ipv6: bool) {
-        let Some((told, view)) = mapped_otherwise(session, vantage) else { return };
+        let Some(Otherwise { told, view, .. }) = mapped_otherwise(session, vantage) else { return };
         if told.mapped.is_ipv6() == is_ipv6 {
             let seen = Told { server: view.observer, mapped: view.seen, ..told };
             let differing = differing(&told, &seen);

@@ -24,6 +24,7 @@ mod json_schema;
 mod lasting;
 mod one_behind_another;
 mod one_port;
+mod other_ports;
 mod outages;
 mod over_tcp;
 mod pcapng;

@@ -9,6 +9,7 @@ use crate::diagnosis::evidence::LocalCandidate;
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::network::told;
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session, likeliest_first};
+use crate::diagnosis::views::differs;
 use crate::host::Family;
 use crate::ice::candidate::CandidateType;
 use crate::trace::address::AddressClass;
@@ -41,6 +42,18 @@ pub(super) const RULE: Rule = Rule {
 fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
         return Examination::Clear;
+    }
+    // A port that is another towards others explains the loss, also where it is not known why it is another.
+    let moved = |vantage| differs(session, vantage).map(|(told, view)| (vantage, told, view));
+    if let Some((vantage, told, view)) = session.recorded().find_map(moved) {
+        let (here, there) = (vantage.name(), vantage.other().name());
+        let observer = if view.by_relay { format!("the relay of {there}") } else { there.to_owned() };
+        return Examination::Inconclusive {
+            missing: format!(
+                "why the NAT of {here} maps {} to {} towards {} and to {} towards {observer}: by destination, or because a packet of {there} came first (what a second server at another address tells)",
+                told.local, told.mapped, told.server, view.seen
+            ),
+        };
     }
     let blind = session.recorded().any(|vantage| is_blind(session, vantage));
     Examination::of(Fault::of_families(|family| lost(session, family, blind)).into_iter().collect())

@@ -5,8 +5,9 @@ use super::{
     Examination, Fault, Fix, Need, Rule, container_nat_randomizes_ports, nat_behind_nat, public_address_varies,
 };
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
-use crate::diagnosis::network::{Told, mapped_otherwise, told, told_plainly, why_plainly};
+use crate::diagnosis::network::{Told, told, told_plainly, why_plainly};
 use crate::diagnosis::session::Session;
+use crate::diagnosis::views::{Otherwise, View, mapped_otherwise};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -18,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     name: "endpoint-dependent-mapping",
     title: "the NAT gives each destination another address",
     meaning: "The NAT in front of a side maps one socket to different addresses for different destinations (RFC 4787: address-dependent or address-and-port-dependent mapping; many call it symmetric). The address that a STUN server reports is then not the one that the peer sees, so the peer's checks go to a port that nobody listens on.",
-    detection: "Two servers report different mapped addresses for the same socket. Where only one was asked: the peer, or a relay at another port, saw checks of that socket come from another port than the server did, and no packet of the peer can have taken that port before: the NAT does not keep it, or the peer had sent nothing there. Where no server answers the session's own sockets, or they ask a relay alone, a plain program's socket was asked.",
+    detection: "Two servers report different mapped addresses for the same socket. Or the peer, or a relay, saw checks of that socket come from another port than the only server did, and no packet of the peer can have taken that port before: the NAT does not keep it, or whoever saw the other port had sent nothing there and the router refused nothing; or two of them saw two other ports, of which an early packet explains one alone. Where no server answers the session's own sockets, or they ask a relay alone, a plain program's socket was asked.",
     proof: "Two STUN servers at different addresses, asked from one socket, tell different mapped ports; and the peer sees a third one.",
     doubt: "Equal answers from the same socket once the router is changed, or from another port of the same host: then only this port is affected.",
     fixes: &[
@@ -115,28 +116,34 @@ fn by_servers(session: &Session<'_>, vantage: Vantage, told: Vec<Told>) -> (Opti
     (None, compared)
 }
 
-/// Only one server was asked, and somebody else saw the same socket at another port.
+/// Somebody who is no server saw the same socket at another port, and no early packet explains that.
 fn by_view(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
-    let (told, view) = mapped_otherwise(session, vantage)?;
+    let Otherwise { told, view, second } = mapped_otherwise(session, vantage)?;
     let there = vantage.other().name();
-    let observer = if view.by_relay { format!("the relay of {there}") } else { there.to_owned() };
+    let towards = |view: &View| {
+        let observer = if view.by_relay { format!("the relay of {there}") } else { there.to_owned() };
+        format!("to {} towards {observer} ({})", view.seen, view.observer)
+    };
+    let others = match &second {
+        None => format!(" and {}", towards(&view)),
+        Some(second) => format!(", {} and {}", towards(&view), towards(second)),
+    };
     let doubt = "A second server at another address that tells the same port: then something took it from this socket. Or another port of the same host that is mapped alike: then only this port is affected.";
     Some(Fault {
         blame: Blame::side(vantage),
         severity: Severity::Warning,
         summary: format!(
-            "The NAT of {} maps {} to {} towards {} and to {} towards {observer} ({})",
+            "The NAT of {} maps {} to {} towards {}{others}",
             vantage.name(),
             told.local,
             told.mapped,
-            told.server,
-            view.seen,
-            view.observer
+            told.server
         ),
-        evidence: vec![told.seq, view.seq],
+        evidence: [told.seq, view.seq].into_iter().chain(second.map(|second| second.seq)).collect(),
         advice: advice(session, vantage),
         advice_is_all: nat_behind_nat::is_behind_two(session, vantage),
-        doubt: Some(doubt.to_owned()),
+        // Two other ports leave no such doubt.
+        doubt: second.is_none().then(|| doubt.to_owned()),
         ..Fault::default()
     })
 }

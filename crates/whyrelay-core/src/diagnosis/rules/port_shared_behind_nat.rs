@@ -2,8 +2,9 @@
 
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
-use crate::diagnosis::network::{Told, mapped_otherwise, told};
+use crate::diagnosis::network::{Told, told};
 use crate::diagnosis::session::{Break, Path, Session};
+use crate::diagnosis::views::{Otherwise, mapped_otherwise};
 use crate::host::{ProbeAim, ProbeOutcome};
 use crate::trace::event::Vantage;
 
@@ -99,7 +100,7 @@ fn unprobed(session: &Session<'_>, vantage: Vantage) -> Option<String> {
     let told = told(side);
     // By what two servers told, or one and somebody else.
     let by_servers = dependent(&told).map(|(first, _)| *first);
-    let first = by_servers.or_else(|| Some(mapped_otherwise(session, vantage)?.0))?;
+    let first = by_servers.or_else(|| Some(mapped_otherwise(session, vantage)?.told))?;
     let by_socket = told.iter().any(|other| other.local != first.local && other.local.ip() == first.local.ip());
     let by_probe = side.host.probes_with(|aim| *aim == ProbeAim::OtherPort).next().is_some();
     (!by_socket && !by_probe).then(|| "how the NAT maps another port".to_owned())
@@ -159,7 +160,7 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
 /// destination: somebody else has that.
 fn not_kept(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
-    let (told, view) = mapped_otherwise(session, vantage)?;
+    let Otherwise { told, view, .. } = mapped_otherwise(session, vantage)?;
     if told.mapped.port() == told.local.port() {
         return None;
     }

@@ -7,9 +7,10 @@ use super::need::BY_CHECK;
 use super::{Examination, Fault, Fix, Need, Rule};
 
 use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::network::{Network, Told, asked_plainly, mapped_otherwise, told, why_plainly};
+use crate::diagnosis::network::{Network, Told, asked_plainly, told, why_plainly};
 use crate::diagnosis::routes::diversions;
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
+use crate::diagnosis::views::{mapped_otherwise, refused};
 use crate::host::{ProbeAim, ProbeOutcome};
 use crate::ice::candidate::CandidateTransport;
 use crate::trace::event::Vantage;
@@ -160,23 +161,15 @@ fn seen(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
 
 /// The same for one socket, which servers see at one address.
 fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Told]) -> Option<Fault> {
-    let other = session.evidence.side(vantage.other());
     let shifted = shifted(session, vantage, first);
     // The router itself refused what the peer sent first: it took the packet for one to itself.
-    let refused = other.icmp_errors.iter().find(|((_, remote, icmp_type, code), error)| {
-        *remote == first.mapped
-            && (*icmp_type, *code) == (3, 3)
-            && error.offender.is_none_or(|offender| offender == remote.ip())
-    });
-    // Behind one NAT the other side's packet came from inside: its router has no port of the outside to give away.
-    let same_nat = crate::diagnosis::network::told(other).iter().any(|theirs| theirs.mapped.ip() == first.mapped.ip());
-    let refused = refused.filter(|_| !same_nat);
+    let refused = refused(session, vantage, first.mapped);
     // Servers at several addresses show that the mapping does not depend on the destination. One alone does not; but a
     // NAT that keeps the port, and whose own address says that nothing listens there, has given it away.
     let several = told.iter().any(|told| told.server.ip() != first.server.ip());
     let kept = first.mapped.port() == first.local.port();
     // A router that maps by destination refuses packets to the port that the server saw as well.
-    if !several && mapped_otherwise(session, vantage).is_some() {
+    if mapped_otherwise(session, vantage).is_some() {
         return None;
     }
     let lost = || {
@@ -188,14 +181,14 @@ fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Tol
     };
     let (to, seq) = match (shifted, refused) {
         (Some((port, to, seq)), refused) if several || refused.is_some() => (Some((port, to)), seq),
-        (None, Some((_, error))) if (several || kept) && lost() => (None, error.seq),
+        (None, Some(error)) if (several || kept) && lost() => (None, error),
         _ => return None,
     };
     let (here, there) = (vantage.name(), vantage.other().name());
     let what = match to {
         Some((port, To::Peer)) => format!("but to port {port} towards {there}, whose packet had come first"),
         Some((port, To::Relay)) => {
-            format!("but to port {port} towards the relay of {there}, whose packet had come first")
+            format!("but to port {port} towards the relay of {there}, since a packet of {there} had come first")
         }
         None => format!("and gave that port away to {there}, whose packet came first"),
     };
@@ -220,7 +213,7 @@ fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Tol
             "The router of {here} maps {} to {} for {servers}, {what}{icmp}{behind}",
             first.local, first.mapped
         ),
-        evidence: told.iter().map(|told| told.seq).chain([seq]).chain(refused.map(|(_, error)| error.seq)).collect(),
+        evidence: told.iter().map(|told| told.seq).chain([seq]).chain(refused).collect(),
         ..Fault::default()
     })
 }
