@@ -1,12 +1,14 @@
 //! What sessions that stand in for a program came to beside a plain program's sockets, and what the probes said.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
 use crate::diagnosis::evidence::{HostEvidence, SideEvidence};
 use crate::diagnosis::session::Session;
+use crate::diagnosis::views::OPENER;
 use crate::host::{ProbeAim, ProbeOutcome, Subject};
+use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 use crate::trace::measurement::Measurement;
 
@@ -116,9 +118,18 @@ pub(super) fn tried(session: &Session<'_>) -> Vec<String> {
     let tried = session.recorded().flat_map(|vantage| {
         let side = session.evidence.side(vantage);
         let not_made = no_mapping(side);
+        let opened = side.options.tried.iter().any(|what| what.starts_with(OPENER));
+        let reached = opened.then(|| opener_reached(side)).flatten();
         side.options.tried.iter().map(move |what| {
             let made = if not_made && what.starts_with(MAPPING) { NOT_MADE } else { "" };
-            format!("{}: {what}{made}", vantage.name())
+            let too_far = reached.filter(|_| what.starts_with(OPENER));
+            let early = too_far.map_or(String::new(), |router| {
+                format!(
+                    "; it got as far as {router}, which refused it (port unreachable): where that is the router of {}, it was itself an early packet there",
+                    vantage.other().name()
+                )
+            });
+            format!("{}: {what}{made}{early}", vantage.name())
         })
     });
     tried.collect()
@@ -126,6 +137,20 @@ pub(super) fn tried(session: &Session<'_>) -> Vec<String> {
 
 /// How the words of a port mapping that is tried begin.
 const MAPPING: &str = "a port mapping";
+
+/// An address of the peer from which an opener was refused, ahead of every check that was sent there: its TTL was enough.
+fn opener_reached(side: &SideEvidence) -> Option<IpAddr> {
+    let refused = side.icmp_errors.iter().filter(|((_, remote, icmp_type, code), error)| {
+        (*icmp_type, *code) == (3, 3) && error.offender.is_none_or(|offender| offender == remote.ip())
+    });
+    let of_peer = refused.filter(|((_, remote, ..), _)| {
+        AddressClass::of(remote.ip()) == AddressClass::Public && side.known.remote_at(*remote).is_some()
+    });
+    let mut ahead = of_peer.filter(|((_, remote, ..), error)| {
+        !side.sent.values().any(|check| check.pair.remote == *remote && check.seq < error.seq)
+    });
+    ahead.next().map(|((_, remote, ..), _)| remote.ip())
+}
 
 /// What is added to something that could not be tried.
 pub(super) const NOT_MADE: &str = "; not made: no router answered that makes one";

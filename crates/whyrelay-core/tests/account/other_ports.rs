@@ -123,3 +123,25 @@ fn two_other_ports_are_both_named() {
         )
     );
 }
+
+#[test]
+fn an_opener_that_got_as_far_as_the_router_is_told_of() {
+    let tried = |checked_before: bool| {
+        let mut session = behind_nats();
+        session.tried("a packet of TTL 2 ahead of the checks");
+        if checked_before {
+            session.check(a_checks(Fate::LostOnTheWay));
+        }
+        let (local, remote) = (address(A), address(B_MAPPED));
+        let (offender, icmp_type, icmp_code, errno) = (Some(remote.ip()), 3, 3, 111);
+        session.push(Vantage::A, EventKind::IcmpError { local, remote, offender, icmp_type, icmp_code, errno });
+        session.check(Check { transmissions: 7, ..a_checks(Fate::LostOnTheWay) });
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        Report::from_events(&session.events).tried
+    };
+    let ends_early = "A: a packet of TTL 2 ahead of the checks";
+    let too_far = "; it got as far as 198.51.100.2, which refused it (port unreachable): where that is the router of B, it was itself an early packet there";
+    assert_eq!(tried(false), [format!("{ends_early}{too_far}")]);
+    assert_eq!(tried(true), [ends_early], "it may have been a check that was refused");
+}
