@@ -39,7 +39,7 @@ pub(super) struct Probing {
     /// The probes that tell causes apart are out, or were.
     separated: bool,
     /// So are those of servers by plain sockets, where they are called for.
-    asked: bool,
+    servers_asked: bool,
     /// Probes with a low TTL are out: what dies of it is theirs.
     tracing: bool,
     sizes: Sizes,
@@ -59,7 +59,7 @@ impl Probing {
             described: None,
             is_late: false,
             separated: false,
-            asked: false,
+            servers_asked: false,
             tracing: false,
             sizes: Sizes::Waiting,
             asked: Asked::default(),

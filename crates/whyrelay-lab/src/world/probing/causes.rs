@@ -40,7 +40,7 @@ impl Peer {
             if !self.probing.separated && !self.is_relay_only() {
                 self.separate(now);
             }
-            if !std::mem::replace(&mut self.probing.asked, true) {
+            if !std::mem::replace(&mut self.probing.servers_asked, true) {
                 self.ask_plainly(now);
             }
         }

@@ -71,19 +71,19 @@ impl Session {
 
     /// Plain sockets ask the servers, once, where the session's own cannot tell what is in front.
     pub(super) fn ask_plainly(&mut self) {
-        if self.probing.asked || self.is_direct() || self.both_credentials().is_none() {
+        if self.probing.servers_asked || self.is_direct() || self.both_credentials().is_none() {
             return;
         }
         for own in self.locals() {
             let asked = plan::worth_asking(self.peer.servers_over_udp(), own);
             let Some(untold) = self.untold(own).filter(|_| !asked.is_empty()) else { continue };
-            if !std::mem::replace(&mut self.probing.asked, true) {
+            if !std::mem::replace(&mut self.probing.servers_asked, true) {
                 let line = format!("asking STUN servers from a plain program's socket, because {}", untold.why());
                 self.progress.step(&line);
             }
             self.ask_from(own, asked);
         }
-        if self.probing.asked {
+        if self.probing.servers_asked {
             self.begin_probes();
         }
     }

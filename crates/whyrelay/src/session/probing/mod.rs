@@ -53,7 +53,7 @@ pub(super) struct Probing {
     compared: bool,
     separated: bool,
     /// Plain sockets have asked the servers.
-    asked: bool,
+    servers_asked: bool,
     /// Probes with a low TTL are out: what dies of it is theirs.
     tracing: bool,
     deadline: Option<Timestamp>,
@@ -85,7 +85,7 @@ impl Probing {
             targets: BTreeSet::new(),
             compared: false,
             separated: false,
-            asked: false,
+            servers_asked: false,
             tracing: false,
             deadline: None,
             peer_probes: None,
