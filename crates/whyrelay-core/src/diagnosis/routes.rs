@@ -227,8 +227,8 @@ fn led_astray<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<
             .filter(move |probe| probe.fact.remote.is_ipv6() == is_ipv6)
             .map(|probe| &probe.fact.result)
     };
-    // But a source that leaves by another uplink than its own is lost whatever else is, where that is the mark's doing: without
-    // it it leaves by its own.
+    // But a source that leaves by another uplink than its own is lost whatever else is, where that is the mark's doing:
+    // without the mark, or without the rule that takes it, it leaves by its own.
     let strays = |is_ipv6: bool| {
         host.route_answers.iter().any(|answer| {
             let question = &answer.fact.question;
@@ -236,9 +236,12 @@ fn led_astray<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<
             asked
                 && question.destination.is_ipv6() == is_ipv6
                 && leaves_elsewhere(host, &answer.fact).is_some_and(|home| {
-                    let at_home = |other: &Taken<RouteAnswer>| other.fact.device() == Some(home.fact.device.as_str());
-                    unmarked(host, answer).is_some_and(at_home)
-                        && deciding(host, &answer.fact).is_some_and(|rule| selects_by_mark(&rule.fact))
+                    let at_home = |other: &RouteAnswer| other.device() == Some(home.fact.device.as_str());
+                    let rule = deciding(host, &answer.fact).filter(|rule| selects_by_mark(&rule.fact));
+                    rule.is_some_and(|rule| {
+                        unmarked(host, answer).is_some_and(|other| at_home(&other.fact))
+                            || behind::without_rule(host, &answer.fact, &rule.fact).is_some_and(|other| at_home(&other))
+                    })
                 })
         })
     };

@@ -523,7 +523,6 @@ mod tests {
         assert_eq!(marks(&[ZERO, ("accept", "accept"), SEVEN]), Some(0), "it comes no further");
         assert_eq!(marks(&[ZERO, (UNKNOWN, "accept"), SEVEN]), None);
         assert_eq!(marks(&[ZERO, (UNKNOWN, "accept")]), Some(0), "either way");
-        assert_eq!(marks(&[("meta mark set 0x00000000 accept", "accept"), SEVEN]), Some(0));
 
         let (mut later, rules) = route_chain("route", &[SEVEN]);
         later.priority = Some(5);

@@ -227,6 +227,7 @@ fn a_rule_that_would_change_the_mark_is_told_where_the_servers_are_refused_as_we
         session.fact(Vantage::A, HostFact::Counted { subject, total: 0, recorded: 0 });
         session.firewall("output", "ip daddr 198.51.100.0/24 counter meta mark set 0x00000000", None, 0);
         session.firewall_chain("output", 0);
+        session.chain_type("route");
         session.route(RoutePurpose::Server, STUN, MARK, Err(PROHIBITED));
         session.route(RoutePurpose::Peer, B_MAPPED, MARK, Err(PROHIBITED));
     });

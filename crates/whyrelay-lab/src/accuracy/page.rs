@@ -37,7 +37,7 @@ pub const SEED: u64 = 1;
 /// The first of the seeds that no rule was ever tuned on. A range is used up once its misses were read and rules were
 /// mended after that: so were those from 1,000,001, 2,000,001, 3,000,001, 4,000,001, 5,000,001, 6,000,001, 7,000,001,
 /// 8,000,001 and 9,000,001 on.
-pub const HELD_OUT_SEED: u64 = 11_000_001;
+pub const HELD_OUT_SEED: u64 = 13_000_001;
 
 /// How many of those.
 pub const HELD_OUT: Size = Size { healthy: 500, one: 3000, two: 1500, any: 1500, one_side: 1500 };
@@ -264,7 +264,7 @@ impl Accuracy {
         );
         let _ = writeln!(
             page,
-            "\nThe seeds from {SEED} on are those on which rules were mended. The held-out seeds begin at {HELD_OUT_SEED}; none of their misses was read before a rule was mended (those from 1000001, 2000001, 3000001, 4000001, 5000001, 6000001, 7000001, 8000001, 9000001 and 10000001 on were used up so). The columns of held-out worlds come from them, and so does what is headed so below; the rows of any two faults come from nothing else."
+            "\nThe seeds from {SEED} on are those on which rules were mended. The held-out seeds begin at {HELD_OUT_SEED}; none of their misses was read before a rule was mended (those from 1000001, 2000001, 3000001, 4000001, 5000001, 6000001, 7000001, 8000001, 9000001, 10000001, 11000001, 12000001 and 20000001 on were used up so). The columns of held-out worlds come from them, and so does what is headed so below; the rows of any two faults come from nothing else."
         );
         let _ = writeln!(
             page,
@@ -304,7 +304,7 @@ impl Accuracy {
         let never: Vec<_> = never.into_iter().collect();
         let _ = writeln!(
             page,
-            "\nNot planted, because no virtual world can express it (TLS, packet sizes, other programs, probes) or because it is a symptom; where each is proven says the last table: {}.\n",
+            "\nNot planted, because random worlds do not vary it (TLS, packet sizes, checksums, other programs, probes) or because it is a symptom; where each is proven says the last table: {}.\n",
             never.join(", ")
         );
         let _ = writeln!(

@@ -264,6 +264,14 @@ pub(crate) fn with_mark(host: &HostEvidence, seen: &RouteAnswer, mark: u32) -> O
     explained.then(|| tables.ask(&RouteQuestion { mark, ..seen.question.clone() }))
 }
 
+/// Where a packet goes without a rule, by the other rules and the routes that the host told.
+pub(super) fn without_rule(host: &HostEvidence, seen: &RouteAnswer, rule: &PolicyRule) -> Option<RouteAnswer> {
+    let mut tables = Tables::of(host)?;
+    let explained = is_alike(&tables.ask(&seen.question), seen);
+    tables.rules.retain(|told| told != rule);
+    explained.then(|| tables.ask(&seen.question))
+}
+
 /// Takes one cause after the other away, until the packet goes where those for the servers go. `cause`: what is to be
 /// taken away first; `behind`: what was.
 fn follow<'a>(
