@@ -20,6 +20,9 @@ use crate::trace::event::{Transport, Vantage};
 
 pub(super) use behind::{MendedWay, MendedWays, Untold, hidden, untold_addresses, untold_ways, with_mark};
 
+/// Sources with the rules that lead them elsewhere that are looked at: each takes all tables.
+const MAX_ASTRAY: usize = 16;
+
 /// The tables and rules that every Linux has: local, main and default.
 const OWN_TABLES: [u32; 4] = [0, 253, 254, 255];
 const OWN_PRIORITIES: [u32; 3] = [0, 32_766, 32_767];
@@ -230,19 +233,22 @@ fn led_astray<'a>(side: &'a SideEvidence, candidates: &BTreeSet<IpAddr>) -> Vec<
     // But a source that leaves by another uplink than its own is lost whatever else is, where that is the mark's doing:
     // without the mark, or without the rule that takes it, it leaves by its own.
     let strays = |is_ipv6: bool| {
-        host.route_answers.iter().any(|answer| {
+        let mut known = BTreeSet::new();
+        let astray = host.route_answers.iter().filter_map(|answer| {
             let question = &answer.fact.question;
             let asked = question.purpose == RoutePurpose::Server || candidates.contains(&question.destination);
-            asked
-                && question.destination.is_ipv6() == is_ipv6
-                && leaves_elsewhere(host, &answer.fact).is_some_and(|home| {
-                    let at_home = |other: &RouteAnswer| other.device() == Some(home.fact.device.as_str());
-                    let rule = deciding(host, &answer.fact).filter(|rule| selects_by_mark(&rule.fact));
-                    rule.is_some_and(|rule| {
-                        unmarked(host, answer).is_some_and(|other| at_home(&other.fact))
-                            || behind::without_rule(host, &answer.fact, &rule.fact).is_some_and(|other| at_home(&other))
-                    })
-                })
+            if !asked || question.destination.is_ipv6() != is_ipv6 {
+                return None;
+            }
+            let home = leaves_elsewhere(host, &answer.fact)?;
+            let rule = deciding(host, &answer.fact).filter(|rule| selects_by_mark(&rule.fact))?;
+            // What holds of one destination holds of the others.
+            known.insert((question.source, rule.seq)).then_some((answer, home, rule))
+        });
+        astray.take(MAX_ASTRAY).any(|(answer, home, rule)| {
+            let at_home = |other: &RouteAnswer| other.device() == Some(home.fact.device.as_str());
+            unmarked(host, answer).is_some_and(|other| at_home(&other.fact))
+                || behind::without_rule(host, &answer.fact, &rule.fact).is_some_and(|other| at_home(&other))
         })
     };
     let leads_nowhere = [false, true].map(|is_ipv6| {

@@ -192,9 +192,8 @@ fn before(
     let opened = other.options.tried.iter().any(|what| what.starts_with(OPENER));
     let mut before = Before { anybody: opened, directly: opened, ..Before::default() };
     // Nor are probes, which go from sockets of their own to every address that is known.
-    let to_other_port = |remote: SocketAddr| remote.ip() == mapped.ip() && remote.port() != mapped.port();
-    before.elsewhere =
-        other.host.probes.iter().any(|probe| probe.seq < received.seq && to_other_port(probe.fact.remote));
+    let to_other_port = |remote: &SocketAddr| remote.ip() == mapped.ip() && remote.port() != mapped.port();
+    before.elsewhere = other.probed.iter().any(|(remote, seq)| *seq < received.seq && to_other_port(remote));
     let udp = other.sent.values().filter(|theirs| theirs.pair.transport == CandidateTransport::Udp);
     for theirs in udp.filter(|theirs| theirs.seq < received.seq && theirs.pair.remote.ip() == mapped.ip()) {
         let (local, remote) = (theirs.pair.local, theirs.pair.remote);

@@ -29,6 +29,10 @@ pub struct FilteredPacket<'a> {
 pub struct Filter<'a> {
     chains: Vec<&'a FirewallChain>,
     rules: Vec<&'a FirewallRule>,
+    /// The numbers of the chains with these names.
+    numbers: BTreeMap<Place<'a>, Vec<usize>>,
+    /// The rules of the chains with these names that have a position, in their order.
+    placed: BTreeMap<Place<'a>, Vec<&'a FirewallRule>>,
 }
 
 /// What became of a packet in a chain.
@@ -119,7 +123,20 @@ impl<'a> Filter<'a> {
         chains: impl IntoIterator<Item = &'a FirewallChain>,
         rules: impl IntoIterator<Item = &'a FirewallRule>,
     ) -> Self {
-        Self { chains: chains.into_iter().collect(), rules: rules.into_iter().collect() }
+        let chains: Vec<_> = chains.into_iter().collect();
+        let mut numbers: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for (number, chain) in chains.iter().enumerate() {
+            numbers.entry(Place::of_chain(chain)).or_default().push(number);
+        }
+        let rules: Vec<_> = rules.into_iter().collect();
+        let mut placed: BTreeMap<_, Vec<&FirewallRule>> = BTreeMap::new();
+        for rule in rules.iter().filter(|rule| rule.position.is_some()) {
+            placed.entry(Place::of_rule(rule, &rule.chain)).or_default().push(rule);
+        }
+        for rules in placed.values_mut() {
+            rules.sort_by_key(|rule| rule.position);
+        }
+        Self { chains, rules, numbers, placed }
     }
 
     /// Whether any rule stops anything at one of these hooks.
@@ -255,18 +272,16 @@ impl<'a> Filter<'a> {
     /// The chain that a rule leads to.
     fn target(&self, rule: &FirewallRule) -> Option<usize> {
         let target = rule.target.as_ref()?;
-        self.chains.iter().position(|other| is_of_table(other, rule) && other.chain == *target)
+        let numbers = self.numbers.get(&Place::of_rule(rule, target))?;
+        numbers.iter().copied().find(|number| self.chains.get(*number).is_some_and(|chain| is_of_table(chain, rule)))
     }
 
     /// The rules of a chain for a hook, in their order; `None`: not all were told that matter.
     fn rules_of(&self, chain: usize, hook: &str) -> Option<Vec<&'a FirewallRule>> {
         let chain = *self.chains.get(chain)?;
-        let of_chain = |rule: &&FirewallRule| {
-            is_of_table(chain, rule) && rule.chain == chain.chain && rule.hook.as_deref() == Some(hook)
-        };
-        let placed = self.rules.iter().copied().filter(of_chain).filter(|rule| rule.position.is_some());
-        let mut rules: Vec<&FirewallRule> = placed.collect();
-        rules.sort_by_key(|rule| rule.position);
+        let of_chain = |rule: &&FirewallRule| is_of_table(chain, rule) && rule.hook.as_deref() == Some(hook);
+        let placed = self.placed.get(&Place::of_chain(chain)).into_iter().flatten().copied();
+        let mut rules: Vec<&FirewallRule> = placed.filter(of_chain).collect();
         rules.dedup_by_key(|rule| rule.position);
         let told = rules.iter().filter(|rule| matters(rule)).count() as u64;
         (chain.recorded >= chain.rules && told >= chain.rules).then_some(rules)
@@ -276,6 +291,21 @@ impl<'a> Filter<'a> {
     fn policy(&self, base: &FirewallChain) -> Option<&'a FirewallRule> {
         let of_base = |rule: &&FirewallRule| is_of_table(base, rule) && rule.chain == base.chain && rule.stops();
         self.rules.iter().copied().filter(of_base).find(|rule| rule.position.is_none() && rule.handle.is_none())
+    }
+}
+
+/// The names by which a chain is found: of the table's family, of the table, and its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place<'a>(&'a str, &'a str, &'a str);
+
+impl<'a> Place<'a> {
+    fn of_chain(chain: &'a FirewallChain) -> Self {
+        Self(&chain.table_family, &chain.table, &chain.chain)
+    }
+
+    /// Of a chain in the table of a rule.
+    fn of_rule(rule: &'a FirewallRule, chain: &'a str) -> Self {
+        Self(&rule.table_family, &rule.table, chain)
     }
 }
 
@@ -299,7 +329,10 @@ fn routes_again(base: &FirewallChain) -> bool {
 
 /// The mark that a rule sets, where its words say so whatever the packet had before.
 fn mark_of(rule: &FirewallRule) -> Option<u32> {
-    let words: Vec<&str> = rule.rule.split_whitespace().collect();
+    let mut words: Vec<&str> = rule.rule.split_whitespace().collect();
+    while matches!(words.last(), Some(&("accept" | "return" | "continue" | "counter"))) {
+        words.pop();
+    }
     let text = words.windows(4).find_map(|words| match words {
         ["meta", "mark", "set", mark] => Some(*mark),
         _ => None,
@@ -523,6 +556,7 @@ mod tests {
         assert_eq!(marks(&[ZERO, ("accept", "accept"), SEVEN]), Some(0), "it comes no further");
         assert_eq!(marks(&[ZERO, (UNKNOWN, "accept"), SEVEN]), None);
         assert_eq!(marks(&[ZERO, (UNKNOWN, "accept")]), Some(0), "either way");
+        assert_eq!(marks(&[("meta mark set 0x00000000 accept", "accept"), SEVEN]), Some(0));
 
         let (mut later, rules) = route_chain("route", &[SEVEN]);
         later.priority = Some(5);

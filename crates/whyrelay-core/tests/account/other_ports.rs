@@ -2,7 +2,7 @@
 
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::Report;
-use whyrelay_core::trace::event::{Direction, EndReason, EventKind, Vantage};
+use whyrelay_core::trace::event::{Datagram, Direction, EndReason, EventKind, Transport, Vantage};
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
@@ -27,12 +27,21 @@ struct Seen<'a> {
     refused: bool,
     /// Whether A had sent from the second relay to what the first had seen, before B sent to the second.
     ahead: bool,
+    /// Whether a probe of A had gone there by then, of which nothing is known yet.
+    probed: bool,
     /// Whether a second server tells B the same as the first.
     two_servers: bool,
 }
 
-const SEEN: Seen<'_> =
-    Seen { at: [ONE, ONE], early: [false; 2], direct: true, refused: true, ahead: false, two_servers: false };
+const SEEN: Seen<'_> = Seen {
+    at: [ONE, ONE],
+    early: [false; 2],
+    direct: true,
+    refused: true,
+    ahead: false,
+    probed: false,
+    two_servers: false,
+};
 
 /// A's request from a relay to an address of B that gets lost.
 fn send(session: &mut Session, socket: &str, to: &str) {
@@ -70,6 +79,21 @@ fn session(seen: Seen<'_>) -> Session {
         if position == 1 && seen.ahead {
             send(&mut session, socket, seen.at[0]);
         }
+        if position == 1 && seen.probed {
+            let (local, remote) = (address("192.168.1.2:61000"), address(seen.at[0]));
+            let (direction, transport, interface) = (Direction::Out, Transport::Udp, None);
+            let sent = Datagram {
+                direction,
+                transport,
+                local,
+                remote,
+                interface,
+                length: 20,
+                data: vec![0; 20],
+                integrity: None,
+            };
+            session.push(Vantage::A, EventKind::ProbeDatagram(sent));
+        }
         session.relayed_check(Vantage::B, socket, STUN, relayed, (B, seen.at[position]), position == 0);
         // What comes after says nothing.
         send(&mut session, socket, B_MAPPED);
@@ -100,6 +124,7 @@ fn another_port_is_laid_to_the_mapping_only_where_no_early_packet_explains_it() 
         ("two ports, and the router refused nothing", Seen { refused: false, early: [true; 2], ..both }, Some("WR201")),
         ("two ports, whoever had sent there", Seen { early: [true; 2], ..both }, Some("WR201")),
         ("two ports, and the second relay was ahead at the first", Seen { ahead: true, ..both }, Some("WR202")),
+        ("two ports, and a probe was ahead at the first", Seen { probed: true, ..both }, Some("WR202")),
         ("two ports, and two servers tell one", Seen { two_servers: true, ..both }, Some("WR201")),
         ("one port, and two servers tell one", Seen { two_servers: true, ..SEEN }, Some("WR202")),
     ] {

@@ -96,6 +96,11 @@ impl SideEvidence {
             }
             EventKind::SocketClosed { .. } => {}
             EventKind::Datagram(datagram) => self.apply_datagram(seq, at, datagram),
+            EventKind::ProbeDatagram(datagram)
+                if datagram.direction == Direction::Out && self.probed.len() < MAX_LIST =>
+            {
+                self.probed.entry(datagram.remote).or_insert(seq);
+            }
             EventKind::Traffic { direction, transport, local, remote, bytes, .. } => {
                 if self.traffic.len() < MAX_LIST {
                     let traffic = self.traffic.entry((*transport, bare(*local), bare(*remote))).or_default();

@@ -119,6 +119,8 @@ pub struct SideEvidence {
 
     pub local_candidates: Vec<LocalCandidate>,
     pub remote_candidates: Vec<RemoteCandidate>,
+    /// Where probes went, with the event of the first one there.
+    pub probed: BTreeMap<SocketAddr, u64>,
     pub refused_candidates: Vec<(u64, String, RefuseReason)>,
     pub discarded_candidates: Vec<(u64, Candidate, RefuseReason)>,
     pub end_of_candidates: BTreeMap<Side, u64>,

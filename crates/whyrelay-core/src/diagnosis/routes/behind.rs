@@ -32,8 +32,7 @@ pub(crate) fn hidden<'a>(session: &Session<'a>, vantage: Vantage) -> Vec<Diversi
     let Some(tables) = Tables::of(host) else { return Vec::new() };
     let mut found = behind_others(session, vantage, &tables);
     for (answer, untold) in looked_up(session, vantage, &tables) {
-        let seen = if untold.by_signaling { ", where its signaling server sees it," } else { "" };
-        let why = format!("what keeps the peer's address {}{seen} from it", untold.address);
+        let why = format!("what keeps the peer's address {} from it", untold.words());
         found.extend(follow(host, tables.clone(), &answer, None, vec![(why, untold.seq)]));
     }
     found
@@ -77,6 +76,14 @@ pub(crate) struct Untold {
     pub(crate) seq: u64,
     /// Only the signaling server says so: where a proxy stands in between, it is the proxy's.
     pub(crate) by_signaling: bool,
+}
+
+impl Untold {
+    /// The address, and who alone says that it is the peer's.
+    pub(crate) fn words(&self) -> String {
+        let seen = if self.by_signaling { ", where signaling (or a proxy in front of it) sees it," } else { "" };
+        format!("{}{seen}", self.address)
+    }
 }
 
 /// Addresses of the peer that a side was not told: where it was told none that it could reach, all at which the peer was
@@ -391,7 +398,9 @@ impl Tables {
         let mended = self.mend(host, answer, &By::TunnelRoute)?;
         // 0.0.0.0/1 and 128.0.0.0/1 are one default route.
         let is_other_half = |other: &Route| {
-            (other.table, &other.device) == (route.table, &route.device) && other.destination.length <= 1
+            (other.table, &other.device) == (route.table, &route.device)
+                && other.destination.length <= 1
+                && Family::of(other.destination.address) == Family::of(route.destination.address)
         };
         if route.destination.length > 1 {
             return None;

@@ -45,7 +45,13 @@ fn examine(session: &Session<'_>) -> Examination {
     }
     // A port that is another towards others explains the loss, also where it is not known why it is another.
     let moved = |vantage| differs(session, vantage).map(|(told, view)| (vantage, told, view));
+    let blind = session.recorded().any(|vantage| is_blind(session, vantage));
     if let Some((vantage, told, view)) = session.recorded().find_map(moved) {
+        // It says nothing of the other family.
+        let family = if told.mapped.is_ipv4() { Family::V6 } else { Family::V4 };
+        if let Some(fault) = lost(session, Some(family), blind) {
+            return Examination::Found(vec![Fault { family: Some(family), ..fault }]);
+        }
         let (here, there) = (vantage.name(), vantage.other().name());
         let observer = if view.by_relay { format!("the relay of {there}") } else { there.to_owned() };
         return Examination::Inconclusive {
@@ -55,7 +61,6 @@ fn examine(session: &Session<'_>) -> Examination {
             ),
         };
     }
-    let blind = session.recorded().any(|vantage| is_blind(session, vantage));
     Examination::of(Fault::of_families(|family| lost(session, family, blind)).into_iter().collect())
 }
 

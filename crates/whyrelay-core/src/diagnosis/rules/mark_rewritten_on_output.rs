@@ -105,8 +105,7 @@ fn would_stray(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         question.out_device.is_none() && candidates.contains(&question.destination)
     });
     let asked = asked.map(|answer| (Cow::Borrowed(answer), None));
-    let untold =
-        untold_ways(session, vantage).into_iter().map(|(answer, untold)| (Cow::Owned(answer), Some(untold.seq)));
+    let untold = untold_ways(session, vantage).into_iter().map(|(answer, untold)| (Cow::Owned(answer), Some(untold)));
     let (rule, mark, answer, seen, new) = asked.chain(untold).take(MAX_ASKED).find_map(|(answer, seen)| {
         let question = &answer.fact.question;
         let source = SocketAddr::new(question.source?, question.source_port?);
@@ -139,10 +138,10 @@ fn would_stray(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             "On {} {} gives packets to the peer ({}) the mark {mark:#x}, and with that they leave by {}: that comes to light once what keeps them from leaving is mended",
             vantage.name(),
             quoted_firewall(&rule.fact),
-            question.destination,
+            seen.map_or_else(|| question.destination.to_string(), |untold| untold.words()),
             new.device().unwrap_or_default()
         ),
-        evidence: [rule.seq, answer.seq].into_iter().chain(seen).collect(),
+        evidence: [rule.seq, answer.seq].into_iter().chain(seen.map(|untold| untold.seq)).collect(),
         advice: without(&rule.fact, question.source_port.unwrap_or_default()),
         hidden: true,
         ..Fault::default()

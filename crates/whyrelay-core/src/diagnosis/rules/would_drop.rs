@@ -52,7 +52,7 @@ pub(super) fn on_output(session: &Session<'_>, vantage: Vantage) -> Option<Fault
                 let packet = FilteredPacket { source: own, destination, in_device: None, out_device: None };
                 stopping(&side.host, &filter, &ON_OUTPUT, &packet)
             })?;
-            Some((rule, own, untold.address.to_string(), untold.seq))
+            Some((rule, own, untold.words(), untold.seq))
         })
     };
     let (rule, own, to, kept_back) = told.or_else(untold)?;
@@ -108,7 +108,7 @@ pub(super) fn on_input(session: &Session<'_>, vantage: Vantage) -> Option<Fault>
         let none_came = |(_, untold): &(SocketAddr, Untold)| !came.contains(&untold.address);
         of_untold_peer(session, vantage).into_iter().filter(none_came).find_map(|(own, untold)| {
             let rule = whatever_the_port(|port| stopped(own, SocketAddr::new(untold.address, port)))?;
-            Some((rule, own, untold.address.to_string(), untold.seq))
+            Some((rule, own, untold.words(), untold.seq))
         })
     };
     const BEHIND: &str = "that comes to light once what keeps these packets from arriving is mended";
