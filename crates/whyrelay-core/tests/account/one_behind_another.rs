@@ -495,7 +495,10 @@ fn an_address_that_no_server_told_the_session_may_be_known_by_its_probes_or_by_s
 
     let by_signaling = |address: &'static str| with(&move |session| signals_from(session, Vantage::B, address));
     let [summary] = by_signaling("198.51.100.2").try_into().expect("one");
-    assert!(summary.contains("198.51.100.2, where signaling (or a proxy in front of it) sees it, from it is mended"), "{summary}");
+    assert!(
+        summary.contains("198.51.100.2, where signaling (or a proxy in front of it) sees it, from it is mended"),
+        "{summary}"
+    );
     for other in ["127.0.0.1", "192.168.7.7", "100.64.0.9", "203.0.113.77"] {
         assert_eq!(by_signaling(other), [""; 0], "{other}");
     }
