@@ -3,11 +3,10 @@
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{Datagram, Direction, EndReason, EventKind, Transport, Vantage};
-use whyrelay_core::wire::attribute::AttributeType;
-use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use crate::builder::{Check, Fate, Session, address};
 use crate::cases::STUN_2;
+use crate::cases::network::send_by_relay;
 use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, behind_nats};
 
 const SECOND: &str = "192.0.2.10:60002";
@@ -43,19 +42,6 @@ const SEEN: Seen<'_> = Seen {
     two_servers: false,
 };
 
-/// A's request from a relay to an address of B that gets lost.
-fn send(session: &mut Session, socket: &str, to: &str) {
-    let (id, outer) = (session.id(), session.id());
-    let request = MessageBuilder::new(Class::Request, Method::BINDING, id)
-        .text(AttributeType::USERNAME, "bbbb:aaaa")
-        .u32(AttributeType::PRIORITY, 1)
-        .build();
-    let send = MessageBuilder::new(Class::Indication, Method::SEND, outer)
-        .xor_address(AttributeType::XOR_PEER_ADDRESS, address(to))
-        .attribute(AttributeType::DATA, &request);
-    session.datagram(Vantage::A, Direction::Out, socket, STUN, &send.build(), None);
-}
-
 fn session(seen: Seen<'_>) -> Session {
     let mut session = behind_nats();
     if seen.two_servers {
@@ -74,10 +60,10 @@ fn session(seen: Seen<'_>) -> Session {
         session.allocate(Vantage::A, socket, STUN, relayed, mapped, seen.at[position]);
         session.candidate(Vantage::A, CandidateType::Relayed, relayed, relayed, Some("turn:192.0.2.10:3478"));
         if seen.early[position] {
-            send(&mut session, socket, B_MAPPED);
+            send_by_relay(&mut session, socket, B_MAPPED);
         }
         if position == 1 && seen.ahead {
-            send(&mut session, socket, seen.at[0]);
+            send_by_relay(&mut session, socket, seen.at[0]);
         }
         if position == 1 && seen.probed {
             let (local, remote) = (address("192.168.1.2:61000"), address(seen.at[0]));
@@ -96,7 +82,7 @@ fn session(seen: Seen<'_>) -> Session {
         }
         session.relayed_check(Vantage::B, socket, STUN, relayed, (B, seen.at[position]), position == 0);
         // What comes after says nothing.
-        send(&mut session, socket, B_MAPPED);
+        send_by_relay(&mut session, socket, B_MAPPED);
     }
     session.check(Check { transmissions: 7, ..b_checks(Fate::LostOnTheWay) });
     if !seen.direct {

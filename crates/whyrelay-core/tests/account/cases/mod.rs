@@ -3,7 +3,7 @@
 pub(crate) mod facts;
 mod host;
 pub(crate) mod near;
-mod network;
+pub(crate) mod network;
 
 pub(crate) use host::{astray, translated};
 

@@ -92,6 +92,19 @@ pub(super) fn cases() -> Vec<Case> {
 /// A port of B's mapped address that no server told.
 const B_OTHERWISE: &str = "198.51.100.2:61111";
 
+/// A's request from the relay of one of its sockets to an address of B, which gets lost.
+pub(crate) fn send_by_relay(session: &mut Session, socket: &str, to: &str) {
+    let (id, outer) = (session.id(), session.id());
+    let request = MessageBuilder::new(Class::Request, Method::BINDING, id)
+        .text(AttributeType::USERNAME, "bbbb:aaaa")
+        .u32(AttributeType::PRIORITY, 1)
+        .build();
+    let send = MessageBuilder::new(Class::Indication, Method::SEND, outer)
+        .xor_address(AttributeType::XOR_PEER_ADDRESS, address(to))
+        .attribute(AttributeType::DATA, &request);
+    session.datagram(Vantage::A, Direction::Out, socket, STUN, &send.build(), None);
+}
+
 /// Only one server was asked, and A's relay sees B at another port than it. `prompted`: A had sent from there to the port
 /// that the server told before; else that cannot have taken it.
 pub(super) fn seen_by_relay(prompted: bool) -> Session {
@@ -101,16 +114,7 @@ pub(super) fn seen_by_relay(prompted: bool) -> Session {
     session.check(Check { transmissions: 7, ..a_checks(LOST) });
     session.check(Check { transmissions: 7, ..b_checks(LOST) });
     if prompted {
-        let (id, outer) = (session.id(), session.id());
-        let request = MessageBuilder::new(Class::Request, Method::BINDING, id)
-            .text(AttributeType::USERNAME, "bbbb:aaaa")
-            .u32(AttributeType::PRIORITY, 1)
-            .build();
-        let send = MessageBuilder::new(Class::Indication, Method::SEND, outer)
-            .xor_address(AttributeType::XOR_PEER_ADDRESS, address(B_MAPPED))
-            .attribute(AttributeType::DATA, &request)
-            .build();
-        session.datagram(Vantage::A, Direction::Out, A, STUN, &send, None);
+        send_by_relay(&mut session, A, B_MAPPED);
     }
     session.relayed_check(Vantage::B, A, STUN, RELAYED, (B, B_OTHERWISE), true);
     session.select(Vantage::A, RELAYED, B_OTHERWISE);
