@@ -5,6 +5,8 @@
 
 use std::fs;
 use std::os::fd::AsRawFd as _;
+use std::panic::resume_unwind;
+use std::thread;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket};
 
@@ -58,17 +60,29 @@ pub(super) fn refused() -> Option<String> {
 pub(super) fn fill() -> Result<(), LabError> {
     let failed = || LabError::system::<std::io::Error>("filling the table of connections");
     let limit = number("nf_conntrack_max").map_err(failed())?;
-    let kernel = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
-        .map_err(LabError::system("opening ctnetlink"))?;
-    for first in (0..=limit).step_by(BATCH as usize) {
-        let batch: Vec<u8> = (first..first + BATCH).flat_map(entry).collect();
-        sendto(kernel.as_raw_fd(), &batch, &NetlinkAddr::new(0, 0), MsgFlags::empty())
-            .map_err(LabError::system("filling the table of connections"))?;
-    }
+    // One thread writes messages while the kernel reads another's; those of a namespace start in it.
+    thread::scope(|scope| {
+        let workers = [0, 1].map(|worker| scope.spawn(move || put_entries(worker * BATCH, limit)));
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })?;
     match number("nf_conntrack_count").map_err(failed())? {
         count if count >= limit => Ok(()),
         count => Err(failed()(std::io::Error::other(format!("it has {count} entries of {limit}")))),
     }
+}
+
+/// Puts every second batch of entries up to the limit, beginning with the one at `first`.
+fn put_entries(first: u32, limit: u32) -> Result<(), LabError> {
+    let kernel = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
+        .map_err(LabError::system("opening ctnetlink"))?;
+    let mut batch = Vec::new();
+    for first in (first..=limit).step_by(2 * BATCH as usize) {
+        batch.clear();
+        (first..first + BATCH).for_each(|number| entry(&mut batch, number));
+        sendto(kernel.as_raw_fd(), &batch, &NetlinkAddr::new(0, 0), MsgFlags::empty())
+            .map_err(LabError::system("filling the table of connections"))?;
+    }
+    Ok(())
 }
 
 fn number(name: &str) -> std::io::Result<u32> {
@@ -76,34 +90,53 @@ fn number(name: &str) -> std::io::Result<u32> {
     text.trim().parse().map_err(std::io::Error::other)
 }
 
-/// A message that makes one entry: UDP between an address of 10.0.0.0/8 and one that no scenario has.
-fn entry(number: u32) -> Vec<u8> {
+/// Puts the message that makes one entry: UDP between an address of 10.0.0.0/8 and one that no scenario has.
+fn entry(out: &mut Vec<u8>, number: u32) {
     let (one, other) = ((0x0A00_0000 + number).to_be_bytes(), [172, 16, 7, 2]);
-    let body = [
-        // The family, version 0, no resource.
-        vec![libc::AF_INET as u8, 0, 0, 0],
-        tuple(ORIGINAL, one, other),
-        tuple(REPLY, other, one),
-        attribute(STATUS, &ASSURED.to_be_bytes()),
-        attribute(TIMEOUT, &LASTING.to_be_bytes()),
-    ]
-    .concat();
-    let length = 16 + body.len() as u32;
-    [&length.to_ne_bytes()[..], &NEW.to_ne_bytes(), &FLAGS.to_ne_bytes(), &[0; 8], &body].concat()
+    let start = out.len();
+    // The header's length is known at the end; no sequence number, and the kernel knows whose it is.
+    out.extend([0; 4]);
+    out.extend(NEW.to_ne_bytes());
+    out.extend(FLAGS.to_ne_bytes());
+    out.extend([0; 8]);
+    // The family, version 0, no resource.
+    out.extend([libc::AF_INET as u8, 0, 0, 0]);
+    tuple(out, ORIGINAL, one, other);
+    tuple(out, REPLY, other, one);
+    attribute(out, STATUS, &ASSURED.to_be_bytes());
+    attribute(out, TIMEOUT, &LASTING.to_be_bytes());
+    let length = (out.len() - start) as u32;
+    out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
 /// The addresses and ports of one direction.
-fn tuple(direction: u16, source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
-    let addresses = [attribute(1, &source), attribute(2, &destination)].concat();
-    let port = 1_u16.to_be_bytes();
-    let protocol = [attribute(1, &[libc::IPPROTO_UDP as u8]), attribute(2, &port), attribute(3, &port)].concat();
-    let parts = [attribute(NESTED | TUPLE_IP, &addresses), attribute(NESTED | TUPLE_PROTOCOL, &protocol)].concat();
-    attribute(NESTED | direction, &parts)
+fn tuple(out: &mut Vec<u8>, direction: u16, source: [u8; 4], destination: [u8; 4]) {
+    nest(out, direction, |out| {
+        nest(out, TUPLE_IP, |out| {
+            attribute(out, 1, &source);
+            attribute(out, 2, &destination);
+        });
+        nest(out, TUPLE_PROTOCOL, |out| {
+            let port = 1_u16.to_be_bytes();
+            attribute(out, 1, &[libc::IPPROTO_UDP as u8]);
+            attribute(out, 2, &port);
+            attribute(out, 3, &port);
+        });
+    });
 }
 
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+fn nest(out: &mut Vec<u8>, kind: u16, inside: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    attribute(out, NESTED | kind, &[]);
+    inside(out);
+    let length = (out.len() - start) as u16;
+    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+}
+
+fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = 4 + value.len() as u16;
-    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
+    out.extend(length.to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend(value);
+    out.resize(out.len().next_multiple_of(4), 0);
 }
