@@ -36,6 +36,9 @@ impl Wanted {
     /// Tries the files before a session starts: an hour of it must not be lost for a wrong directory. A session that
     /// comes to nothing leaves none behind.
     pub(super) fn check(&self) -> anyhow::Result<()> {
+        if self.output.is_none() {
+            super::stdout::must_be_open()?;
+        }
         for file in [&self.output, &self.html].into_iter().flatten() {
             let existed = file.exists();
             let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
@@ -129,7 +132,7 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     written.with_context(|| format!("writing the account {}", file.display()))
 }
 
-/// 0: direct over UDP, and nothing is wrong. 1: a finding.
+/// 0: direct over UDP, and nothing is wrong: what is information alone is no cause of anything. 1: everything else.
 pub(super) fn status(report: &Report) -> u8 {
     let wrong = report.findings.iter().any(|finding| finding.severity != Severity::Info);
     if report.path == session::Path::Direct && !report.over_tcp && !wrong { HEALTHY } else { FINDING }

@@ -12,6 +12,7 @@ mod peer;
 mod report;
 mod serve;
 mod serve_refusals;
+mod stdout;
 mod stun_args;
 mod turn_args;
 
@@ -42,6 +43,11 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to stdout and are no failure; clap knows which is which.
+            if !error.use_stderr()
+                && let Err(lost) = stdout::must_be_open()
+            {
+                return could_not_look(&lost);
+            }
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { COULD_NOT_LOOK } else { HEALTHY });
         }
@@ -62,11 +68,14 @@ pub fn run() -> ExitCode {
     };
     match outcome {
         Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error:#}");
-            ExitCode::from(COULD_NOT_LOOK)
-        }
+        Err(error) => could_not_look(&error),
     }
+}
+
+fn could_not_look(error: &anyhow::Error) -> ExitCode {
+    // A closed stderr is no reason for another status.
+    let _ = writeln!(io::stderr(), "error: {error:#}");
+    ExitCode::from(COULD_NOT_LOOK)
 }
 
 /// Logs to stderr: warnings, or more with `-v`. No event and no content of a message is logged above debug. A server does
@@ -113,8 +122,10 @@ fn terminal_columns() -> Option<usize> {
     }
 }
 
-/// Writes an answer to stdout. A reader that closed the pipe has read enough: that is no error.
+/// Writes an answer to stdout. A reader that closed the pipe has read enough: that is no error. A stdout that was closed
+/// from the beginning is one.
 fn answer(text: &str) -> anyhow::Result<()> {
+    stdout::must_be_open()?;
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -73,7 +73,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tokio::spawn(reload_on_hangup(args.clone(), relay.clone(), certificates, signal(SignalKind::hangup())?));
     let greeting = Greeting::new(&args, signaling.local_addr(), is_tls)?;
     let hosts = greeting.hosts();
-    answer(&greeting.text(&hosts, relay.as_ref()))?;
+    // A server is of use without its words, too: who starts it in the background may have closed stdout.
+    if super::stdout::must_be_open().is_ok() {
+        answer(&greeting.text(&hosts, relay.as_ref()))?;
+    }
     if hosts.is_empty() {
         tokio::spawn(greet_when_there_is_an_address(greeting, relay.clone()));
     }

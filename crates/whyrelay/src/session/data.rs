@@ -87,13 +87,24 @@ impl Session {
             channel::Output::Message { binary, data, .. } => {
                 self.measure(|measuring, channel, now| measuring.message(channel, binary, &data, now));
             }
-            channel::Output::ChannelClosed { .. } => self.end(EndReason::PeerLeft),
+            channel::Output::ChannelClosed { .. } => self.closed_by_peer(EndReason::PeerLeft),
             channel::Output::Closed => {
-                let reason = if self.measuring.is_done() { EndReason::Finished } else { EndReason::PeerLeft };
-                self.end(reason);
+                self.closed_by_peer(if self.measuring.is_done() { EndReason::Finished } else { EndReason::PeerLeft })
             }
             channel::Output::Timeout(_) => {}
         }
+    }
+
+    /// The other side has closed the channel: the session ends, and says why, also where this side was to stay.
+    fn closed_by_peer(&mut self, reason: EndReason) {
+        if !matches!(self.phase, Phase::Ending(_)) {
+            self.progress.step(if self.config.stay {
+                "the other side closed the data channel: the session ends. --stay keeps this side; to keep the other, give --stay there, too (in the browser: \"Stay connected until I press Finish\")"
+            } else {
+                "the other side closed the data channel: the session ends"
+            });
+        }
+        self.end(reason);
     }
 
     pub(super) fn channel_deadline(&mut self) -> Option<Instant> {

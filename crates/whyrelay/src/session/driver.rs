@@ -52,6 +52,17 @@ pub(super) const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);
 /// Closing gives allocations back within this.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
+/// A session that its user interrupts is over within this: half a second is what somebody waits for a prompt before the
+/// second Ctrl-C.
+const HURRY: Duration = Duration::from_millis(400);
+
+/// The same of a connection that was kept open until then (`--stay`): that is its ordinary end, and the other side's
+/// recording belongs to its account.
+const HURRY_STAYED: Duration = Duration::from_millis(2500);
+
+/// Of that the exchange of recordings has at least so much; closing gets the rest.
+const HURRIED_EXCHANGE: Duration = Duration::from_millis(200);
+
 /// How far the session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -99,6 +110,8 @@ pub(super) struct Session {
     pub(super) done_since: Option<Instant>,
     pub(super) next_traffic: Instant,
     pub(super) restart_at: Option<Instant>,
+    /// By when it is over at the latest, as its user has interrupted it.
+    pub(super) over_by: Option<Instant>,
     pub(super) closed: bool,
     pub(super) named: bool,
     pub(super) imitation: Imitation,
@@ -260,6 +273,7 @@ impl Session {
             done_since: None,
             next_traffic: Instant::now() + TRAFFIC_INTERVAL,
             restart_at: None,
+            over_by: None,
             closed: false,
             named: false,
             imitation: Imitation::default(),
@@ -334,7 +348,7 @@ impl Session {
                 biased;
                 changed = inputs.interrupt.changed() => {
                     if changed.is_ok() {
-                        self.progress.step("interrupted: closing");
+                        self.hurry();
                     }
                     // An end that is decided already stands.
                     if let Phase::Ending(reason) = self.phase {
@@ -398,9 +412,17 @@ impl Session {
         }
     }
 
+    /// The user has interrupted the session: from now on it takes no longer than a user waits.
+    pub(super) fn hurry(&mut self) {
+        let kept_open = self.config.stay && self.phase == Phase::Open;
+        let within = if kept_open { HURRY_STAYED } else { HURRY };
+        self.over_by.get_or_insert_with(|| Instant::now() + within);
+        self.progress.step("interrupted: closing");
+    }
+
     /// Gives allocations back and says goodbye on the data channel.
-    async fn close(&mut self, inputs: &mut Inputs) {
-        let until = Instant::now() + CLOSE_LIMIT;
+    pub(super) async fn close(&mut self, inputs: &mut Inputs) {
+        let began = Instant::now();
         self.give_names_up();
         // The checks are over: the last facts are collected while everything is closed.
         self.record_tallies();
@@ -415,6 +437,8 @@ impl Session {
         let mut closing = false;
         let mut batch = Vec::with_capacity(UDP_BATCH);
         loop {
+            let hurried = self.over_by.and_then(|over_by| over_by.checked_sub(HURRIED_EXCHANGE));
+            let until = hurried.map_or(began + CLOSE_LIMIT, |hurried| hurried.min(began + CLOSE_LIMIT));
             self.drain();
             let channel_done = self.channel.as_ref().is_none_or(Channel::is_closed);
             if !closing && (channel_done || Instant::now() + Duration::from_secs(1) > until) {
@@ -438,6 +462,7 @@ impl Session {
                 self.clock.instant(self.peer_deadline).min(channel_deadline).min(until)
             };
             tokio::select! {
+                Ok(()) = inputs.interrupt.changed(), if self.over_by.is_none() => self.hurry(),
                 _ = inputs.udp.recv_many(&mut batch, UDP_BATCH) => {
                     for input in batch.drain(..) {
                         self.udp_input(input);

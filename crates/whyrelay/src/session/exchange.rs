@@ -13,8 +13,8 @@ use super::driver::Session;
 /// other may still be trying pairs.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// The same when the user is waiting for the prompt.
-const WAIT_INTERRUPTED: Duration = Duration::from_secs(2);
+/// Saying goodbye to the signaling server may take this long when the user is waiting for the prompt.
+const GOODBYE: Duration = Duration::from_millis(50);
 
 /// How long pieces of a recording that come one by one may stop.
 const STALLED: Duration = Duration::from_secs(5);
@@ -26,7 +26,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const PACE: Duration = Duration::from_millis(2);
 
 impl Session {
-    /// Sends our recording, waits for the other side's, and appends it to ours.
+    /// Sends our recording, waits for the other side's, and appends it to ours. Who has interrupted the session waits no
+    /// longer than until [`Self::over_by`].
     pub(super) async fn exchange(&mut self, interrupt: &mut watch::Receiver<u32>, reason: EndReason) {
         let met = self.remote.is_some();
         let missing = if !met {
@@ -41,7 +42,7 @@ impl Session {
                     .step("the other side wants pseudonyms (--redact): the account and the recording use them");
             }
             self.send_recording().await;
-            self.await_recording(interrupt, reason).await;
+            self.await_recording(interrupt).await;
             self.take_recording()
         };
         if let Some(missing) = missing {
@@ -54,7 +55,8 @@ impl Session {
             EndReason::Finished => "finished",
             _ => "ended",
         };
-        let within = if reason == EndReason::Interrupted { WAIT_INTERRUPTED } else { WAIT };
+        let within =
+            self.over_by.map_or(WAIT, |over_by| over_by.saturating_duration_since(Instant::now()).max(GOODBYE));
         self.signals.leave(goodbye, within).await;
     }
 
@@ -70,12 +72,16 @@ impl Session {
         }
     }
 
-    async fn await_recording(&mut self, interrupt: &mut watch::Receiver<u32>, reason: EndReason) {
-        let wait = if reason == EndReason::Interrupted { WAIT_INTERRUPTED } else { WAIT };
+    async fn await_recording(&mut self, interrupt: &mut watch::Receiver<u32>) {
         let started = Instant::now();
-        let mut until = started + wait;
+        let mut until = started + WAIT;
         let mut left = false;
-        while self.signals.peer_recording.is_none() && Instant::now() < until {
+        loop {
+            let latest = self.over_by.and_then(|over_by| over_by.checked_sub(GOODBYE));
+            until = latest.map_or(until, |latest| until.min(latest));
+            if self.signals.peer_recording.is_some() || Instant::now() >= until {
+                return;
+            }
             let Some(client) = self.signals.client.as_mut() else { return };
             let tick = Instant::now() + Duration::from_secs(1);
             tokio::select! {
@@ -88,10 +94,10 @@ impl Session {
                         // Its last words may still be on their way.
                         until = until.min(Instant::now() + LAST_WORDS);
                     } else {
-                        until = until.max(Instant::now() + STALLED.min(wait));
+                        until = until.max(Instant::now() + STALLED);
                     }
                 }
-                _ = interrupt.changed() => return,
+                Ok(()) = interrupt.changed() => return self.hurry(),
                 () = tokio::time::sleep_until(tick.min(until).into()) => {
                     let waited = started.elapsed().as_secs();
                     self.progress.live(&format!("waiting {waited} s for the other side's recording"));

@@ -96,6 +96,8 @@ pub struct Screen {
     pub(super) focus: Pane,
     pub(super) zoom: bool,
     pub(super) help: bool,
+    /// Its page, where one does not hold all of it: how many further than the first; it goes round.
+    pub(super) help_page: i32,
     /// The filter is being typed.
     pub(super) typing: bool,
     pub(super) filters: [String; 5],
@@ -122,6 +124,7 @@ impl Screen {
             focus: Pane::Pairs,
             zoom: false,
             help: false,
+            help_page: 0,
             typing: false,
             filters: Default::default(),
             lists: [List::default(); 5],
@@ -168,8 +171,12 @@ impl Screen {
             Command::Quit | Command::Interrupt => return self.leave(command),
             Command::Suspend => return Action::Suspend,
             Command::Redraw => return Action::Redraw,
-            Command::Help => self.help = !self.help,
+            Command::Help => (self.help, self.help_page) = (!self.help, 0),
             Command::Back if self.help => self.help = false,
+            Command::Down | Command::PageDown if self.help => self.help_page = self.help_page.wrapping_add(1),
+            Command::Up | Command::PageUp if self.help => self.help_page = self.help_page.wrapping_sub(1),
+            Command::First if self.help => self.help_page = 0,
+            Command::Last if self.help => self.help_page = -1,
             Command::Back if !self.filters[self.focus.index()].is_empty() => {
                 self.filters[self.focus.index()].clear();
                 self.rearrange();

@@ -25,6 +25,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("interrupted::no_allocation_is_left_on_coturn_over_tls", &tools, || nothing_left(Transport::Tls));
     let ours = [Tool::NetworkNamespaces];
     suite.test("interrupted::no_allocation_is_left_on_our_server_by_any_transport", &ours, nothing_left_on_ours);
+    let filtered = [Tool::NetworkNamespaces, Tool::Nft];
+    suite.test("interrupted::ctrl_c_during_probes_is_quick_and_both_recordings_are_exchanged", &filtered, quick);
 }
 
 fn nothing_left(transport: Transport) -> Result<()> {
@@ -77,6 +79,39 @@ fn nothing_left_on_ours() -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Two sides that have a relay and nothing direct, so that each probes for seconds why.
+fn quick() -> Result<()> {
+    const METRICS: &str = "127.0.0.1:9100";
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&left, &["--metrics-listen", METRICS])?;
+    for (host, port) in [(&left, "udp dport"), (&right, "udp sport")] {
+        let filter = "type filter hook input priority 0;";
+        host.nft(&format!("table ip t {{ chain i {{ {filter} iifname wr0 {port} != {} drop; }}; }}", ours::STUN_PORT))?;
+    }
+    let start = |namespace: &Namespace, role: Role| {
+        let mut command = ours::peer(namespace, role, server.url());
+        command.arg("--no-tcp");
+        Process::start(role.name(), &mut command)
+    };
+    let answerer = start(&right, Role::Answerer)?;
+    let offerer = start(&left, Role::Offerer)?;
+    offerer.line(LIMIT, |line| line.contains("probing why nothing is direct"))?;
+    // The session itself has come to its end long before its probes have.
+    std::thread::sleep(Duration::from_millis(500));
+    let began = Instant::now();
+    offerer.signal(Signal::SIGINT)?;
+    let offered = ours::Account::of(offerer)?;
+    let took = began.elapsed();
+    let answered = ours::Account::of(answerer)?;
+    // Half a second, and what a busy machine takes for the account itself; it was two and more.
+    ensure!(took < Duration::from_millis(1200), "{took:?}: {}", offered.printed);
+    ensure!(offered.json["path"] == "relayed", "{}", offered.printed);
+    ensure!(offered.json == answered.json, "two accounts:\n{}\n{}", offered.printed, answered.printed);
+    let open = server.metric(&left, METRICS, "whyrelay_turn_allocations ")?;
+    ensure!(open == 0, "{open} allocations are left: {}", server.account());
+    Ok(())
 }
 
 /// Two peers, ended by Ctrl-C so long after they know of signaling.

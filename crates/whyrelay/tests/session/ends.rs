@@ -75,6 +75,47 @@ fn a_peer_that_is_killed_while_the_connection_is_kept_open_leaves_no_healthy_ses
 }
 
 #[test]
+fn a_connection_that_was_to_stay_says_why_it_ends() {
+    let server = Server::start();
+    let b = server.peer("answer", "l", &[]);
+    let a = server.peer("offer", "l", &["--stay"]).finish();
+    let b = b.finish();
+    assert_eq!((a.code(), b.code()), (0, 0), "{}", a.stderr);
+    assert!(
+        a.stderr.contains("the other side closed the data channel: the session ends. --stay keeps"),
+        "{}",
+        a.stderr
+    );
+    assert!(!b.stderr.contains("the other side closed"), "{}", b.stderr);
+}
+
+#[test]
+fn without_a_stdout_there_is_no_answer_and_that_is_an_error() {
+    let directory = directory();
+    let output = directory.path().join("out");
+    for (arguments, is_lost) in [
+        ("explain WR401", true),
+        ("--version", true),
+        ("check --help", true),
+        ("check", true),
+        // In time: not when the session is over.
+        ("offer --signal http://127.0.0.1:1", true),
+        ("offer --signal http://127.0.0.1:1 -o OUT", false),
+        ("check -o OUT", false),
+        ("no-such-verb", false),
+    ] {
+        let arguments = arguments.replace("OUT", output.to_str().expect("a name in UTF-8"));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("exec {} {arguments} >&-", env!("CARGO_BIN_EXE_whyrelay"))]);
+        let ended = shell.output().expect("a shell");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(2) || !is_lost, "{arguments}: {}, {said}", ended.status);
+        let is_told = said.contains("error: writing the answer to stdout: it is closed\nhint: ");
+        assert_eq!(is_told, is_lost, "{arguments}: {said}");
+    }
+}
+
+#[test]
 fn a_recording_that_is_cut_before_the_peer_came_is_undecided() {
     let server = Server::start();
     let directory = directory();

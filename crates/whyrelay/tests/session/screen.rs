@@ -141,7 +141,11 @@ fn it_fits_a_narrow_terminal_and_says_when_it_cannot() {
             screen.shows(title);
         }
         screen.press("?");
-        screen.shows("Ctrl-L");
+        let shown = screen.shows("Keys");
+        assert!(shown.contains("?         this help"), "{shown}");
+        // The last page, where there are several.
+        screen.press("G");
+        screen.shows("Ctrl-L    draw anew");
         screen.press("?");
     }
     screen.resize(10, 30);

@@ -198,7 +198,8 @@ impl Session {
         }
         let over = self.linger_deadline().is_some_and(|until| Instant::now() >= until);
         let wanted = self.probing.under_way() || self.probing.peer_probes.unwrap_or_default() || self.peer_will_probe();
-        if over || self.signals.peer_left {
+        // Who has ended its recording answers no probes, and waits for ours.
+        if over || self.signals.peer_left || self.signals.peer_recording.is_some() {
             self.feed_probes(peer_probes::Input::Stop);
             return false;
         }

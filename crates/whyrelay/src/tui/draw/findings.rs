@@ -7,7 +7,7 @@ use ratatui::widgets::Paragraph;
 use whyrelay_core::diagnosis::finding::{Finding, Severity};
 
 use super::Look;
-use super::pieces::{Row, cut, frame as pane_frame, list, nothing, wrap};
+use super::pieces::{Row, cut, frame as pane_frame, nothing, rows_of, wrap};
 use crate::tui::screen::{Pane, Screen};
 
 pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rect) {
@@ -27,8 +27,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look, area: Rec
     };
     let rows = u16::try_from(screen.rows.findings.len()).unwrap_or(u16::MAX);
     let height = rows.min(inner.height.div_ceil(3)).max(1);
-    let [top, rest] = Layout::vertical([Constraint::Length(height), Constraint::Fill(1)]).areas(inner);
-    list(frame, screen, Pane::Findings, top, |at| row(&report.findings[screen.rows.findings[at]], look));
+    // The details stand between the selected finding and the next one: behind the last they would look like that one's.
+    let window = screen.list(Pane::Findings).window(screen.rows.findings.len(), usize::from(height));
+    let shown = |rows: std::ops::Range<usize>| Constraint::Length(u16::try_from(rows.len()).unwrap_or(u16::MAX));
+    let behind = screen.list(Pane::Findings).selected + 1;
+    let (above, below) = (window.start..behind, behind..window.end);
+    let [top, rest, bottom] =
+        Layout::vertical([shown(above.clone()), Constraint::Fill(1), shown(below.clone())]).areas(inner);
+    let finding_row = |at: usize| row(&report.findings[screen.rows.findings[at]], look);
+    rows_of(frame, screen, Pane::Findings, top, above, finding_row);
+    rows_of(frame, screen, Pane::Findings, bottom, below, finding_row);
     let details = details(finding, rest.width);
     let room = usize::from(rest.height);
     let hidden = details.len() > room;

@@ -73,7 +73,7 @@ pub fn draw(frame: &mut Frame<'_>, screen: &Screen, look: Look) {
     let [body, status] = Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(area);
     frame.render_widget(status_line(screen, status.width), status);
     if screen.help {
-        help::draw(frame, body);
+        help::draw(frame, screen.help_page, body);
         return;
     }
     let narrow = area.width < ROOMY.0 || area.height < ROOMY.1;

@@ -70,14 +70,25 @@ pub(super) fn frame(frame: &mut Frame<'_>, screen: &Screen, pane: Pane, title: &
 
 /// A list of one-line rows; `row` is asked only for those that are shown.
 pub(super) fn list(frame: &mut Frame<'_>, screen: &Screen, pane: Pane, area: Rect, row: impl Fn(usize) -> Row) {
-    let list = screen.list(pane);
-    let length = screen.length(pane);
+    let window = screen.list(pane).window(screen.length(pane), usize::from(area.height));
+    rows_of(frame, screen, pane, area, window, row);
+}
+
+/// These rows of a list.
+pub(super) fn rows_of(
+    frame: &mut Frame<'_>,
+    screen: &Screen,
+    pane: Pane,
+    area: Rect,
+    rows: std::ops::Range<usize>,
+    row: impl Fn(usize) -> Row,
+) {
+    let selected_row = screen.list(pane).selected;
     let width = area.width.saturating_sub(2);
-    let lines: Vec<Line<'_>> = list
-        .window(length, usize::from(area.height))
+    let lines: Vec<Line<'_>> = rows
         .map(|at| {
             let Row { text, style } = row(at);
-            let selected = at == list.selected;
+            let selected = at == selected_row;
             let style = match (selected, screen.focus == pane) {
                 (true, true) => style.add_modifier(Modifier::REVERSED),
                 (true, false) => style.add_modifier(Modifier::BOLD),
