@@ -100,6 +100,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// Whether it is up and has a carrier.
+    pub const fn works(&self) -> bool {
+        self.up && self.running
+    }
+
     /// Whether packets that leave by it go into a tunnel, by its kind or, for drivers without one, by its name.
     ///
     /// Linux calls TUN and TAP devices alike `tun`. A TAP is an Ethernet, which has a hardware address; it may well be

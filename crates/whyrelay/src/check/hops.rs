@@ -51,6 +51,28 @@ pub(crate) async fn look(
     }
 }
 
+/// The same for who waits: each router is told as soon as it has answered, and of a silent one nothing.
+pub(crate) async fn look_quickly(
+    journal: Journal,
+    mut random: Random,
+    to: (Origin, SocketAddr),
+    options: UdpOptions,
+    until: Instant,
+) {
+    let remote = to.1;
+    let to = (to.0, remote, Class::Request);
+    let with: Vec<_> = (1..=HOPS).map(|ttl| (ttl, random.fork())).collect();
+    let look = |(ttl, random): (u8, Random)| {
+        let (journal, to) = (&journal, &to);
+        async move {
+            if let Seen::Router(router) = hop(journal, random, to, ttl, options, until).await {
+                journal.measured(Measurement::Hop { remote, ttl, router: Some(router) });
+            }
+        }
+    };
+    futures_util::future::join_all(with.into_iter().map(look)).await;
+}
+
 /// What became of the packets of one hop.
 enum Seen {
     Router(IpAddr),

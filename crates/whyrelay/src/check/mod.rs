@@ -40,6 +40,7 @@ use whyrelay_core::trace::measurement::{Ipv6State, Measurement, ONLY_NAT};
 use asked::STOPPED;
 pub use config::CheckConfig;
 use course::Course;
+pub(crate) use hops::look_quickly as look_at_hops;
 pub(crate) use journal::{Entry, Journal, Passed};
 pub(crate) use local::origin_toward;
 pub(crate) use nat::{Origin, discover};

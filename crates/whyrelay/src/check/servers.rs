@@ -19,7 +19,7 @@ use super::{CheckConfig, name_of};
 use crate::io::interfaces;
 use crate::io::tls::ClientTls;
 use crate::signaling::{
-    Client, Incoming, ServerClock, SignalingError, SignalingOptions, Transport, addresses_in, name_in,
+    Client, Incoming, ServerClock, SignalingError, SignalingOptions, Transport, addresses_in, name_in, unless_refused,
 };
 
 /// The times between two connections to signaling that are tried at once: 10 % loss each way leaves 3 in 10,000 without any
@@ -320,7 +320,7 @@ async fn announced(
         if !config.tls_roots.is_empty() {
             options.roots = Some(tls.roots().await.map_err(|error| Failed::Otherwise(error.to_string()))?);
         }
-        Client::connect(options).await.map_err(Failed::from)
+        unless_refused(async || Client::connect(options.clone()).await).await.map_err(Failed::from)
     });
     // Beside it: so that a resolver that does not answer is told from a server that does not.
     let name = name_in(signal).ok().flatten();
@@ -338,7 +338,15 @@ async fn announced(
     let mut client = match tokio::time::timeout_at(until.into(), connecting).await {
         Ok(Ok(client)) => client,
         Ok(Err(Failed::Unresolved(detail))) => return fail(detail, name.as_deref()),
-        Ok(Err(Failed::Otherwise(detail))) => return fail(detail, None),
+        Ok(Err(Failed::Otherwise(detail))) => {
+            // Perhaps this host's own firewall refuses them.
+            let found = match looking_up {
+                Some(looking_up) => looking_up.await.ok().and_then(Result::ok).unwrap_or_default(),
+                None => Vec::new(),
+            };
+            tell_connections(journal, signal, &found.iter().map(SocketAddr::ip).collect::<Vec<_>>());
+            return fail(detail, None);
+        }
         Ok(Err(Failed::Silent)) | Err(_) => {
             let (took, waited) = (started.elapsed(), started.elapsed().as_secs_f64());
             if let Some(why) = made.get().and_then(|round_trip| too_slow(signal, *round_trip, took)) {

@@ -143,6 +143,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn information_alone_changes_no_exit_status() {
+        use whyrelay_core::diagnosis::finding::{Blame, Finding};
+        let finding = |severity| Finding {
+            code: "WR401",
+            name: "no-relay-available",
+            blame: Blame::Path,
+            severity,
+            summary: String::new(),
+            evidence: Vec::new(),
+            advice: Vec::new(),
+            remedies: Vec::new(),
+            doubt: String::new(),
+            hidden: false,
+        };
+        let mut report = Report::from_events(&[]);
+        for (path, over_tcp, severity, expected) in [
+            (session::Path::Direct, false, None, HEALTHY),
+            (session::Path::Direct, false, Some(Severity::Info), HEALTHY),
+            (session::Path::Direct, false, Some(Severity::Warning), FINDING),
+            (session::Path::Direct, false, Some(Severity::Error), FINDING),
+            (session::Path::Direct, true, None, FINDING),
+            (session::Path::Relayed, false, Some(Severity::Info), FINDING),
+            (session::Path::Failed, false, None, FINDING),
+        ] {
+            (report.path, report.over_tcp) = (path, over_tcp);
+            report.findings = severity.map(finding).into_iter().collect();
+            assert_eq!(status(&report), expected, "{path:?} {over_tcp} {severity:?}");
+        }
+    }
+
+    #[test]
     fn files_are_tried_and_neither_made_nor_changed() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| Some(directory.path().join(name));

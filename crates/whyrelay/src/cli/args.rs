@@ -15,6 +15,21 @@ pub use check::{CheckArgs, Only};
 use super::stun_args::DiscoveryArgs;
 use super::turn_args::TurnArgs;
 
+/// What the exit status of a session and its account says, in the words of README.md.
+macro_rules! session_status {
+    () => {
+        "The exit status is 0 when the path is direct over UDP and there is no error and no warning; 1 when it is relayed, \
+         over TCP or there is none, when it broke (--stay), or when there is an error or a warning; 2 when whyrelay could \
+         not look, or could not write what was asked for. A finding that is information alone is no cause of anything, and \
+         changes no exit status."
+    };
+}
+
+/// The same of a check.
+const CHECK_STATUS: &str = "The exit status is 0 when there is no error and no warning; 1 when there is an error or a \
+    warning; 2 when nothing could be measured of the network (no server was named, or none could be asked), when the check \
+    was stopped before it had found anything, or when it could not write what was asked for.";
+
 /// Why can these two machines not connect directly?
 #[derive(Debug, Parser)]
 #[command(
@@ -25,9 +40,7 @@ use super::turn_args::TurnArgs;
         sides, and says whether the path is direct, relayed or dead, and where it breaks.\n\n\
         Three commands make a test: `whyrelay serve` on a machine that both can reach, then `whyrelay answer` on \
         one of the two and `whyrelay offer` on the other, in any order. `whyrelay demo` shows it all on this machine.",
-    after_help = "Exit status: 0 the path is direct and healthy; 1 it is relayed, there is none, it broke, or there is a \
-        finding; 2 whyrelay could not look, or could not write a file that was asked for.\n\
-        Answers go to stdout, everything else to stderr.",
+    after_help = concat!(session_status!(), "\nAnswers go to stdout, everything else to stderr."),
     propagate_version = true
 )]
 pub struct Cli {
@@ -72,15 +85,18 @@ pub enum Verb {
     /// Be the meeting point: signaling, STUN and TURN. Prints what to run on the two machines
     Serve(ServeArgs),
     /// Be side A: send the offer. Either side may start first
+    #[command(after_help = session_status!())]
     Offer(PeerArgs),
     /// Be side B: wait for the offer and answer it. Either side may start first
+    #[command(after_help = session_status!())]
     Answer(PeerArgs),
     /// Look at this host alone: what its network does to UDP, which servers work, what would stop a peer
     ///
-    /// Exit status: 0 nothing was found wrong, 1 there is a finding, 2 nothing could be measured of the network (no server
-    /// was named, or none could be asked), or an argument is wrong
+    /// Ctrl-C ends it at any time
+    #[command(after_help = CHECK_STATUS)]
     Check(CheckArgs),
     /// Print the account from recordings: one side's, both sides', or one that holds both
+    #[command(after_help = session_status!())]
     Report(ReportArgs),
     /// Say what a finding means, how it is detected and what helps
     Explain(ExplainArgs),
@@ -272,13 +288,13 @@ pub struct PeerArgs {
     /// Keep RFC 8445's own retransmission schedule: up to 40 s until a dead pair is given up
     #[arg(long, help_heading = "Session")]
     pub patient: bool,
-    /// Keep the connection open and report consent loss, path changes and restarts until Ctrl-C. When there is no path
-    /// at that moment, it broke: the exit status is 1
+    /// Keep the connection open and report consent loss, path changes, restarts and interfaces that go down until Ctrl-C,
+    /// or until the other side ends. When there is no path at that moment, it broke: the exit status is 1
     #[arg(long, help_heading = "Session")]
     pub stay: bool,
     /// Apply something harmless for this one session and tell whether the path is direct with it: port (another one),
     /// device (bind each socket to its interface), exclude (leave tunnels and virtual bridges out, or exclude=NAME),
-    /// opener (a packet of low TTL ahead of the checks), mapping (a port mapping by the router, removed at the end).
+    /// opener (a packet of low TTL ahead of the checks, just past this side's NATs), mapping (a port mapping by the router, removed at the end).
     /// May be repeated
     #[arg(long = "try", value_name = "WHAT", value_parser = crate::session::parse_trial, help_heading = "Session")]
     pub trials: Vec<crate::session::Trial>,
@@ -455,6 +471,24 @@ mod tests {
             Verb::Offer(args) | Verb::Answer(args) => args,
             other => panic!("{line} is {other:?}"),
         }
+    }
+
+    #[test]
+    fn the_exit_status_is_said_alike_by_the_help_and_by_the_readme() {
+        let words = |text: &str| text.replace('`', "").split_whitespace().collect::<Vec<_>>().join(" ");
+        let readme = words(include_str!("../../../../README.md"));
+        let command = Cli::command();
+        for (verb, status) in [
+            ("offer", session_status!()),
+            ("answer", session_status!()),
+            ("report", session_status!()),
+            ("check", CHECK_STATUS),
+        ] {
+            let help = command.find_subcommand(verb).unwrap().get_after_help().unwrap().to_string();
+            assert_eq!(words(&help), words(status), "{verb}");
+            assert!(readme.contains(&words(status)), "{verb}: README.md says it otherwise");
+        }
+        assert!(words(&command.get_after_help().unwrap().to_string()).starts_with(&words(session_status!())));
     }
 
     #[test]

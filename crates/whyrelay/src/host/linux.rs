@@ -153,6 +153,17 @@ impl Collector for Linux {
         }
     }
 
+    fn links(&mut self, emit: &mut Emit<'_>) {
+        let Ok(now) = tables::links() else { return };
+        for link in now.values().filter(|link| self.addresses.iter().any(|own| own.device == link.device)) {
+            let before = self.links.get_mut(&link.index).filter(|before| before.works() != link.works());
+            if let Some(before) = before {
+                before.clone_from(link);
+                emit(HostFact::Link(link.clone()));
+            }
+        }
+    }
+
     fn peers(&mut self) {
         let new: BTreeSet<IpAddr> = self.peers.difference(&self.looked_for).copied().collect();
         // Where there are very many routes each reading takes long.

@@ -96,6 +96,12 @@ impl Beside {
 /// known, too.
 const HOPS_AFTER: Duration = Duration::from_millis(300);
 
+/// How often it is looked whether the interfaces of our addresses still work.
+const LINKS_EVERY: Duration = Duration::from_millis(500);
+
+/// Most changes of interfaces that are told: one that comes and goes all the time tells nothing more.
+const MAX_LINK_CHANGES: usize = 32;
+
 /// A socket of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct OwnSocket {
@@ -216,6 +222,8 @@ pub(crate) trait Collector: Send {
     fn flow(&mut self, flow: &Flow, emit: &mut Emit<'_>);
     /// What takes long and does not change meanwhile, once: when the session has had its start, or at its end.
     fn later(&mut self, emit: &mut Emit<'_>);
+    /// Every now and then: interfaces of our addresses that work no longer, or again.
+    fn links(&mut self, emit: &mut Emit<'_>);
     /// Addresses of the peer became known a while ago: what has to be asked about them while the session goes on.
     fn peers(&mut self);
     /// After the checks.
@@ -311,8 +319,9 @@ fn collect(
     collector.before(&scope, &mut |fact| send(Moment::Before, fact));
     let mut later = Some(Instant::now() + head_start);
     let mut peers: Option<Instant> = None;
+    let (mut links, mut link_changes) = (Some(Instant::now() + LINKS_EVERY), 0);
     loop {
-        let waited = match [later, peers].into_iter().flatten().min() {
+        let waited = match [later, peers, links].into_iter().flatten().min() {
             Some(until) => inputs.recv_timeout(until.saturating_duration_since(Instant::now())),
             None => inputs.recv().map_err(RecvTimeoutError::from),
         };
@@ -323,6 +332,13 @@ fn collect(
         if is_over && later.is_some() || is_idle && is_due(later) {
             later = None;
             collector.later(&mut |fact| send(Moment::During, fact));
+        }
+        if is_due(links) && !is_over {
+            collector.links(&mut |fact| {
+                link_changes += 1;
+                send(Moment::During, fact);
+            });
+            links = (link_changes < MAX_LINK_CHANGES).then(|| Instant::now() + LINKS_EVERY);
         }
         // At the end it is too late to ask.
         if is_due(peers) && !is_over {
@@ -379,6 +395,7 @@ impl Collector for Unmeasured {
     fn socket(&mut self, _: &Scope, _: &mut Emit<'_>) {}
     fn flow(&mut self, _: &Flow, _: &mut Emit<'_>) {}
     fn later(&mut self, _: &mut Emit<'_>) {}
+    fn links(&mut self, _: &mut Emit<'_>) {}
     fn peers(&mut self) {}
     fn after(&mut self, _: &Scope, _: &mut Emit<'_>) {}
 }
@@ -421,6 +438,7 @@ mod tests {
         fn later(&mut self, _: &mut Emit<'_>) {
             self.0.push("later");
         }
+        fn links(&mut self, _: &mut Emit<'_>) {}
         fn peers(&mut self) {
             self.0.push("peers");
         }

@@ -13,7 +13,7 @@ use whyrelay_core::random::Random;
 use whyrelay_core::trace::event::EventKind;
 
 use super::SessionConfig;
-use crate::check::{Entry, Journal, Origin, discover, origin_toward};
+use crate::check::{Entry, Journal, Origin, discover, look_at_hops, origin_toward};
 use crate::io::clock::Clock;
 use crate::io::interfaces;
 use crate::io::udp::UdpOptions;
@@ -34,13 +34,14 @@ pub(super) struct Beside {
     journal: Journal,
     running: JoinSet<()>,
     asking: JoinSet<()>,
+    tracing: JoinSet<()>,
 }
 
 impl Beside {
     /// Nothing yet, and where entries come out.
     pub(super) fn new(clock: Clock) -> (Self, mpsc::Receiver<Entry>) {
         let (journal, entries) = Journal::new(clock);
-        (Self { journal, running: JoinSet::new(), asking: JoinSet::new() }, entries)
+        (Self { journal, running: JoinSet::new(), asking: JoinSet::new(), tracing: JoinSet::new() }, entries)
     }
 
     /// Asks whether large packets reach the signaling server, where it is on another machine.
@@ -51,6 +52,23 @@ impl Beside {
                 journal.fact(EventKind::HostFact { moment: Moment::During, fact: Box::new(HostFact::Probe(probe)) });
             }
         });
+    }
+
+    /// Looks for the first routers on the way to a server, once; `false`: that is under way, or done.
+    pub(super) fn trace(&mut self, config: &SessionConfig, mut random: Random, server: ServerUrl) -> bool {
+        if !self.tracing.is_empty() {
+            return false;
+        }
+        let (journal, filter, mark) = (self.journal.clone(), config.interfaces.clone(), config.mark);
+        self.tracing.spawn(async move {
+            let Ok(found) = interfaces::list(&filter) else { return };
+            // NATs are IPv4's.
+            let Some(remote) = resolve(vec![server]).await.into_iter().find(SocketAddr::is_ipv4) else { return };
+            let Some(origin) = origin_toward(remote, &found, mark) else { return };
+            let options = UdpOptions { mark, ..UdpOptions::default() };
+            look_at_hops(journal, random.fork(), (origin, remote), options, Instant::now() + LIMIT).await;
+        });
+        true
     }
 
     /// Starts to look at the NAT by these servers, once.

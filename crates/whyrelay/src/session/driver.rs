@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use whyrelay_core::diagnosis::finding::{Blame, Finding};
 use whyrelay_core::engine::gather::{GatherConfig, Server};
 use whyrelay_core::engine::peer::{self, Peer, PeerConfig};
 use whyrelay_core::engine::server_url::ServerUrl;
@@ -13,6 +14,7 @@ use whyrelay_core::host::{HostFact, Moment};
 use whyrelay_core::ice::candidate::Candidate;
 use whyrelay_core::ice::{self, Credentials};
 use whyrelay_core::random::Random;
+use whyrelay_core::report::Report;
 use whyrelay_core::sdp::SessionDescription;
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{EVENT_VERSION, EndReason, EventKind, IceState, Role, Vantage};
@@ -26,6 +28,7 @@ use super::probing::Probing;
 use super::progress::Progress;
 use super::signals::Signals;
 use super::sink::Sink;
+use super::trial::Hops;
 use super::{Outcome, SessionConfig};
 use crate::channel::{Certificate, Channel};
 use crate::check::Entry;
@@ -62,6 +65,9 @@ const HURRY_STAYED: Duration = Duration::from_millis(2500);
 
 /// Of that the exchange of recordings has at least so much; closing gets the rest.
 const HURRIED_EXCHANGE: Duration = Duration::from_millis(200);
+
+/// The finding that says why there is no signaling.
+const SIGNALING_FAILED: &str = "WR701";
 
 /// How far the session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +127,7 @@ pub(super) struct Session {
     pub(super) following: Following,
     /// Files that could not be written to the end.
     unwritten: Vec<String>,
+    pub(super) hops: Hops,
     /// Candidates of the peer, and the word that there are no more (`None`), that wait for the openers ahead of them.
     pub(super) held_back: VecDeque<(Instant, Option<Candidate>)>,
 }
@@ -180,6 +187,7 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     if reason == EndReason::Interrupted {
         session.say_interrupted();
     }
+    session.end(reason);
     // At once: a relay that does not answer must not keep the router's port open.
     let mapping = session.mapping.take();
     let ((), released) = tokio::join!(session.close(&mut inputs), release(mapping));
@@ -195,7 +203,7 @@ pub async fn run(config: SessionConfig, interrupt: watch::Receiver<u32>) -> anyh
     session.sink.end(session.clock.now(), EventKind::RecordingEnded { reason });
     if let Err(error) = end {
         session.signals.leave("whyrelay could not go on", Duration::from_secs(2)).await;
-        return Err(error);
+        return Err(session.with_cause(error));
     }
     session.exchange(&mut inputs.interrupt, reason).await;
     session.tell_unwritten();
@@ -282,6 +290,7 @@ impl Session {
             beside,
             following: Following::new(),
             unwritten: Vec::new(),
+            hops: Hops::default(),
             held_back: VecDeque::new(),
         })
     }
@@ -305,6 +314,7 @@ impl Session {
         announced: bool,
     ) {
         self.record(EventKind::ServerKnown { url: url.to_string(), announced });
+        self.trace_for_openers(&url);
         let (username, password) = credentials.unzip();
         self.feed(peer::Input::Server(Server { url, addresses: Vec::new(), username, password }));
     }
@@ -358,7 +368,13 @@ impl Session {
                 }
                 result = &mut connecting, if !connected => {
                     connected = true;
-                    self.signaling_connected(result?)?;
+                    match result {
+                        Ok(client) => self.signaling_connected(client)?,
+                        Err(error) => {
+                            self.signaling_failed(&error).await;
+                            return Err(error);
+                        }
+                    }
                 }
                 incoming = signaling => self.signaled(incoming)?,
                 // Which of the others is ready first: all have their share below.
@@ -367,7 +383,7 @@ impl Session {
                 Some(input) = inputs.streams.recv() => self.stream_input(input),
                 Some(resolved) = inputs.names.recv() => self.name_input(&resolved),
                 Some((moment, fact)) = inputs.host.recv() => self.host_input(moment, fact),
-                Some(entry) = inputs.beside.recv() => self.sink.note(entry),
+                Some(entry) = inputs.beside.recv() => self.note(entry),
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
             self.share(inputs);
@@ -394,7 +410,7 @@ impl Session {
         }
         for _ in 0..BATCH {
             let Ok(entry) = inputs.beside.try_recv() else { break };
-            self.sink.note(entry);
+            self.note(entry);
         }
     }
 
@@ -414,10 +430,28 @@ impl Session {
 
     /// The user has interrupted the session: from now on it takes no longer than a user waits.
     pub(super) fn hurry(&mut self) {
-        let kept_open = self.config.stay && self.phase == Phase::Open;
+        // A path that is silent brings no recording, and what is left of the network perhaps nothing at all.
+        let works = matches!(self.ice_state, IceState::Connected | IceState::Completed) && !self.signals.is_lost;
+        let kept_open = self.config.stay && self.phase == Phase::Open && works;
         let within = if kept_open { HURRY_STAYED } else { HURRY };
         self.over_by.get_or_insert_with(|| Instant::now() + within);
         self.progress.step("interrupted: closing");
+    }
+
+    /// The error that ends the session, with what its own host says of it in place of a hint about the server.
+    fn with_cause(&self, error: anyhow::Error) -> anyhow::Error {
+        let report = Report::from_events(self.sink.events());
+        let own =
+            |finding: &&Finding| finding.code == SIGNALING_FAILED && finding.blame == Blame::side(self.config.side);
+        let Some(finding) = report.findings.iter().find(own) else { return error };
+        let text = format!("{error:#}");
+        let what = text.split("\nhint: ").next().unwrap_or_default();
+        let mut cause = format!("{what}\nhint: {} ({})", finding.summary, finding.code);
+        for remedy in &finding.remedies {
+            cause.push_str(&format!("\n  - {}", remedy.text));
+            remedy.commands.iter().for_each(|command| cause.push_str(&format!("\n      $ {command}")));
+        }
+        anyhow::Error::msg(cause)
     }
 
     /// Gives allocations back and says goodbye on the data channel.
@@ -484,6 +518,16 @@ impl Session {
     }
 
     pub(super) fn host_input(&mut self, moment: Moment, fact: HostFact) {
+        if let (Moment::During, HostFact::Link(link)) = (moment, &fact)
+            && !self.config.redact
+        {
+            let how = match (link.up, link.running) {
+                (false, _) => "was set down",
+                (true, false) => "has no carrier any more",
+                (true, true) => "works again",
+            };
+            self.progress.step(&format!("the interface {} {how}", link.device));
+        }
         self.record(EventKind::HostFact { moment, fact: Box::new(fact) });
     }
 

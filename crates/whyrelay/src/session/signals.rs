@@ -14,12 +14,19 @@ use super::SessionConfig;
 use super::driver::Session;
 use super::probing::PROBES_FEATURE;
 use crate::channel::{Certificate, ChannelConfig, DtlsVersions};
+use crate::check::{Entry, origin_toward};
 use crate::io::tls::ClientTls;
-use crate::signaling::{Client, SignalingError, SignalingOptions, Transport};
+use crate::signaling::{Client, SignalingError, SignalingOptions, Transport, addresses_in, name_in, unless_refused};
 
 /// A whyrelay server announces its servers at once, even when it has none. Waiting costs nothing but the end of
 /// candidates, and a lost segment on a slow path takes a second or two.
 const ANNOUNCEMENT_WITHIN: Duration = Duration::from_secs(3);
+
+/// The server's name was resolved a moment ago: the resolver need not be waited for.
+const NAME_AGAIN: Duration = Duration::from_millis(500);
+
+/// Addresses of the server of which the host is asked.
+const MAX_ADDRESSES: usize = 5;
 
 /// How we call ourselves.
 pub(super) const PROGRAM: &str = "whyrelay";
@@ -89,7 +96,8 @@ impl Signals {
             if own_roots {
                 options.roots = Some(tls.roots().await?);
             }
-            Client::connect(options).await.map_err(|error| with_hint("connecting to signaling", error))
+            let connected = unless_refused(async || Client::connect(options.clone()).await).await;
+            connected.map_err(|error| with_hint("connecting to signaling", error))
         }
     }
 
@@ -181,6 +189,31 @@ pub(super) fn is_channel_failure(event: &EventKind) -> bool {
 }
 
 impl Session {
+    /// None came about: what the host's own firewall does to connections there belongs to the recording.
+    pub(super) async fn signaling_failed(&mut self, error: &anyhow::Error) {
+        let detail = error.to_string();
+        let detail = detail.split("\nhint: ").next().unwrap_or_default().to_owned();
+        let url = self.config.signal.clone();
+        self.record(EventKind::Signaling { server: public_url(&url), state: SignalingState::Failed { detail } });
+        let mut found = Vec::new();
+        if let Ok(Some(name)) = name_in(&url) {
+            let started = Instant::now();
+            let lookup = tokio::net::lookup_host((name.as_str(), 0));
+            if let Ok(Ok(addresses)) = tokio::time::timeout(NAME_AGAIN, lookup).await {
+                found = addresses.map(|address| address.ip()).collect();
+                let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                let (name, addresses) = (name.clone(), found.clone());
+                self.record(EventKind::NameResolved { name, addresses, took_us, error: None });
+            }
+        }
+        for remote in addresses_in(&url, &found).into_iter().take(MAX_ADDRESSES) {
+            // As the system sends it: the mark of the session's sockets is none of signaling's.
+            if let Some(origin) = origin_toward(remote, &[], None) {
+                self.sink.note(Entry::Connection { local: origin.address, remote });
+            }
+        }
+    }
+
     /// The connection to the signaling server is there.
     pub(super) fn signaling_connected(&mut self, client: Client) -> anyhow::Result<()> {
         let server = client.server().clone();

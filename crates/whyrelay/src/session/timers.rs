@@ -27,6 +27,7 @@ impl Session {
             self.probing_deadline(),
             self.following_deadline(),
             self.held_back.front().map(|(at, _)| *at),
+            self.hops.deadline(),
         ];
         for at in others.into_iter().flatten() {
             deadline = deadline.min(at);
@@ -69,6 +70,7 @@ impl Session {
             _ => {}
         }
         self.check_announcement();
+        self.send_waiting_openers();
         self.release_candidates();
         self.advance_probes();
         self.let_follow();

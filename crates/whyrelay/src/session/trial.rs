@@ -1,22 +1,31 @@
 //! What is tried for one session (`--try`): harmless, and gone with it.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use whyrelay_core::engine::peer;
 use whyrelay_core::engine::peer_probes;
 use whyrelay_core::engine::peer_probes::plan::OPENER_TTL;
-use whyrelay_core::host::leads_to_guests;
+use whyrelay_core::engine::server_url::ServerUrl;
+use whyrelay_core::host::{ProbeAim, ProbeOutcome, leads_to_guests};
 use whyrelay_core::ice::candidate::{Candidate, CandidateType};
-use whyrelay_core::trace::event::Direction;
+use whyrelay_core::trace::address::AddressClass;
+use whyrelay_core::trace::event::{Direction, EventKind, Transport};
+use whyrelay_core::trace::measurement::Measurement;
 
 use super::driver::Session;
+use crate::check::Entry;
 use crate::io::disguise::DeviceName;
 use crate::io::udp::UdpOptions;
 
 /// The peer's candidates are held back for this long after the openers, so that these pass our NAT first.
 const OPENER_AHEAD: Duration = Duration::from_millis(250);
+
+/// How long openers wait for the routers in front to tell where this side's last NAT is. Routers answer within
+/// milliseconds, and a network by radio within a quarter of a second; more would only hold the session up.
+const HOPS_WITHIN: Duration = Duration::from_millis(300);
 
 /// Candidates that are held back; a peer has not more.
 const MAX_HELD: usize = 128;
@@ -56,7 +65,9 @@ impl fmt::Display for Trial {
             Self::Device => f.write_str("each socket bound to the interface of its address"),
             Self::Exclude(None) => f.write_str("without tunnels and virtual bridges"),
             Self::Exclude(Some(name)) => write!(f, "without the interface {name}"),
-            Self::Opener => write!(f, "a packet of TTL {OPENER_TTL} ahead of the checks"),
+            Self::Opener => {
+                write!(f, "a packet of TTL {OPENER_TTL}, or just past this side's last NAT, ahead of the checks")
+            }
             Self::Mapping => f.write_str("a port mapping by the router, removed at the end"),
         }
     }
@@ -82,6 +93,54 @@ pub fn parse_trial(text: &str) -> Result<Trial, String> {
             ));
         }
     })
+}
+
+/// What is known of the way out, for openers.
+#[derive(Debug, Default)]
+pub(super) struct Hops {
+    /// The routers that answered, by their number on the way to a server.
+    routers: BTreeMap<u8, IpAddr>,
+    /// Until when more are waited for; `None`: nobody looks.
+    until: Option<Instant>,
+    /// Openers that wait for them.
+    waiting: Vec<SocketAddr>,
+    /// The TTL that was told of.
+    told: Option<u8>,
+}
+
+impl Hops {
+    /// Notes a router.
+    pub(super) fn heard(&mut self, ttl: u8, router: IpAddr) {
+        self.routers.insert(ttl, router);
+    }
+
+    /// When openers are due that wait.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.until.filter(|_| !self.waiting.is_empty())
+    }
+
+    /// Whether nothing more is waited for: the time is over, or a router of the Internet has answered, in front of which
+    /// every router has, too.
+    fn are_known(&self, now: Instant) -> bool {
+        let outside = self.routers.iter().find(|(_, router)| !is_inside(**router)).map(|(ttl, _)| *ttl);
+        let is_whole = outside.is_some_and(|outside| (1..outside).all(|ttl| self.routers.contains_key(&ttl)));
+        is_whole || self.until.is_none_or(|until| now >= until)
+    }
+
+    /// The TTL of an opener: it passes this side's last NAT, the last router with an inner address, and gets no further.
+    /// `reached`: the least TTL that is known to get as far as the other side, to which none may be.
+    fn opener_ttl(&self, remote: IpAddr, reached: Option<u8>) -> u8 {
+        let last_inside = self.routers.iter().rev().find(|(_, router)| is_inside(**router)).map(|(ttl, _)| *ttl);
+        let past = last_inside.map_or(OPENER_TTL, |ttl| ttl.saturating_add(1));
+        let own_hop = self.routers.iter().find(|(_, router)| **router == remote).map(|(ttl, _)| *ttl);
+        let least = reached.into_iter().chain(own_hop).min();
+        least.map_or(past, |least| past.min(least.saturating_sub(1)).max(1))
+    }
+}
+
+/// Whether an address is one that NATs have inside (RFC 1918, RFC 6598).
+fn is_inside(address: IpAddr) -> bool {
+    matches!(AddressClass::of(address), AddressClass::Private | AddressClass::CarrierGrade)
 }
 
 /// The interfaces that a session leaves out to try it.
@@ -124,11 +183,57 @@ impl Session {
     pub(super) fn take_candidate(&mut self, candidate: Candidate) {
         let remote = candidate.address.ip().filter(|_| self.tries(&Trial::Opener) && self.held_back.len() < MAX_HELD);
         let Some(remote) = remote else { return self.feed(peer::Input::RemoteCandidate(candidate)) };
+        let now = Instant::now();
         // A relay is none of the peer's own addresses: its NAT is on no way to it.
         if candidate.kind != CandidateType::Relayed {
+            self.hops.waiting.push(remote);
+            self.send_waiting_openers();
+        }
+        let sent_by = self.hops.deadline().map_or(now, |until| until.max(now));
+        self.held_back.push_back((sent_by + OPENER_AHEAD, Some(candidate)));
+    }
+
+    /// Looks for the routers in front, if openers will need them.
+    pub(super) fn trace_for_openers(&mut self, server: &ServerUrl) {
+        if self.tries(&Trial::Opener) && server.transport() == Transport::Udp {
+            let random = self.random.fork();
+            if self.beside.trace(&self.config, random, server.clone()) {
+                self.hops.until = Some(Instant::now() + HOPS_WITHIN);
+            }
+        }
+    }
+
+    /// Takes what was noted beside the session.
+    pub(super) fn note(&mut self, entry: Entry) {
+        if let Entry::Fact(_, EventKind::Measured(Measurement::Hop { ttl, router: Some(router), .. })) = &entry {
+            self.hops.heard(*ttl, *router);
+        }
+        self.sink.note(entry);
+    }
+
+    /// Sends the openers that need wait no longer.
+    pub(super) fn send_waiting_openers(&mut self) {
+        if self.hops.waiting.is_empty() || !self.hops.are_known(Instant::now()) {
+            return;
+        }
+        for remote in std::mem::take(&mut self.hops.waiting) {
             self.send_trial_openers(remote);
         }
-        self.held_back.push_back((Instant::now() + OPENER_AHEAD, Some(candidate)));
+    }
+
+    /// The least TTL with which something is known to have come as far as an address of the other side.
+    fn reached_by(&self, remote: IpAddr) -> Option<u8> {
+        let of_ttl = self.sink.probes(|aim| matches!(aim, ProbeAim::TimeToLive { .. }));
+        let reached = of_ttl.iter().filter(|probe| probe.remote.ip() == remote).filter_map(|probe| {
+            let ProbeAim::TimeToLive { ttl } = probe.aim else { return None };
+            let arrived = match probe.result {
+                ProbeOutcome::Answered { .. } => true,
+                ProbeOutcome::Icmp { offender, .. } => offender == Some(remote),
+                _ => false,
+            };
+            arrived.then_some(ttl)
+        });
+        reached.min()
     }
 
     /// The peer has no more candidates: those that are held back come first.
@@ -142,11 +247,19 @@ impl Session {
     fn send_trial_openers(&mut self, remote: SocketAddr) {
         let Some((ours, theirs)) = self.both_credentials() else { return };
         let now = self.clock.now();
+        let ttl = match remote.ip() {
+            IpAddr::V4(_) => self.hops.opener_ttl(remote.ip(), self.reached_by(remote.ip())),
+            // Nobody has looked for a NAT there.
+            IpAddr::V6(_) => OPENER_TTL,
+        };
+        if ttl != OPENER_TTL && self.hops.told.replace(ttl) != Some(ttl) {
+            self.progress.step(&format!("an opener has TTL {ttl} here, by what the routers in front say"));
+        }
         for (local, door) in self.doors.iter().filter(|(local, _)| local.is_ipv4() == remote.is_ipv4()) {
             let bytes = peer_probes::opener(self.random.transaction_id(), &ours, &theirs);
             self.sink.pass_probe(now, Direction::Out, (*local, remote), &bytes);
             // What is refused here is refused to the checks, too, and told there.
-            let _ = door.send_with_ttl(remote, &bytes, OPENER_TTL);
+            let _ = door.send_with_ttl(remote, &bytes, ttl);
         }
     }
 
@@ -173,6 +286,41 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_opener_passes_the_own_nats_and_not_the_peers() {
+        let ttl = |routers: &[(u8, &str)], remote: &str, reached| {
+            let mut hops = Hops::default();
+            routers.iter().for_each(|(ttl, router)| hops.heard(*ttl, router.parse().unwrap()));
+            hops.opener_ttl(remote.parse().unwrap(), reached)
+        };
+        let peer = "198.51.100.7";
+        assert_eq!(ttl(&[], peer, None), 2, "nothing is known");
+        assert_eq!(ttl(&[(1, "192.168.1.1"), (2, "203.0.113.1")], peer, None), 2);
+        assert_eq!(ttl(&[(1, "192.168.1.1"), (2, "100.64.0.1"), (3, "203.0.113.1")], peer, None), 3);
+        // Two routers at home, and a carrier's that says nothing in between.
+        assert_eq!(ttl(&[(1, "192.168.1.1"), (2, "10.0.0.1"), (4, "100.64.0.1")], peer, None), 5);
+        assert_eq!(ttl(&[(1, "203.0.113.1"), (2, "192.0.2.1")], peer, None), 2, "no NAT at all");
+        // The peer's router is near, as the trace, or a hop itself, has told.
+        assert_eq!(ttl(&[(1, "192.168.1.1"), (2, "100.64.0.1")], peer, Some(3)), 2);
+        assert_eq!(ttl(&[(1, "192.168.1.1"), (2, "100.64.0.1"), (3, peer)], peer, None), 2);
+        assert_eq!(ttl(&[(1, "192.168.1.1")], peer, Some(1)), 1);
+    }
+
+    #[test]
+    fn openers_wait_for_routers_no_longer_than_it_takes() {
+        let now = Instant::now();
+        let known = |routers: &[(u8, &str)], after: u64| {
+            let mut hops = Hops { until: Some(now + HOPS_WITHIN), ..Hops::default() };
+            routers.iter().for_each(|(ttl, router)| hops.heard(*ttl, router.parse().unwrap()));
+            hops.are_known(now + Duration::from_millis(after))
+        };
+        assert!(!known(&[], 0) && known(&[], 300));
+        assert!(!known(&[(1, "192.168.1.1")], 0), "there may be another inside");
+        assert!(known(&[(1, "192.168.1.1"), (2, "203.0.113.1")], 0));
+        assert!(!known(&[(2, "203.0.113.1")], 0), "the first may be slow");
+        assert!(Hops::default().are_known(now), "nobody looks");
+    }
 
     #[test]
     fn what_can_be_tried_is_understood_and_the_rest_explained() {

@@ -115,6 +115,14 @@ impl SignalingError {
         }
     }
 
+    /// Whether the system was refused the connection, by the server or by what is in between, this host's own firewall
+    /// included: then it is known at once.
+    pub(crate) fn is_refusal(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, PermissionDenied};
+        let refusals = [ConnectionRefused, HostUnreachable, NetworkUnreachable, PermissionDenied];
+        matches!(self, Self::Unreachable { source, .. } if refusals.contains(&source.kind()))
+    }
+
     /// Whether trying again may help.
     pub fn is_passing(&self) -> bool {
         match self {

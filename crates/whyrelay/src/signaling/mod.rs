@@ -68,6 +68,23 @@ pub(crate) fn addresses_in(url: &str, found: &[IpAddr]) -> Vec<SocketAddr> {
     stream::Endpoint::parse(url).map(|endpoint| endpoint.at(found)).unwrap_or_default()
 }
 
+/// How long after a refusal the server is asked once more: by then the host has read the counters of its own firewall,
+/// which may be who refuses, and counts the second time for sure.
+const ONCE_MORE_AFTER: Duration = Duration::from_millis(200);
+
+/// What `connect` answers; where it is refused, what it answers the second time.
+pub(crate) async fn unless_refused<T>(
+    connect: impl AsyncFn() -> Result<T, SignalingError>,
+) -> Result<T, SignalingError> {
+    match connect().await {
+        Err(error) if error.is_refusal() => {
+            tokio::time::sleep(ONCE_MORE_AFTER).await;
+            connect().await
+        }
+        answer => answer,
+    }
+}
+
 /// Refuses a broken URL before anything else is done.
 ///
 /// # Errors

@@ -5,6 +5,10 @@ use serde_json::Value;
 
 use crate::check::{check, measured, our_server};
 use crate::check_ways::{SECOND, plug_in};
+use crate::namespace::Namespace;
+use crate::ours::{self, Server};
+use crate::peers::{LIMIT, Role};
+use crate::process::Process;
 use crate::router::{Internet, Nat, Site};
 use crate::suite::{Suite, Tool};
 
@@ -14,6 +18,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("check_obstacles::packets_shaped_as_wireguard_are_blocked", &tools, wireguard);
     suite.test("check_obstacles::a_smaller_path_is_measured_each_way", &tools, small_path);
     suite.test("check_obstacles::hairpinning_is_seen_where_it_is", &tools, hairpin);
+    suite.test("check_obstacles::the_own_firewall_that_stops_signaling_is_named", &tools, own_firewall);
     suite.test("check_obstacles::a_mapping_that_dies_is_found_by_bisection", &tools, lifetime);
 }
 
@@ -41,6 +46,45 @@ fn wireguard() -> Result<()> {
         let found = json["findings"].as_array().is_some_and(|findings| !findings.is_empty());
         ensure!(found == blocked, "findings: {}", ours.account);
     }
+    Ok(())
+}
+
+/// What this host's own firewall refuses looks as if the server had refused it: with a TCP reset the system says the same.
+fn own_firewall() -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&right, &[])?;
+    let record = tempfile::tempdir()?;
+    let path = record.path().join("a.jsonl").display().to_string();
+    let offer = || {
+        let mut command = ours::peer(&left, Role::Offerer, server.url());
+        command.args(["--record", &path]);
+        Process::start("offer", &mut command)?.finish(LIMIT)
+    };
+    let to = format!("ip daddr {} tcp dport {}", right.address(), server.port());
+    for verdict in ["reject with tcp reset", "reject with icmp port-unreachable", "reject with icmp admin-prohibited"] {
+        left.nft(&format!(
+            "table inet own {{ chain o {{ type filter hook output priority 0; {to} counter {verdict}; }}\n}}\n"
+        ))?;
+        let (json, ours) = check(&left, &["--signal", server.url()])?;
+        // Of the network nothing could be measured.
+        ensure!(ours.status.code() == Some(2), "{verdict}: {}", ours.account);
+        let found = json["findings"].as_array().and_then(|findings| findings.first()).context("no finding")?;
+        let summary = found["summary"].as_str().unwrap_or_default();
+        ensure!(found["name"] == "signaling-failed" && found["at"] != "signaling", "{verdict}: {found}");
+        ensure!(summary.contains("rejects its own connections") && summary.contains("in inet own o"), "{summary}");
+        let finished = offer()?;
+        ensure!(finished.status.code() == Some(2), "{verdict}: {}", finished.account);
+        ensure!(finished.account.contains("rejects its own connections"), "{verdict}: {}", finished.account);
+        ensure!(finished.account.contains("nft insert rule inet own o ip daddr"), "{verdict}: {}", finished.account);
+        let recorded = std::fs::read_to_string(&path)?;
+        ensure!(recorded.contains(r#""what":"firewall-rule""#), "{verdict}: no rule is recorded");
+        left.run_nft(&["delete", "table", "inet", "own"])?;
+    }
+    // Nobody listens there: then it is the server's own refusal, and the hint is about the server.
+    drop(server);
+    let (json, ours) = check(&left, &["--signal", &format!("http://{}:8080", right.address())])?;
+    let summary = json["findings"][0]["summary"].as_str().unwrap_or_default();
+    ensure!(summary.contains("could not use the signaling server"), "{}", ours.account);
     Ok(())
 }
 

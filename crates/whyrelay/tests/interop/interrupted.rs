@@ -88,7 +88,10 @@ fn quick() -> Result<()> {
     let server = Server::start(&left, &["--metrics-listen", METRICS])?;
     for (host, port) in [(&left, "udp dport"), (&right, "udp sport")] {
         let filter = "type filter hook input priority 0;";
-        host.nft(&format!("table ip t {{ chain i {{ {filter} iifname wr0 {port} != {} drop; }}; }}", ours::STUN_PORT))?;
+        host.nft(&format!(
+            "table inet t {{ chain i {{ {filter} iifname wr0 {port} != {} drop; }}; }}",
+            ours::STUN_PORT
+        ))?;
     }
     let start = |namespace: &Namespace, role: Role| {
         let mut command = ours::peer(namespace, role, server.url());

@@ -152,6 +152,11 @@ impl Namespace {
         succeed(self.command(suite::path("NFT")?).arg("-f").arg(file.path()))
     }
 
+    /// `nft` in here.
+    pub(crate) fn run_nft(&self, arguments: &[&str]) -> Result<()> {
+        succeed(self.command(suite::path("NFT")?).args(arguments))
+    }
+
     /// Sets a kernel parameter.
     pub(crate) fn sysctl(&self, setting: &str) -> Result<()> {
         succeed(self.command("sysctl").args(["-q", "-w", setting]))

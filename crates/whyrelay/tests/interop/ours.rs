@@ -173,6 +173,21 @@ impl Account {
         findings.filter(|finding| finding["severity"] == "error" || finding["severity"] == "warning").count() > 0
     }
 
+    /// The codes of what was found.
+    pub(crate) fn codes(&self) -> Vec<&str> {
+        let findings = self.json["findings"].as_array().into_iter().flatten();
+        findings.filter_map(|finding| finding["code"].as_str()).collect()
+    }
+
+    /// What the finding with a code says; nothing where there is none.
+    pub(crate) fn summary_of(&self, code: &str) -> &str {
+        let mut findings = self.json["findings"].as_array().into_iter().flatten();
+        findings
+            .find(|finding| finding["code"] == code)
+            .and_then(|finding| finding["summary"].as_str())
+            .unwrap_or_default()
+    }
+
     fn must_take_path(&self, path: &str) -> Result<()> {
         ensure!(self.json["path"] == path, "the path is not {path}: {}", self.printed);
         for side in ["local", "remote"] {

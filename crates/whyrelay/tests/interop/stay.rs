@@ -23,6 +23,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.test("stay::a_path_that_was_silent_comes_back_by_a_restart", &tools, comes_back);
     suite.test("stay::a_broken_path_moves_to_the_other_cable", &tools, moves);
     suite.test("stay::a_relay_that_ends_is_named", &tools, relay_gone);
+    suite.test("stay::an_interface_that_goes_down_is_the_cause_and_no_route", &tools, goes_down);
     let coturn = [NetworkNamespaces, Turnserver];
     suite.test("stay::an_allocation_that_was_lost_is_made_again", &coturn, allocated_again);
 }
@@ -87,6 +88,34 @@ fn comes_back() -> Result<()> {
     for word in [r#""reason":"consent-silent""#, r#""kind":"ice-restarted""#, r#""kind":"pair-selected""#] {
         ensure!(recording.contains(word), "no {word} in the recording: {}", account.printed);
     }
+    Ok(())
+}
+
+fn goes_down() -> Result<()> {
+    let (left, right) = Namespace::pair()?;
+    let server = Server::start(&right, &["--no-stun"])?;
+    let pair = Pair::connect(&left, &right, &server, &[])?;
+    left.run(&["link", "set", "wr0", "down"])?;
+    pair.offerer.line(LIMIT, |line| line.contains("the interface wr0 was set down"))?;
+    pair.offerer.line(BREAK_LIMIT, |line| line.contains("restarting ICE"))?;
+    let Pair { offerer, answerer, recording } = pair;
+    let began = std::time::Instant::now();
+    offerer.signal(Signal::SIGINT)?;
+    let account = Account::of(offerer)?;
+    let took = began.elapsed();
+    answerer.signal(Signal::SIGINT)?;
+    answerer.finish(LIMIT)?;
+    // Nothing comes over such a network, so that nothing is waited for.
+    ensure!(took < Duration::from_millis(1200), "{took:?}: {}", account.printed);
+    let codes = account.codes();
+    ensure!(codes.contains(&"WR131") && !codes.contains(&"WR104"), "{codes:?}: {}", account.printed);
+    let summary = account.summary_of("WR131");
+    ensure!(summary.contains("wr0 was set down, ") && summary.contains(" s after the beginning"), "{summary}");
+    let recording = std::fs::read_to_string(recording.path().join(Role::Offerer.name()))?;
+    ensure!(
+        recording.contains(r#""moment":"during","fact":{"what":"link","device":"wr0""#),
+        "no change of a link in the recording"
+    );
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::seen::{
     AgentPair, Description, FailedServer, IcmpError, LocalCandidate, Outage, RemoteCandidate, RoundTrips, SendFailure,
 };
 use super::side::{MAX_COMPARED, MAX_LIST, SideEvidence};
-use crate::host::HostFact;
+use crate::host::{HostFact, Moment};
 use crate::time::Timestamp;
 use crate::trace::address::bare;
 use crate::trace::event::{
@@ -132,6 +132,12 @@ impl SideEvidence {
             EventKind::HostFact { moment, fact } => {
                 let taken = self.host.apply(seq, *moment, fact);
                 self.overflow += u64::from(!taken);
+                if let (Moment::During, HostFact::Link(link)) = (moment, &**fact)
+                    && taken
+                    && !link.works()
+                {
+                    self.host.links_lost.entry(link.device.clone()).or_insert((seq, at));
+                }
                 if let HostFact::Address(address) = &**fact
                     && taken
                 {

@@ -8,6 +8,7 @@ use crate::host::{
     IpsecPolicy, Link, MAX_FACTS, ManagedInterface, Moment, Neighbor, OwnConnection, OwnPacket, PolicyRule, Probe,
     ProbeAim, ProfileTally, Route, RouteAnswer, RoutePurpose, SocketProfile, Software, SoftwareName, Subject, System,
 };
+use crate::time::Timestamp;
 
 /// Most facts of one kind that are kept, since facts are compared with each other. Who records them keeps some hundred
 /// of a kind; answers of routing are one for each socket and address.
@@ -31,6 +32,8 @@ pub struct Taken<T> {
 pub struct HostEvidence {
     pub facts: usize,
     pub links: Vec<Taken<Link>>,
+    /// Interfaces that stopped working while the session went on: the event, and when.
+    pub links_lost: BTreeMap<String, (u64, Timestamp)>,
     pub addresses: Vec<Taken<Address>>,
     pub routes: Vec<Taken<Route>>,
     pub policy_rules: Vec<Taken<PolicyRule>>,

@@ -81,6 +81,19 @@ fn gone(side: &SideEvidence) -> Vec<Gone> {
         on_it.map(|address| address.fact.address).filter(|address| used.contains(address)).collect()
     };
     let mut found: Vec<Gone> = Vec::new();
+    for link in side.host.links.iter().filter(|link| link.moment == Moment::After) {
+        let before = side.host.links.iter().find(|before| before.fact.device == link.fact.device);
+        let addresses = of_device(&link.fact.device);
+        if before.is_some_and(|before| before.fact.works()) && !link.fact.works() && !addresses.is_empty() {
+            let how = if link.fact.up { "has no carrier any more" } else { "was set down" };
+            let lost = side.host.links_lost.get(&link.fact.device);
+            let when = lost.map_or_else(String::new, |(_, at)| {
+                format!(", {:.1} s after the beginning of the recording", at.since(side.first_at).as_secs_f64())
+            });
+            let seq = lost.map_or(link.seq, |(seq, _)| *seq);
+            found.push(Gone { what: format!("{} {how}{when}", link.fact.device), seq, addresses });
+        }
+    }
     for Taken { seq, fact, .. } in &side.host.gone {
         let (what, addresses) = match fact {
             HostFact::Link(link) => (format!("the interface {} is gone", link.device), of_device(&link.device)),
@@ -95,16 +108,13 @@ fn gone(side: &SideEvidence) -> Vec<Gone> {
             found.push(Gone { what, seq: *seq, addresses });
         }
     }
-    for link in side.host.links.iter().filter(|link| link.moment == Moment::After) {
-        let works = |link: &Taken<crate::host::Link>| link.fact.up && link.fact.running;
-        let before = side.host.links.iter().find(|before| before.fact.device == link.fact.device);
-        let addresses = of_device(&link.fact.device);
-        if before.is_some_and(works) && !works(link) && !addresses.is_empty() {
-            let how = if link.fact.up { "has no carrier any more" } else { "was set down" };
-            found.push(Gone { what: format!("{} {how}", link.fact.device), seq: link.seq, addresses });
-        }
-    }
     found
+}
+
+/// Addresses of the session that its host lost while it ran: that nothing can be sent from there afterwards is no fault of
+/// a route.
+pub(super) fn lost(side: &SideEvidence) -> BTreeSet<IpAddr> {
+    gone(side).into_iter().flat_map(|gone| gone.addresses).collect()
 }
 
 /// The session's own packets have another way than when they were first sent.

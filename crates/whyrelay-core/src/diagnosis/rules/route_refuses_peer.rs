@@ -1,7 +1,7 @@
 //! The kernel refuses to route packets to the peer.
 
 use super::errno::{EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH};
-use super::{Examination, Fault, Fix, Need, Rule, one_family};
+use super::{Examination, Fault, Fix, Need, Rule, network_went_away, one_family};
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::{
     By, Diversion, deciding, diversions, is_own_rule, is_refused, reachable_candidates, refusing,
@@ -47,7 +47,12 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         let there = diverted.iter().find(|diversion| diversion.answer.fact.question.destination == to);
         there.map_or_else(|| diverted.iter().any(is_by_mark), is_by_mark)
     };
+    let lost = network_went_away::lost(side);
     let refused = side.send_failures.iter().filter(|((local, remote, errno), _)| {
+        // What the host said of routes when an interface of it was gone is what became of that, and told there.
+        if matches!(*errno, ENETUNREACH | EHOSTUNREACH) && lost.contains(&local.ip()) {
+            return false;
+        }
         // An ICMP error waits at the socket until the next send, wherever that goes, which then fails with it; a closed
         // port does so with a number of its own.
         let told = side.icmp_errors.keys().any(|(own, _, icmp_type, code)| {

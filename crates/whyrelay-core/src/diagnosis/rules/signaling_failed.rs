@@ -1,8 +1,13 @@
 //! signaling failed.
 
 use super::{Examination, Fault, Fix, Rule, input_firewall_drops, no_usable_address};
+use std::net::{IpAddr, SocketAddr};
+
+use super::wording::quoted_firewall;
+use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::Session;
+use crate::host::{FilteredPacket, FirewallFramework, FirewallRule, Moment};
 use crate::trace::event::{Side, SignalingState, Vantage};
 
 pub(super) const RULE: Rule = Rule {
@@ -10,7 +15,7 @@ pub(super) const RULE: Rule = Rule {
     name: "signaling-failed",
     title: "signaling failed",
     meaning: "The signaling server could not be reached or refused this side. Without signaling the two sides cannot learn each other's candidates, so nothing else can work.",
-    detection: "The signaling connection was given up, or was lost and did not come back, before the peer's description came, or the server refused for good a message that the peer needs, or too many were waiting for it; where the system has no route to the server, the fault is this side's. Where a check saw its answer to the first packet of a connection arrive when nobody waited any longer, the network is slow: the path is to blame, and not the server.",
+    detection: "The signaling connection was given up, or was lost and did not come back, before the peer's description came, or the server refused for good a message that the peer needs, or too many were waiting for it; where the system has no route to the server, or a rule on output of its own firewall has counted and takes connections to it, the fault is this side's. Where a check saw its answer to the first packet of a connection arrive when nobody waited any longer, the network is slow: the path is to blame, and not the server.",
     proof: "The error of the connection, and curl to the server's /health from this machine.",
     doubt: "The peer's description arriving all the same.",
     fixes: &[
@@ -56,6 +61,10 @@ fn examine(session: &Session<'_>) -> Examination {
             faults.push(slow_network(vantage, server, after, [*seq, answered]));
             continue;
         }
+        if let Some(fault) = refused_here(side, vantage, server, *seq) {
+            faults.push(fault);
+            continue;
+        }
         // The system's own word, before anything was sent: the fault is at this side.
         let without_route = detail.contains(ENETUNREACH_IN_WORDS);
         let suspicion =
@@ -76,6 +85,70 @@ fn examine(session: &Session<'_>) -> Examination {
         });
     }
     Examination::of(faults)
+}
+
+/// A rule of this host's own firewall stops connections to the server as they leave: what the program is told then looks
+/// like the server's own refusal, or its silence.
+fn refused_here(side: &SideEvidence, vantage: Vantage, server: &str, failed: u64) -> Option<Fault> {
+    let destinations = addresses_of(side, server);
+    // Whichever of its addresses they had.
+    let takes = |rule: &FirewallRule, destination: SocketAddr| {
+        side.host.addresses.iter().filter(|own| own.fact.address.is_ipv4() == destination.is_ipv4()).any(|own| {
+            let source = SocketAddr::new(own.fact.address, 0);
+            let packet = FilteredPacket { source, destination, in_device: None, out_device: None };
+            rule.takes_tcp(&packet) != Some(false)
+        })
+    };
+    let (rule, to) = side.host.firewall_rules.iter().find_map(|rule| {
+        let counted = rule.fact.packets_since.is_some_and(|packets| packets > 0);
+        let stops = rule.moment == Moment::After && rule.fact.stops_at(&["output", "postrouting"]) && counted;
+        let to = destinations.iter().find(|to| stops && takes(&rule.fact, **to))?;
+        Some((rule, *to))
+    })?;
+    let (ip, port, how) = (to.ip(), to.port(), rule.fact.verdict.as_deref().unwrap_or("drop"));
+    let family = if ip.is_ipv4() { "ip" } else { "ip6" };
+    let (table_family, table, chain) = (&rule.fact.table_family, &rule.fact.table, &rule.fact.chain);
+    let let_out = match rule.fact.framework {
+        FirewallFramework::Nftables => {
+            format!("nft insert rule {table_family} {table} {chain} {family} daddr {ip} tcp dport {port} accept")
+        }
+        FirewallFramework::LegacyIptables => {
+            let command = if ip.is_ipv4() { "iptables-legacy" } else { "ip6tables-legacy" };
+            format!("{command} -I {chain} -p tcp -d {ip} --dport {port} -j ACCEPT")
+        }
+    };
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: Severity::Error,
+        summary: format!(
+            "The firewall of {} {how}s its own connections to the signaling server {server} ({to}), by {}: the server has not seen them",
+            vantage.name(),
+            quoted_firewall(&rule.fact)
+        ),
+        evidence: vec![failed, rule.seq],
+        advice: vec![Remedy::firewall("Let these connections out, ahead of the rule").run(let_out)],
+        advice_is_all: true,
+        ..Fault::default()
+    })
+}
+
+/// Where a signaling server is, as far as a side knows: its URL has an address, or its name was resolved.
+fn addresses_of(side: &SideEvidence, server: &str) -> Vec<SocketAddr> {
+    let (scheme, rest) = server.split_once("://").unwrap_or(("http", server));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if let Ok(address) = authority.parse() {
+        return vec![address];
+    }
+    let default = if matches!(scheme, "https" | "wss") { 443 } else { 80 };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().unwrap_or(default)),
+        _ => (authority, default),
+    };
+    if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return vec![SocketAddr::new(ip, port)];
+    }
+    let of_name = side.names.iter().filter(|(_, name, ..)| name.eq_ignore_ascii_case(host));
+    of_name.flat_map(|(_, _, addresses, _)| addresses).map(|ip| SocketAddr::new(*ip, port)).collect()
 }
 
 /// The server answers, later than anybody waited.

@@ -17,6 +17,8 @@ const MIDDLE: (f64, f64) = (340.0, 620.0);
 const SERVER: f64 = 56.0;
 /// Room between two lanes.
 const LANE: f64 = 50.0;
+/// Characters of an address, of fixed width, or of small print that a host's box has room for.
+const HOST_CHARACTERS: usize = 21;
 
 /// Hosts, NATs, servers, and where each flow of checks stops: about 960 by 350.
 pub fn network_svg(report: &Report) -> String {
@@ -41,8 +43,15 @@ pub(in crate::report) fn network_picture(report: &Report) -> Markup {
     if flows.is_empty() {
         text(&mut out, "wr-faint", (WIDTH / 2.0, top + 24.0), "middle", "no check was sent");
     }
+    let place = |index: usize| top + index as f64 * LANE + 18.0;
     for (index, flow) in flows.iter().enumerate() {
-        draw_flow(&mut out, flow, top + index as f64 * LANE + 18.0, index as f64);
+        draw_flow(&mut out, flow, place(index), index as f64);
+    }
+    // Over every line, also those of the lanes below that go up to a server.
+    for (index, flow) in flows.iter().enumerate() {
+        let above = if flow.via.is_empty() { 12.0 } else { 8.0 };
+        let words = format!("{}: {}", name(flow), flow.label);
+        text(&mut out, label_class(flow), (WIDTH / 2.0, place(index) - above), "middle", &words);
     }
     for (index, server) in network.servers.iter().enumerate() {
         server_box(&mut out, server, 10.0 + index as f64 * SERVER);
@@ -97,16 +106,16 @@ fn side(out: &mut Markup, side: &NetworkSide, vantage: Vantage, height: f64) {
         None if side.recorded => "",
         None => "not recorded",
     };
-    fitted(out, "wr-faint", at(1.0), "start", id, 24);
+    fitted(out, "wr-faint", at(1.0), "start", id, HOST_CHARACTERS);
     let mut line = 2.0;
     for address in &side.addresses {
-        fitted(out, "wr-mono", at(line), "start", &address.address.to_string(), 24);
+        fitted(out, "wr-mono", at(line), "start", &address.address.to_string(), HOST_CHARACTERS);
         line += 1.0;
     }
     if let Some(first) = side.addresses.first().and_then(|address| address.interface.as_ref())
         && side.addresses.len() == 1
     {
-        fitted(out, "wr-faint", at(line), "start", first, 24);
+        fitted(out, "wr-faint", at(line), "start", first, HOST_CHARACTERS);
         line += 1.0;
     }
     if side.addresses_left_out > 0 {
@@ -166,8 +175,6 @@ fn server_box(out: &mut Markup, server: &NetworkServer, y: f64) {
 
 fn draw_flow(out: &mut Markup, flow: &Flow, y: f64, index: f64) {
     let (from, to) = (on(flow.from, HOST), WIDTH - on(flow.from, HOST));
-    let words = format!("{}: {}", name(flow), flow.label);
-    let middle = WIDTH / 2.0;
     if let Some(server) = flow.via.first() {
         let bottom = 10.0 + (*server as f64 + 1.0) * SERVER - 18.0;
         let inset = 5.0 + index * 13.0;
@@ -176,9 +183,7 @@ fn draw_flow(out: &mut Markup, flow: &Flow, y: f64, index: f64) {
         // Up to the server, through it, down again.
         let way: [Point; 6] = [(from, y), (near, y), (near, bottom), (far, bottom), (far, y), (to, y)];
         lane(out, flow, &way, (0.0, 1.0), 0.8);
-        text(out, label_class(flow), (middle, y - 8.0), "middle", &words);
     } else {
         lane(out, flow, &[(from, y), (to, y)], (0.0, 1.0), 0.5);
-        text(out, label_class(flow), (middle, y - 12.0), "middle", &words);
     }
 }

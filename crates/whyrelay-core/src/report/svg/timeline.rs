@@ -98,16 +98,21 @@ impl Scale<'_> {
             (_, None) => " and on",
             _ => "",
         };
-        let words = format!("{} {took}{how}", phase.what.name());
+        // What began behind the picture's end has no length in it.
+        let later = phase.start_us > self.timeline.shown_to_us;
+        let when = if later { format!(", begun at {}", duration(phase.start_us)) } else { String::new() };
+        let words = format!("{} {took}{how}{when}", phase.what.name());
         // Words that would leave the picture end at its edge.
         let at: Point = if left + words.chars().count() as f64 * CHARACTER > self.width - MARGIN {
             (self.width - MARGIN, y + 12.0)
         } else {
             (left, y + 12.0)
         };
-        let anchor = if at.0 > left { "end" } else { "start" };
+        let anchor = if at.0 >= self.width - MARGIN { "end" } else { "start" };
         text(out, if phase.went_well == Some(false) { "wr-bad-text" } else { "" }, at, anchor, &words);
-        rect(out, class, (left, y + 17.0), (right - left).max(3.0), 7.0, 3.0);
+        if !later {
+            rect(out, class, (left, y + 17.0), (right - left).max(3.0), 7.0, 3.0);
+        }
     }
 }
 

@@ -71,3 +71,55 @@ fn details(finding: &Finding, width: u16) -> Vec<String> {
     }
     lines.into_iter().map(|line| cut(&format!("    {line}"), width)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use whyrelay_core::diagnosis::finding::Blame;
+    use whyrelay_core::report::Report;
+
+    use super::*;
+    use crate::tui::screen::{Input, Snapshot};
+
+    fn finding(code: &'static str) -> Finding {
+        Finding {
+            code,
+            name: "a-name",
+            blame: Blame::Path,
+            severity: Severity::Warning,
+            summary: format!("All about {code}"),
+            evidence: Vec::new(),
+            advice: Vec::new(),
+            remedies: Vec::new(),
+            doubt: String::new(),
+            hidden: false,
+        }
+    }
+
+    #[test]
+    fn details_stand_between_their_finding_and_the_next() {
+        let mut report = Report::from_events(&[]);
+        report.findings = ["WR001", "WR002", "WR003"].map(finding).into();
+        let snapshot = Arc::new(Snapshot { report, log: Vec::new(), total: 0, met: true });
+        for selected in 0..3 {
+            let mut screen = Screen::new(false);
+            screen.handle(Input::Snapshot(Arc::clone(&snapshot)));
+            screen.lists[Pane::Findings.index()].selected = selected;
+            for height in [4, 10, 20] {
+                let mut terminal = Terminal::new(TestBackend::new(60, height)).unwrap();
+                terminal.draw(|frame| draw(frame, &screen, Look { color: false }, frame.area())).unwrap();
+                let buffer = terminal.backend().buffer().clone();
+                let row = |y| (0..60).map(|x| buffer[(x, y)].symbol()).collect::<String>();
+                let rows: Vec<String> = (0..height).map(row).collect();
+                let at = rows.iter().position(|row| row.starts_with("> ")).expect("the selected one is shown");
+                let code = format!("WR00{}", selected + 1);
+                assert!(rows[at].contains(&code) && rows[at + 1].contains(&format!("All about {code}")), "{rows:#?}");
+                let codes = rows.iter().filter(|row| row.contains("warning[")).count();
+                assert_eq!(codes, if height == 20 { 3 } else { codes }, "{rows:#?}");
+            }
+        }
+    }
+}
