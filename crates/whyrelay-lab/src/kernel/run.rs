@@ -1,15 +1,20 @@
 //! Running a scenario for real: `whyrelay serve`, `answer` and `offer` in the namespaces, and what came out of it.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::fs::{self, File};
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{OFlag, open};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::unistd::{Pid, Uid, chown};
 use whyrelay_core::engine::turn_server::SharedSecret;
 use whyrelay_core::report::Report;
@@ -106,7 +111,10 @@ fn unable(topology: &Topology, conditions: &Conditions<'_>) -> Option<String> {
         return Some("TURN over TLS with a certificate".to_owned());
     }
     let others = topology.sessions.iter().any(|session| session.uid != 0);
-    (others && !maps_every_user()).then(|| "another user than this one: that takes root".to_owned())
+    if others && !maps_every_user() {
+        return Some("another user than this one: that takes root".to_owned());
+    }
+    others.then(|| closed_to_users(conditions.program)).flatten()
 }
 
 /// What of a scenario is not in the network that is built of it.
@@ -224,6 +232,7 @@ impl Side {
         let directory = directory_of(lab.directory(), topology, index);
         let failed = |doing: &str| LabError::system(format!("{doing} {}", directory.display()));
         fs::create_dir_all(&directory).map_err(failed("making"))?;
+        open_to_all(&directory).map_err(failed("opening to its user"))?;
         let uid = topology.sessions[index].uid;
         if uid != 0 {
             chown(&directory, Some(Uid::from_raw(uid)), None)
@@ -279,6 +288,40 @@ impl Side {
     }
 }
 
+/// Lets every user go through a directory, whatever the umask is.
+pub(super) fn open_to_all(directory: &FilePath) -> std::io::Result<()> {
+    fs::set_permissions(directory, Permissions::from_mode(0o755))
+}
+
+/// whyrelay's own file, as a session's user can run it.
+struct Program {
+    path: PathBuf,
+    /// Held open until it is run; that program has it, too.
+    _open: Option<OwnedFd>,
+}
+
+impl Program {
+    /// By its path; where another user is to run it, as an open file: the directories on the way may be closed to that one
+    /// (a home, `/root`).
+    fn of(file: &FilePath, uid: u32) -> Result<Self, LabError> {
+        if uid == 0 {
+            return Ok(Self { path: file.to_owned(), _open: None });
+        }
+        let failed = || LabError::system(format!("opening {}", file.display()));
+        // Without O_CLOEXEC: the path that is run is that of the new process' own descriptor.
+        let open = open(file, OFlag::O_RDONLY, Mode::empty()).map_err(|errno| failed()(std::io::Error::from(errno)))?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+        Ok(Self { path, _open: Some(open) })
+    }
+}
+
+/// Why the users of a scenario's sessions cannot run whyrelay's own file.
+fn closed_to_users(program: &FilePath) -> Option<String> {
+    let mode = fs::metadata(program).ok()?.mode();
+    let said = || format!("another user than this one: chmod o+x {}", program.display());
+    (mode & 0o001 == 0).then(said)
+}
+
 /// Which side starts when, in order.
 fn schedule(topology: &Topology) -> [(usize, Duration); 2] {
     // The answerer waits in the room when both start at once.
@@ -302,7 +345,8 @@ fn start(
             LabError::if_set(conditions.interrupted)?;
             std::thread::sleep(LOOK);
         }
-        let mut command = command(conditions.program, lab.directory(), topology, index);
+        let program = Program::of(conditions.program, topology.sessions[index].uid)?;
+        let mut command = command(&program.path, lab.directory(), topology, index);
         let open = |name: &str| {
             let file = sides[index].file(name);
             File::create(&file).map_err(LabError::system(format!("making {}", file.display())))
@@ -447,7 +491,7 @@ fn command(program: &FilePath, lab: &FilePath, topology: &Topology, index: usize
         command.env("TURN_PASSWORD", password);
     }
     if wanted.uid != 0 {
-        command.uid(wanted.uid);
+        command.uid(wanted.uid).arg0("whyrelay");
     }
     command.env("WHYRELAY_LAB", &topology.name);
     command

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -249,7 +250,10 @@ fn credentials(lab: &Lab, command: &mut Command) -> Result<(), LabError> {
 
 fn write(lab: &Lab, name: &str, text: &str) -> Result<PathBuf, LabError> {
     let file = lab.directory().join(name);
-    fs::write(&file, text).map_err(LabError::system(format!("writing {}", file.display())))?;
+    let failed = || LabError::system(format!("writing {}", file.display()));
+    fs::write(&file, text).map_err(failed())?;
+    // A session of another user reads it, whatever the umask is: a lab guards nothing.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).map_err(failed())?;
     Ok(file)
 }
 

@@ -10,6 +10,12 @@ use super::value::{Span, Span32};
 /// Most external addresses of a router: a third of a side's block of the Internet.
 const MOST_ADDRESSES: u8 = 32;
 
+/// The first port of relays in either world (RFC 8656 §7.2 recommends 49152 and up).
+const FIRST_RELAYED_PORT: u16 = 49_152;
+
+/// The first port that any user may bind (Linux's ip_unprivileged_port_start).
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+
 /// Checks all but routers, which have a preset filled in first: [`router`].
 pub(super) fn check(file: &File) -> Result<(), Wrong> {
     if file.title.chars().any(char::is_control) {
@@ -201,6 +207,16 @@ fn host(key: &str, spec: &file::Host) -> Result<(), Wrong> {
     if spec.session.uid == Some(u32::MAX) {
         let hint = "the largest is 4294967294";
         return Err(Wrong::new(format!("{key}.session.uid"), "it stands for no user", hint));
+    }
+    if spec.session.uid.is_some_and(|uid| uid != 0) {
+        if let Some(port @ 1..FIRST_UNPRIVILEGED_PORT) = spec.session.port {
+            let hint = format!("write one from {FIRST_UNPRIVILEGED_PORT} on, or leave out session.uid");
+            return Err(Wrong::new(format!("{key}.session.port"), format!("port {port} takes root"), hint));
+        }
+        if spec.session.mark.is_some() {
+            let hint = "leave it out, or leave out session.uid";
+            return Err(Wrong::new(format!("{key}.session.mark"), "a socket's mark takes root", hint));
+        }
     }
     for (name, value) in &spec.sysctl {
         sysctl(key, spec, name, *value)?;

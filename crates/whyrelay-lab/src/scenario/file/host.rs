@@ -294,7 +294,7 @@ pub struct Session {
     /// The mark of its sockets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mark: Option<Mark>,
-    /// The user it runs as.
+    /// The user it runs as; another than root has a port from 1024 on, and no mark.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// Relayed candidates only.
