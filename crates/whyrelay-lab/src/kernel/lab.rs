@@ -14,7 +14,7 @@ use super::mapping::MappingServer;
 use super::namespace::enter;
 use super::plan::{Cable, Fabric, Node, Plan};
 use super::router::{INSIDE, OUTSIDE, Router};
-use super::state::{self, Record};
+use super::state::{self, Held, Record};
 use super::tun::{Device, Kind};
 use super::wire::Wire;
 
@@ -27,6 +27,8 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug)]
 pub struct Lab {
     record: Record,
+    /// As long as it is there, nobody else removes what the record says.
+    _held: Held,
     nodes: Vec<String>,
     routers: Vec<Router>,
     wires: Vec<Wire>,
@@ -54,9 +56,16 @@ impl Lab {
         let nodes: Vec<String> = plan.nodes.iter().map(|node| node.name.clone()).collect();
         let names = nodes.iter().map(|name| format!("{id}-{name}")).chain([format!("{id}{FABRIC}")]).collect();
         let record = Record::new(id, &plan.scenario, names);
-        record.write()?;
-        let mut lab =
-            Self { record, nodes, routers: Vec::new(), wires: Vec::new(), mappers: Vec::new(), sinks: Vec::new() };
+        let held = record.write()?;
+        let mut lab = Self {
+            record,
+            _held: held,
+            nodes,
+            routers: Vec::new(),
+            wires: Vec::new(),
+            mappers: Vec::new(),
+            sinks: Vec::new(),
+        };
         lab.build(plan, interrupted).map_err(|error| error.or_interrupted(interrupted))?;
         Ok(lab)
     }

@@ -15,15 +15,26 @@ use super::command::ip;
 use super::error::LabError;
 
 /// What ends the programs of the labs in a /run of their own as soon as its standard input ends, which does so with the
-/// process that made them, however that ends: `lab clean` cannot, as nobody else sees their names.
+/// process that made them, however that ends: `lab clean` cannot, as nobody else sees their names. What is stopped begins
+/// no other, so each round ends what it has listed and what that began before it was stopped; it is over when three
+/// rounds found nobody.
 const KEEPER: &str = r#"
 trap '' HUP INT TERM
 cd /
 read -r _
-for round in 1 2 3; do
-    for lab in /run/netns/wrl*; do
-        for process in $("$1" netns pids "${lab##*/}"); do kill -9 "$process"; done
-    done
+inside() { for lab in /run/netns/wrl*; do "$1" netns pids "${lab##*/}"; done; }
+quiet=0 round=0
+while [ $quiet -lt 3 ] && [ $round -lt 1000 ]; do
+    round=$((round + 1))
+    processes=$(inside "$1")
+    if [ -z "$processes" ]; then
+        quiet=$((quiet + 1))
+        continue
+    fi
+    quiet=0
+    kill -STOP $processes
+    processes="$processes $(inside "$1")"
+    kill -KILL $processes
 done
 "#;
 

@@ -2,10 +2,12 @@
 //!
 //! Each lab has a file that its owner writes before it makes anything and removes after it removed everything. A lab
 //! whose owner is gone is left over. An owner is known by process id and start time, so that a process id that was
-//! given out again does not protect anything. What an owner runs to build a lab knows its owner, too: it may go on
-//! building when that is gone.
+//! given out again does not protect anything, and by its lock (flock(2)) on the lab's directory, which ends with it: an
+//! owner in another PID namespace has no process id here. What an owner runs to build a lab knows its owner, too: it may
+//! go on building when that is gone.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{ip, run};
 use super::error::LabError;
+use super::run::open_to_all;
 
 const DIRECTORY: &str = "/run/whyrelay-lab";
 /// What every name begins with.
@@ -75,14 +78,18 @@ impl Record {
         PathBuf::from(DIRECTORY).join(format!("{}.json", self.id))
     }
 
-    /// Writes it, whole or not at all.
-    pub(crate) fn write(&self) -> Result<(), LabError> {
+    /// Writes it, whole or not at all. As long as what it answers is there, the lab is this process' and nobody removes
+    /// it.
+    pub(crate) fn write(&self) -> Result<Held, LabError> {
         let failed = |doing: &str| LabError::system(format!("{doing} {}", self.file().display()));
-        fs::create_dir_all(&self.directory).map_err(failed("making the directory of"))?;
+        let held = Held::make(&self.directory).map_err(failed("making the directory of"))?;
+        // It may be another user's, who made the first lab: then it is open already, or nothing can be done.
+        let _ = open_to_all(Path::new(DIRECTORY));
         let text = serde_json::to_vec(self).map_err(|error| failed("writing")(error.into()))?;
         let draft = self.directory.join("record");
         fs::write(&draft, text).map_err(failed("writing"))?;
-        fs::rename(&draft, self.file()).map_err(failed("writing"))
+        fs::rename(&draft, self.file()).map_err(failed("writing"))?;
+        Ok(held)
     }
 
     /// A lab that was begun and not yet written down, by its directory.
@@ -96,8 +103,13 @@ impl Record {
         Some(Self { id, pid, started, scenario, namespaces: Vec::new(), directory })
     }
 
-    /// Whether the process that made it still runs.
+    /// Whether the process that made it still runs, here or in another PID namespace, or somebody removes it.
     pub fn owner_lives(&self) -> bool {
+        self.owner_is_here() || Held::is_held(&self.directory)
+    }
+
+    /// Whether the process that made it still runs in this PID namespace.
+    fn owner_is_here(&self) -> bool {
         started(self.pid) == Some(self.started)
     }
 
@@ -111,27 +123,80 @@ impl Record {
     }
 
     /// Ends what runs in its namespaces and removes them, its directory and its file. What is gone already is no error.
+    ///
+    /// # Errors
+    /// When something cannot be removed: its file stays then, so that the next [`clean`] finds what is left.
     pub fn remove(&self) -> Result<(), LabError> {
         let ip = ip()?;
+        let names: Vec<&String> = self.namespaces.iter().filter(|name| name.starts_with(&self.id)).collect();
+        // Without names nobody would find what still runs in them.
+        end_all_in(&names).map_err(|left| LabError::Command {
+            command: format!("ending what runs in {} ({})", self.id, self.scenario),
+            said: format!("{left} processes are still there\nhint: whyrelay lab clean"),
+        })?;
         let mut problem = Ok(());
-        for name in self.namespaces.iter().filter(|name| name.starts_with(&self.id)) {
-            if !super::namespace::path(name).exists() {
-                continue;
-            }
-            kill_all(name);
-            if let Err(error) = run(&ip, &["netns", "delete", name], "")
+        for name in names {
+            if super::namespace::path(name).exists()
+                && let Err(error) = run(&ip, &["netns", "delete", name], "")
                 && super::namespace::path(name).exists()
             {
                 problem = Err(error);
             }
         }
+        problem?;
         if self.directory.starts_with(DIRECTORY) {
             let _ = fs::remove_dir_all(&self.directory);
         }
-        if problem.is_ok() {
-            let _ = fs::remove_file(self.file());
+        let _ = fs::remove_file(self.file());
+        Ok(())
+    }
+}
+
+/// The lock on a lab's directory. The kernel gives it up when the process ends, however it does; programs that it runs do
+/// not inherit it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _directory: File,
+}
+
+/// What trying to hold a directory came to.
+#[derive(Debug)]
+enum Take {
+    Taken(Held),
+    /// Another process holds it.
+    Held,
+    /// There is none, or it is not for this user to open.
+    None,
+}
+
+impl Held {
+    /// Makes a directory, which is there already or not, and holds it.
+    fn make(path: &Path) -> std::io::Result<Self> {
+        loop {
+            fs::create_dir_all(path)?;
+            open_to_all(path)?;
+            let directory = File::open(path)?;
+            directory.lock()?;
+            // Whoever cleans up may have held it in between, and removed it.
+            if fs::metadata(path).is_ok_and(|now| directory.metadata().is_ok_and(|own| own.ino() == now.ino())) {
+                return Ok(Self { _directory: directory });
+            }
         }
-        problem
+    }
+
+    /// Whether a process holds a directory. Others may ask at the same time.
+    fn is_held(path: &Path) -> bool {
+        File::open(path).is_ok_and(|directory| matches!(directory.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Holds a directory that nobody holds.
+    fn take(path: &Path) -> Take {
+        let Ok(directory) = File::open(path) else { return Take::None };
+        match directory.try_lock() {
+            Ok(()) => Take::Taken(Self { _directory: directory }),
+            Err(TryLockError::WouldBlock) => Take::Held,
+            Err(TryLockError::Error(_)) => Take::None,
+        }
     }
 }
 
@@ -139,18 +204,37 @@ impl Record {
 /// removed.
 fn kill_builders(record: &Record) {
     let mark = format!("{OWNER}={}", owner_of(record.pid, record.started));
+    let _ = end(|process| {
+        let environment = fs::read(process.join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    });
+}
+
+/// Ends every process of a kind and waits until they are gone, those included that they begin meanwhile; answers how many
+/// are left where that takes longer than [`GONE_WITHIN`].
+fn end(is_meant: impl Fn(&Path) -> bool) -> Result<(), usize> {
     let begun = Instant::now();
-    while begun.elapsed() < GONE_WITHIN {
-        let builds = |process: &Path| {
-            let environment = fs::read(process.join("environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-        };
-        let left: Vec<i32> = processes().filter(|(_, process)| builds(process)).map(|(pid, _)| pid).collect();
-        if left.is_empty() {
-            return;
+    loop {
+        // What is stopped begins no other: all are stopped before the first is ended. Else one that begins others faster
+        // than they can be listed would always have some that are on no list.
+        let mut stopped = BTreeSet::new();
+        loop {
+            let meant = processes().filter(|(pid, process)| !stopped.contains(pid) && is_meant(process));
+            let others: Vec<i32> = meant.map(|(pid, _)| pid).collect();
+            if others.is_empty() || begun.elapsed() >= GONE_WITHIN {
+                break;
+            }
+            for pid in others {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+                stopped.insert(pid);
+            }
         }
-        for pid in left {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        if stopped.is_empty() {
+            let left = processes().filter(|(_, process)| is_meant(process)).count();
+            return if left == 0 { Ok(()) } else { Err(left) };
+        }
+        for pid in &stopped {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -169,14 +253,12 @@ fn processes() -> impl Iterator<Item = (i32, PathBuf)> {
 /// Ends the processes in a lab's namespaces whose names stand in their own file system alone: what `ip netns exec` runs
 /// has one, and a lab that is made there leaves nothing but empty names outside.
 fn kill_strays(record: &Record) {
-    for (pid, process) in processes() {
+    let _ = end(|process| {
         let read = |file: &str| fs::read_to_string(process.join(file)).unwrap_or_default();
         let namespace = fs::read_link(process.join("ns/net")).unwrap_or_default();
         let namespace = namespace.to_string_lossy();
-        if !namespace.is_empty() && is_in(&record.namespaces, &namespace, &read("mountinfo")) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
+        !namespace.is_empty() && is_in(&record.namespaces, &namespace, &read("mountinfo"))
+    });
 }
 
 /// Whether a network namespace, `net:[…]`, has one of these names by a table of mounts (proc(5), mountinfo). As long as
@@ -190,14 +272,14 @@ fn is_in(names: &[String], namespace: &str, mounts: &str) -> bool {
     })
 }
 
-/// Ends every process in a namespace.
-fn kill_all(name: &str) {
-    let Ok(ip) = ip() else { return };
-    let Ok(list) = run(&ip, &["netns", "pids", name], "") else { return };
-    let own = std::process::id().cast_signed();
-    for pid in list.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid != own) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+/// Ends every process in namespaces of these names; answers how many are left.
+fn end_all_in(names: &[&String]) -> Result<(), usize> {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|namespace| (namespace.dev(), namespace.ino()));
+    let meant: BTreeSet<_> = names.iter().filter_map(|name| identity(&super::namespace::path(name))).collect();
+    if meant.is_empty() {
+        return Ok(());
     }
+    end(|process| identity(&process.join("ns/net")).is_some_and(|namespace| meant.contains(&namespace)))
 }
 
 /// Whether this user may write down labs where they are written down.
@@ -230,14 +312,22 @@ pub fn all() -> Vec<Record> {
     records
 }
 
-/// Removes every lab whose owner is gone; answers those that it removed.
+/// Removes every lab whose owner is gone and that nobody holds; answers those that it removed.
 ///
 /// # Errors
 /// When something cannot be removed; the others are, all the same.
 pub fn clean() -> Result<Vec<Record>, LabError> {
     let mut removed = Vec::new();
     let mut problem = Ok(());
-    for record in all().into_iter().filter(|record| !record.owner_lives()) {
+    for record in all().into_iter().filter(|record| !record.owner_is_here()) {
+        // Held until it is removed: another that cleans up leaves it alone.
+        let _held = match Held::take(&record.directory) {
+            Take::Held => continue,
+            Take::Taken(held) => Some(held),
+            // Its owner has removed it meanwhile.
+            Take::None if !record.file().exists() => continue,
+            Take::None => None,
+        };
         if let Some(refused) = record.refuses(Uid::effective()) {
             problem = Err(refused);
             continue;
@@ -291,6 +381,64 @@ mod tests {
         for other in ["try-17", "wrl17", "wrl17-ab", "wrl17-ab-c", "wrlx-ab-1", "wrl17-xy-1"] {
             assert_eq!(Record::unwritten(PathBuf::from(DIRECTORY).join(other)), None, "{other}");
         }
+    }
+
+    /// As a shell's loop that begins one after the other in the background: a list of them is old when it is read.
+    #[test]
+    fn what_begins_others_all_the_time_is_ended_with_all_of_them() {
+        let mark = format!("WHYRELAY_TEST_STORM={}", std::process::id());
+        let meant = |process: &Path| {
+            let environment = fs::read(process.join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        };
+        let (name, value) = mark.split_once('=').unwrap();
+        let mut storm = std::process::Command::new("/bin/sh")
+            .args(["-c", "(while :; do sleep 77 & done) & (while :; do sleep 77 & done) & wait"])
+            .env(name, value)
+            .spawn()
+            .unwrap();
+        while processes().filter(|(_, process)| meant(process)).count() < 20 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(end(meant), Ok(()));
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(processes().filter(|(_, process)| meant(process)).count(), 0);
+        storm.wait().unwrap();
+    }
+
+    #[test]
+    fn what_another_holds_is_not_taken_until_that_ends() {
+        let path = std::env::temp_dir().join(format!("whyrelay-lab-held-{}", std::process::id()));
+        let held = Held::make(&path).unwrap();
+        assert!(matches!(Held::take(&path), Take::Held));
+        drop(held);
+        let taken = Held::take(&path);
+        assert!(matches!(taken, Take::Taken(_)));
+        // Who cleans up removes it while another is about to make it: that one has a new one then.
+        let late = std::thread::spawn({
+            let path = path.clone();
+            move || Held::make(&path)
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        fs::remove_dir(&path).unwrap();
+        drop(taken);
+        let late = late.join().unwrap().unwrap();
+        assert!(matches!(Held::take(&path), Take::Held));
+        drop(late);
+        fs::remove_dir(&path).unwrap();
+        assert!(matches!(Held::take(&path), Take::None));
+    }
+
+    /// The process id of an owner in another PID namespace is nobody's here.
+    #[test]
+    fn a_lab_that_is_held_has_an_owner_whatever_its_process_id_says() {
+        let directory = std::env::temp_dir().join(format!("whyrelay-lab-owner-{}", std::process::id()));
+        let record = Record { pid: 1, started: 1, directory, ..Record::new("wrl-test".to_owned(), "s", Vec::new()) };
+        let held = Held::make(&record.directory).unwrap();
+        assert!(record.owner_lives());
+        drop(held);
+        assert!(!record.owner_lives());
+        fs::remove_dir(&record.directory).unwrap();
     }
 
     #[test]

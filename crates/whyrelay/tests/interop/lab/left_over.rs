@@ -28,6 +28,8 @@ pub(super) fn register(suite: &mut Suite) {
     suite.test("lab::ctrl_c_leaves_the_table_of_what_finished", &tools, interrupted_in_the_middle);
     suite.test("lab::a_signal_ends_exec_while_it_builds", &tools, interrupted_exec);
     suite.test("lab::clean_ends_what_a_killed_lab_was_still_building", &tools, killed_while_building);
+    suite.test("lab::clean_leaves_a_lab_of_another_pid_namespace", &tools, other_process_ids);
+    suite.test("lab::nothing_is_left_of_what_begins_others_all_the_time", &tools, storm);
     suite.test("lab::labs_side_by_side_touch_neither_each_other_nor_the_machine", &tools, side_by_side);
     suite.test("lab::works_without_root_or_says_what_to_do", &tools, without_root);
     suite.test("lab::a_limit_of_namespaces_is_named_with_its_setting", &tools, limits_are_named);
@@ -55,10 +57,16 @@ impl Up {
         Self::start_by(on(machine))
     }
 
-    fn start_by(mut command: Command) -> Result<Self> {
+    fn start_by(command: Command) -> Result<Self> {
+        Self::start_beside(command, "")
+    }
+
+    /// The same with something that runs beside.
+    fn start_beside(mut command: Command, beside: &str) -> Result<Self> {
         // The name of the inner shell tells whose it is.
-        let inside = "echo in $WHYRELAY_LAB; exec sh -c 'sleep 600; :' /run/whyrelay-lab/$WHYRELAY_LAB/inside >&- 2>&-";
-        command.args(["lab", "exec", "two-homes", "a", "--", "sh", "-c", inside]);
+        let inside = "exec sh -c 'sleep 600; :' /run/whyrelay-lab/$WHYRELAY_LAB/inside >&- 2>&-";
+        let inside = format!("echo in $WHYRELAY_LAB; {beside}{inside}");
+        command.args(["lab", "exec", "two-homes", "a", "--", "sh", "-c", &inside]);
         let process = Process::start("whyrelay lab exec", &mut command)?;
         let line = process.line(LIMIT, |line| line.contains("in wrl"))?;
         let id = line.split_whitespace().last().context("no id")?.to_owned();
@@ -123,6 +131,56 @@ fn killed() -> Result<()> {
     ensure!(namespaces(&alive.id)?.is_empty(), "left: {:?}", namespaces(&alive.id)?);
     gone(&alive.id)?;
     ensure!(network_of(&machine)? == before, "the machine's own network is touched");
+    Ok(())
+}
+
+/// To whom cleans up, the process id of its owner is nobody's, or another's.
+fn other_process_ids() -> Result<()> {
+    let machine = Namespace::new()?;
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{}", machine.name()));
+    command.args(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", WHYRELAY]);
+    let alive = Up::start_by(command)?;
+    let mine = namespaces(&alive.id)?;
+    ensure!(!mine.is_empty(), "there is nothing to remove");
+    let said = clean(&machine)?;
+    ensure!(said.stdout.contains(&format!("kept {}", alive.id)), "{}", said.account);
+    ensure!(namespaces(&alive.id)? == mine, "left: {:?} of {mine:?}", namespaces(&alive.id)?);
+
+    // Its lock ends with it.
+    alive.process.signal(Signal::SIGKILL)?;
+    alive.process.finish(LIMIT)?;
+    gone(&alive.id)?;
+    let said = clean(&machine)?;
+    ensure!(said.stdout.contains(&format!("removed {}", alive.id)), "{}", said.account);
+    ensure!(namespaces(&alive.id)?.is_empty(), "left: {:?}", namespaces(&alive.id)?);
+    Ok(())
+}
+
+/// A shell that begins one program after the other in the background is not done when the lab is.
+fn storm() -> Result<()> {
+    let machine = Namespace::new()?;
+    // Its own, by which this test's are known.
+    let seconds = format!("{}.5", 1_000_000 + std::process::id());
+    let inside = format!("(while :; do sleep {seconds} & done) & sleep 0.3");
+    let left = || -> Result<Vec<i32>> {
+        let mut left = Vec::new();
+        for process in std::fs::read_dir("/proc")?.flatten() {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let pid = process.file_name().to_string_lossy().parse::<i32>();
+            left.extend(pid.ok().filter(|_| line == format!("sleep\0{seconds}\0").into_bytes()));
+        }
+        Ok(left)
+    };
+    let mut command = on(&machine);
+    command.args(["lab", "exec", "public-hosts", "a", "--", "sh", "-c", &inside]);
+    let finished = Process::start("whyrelay lab exec", &mut command)?.finish(LIMIT)?;
+    std::thread::sleep(SOON);
+    let left = left()?;
+    for pid in &left {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), Signal::SIGKILL);
+    }
+    ensure!(left.is_empty(), "{} are left: {}", left.len(), finished.account);
     Ok(())
 }
 
@@ -578,11 +636,16 @@ fn a_missing_program() -> Result<()> {
 }
 
 /// Its names stand in a /run of its own, where `lab clean` cannot see them.
+/// Begins one program after the other, each known by its lab.
+const STORM: &str = "(while :; do sh -c 'sleep 600; :' /run/whyrelay-lab/$WHYRELAY_LAB/inside & done) >&- 2>&- & ";
+
 fn killed_without_root() -> Result<()> {
     let copied = Copied::new()?;
     let allowed = is_allowed(&copied)?;
-    for (who, command) in copied.without_root() {
-        let up = match Up::start_by(command) {
+    // One begins others all the time.
+    let alone = copied.without_root().into_iter().map(|user| (user, ""));
+    for ((who, command), beside) in alone.chain(copied.without_root().into_iter().map(|user| (user, STORM))) {
+        let up = match Up::start_beside(command, beside) {
             Ok(up) => up,
             Err(error) => {
                 ensure!(!allowed && says_what_to_do(&format!("{error:#}")), "{who}: {error:#}");
