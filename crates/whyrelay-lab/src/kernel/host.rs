@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use crate::scenario::file::{Hook, InterfaceKind, Protocol, RouteKind, RuleAction, Verdict};
-use crate::scenario::topology::{FirewallRule, Host, Interface, Route, Rule, Topology, WrongChecksum};
+use crate::scenario::topology::{FirewallRule, Host, HostChain, Interface, Route, Rule, Topology, WrongChecksum};
 use crate::scenario::value::{Mark, Span32};
 
 use super::conntrack;
@@ -172,19 +172,18 @@ fn firewall(host: &Host) -> String {
     let mut text = String::new();
     if !host.firewall.is_empty() {
         text.push_str("table inet host {\n");
-        for (hook, set_mark, head) in [
-            (Hook::Prerouting, false, "chain pre { type filter hook prerouting priority -300;"),
-            (Hook::Prerouting, true, "chain premark { type filter hook prerouting priority -150;"),
-            (Hook::Input, false, "chain in { type filter hook input priority 0;"),
-            (Hook::Output, false, "chain out { type filter hook output priority 0;"),
-            (Hook::Output, true, "chain outmark { type route hook output priority -150;"),
-        ] {
-            let wanted = |rule: &&FirewallRule| rule.hook == hook && (rule.verdict == Verdict::SetMark) == set_mark;
+        for hook in [Hook::Prerouting, Hook::Input, Hook::Output] {
+            let wanted = |rule: &&FirewallRule| rule.hook == hook;
             let rules: Vec<String> = host.firewall.iter().filter(wanted).map(filter_rule).collect();
             if !rules.is_empty() {
+                let HostChain { name, hook_name, kind, priority } = HostChain::of(host, hook);
                 // What a host says to itself is beside every scenario.
                 let own = if hook == Hook::Output { "oifname" } else { "iifname" };
-                let _ = writeln!(text, "{head}\n{own} lo accept\n{}\n}}", rules.join("\n"));
+                let _ = writeln!(
+                    text,
+                    "chain {name} {{ type {kind} hook {hook_name} priority {priority};\n{own} lo accept\n{}\n}}",
+                    rules.join("\n")
+                );
             }
         }
         text.push_str("}\n");
@@ -247,7 +246,7 @@ fn filter_rule(rule: &FirewallRule) -> String {
         }
     }
     if let Some(Mark { value, mask }) = rule.fwmark {
-        let _ = write!(line, "meta mark & {mask:#x} == {value:#x} ");
+        let _ = write!(line, "meta mark & {mask:#x} == {:#x} ", value & mask);
     }
     if rule.unsolicited {
         line.push_str("ct state new ");

@@ -318,6 +318,30 @@ pub struct FirewallRule {
     pub unsolicited: bool,
 }
 
+/// A chain of a host's packet filter, in nftables' words. Each hook has one, so that rules are asked in the file's order,
+/// those that set a mark among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostChain {
+    pub(crate) name: &'static str,
+    pub(crate) hook_name: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) priority: i32,
+}
+
+impl HostChain {
+    /// That of a hook: the rules behind which a packet that leaves is routed again stand in a chain of type route.
+    pub(crate) fn of(host: &Host, hook: Hook) -> Self {
+        let marks = host.firewall.iter().any(|rule| rule.hook == hook && rule.verdict == Verdict::SetMark);
+        let (name, hook_name, kind, priority) = match hook {
+            Hook::Prerouting => ("pre", "prerouting", "filter", -300),
+            Hook::Input => ("in", "input", "filter", 0),
+            Hook::Output if marks => ("out", "output", "route", -150),
+            Hook::Output => ("out", "output", "filter", 0),
+        };
+        Self { name, hook_name, kind, priority }
+    }
+}
+
 /// What a peer is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {

@@ -9,7 +9,7 @@ use whyrelay_core::host::{
 };
 
 use crate::scenario::file::{Hook, InterfaceKind, Protocol, Verdict};
-use crate::scenario::topology;
+use crate::scenario::topology::{self, HostChain};
 
 use super::kernel::{Copied, Kernel};
 
@@ -122,7 +122,7 @@ pub(super) fn after(kernel: &Kernel, sockets: &[SocketAddr], others: &BTreeSet<S
                     HostFact::Counted { subject, total, recorded: total }
                 }
                 Subject::Nftables => {
-                    let own = kernel.host.firewall.iter().map(chain_of).collect::<BTreeSet<_>>().len();
+                    let own = kernel.host.firewall.iter().map(|rule| rule.hook).collect::<BTreeSet<_>>().len();
                     HostFact::Counted { subject, total: (kernel.host.firewall.len() + own) as u64, recorded }
                 }
                 _ => HostFact::Counted { subject, total: recorded, recorded },
@@ -159,13 +159,13 @@ fn firewall(kernel: &Kernel, sockets: &[SocketAddr], others: &BTreeSet<SocketAdd
     let rules: Vec<_> = kernel.host.firewall.iter().zip(&kernel.matched).collect();
     let decides = |rule: &topology::FirewallRule| can_touch(rule, sockets, others);
     let (mut facts, mut own, mut chains) = (Vec::new(), Vec::new(), Vec::new());
-    let names: BTreeSet<Name> = rules.iter().map(|(rule, _)| chain_of(rule)).collect();
-    for name in names {
-        let of_chain = rules.iter().enumerate().filter(|(_, (rule, _))| chain_of(rule) == name);
-        let of_chain: Vec<_> = of_chain.collect();
+    let hooks: BTreeSet<Hook> = rules.iter().map(|(rule, _)| rule.hook).collect();
+    for hook in hooks {
+        let name = Name(HostChain::of(&kernel.host, hook));
+        let of_chain: Vec<_> = rules.iter().enumerate().filter(|(_, (rule, _))| rule.hook == hook).collect();
         let may_stop = of_chain.iter().any(|(_, (rule, _))| decides(rule) && rule.verdict != Verdict::Accept);
         // What a host says to itself comes first.
-        let (word, accept) = (if name.hook == Hook::Output { "oifname" } else { "iifname" }, Some("accept"));
+        let (word, accept) = (if hook == Hook::Output { "oifname" } else { "iifname" }, Some("accept"));
         if may_stop {
             own.push(HostFact::FirewallRule(FirewallRule {
                 position: Some(0),
@@ -200,31 +200,13 @@ fn firewall(kernel: &Kernel, sockets: &[SocketAddr], others: &BTreeSet<SocketAdd
 }
 
 /// A chain that a lab makes for rules of a scenario.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Name {
-    hook: Hook,
-    sets_mark: bool,
-}
-
-fn chain_of(rule: &topology::FirewallRule) -> Name {
-    Name { hook: rule.hook, sets_mark: rule.verdict == Verdict::SetMark }
-}
+#[derive(Clone, Copy, Debug)]
+struct Name(HostChain);
 
 impl Name {
-    /// Its name, its hook, its type and its priority.
-    const fn words(self) -> (&'static str, &'static str, &'static str, i32) {
-        match (self.hook, self.sets_mark) {
-            (Hook::Prerouting, false) => ("pre", "prerouting", "filter", -300),
-            (Hook::Prerouting, true) => ("premark", "prerouting", "filter", -150),
-            (Hook::Input, _) => ("in", "input", "filter", 0),
-            (Hook::Output, false) => ("out", "output", "filter", 0),
-            (Hook::Output, true) => ("outmark", "output", "route", -150),
-        }
-    }
-
     /// One with so many rules that decide, all of which are recorded.
     fn chain(self, rules: u64) -> FirewallChain {
-        let (chain, hook, chain_type, priority) = self.words();
+        let HostChain { name: chain, hook_name: hook, kind: chain_type, priority } = self.0;
         FirewallChain {
             framework: FirewallFramework::Nftables,
             table_family: "inet".to_owned(),
@@ -241,7 +223,7 @@ impl Name {
 
     /// A rule in it; `counted`: its handle and what it counted.
     fn rule(self, rule: String, counted: Option<(u64, u64)>) -> FirewallRule {
-        let (chain, hook, chain_type, priority) = self.words();
+        let HostChain { name: chain, hook_name: hook, kind: chain_type, priority } = self.0;
         FirewallRule {
             framework: FirewallFramework::Nftables,
             table_family: "inet".to_owned(),

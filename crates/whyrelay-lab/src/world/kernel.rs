@@ -231,9 +231,10 @@ impl Kernel {
         }
         let mut mark = question.mark;
         let is_new = self.is_new(source, to, true);
+        let device = route.device.clone();
+        let device = device.as_deref();
         for index in 0..self.host.firewall.len() {
             let rule = &self.host.firewall[index];
-            let device = route.device.as_deref();
             if rule.hook != Hook::Output || !matches(rule, source, to, Protocol::Udp, device, mark, is_new) {
                 continue;
             }
@@ -249,18 +250,15 @@ impl Kernel {
                     self.count("Icmp.OutDestUnreachs");
                     return Sent::Rejected(EPERM, (3, 3));
                 }
-                Verdict::SetMark => {
-                    let set = rule.mark.map_or(mark, |set| mark & !set.mask | set.value);
-                    if set != mark {
-                        mark = set;
-                        // A chain of type route asks again, with the new mark.
-                        let again = self.ask(&RouteQuestion { mark, ..question.clone() });
-                        match again.route {
-                            Some(new) => route = new,
-                            None => return Sent::Refused(again.failure.map_or(EINVAL, |failure| failure.errno)),
-                        }
-                    }
-                }
+                Verdict::SetMark => mark = marked(rule, mark),
+            }
+        }
+        if mark != question.mark {
+            // A chain of type route asks again behind its last rule, with the new mark.
+            let again = self.ask(&RouteQuestion { mark, ..question });
+            match again.route {
+                Some(new) => route = new,
+                None => return Sent::Refused(again.failure.map_or(EINVAL, |failure| failure.errno)),
             }
         }
         self.track(source, to, true);
@@ -456,7 +454,7 @@ impl Kernel {
                     self.count("Icmp.OutDestUnreachs");
                     return Some(Arrived::Rejected);
                 }
-                Verdict::SetMark => *mark = rule.mark.map_or(*mark, |set| *mark & !set.mask | set.value),
+                Verdict::SetMark => *mark = marked(rule, *mark),
             }
         }
         None
@@ -486,6 +484,11 @@ impl Kernel {
             None => false,
         }
     }
+}
+
+/// A mark behind a rule that sets it.
+fn marked(rule: &FirewallRule, mark: u32) -> u32 {
+    rule.mark.map_or(mark, |set| mark & !set.mask | set.value & set.mask)
 }
 
 fn matches(

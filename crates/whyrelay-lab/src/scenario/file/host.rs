@@ -38,7 +38,7 @@ pub struct Host {
     /// Kernel parameters: rp_filter, src_valid_mark.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctl: BTreeMap<String, i64>,
-    /// Rules of its own packet filter, in order; what none of them matches passes.
+    /// Rules of its own packet filter, in order within each hook; what none of them matches passes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub firewall: Vec<FirewallRule>,
     /// Gateways or neighbors that do not answer ARP: addresses, `gateway`, `peer` or `server`.
