@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::scenario::file::{Hook, InterfaceKind, Protocol, RouteKind, RuleAction, Verdict};
 use crate::scenario::topology::{FirewallRule, Host, HostChain, Interface, Route, Rule, Topology, WrongChecksum};
@@ -24,6 +25,7 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
                     name: name.clone(),
                     segment: Some(segment),
                     link: interface.link,
+                    late: Duration::ZERO,
                     isolated,
                     tunnel,
                     no_offload: host.wrong_checksum.is_some(),
@@ -37,6 +39,7 @@ pub(super) fn node(topology: &Topology, host: &Host) -> Node {
                     name: name.clone(),
                     segment: None,
                     link: interface.link,
+                    late: Duration::ZERO,
                     isolated: false,
                     tunnel: false,
                     no_offload: false,

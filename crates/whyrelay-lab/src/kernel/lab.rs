@@ -153,12 +153,12 @@ impl Lab {
     fn plug(&mut self, plan: &Plan, fabric: &str) -> Result<(), LabError> {
         let Fabric { ip: lines, cables } = plan.fabric(&self.record.id);
         let mut random = Random::from_number(plan.seed);
-        for Cable { namespace, name, plug, link } in cables {
+        for Cable { namespace, name, plug, links } in cables {
             let ends = [
                 enter(&namespace, || Device::create(&name, Kind::Tap))?,
                 enter(fabric, || Device::create(&plug, Kind::Tap))?,
             ];
-            let wire = Wire::start(link, random.fork(), ends).map_err(LabError::system("starting a thread"))?;
+            let wire = Wire::start(links, random.fork(), ends).map_err(LabError::system("starting a thread"))?;
             self.wires.push(wire);
         }
         enter(fabric, || {

@@ -1,6 +1,7 @@
 //! What a topology needs of each namespace.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use whyrelay_core::engine::port_mapping::router::RouterConfig;
 use whyrelay_core::nat::behavior::{Behavior, MappingBehavior, Unsolicited};
@@ -52,8 +53,8 @@ pub(super) struct Cable {
     pub(super) name: String,
     /// Its other end, at the bridge.
     pub(super) plug: String,
-    /// What it does to packets.
-    pub(super) link: world::Link,
+    /// What it does to packets that leave the interface, and to those that come to it.
+    pub(super) links: [world::Link; 2],
 }
 
 /// All that is to be made.
@@ -97,6 +98,8 @@ pub(super) struct Port {
     pub(super) name: String,
     pub(super) segment: Option<usize>,
     pub(super) link: Link,
+    /// So much later is what leaves by it, beside what its link does both ways.
+    pub(super) late: Duration,
     pub(super) isolated: bool,
     /// A VPN's device: programs must see that it is no wire.
     pub(super) tunnel: bool,
@@ -108,7 +111,12 @@ impl Port {
     /// Whether a cable of ours leads there: for its link's faults, because a tunnel must look like one, or because the device
     /// must leave checksums alone, which the ends of a veth pair do not.
     fn is_cable(&self) -> bool {
-        self.segment.is_some() && (self.tunnel || self.no_offload || wire::is_needed(&self.link))
+        self.segment.is_some() && (self.tunnel || self.no_offload || wire::is_needed(&self.leaving()))
+    }
+
+    /// What becomes of packets that leave by it.
+    fn leaving(&self) -> Link {
+        Link { delay: self.link.delay + self.late, ..self.link }
     }
 }
 
@@ -208,8 +216,9 @@ impl Plan {
                 number += 1;
                 let plug = format!("p{number}");
                 if port.is_cable() {
-                    let (namespace, name, link) = (namespace.clone(), port.name.clone(), (&port.link).into());
-                    cables.push(Cable { namespace, name, plug: plug.clone(), link });
+                    let links = [(&port.leaving()).into(), (&port.link).into()];
+                    let (namespace, name) = (namespace.clone(), port.name.clone());
+                    cables.push(Cable { namespace, name, plug: plug.clone(), links });
                 } else {
                     ip.push(format!("link add {plug} type veth peer name {} netns {namespace}", port.name));
                 }
@@ -240,8 +249,8 @@ impl Plan {
 /// A link without any fault.
 const fn plain_link() -> Link {
     Link {
-        delay: std::time::Duration::ZERO,
-        jitter: std::time::Duration::ZERO,
+        delay: Duration::ZERO,
+        jitter: Duration::ZERO,
         loss: 0,
         burst: None,
         reordering: 0,
@@ -259,6 +268,7 @@ fn internet(topology: &Topology) -> Node {
         name: "eth0".to_owned(),
         segment: Some(INTERNET),
         link: plain_link(),
+        late: Duration::ZERO,
         isolated: false,
         tunnel: false,
         no_offload: false,
@@ -291,8 +301,9 @@ fn server(topology: &Topology) -> Node {
     node.ports.push(Port {
         name: "eth0".to_owned(),
         segment: Some(INTERNET),
-        // Signaling goes beside the network: all that is late on this link is STUN and TURN.
-        link: Link { delay: server.link.delay + server.faults.answers_after.0, ..server.link },
+        link: server.link,
+        // Signaling goes beside the network: all that is late there is STUN and TURN.
+        late: server.faults.answers_after.0,
         isolated: false,
         tunnel: false,
         no_offload: false,
@@ -345,6 +356,7 @@ fn router_node(topology: &Topology, router: &Router, choice: RouterChoice) -> Re
         name: name.to_owned(),
         segment: Some(segment),
         link,
+        late: Duration::ZERO,
         isolated: false,
         tunnel: false,
         no_offload: false,
@@ -440,8 +452,8 @@ fn user_space(topology: &Topology, router: &Router, node: &mut Node) {
         table
     };
     // Connections live longer than any session in a lab (RFC 5382 REQ-5).
-    let connections = Behavior { lifetime: std::time::Duration::from_secs(7440), ..behavior.clone() };
-    let echoes = Behavior { lifetime: std::time::Duration::from_secs(60), ..behavior.clone() };
+    let connections = Behavior { lifetime: Duration::from_secs(7440), ..behavior.clone() };
+    let echoes = Behavior { lifetime: Duration::from_secs(60), ..behavior.clone() };
     let accepts_input = behavior.unsolicited == Unsolicited::Tracked;
     let (udp, tcp, echo) = (table(behavior), table(connections), table(echoes));
     let fragments = Fragments::default();

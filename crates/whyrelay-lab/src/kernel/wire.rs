@@ -99,13 +99,13 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// Starts it between two devices.
-    pub(crate) fn start(link: Link, mut random: Random, ends: [Device; 2]) -> std::io::Result<Self> {
+    /// Starts it between two devices: what becomes of frames from the first, and of those from the second.
+    pub(crate) fn start(links: [Link; 2], mut random: Random, ends: [Device; 2]) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("lab wire".to_owned()).spawn(move || {
             let clock = Clock::new();
-            let mut directions = [(); 2].map(|()| Direction::new(link, random.fork()));
+            let mut directions = links.map(|link| Direction::new(link, random.fork()));
             let mut underway: BinaryHeap<Reverse<Underway>> = BinaryHeap::new();
             let mut buffer = vec![0; LARGEST];
             let mut number = 0;

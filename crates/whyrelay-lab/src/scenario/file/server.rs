@@ -47,7 +47,7 @@ pub struct Server {
     /// The port of TURN over TLS: 5349 unless said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_port: Option<u16>,
-    /// It answers after this long.
+    /// What it sends leaves so much later.
     #[serde(skip_serializing_if = "is_default")]
     pub answers_after: Span,
     /// Its link.
