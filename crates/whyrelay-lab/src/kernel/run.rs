@@ -34,10 +34,8 @@ use crate::run::Observed;
 use crate::scenario::file::{Certificate, Credentials, Path, WorldKind};
 use crate::scenario::{STUN_PORT, Topology};
 
-/// How long a session waits for the other side.
-const WAIT: Duration = Duration::from_secs(20);
-
-/// How long a session may take in all. One that reaches it is broken: its own limits are far shorter.
+/// How long a session may take in all, beside the silence that it asks for. One that reaches it is broken: its own limits
+/// are far shorter.
 const LIMIT: Duration = Duration::from_secs(90);
 /// How long the answerer is waited for until it is in the room.
 const JOINED_WITHIN: Duration = Duration::from_secs(5);
@@ -199,7 +197,8 @@ fn run_in(lab: &Lab, topology: &Topology, conditions: &Conditions<'_>, began: In
     let sides = [Side::new(lab, topology, 0)?, Side::new(lab, topology, 1)?];
     let mut cut = (topology.expect.path == Path::Direct).then(|| Cut::new(lab, topology));
     let sessions = start(lab, topology, conditions, &sides, cut.as_ref())?;
-    wait(lab, conditions, &sides, sessions, cut.as_mut())?;
+    let limit = LIMIT + limits::asked_for(topology).0;
+    wait(lab, conditions, &sides, sessions, cut.as_mut(), limit)?;
     let relayed_data = services.relayed_data(lab)?;
     let recordings: Vec<String> = sides.iter().map(Side::recording).collect::<Result<_, _>>()?;
     let paths = [sides[0].path()?, sides[1].path()?];
@@ -482,9 +481,9 @@ fn command(program: &FilePath, lab: &FilePath, topology: &Topology, index: usize
     let mut command = Command::new(program);
     let SessionArguments { arguments, signal, password } = SessionArguments::with_files_in(lab, topology, index);
     command.arg(VERBS[index]).args(["--signal", &signal, "--room", "lab", "--format", "json"]);
-    // Who starts first waits so much longer.
-    let wait = WAIT + topology.sessions[1 - index].starts.saturating_sub(wanted.starts);
-    command.args(["--wait", &format!("{}ms", wait.as_millis()), "--timeout", "20s", "--color", "never"]);
+    let milliseconds = |limit: Duration| format!("{}ms", limit.as_millis());
+    let (wait, timeout) = (milliseconds(limits::wait(topology, index)), milliseconds(limits::TIMEOUT));
+    command.args(["--wait", &wait, "--timeout", &timeout, "--color", "never"]);
     command.arg("--record").arg(directory_of(lab, topology, index).join(RECORDING));
     command.args(arguments);
     if let Some(password) = password {
@@ -504,6 +503,7 @@ fn wait(
     sides: &[Side; 2],
     mut sessions: [Running; 2],
     mut cut: Option<&mut Cut<'_>>,
+    limit: Duration,
 ) -> Result<(), LabError> {
     let began = Instant::now();
     let mut ended = [false, false];
@@ -526,9 +526,9 @@ fn wait(
             }
             return Err(interrupted);
         }
-        if began.elapsed() > LIMIT {
+        if began.elapsed() > limit {
             let index = usize::from(ended[0]);
-            return Err(sides[index].said(&format!("it did not end within {} s", LIMIT.as_secs())));
+            return Err(sides[index].said(&format!("it did not end within {} s", limit.as_secs())));
         }
         std::thread::sleep(LOOK);
     }

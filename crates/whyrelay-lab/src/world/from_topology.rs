@@ -118,7 +118,7 @@ pub(super) fn build(topology: &Topology) -> World {
     let mut peers = peers.into_iter();
     // The model has a and b first; `resolve` refuses a scenario without them.
     let (Some(a), Some(b)) = (peers.next(), peers.next()) else { unreachable!("a topology has two peers") };
-    World::assemble(network, [a, b], starts, signaling, server, None)
+    World::assemble(network, [a, b], starts, signaling, server, None).with_limits(topology)
 }
 
 /// Whether any link of it takes smaller packets than an Ethernet.

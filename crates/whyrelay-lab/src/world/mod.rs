@@ -29,11 +29,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use whyrelay_core::engine::gather::StreamId;
-use whyrelay_core::engine::peer_probes::plan::LONGEST_SILENCE;
 use whyrelay_core::engine::port_mapping::ExchangeId;
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::IceState;
 
+use crate::limits;
 use crate::scenario::Topology;
 
 pub use link::{Burst, Link};
@@ -56,7 +56,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long both sides must have been settled before data is tried: longer than the checks of late candidates take.
 const SETTLE: Duration = Duration::from_secs(6);
 
-/// When a scenario's world ends at the latest.
+/// When a scenario's world ends at the latest, beside what its sessions ask for: past their own limits, one after the
+/// other ([`limits`]).
 pub const LIMIT: Duration = Duration::from_secs(45);
 
 /// Datagrams of data that each side sends at the end, and the time between them.
@@ -93,6 +94,10 @@ enum Happening {
     Data(u32),
     /// Time to see whether the peers have been settled long enough, or the limit has come.
     Look,
+    /// The time to wait for the other's description is over.
+    WaitOver(usize),
+    /// The time from the other's description to a path is over.
+    TimeOver(usize),
     Close,
     End,
 }
@@ -156,6 +161,12 @@ struct World {
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     restart: Option<(Duration, bool)>,
+    /// Whether sessions give up by themselves, as the program's do.
+    limited: bool,
+    /// When each side's time for finding a path ends, once the other's description has come.
+    time_over: [Option<Timestamp>; 2],
+    /// When each side ended.
+    left: [Option<Timestamp>; 2],
     /// The generation in which both peers end: 1 if there is a restart to come.
     last_generation: u32,
     settled: Option<Timestamp>,
@@ -168,10 +179,11 @@ pub fn run(setup: &Setup) -> Outcome {
     happen(build::build(setup), setup.limit, World::is_direct)
 }
 
-/// Lets a scenario's world happen, to its end or to [`LIMIT`], beside the silence that it asks for.
+/// Lets a scenario's world happen, to its end or to [`LIMIT`], beside the silence that it asks for and what its sessions
+/// start later.
 pub fn run_topology(topology: &Topology) -> Outcome {
-    let silence = topology.sessions.iter().map(|session| session.silence).max().unwrap_or_default();
-    happen(from_topology::build(topology), LIMIT + silence.min(LONGEST_SILENCE), World::is_direct)
+    let (silence, starts) = limits::asked_for(topology);
+    happen(from_topology::build(topology), LIMIT + silence + starts, World::is_direct)
 }
 
 /// The relay is cut before data is tried where `cuts` says so.
@@ -190,9 +202,7 @@ fn happen(mut world: World, limit: Duration, cuts: impl Fn(&World) -> bool) -> O
                 // What is left there is given back.
                 world.server.mend();
                 for index in 0..2 {
-                    world.look_for_next_hops(index);
-                    let actions = world.peers[index].close(at);
-                    world.act(index, actions);
+                    world.leave(index);
                 }
                 world.queue.push(at + AFTERMATH, Happening::End);
             }
@@ -243,11 +253,39 @@ impl World {
             connections: BTreeMap::new(),
             next_connection: 0,
             restart,
+            limited: false,
+            time_over: [None; 2],
+            left: [None; 2],
             last_generation: u32::from(restart.is_some()),
             settled: None,
             phase: Phase::Connecting,
             relayed_before: 0,
         }
+    }
+
+    /// The sessions give up as the program does.
+    fn with_limits(mut self, topology: &Topology) -> Self {
+        self.limited = true;
+        for (index, session) in topology.sessions.iter().enumerate() {
+            let over = START + session.starts + limits::wait(topology, index);
+            self.queue.push(over, Happening::WaitOver(index));
+        }
+        self
+    }
+
+    /// A peer ends, if it has not.
+    fn leave(&mut self, index: usize) {
+        if self.left[index].is_none() {
+            self.left[index] = Some(self.now);
+            self.look_for_next_hops(index);
+            let actions = self.peers[index].close(self.now);
+            self.act(index, actions);
+        }
+    }
+
+    /// Whether a peer is no longer there, not even for the answers to its goodbyes.
+    fn is_gone(&self, index: usize) -> bool {
+        self.left[index].is_some_and(|left| self.now.since(left) > AFTERMATH)
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -282,6 +320,7 @@ impl World {
                     self.serve(actions);
                 }
             }
+            Happening::Signal(index, _) if self.left[index].is_some() => {}
             Happening::Signal(index, signal) => {
                 let actions = self.peers[index].signaled(now, signal);
                 self.act(index, actions);
@@ -342,6 +381,20 @@ impl World {
                 let wait = if sent + 1 < DATAGRAMS { DATA_INTERVAL } else { AFTERMATH };
                 self.queue.push(now + wait, next);
             }
+            Happening::WaitOver(index) => {
+                if !self.peers[index].is_described() {
+                    self.leave(index);
+                }
+            }
+            Happening::TimeOver(index) => {
+                // The program's data channel needs both sides.
+                let is_open = self.peers.iter().all(|peer| peer.first_usable.is_some());
+                if !is_open && self.left[index].is_none() {
+                    let actions = self.peers[index].time_out(now);
+                    self.act(index, actions);
+                    self.leave(index);
+                }
+            }
             Happening::Look | Happening::Close | Happening::End => {}
         }
     }
@@ -358,6 +411,9 @@ impl World {
             return self.serve(actions);
         }
         let Some(index) = self.peers.iter().position(|peer| peer.host == host) else { return };
+        if self.is_gone(index) {
+            return;
+        }
         let arrived = match &mut self.peers[index].kernel {
             Some(kernel) => kernel.receive(interface, packet.source, packet.destination, packet.wrong_checksum),
             None => Arrived::Delivered,
@@ -390,7 +446,15 @@ impl World {
 
     /// After a peer did something: whether both are settled now, and whether it is time for the restart.
     fn look(&mut self) {
-        let settled = self.peers.iter().all(|peer| match peer.state() {
+        for index in (0..2).filter(|_| self.limited) {
+            if self.time_over[index].is_none() && self.peers[index].is_described() {
+                let over = self.now + limits::TIMEOUT;
+                self.time_over[index] = Some(over);
+                self.queue.push(over, Happening::TimeOver(index));
+            }
+        }
+        let settled = self.peers.iter().zip(self.left).all(|(peer, left)| match peer.state() {
+            _ if left.is_some() => true,
             IceState::Failed => true,
             IceState::Completed => peer.selected().is_some() && peer.knows_all_candidates(),
             _ => false,

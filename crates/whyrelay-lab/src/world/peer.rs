@@ -394,6 +394,17 @@ impl Peer {
         self.finish()
     }
 
+    /// No path was found in time: the machine fails.
+    pub(super) fn time_out(&mut self, now: Timestamp) -> Vec<Action> {
+        self.feed(now, Input::TimeLimit);
+        self.finish()
+    }
+
+    /// Whether a description of the other side came.
+    pub(super) const fn is_described(&self) -> bool {
+        self.described
+    }
+
     /// Gives every allocation back and writes the last event.
     pub(super) fn close(&mut self, now: Timestamp) -> Vec<Action> {
         let reason = match self.state() {

@@ -30,6 +30,37 @@ fn every_scenario_comes_out_in_virtual_time_as_it_says() {
     assert!(wrong.is_empty(), "{} scenarios came out otherwise:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// `whyrelay offer --wait 20s --timeout 20s`, as the namespace world runs it: a side that starts late is waited for.
+#[test]
+fn sessions_in_virtual_time_give_up_when_the_program_does() {
+    let homes = "[host.a]\nbehind = \"home-router\"\n";
+    for (said, path, finding) in [
+        ("[host.a]\nsession.starts = \"60s\"\n", "direct", None),
+        ("[host.a]\n[signaling.a]\ndelay = \"19s\"\n", "direct", None),
+        ("[host.a]\n[signaling.a]\ndelay = \"21s\"\n", "failed", Some("WR702")),
+        ("[host.a]\n[signaling.b]\ndelay = \"21s\"\n", "failed", Some("WR702")),
+        ("[host.a]\nsession.starts = \"60s\"\n[signaling.a]\ndelay = \"21s\"\n", "failed", Some("WR702")),
+        // Nobody checks anything before.
+        (
+            &format!("{homes}[signaling.a]\ncandidates-delay = \"15s\"\n[signaling.b]\ncandidates-delay = \"15s\"\n"),
+            "direct",
+            None,
+        ),
+        (
+            &format!("{homes}[signaling.a]\ncandidates-delay = \"25s\"\n[signaling.b]\ncandidates-delay = \"25s\"\n"),
+            "failed",
+            None,
+        ),
+    ] {
+        let text = format!("title = \"t\"\n{said}[host.b]\nbehind = \"home-router\"\n[expect]\npath = \"direct\"\n");
+        let topology = Scenario::parse("test", &text).unwrap_or_else(|error| panic!("{error}\n{text}")).topology;
+        let observed = run_virtual(&topology);
+        let codes: Vec<_> = observed.report.findings.iter().map(|finding| finding.code.to_string()).collect();
+        assert_eq!(path_name(observed.path), path, "{said}: {codes:?}");
+        assert!(finding.is_none_or(|code| codes.iter().any(|found| found == code)), "{said}: {codes:?}");
+    }
+}
+
 #[test]
 fn a_nat_that_is_otherwise_than_expected_fails_the_run_and_says_in_what() {
     let text = "title = \"t\"\n[host.a]\nbehind = \"home-router\"\n[host.b]\nbehind = \"home-router\"\n\
