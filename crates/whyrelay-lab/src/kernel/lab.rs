@@ -12,7 +12,7 @@ use super::conntrack;
 use super::error::LabError;
 use super::mapping::MappingServer;
 use super::namespace::enter;
-use super::plan::{Cable, Fabric, Node, Plan};
+use super::plan::{Cable, Fabric, Node, Plan, container_end};
 use super::router::{INSIDE, OUTSIDE, Router};
 use super::state::{self, Held, Record};
 use super::tun::{Device, Kind};
@@ -176,17 +176,19 @@ impl Lab {
         let ip = ip()?;
         let (devices, tunnels, mapping) = enter(&namespace, || {
             let mut bridges = Vec::new();
-            for bridge in &node.bridges {
+            for (index, bridge) in node.bridges.iter().enumerate() {
+                let end = container_end(index);
                 bridges.push(format!("link add {bridge} type bridge"));
-                bridges.push(format!("link set {bridge}.0 master {bridge}"));
-                bridges.push(format!("link set {bridge}.0 up"));
+                bridges.push(format!("link set {end} master {bridge}"));
+                bridges.push(format!("link set {end} up"));
             }
             ip_batch(&bridges)?;
             let devices = match translates {
                 true => Some((Device::create(INSIDE, Kind::Tun)?, Device::create(OUTSIDE, Kind::Tun)?)),
                 false => None,
             };
-            let tunnels = sinks.iter().map(|name| sink(name)).collect::<Result<Vec<_>, _>>()?;
+            let tunnels =
+                sinks.iter().enumerate().map(|(index, name)| sink(index, name)).collect::<Result<Vec<_>, _>>()?;
             usual_sysctls()?;
             for (name, value) in &node.sysctls {
                 // Those of connection tracking are there once a rule needs it.
@@ -224,11 +226,11 @@ impl Lab {
 }
 
 /// A tunnel that leads nowhere; where this user may not have a TUN device, one that only looks less like a tunnel.
-fn sink(name: &str) -> Result<Option<Device>, LabError> {
+fn sink(index: usize, name: &str) -> Result<Option<Device>, LabError> {
     match Device::create(name, Kind::Sink) {
         Ok(device) => Ok(Some(device)),
         Err(LabError::NotAllowed { .. }) => {
-            let end = format!("{name}.0");
+            let end = format!("+s{index}");
             // Without ARP whatever is routed there goes, as into a tunnel.
             let lines = [
                 format!("link add {name} type veth peer name {end}"),

@@ -230,10 +230,11 @@ impl Plan {
                 }
                 ip.push(format!("link set {plug} up"));
             }
-            for bridge in &node.bridges {
+            for index in 0..node.bridges.len() {
                 number += 1;
                 // A container's end, so that the bridge has a carrier.
-                ip.push(format!("link add p{number} type veth peer name {bridge}.0 netns {namespace}"));
+                let end = container_end(index);
+                ip.push(format!("link add p{number} type veth peer name {end} netns {namespace}"));
                 ip.push(format!("link set p{number} up"));
             }
         }
@@ -244,6 +245,12 @@ impl Plan {
     pub(super) fn needs_tun(&self) -> bool {
         self.nodes.iter().any(|node| node.translator.is_some() || node.ports.iter().any(Port::is_cable))
     }
+}
+
+/// What is plugged into a host's bridge of a number. No interface of a scenario has a plus in its name, and each such name
+/// is short.
+pub(super) fn container_end(bridge: usize) -> String {
+    format!("+c{bridge}")
 }
 
 /// A link without any fault.
