@@ -6,6 +6,7 @@ use whyrelay_core::nat::behavior::{FilteringBehavior, PortAllocation};
 use super::error::Wrong;
 use super::file::{self, File};
 use super::value::{Span, Span32};
+use super::{SIGNALING_PORT, STUN_PORT};
 
 /// Most external addresses of a router: a third of a side's block of the Internet.
 const MOST_ADDRESSES: u8 = 32;
@@ -112,8 +113,18 @@ fn server(spec: &file::Server) -> Result<(), Wrong> {
         let both = !spec.udp && spec.udp_filtered;
         (both.then_some("udp-filtered"), "this server has no UDP to be filtered", "say one of the two")
     };
-    match moot {
-        Some(key) => Err(Wrong::new(format!("server.{key}"), why, hint)),
+    if let Some(key) = moot {
+        return Err(Wrong::new(format!("server.{key}"), why, hint));
+    }
+    let taken = spec.tls_port.and_then(|port| match port {
+        0 => Some("there is no port 0".to_owned()),
+        STUN_PORT => Some(format!("STUN is at port {STUN_PORT}")),
+        SIGNALING_PORT => Some(format!("signaling is at port {SIGNALING_PORT}")),
+        FIRST_RELAYED_PORT.. => Some(format!("relayed ports are from {FIRST_RELAYED_PORT} on")),
+        _ => None,
+    });
+    match taken {
+        Some(why) => Err(Wrong::new("server.tls-port", why, "write another, as 443, or leave it out for 5349")),
         None => Ok(()),
     }
 }
@@ -184,8 +195,8 @@ fn host(key: &str, spec: &file::Host) -> Result<(), Wrong> {
             let hint = "leave it out, or leave out `action`";
             return Err(Wrong::new(format!("{key}.{what}"), "this rule looks in no table", hint));
         }
-        ports(&format!("{key}.sport"), &rule.sport)?;
-        ports(&format!("{key}.dport"), &rule.dport)?;
+        rule_ports(&format!("{key}.sport"), &rule.sport)?;
+        rule_ports(&format!("{key}.dport"), &rule.dport)?;
     }
     for (index, rule) in spec.firewall.iter().enumerate() {
         let key = format!("{key}.firewall[{index}]");
@@ -346,5 +357,20 @@ fn ports<'a>(key: &str, ranges: impl IntoIterator<Item = &'a Span32>) -> Result<
     match ranges.into_iter().find(|range| *range.0.end() > u32::from(u16::MAX)) {
         Some(range) => Err(Wrong::new(key, format!("{range} are no ports"), "ports end at 65535")),
         None => Ok(()),
+    }
+}
+
+/// Linux takes neither the first nor the last port into a policy rule (fib_rule_port_range_valid).
+fn rule_ports(key: &str, range: &Option<Span32>) -> Result<(), Wrong> {
+    ports(key, range)?;
+    match range.as_ref().map(|range| (*range.0.start(), *range.0.end())) {
+        Some((first, last)) if first == 0 || last == u32::from(u16::MAX) => {
+            let hint = match (first.max(1), last.min(u32::from(u16::MAX) - 1)) {
+                (first, last) if first > last => "write ports from 1 to 65534".to_owned(),
+                (first, last) => format!("write {}", Span32(first..=last)),
+            };
+            Err(Wrong::new(key, "Linux takes ports from 1 to 65534 into a policy rule", hint))
+        }
+        _ => Ok(()),
     }
 }

@@ -129,7 +129,7 @@ impl fmt::Display for Rate {
 
 as_text!(Rate, "Rate", r"^[0-9]+(bit|kbit|Mbit|Gbit)$", "Bits a second: 10Mbit, 64kbit, 1Gbit.");
 
-/// Numbers from one to another, both included: ports `3478` or `49152-65535`, user ids `0-0`.
+/// Numbers from one to another, both included: ports `3478` or `32768-60999`, user ids `0-0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span32(pub RangeInclusive<u32>);
 
@@ -144,7 +144,7 @@ impl FromStr for Span32 {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no range: write one number or two, as in \"3478\" or \"49152-65535\"");
+        let wrong = || format!("{text:?} is no range: write one number or two, as in \"3478\" or \"32768-60999\"");
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         let (first, last) =
             (first.trim().parse().map_err(|_| wrong())?, last.trim().parse::<u32>().map_err(|_| wrong())?);
@@ -159,7 +159,7 @@ impl fmt::Display for Span32 {
     }
 }
 
-as_text!(Span32, "Range", r"^[0-9]+(-[0-9]+)?$", "One number or two: 3478, 49152-65535.");
+as_text!(Span32, "Range", r"^[0-9]+(-[0-9]+)?$", "One number or two: 3478, 32768-60999.");
 
 /// A firewall mark with its mask: `0x1bd00` or `0x10000/0x10000`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

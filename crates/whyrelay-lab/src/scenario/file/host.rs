@@ -191,10 +191,10 @@ pub struct Rule {
     /// udp or tcp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipproto: Option<Protocol>,
-    /// Source ports.
+    /// Source ports, from 1 to 65534.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sport: Option<Span32>,
-    /// Destination ports.
+    /// Destination ports, from 1 to 65534.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dport: Option<Span32>,
     /// User ids.

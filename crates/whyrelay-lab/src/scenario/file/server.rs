@@ -44,7 +44,7 @@ pub struct Server {
     /// Its TLS certificate: the peers use TURN over TLS when this is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Certificate>,
-    /// The port of TURN over TLS: 5349 unless said.
+    /// The port of TURN over TLS: 5349 unless said; none that something else has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_port: Option<u16>,
     /// What it sends leaves so much later.
