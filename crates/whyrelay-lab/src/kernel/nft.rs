@@ -40,8 +40,8 @@ pub(super) fn cannot(router: &Router) -> Option<&'static str> {
         Some("this mix of mapping, filtering and port allocation")
     } else if behavior.refresh == Refresh::Outbound {
         Some("inbound packets refresh Linux's mappings")
-    } else if router.external().count() > 1 && behavior.pooling == Pooling::Arbitrary {
-        Some("arbitrary pooling")
+    } else if router.external().count() > 1 {
+        Some("a pool of addresses, which Linux deals out by a hash of its own")
     } else if behavior.hairpinning != Hairpinning::Unsupported {
         Some("hairpinning")
     } else if router.alg.is_some() {
