@@ -279,15 +279,45 @@ fn write_sysctl(name: &str, value: i64) -> Result<(), LabError> {
             "the kernel parameter {name}, which does not belong to a namespace"
         )));
     };
-    // An interface's name may hold a dot; only VLANs have one, and no scenario has VLANs.
-    let below = rest.replace('.', "/");
+    let below = below_net(rest);
     if !Path::new("/proc/sys/net").join(&below).exists() {
         return Err(LabError::Unsupported(format!("the kernel parameter {name}, which this kernel does not have")));
     }
     write_file(&below, value)
 }
 
+/// The file of a parameter below /proc/sys/net, by its name without `net.`. An interface's name, between two dots, may hold
+/// more of them, which stand in the name of its directory as they are.
+fn below_net(name: &str) -> String {
+    let of_interfaces = ["ipv4.conf.", "ipv4.neigh.", "ipv6.conf.", "ipv6.neigh."];
+    let found =
+        of_interfaces.into_iter().find_map(|family| Some((family, name.strip_prefix(family)?.rsplit_once('.')?)));
+    match found {
+        Some((family, (interface, parameter))) => format!("{}{interface}/{parameter}", family.replace('.', "/")),
+        None => name.replace('.', "/"),
+    }
+}
+
 fn write_file(below: &str, value: i64) -> Result<(), LabError> {
     let path = PathBuf::from("/proc/sys/net").join(below);
     fs::write(&path, value.to_string()).map_err(LabError::system(format!("writing {value} to {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_of_an_interface_is_in_its_directory_whatever_its_name() {
+        for (name, path) in [
+            ("ipv4.ip_forward", "ipv4/ip_forward"),
+            ("ipv4.conf.all.rp_filter", "ipv4/conf/all/rp_filter"),
+            ("ipv4.conf.eth0.5.rp_filter", "ipv4/conf/eth0.5/rp_filter"),
+            ("ipv6.conf.br-1.0.2.accept_dad", "ipv6/conf/br-1.0.2/accept_dad"),
+            ("ipv4.neigh.wan0.proxy_delay", "ipv4/neigh/wan0/proxy_delay"),
+            ("netfilter.nf_conntrack_udp_timeout", "netfilter/nf_conntrack_udp_timeout"),
+        ] {
+            assert_eq!(below_net(name), path);
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! What of a laid-out network cannot be: a kernel would refuse it, or two would have the same address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::error::Wrong;
 use super::layout::ON_THE_INTERNET;
-use super::topology::{Host, INTERNET, Route, Topology, Translation};
+use super::topology::{Host, INTERNET, Route, Rule, Topology, Translation};
 use super::value::Cidr;
 
 pub(super) fn check(topology: &Topology) -> Result<(), Wrong> {
@@ -13,6 +13,7 @@ pub(super) fn check(topology: &Topology) -> Result<(), Wrong> {
         let hint = "give each a name of its own; a router that is made for a preset is called HOST-PRESET";
         return Err(Wrong::new(format!("host.{}", host.name), "a router has this name, too", hint));
     }
+    topology.hosts.iter().try_for_each(|host| once_each(host).and_then(|()| rules(host)))?;
     addresses(topology)?;
     // A session there would have no socket, and end before it begins.
     let peers = &topology.hosts[..topology.sessions.len()];
@@ -22,6 +23,43 @@ pub(super) fn check(topology: &Topology) -> Result<(), Wrong> {
     }
     forwards(topology)?;
     topology.hosts.iter().try_for_each(routes)
+}
+
+/// An interface has each of its addresses once.
+fn once_each(host: &Host) -> Result<(), Wrong> {
+    for (index, interface) in host.interfaces.iter().enumerate().skip(1) {
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = interface.addresses.iter().find(|own| !seen.insert(own.address)) {
+            let key = format!("host.{}.interface[{}].address", host.name, index - 1);
+            return Err(Wrong::new(key, format!("{} is there twice", twice.address), "write it once"));
+        }
+    }
+    Ok(())
+}
+
+/// A kernel takes these policy rules: it adds none that it has.
+fn rules(host: &Host) -> Result<(), Wrong> {
+    // Any source, of one family, is said in two ways.
+    let plain = |rule: &Rule| {
+        let any = |network: Option<Cidr>| network.filter(|network| network.prefix > 0);
+        Rule { from: any(rule.from), to: any(rule.to), ..rule.clone() }
+    };
+    let is_of = |rule: &Rule, ipv4: bool| {
+        [rule.from, rule.to].into_iter().flatten().all(|network| network.address.is_ipv4() == ipv4)
+    };
+    let usual = Host { rules: Vec::new(), ..host.clone() }.all_rules();
+    for (index, rule) in host.rules.iter().enumerate() {
+        let mut earlier = usual.iter().chain(&host.rules[..index]);
+        let same = |other: &Rule| {
+            plain(other) == plain(rule) && [true, false].iter().any(|ipv4| is_of(other, *ipv4) && is_of(rule, *ipv4))
+        };
+        if earlier.any(same) {
+            let key = format!("host.{}.rule[{index}]", host.name);
+            let hint = "give it another priority, or leave it out";
+            return Err(Wrong::new(key, "there is such a rule already", hint));
+        }
+    }
+    Ok(())
 }
 
 /// Everybody has addresses of the network that it is in, and nobody has another's.

@@ -30,8 +30,10 @@ pub(super) fn before(kernel: &Kernel) -> Vec<HostFact> {
     facts.extend(kernel.routes.iter().filter(|route| route.table != 255).cloned().map(HostFact::Route));
     facts.extend(kernel.rules.iter().cloned().map(HostFact::PolicyRule));
     for (name, value) in &kernel.host.sysctls {
-        let mut parts = name.rsplitn(3, '.');
-        let (sysctl, interface) = (parts.next().unwrap_or(name).to_owned(), parts.next().map(str::to_owned));
+        // An interface's name may hold dots.
+        let (rest, sysctl) = name.rsplit_once('.').unwrap_or(("", name));
+        let interface = ["net.ipv4.conf.", "net.ipv6.conf."].into_iter().find_map(|family| rest.strip_prefix(family));
+        let (sysctl, interface) = (sysctl.to_owned(), interface.map(str::to_owned));
         facts.push(HostFact::Sysctl { sysctl, interface, value: value.to_string() });
     }
     // A real collector tells each of these of every interface; here they are 0 where nobody set them.

@@ -109,6 +109,38 @@ fn what_cannot_be_is_refused_by_its_key() {
         ("[router.r]\nallow-udp = [\"99999\"]\n", &["router.r.allow-udp", "65535"]),
         ("[router.r]\nallow-tcp = [\"1-70000\"]\n", &["router.r.allow-tcp", "65535"]),
         ("[router.r]\nstateless-inbound = [\"65536\"]\n", &["router.r.stateless-inbound", "65535"]),
+        (
+            "[[host.a.rule]]\npriority = 5\ntable = 200\nsport = \"32768-65535\"\n",
+            &["host.a.rule[0].sport", "from 1 to 65534", "write 32768-65534"],
+        ),
+        (
+            "[[host.a.rule]]\npriority = 5\ntable = 200\ndport = \"0-1023\"\n",
+            &["host.a.rule[0].dport", "from 1 to 65534", "write 1-1023"],
+        ),
+        (
+            "[[host.a.rule]]\npriority = 5\ntable = 200\nsport = \"0\"\n",
+            &["host.a.rule[0].sport", "write ports from 1 to 65534"],
+        ),
+        (
+            "[[host.a.rule]]\npriority = 5\ntable = 200\n[[host.a.rule]]\npriority = 5\ntable = 200\n",
+            &["host.a.rule[1]", "already", "another priority"],
+        ),
+        (
+            "[[host.a.rule]]\npriority = 5\ntable = 200\n\
+             [[host.a.rule]]\npriority = 5\ntable = 200\nfrom = \"0.0.0.0/0\"\n",
+            &["host.a.rule[1]", "already"],
+        ),
+        ("[[host.a.rule]]\npriority = 32766\ntable = 254\n", &["host.a.rule[0]", "already"]),
+        (
+            "[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\naddress = [\"10.7.0.2/24\", \"10.7.0.2/16\"]\n",
+            &["host.a.interface[0].address", "10.7.0.2 is there twice", "once"],
+        ),
+        ("[server]\ncertificate = \"good\"\ntls-port = 0\n", &["server.tls-port", "no port 0"]),
+        ("[server]\ncertificate = \"good\"\ntls-port = 3478\n", &["server.tls-port", "STUN"]),
+        ("[server]\ncertificate = \"good\"\ntls-port = 8080\n", &["server.tls-port", "signaling"]),
+        ("[server]\ncertificate = \"good\"\ntls-port = 55000\n", &["server.tls-port", "relayed ports", "443"]),
+        ("session = { uid = 33, port = 80 }\n", &["host.a.session.port", "takes root", "1024"]),
+        ("session = { uid = 33, mark = \"0x1\" }\n", &["host.a.session.mark", "takes root", "session.uid"]),
         ("[[host.a.rule]]\npriority = 5\ntable = 200\nsport = \"70000\"\n", &["host.a.rule[0].sport", "65535"]),
         (
             "[[host.a.firewall]]\nhook = \"output\"\nverdict = \"drop\"\nipproto = \"udp\"\ndport = \"70000\"\n",
