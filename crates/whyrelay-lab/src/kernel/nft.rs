@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use whyrelay_core::nat::behavior::{
-    Behavior, FilteringBehavior, Hairpinning, MappingBehavior, Pooling, PortAllocation,
+    Behavior, FilteringBehavior, Hairpinning, MappingBehavior, PortAllocation, Refresh, Unsolicited,
 };
-use whyrelay_core::nat::behavior::{Refresh, Unsolicited};
+use whyrelay_core::nat::table::TRACKED_LIFETIME;
 
 use crate::scenario::file::{Ipv6, Refusal};
 use crate::scenario::topology::{Router, Translation};
@@ -152,16 +152,21 @@ fn one_to_one(router: &Router, pairs: &[(IpAddr, IpAddr)]) -> String {
 }
 
 fn filter(router: &Router, open: bool) -> String {
-    let input = match &router.translation {
-        Translation::Nat(Behavior { unsolicited: Unsolicited::Tracked, .. }) => "accept",
-        _ => "drop",
-    };
-    let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "table inet filter {{\n\
-         chain raw {{ type filter hook prerouting priority -300; policy accept;"
-    );
+    let is_tracked = matches!(&router.translation, Translation::Nat(nat) if nat.unsolicited == Unsolicited::Tracked);
+    let input = if is_tracked { "accept" } else { "drop" };
+    let mut text = "table inet filter {\n".to_owned();
+    if is_tracked {
+        // As in `nat::table`: the router's lifetime is that of what a host inside began.
+        let seconds = TRACKED_LIFETIME.as_secs();
+        let _ = writeln!(
+            text,
+            "ct timeout early {{\nprotocol udp;\nl3proto ip;\n\
+             policy = {{ unreplied : {seconds}, replied : {seconds} }}\n}}\n\
+             chain early {{ type filter hook input priority -1; policy accept;\n\
+             iifname \"{WAN}\" meta nfproto ipv4 meta l4proto udp ct state new ct timeout set \"early\"\n}}"
+        );
+    }
+    text.push_str("chain raw { type filter hook prerouting priority -300; policy accept;\n");
     if let Some(ports) = &router.stateless_inbound {
         let _ = writeln!(text, "iifname \"{WAN}\" meta l4proto udp {} drop", not_in("dport", ports));
     }
