@@ -1,5 +1,6 @@
 //! The laboratory in network namespaces.
 
+mod alike;
 // The program's own: its library does not give it out.
 #[path = "../../../src/cli/lab/certify.rs"]
 mod certify;
@@ -21,6 +22,7 @@ use crate::suite::Suite;
 /// The tests of this module.
 pub(crate) fn register(suite: &mut Suite) {
     worlds::register(suite);
+    alike::register(suite);
     strangers::register(suite);
     matrix::register(suite);
     schema::register(suite);

@@ -27,6 +27,9 @@ pub(super) fn register(suite: &mut Suite) {
     suite.test("lab::routers_carry_fragments", &tools, fragments);
     suite.test("lab::a_router_that_accepts_input_says_that_a_port_is_closed", &tools, accepts_input);
     suite.test("lab::what_comes_in_keeps_a_mapping_whoever_translates", &tools, kept_by_inbound);
+    suite.test("lab::a_pool_of_addresses_is_dealt_out_whoever_translates", &tools, pool);
+    suite.test("lab::an_early_packet_is_remembered_as_long_whoever_translates", &tools, early);
+    suite.test("lab::a_server_that_answers_late_hears_in_time", &tools, answers_late);
     suite.test("lab::a_cable_does_to_packets_what_its_link_says", &tools, cables);
 }
 
@@ -120,6 +123,72 @@ fn kept_by_inbound() -> Result<()> {
         }
         answers(&stranger, mapped, &a).with_context(|| format!("another's, {filtering}, {choice:?}"))
     })
+}
+
+/// RFC 4787 §4.1: hosts have addresses of the pool in turn, and each keeps its own ("paired").
+fn pool() -> Result<()> {
+    let runs = [RouterChoice::Kernel, RouterChoice::UserSpace, RouterChoice::AsDescribed];
+    each(&runs, runs.len(), |choice| {
+        let hosts =
+            "[router.r]\naddresses = 2\n[host.a]\nbehind = \"r\"\n[host.b]\nbehind = \"r\"\n[host.c]\nbehind = \"r\"\n";
+        let topology = topology(hosts)?;
+        let external: Vec<IpAddr> = topology.routers[0].external().collect();
+        let lab = Lab::up(Plan::of(&topology, *choice)?)?;
+        let [first, second] = SERVER.map(|address| socket(&lab, "server", address.parse::<IpAddr>()?, PORT));
+        let (first, second) = (first?, second?);
+        for (host, expected) in [("a", external[0]), ("b", external[1]), ("c", external[0])] {
+            let own = socket(&lab, host, address_of(&topology, host)?, SAME)?;
+            for server in [&first, &second] {
+                let mapped = seen(&own, server, b"which?")?;
+                ensure!(mapped.ip() == expected, "{choice:?}: {host} is seen at {mapped}, expected {expected}");
+                answers(server, mapped, &own)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Linux tracks what came to the router itself for 30 s (nf_conntrack_udp_timeout), however long its mappings live: as long
+/// nobody inside has that port toward who sent it.
+fn early() -> Result<()> {
+    let runs = [RouterChoice::Kernel, RouterChoice::UserSpace];
+    each(&runs, runs.len(), |choice| {
+        let topology = topology("[router.r]\npreset = \"linux-input-accept\"\n[host.a]\nbehind = \"r\"\n[host.b]\n")?;
+        let outside = topology.routers[0].external().next().context("the router has no address")?;
+        let lab = Lab::up(Plan::of(&topology, *choice)?)?;
+        let server = socket(&lab, "server", SERVER[0].parse::<IpAddr>()?, PORT)?;
+        // A host keeps the port that it once got: each packet is for another.
+        let (soon, later) = (SAME, SAME + 1);
+        for port in [soon, later] {
+            server.send_to(b"early", (outside, port))?;
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let from = |port| socket(&lab, "a", address_of(&topology, "a")?, port);
+        let mapped = seen(&from(soon)?, &server, b"soon")?;
+        ensure!(mapped.port() != soon, "{choice:?}: {mapped} although an early packet has its port");
+        std::thread::sleep(Duration::from_secs(31));
+        let mapped = seen(&from(later)?, &server, b"later")?;
+        ensure!(mapped.port() == later, "{choice:?}: {mapped} although the early packet is 31 s old");
+        Ok(())
+    })
+}
+
+/// As in virtual time: what the server is sent is not late, what it sends is, once.
+fn answers_late() -> Result<()> {
+    let topology = topology("[host.a]\n[host.b]\n[server]\nanswers-after = \"600ms\"\n")?;
+    let lab = Lab::up(Plan::of(&topology, RouterChoice::AsDescribed)?)?;
+    let server = socket(&lab, "server", SERVER[0].parse::<IpAddr>()?, PORT)?;
+    let a = socket(&lab, "a", address_of(&topology, "a")?, SAME)?;
+    // Neighbors are known then.
+    let from = seen(&a, &server, b"first")?;
+    let began = Instant::now();
+    seen(&a, &server, b"question")?;
+    let question = began.elapsed();
+    answers(&server, from, &a)?;
+    let both = began.elapsed();
+    ensure!(question < Duration::from_millis(300), "the server heard after {question:?}");
+    ensure!((Duration::from_millis(600)..Duration::from_millis(1100)).contains(&both), "there and back in {both:?}");
+    Ok(())
 }
 
 fn fragments() -> Result<()> {
