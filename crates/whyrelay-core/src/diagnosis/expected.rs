@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::finding::{Blame, Finding, Severity};
 use super::network::Network;
-use super::rules::{container_nat_randomizes_ports, nat_behind_nat, udp_blocked};
+use super::rules::{checks_rejected_on_the_way, container_nat_randomizes_ports, nat_behind_nat, udp_blocked};
 use super::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateType;
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior, can_connect};
@@ -149,8 +149,13 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
     if !of_host && varies(Blame::A) && varies(Blame::B) {
         return without_direct;
     }
-    // What the NATs would allow, something between the two does not: then more is to be known of it.
-    let refuted = first.is_some_and(|first| first.blame == Blame::Path && matches!(first.code, "WR501" | "WR513"));
+    // What the NATs would allow, a router between the two, or in front of one, does not: then more is to be known of it.
+    let by_router = |first: &Finding| match first.code {
+        "WR501" => true,
+        "WR513" => checks_rejected_on_the_way::is_on_the_way(session),
+        _ => false,
+    };
+    let refuted = first.is_some_and(by_router);
     // What they allowed until the path broke is not what they allow now.
     let refuted = refuted || session.direct_until().is_some();
     match (family(session, false), family(session, true)) {

@@ -17,6 +17,7 @@ mod findings;
 mod growing;
 mod growth;
 mod half_seen;
+mod hops;
 mod hostile;
 mod html;
 mod ipsec;

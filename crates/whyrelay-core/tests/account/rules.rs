@@ -124,7 +124,7 @@ fn the_last_hop_is_one_at_which_the_ttl_ran_out() {
             session.fact(Vantage::A, HostFact::Probe(probe));
         }
         let said = summary(&session, "WR501");
-        assert!(said.ends_with(&format!("the last hop that answers is number 2, {last}")), "{said}");
+        assert!(said.contains(&format!("the last hop that answers is number 2, {last}, ")), "{said}");
     }
 }
 

@@ -1,12 +1,11 @@
 //! checks get lost on the way.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use super::counterfactual::last_hop;
+use super::hops::{Reached, at_router, is_gateway, reached};
 use super::{Examination, Fault, Fix, Need, Rule, server_name_unresolved, stun_server_silent};
 use crate::diagnosis::evidence::LocalCandidate;
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, MAX_CITED, Severity};
 use crate::diagnosis::network::told;
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session, likeliest_first};
 use crate::diagnosis::views::differs;
@@ -20,7 +19,7 @@ pub(super) const RULE: Rule = Rule {
     name: "checks-not-arriving",
     title: "checks get lost on the way",
     meaning: "A side sends checks to an address of the other and they never arrive. The NAT or firewall in front of the receiver drops what it did not ask for, a firewall in front of the sender lets UDP out to servers only, or the address is not the receiver's any more.",
-    detection: "Checks that one side recorded as sent are absent from the other side's recording, joined by transaction id. Only pairs that could work are counted.",
+    detection: "Checks that one side recorded as sent are absent from the other side's recording, joined by transaction id. Only pairs that could work are counted. Packets of low TTL say how far each side's come, and whose that router is: it has the address at which servers see a side, a host's routes lead by it, or it has a private address that no other router stands in front of. Where the first router tells of such packets for a server and of none for the peer, what is for the peer ends on that side.",
     proof: "Captures on both sides of each router on the way: the first on which the check is missing is behind the one that drops it.",
     doubt: "A finding that names the host, the firewall or the NAT: host facts and NAT discovery on both sides (run as root, with a server that offers RFC 5780).",
     fixes: &[
@@ -104,14 +103,45 @@ fn lost(session: &Session<'_>, family: Option<Family>, blind: bool) -> Option<Fa
         }
     };
     let mut summary = summary;
-    for (from, ..) in &lost {
-        if let Some((ttl, router, seq)) = last_hop(session.evidence.side(*from)) {
-            let _ = write!(summary, "; of {} the last hop that answers is number {ttl}, {router}", from.name());
-            evidence.push(seq);
+    let (mut blame, mut advice, mut hops) = (Blame::Path, Vec::new(), Vec::new());
+    for (from, remote, ..) in &lost {
+        let Some(reached) = reached(session, *from) else { continue };
+        summary.push_str(&how_far(session, *from, &reached));
+        match reached {
+            Reached::Hop { seq, .. } => hops.push(seq),
+            Reached::Nowhere { router, seqs } => {
+                hops.extend(seqs);
+                // What that router, or the host, does to packets for the peer: the other side's are lost for want of them.
+                blame = if blame == Blame::Path { Blame::side(*from) } else { Blame::Both };
+                advice.push(at_router(*from, router, remote.ip()));
+            }
         }
     }
+    evidence.truncate(MAX_CITED - hops.len());
+    evidence.append(&mut hops);
     let severity = if session.path == Path::Failed { Severity::Error } else { Severity::Warning };
-    Some(Fault { blame: Blame::Path, severity, summary, evidence, ..Fault::default() })
+    let advice_is_all = !advice.is_empty();
+    Some(Fault { blame, severity, summary, evidence, advice, advice_is_all, ..Fault::default() })
+}
+
+/// How far packets of a side come, for the end of a sentence: which router told last, and on whose side it is.
+fn how_far(session: &Session<'_>, from: Vantage, reached: &Reached) -> String {
+    let (here, there) = (from.name(), from.other().name());
+    match reached {
+        Reached::Hop { ttl, router, of, .. } => {
+            let is_own = *ttl == 1 || is_gateway(session.evidence.side(from), *router);
+            let whose = match of {
+                Some(side) if *side != from => format!("the router in front of {there}"),
+                Some(_) if is_own => "its own router".to_owned(),
+                Some(_) => format!("on the side of {here}"),
+                None => "between the two".to_owned(),
+            };
+            format!("; of {here}'s packets the last hop that answers is number {ttl}, {router}, {whose}")
+        }
+        Reached::Nowhere { router, .. } => format!(
+            "; of {here}'s packets no hop answers, although its own router {router} does where they are for a server: that router, or the host of {here}, drops what is for {there}"
+        ),
+    }
 }
 
 /// A side whose servers are silent, or not resolved, has no address that the peer could open its NAT to: what it sends

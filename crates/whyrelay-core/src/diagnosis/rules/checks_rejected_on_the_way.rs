@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use super::hops::{at_router, whose};
 use super::{Examination, Fault, Fix, Need, Rule, udp_blocked};
 use crate::diagnosis::evidence::SideEvidence;
-use crate::diagnosis::finding::Blame;
+use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::routes::mark_keeps_from_servers;
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
@@ -17,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     name: "checks-rejected-on-the-way",
     title: "a router or firewall refuses the checks and says so",
     meaning: "An ICMP error came back for the checks: a router on the way, or the firewall of the peer's host or network, refuses them and says so (administratively prohibited, or unreachable; nftables and iptables say \"port unreachable\" unless told otherwise).",
-    detection: "The error queue of the socket: ICMP type 3 with a code other than \"fragmentation needed\", from an address that is not this host's own, for an address of the peer that could be reached from here: a private one in another network is refused everywhere. \"Port unreachable\" counts from a router only: from an address of the peer it says that the port is closed there. Where a mark leads the session's own packets away: such an error for a plain program's checks.",
+    detection: "The error queue of the socket: ICMP type 3 with a code other than \"fragmentation needed\", from an address that is not this host's own, for an address of the peer that could be reached from here: a private one in another network is refused everywhere. \"Port unreachable\" counts from a router only: from an address of the peer it says that the port is closed there. Whose fault it is says the offender's address: on a side's own network or way out, or between the two. Where a mark leads the session's own packets away: such an error for a plain program's checks.",
     proof: "The offender's address in the cited event, and who that is on traceroute.",
     doubt: "The same pair with an answer later: then the refusal was temporary.",
     fixes: &[
@@ -31,6 +32,16 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn examine(session: &Session<'_>) -> Examination {
+    Examination::of(refusals(session).into_iter().map(|(_, fault)| fault).collect())
+}
+
+/// Whether somebody else than who has the peer's address refuses the checks of a side.
+pub(in crate::diagnosis) fn is_on_the_way(session: &Session<'_>) -> bool {
+    refusals(session).iter().any(|(on_the_way, fault)| *on_the_way && !fault.hidden)
+}
+
+/// The faults, and whether somebody else than who has the peer's address refuses.
+fn refusals(session: &Session<'_>) -> Vec<(bool, Fault)> {
     let mut faults = Vec::new();
     // Who refuses everything over UDP refuses checks, too: that is one cause, and has a rule of its own.
     let blocked: Vec<Blame> = match udp_blocked::examine(session) {
@@ -43,7 +54,7 @@ fn examine(session: &Session<'_>) -> Examination {
         }
         // Nor is it about the path to the peer where a mark leads all packets away from it.
         if mark_keeps_from_servers(session, vantage) {
-            faults.extend(plainly(session, vantage));
+            faults.extend(plainly(session, vantage).map(|fault| (true, fault)));
             continue;
         }
         let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
@@ -58,21 +69,40 @@ fn examine(session: &Session<'_>) -> Examination {
         });
         let refused: Vec<_> = refused.collect();
         let Some((_, remote, offender, icmp_type, code)) = refused.iter().min() else { continue };
-        // The peer's own address: its host or the router in front of it.
-        let blame = if *offender == remote.ip() { Blame::side(vantage.other()) } else { Blame::Path };
-        faults.push(Fault {
+        let (blame, advice, whose) = refuser(session, vantage, *offender, *remote);
+        let fault = Fault {
             blame,
+            advice_is_all: !advice.is_empty(),
+            advice,
             severity: session.harm(),
             summary: format!(
-                "{offender} refuses the checks of {} to {remote} (ICMP {icmp_type}/{code}: {})",
+                "{offender}{whose} refuses the checks of {} to {remote} (ICMP {icmp_type}/{code}: {})",
                 vantage.name(),
                 meaning(*icmp_type, *code)
             ),
             evidence: refused.iter().map(|(seq, ..)| *seq).collect(),
             ..Fault::default()
-        });
+        };
+        faults.push((*offender != remote.ip(), fault));
     }
-    Examination::of(faults)
+    faults
+}
+
+/// Whose fault a router's refusal is, what to do about it where it is the side's own, and whose router that is, for a
+/// sentence.
+fn refuser(session: &Session<'_>, from: Vantage, offender: IpAddr, remote: SocketAddr) -> (Blame, Vec<Remedy>, String) {
+    // The peer's own address: its host or the router in front of it.
+    let owner = if offender == remote.ip() { Some(from.other()) } else { whose(session, from, offender) };
+    match owner {
+        Some(own) if own == from => {
+            // With the other recording it may turn out that this router refuses all of UDP, which has a rule of its own.
+            let is_known = session.recorded().count() == 2;
+            let blame = if is_known { Blame::side(own) } else { Blame::Path };
+            (blame, vec![at_router(own, offender, remote.ip())], format!(", on the side of {},", own.name()))
+        }
+        Some(peer) => (Blame::side(peer), Vec::new(), String::new()),
+        None => (Blame::Path, Vec::new(), String::new()),
+    }
 }
 
 /// The same of checks from a plain program's socket.
@@ -91,11 +121,14 @@ fn plainly(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         })
         .collect();
     let (_, remote, offender, icmp_type, code) = refused.iter().min()?;
+    let (blame, advice, whose) = refuser(session, vantage, *offender, *remote);
     Some(Fault {
-        blame: if *offender == remote.ip() { Blame::side(vantage.other()) } else { Blame::Path },
+        blame,
+        advice_is_all: !advice.is_empty(),
+        advice,
         severity: session.harm(),
         summary: format!(
-            "{offender} refuses the checks of {} to {remote} from a plain program's socket (ICMP {icmp_type}/{code}: {})",
+            "{offender}{whose} refuses the checks of {} to {remote} from a plain program's socket (ICMP {icmp_type}/{code}: {})",
             vantage.name(),
             meaning(*icmp_type, *code)
         ),

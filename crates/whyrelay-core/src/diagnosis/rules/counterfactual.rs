@@ -33,15 +33,3 @@ pub(super) fn counterfactual(side: &SideEvidence) -> (String, Vec<u64>) {
 pub(super) fn is_server(side: &SideEvidence, remote: SocketAddr) -> bool {
     side.known.is_server(remote)
 }
-
-/// The last hop on the way to the peer that still answered a packet of low TTL, and which it is.
-pub(super) fn last_hop(side: &SideEvidence) -> Option<(u8, std::net::IpAddr, u64)> {
-    let hops = side.host.probes.iter().filter_map(|probe| match (&probe.fact.aim, &probe.fact.result) {
-        // Time exceeded: type 11 (RFC 792), in ICMPv6 3 (RFC 4443 §3.3), which in ICMP means unreachable.
-        (ProbeAim::TimeToLive { ttl }, ProbeOutcome::Icmp { offender: Some(offender), icmp_type, .. }) => {
-            matches!((offender.is_ipv4(), icmp_type), (true, 11) | (false, 3)).then_some((*ttl, *offender, probe.seq))
-        }
-        _ => None,
-    });
-    hops.max_by_key(|(ttl, ..)| *ttl)
-}

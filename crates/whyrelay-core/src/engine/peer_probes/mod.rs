@@ -597,8 +597,8 @@ impl PeerProbes {
             running.stage = Stage::Done;
             for request in &running.requests {
                 let result = request.outcome.clone().unwrap_or(ProbeOutcome::Silent);
-                let is_silent_hop =
-                    matches!((&running.attempt.aim, &result), (ProbeAim::TimeToLive { .. }, ProbeOutcome::Silent));
+                let is_silent_hop = !request.to_server
+                    && matches!((&running.attempt.aim, &result), (ProbeAim::TimeToLive { .. }, ProbeOutcome::Silent));
                 // Behind the first hop that is silent the others tell nothing more.
                 if is_silent_hop && std::mem::replace(&mut self.silent_hop, true) {
                     continue;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::Attempt;
 use crate::host::ProbeAim;
 use crate::ice::Agent;
 use crate::ice::candidate::{CandidateTransport, CandidateType};
@@ -16,7 +17,7 @@ const SUSPICIOUS_AFTER: Duration = Duration::from_millis(700);
 pub const OPENER_TTL: u8 = 2;
 
 /// TTLs that find the hop where checks die: most paths are not longer.
-pub const TTLS: RangeInclusive<u8> = 1..=12;
+const TTLS: RangeInclusive<u8> = 1..=12;
 
 /// Local addresses that are probed from.
 const MAX_LOCALS: usize = 4;
@@ -161,6 +162,19 @@ pub fn path_to_trace(locals: &[SocketAddr], targets: &[(bool, SocketAddr)]) -> O
     paths.max_by_key(|(public, ..)| *public).map(|(_, local, remote)| (local, remote))
 }
 
+/// The attempts that find the hop where packets to the peer die, from a socket of the session's. The first router is also
+/// asked by a packet for a server: one that tells of that and of none for the peer drops the latter, and does not only keep
+/// silent about packets whose TTL ran out.
+pub fn tracing(local: SocketAddr, remote: SocketAddr, server: Option<SocketAddr>) -> impl Iterator<Item = Attempt> {
+    TTLS.map(move |ttl| Attempt {
+        aim: ProbeAim::TimeToLive { ttl },
+        local,
+        server: None,
+        targets: vec![remote],
+        asked: server.filter(|server| ttl == *TTLS.start() && server.ip() != remote.ip()).into_iter().collect(),
+    })
+}
+
 /// A few of a host's addresses: those of bridges to its own guests last, of which there may be dozens, and the families in
 /// turn.
 pub fn worth_probing(
@@ -208,6 +222,17 @@ mod tests {
         assert_eq!(untold(true, false, true), Some(Untold::RelayOnly));
         assert_eq!(untold(false, true, false), Some(Untold::Unheard));
         assert_eq!([untold(false, true, true), untold(false, false, false)], [None, None]);
+    }
+
+    #[test]
+    fn the_first_router_is_asked_towards_a_server_too() {
+        let [local, remote, server] = ["10.0.0.1:1", "203.0.113.1:2", "192.0.2.1:3478"].map(|at| at.parse().unwrap());
+        let asked = |server| tracing(local, remote, server).map(|attempt| attempt.asked.len()).collect::<Vec<_>>();
+        let first = asked(Some(server));
+        assert_eq!((first.len(), first[0], first[1..].iter().sum::<usize>()), (12, 1, 0));
+        assert_eq!(asked(None), [0; 12]);
+        // The peer behind the server's own address: that would be the same way.
+        assert_eq!(asked(Some(SocketAddr::new(remote.ip(), 3478))), [0; 12]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use whyrelay_core::engine::peer_probes::plan::{self, TTLS, Untold};
+use whyrelay_core::engine::peer_probes::plan::{self, Untold};
 use whyrelay_core::engine::peer_probes::{Attempt, Input, MAX_TARGETS};
 use whyrelay_core::host::{HostFact, ProbeAim, RoutePurpose, RouteQuestion, leads_to_guests};
 use whyrelay_core::time::Timestamp;
@@ -89,14 +89,7 @@ impl Peer {
         if let Some((local, remote)) = plan::path_to_trace(&locals, &targets) {
             self.prepare_probes();
             self.probing.tracing = true;
-            for ttl in TTLS {
-                let attempt = Attempt {
-                    aim: ProbeAim::TimeToLive { ttl },
-                    local,
-                    server: None,
-                    targets: vec![remote],
-                    asked: Vec::new(),
-                };
+            for attempt in plan::tracing(local, remote, self.server_for(local)) {
                 self.feed_probes(now, Input::Attempt(attempt));
             }
         }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use whyrelay_core::engine::peer_probes::plan::{self, TTLS, Untold};
+use whyrelay_core::engine::peer_probes::plan::{self, Untold};
 use whyrelay_core::engine::peer_probes::{self, Attempt, PeerProbes};
 use whyrelay_core::host::{
     HostFact, Moment, Probe, ProbeAim, ProbeOutcome, ProfileTally, RoutePurpose, leads_to_guests,
@@ -126,14 +126,7 @@ impl Session {
         let Some((local, remote)) = self.path_to_trace() else { return };
         self.prepare_probes();
         self.probing.tracing = true;
-        for ttl in TTLS {
-            let attempt = Attempt {
-                aim: ProbeAim::TimeToLive { ttl },
-                local,
-                server: None,
-                targets: vec![remote],
-                asked: Vec::new(),
-            };
+        for attempt in plan::tracing(local, remote, self.server_for(local)) {
             self.feed_probes(peer_probes::Input::Attempt(attempt));
         }
     }
