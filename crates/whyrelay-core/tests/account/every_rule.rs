@@ -77,7 +77,7 @@ fn every_rule_is_silent_one_step_away_from_its_fault() {
 #[test]
 fn a_command_that_changes_what_a_firewall_lets_through_or_cuts_connections_says_so() {
     let changes = |command: &str| {
-        ["nft insert", "nft delete", "iptables", "ip6tables", "ufw", "firewall-cmd"]
+        ["nft add", "nft 'add", "nft insert", "nft delete", "iptables", "ip6tables", "ufw", "firewall-cmd"]
             .iter()
             .any(|start| command.starts_with(start))
             || command.contains("rp_filter=")

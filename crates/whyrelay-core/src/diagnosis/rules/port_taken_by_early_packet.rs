@@ -1,12 +1,13 @@
 //! An early packet took the port in the NAT.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::counterfactual::is_server;
 use super::need::BY_CHECK;
 use super::{Examination, Fault, Fix, Need, Rule};
 
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::network::{Network, Told, asked_plainly, told, why_plainly};
 use crate::diagnosis::routes::diversions;
 use crate::diagnosis::session::{Break, JoinedPair, Path, Session};
@@ -25,21 +26,45 @@ pub(super) const RULE: Rule = Rule {
     proof: "The router's connection table (conntrack -L) has an unreplied entry from the peer to the mapped port, and the side's flow with another port in its reply direction.",
     doubt: "The same session with this side speaking first, or after an opener with a low TTL from each side: if that is direct, the early packet was the cause; if the port still differs, the mapping depends on the destination after all.",
     fixes: &[
-        Fix::owner(
-            "On that router, drop unsolicited UDP from outside on input instead of accepting or rejecting it: nft add rule inet filter input iifname WAN udp dport 1024-65535 ct state new drop.",
+        Fix::firewall(
+            "On that router, drop unsolicited UDP from outside that is for the router itself instead of accepting or rejecting it; with nftables in a table of its own, which the finding shows.",
         ),
-        Fix::safe(
-            "Let each side first send an opener with a TTL that ends before the peer's router (whyrelay --try opener).",
-        ),
-        Fix::safe(
-            "Give the two peers different ports, so that the mapped port is not the one that the early packet took.",
-        ),
+        OPENER,
+        FORWARD,
     ],
     threads: &["libp2p/specs#512", "libp2p/specs#487"],
     depends_on: &["WR801", "WR105", "WR106", "WR107", "WR109", "WR115", "WR118"],
     needs: &[Need::OtherSide, Need::Other(untested)],
     examine,
 };
+
+/// A packet of the own side's is ahead then.
+const OPENER: Fix = Fix::safe(
+    "Let each side first send an opener with a TTL that ends before the peer's router (whyrelay --try opener).",
+);
+
+/// What is forwarded is no packet to the router itself.
+const FORWARD: Fix = Fix::owner(
+    "Or forward a UDP port on that router to the same port of that host, and run there with --port: an early packet then goes to the host, and takes nothing.",
+);
+
+/// What helps against a router that has this address outside. Unsolicited packets to it are dropped before its connection
+/// table keeps them, whatever the router's own rules say of them; in a table of its own, so that nothing is presumed of the
+/// others, and all of it is taken back at once.
+fn advice(outside: SocketAddr) -> Vec<Remedy> {
+    let family = if outside.is_ipv4() { "ip" } else { "ip6" };
+    let drop = Remedy::firewall(format!(
+        "On the router that has the address {0}, where it is Linux: drop UDP from outside that nobody asked for and that is for the router itself, instead of accepting or rejecting it (leave out ports on which the router itself listens; undo: nft delete table {family} whyrelay)",
+        outside.ip()
+    ));
+    let rule = format!("{family} daddr {} udp dport 1024-65535 ct state new drop", outside.ip());
+    let drop = drop
+        .run(format!("nft add table {family} whyrelay"))
+        .run(format!("nft 'add chain {family} whyrelay early {{ type filter hook input priority -5; }}'"))
+        .run(format!("nft add rule {family} whyrelay early {rule}"));
+    let fix = |fix: Fix| Remedy { effect: fix.effect, ..Remedy::safe(fix.text) };
+    vec![drop, fix(OPENER), fix(FORWARD)]
+}
 
 fn examine(session: &Session<'_>) -> Examination {
     if session.path == Path::Direct {
@@ -83,6 +108,8 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
                     observed.port()
                 ),
                 evidence: vec![*seq],
+                advice: advice(*mapped),
+                advice_is_all: true,
                 ..Fault::default()
             })
         }
@@ -139,6 +166,8 @@ fn probed(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
                 if is_plain { why_plainly(side) } else { "" }
             ),
             evidence: [probe.seq].into_iter().chain(more).collect(),
+            advice: advice(told),
+            advice_is_all: true,
             hidden: is_plain,
             ..Fault::default()
         })
@@ -214,6 +243,8 @@ fn at_socket(session: &Session<'_>, vantage: Vantage, first: &Told, told: &[&Tol
             first.local, first.mapped
         ),
         evidence: told.iter().map(|told| told.seq).chain([seq]).chain(refused).collect(),
+        advice: advice(first.mapped),
+        advice_is_all: true,
         ..Fault::default()
     })
 }
