@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::finding::{Blame, Finding, Severity};
-use super::network::Network;
+use super::network::{Network, has_way_in, port_to_forward};
 use super::rules::{checks_rejected_on_the_way, container_nat_randomizes_ports, nat_behind_nat, udp_blocked};
 use super::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateType;
@@ -227,11 +227,14 @@ pub fn would_allow_direct(session: &Session<'_>, expected: Expected, findings: &
                 ));
                 continue;
             }
-            let port = side.local_candidates.first().map(|local| local.base.port());
-            let which = port.map_or_else(|| "a port".to_owned(), |port| format!("UDP port {port}"));
+            let (here, whole) = (vantage.name(), "an endpoint-independent (static-port) mapping");
+            if has_way_in(session, vantage) {
+                ways.push(format!("{whole} on the router of {here}: a port of it leads in to {here} already"));
+                continue;
+            }
+            let which = port_to_forward(side).map_or_else(|| "a port".to_owned(), |port| format!("UDP port {port}"));
             ways.push(format!(
-                "a forward of {which} to {0} on its router, by hand or by PCP, NAT-PMP or UPnP; or an endpoint-independent (static-port) mapping there",
-                vantage.name()
+                "{whole} on the router of {here}; or a forward of {which} to {here} there by PCP, NAT-PMP or UPnP (--try mapping), so that the peer is told of it: one by hand helps only where the router also sends from the forwarded port"
             ));
         }
     }

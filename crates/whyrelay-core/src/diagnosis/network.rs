@@ -4,15 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::evidence::{SideEvidence, Taken};
+use super::evidence::{Check, SideEvidence, Taken};
 use super::routes::{Rivals, is_refused};
 use super::session::Session;
-use super::views::{Otherwise, mapped_otherwise};
-use crate::host::{Probe, ProbeAim, ProbeOutcome};
-use crate::ice::candidate::CandidateTransport;
+use super::views::{MAPPING, Otherwise, mapped_otherwise};
+use crate::host::{Probe, ProbeAim, ProbeOutcome, leads_to_guests};
+use crate::ice::candidate::{CandidateTransport, CandidateType};
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior};
 use crate::trace::address::AddressClass;
 use crate::trace::event::{SignalingState, Transport, Vantage};
+use crate::trace::measurement::Measurement;
 
 /// The network in front of one side, for one address family. What was not measured is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +83,39 @@ fn meets_network(side: &SideEvidence, probe: &Probe) -> bool {
     })
 }
 
+/// How the NAT in front of an address maps, by discovery and by what else two ports of one server saw: servers at two
+/// addresses alone say only that it depends on the address at least. And whether that is exact.
+pub fn mapping_in_front(
+    side: &SideEvidence,
+    local: IpAddr,
+    (behavior, exact): (MappingBehavior, bool),
+) -> (MappingBehavior, bool) {
+    if exact || behavior != MappingBehavior::AddressDependent {
+        return (behavior, exact);
+    }
+    let mut by_server: BTreeMap<(SocketAddr, IpAddr), BTreeMap<SocketAddr, SocketAddr>> = BTreeMap::new();
+    for told in told(side).into_iter().filter(|told| told.local.ip() == local) {
+        by_server.entry((told.local, told.server.ip())).or_default().insert(told.server, told.mapped);
+    }
+    // A third party that had sent nothing before stands at another port of the server that told the mapped address.
+    let controls = side.measured.facts.iter().filter_map(|(_, fact)| match fact {
+        Measurement::EarlyArrival { local: socket, mapped, control, .. } if socket.ip() == local => {
+            Some(mapped != control)
+        }
+        _ => None,
+    });
+    let of_ports = by_server.values().filter(|ports| ports.len() > 1).map(|ports| {
+        let mut mapped = ports.values();
+        let first = mapped.next();
+        mapped.any(|other| Some(other) != first)
+    });
+    match of_ports.chain(controls).reduce(|any, differs| any || differs) {
+        Some(true) => (MappingBehavior::AddressAndPortDependent, true),
+        Some(false) => (behavior, true),
+        None => (behavior, exact),
+    }
+}
+
 /// What servers outside told plain sockets of a side, in the order of the events.
 pub fn told_plainly(side: &SideEvidence) -> Vec<Told> {
     told_to(asked_plainly(side))
@@ -105,6 +139,47 @@ pub fn told_anyhow(side: &SideEvidence) -> Vec<Told> {
     let mut all = told(side);
     all.append(&mut told_plainly(side));
     all
+}
+
+/// The port of a side that a router would have to forward: of the socket that servers see behind a NAT, not of one on an
+/// interface to the host's own guests.
+pub fn port_to_forward(side: &SideEvidence) -> Option<u16> {
+    let told = told(side);
+    let hosts = side.local_candidates.iter().filter(|local| {
+        let to_guests = local.interface.as_deref().is_some_and(leads_to_guests);
+        local.candidate.kind == CandidateType::Host
+            && local.candidate.transport == CandidateTransport::Udp
+            && local.base.is_ipv4()
+            && !to_guests
+    });
+    let translated =
+        |base: SocketAddr| told.iter().any(|told| told.local == base && told.mapped.ip() != told.local.ip());
+    let mut bases = hosts.map(|local| local.base);
+    let first = bases.clone().next();
+    bases.find(|base| translated(*base)).or(first).map(|base| base.port())
+}
+
+/// Whether a port of a side's router leads in to it already: the router made a mapping that the session asked for, a packet
+/// from outside came in by one that a check asked for, or a check that the peer sent to the address that a server told came
+/// in, although the NAT has another port for the peer.
+pub fn has_way_in(session: &Session<'_>, vantage: Vantage) -> bool {
+    let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let asked = side.options.tried.iter().any(|what| what.starts_with(MAPPING));
+    let made = side.measured.facts.iter().any(|(_, fact)| match fact {
+        Measurement::PortMapper { found, .. } => asked && *found,
+        Measurement::PortMapped { reached, .. } => *reached == Some(true),
+        _ => false,
+    });
+    let told = told(side);
+    let differs = |to: SocketAddr| {
+        let of_socket = || told.iter().filter(|told| told.mapped == to).map(|told| told.local);
+        of_socket().any(|local| told.iter().any(|other| other.local == local && other.mapped != to))
+    };
+    let direct = |check: &Check| check.pair.transport == CandidateTransport::Udp && !other.is_relayed(check.pair.local);
+    made || other
+        .sent
+        .iter()
+        .any(|(id, check)| direct(check) && side.received.contains_key(id) && differs(check.pair.remote))
 }
 
 fn told_to<'a>(probes: impl Iterator<Item = &'a Taken<Probe>>) -> Vec<Told> {

@@ -33,6 +33,9 @@ use crate::trace::event::Vantage;
 /// How an opener ahead of the checks is told of that a side tries for one session.
 pub const OPENER: &str = "a packet of TTL";
 
+/// How the words of a port mapping that is tried begin.
+pub const MAPPING: &str = "a port mapping";
+
 /// Most that see a socket at another port and are looked at: a peer has a handful of addresses.
 const MAX_VIEWS: usize = 16;
 

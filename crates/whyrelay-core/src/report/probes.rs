@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::diagnosis::evidence::{HostEvidence, SideEvidence};
 use crate::diagnosis::session::Session;
-use crate::diagnosis::views::OPENER;
+use crate::diagnosis::views::{MAPPING, OPENER};
 use crate::host::{ProbeAim, ProbeOutcome, Subject};
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
@@ -134,9 +134,6 @@ pub(super) fn tried(session: &Session<'_>) -> Vec<String> {
     });
     tried.collect()
 }
-
-/// How the words of a port mapping that is tried begin.
-const MAPPING: &str = "a port mapping";
 
 /// An address of the peer from which an opener was refused, ahead of every check that was sent there: its TTL was enough.
 fn opener_reached(side: &SideEvidence) -> Option<IpAddr> {

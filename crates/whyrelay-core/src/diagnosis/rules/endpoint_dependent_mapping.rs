@@ -5,7 +5,7 @@ use super::{
     Examination, Fault, Fix, Need, Rule, container_nat_randomizes_ports, nat_behind_nat, public_address_varies,
 };
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
-use crate::diagnosis::network::{Told, told, told_plainly, why_plainly};
+use crate::diagnosis::network::{Told, has_way_in, told, told_plainly, why_plainly};
 use crate::diagnosis::session::Session;
 use crate::diagnosis::views::{Otherwise, View, mapped_otherwise};
 use std::collections::BTreeMap;
@@ -23,11 +23,11 @@ pub(super) const RULE: Rule = Rule {
     proof: "Two STUN servers at different addresses, asked from one socket, tell different mapped ports; and the peer sees a third one.",
     doubt: "Equal answers from the same socket once the router is changed, or from another port of the same host: then only this port is affected.",
     fixes: &[
+        STATIC_PORT,
         Fix::owner(
-            "Turn on static-port outbound NAT on that router (pfSense, OPNsense) or endpoint-independent mapping.",
+            "Forward a port to that host by PCP, NAT-PMP or UPnP (whyrelay --try mapping), so that the peer is told of it; a forward by hand helps only where the router also sends from the forwarded port.",
         ),
-        Fix::owner("Forward a port to that host, or let it use PCP, NAT-PMP or UPnP."),
-        Fix::owner("Give one of the two sides a public address, or IPv6."),
+        PUBLIC,
     ],
     threads: &[
         "tailscale/tailscale#864",
@@ -40,6 +40,11 @@ pub(super) const RULE: Rule = Rule {
     needs: &[Need::Other(uncompared)],
     examine,
 };
+
+const STATIC_PORT: Fix =
+    Fix::owner("Turn on static-port outbound NAT on that router (pfSense, OPNsense) or endpoint-independent mapping.");
+
+const PUBLIC: Fix = Fix::owner("Give one of the two sides a public address, or IPv6.");
 
 fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| of_side(session, vantage).0).collect())
@@ -108,7 +113,7 @@ fn by_servers(session: &Session<'_>, vantage: Vantage, told: Vec<Told>) -> (Opti
             ),
             evidence: vec![first.seq, other.seq],
             advice: advice(session, vantage),
-            advice_is_all: nat_behind_nat::is_behind_two(session, vantage),
+            advice_is_all: is_all(session, vantage),
             ..Fault::default()
         };
         return (Some(fault), true);
@@ -141,7 +146,7 @@ fn by_view(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         ),
         evidence: [told.seq, view.seq].into_iter().chain(second.map(|second| second.seq)).collect(),
         advice: advice(session, vantage),
-        advice_is_all: nat_behind_nat::is_behind_two(session, vantage),
+        advice_is_all: is_all(session, vantage),
         // Two other ports leave no such doubt.
         doubt: second.is_none().then(|| doubt.to_owned()),
         ..Fault::default()
@@ -155,9 +160,21 @@ fn advice(session: &Session<'_>, vantage: Vantage) -> Vec<Remedy> {
         advice.push(Remedy::owner(
             "Ask the provider, or who runs the outer router, for a public IPv4 address: with a second NAT in front, forwarding a port on the own router is not enough",
         ));
-        advice.push(Remedy::owner("Give one of the two sides a public address, or IPv6."));
+        advice.push(remedy(PUBLIC));
+    } else if has_way_in(session, vantage) {
+        // A forward is there.
+        advice.extend([remedy(STATIC_PORT), remedy(PUBLIC)]);
     }
     advice
+}
+
+/// Whether the fixes of the rule do not all help.
+fn is_all(session: &Session<'_>, vantage: Vantage) -> bool {
+    nat_behind_nat::is_behind_two(session, vantage) || has_way_in(session, vantage)
+}
+
+fn remedy(fix: Fix) -> Remedy {
+    Remedy { effect: fix.effect, ..Remedy::safe(fix.text) }
 }
 
 /// From inside of a container it is not known whose NAT it is: the host's own may draw ports as well.

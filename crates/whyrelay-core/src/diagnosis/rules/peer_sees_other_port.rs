@@ -18,7 +18,9 @@ pub(super) const RULE: Rule = Rule {
     doubt: "A STUN answer of that same address: then the candidate was only not signaled.",
     fixes: &[
         Fix::owner("Turn on static-port outbound NAT or endpoint-independent mapping on the router of that side."),
-        Fix::owner("Forward a port to that host, or let it use PCP, NAT-PMP or UPnP."),
+        Fix::owner(
+            "Forward a port to that host by PCP, NAT-PMP or UPnP (whyrelay --try mapping), so that the peer is told of it; a forward by hand helps only where the router also sends from the forwarded port.",
+        ),
     ],
     threads: &["tailscale/tailscale#864", "netbirdio/docs#933"],
     depends_on: &[

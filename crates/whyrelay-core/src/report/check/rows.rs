@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Row, Section, State, refusal};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::Finding;
+use crate::diagnosis::network::mapping_in_front;
 use crate::diagnosis::rules::tls_in_words;
 use crate::nat::behavior::{FilteringBehavior, Hairpinning, MappingBehavior, can_connect};
 use crate::trace::event::{Direction, Transport};
@@ -82,8 +83,12 @@ fn row(side: &SideEvidence, seq: u64, fact: &Measurement) -> Option<Row> {
                 (_, MappingBehavior::EndpointIndependent) => {
                     (format!("{behavior} (towards {} destinations)", destinations.len()), State::Good)
                 }
-                (_, _) if !exact => (format!("at least {behavior}"), State::Warning),
-                _ => (behavior.to_string(), State::Warning),
+                _ => match mapping_in_front(side, local.ip(), (*behavior, *exact)) {
+                    (behavior, true) => (behavior.to_string(), State::Warning),
+                    (behavior, false) => {
+                        (format!("{behavior} at least: no two ports of one server were compared"), State::Warning)
+                    }
+                },
             };
             nat(seq, local.ip(), "mapping", value, state)
         }
@@ -271,7 +276,7 @@ pub(super) fn summary(side: &SideEvidence, first: Option<&Finding>) -> String {
         return finding.summary.clone();
     }
     let behavior = side.measured.nats().into_iter().find_map(|nat| {
-        let (mapping, exact) = nat.mapping?;
+        let (mapping, exact) = mapping_in_front(side, nat.local, nat.mapping?);
         Some((nat, mapping, exact, nat.filtering))
     });
     let Some((nat, mapping, exact, filtering)) = behavior else {
