@@ -174,6 +174,9 @@ pub struct Finding {
     /// Whether another fault hides it, so that it is no cause of what was seen.
     #[serde(skip)]
     pub hidden: bool,
+    /// The one side that sees it, where it is not that side's fault.
+    #[serde(skip)]
+    pub seen_by: Option<Vantage>,
 }
 
 impl Finding {

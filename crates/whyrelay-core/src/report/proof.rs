@@ -105,7 +105,11 @@ impl<'a> Sight<'a> {
         match self.examination(finding) {
             // That it did harm is refuted by a direct path; what did none may do none again, and be there.
             _ if self.is_direct && finding.severity != Severity::Info && !harms_a_direct_path(finding) => Fate::Absent,
-            Some((Examination::Found(faults), _)) if faults.iter().any(|fault| fault.blame == blamed) => Fate::There,
+            Some((Examination::Found(faults), _))
+                if faults.iter().any(|fault| fault.blame == blamed && is_same_way(finding, fault.seen_by)) =>
+            {
+                Fate::There
+            }
             Some((Examination::Inconclusive { .. }, _)) | None => Fate::NotMeasured,
             _ if !sides.iter().all(|side| self.sees_as_much(*side, finding, other)) => Fate::NotMeasured,
             Some(_) => Fate::Absent,
@@ -134,6 +138,12 @@ fn harms_a_direct_path(finding: &Finding) -> bool {
     find(finding.code).is_some_and(Rule::harms_a_direct_path)
 }
 
+/// Whether a fault that a side sees is about the same way as a finding: packets that get lost from A to B are not those
+/// from B to A, and one may be mended without the other.
+fn is_same_way(finding: &Finding, seen_by: Option<Vantage>) -> bool {
+    !harms_a_direct_path(finding) || finding.seen_by == seen_by
+}
+
 /// Direct as every program would have it.
 fn is_direct(report: &Report) -> bool {
     report.path == Path::Direct && !report.over_tcp
@@ -141,7 +151,9 @@ fn is_direct(report: &Report) -> bool {
 
 fn proof(before: &Report, now: &Report, [old, current]: &[Sight<'_>; 2], changes: Vec<String>) -> Proof {
     let key = |finding: &Finding| (finding.code, finding.blame);
-    let has = |report: &Report, finding: &Finding| report.findings.iter().any(|other| key(other) == key(finding));
+    let has = |report: &Report, finding: &Finding| {
+        report.findings.iter().any(|other| key(other) == key(finding) && is_same_way(finding, other.seen_by))
+    };
     let fate_now = |finding: &Finding| if has(now, finding) { Fate::There } else { current.fate(finding, old) };
     let fate_before = |finding: &Finding| if has(before, finding) { Fate::There } else { old.fate(finding, current) };
     let list = |findings: &[Finding], wanted: &dyn Fn(&Finding) -> bool| -> Vec<Compared> {

@@ -535,8 +535,8 @@ fn grouped(without: &[(&Rule, String)]) -> Vec<NotMeasured> {
 }
 
 fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
-    let Fault { blame, severity, summary, mut evidence, advice: mut remedies, advice_is_all, doubt, hidden, .. } =
-        fault;
+    let Fault { blame, severity, summary, mut evidence, doubt, hidden, seen_by, .. } = fault;
+    let (mut remedies, advice_is_all) = (fault.advice, fault.advice_is_all);
     evidence.sort_unstable();
     evidence.dedup();
     evidence.truncate(MAX_CITED);
@@ -553,7 +553,19 @@ fn finding(rule: &Rule, fault: Fault, session: &Session<'_>) -> Finding {
     // What did no harm is no warning: the session is direct all the same.
     let did_no_harm = session.path == Path::Direct && !rule.harms_a_direct_path();
     let severity = if did_no_harm { Severity::Info } else { severity };
-    Finding { code: rule.code, name: rule.name, blame, severity, summary, evidence, advice, remedies, doubt, hidden }
+    Finding {
+        code: rule.code,
+        name: rule.name,
+        blame,
+        severity,
+        summary,
+        evidence,
+        advice,
+        remedies,
+        doubt,
+        hidden,
+        seen_by,
+    }
 }
 
 #[cfg(test)]

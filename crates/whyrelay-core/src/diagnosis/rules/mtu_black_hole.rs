@@ -1,8 +1,10 @@
 //! Large packets get lost on the path.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::{SideEvidence, Sizes};
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{ProbeAim, ProbeOutcome};
 use crate::trace::event::{DtlsState, Vantage};
@@ -24,15 +26,18 @@ pub(super) const RULE: Rule = Rule {
     doubt: "A packet as large as the interface's MTU that arrives.",
     fixes: &[
         Fix::safe(
-            "Lower the MTU of the tunnel or interface to what passes: ip link set dev DEV mtu 1280; for NetBird --mtu 1280.",
+            "On the side whose large packets get lost, lower the MTU of the tunnel or interface to what passes: ip link set dev DEV mtu 1280; for NetBird --mtu 1280.",
         ),
-        Fix::owner("Let ICMP \"fragmentation needed\" (type 3, code 4) pass on every router and firewall on the way."),
+        ICMP,
     ],
     threads: &["coder/coder#13327", "cilium/cilium#47176", "qdm12/gluetun#1650", "tailscale/tailscale#11290"],
     depends_on: &[],
-    needs: &[Need::OtherSide],
+    needs: &[Need::OtherSide, Need::Other(untried)],
     examine,
 };
+
+const ICMP: Fix =
+    Fix::owner("Let ICMP \"fragmentation needed\" (type 3, code 4) pass on every router and firewall on the way.");
 
 fn examine(session: &Session<'_>) -> Examination {
     let between: Vec<Fault> = session
@@ -45,9 +50,31 @@ fn examine(session: &Session<'_>) -> Examination {
     Examination::of(session.recorded().filter_map(|vantage| toward_signaling(session, vantage)).collect())
 }
 
-fn fault(session: &Session<'_>, summary: String, evidence: Vec<u64>) -> Fault {
+fn fault(session: &Session<'_>, vantage: Vantage, summary: String, evidence: Vec<u64>) -> Fault {
     let severity = if session.path == Path::Failed { Severity::Error } else { Severity::Warning };
-    Fault { blame: Blame::Path, severity, summary, evidence, ..Fault::default() }
+    // Both ways are two faults: one may be mended and not the other.
+    Fault { blame: Blame::Path, severity, summary, evidence, seen_by: Some(vantage), ..Fault::default() }
+}
+
+/// The side that must send smaller packets is the one whose large ones get lost, wherever that is.
+fn lower(session: &Session<'_>, vantage: Vantage, local: IpAddr, passes: u16) -> Remedy {
+    let side = session.evidence.side(vantage);
+    let of_candidate = side.local_candidates.iter().find(|candidate| candidate.base.ip() == local);
+    let device = side.host.addresses.iter().find(|own| own.fact.address == local).map(|own| own.fact.device.clone());
+    let device = device.or_else(|| of_candidate.and_then(|candidate| candidate.interface.clone()));
+    let link = device.as_deref().and_then(|device| side.host.link(device)).map(|link| link.fact.mtu);
+    let (here, there) = (vantage.name(), vantage.other().name());
+    let undo = match (&device, link) {
+        (Some(device), Some(mtu)) => format!(" (undo: ip link set dev {device} mtu {mtu})"),
+        _ => String::new(),
+    };
+    let remedy = Remedy::safe(format!(
+        "On {here}, whose packets get lost: lower the MTU of the interface that they leave by, or of the tunnel on it, to what passes; that of {there} need not change for this{undo}"
+    ));
+    match device {
+        Some(device) => remedy.run(format!("ip link set dev {device} mtu {passes}")),
+        None => remedy,
+    }
 }
 
 fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
@@ -59,49 +86,102 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         _ => None,
     });
     if let Some((summary, seq)) = sweep {
-        return Some(fault(session, format!("Large packets vanish: {summary}"), vec![seq]));
+        return Some(fault(session, vantage, format!("Large packets vanish: {summary}"), vec![seq]));
     }
     let peer = session.evidence.side(vantage.other());
-    padded(side, peer).map(|(summary, evidence)| fault(session, summary(vantage), evidence))
+    padded(side, peer).map(|lost| {
+        let (here, there) = (vantage.name(), vantage.other().name());
+        let Padded { remote, passes, smallest, .. } = lost;
+        // Whose answers are small: each way is by itself.
+        let back = largest_answered(peer).filter(|(length, ..)| *length >= smallest);
+        let one_way = back.map_or(String::new(), |(length, ..)| {
+            format!("; those of {length} bytes from {there} to {here} are: it is about what {here} sends")
+        });
+        let text = format!(
+            "Packets of {passes} bytes from {here} to {remote} are answered and packets of {smallest} bytes are not{one_way}{}",
+            toward_server(side, here, smallest)
+        );
+        let advice = vec![lower(session, vantage, lost.local.ip(), passes), Remedy { effect: ICMP.effect, ..Remedy::safe(ICMP.text) }];
+        Fault { advice, advice_is_all: true, ..fault(session, vantage, text, lost.evidence) }
+    })
+}
+
+/// What a large TCP segment to the signaling server says of where the large packets of a side get lost.
+fn toward_server(side: &SideEvidence, here: &str, smallest: u16) -> String {
+    let segments = side.host.probes_with(|aim| matches!(aim, ProbeAim::Segment { .. }));
+    let mut told = segments.filter_map(|probe| match (&probe.fact.aim, &probe.fact.result) {
+        (ProbeAim::Segment { length }, ProbeOutcome::Answered { .. }) if *length >= smallest => Some(true),
+        (ProbeAim::Segment { .. }, ProbeOutcome::Silent) => Some(false),
+        _ => None,
+    });
+    match told.next() {
+        Some(true) => format!("; as large ones of {here} to the signaling server arrive, so not on the link of {here}"),
+        Some(false) => {
+            format!("; nor do large ones of {here} to the signaling server arrive: it is on the side of {here}")
+        }
+        None => String::new(),
+    }
+}
+
+/// The largest padded probe of a side that was answered.
+fn largest_answered(side: &SideEvidence) -> Option<(u16, u64, SocketAddr, SocketAddr)> {
+    let answered = side.host.probes.iter().filter_map(|probe| match (&probe.fact.aim, &probe.fact.result) {
+        (ProbeAim::Padded { length }, ProbeOutcome::Answered { .. }) => {
+            Some((*length, probe.seq, probe.fact.remote, probe.fact.local))
+        }
+        _ => None,
+    });
+    answered.max()
+}
+
+/// Large probes of a side that get lost.
+struct Padded {
+    local: SocketAddr,
+    remote: SocketAddr,
+    /// The largest that is answered, in bytes of the packet.
+    passes: u16,
+    /// The smallest that is not.
+    smallest: u16,
+    evidence: Vec<u64>,
+}
+
+/// Whether large packets of a side pass, where a session has a direct path and nobody tried: a browser cannot, and a
+/// session that ends at once does not.
+fn untried(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let side = session.evidence.side(vantage);
+    let (_, pair) = side.selected_pair()?;
+    let relayed = side.is_relayed(pair.local) || side.known.is_told_as_relayed(pair.remote);
+    let tried = side.host.probes.iter().any(|probe| matches!(probe.fact.aim, ProbeAim::Padded { .. }));
+    let told = side.measured.facts.iter().any(|(_, fact)| matches!(fact, Measurement::PathMtu { .. }));
+    (!relayed && !tried && !told).then(|| "whether large packets pass that leave the host".to_owned())
 }
 
 /// Probes of some sizes were answered, and of all larger ones that left none was: two at least, as one may be lost. What
 /// the peer saw was not lost, and silence is not about size where smaller ones met it, too: answers that are long in
 /// coming find nobody waiting.
-fn padded(side: &SideEvidence, peer: &SideEvidence) -> Option<(impl Fn(Vantage) -> String, Vec<u64>)> {
-    let of = |answered: bool| {
-        side.host.probes.iter().filter_map(move |probe| match (&probe.fact.aim, &probe.fact.result) {
-            (ProbeAim::Padded { length }, ProbeOutcome::Answered { .. }) if answered => {
-                Some((*length, probe.seq, probe.fact.remote))
-            }
-            (ProbeAim::Padded { length }, ProbeOutcome::Silent) if !answered => {
-                Some((*length, probe.seq, probe.fact.remote))
-            }
+fn padded(side: &SideEvidence, peer: &SideEvidence) -> Option<Padded> {
+    let silent = || {
+        side.host.probes.iter().filter_map(|probe| match (&probe.fact.aim, &probe.fact.result) {
+            (ProbeAim::Padded { length }, ProbeOutcome::Silent) => Some((*length, probe.seq, probe.fact.remote)),
             _ => None,
         })
     };
-    let (passes, seq, remote) = of(true).max()?;
-    if of(false).any(|(length, _, to)| length < passes && to == remote) {
+    let (passes, seq, remote, local) = largest_answered(side)?;
+    if silent().any(|(length, _, to)| length < passes && to == remote) {
         return None;
     }
     // A probe's length is that of the packet, what the peer saw that of the payload (RFC 791, RFC 8200, RFC 768).
     let headers = if remote.is_ipv4() { 28 } else { 48 };
     let seen = peer.host.probes_seen.iter().filter(|taken| taken.fact.0 == "padded").map(|taken| taken.fact.3);
     let arrived = seen.max().map_or(0, |payload| payload.saturating_add(headers));
-    let mut lost: Vec<(u16, u64)> = of(false)
+    let mut lost: Vec<(u16, u64)> = silent()
         .filter(|(length, _, to)| *length > passes && u32::from(*length) > arrived && *to == remote)
         .map(|(length, seq, _)| (length, seq))
         .collect();
     lost.sort_unstable();
     let (smallest, _) = *lost.first().filter(|_| lost.len() >= 2)?;
-    let summary = move |vantage: Vantage| {
-        let from = vantage.name();
-        format!(
-            "Packets of {passes} bytes from {from} to {remote} are answered and packets of {smallest} bytes are not"
-        )
-    };
     let evidence = std::iter::once(seq).chain(lost.into_iter().map(|(_, seq)| seq)).collect();
-    Some((summary, evidence))
+    Some(Padded { local, remote, passes, smallest, evidence })
 }
 
 /// The signaling server acknowledged no large segment. The session's own are small, so that alone did it no harm: only a
@@ -125,7 +205,7 @@ fn toward_signaling(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         probe.fact.remote,
         probe.fact.transmissions
     );
-    Some(Fault { severity, ..fault(session, summary, vec![probe.seq]) })
+    Some(Fault { severity, ..fault(session, vantage, summary, vec![probe.seq]) })
 }
 
 /// Large datagrams of the handshake were sent on a pair and never arrived, while checks on it did.
@@ -148,7 +228,7 @@ fn seen(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
                 vantage.name(),
                 own.pair.remote
             );
-            fault(session, summary, vec![sent.seq])
+            fault(session, vantage, summary, vec![sent.seq])
         })
     })
 }
