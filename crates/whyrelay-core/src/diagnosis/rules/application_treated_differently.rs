@@ -1,10 +1,10 @@
 //! The application's packets fare worse than a plain program's.
 
-use super::wording::{quoted, way};
-use super::{Examination, Fault, Fix, Need, Rule};
+use super::wording::{ask, quoted, way};
+use super::{Examination, Fault, Fix, Need, Rule, mark_rule_collision};
 use crate::diagnosis::evidence::{HostEvidence, Taken};
-use crate::diagnosis::finding::{Blame, Severity};
-use crate::diagnosis::routes::{deciding, is_refused};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
+use crate::diagnosis::routes::{deciding, is_refused, mark_rule};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{RouteAnswer, Subject};
 use crate::trace::event::Vantage;
@@ -46,7 +46,9 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let (second, application) = host.tallies.get(&true)?;
     let direct = plain.pairs_answered > 0 && application.pairs_checked > 0 && application.pairs_answered == 0;
     let servers = plain.server_answers > 0 && application.server_requests > 0 && application.server_answers == 0;
-    let named = difference(host).map_or_else(String::new, |(own, plain)| {
+    let difference = difference(host);
+    let advice = difference.map(|(own, plain)| advice(host, own, plain)).unwrap_or_default();
+    let named = difference.map_or_else(String::new, |(own, plain)| {
         let by = deciding(host, &own.fact).map_or_else(String::new, |rule| format!(" by \"{}\"", quoted(&rule.fact)));
         format!(
             "; to {} the kernel sends them to {}{by}, a plain program's to {}",
@@ -64,9 +66,29 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
             if direct { "checks" } else { "requests to servers" },
             host.application.as_ref().map_or("the application", |(_, application)| application.asked.as_str())
         ),
-        evidence: vec![*first, *second],
+        evidence: [*first, *second]
+            .into_iter()
+            .chain(difference.into_iter().flat_map(|(own, plain)| [own.seq, plain.seq]))
+            .collect(),
+        // Where the routes are compared already and the rule is named, the general advice says nothing more.
+        advice_is_all: !advice.is_empty(),
+        advice,
         ..Fault::default()
     })
+}
+
+/// What helps where the kernel sends the two elsewhere: against a rule that takes the mark as where a session finds it by
+/// itself (WR106), else what shows the difference.
+fn advice(host: &HostEvidence, own: &Taken<RouteAnswer>, plain: &Taken<RouteAnswer>) -> Vec<Remedy> {
+    let rule = deciding(host, &own.fact).filter(|rule| rule.fact.mark.is_some());
+    if own.fact.question.mark != 0 && (rule.is_some() || mark_rule(host, own.fact.question.mark).is_some()) {
+        let rule = rule.or_else(|| mark_rule(host, own.fact.question.mark));
+        return mark_rule_collision::advice(host, &own.fact, rule);
+    }
+    vec![
+        Remedy::safe("See the difference").run(ask(&own.fact.question)).run(ask(&plain.fact.question)),
+        Remedy::safe("Compare the firewall's counters before and after a run").run("nft -a list ruleset"),
+    ]
 }
 
 /// The kernel's answers for the application's packets and a plain program's that lead elsewhere for one address.

@@ -1,7 +1,7 @@
 //! Another program's rule takes the application's firewall mark for its own.
 
 use super::{Examination, Fix, Need, Rule};
-use crate::diagnosis::evidence::HostEvidence;
+use crate::diagnosis::evidence::{HostEvidence, Taken};
 use crate::diagnosis::finding::Remedy;
 use crate::diagnosis::routes::{By, Diversion, is_refused, mark_rule, refusing, unmarked};
 use crate::diagnosis::session::Session;
@@ -10,7 +10,7 @@ use crate::trace::event::Vantage;
 use super::diverted::{self, Said};
 use super::service::{Variable, with_variable};
 use super::wording::{ask, exempt_mark, is_about, quoted, way};
-use crate::host::{RoutePurpose, SoftwareName, Subject};
+use crate::host::{PolicyRule, RouteAnswer, RoutePurpose, SoftwareName, Subject};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR106",
@@ -59,6 +59,29 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
     let question = &diversion.answer.fact.question;
     let By::MarkRule(rule) = diversion.by else { return Said::default() };
     let rule = rule.or_else(|| mark_rule(host, question.mark));
+    let advice = advice(host, &diversion.answer.fact, rule);
+    let by = rule.map_or_else(|| "a policy rule".to_owned(), |rule| format!("\"{}\"", quoted(&rule.fact)));
+    let without = unmarked(host, &diversion.answer).filter(|answer| !is_refused(&answer.fact));
+    let summary = format!(
+        "On {} {by} takes packets with the mark {:#x}: to the {} ({}) {}, and without the mark they {}",
+        vantage.name(),
+        question.mark,
+        if question.purpose == RoutePurpose::Server { "server" } else { "peer" },
+        question.destination,
+        match &diversion.answer.fact.failure {
+            Some(failure) => format!("the system refuses them ({})", failure.detail),
+            None => format!("they go to {}", way(&diversion.answer.fact)),
+        },
+        without.map_or_else(|| "would not".to_owned(), |answer| format!("go to {}", way(&answer.fact)))
+    );
+    let refusing = refusing(host, &diversion.answer.fact).map(|route| route.seq);
+    (summary, rule.map(|rule| rule.seq).into_iter().chain(refusing).collect(), advice)
+}
+
+/// What helps against a rule that takes the mark of a packet, by the kernel's answer for that packet: also where nothing but
+/// the difference to a plain program's packets tells of it (WR126).
+pub(super) fn advice(host: &HostEvidence, answer: &RouteAnswer, rule: Option<&Taken<PolicyRule>>) -> Vec<Remedy> {
+    let question = &answer.question;
     let mut advice = vec![
         Remedy::safe("See the difference that the mark makes")
             .run(ask(question))
@@ -82,26 +105,11 @@ fn say(session: &Session<'_>, vantage: Vantage, diversion: &Diversion<'_>) -> Sa
                 .run("mwan3 restart"),
         );
     }
-    let by = rule.map_or_else(|| "a policy rule".to_owned(), |rule| format!("\"{}\"", quoted(&rule.fact)));
     if let Some(rule) = rule {
-        let refused = is_refused(&diversion.answer.fact);
+        let refused = is_refused(&answer);
         advice.push(exempt_mark("Or exempt the mark ahead of that rule", &rule.fact, question.mark, refused));
     }
-    let without = unmarked(host, &diversion.answer).filter(|answer| !is_refused(&answer.fact));
-    let summary = format!(
-        "On {} {by} takes packets with the mark {:#x}: to the {} ({}) {}, and without the mark they {}",
-        vantage.name(),
-        question.mark,
-        if question.purpose == RoutePurpose::Server { "server" } else { "peer" },
-        question.destination,
-        match &diversion.answer.fact.failure {
-            Some(failure) => format!("the system refuses them ({})", failure.detail),
-            None => format!("they go to {}", way(&diversion.answer.fact)),
-        },
-        without.map_or_else(|| "would not".to_owned(), |answer| format!("go to {}", way(&answer.fact)))
-    );
-    let refusing = refusing(host, &diversion.answer.fact).map(|route| route.seq);
-    (summary, rule.map(|rule| rule.seq).into_iter().chain(refusing).collect(), advice)
+    advice
 }
 
 /// NetBird's mark moved up until no rule of this host takes it, best one that shares no bit with the mask of the rule
