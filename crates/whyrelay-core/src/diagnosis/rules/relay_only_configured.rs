@@ -1,9 +1,10 @@
 //! the session was told to use a relay.
 
-use super::{Examination, Fault, Fix, Rule};
+use super::{Examination, Fault, Fix, Rule, tls_in_words};
 use crate::diagnosis::finding::{Blame, Severity};
 use crate::diagnosis::session::{Path, Session};
-use crate::trace::event::Vantage;
+use crate::ice::candidate::CandidateType;
+use crate::trace::event::{ServerFailure, Vantage};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR801",
@@ -38,12 +39,15 @@ fn examine(session: &Session<'_>) -> Examination {
     let (blame, severity, summary) = match (session.path, without.as_slice()) {
         (Path::Failed, []) => {
             let (blame, who) = whose(&asked);
+            let why: String = asked.iter().filter_map(|&vantage| why_none(session, vantage)).collect();
             // Where a relay is there and does not work, that is the fault to look for.
-            (blame, Severity::Info, format!("--relay-only was asked for on {who}, so no direct path was tried"))
+            (blame, Severity::Info, format!("--relay-only was asked for on {who}, so no direct path was tried{why}"))
         }
         (Path::Failed, none) => {
             let (blame, who) = whose(none);
-            let text = format!("--relay-only was asked for on {who}, without any TURN server: that can never connect");
+            let given = none.iter().any(|&vantage| session.evidence.side(vantage).options.no_turn);
+            let why = if given { "with --no-turn" } else { "without any TURN server" };
+            let text = format!("--relay-only was asked for on {who}, {why}: that can never connect");
             (blame, Severity::Error, text)
         }
         _ => {
@@ -54,3 +58,42 @@ fn examine(session: &Session<'_>) -> Examination {
     let evidence = asked.iter().map(|vantage| vantage.first_seq()).collect();
     Examination::Found(vec![Fault { blame, severity, summary, evidence, ..Fault::default() }])
 }
+
+/// Why a side has no relayed candidate although it knows TURN servers, for the end of a sentence: what became of each.
+/// `None`: it has one.
+fn why_none(session: &Session<'_>, vantage: Vantage) -> Option<String> {
+    let side = session.evidence.side(vantage);
+    if side.local_candidates.iter().any(|local| local.candidate.kind == CandidateType::Relayed) {
+        return None;
+    }
+    let mut told: Vec<(&str, String)> = Vec::new();
+    for failed in side.server_failures.iter().filter(|failed| failed.server.starts_with("turn")) {
+        let why = match &failed.failure {
+            ServerFailure::Timeout { transmissions, .. } => format!("answers none of {transmissions} requests"),
+            ServerFailure::ErrorResponse { expected: true, .. } => continue,
+            ServerFailure::ErrorResponse { code, reason, .. } => format!("refuses ({code} {reason})"),
+            ServerFailure::ConnectionFailed { detail } => format!("cannot be connected to ({})", tls_in_words(detail)),
+            ServerFailure::BadResponse { detail } => format!("answers what makes no sense ({detail})"),
+            ServerFailure::NoCredentials => "asks for a user name and password, and none are known".to_owned(),
+            ServerFailure::Unresolved { detail } => format!("has a name that is not resolved ({detail})"),
+            ServerFailure::SendFailed { errno } => format!("cannot be sent to (errno {errno})"),
+            ServerFailure::NoLocalAddress => "has an address of a family that no socket has".to_owned(),
+        };
+        // What came last of a server is what it came to.
+        match told.iter_mut().find(|(url, _)| *url == failed.server) {
+            Some((_, known)) => *known = why,
+            None => told.push((&failed.server, why)),
+        }
+    }
+    let here = vantage.name();
+    let shown: Vec<String> = told.iter().take(MAX_SERVERS).map(|(url, why)| format!("{url} {why}")).collect();
+    let more = told.len().saturating_sub(MAX_SERVERS);
+    let rest = if more == 0 { String::new() } else { format!(", and {more} more") };
+    Some(match shown.as_slice() {
+        [] => format!("; {here} got no relayed address, and no TURN server had said why when the session ended"),
+        _ => format!("; {here} has no relayed candidate: {}{rest}", shown.join(", ")),
+    })
+}
+
+/// Most servers that are told of in one sentence.
+const MAX_SERVERS: usize = 3;
