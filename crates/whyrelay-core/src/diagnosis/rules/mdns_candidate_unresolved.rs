@@ -1,7 +1,7 @@
 //! The peer hides its address behind a .local name.
 
 use super::{Examination, Fault, Fix, Need, Rule};
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::ice::candidate::{CandidateAddress, CandidateType};
 use crate::trace::event::RefuseReason;
@@ -51,6 +51,16 @@ fn examine(session: &Session<'_>) -> Examination {
             .iter()
             .any(|remote| remote.address.is_some() && remote.candidate.kind != CandidateType::Relayed);
         let harmful = session.path != Path::Direct && !others;
+        // Another address did it, or may: the name is no fault, and nothing is to be mended on the page.
+        let nothing = || {
+            let what = match session.path {
+                Path::Direct => "Nothing: the path is direct all the same, and browsers hide such addresses on purpose",
+                _ => {
+                    "Nothing about the name: the peer has another address that is not hidden, and whatever keeps that from working is the cause"
+                }
+            };
+            vec![Remedy::safe(what)]
+        };
         faults.push(Fault {
             blame: Blame::side(vantage.other()),
             severity: if harmful { session.harm() } else { Severity::Info },
@@ -61,6 +71,8 @@ fn examine(session: &Session<'_>) -> Examination {
                 if others { "" } else { ", and has no other direct candidate" }
             ),
             evidence: vec![seq],
+            advice: if harmful { Vec::new() } else { nothing() },
+            advice_is_all: !harmful,
             ..Fault::default()
         });
     }

@@ -3,8 +3,9 @@
 use super::clock_wrong::explains_certificate;
 use super::{Examination, Fault, Fix, Rule};
 use crate::diagnosis::evidence::SideEvidence;
-use crate::diagnosis::finding::{Blame, Severity};
+use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Path, Session};
+use crate::engine::server_url::{ServerHost, ServerUrl};
 use crate::trace::event::ServerFailure;
 use crate::trace::measurement::Measurement;
 
@@ -12,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     code: "WR409",
     name: "turn-tls-failed",
     title: "TLS with the TURN server fails",
-    meaning: "The connection to a turns: server was made and its TLS handshake failed: the certificate is for another name (or the URL has an address instead of the name), has expired, is self-signed, or the server sends no intermediate certificate.",
+    meaning: "The connection to a turns: server was made and its TLS handshake failed: the certificate is for another name (or the URL has an address instead of the name), has expired, is self-signed, or the server sends no intermediate certificate, or an authority's (CA:TRUE) in place of its own.",
     detection: "The connection failed with what TLS said; or the certificate was looked at and is refused.",
     proof: "openssl s_client -connect SERVER:PORT -servername NAME shows the chain, the names and the dates.",
     doubt: "The same certificate accepted by another client on another machine: then this machine lacks the authority, or its clock is wrong.",
@@ -47,10 +48,43 @@ fn examine(session: &Session<'_>) -> Examination {
             severity: if session.path == Path::Failed { Severity::Error } else { Severity::Warning },
             summary: format!("TLS with {server} fails: {}", in_words(&what)),
             evidence: vec![seq],
+            advice: advice(&server, &what),
+            advice_is_all: is_authority(&what),
             ..Fault::default()
         });
     }
     Examination::of(faults)
+}
+
+/// Whether the server shows an authority's certificate as its own (RFC 5280 §4.2.1.9: basicConstraints with cA), which is
+/// what `openssl req -x509` makes unless it is told otherwise.
+fn is_authority(detail: &str) -> bool {
+    // As rustls has it, and as a client says it in words.
+    detail.contains("CaUsedAsEndEntity") || detail.contains("certificate of an authority (CA:TRUE)")
+}
+
+/// What helps where the certificate is an authority's: one of the server's own.
+fn advice(server: &str, detail: &str) -> Vec<Remedy> {
+    if !is_authority(detail) {
+        return Vec::new();
+    }
+    let host = server.parse::<ServerUrl>().ok().map(|url| url.host().clone());
+    let name = match host {
+        Some(ServerHost::Ip(ip)) => format!("IP:{ip}"),
+        Some(ServerHost::Name(name)) => format!("DNS:{name}"),
+        None => "DNS:localhost".to_owned(),
+    };
+    vec![
+        Remedy::cuts(
+            "Give the server a certificate of its own that is no authority's (CA:FALSE), then restart it with it; clients trust this one by --tls-ca",
+        )
+        .run(format!(
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=turn -addext subjectAltName={name} -addext basicConstraints=critical,CA:FALSE -keyout turn.key -out turn.pem"
+        )),
+        Remedy::cuts(
+            "Or keep the authority and have it sign a certificate for the server, with CA:FALSE: the server shows that one, and clients trust the authority by --tls-ca",
+        ),
+    ]
 }
 
 /// A certificate of a TURN server that this side refuses: the server, what TLS said, and the event.
@@ -81,6 +115,9 @@ pub(crate) fn in_words(detail: &str) -> String {
         "certificate expired" => "the certificate expired, or this host's clock is ahead".to_owned(),
         "certificate not valid yet" => "the certificate is not valid yet, or this host's clock is behind".to_owned(),
         "UnknownIssuer" => "nobody whom this host trusts signed the certificate (UnknownIssuer)".to_owned(),
+        other if is_authority(other) => {
+            "the certificate is an authority's (CA:TRUE), which is no server's own (CaUsedAsEndEntity)".to_owned()
+        }
         other => other.to_owned(),
     }
 }
@@ -101,6 +138,8 @@ mod tests {
         assert_eq!(in_words(expired), "the certificate expired, or this host's clock is ahead");
         let early = "invalid peer certificate: certificate not valid yet: verification time 1 (UNIX), but …";
         assert_eq!(in_words(early), "the certificate is not valid yet, or this host's clock is behind");
+        let authority = "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))";
+        assert!(in_words(authority).starts_with("the certificate is an authority's (CA:TRUE)"));
         assert!(in_words("invalid peer certificate: UnknownIssuer").contains("UnknownIssuer"));
         assert_eq!(in_words("Connection refused (os error 111)"), "Connection refused (os error 111)");
     }
