@@ -1,6 +1,7 @@
 //! The account, from hand-made sessions: what both sides' recordings say when a chain breaks at each step.
 
 mod a_host_alone;
+mod advice;
 mod asked_plainly;
 mod at_the_device;
 mod between;

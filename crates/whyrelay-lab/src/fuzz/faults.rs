@@ -313,6 +313,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "stun-only-rejecting",
         findings: &["checks-rejected-on-the-way", "udp-only-to-servers"],
+        culprit: Culprit::Anybody,
         piece: "[router.office%]\npreset = \"corporate-stun-only\"\nreject = true\n[host.SELF]\nbehind = \"office%\"\n[host.OTHER]\nbehind = \"home-router\"\n",
         shows: Shows::TowardsRelay,
         ..NETWORK

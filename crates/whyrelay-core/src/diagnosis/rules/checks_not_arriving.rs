@@ -105,7 +105,7 @@ fn lost(session: &Session<'_>, family: Option<Family>, blind: bool) -> Option<Fa
     let mut summary = summary;
     let (mut blame, mut advice, mut hops) = (Blame::Path, Vec::new(), Vec::new());
     for (from, remote, ..) in &lost {
-        let Some(reached) = reached(session, *from) else { continue };
+        let Some(reached) = reached(session, *from, family) else { continue };
         summary.push_str(&how_far(session, *from, &reached));
         match reached {
             Reached::Hop { seq, .. } => hops.push(seq),

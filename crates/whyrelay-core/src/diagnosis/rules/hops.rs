@@ -33,21 +33,26 @@ pub(super) enum Reached {
     },
 }
 
-/// How far packets of a side come. `None`: nobody tried, or no router tells at all.
-pub(super) fn reached(session: &Session<'_>, vantage: Vantage) -> Option<Reached> {
+/// How far packets of a side come, of one address family or of any. `None`: nobody tried, or no router tells at all.
+pub(super) fn reached(session: &Session<'_>, vantage: Vantage, family: Option<Family>) -> Option<Reached> {
     let side = session.evidence.side(vantage);
-    let hops: Vec<_> = hops(side).filter(|(.., probe)| !side.known.is_server(probe.remote)).collect();
+    let hops: Vec<_> =
+        hops(side).filter(|(.., probe)| !side.known.is_server(probe.remote) && is_of(probe, family)).collect();
     if let Some(&(ttl, router, seq, _)) = hops.iter().max_by_key(|(ttl, ..)| *ttl) {
         // Behind a router of the Internet private addresses are whoever's.
         let outside = |(other, address, ..): &(u8, IpAddr, u64, &Probe)| *other < ttl && !is_inside(*address);
         let of = whose(session, vantage, router).filter(|owner| *owner != vantage || !hops.iter().any(outside));
         return Some(Reached::Hop { ttl, router, seq, of });
     }
-    nowhere(session, vantage)
+    nowhere(session, vantage, family)
+}
+
+fn is_of(probe: &Probe, family: Option<Family>) -> bool {
+    family.is_none_or(|family| Family::of(probe.remote.ip()) == family)
 }
 
 /// The first router tells of packets for a server that end there, and of none for the peer.
-fn nowhere(session: &Session<'_>, vantage: Vantage) -> Option<Reached> {
+fn nowhere(session: &Session<'_>, vantage: Vantage, family: Option<Family>) -> Option<Reached> {
     let side = session.evidence.side(vantage);
     let first = |probe: &Probe| probe.aim == ProbeAim::TimeToLive { ttl: 1 };
     let silent = side.host.probes.iter().find(|taken| {

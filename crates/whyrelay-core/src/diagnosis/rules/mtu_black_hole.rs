@@ -99,27 +99,35 @@ fn measured(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         });
         let text = format!(
             "Packets of {passes} bytes from {here} to {remote} are answered and packets of {smallest} bytes are not{one_way}{}",
-            toward_server(side, here, smallest)
+            toward_server(side, peer, here, smallest)
         );
         let advice = vec![lower(session, vantage, lost.local.ip(), passes), Remedy { effect: ICMP.effect, ..Remedy::safe(ICMP.text) }];
         Fault { advice, advice_is_all: true, ..fault(session, vantage, text, lost.evidence) }
     })
 }
 
-/// What a large TCP segment to the signaling server says of where the large packets of a side get lost.
-fn toward_server(side: &SideEvidence, here: &str, smallest: u16) -> String {
-    let segments = side.host.probes_with(|aim| matches!(aim, ProbeAim::Segment { .. }));
-    let mut told = segments.filter_map(|probe| match (&probe.fact.aim, &probe.fact.result) {
-        (ProbeAim::Segment { length }, ProbeOutcome::Answered { .. }) if *length >= smallest => Some(true),
-        (ProbeAim::Segment { .. }, ProbeOutcome::Silent) => Some(false),
-        _ => None,
-    });
-    match told.next() {
-        Some(true) => format!("; as large ones of {here} to the signaling server arrive, so not on the link of {here}"),
-        Some(false) => {
-            format!("; nor do large ones of {here} to the signaling server arrive: it is on the side of {here}")
+/// What large TCP segments to the signaling server say of where the large packets of a side get lost.
+fn toward_server(side: &SideEvidence, peer: &SideEvidence, here: &str, smallest: u16) -> String {
+    let arrive = |side: &SideEvidence| {
+        let segments = side.host.probes_with(|aim| matches!(aim, ProbeAim::Segment { .. }));
+        let mut told = segments.filter_map(|probe| match (&probe.fact.aim, &probe.fact.result) {
+            (ProbeAim::Segment { length }, ProbeOutcome::Answered { .. }) if *length >= smallest => Some(true),
+            (ProbeAim::Segment { .. }, ProbeOutcome::Silent) => Some(false),
+            _ => None,
+        });
+        told.next()
+    };
+    match (arrive(side), arrive(peer)) {
+        (Some(true), _) => {
+            format!("; large ones of {here} to the signaling server arrive, so it is not the link of {here}")
         }
-        None => String::new(),
+        // Else it may be the server's own link.
+        (Some(false), Some(true)) => {
+            format!(
+                "; nor do large ones of {here} to the signaling server arrive, and the other side's do: it is on the side of {here}"
+            )
+        }
+        _ => String::new(),
     }
 }
 
