@@ -216,6 +216,41 @@ fn a_forward_lets_everyone_in_and_goes_both_ways() {
     assert_eq!(nat.outbound(START, address("10.0.0.9:7000"), stranger).map(|e| e.port() == 7000), Some(false));
 }
 
+/// Measured with masquerade and a dnat rule of Linux 6: rules translate what begins, and a flow stays as it began.
+#[test]
+fn a_forward_has_what_begins_and_not_the_flow_that_another_host_has() {
+    let (own, forwarded, outside) =
+        (address("10.0.0.2:40000"), address("10.0.0.3:40000"), address("203.0.113.1:40000"));
+    let (server, early, later) = (address("198.51.100.1:3478"), address("198.51.100.2:1"), address("198.51.100.3:1"));
+    let mut nat = table(Behavior::linux(Unsolicited::Dropped)).with_forward(outside, forwarded);
+    assert_eq!(nat.outbound(START, own, server), Some(outside), "nothing came there yet");
+    assert_eq!(nat.inbound(START, server, outside), Some(own), "its own flow's answer");
+    assert_eq!(nat.inbound(START, early, outside), Some(forwarded));
+    // Each has another port toward the one where the other was first.
+    assert_ne!(nat.outbound(START, own, early).unwrap(), outside);
+    assert_eq!(nat.outbound(START, forwarded, early), Some(outside));
+    assert_ne!(nat.outbound(START, forwarded, server).unwrap(), outside);
+    assert_eq!(nat.inbound(START, server, outside), Some(own), "it is still its own");
+    assert_eq!(nat.outbound(START, forwarded, later), Some(outside));
+    // A flow that a forward began outlasts it, and ends as others do.
+    nat.forward(outside, None);
+    assert_eq!(nat.inbound(seconds(60), later, outside), Some(forwarded));
+    assert_eq!(nat.inbound(seconds(300), later, outside), None);
+    assert!(nat.is_empty());
+}
+
+/// The table has no room for the flow.
+#[test]
+fn a_full_table_lets_nothing_new_in_by_a_forward() {
+    let (inside, outside) = (address("10.0.0.2:5000"), address("203.0.113.1:7000"));
+    let (one, two) = (address("198.51.100.1:1"), address("198.51.100.2:1"));
+    let mut nat = table(eim()).with_forward(outside, inside).with_capacity(1);
+    assert_eq!(nat.inbound(START, one, outside), Some(inside));
+    assert_eq!(nat.inbound(START, two, outside), None);
+    assert_eq!(nat.inbound(START, one, outside), Some(inside));
+    assert_eq!(nat.holders(outside.ip()).collect::<Vec<_>>(), [(7000, inside)]);
+}
+
 #[test]
 fn families_do_not_mix() {
     let mut nat = table(eim());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use whyrelay_core::engine::port_mapping::router::{MappingRouter, RouterConfig};
+use whyrelay_core::nat::table::Table;
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::wire::portmap;
 
@@ -74,6 +75,15 @@ impl Mappings {
     /// Whether it has an HTTP server.
     pub(crate) const fn serves_http(&self) -> bool {
         self.config.upnp.is_some()
+    }
+
+    /// Which of its ports outside the NAT has given out, to which inside endpoints.
+    pub(crate) fn hold(&mut self, table: &Table) {
+        let held = table.holders(self.config.external.into());
+        self.router.hold(held.filter_map(|(port, internal)| match internal {
+            SocketAddr::V4(internal) => Some((port, internal)),
+            SocketAddr::V6(_) => None,
+        }));
     }
 
     /// A datagram from inside to one of its own ports: the answer, from the same port.

@@ -118,7 +118,8 @@ impl Table {
         self
     }
 
-    /// Forwards everything to an external endpoint to an internal one, which also sends from there.
+    /// Forwards to an internal endpoint, which also sends from there, what comes to an external one, but for the flows
+    /// that others have there: as Linux, which translates a flow as it began.
     #[must_use]
     pub fn with_forward(mut self, external: SocketAddr, internal: SocketAddr) -> Self {
         self.forwards.insert(external, internal);
@@ -147,7 +148,13 @@ impl Table {
     /// A packet from the outside: the internal address that it goes to. `None`: it is not let in.
     pub fn inbound(&mut self, now: Timestamp, source: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
         self.sweep(now);
-        let internal = self.admit(source, destination);
+        let internal = match self.owners.get(&(destination, source)) {
+            Some(internal) => Some(*internal),
+            None => match self.forwards.get(&destination).copied() {
+                Some(internal) => return self.enter(now, internal, source, destination),
+                None => self.admit(source, destination),
+            },
+        };
         match internal {
             Some(internal) if self.behavior.refresh == Refresh::Both => {
                 self.refresh(now, internal, source, destination)
@@ -197,6 +204,15 @@ impl Table {
         self.flows.get(&(internal, destination)).map(|flow| flow.external)
     }
 
+    /// The ports of an external address that bindings and flows have, each with the internal endpoint it is for; under
+    /// overloading one port may be there for several.
+    pub fn holders(&self, external: IpAddr) -> impl Iterator<Item = (u16, SocketAddr)> + '_ {
+        let bindings = self.bindings.iter().map(|((internal, _), binding)| (binding.external, *internal));
+        let flows = self.flows.iter().map(|((internal, _), flow)| (flow.external, *internal));
+        let here = bindings.chain(flows).filter(move |(held, _)| held.ip() == external);
+        here.map(|(held, internal)| (held.port(), internal))
+    }
+
     /// How many flows it holds, live or not yet swept.
     pub fn len(&self) -> usize {
         self.flows.len()
@@ -231,6 +247,10 @@ impl Table {
             return None;
         }
         let external = match self.fixed(internal) {
+            // Another host has this flow already.
+            Some(external) if self.forwards.contains_key(&external) && self.is_taken(external, destination) => {
+                self.random_port(external.ip(), destination)?
+            }
             Some(external) => external,
             None => {
                 let binding = match self.bindings.get_mut(&(internal, scope)) {
@@ -252,21 +272,39 @@ impl Table {
                 }
             }
         };
+        self.begin(now, internal, destination, external);
+        Some(external)
+    }
+
+    /// A packet from outside to a forwarded endpoint begins a flow there: what answers it leaves from that endpoint, and
+    /// nobody else has the same flow.
+    fn enter(
+        &mut self,
+        now: Timestamp,
+        internal: SocketAddr,
+        source: SocketAddr,
+        external: SocketAddr,
+    ) -> Option<SocketAddr> {
+        // What the internal endpoint sends there leaves from elsewhere already.
+        let goes_elsewhere = self.flows.contains_key(&(internal, source));
+        if !goes_elsewhere {
+            if self.flows.len() >= self.capacity {
+                return None;
+            }
+            self.begin(now, internal, source, external);
+        }
+        Some(internal)
+    }
+
+    fn begin(&mut self, now: Timestamp, internal: SocketAddr, destination: SocketAddr, external: SocketAddr) {
         self.flows.insert((internal, destination), Flow { external, refreshed: now });
         self.owners.insert((external, destination), internal);
         self.ends(now + self.behavior.lifetime);
         *self.used.entry(external).or_default() += 1;
-        Some(external)
     }
 
-    /// The internal endpoint that a packet from outside is let in to.
+    /// The internal endpoint that the filter lets a packet from outside in to, which is of no flow.
     fn admit(&self, source: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
-        if let Some(internal) = self.forwards.get(&destination) {
-            return Some(*internal);
-        }
-        if let Some(internal) = self.owners.get(&(destination, source)) {
-            return Some(*internal);
-        }
         let candidates = self.internals(destination);
         let mut candidates = candidates.into_iter();
         match self.behavior.filtering {
@@ -349,7 +387,8 @@ impl Table {
         match self.behavior.ports {
             PortAllocation::Preserving => {
                 let same = SocketAddr::new(address, internal.port());
-                // Under overloading only the place of this one flow can be taken, which its caller sees.
+                // Under overloading only the place of this one flow can be taken, which its caller sees; a forwarded
+                // port is nobody's as long as nothing comes to it (Linux translates by rules what begins only).
                 let free = self.behavior.overloading || self.is_free(same, destination);
                 if free { Some(same) } else { self.random_port(address, destination) }
             }

@@ -286,3 +286,35 @@ fn what_virtual_time_does_not_honor_is_refused() {
     let unfit: Vec<_> = all().into_iter().filter(|s| cannot_virtually(&s.topology).is_some()).map(|s| s.name).collect();
     assert!(unfit.is_empty(), "virtual time does not run all of the scenarios: {unfit:?}");
 }
+
+/// As between namespaces: who has a flow keeps it, though its port is forwarded to somebody else, who gets what begins.
+#[test]
+fn a_forwarded_port_takes_no_flow_from_who_has_it() {
+    let text = "title = \"t\"\n[router.r]\nforward = [{ port = 40000, to = \"c\" }]\n[host.a]\nbehind = \"r\"\n\
+                [host.c]\nbehind = \"r\"\n[host.b]\nbehind = \"home-router\"\n[expect]\npath = \"relayed\"\n\
+                expected = \"direct\"\n[[expect.finding]]\nname = \"port-taken-by-early-packet\"\nfirst = true\n";
+    let scenario = Scenario::parse("test", text).unwrap_or_else(|error| panic!("{error}"));
+    let verdict = judge(&scenario.topology, &run_virtual(&scenario.topology));
+    assert!(verdict.problems.is_empty(), "{:?}", verdict.problems);
+}
+
+/// Else both hosts had one address outside.
+#[test]
+fn a_router_maps_no_port_that_another_host_has_outside() {
+    let text = "title = \"t\"\n[router.r]\nport-mapping = [\"pcp\"]\noverloading = false\n\
+                [host.a]\nbehind = \"r\"\nsession = { port = 40000, map-port = true, starts = \"1s\" }\n\
+                [host.b]\nbehind = \"r\"\nsession.port = 40000\n[expect]\npath = \"direct\"\n";
+    let scenario = Scenario::parse("test", text).unwrap_or_else(|error| panic!("{error}"));
+    let reflexive = |side: Vantage| -> BTreeSet<String> {
+        let events = run_virtual(&scenario.topology).events.into_iter().filter(move |event| event.vantage == side);
+        let candidates = events.filter_map(|event| match event.kind {
+            EventKind::LocalCandidate { candidate, .. } => Some(candidate),
+            _ => None,
+        });
+        let reflexive = candidates.filter(|candidate| candidate.kind == CandidateType::ServerReflexive);
+        reflexive.map(|candidate| candidate.address.to_string()).collect()
+    };
+    let (a, b) = (reflexive(Vantage::A), reflexive(Vantage::B));
+    assert!(b.contains("203.0.113.10:40000"), "{b:?}");
+    assert!(!a.is_empty() && a.is_disjoint(&b), "{a:?} {b:?}");
+}

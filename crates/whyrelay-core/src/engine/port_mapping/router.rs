@@ -2,7 +2,7 @@
 //! forwards by them. It maps UDP and refuses TCP, each protocol by its own error (RFC 6886 §3.5, RFC 6887 §7.4, UPnP
 //! Device Architecture 1.1 §3.2.2): what a laboratory's peers listen at is UDP.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
@@ -62,12 +62,20 @@ pub struct MappingRouter {
     config: RouterConfig,
     started: Timestamp,
     mappings: BTreeMap<u16, Mapping>,
+    /// Outside ports that the NAT has given out, with the inside endpoints that have them.
+    held: BTreeSet<(u16, SocketAddrV4)>,
 }
 
 impl MappingRouter {
     /// A router without mappings.
     pub const fn new(now: Timestamp, config: RouterConfig) -> Self {
-        Self { config, started: now, mappings: BTreeMap::new() }
+        Self { config, started: now, mappings: BTreeMap::new(), held: BTreeSet::new() }
+    }
+
+    /// Which ports of the external address the NAT has given out, and to which inside endpoints: they are mapped to nobody
+    /// else (RFC 6887 §11.3 leaves the choice of the port to the server). It holds until it is told again.
+    pub fn hold(&mut self, held: impl IntoIterator<Item = (u16, SocketAddrV4)>) {
+        self.held = held.into_iter().collect();
     }
 
     /// A datagram from inside to [`portmap::PORT`] or to SSDP's port, at the router or the group: the answer, from the
@@ -242,6 +250,9 @@ impl MappingRouter {
                 }
                 match self.mappings.get(&external_port) {
                     Some(kept) if kept.internal != internal => return Err((Fault::CONFLICT, "ConflictInMappingEntry")),
+                    None if !self.is_free(external_port, internal) => {
+                        return Err((Fault::CONFLICT, "ConflictInMappingEntry"));
+                    }
                     None if self.mappings.len() >= MAX_MAPPINGS => return Err((501, "Action Failed")),
                     _ => {}
                 }
@@ -274,11 +285,18 @@ impl MappingRouter {
             None if self.mappings.len() >= MAX_MAPPINGS => return None,
             None => {
                 let first = if suggested < 1024 { internal.port().max(1024) } else { suggested };
-                (first..=u16::MAX).chain(1024..first).find(|port| !self.mappings.contains_key(port))?
+                (first..=u16::MAX).chain(1024..first).find(|port| self.is_free(*port, internal))?
             }
         };
         self.mappings.insert(port, Mapping { internal, ends, nonce });
         Some(port)
+    }
+
+    /// Whether a port outside can be mapped to an inside endpoint: it is not mapped, and the NAT gave it to nobody else.
+    fn is_free(&self, port: u16, internal: SocketAddrV4) -> bool {
+        let first = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let mut held = self.held.range((port, first)..).take_while(|(held, _)| *held == port);
+        !self.mappings.contains_key(&port) && held.all(|(_, own)| *own == internal)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The client against our own router in virtual time, and against answers that no router should give.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::router::{MappingRouter, RouterConfig};
 use super::{ExchangeId, Input, LEASE, Output, PortMapper, REPEATS};
@@ -411,6 +411,25 @@ fn somebody_elses_mapping_is_not_changed_and_many_are_refused() {
     let translated = SocketAddr::from(([10, 0, 0, 9], 4000));
     let answer = router.datagram(START, translated, portmap::PORT, &ask(1, 5000, 60)).unwrap();
     assert_eq!(pcp::Response::decode(&answer).unwrap().result, pcp::ResultCode::ADDRESS_MISMATCH);
+}
+
+/// Else two hosts would have one address outside.
+#[test]
+fn a_port_that_the_nat_gave_to_another_host_is_mapped_to_nobody_else() {
+    let (other, held) = (SocketAddrV4::new(Ipv4Addr::new(192, 168, 1, 77), 4000), [4000, 4001]);
+    for config in routers() {
+        let mut world = World::new(config);
+        world.router.hold(held.map(|port| (port, other)).into_iter().chain([(4002, SocketAddrV4::new(HOST, 4000))]));
+        assert_eq!(world.run(), Output::Discovered);
+        world.client.handle_input(world.now, Input::Map { internal_port: 4000 });
+        let mapped = match world.run() {
+            Output::Mapped { external_port, .. } => external_port,
+            other => panic!("{config:?}: {other:?}"),
+        };
+        // UPnP alone has no port of the router's choice; its client asks for others.
+        assert!(!held.contains(&mapped), "{config:?}: {mapped}");
+        assert!(mapped == 4002 || config.upnp.is_some(), "{config:?}: {mapped}");
+    }
 }
 
 /// RFC 6887 §7.4, RFC 6886 §3.5, UPnP Device Architecture 1.1 §3.2.2.

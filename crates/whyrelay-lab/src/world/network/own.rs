@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use whyrelay_core::time::Timestamp;
 
-use super::{About, HostId, Network, Packet, Place, Router, RouterId};
+use super::{About, Gate, HostId, Network, Packet, Place, Router, RouterId};
 use crate::port_mapping::HTTP_PORT;
 
 impl Network {
@@ -16,7 +16,7 @@ impl Network {
 
     /// A packet from inside to the router itself: only a port mapping service answers there.
     pub(super) fn answer(&mut self, now: Timestamp, id: RouterId, packet: Packet) -> Vec<(Timestamp, Place, Packet)> {
-        let Router { inside, extras, .. } = &mut self.routers[id.0];
+        let Router { inside, extras, ipv4, .. } = &mut self.routers[id.0];
         let (inside, to) = (*inside, packet.destination);
         if packet.wrong_checksum {
             return Vec::new();
@@ -28,6 +28,9 @@ impl Network {
             return Vec::new();
         };
         let own = SocketAddr::new(mappings.internal().into(), to.port());
+        if let Gate::Table(table) = ipv4 {
+            mappings.hold(table);
+        }
         let answer = mappings.datagram(now, packet.source, to.port(), &packet.bytes);
         let answer = answer.map(|bytes| (now, Place::On(inside, false), Packet::new(own, packet.source, bytes)));
         answer.into_iter().collect()
@@ -53,7 +56,11 @@ impl Network {
         to: SocketAddr,
         request: &[u8],
     ) -> Option<Vec<u8>> {
-        let mappings = self.routers[router].extras.mappings.as_mut()?;
+        let Router { extras, ipv4, .. } = &mut self.routers[router];
+        let mappings = extras.mappings.as_mut()?;
+        if let Gate::Table(table) = ipv4 {
+            mappings.hold(table);
+        }
         let listens = mappings.serves_http() && to == SocketAddr::new(mappings.internal().into(), HTTP_PORT);
         // A whole request comes at once, so that none needs more bytes.
         listens.then(|| mappings.http(now, source, request).unwrap_or_default())
