@@ -5,8 +5,11 @@ use std::net::IpAddr;
 
 use super::error::Wrong;
 use super::layout::ON_THE_INTERNET;
-use super::topology::{Host, INTERNET, Route, Rule, Topology, Translation};
+use super::topology::{Host, INTERNET, Link, Route, Rule, Topology, Translation};
 use super::value::Cidr;
+
+/// Most copies of one packet that arrive from one peer at the other: four links that double everything.
+const MOST_COPIES: f64 = 16.0;
 
 pub(super) fn check(topology: &Topology) -> Result<(), Wrong> {
     if let Some(host) = topology.hosts.iter().find(|host| topology.routers.iter().any(|it| it.name == host.name)) {
@@ -22,6 +25,7 @@ pub(super) fn check(topology: &Topology) -> Result<(), Wrong> {
         return Err(Wrong::new(format!("host.{}.ipv4", host.name), "this host has no address", hint));
     }
     forwards(topology)?;
+    duplicates(topology)?;
     topology.hosts.iter().try_for_each(routes)
 }
 
@@ -110,6 +114,32 @@ fn is_edge(network: Cidr, address: IpAddr) -> bool {
     let hosts = u32::MAX.checked_shr(u32::from(network.prefix)).unwrap_or(0);
     let number = u32::from(address) - u32::from(first);
     number == 0 || number == hosts
+}
+
+/// Of one packet a few copies arrive: whoever gets them answers each, and of each answer as many come back.
+fn duplicates(topology: &Topology) -> Result<(), Wrong> {
+    let times = |link: &Link| 1.0 + f64::from(link.duplication) / 10_000.0;
+    let of_way = |segment: Option<usize>| {
+        let routers = segment.map(|segment| topology.way_out(segment)).unwrap_or_default();
+        routers.into_iter().map(|router| times(&router.link)).product::<f64>()
+    };
+    let of_host = |host: &Host| {
+        let ways = host.interfaces.iter().map(|own| times(&own.link) * of_way(own.segment));
+        ways.fold(1.0, f64::max)
+    };
+    let peers = &topology.hosts[..topology.sessions.len()];
+    // The longest way is by a relay: to the server and from it again.
+    let copies = peers.iter().map(of_host).product::<f64>() * times(&topology.server.link).powi(2);
+    if copies > MOST_COPIES {
+        let worst = peers.iter().max_by(|one, other| of_host(one).total_cmp(&of_host(other)));
+        let key = format!("host.{}", worst.map_or("a", |host| host.name.as_str()));
+        let problem = format!(
+            "links on the ways of the peers double packets: of one up to {copies:.0} arrive, and more than \
+                     {MOST_COPIES:.0} nobody answers"
+        );
+        return Err(Wrong::new(key, problem, "let fewer links `duplicate`, or less of what they carry"));
+    }
+    Ok(())
 }
 
 /// A forward leads to a host that its router reaches, and each outside port to one.

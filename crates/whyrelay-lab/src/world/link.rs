@@ -14,6 +14,10 @@ const HEADERS: [usize; 2] = [28, 48];
 /// How long a queue in front of a link with a rate may become; what comes later is dropped.
 const LONGEST_QUEUE: Duration = Duration::from_secs(1);
 
+/// How many packets may be under way on one link and in one direction; what comes then is dropped. As many as the cables
+/// of the namespaces hold.
+pub(super) const MOST_UNDER_WAY: usize = 10_000;
+
 /// How long a scenario's links hold back a packet that is to be overtaken: by whatever follows within a few packets.
 const HELD: Duration = Duration::from_millis(30);
 

@@ -8,7 +8,8 @@ mod egress;
 mod invalid;
 mod own;
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 
 use whyrelay_core::nat::table::Table;
@@ -25,7 +26,7 @@ pub use egress::Egress;
 pub(super) use invalid::Invalid;
 
 use super::kernel::Kernel;
-use super::link::{Link, LinkState, size_of};
+use super::link::{Link, LinkState, MOST_UNDER_WAY, size_of};
 
 /// The TTL that hosts give their packets (net.ipv4.ip_default_ttl).
 pub(super) const USUAL_TTL: u8 = 64;
@@ -220,6 +221,8 @@ pub(super) struct Network {
     routers: Vec<Router>,
     segments: Vec<Segment>,
     states: BTreeMap<Way, LinkState>,
+    /// When packets arrive that are under way.
+    under_way: BTreeMap<Way, BinaryHeap<Reverse<Timestamp>>>,
     random: Random,
     /// For the jitter of connections alone, so that a world in which there is none draws the same.
     luck: Random,
@@ -236,6 +239,7 @@ impl Network {
             routers: Vec::new(),
             segments: vec![Segment::default()],
             states: BTreeMap::new(),
+            under_way: BTreeMap::new(),
             random,
             luck: Random::from_number(!seed),
             complaints: Vec::new(),
@@ -448,7 +452,19 @@ impl Network {
         let mut forgotten = LinkState::default();
         let state = if link.remembers() { self.states.entry(way).or_default() } else { &mut forgotten };
         let copies = link.pass(now, state, &mut self.random, size);
-        copies.map(|later| (now + later, to, packet.clone())).collect()
+        // What arrives at this very moment still counts: it may be doubled again before time goes on.
+        let under_way = self.under_way.entry(way).or_default();
+        while under_way.peek().is_some_and(|Reverse(arrives)| *arrives < now) {
+            under_way.pop();
+        }
+        let mut moved = Vec::new();
+        for arrives in copies.map(|later| now + later) {
+            if under_way.len() < MOST_UNDER_WAY {
+                under_way.push(Reverse(arrives));
+                moved.push((arrives, to, packet.clone()));
+            }
+        }
+        moved
     }
 
     fn find(

@@ -98,10 +98,18 @@ fn what_cannot_be_is_refused_by_its_key() {
     let forwards = |second: &str| {
         format!("[router.r]\n[[router.r.forward]]\nport = 40000\nto = \"x\"\n{second}[host.x]\nbehind = \"r\"\n")
     };
+    let doubling: String = (0..5)
+        .map(|n| {
+            let outside = if n == 0 { "internet".to_owned() } else { format!("d{}", n - 1) };
+            format!("[router.d{n}]\noutside = \"{outside}\"\nlink = {{ duplicate = 100 }}\n")
+        })
+        .collect();
+    let doubling = format!("behind = \"d4\"\n{doubling}");
     let route = |keys: &str| format!("[[host.a.route]]\nto = \"peer\"\ndev = \"eth0\"\n{keys}");
     for (piece, parts) in [
         ("[router.x]\n[host.x]\n", &["host.x", "router has this name"][..]),
         ("[host.y]\nbehind = \"home-router\"\n[host.y-home-router]\n", &["host.y-home-router", "router"]),
+        (&doubling, &["host.a", "of one up to 32 arrive", "`duplicate`"]),
         (&overfull, &["no address is left", "10.0.0.0/29", "inside"]),
         (&crowded, &["router.r", "203.0.113.110", "addresses"]),
         ("[router.r]\naddresses = 0\n", &["router.r.addresses", "1 to 32"]),

@@ -1,9 +1,16 @@
 //! Routers count hops, and say where a packet died, to whoever sent it; and what they do to the ports of single packets.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use super::{About, Packet, Place, USUAL_TTL};
+use whyrelay_core::nat::behavior::{Behavior, FilteringBehavior, MappingBehavior};
+use whyrelay_core::nat::table::Table;
+use whyrelay_core::random::Random;
+
+use super::{About, Egress, Gate, Network, Packet, Place, RouterExtras, USUAL_TTL};
 use crate::scenario::Scenario;
+use crate::world::link::{Link, MOST_UNDER_WAY};
+use crate::world::queue::Queue;
 use crate::world::{START, from_topology};
 
 /// Where the packet of a host behind two NATs dies and who says so; `None`: it arrives, or nobody says anything.
@@ -112,6 +119,40 @@ fn a_stateless_filter_stands_in_front_of_a_nat_and_knows_its_ports_outside() {
         let back = carried(Place::From(far), server, mapped).map(|packet| packet.destination);
         assert_eq!(back, comes_back.then_some(own), "{mapped}");
     }
+}
+
+/// Each link doubles what comes: without a bound there would be a thousand million of them.
+#[test]
+fn a_link_holds_so_many_packets_and_drops_the_rest() {
+    let link = Link { duplication: 10_000, ..Link::with_delay(Duration::from_millis(1)) };
+    let mut network = Network::new(Random::from_number(1), 1);
+    let mut outside = Network::INTERNET;
+    let far = network.add_host(outside, vec![[203, 0, 113, 9].into()], link);
+    for number in 0..20_u8 {
+        let inside = network.add_segment(false);
+        let behavior = Behavior::new(MappingBehavior::EndpointIndependent, FilteringBehavior::EndpointIndependent);
+        let table = Table::new(behavior, vec![[10, number, 0, 1].into()], Random::from_number(2));
+        let gates = (Gate::Table(Box::new(table)), Gate::Closed, Gate::Closed);
+        network.add_router(inside, outside, gates, Egress::Everything, link, RouterExtras::default());
+        outside = inside;
+    }
+    let near = network.add_host(outside, vec![[10, 99, 0, 2].into()], link);
+    let packet = Packet::new(([10, 99, 0, 2], 7).into(), ([203, 0, 113, 9], 7).into(), vec![0; 20]);
+    let mut queue = Queue::new();
+    queue.push(START, (Place::From(near), packet));
+    let (mut arrived, mut steps) = (0, 0);
+    while let Some((now, (place, packet))) = queue.pop() {
+        steps += 1;
+        arrived += usize::from(matches!(place, Place::At(host, 0) if host == far));
+        if !matches!(place, Place::At(..)) {
+            network
+                .step(now, place, packet)
+                .into_iter()
+                .for_each(|(at, place, packet)| queue.push(at, (place, packet)));
+        }
+    }
+    assert_eq!(arrived, MOST_UNDER_WAY);
+    assert!(steps < 50 * MOST_UNDER_WAY, "{steps}");
 }
 
 /// What Linux's connection tracking calls invalid it neither translates nor remembers; whoever else translates leaves a wrong
