@@ -13,9 +13,9 @@ use whyrelay_core::nat::behavior::{FilteringBehavior, MappingBehavior, PortAlloc
 use whyrelay_core::random::Random;
 
 use crate::predict::First;
-use crate::scenario::Scenario;
 use crate::scenario::file::{File, Host, Link, OneOrMany, Router, WorldKind};
 use crate::scenario::value::Span;
+use crate::scenario::{LARGEST_SEED, Scenario};
 
 pub use fault::{Culprit, Fault, Hides, Leaves, Shows};
 pub use faults::{DECOYS, FAULTS};
@@ -123,7 +123,9 @@ pub enum Kind {
 /// Makes the world of a seed.
 pub fn generate(seed: u64, kind: Kind) -> World {
     let mut random = Random::from_number(seed);
-    let mut file = File { title: format!("World of seed {seed}"), seed, ..File::default() };
+    // TOML has numbers of 63 bits.
+    let own = seed & LARGEST_SEED;
+    let mut file = File { title: format!("World of seed {seed}"), seed: own, ..File::default() };
     file.worlds = vec![WorldKind::Virtual];
     file.server.ipv6 = false;
     let places = if kind == Kind::Theory { PLACES } else { GOOD_PLACES };

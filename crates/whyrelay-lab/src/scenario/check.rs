@@ -3,6 +3,7 @@
 use whyrelay_core::diagnosis::rules;
 use whyrelay_core::nat::behavior::{FilteringBehavior, PortAllocation};
 
+use super::LARGEST_SEED;
 use super::error::Wrong;
 use super::file::{self, File};
 use super::value::{Span, Span32};
@@ -21,6 +22,10 @@ const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 pub(super) fn check(file: &File) -> Result<(), Wrong> {
     if file.title.chars().any(char::is_control) {
         return Err(Wrong::new("title", "it has control characters", "write one line of plain text"));
+    }
+    if file.seed > LARGEST_SEED {
+        let hint = format!("the largest is {LARGEST_SEED}");
+        return Err(Wrong::new("seed", format!("no file can say {}", file.seed), hint));
     }
     for peer in ["a", "b"] {
         if !file.host.contains_key(peer) {

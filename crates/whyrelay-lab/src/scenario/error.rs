@@ -19,6 +19,15 @@ pub enum ScenarioError {
         #[source]
         source: std::io::Error,
     },
+    /// It cannot be written as a file.
+    #[error("writing scenario {name}")]
+    Write {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<toml::ser::Error>,
+    },
     /// The text is no scenario: TOML, keys or values.
     #[error("reading scenario {name}")]
     Syntax {

@@ -23,6 +23,9 @@ pub use topology::Topology;
 
 use crate::words::nearest;
 
+/// The largest seed of a scenario: TOML's integers are signed and have 64 bits.
+pub const LARGEST_SEED: u64 = i64::MAX as u64;
+
 /// The port at which a scenario's server serves STUN and TURN (RFC 8489 §18.6).
 pub(crate) const STUN_PORT: u16 = 3478;
 
@@ -107,9 +110,12 @@ impl Scenario {
     }
 
     /// The file's text, as it would be written.
-    pub fn to_toml(&self) -> String {
-        // A file's content has only what TOML can say.
-        toml::to_string(&self.file).unwrap_or_default()
+    ///
+    /// # Errors
+    /// The file has something that TOML cannot say.
+    pub fn to_toml(&self) -> Result<String, ScenarioError> {
+        let failed = |source| ScenarioError::Write { name: self.name.clone(), source: Box::new(source) };
+        toml::to_string(&self.file).map_err(failed)
     }
 }
 

@@ -6,7 +6,7 @@ use whyrelay_lab::fuzz::{FAULTS, Kind, Leaves, World, generate, shrink_by, try_w
 use whyrelay_lab::run::{Observed, judge, run_virtual};
 use whyrelay_lab::scenario::file::Path;
 use whyrelay_lab::scenario::topology::Translation;
-use whyrelay_lab::scenario::{Scenario, Topology};
+use whyrelay_lab::scenario::{LARGEST_SEED, Scenario, Topology};
 use whyrelay_lab::work;
 
 /// A laboratory with its diagnosis.
@@ -145,7 +145,7 @@ fn the_file_of_a_wrong_world_shows_it_again_and_passes_once_the_fault_is_mended(
                 let context = format!("{fault}, {kind:?}, seed {seed}");
                 let tried = |world: &World| try_world(world, run).unwrap_or_else(|error| panic!("{context}: {error}"));
                 let small = tried(&shrink_by(&generate(seed, *kind), &|world| tried(world).problems));
-                let text = small.scenario.to_toml();
+                let text = small.scenario.to_toml().unwrap_or_else(|error| panic!("{error}"));
                 let again =
                     Scenario::parse("again", &text).unwrap_or_else(|error| panic!("{context}: {error}\n{text}"));
                 assert!(!small.problems.is_empty(), "{context}: it is right\n{text}");
@@ -155,5 +155,20 @@ fn the_file_of_a_wrong_world_shows_it_again_and_passes_once_the_fault_is_mended(
                 assert_eq!(mended, [""; 0], "{context}: still wrong\n{text}");
             }
         }
+    }
+}
+
+/// TOML has no integers above 2^63: faults are planted all the same, and what is printed can be read.
+#[test]
+fn worlds_of_large_seeds_have_their_faults_and_can_be_written() {
+    for seed in [1 << 63, u64::MAX, LARGEST_SEED] {
+        let world = generate(seed, Kind::Faults(1));
+        assert_eq!(world.planted.len(), 1, "{seed}");
+        let mut scenario = Scenario::of("fuzz", world.file).unwrap_or_else(|error| panic!("{error}"));
+        let text = scenario.to_toml().unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(Scenario::parse("fuzz", &text).ok().as_ref(), Some(&scenario), "{text}");
+        scenario.file.seed = 1 << 63;
+        let said = Scenario::of("fuzz", scenario.file).map_err(|error| error.to_string());
+        assert!(said.is_err_and(|said| said.contains("seed") && said.contains("9223372036854775807")));
     }
 }

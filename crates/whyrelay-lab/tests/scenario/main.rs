@@ -28,8 +28,9 @@ fn every_scenario_in_the_program_is_a_file_and_resolves_the_same_after_being_wri
     assert_eq!(files.len(), Scenario::embedded().len());
     for file in files {
         let scenario = Scenario::read(&file).unwrap_or_else(|error| panic!("{error}"));
-        let again = Scenario::parse(&scenario.name, &scenario.to_toml());
-        let again = again.unwrap_or_else(|error| panic!("{}: {error}\n{}", scenario.name, scenario.to_toml()));
+        let written = scenario.to_toml().unwrap_or_else(|error| panic!("{}: {error}", scenario.name));
+        let again = Scenario::parse(&scenario.name, &written);
+        let again = again.unwrap_or_else(|error| panic!("{}: {error}\n{written}", scenario.name));
         assert_eq!(again, scenario);
         assert_eq!(Scenario::find(&scenario.name).ok().as_ref(), Some(&scenario));
     }

@@ -33,6 +33,7 @@ pub struct File {
     #[serde(default = "both_worlds", skip_serializing_if = "is_both_worlds")]
     pub worlds: Vec<WorldKind>,
     /// Everything random in the virtual world comes from it.
+    #[schemars(range(max = crate::scenario::LARGEST_SEED))]
     #[serde(default, skip_serializing_if = "is_default")]
     pub seed: u64,
     /// Routers by name. Each has one network inside, which has the router's name.

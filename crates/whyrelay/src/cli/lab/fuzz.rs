@@ -56,7 +56,7 @@ pub(super) fn run(args: &FuzzArgs) -> anyhow::Result<u8> {
         let small = shrink_by(&generate(*seed, kind), &|world| problems(world).unwrap_or_default());
         let tried = try_world(&small, &run_virtual)?;
         let said = tried.problems.join("; ");
-        let _ = writeln!(text, "\n# seed {seed}, made small: {said}\n{}", tried.scenario.to_toml());
+        let _ = writeln!(text, "\n# seed {seed}, made small: {said}\n{}", tried.scenario.to_toml()?);
     }
     if !wrong.is_empty() {
         text.push_str("\n# save this as FILE; `whyrelay lab run FILE` fails until the fault is fixed\n");
