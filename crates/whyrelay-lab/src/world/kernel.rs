@@ -10,6 +10,7 @@ use whyrelay_core::host::{
     RuleAction, look_up, look_up_from,
 };
 
+use super::network::About;
 use crate::scenario::file::{self, Hook, Protocol, Verdict};
 use crate::scenario::topology::{self, FirewallRule};
 use crate::scenario::value::Cidr;
@@ -60,6 +61,19 @@ pub(super) enum Sent {
     Refused(i32),
     /// `sendto` says no, and an ICMP error of this type and code comes from the host's own address.
     Rejected(i32, (u8, u8)),
+}
+
+/// What the packet filter makes of what a socket sends.
+#[derive(Debug)]
+enum Output {
+    /// It passes, by this route.
+    Passes(AnsweredRoute),
+    /// Gone.
+    Dropped,
+    /// Gone, and an ICMP error says that nobody listens: nft's `reject with icmpx port-unreachable`.
+    Rejected,
+    /// It has another mark now, and by that no route: the errno.
+    NoRoute(i32),
 }
 
 /// What became of an arrival.
@@ -213,7 +227,7 @@ impl Kernel {
             None => self.question(RoutePurpose::Peer, Some(source), to),
         };
         let answer = self.ask(&question);
-        let mut route = match (answer.route, answer.failure) {
+        let route = match (answer.route, answer.failure) {
             (Some(route), _) => route,
             (None, failure) => {
                 let errno = failure.map_or(EINVAL, |failure| failure.errno);
@@ -224,43 +238,25 @@ impl Kernel {
             }
         };
         self.count(if to.is_ipv4() { "Ip.OutRequests" } else { "Ip6.OutRequests" });
+        let discards = if to.is_ipv4() { "Ip.OutDiscards" } else { "Ip6.OutDiscards" };
         if self.host.conntrack_full && !self.connections.contains_key(&(source, to)) {
-            self.count("Ip.OutDiscards");
+            self.count(discards);
             self.count("nf_conntrack.drop");
             return Sent::Refused(EPERM);
         }
-        let mut mark = question.mark;
         let is_new = self.is_new(source, to, true);
-        let device = route.device.clone();
-        let device = device.as_deref();
-        for index in 0..self.host.firewall.len() {
-            let rule = &self.host.firewall[index];
-            if rule.hook != Hook::Output || !matches(rule, source, to, Protocol::Udp, device, mark, is_new) {
-                continue;
+        let route = match self.output(&question, route, source, to, is_new) {
+            Output::Passes(route) => route,
+            Output::Dropped => {
+                self.count(discards);
+                return Sent::Refused(EPERM);
             }
-            self.matched[index] += 1;
-            match rule.verdict {
-                Verdict::Accept => break,
-                Verdict::Drop => {
-                    self.count("Ip.OutDiscards");
-                    return Sent::Refused(EPERM);
-                }
-                Verdict::Reject => {
-                    self.count("Ip.OutDiscards");
-                    self.count("Icmp.OutDestUnreachs");
-                    return Sent::Rejected(EPERM, (3, 3));
-                }
-                Verdict::SetMark => mark = marked(rule, mark),
+            Output::Rejected => {
+                self.count(discards);
+                return Sent::Rejected(EPERM, About::PortUnreachable.icmp(to.is_ipv4()));
             }
-        }
-        if mark != question.mark {
-            // A chain of type route asks again behind its last rule, with the new mark.
-            let again = self.ask(&RouteQuestion { mark, ..question });
-            match again.route {
-                Some(new) => route = new,
-                None => return Sent::Refused(again.failure.map_or(EINVAL, |failure| failure.errno)),
-            }
-        }
+            Output::NoRoute(errno) => return Sent::Refused(errno),
+        };
         self.track(source, to, true);
         match self.leaving(&route) {
             Some(leaving) if self.is_too_big(leaving.interface, to, payload) => Sent::Refused(EMSGSIZE),
@@ -270,6 +266,45 @@ impl Kernel {
                 Sent::Leaves(leaving)
             }
             None => Sent::Refused(EINVAL),
+        }
+    }
+
+    /// The packet filter's say on what a socket sends by a route. With another mark it is routed again behind the last rule, as
+    /// by a chain of type route.
+    fn output(
+        &mut self,
+        question: &RouteQuestion,
+        route: AnsweredRoute,
+        source: SocketAddr,
+        to: SocketAddr,
+        is_new: bool,
+    ) -> Output {
+        let protocol = if question.protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
+        let mut mark = question.mark;
+        let device = route.device.as_deref();
+        for index in 0..self.host.firewall.len() {
+            let rule = &self.host.firewall[index];
+            if rule.hook != Hook::Output || !matches(rule, source, to, protocol, device, mark, is_new) {
+                continue;
+            }
+            self.matched[index] += 1;
+            match rule.verdict {
+                Verdict::Accept => break,
+                Verdict::Drop => return Output::Dropped,
+                Verdict::Reject => {
+                    self.count_icmp_unreachable(to.is_ipv4());
+                    return Output::Rejected;
+                }
+                Verdict::SetMark => mark = marked(rule, mark),
+            }
+        }
+        if mark == question.mark {
+            return Output::Passes(route);
+        }
+        let again = self.ask(&RouteQuestion { mark, ..question.clone() });
+        match again.route {
+            Some(new) => Output::Passes(new),
+            None => Output::NoRoute(again.failure.map_or(EINVAL, |failure| failure.errno)),
         }
     }
 
@@ -293,10 +328,16 @@ impl Kernel {
         let Some(route) = answer.route else {
             return Err(Some(answer.failure.map_or(EINVAL, |failure| failure.errno)));
         };
-        let device = route.device.clone().unwrap_or_default();
-        if self.host.conntrack_full || self.stops(Hook::Output, source, to, &device) {
+        if self.host.conntrack_full {
             return Err(None);
         }
+        let route = match self.output(&question, route, source, to, true) {
+            Output::Passes(route) => route,
+            // Linux sends the first packet again until its time is over, whatever became of it.
+            Output::Dropped | Output::NoRoute(_) => return Err(None),
+            Output::Rejected => return Err(Some(ECONNREFUSED)),
+        };
+        let device = route.device.clone().unwrap_or_default();
         // The answer comes in by the same interface, where rp_filter must take it for the way back.
         let answered = !self.stops(Hook::Prerouting, to, source, &device)
             && (!to.is_ipv4() || self.is_way_back(to, source, &device, 0))
@@ -308,6 +349,7 @@ impl Kernel {
     /// `None`: it does not come about. Nothing is counted, as no packet is sent.
     pub(super) fn plain_connection(&mut self, to: SocketAddr) -> Option<(SocketAddr, Leaving)> {
         let (mark, matched) = (std::mem::take(&mut self.mark), self.matched.clone());
+        let counters = self.counters.clone();
         let question = RouteQuestion { protocol: TCP, ..self.question(RoutePurpose::Server, None, to) };
         let route = self.ask(&question).route;
         let on_device = |device: &str| {
@@ -319,16 +361,15 @@ impl Kernel {
             let source = SocketAddr::new(source, PLAIN_PORT);
             Some((source, self.connect(source, to).ok()?))
         });
-        (self.mark, self.matched) = (mark, matched);
+        (self.mark, self.matched, self.counters) = (mark, matched, counters);
         found
     }
 
-    /// Whether the filter stops the packets of a connection of this host.
+    /// Whether the filter stops what answers a connection of this host.
     fn stops(&mut self, hook: Hook, source: SocketAddr, to: SocketAddr, device: &str) -> bool {
         for (rule, matched) in self.host.firewall.iter().zip(&mut self.matched) {
-            // What answers a connection is not unsolicited; what begins it is.
-            let new = hook == Hook::Output;
-            if rule.hook != hook || !matches(rule, source, to, Protocol::Tcp, Some(device), self.mark, new) {
+            // It is not unsolicited.
+            if rule.hook != hook || !matches(rule, source, to, Protocol::Tcp, Some(device), self.mark, false) {
                 continue;
             }
             *matched += 1;
@@ -385,7 +426,7 @@ impl Kernel {
     /// A neighbor did not answer: the address that the ICMP error comes from.
     pub(super) fn neighbor_failed(&mut self, interface: usize, neighbor: IpAddr) -> Option<IpAddr> {
         self.failed_neighbors.insert((interface, neighbor));
-        self.count("Icmp.OutDestUnreachs");
+        self.count_icmp_unreachable(neighbor.is_ipv4());
         let own = &self.host.interfaces[interface].addresses;
         own.iter().map(|cidr| cidr.address).find(|address| address.is_ipv4() == neighbor.is_ipv4())
     }
@@ -406,6 +447,13 @@ impl Kernel {
 
     pub(super) fn count(&mut self, counter: &str) {
         *self.counters.entry(counter.to_owned()).or_default() += 1;
+    }
+
+    /// An ICMP error of this host. Those of ICMPv6 have counters of their own, which no recording has.
+    fn count_icmp_unreachable(&mut self, ipv4: bool) {
+        if ipv4 {
+            self.count("Icmp.OutDestUnreachs");
+        }
     }
 
     fn leaving(&self, route: &AnsweredRoute) -> Option<Leaving> {
@@ -451,7 +499,7 @@ impl Kernel {
                 Verdict::Accept => return None,
                 Verdict::Drop => return Some(Arrived::Dropped),
                 Verdict::Reject => {
-                    self.count("Icmp.OutDestUnreachs");
+                    self.count_icmp_unreachable(to.is_ipv4());
                     return Some(Arrived::Rejected);
                 }
                 Verdict::SetMark => *mark = marked(rule, *mark),
@@ -614,6 +662,67 @@ mod tests {
         // What answers is never new.
         assert_eq!(sending.receive(0, third, here, false), delivered);
         assert_eq!(sending.send(None, here, third, 1), Sent::Refused(EPERM));
+    }
+
+    /// The host `a` of a scenario, and an address of the server for connections.
+    fn connecting(text: &str) -> (Kernel, SocketAddr, SocketAddr) {
+        let text = format!("title = \"t\"\n[host.a]\n{text}[host.b]\n[expect]\npath = \"direct\"\n");
+        let topology = Scenario::parse("test", &text).unwrap().topology;
+        let kernel = Kernel::new(topology.hosts[0].clone(), 0, 0);
+        let here = SocketAddr::new(kernel.addresses[0].address, 9);
+        (kernel, here, SocketAddr::new(topology.server_address(), 3478))
+    }
+
+    /// Compared with Linux: a rejected connection is refused at once; one whose new mark leads nowhere is tried until its
+    /// time is over; one whose new mark leads elsewhere goes there.
+    #[test]
+    fn the_filter_rejects_connections_and_marks_them_as_it_does_datagrams() {
+        const MARKS: &str =
+            "[[host.a.firewall]]\nhook = \"output\"\nverdict = \"set-mark\"\nmark = \"0x7\"\nipproto = \"tcp\"\n";
+        const REJECTS: &str = "[[host.a.firewall]]\nhook = \"output\"\nverdict = \"reject\"\nipproto = \"tcp\"\n";
+        const DROPS: &str = "[[host.a.firewall]]\nhook = \"output\"\nverdict = \"drop\"\nipproto = \"tcp\"\n";
+        let blackhole = "[[host.a.rule]]\npriority = 5\nfwmark = \"0x7\"\naction = \"blackhole\"\n".to_owned() + MARKS;
+        let tunnel = "[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\n\
+                      [[host.a.route]]\nto = \"default\"\ndev = \"wg0\"\ntable = 200\n\
+                      [[host.a.rule]]\npriority = 5\nfwmark = \"0x7\"\ntable = 200\n"
+            .to_owned()
+            + MARKS;
+        let by_mark = MARKS.to_owned() + &REJECTS.replace("ipproto", "fwmark = \"0x7\"\nipproto");
+        for (text, comes, unreachable) in [
+            ("", Ok(0), None),
+            (REJECTS, Err(Some(ECONNREFUSED)), Some(&1)),
+            (DROPS, Err(None), None),
+            (&blackhole, Err(None), None),
+            (&tunnel, Ok(1), None),
+            (&by_mark, Err(Some(ECONNREFUSED)), Some(&1)),
+        ] {
+            let (mut kernel, here, server) = connecting(text);
+            assert!(kernel.plain_connection(server).is_none_or(|_| comes.is_ok()), "{text}");
+            assert!(kernel.counters.is_empty(), "nothing was sent: {text}");
+            assert_eq!(kernel.connect(here, server).map(|leaving| leaving.interface), comes, "{text}");
+            assert_eq!(kernel.counters.get("Icmp.OutDestUnreachs"), unreachable, "{text}");
+            assert!(matches!(kernel.send(None, here, server, 1), Sent::Leaves(_)), "UDP: {text}");
+        }
+    }
+
+    /// ICMPv6 has types of its own, and IPv6 counters.
+    #[test]
+    fn what_the_filter_rejects_is_told_and_counted_in_its_family() {
+        for (family, kind, counters) in [
+            ("ipv4 = true\nipv6 = false\n", (3, 3), ["Icmp.OutDestUnreachs", "Ip.OutDiscards", "Ip.OutRequests"]),
+            ("ipv4 = false\nipv6 = true\n", (1, 4), ["", "Ip6.OutDiscards", "Ip6.OutRequests"]),
+        ] {
+            let rule = "[[host.a.firewall]]\nhook = \"output\"\nverdict = \"reject\"\n";
+            let (mut kernel, here, server) = connecting(&format!("{family}{rule}"));
+            let to = match here.is_ipv4() {
+                true => server,
+                false => "[2001:db8:ffff::1]:3478".parse().unwrap(),
+            };
+            assert_eq!(kernel.send(None, here, to, 1), Sent::Rejected(EPERM, kind));
+            let moved: Vec<&str> = kernel.counters.keys().map(String::as_str).collect();
+            let expected: Vec<&str> = counters.into_iter().filter(|name| !name.is_empty()).collect();
+            assert_eq!(moved, expected);
+        }
     }
 
     /// Linux looks rules and routes up with the interface of the socket: a table that leads elsewhere has nothing for it.
