@@ -179,7 +179,15 @@ impl FromStr for Mark {
             Some((value, mask)) => (parse_number(value), parse_number(mask)),
             None => (parse_number(text), Some(u32::MAX)),
         };
-        Ok(Self { value: value.ok_or_else(wrong)?, mask: mask.ok_or_else(wrong)? })
+        let (value, mask) = (value.ok_or_else(wrong)?, mask.ok_or_else(wrong)?);
+        // Kernels take such bits for a mark that no packet has in one place, and drop them in another.
+        if value & !mask != 0 {
+            let (whole, inside) = (mask | value, value & mask);
+            return Err(format!(
+                "{text:?} has bits outside its mask: write \"{value:#x}/{whole:#x}\" or \"{inside:#x}/{mask:#x}\""
+            ));
+        }
+        Ok(Self { value, mask })
     }
 }
 
@@ -276,6 +284,14 @@ mod tests {
         assert_eq!("10Mbit".parse(), Ok(Rate(10_000_000)));
         assert!("0bit".parse::<Rate>().is_err() && "10".parse::<Rate>().is_err());
         assert_eq!("0x10000/0x10000".parse(), Ok(Mark { value: 0x10000, mask: 0x10000 }));
+        for outside in ["0x3/0x1", "0x1/0", "0x10000/0xffff"] {
+            let said = outside.parse::<Mark>().expect_err(outside);
+            assert!(said.contains("outside its mask"), "{said}");
+            for way_out in said.split('"').filter(|part| part.contains('/') && *part != outside) {
+                assert!(way_out.parse::<Mark>().is_ok(), "{way_out} of {said}");
+            }
+        }
+        assert_eq!("0x3/0x1".parse::<Mark>().unwrap_err().matches("0x3/0x3\" or \"0x1/0x1").count(), 1);
         assert_eq!("0x1bd00".parse::<Mark>().map(|mark| mark.to_string()), Ok("0x1bd00".to_owned()));
         assert!("9-3".parse::<Span32>().is_err());
     }
