@@ -237,7 +237,9 @@ impl Server {
                             self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_RELAY_PORT);
                             self.relays.insert(relay, address);
                             self.by_address.insert(address, relay);
-                            let ip = self.faults.relay_address.unwrap_or(address.ip());
+                            // It is of one family, and the other has its right one.
+                            let wrong = self.faults.relay_address.filter(|wrong| wrong.is_ipv4() == address.is_ipv4());
+                            let ip = wrong.unwrap_or(address.ip());
                             let address = SocketAddr::new(ip, address.port());
                             self.turn.handle_input(now, Input::RelayOpened { relay, address });
                         }

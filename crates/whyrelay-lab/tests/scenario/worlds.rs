@@ -1,6 +1,7 @@
 //! Every scenario in virtual time comes out as it says.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use whyrelay_core::host::{HostFact, Probe, ProbeAim, ProbeOutcome};
 use whyrelay_core::ice::candidate::CandidateType;
@@ -317,4 +318,28 @@ fn a_router_maps_no_port_that_another_host_has_outside() {
     let (a, b) = (reflexive(Vantage::A), reflexive(Vantage::B));
     assert!(b.contains("203.0.113.10:40000"), "{b:?}");
     assert!(!a.is_empty() && a.is_disjoint(&b), "{a:?} {b:?}");
+}
+
+/// An address of one family stands for no allocation of the other.
+#[test]
+fn a_wrong_relayed_address_is_announced_in_its_own_family_alone() {
+    for (wrong, ipv6, right) in [("2001:db8::9", true, "198.51.100.1"), ("10.0.0.1", false, "2001:db8:ffff::1")] {
+        let text = format!(
+            "title = \"t\"\n[host.a]\n[host.b]\n[server]\nrelay-address = {wrong:?}\n[expect]\npath = \"direct\"\n"
+        );
+        let scenario = Scenario::parse("test", &text).unwrap_or_else(|error| panic!("{error}"));
+        let relayed: BTreeSet<IpAddr> = run_virtual(&scenario.topology)
+            .events
+            .into_iter()
+            .filter_map(|event| match event.kind {
+                EventKind::LocalCandidate { candidate, .. } if candidate.kind == CandidateType::Relayed => {
+                    candidate.address.ip().map(|address| address.ip())
+                }
+                _ => None,
+            })
+            .collect();
+        let (wrong, right): (IpAddr, IpAddr) = (wrong.parse().unwrap(), right.parse().unwrap());
+        assert_eq!(relayed, BTreeSet::from([wrong, right]));
+        assert_eq!(wrong.is_ipv6(), ipv6);
+    }
 }
