@@ -14,6 +14,12 @@ use super::presets::{self, PRESETS};
 use super::topology::{Egress, Host, INTERNET, Interface, Link, Server, Session, Signaling, Topology, Translation};
 use super::value::Cidr;
 
+/// The most that a link may be bad, in percent.
+const MOST_BAD: f64 = 99.0;
+
+/// How many packets a burst lasts at most: the chance that it ends is counted in millionths.
+const LONGEST_BURST: f64 = 1e6;
+
 /// The metric of a default route that says none: what a DHCP client uses.
 const USUAL_METRIC: u32 = 100;
 
@@ -237,10 +243,7 @@ pub(super) fn link(key: &str, link: &file::Link, usual: Duration) -> Result<Link
     if let Some(burst) = &link.burst {
         percent("burst.bad", burst.bad)?;
         percent("burst.loss", burst.loss.unwrap_or(100.0))?;
-        if burst.length < 1.0 || !burst.length.is_finite() || burst.bad >= 100.0 {
-            let hint = "a burst lasts one packet or more, and is not all of the time";
-            return Err(Wrong::new(format!("{key}.burst"), "these bursts cannot be", hint));
-        }
+        bursts(&format!("{key}.burst"), burst)?;
     }
     least_mtu(key, link.mtu)?;
     Ok(Link {
@@ -253,6 +256,32 @@ pub(super) fn link(key: &str, link: &file::Link, usual: Duration) -> Result<Link
         rate: link.rate.map(|rate| rate.0),
         mtu: link.mtu,
     })
+}
+
+/// Chances, of a million, by which a link becomes bad and good, that give what these bursts say.
+fn bursts(key: &str, burst: &file::Burst) -> Result<(), Wrong> {
+    let wrong = |what: &str, problem: String, hint: String| Err(Wrong::new(format!("{key}.{what}"), problem, hint));
+    let (bad, length) = (burst.bad, burst.length);
+    if bad > MOST_BAD {
+        let hint = format!("write {MOST_BAD} or less, or say `loss` instead of bursts");
+        return wrong("bad", format!("{bad} % leave too little between bursts"), hint);
+    }
+    if !(1.0..=LONGEST_BURST).contains(&length) {
+        let hint = format!("write a number from 1 to {LONGEST_BURST}");
+        return wrong("length", format!("no burst lasts {length} packets"), hint);
+    }
+    // A good link becomes bad with every packet at most.
+    let shortest = bad / (100.0 - bad);
+    if length < shortest - 1e-9 {
+        let (shortest, most) = ((shortest - 1e-9).ceil(), (length / (1.0 + length) * 100.0).floor());
+        let problem = format!("bursts of {length} packets, each behind a good one, are not {bad} % of the time");
+        return wrong("length", problem, format!("write {shortest} or more, or bad = {most}"));
+    }
+    if bad > 0.0 && shortest / length < 1e-6 {
+        let hint = "let them be shorter, or more of the time";
+        return wrong("bad", format!("{bad} % in bursts of {length} packets: no session sees one"), hint.to_owned());
+    }
+    Ok(())
 }
 
 pub(super) fn least_mtu(key: &str, mtu: Option<u16>) -> Result<(), Wrong> {

@@ -111,6 +111,12 @@ fn what_cannot_be_is_refused_by_its_key() {
         ("[router.x]\n[host.x]\n", &["host.x", "router has this name"][..]),
         ("[host.y]\nbehind = \"home-router\"\n[host.y-home-router]\n", &["host.y-home-router", "router"]),
         (&doubling, &["host.a", "of one up to 32 arrive", "`duplicate`"]),
+        ("link.burst = { bad = 90, length = 1 }\n", &["host.a.link.burst.length", "write 9 or more, or bad = 50"]),
+        ("link.burst = { bad = 99.5, length = 500 }\n", &["host.a.link.burst.bad", "99 or less"]),
+        ("link.burst = { bad = 5, length = 2e6 }\n", &["host.a.link.burst.length", "1 to 1000000"]),
+        ("link.burst = { bad = 5, length = nan }\n", &["host.a.link.burst.length", "1 to 1000000"]),
+        ("link.burst = { bad = 5, length = 0.5 }\n", &["host.a.link.burst.length", "1 to 1000000"]),
+        ("link.burst = { bad = 0.01, length = 1e6 }\n", &["host.a.link.burst.bad", "shorter"]),
         (&overfull, &["no address is left", "10.0.0.0/29", "inside"]),
         (&crowded, &["router.r", "203.0.113.110", "addresses"]),
         ("[router.r]\naddresses = 0\n", &["router.r.addresses", "1 to 32"]),
@@ -268,6 +274,10 @@ fn what_cannot_be_is_refused_by_its_key() {
     }
     let fits = format!("title = \"t\"\n[host.a]\n{full}[host.b]\n{ENDS}");
     assert!(Scenario::parse("test", &fits).is_ok(), "five hosts and a router fill a /29");
+    for burst in ["bad = 90, length = 9", "bad = 50, length = 1", "bad = 99, length = 99", "bad = 0, length = 1"] {
+        let text = format!("title = \"t\"\n[host.a]\nlink.burst = {{ {burst} }}\n[host.b]\n{ENDS}");
+        assert!(Scenario::parse("test", &text).is_ok(), "{burst}");
+    }
     let said = error(&format!("title = \"\\u001b[31mred\"\n[host.a]\n[host.b]\n{ENDS}"));
     assert!(said.contains("title") && said.contains("control characters"), "{said}");
     let said = error(&format!("title = \"t\"\nworlds = [\"virtual\", \"virtual\"]\n[host.a]\n[host.b]\n{ENDS}"));

@@ -41,8 +41,11 @@ pub struct Link {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Burst {
     /// How much of the time is bad, in percent.
+    #[schemars(range(min = 0, max = 99))]
     pub bad: f64,
-    /// How many packets a bad time lasts on average.
+    /// How many packets a bad time lasts on average: at least BAD / (100 - BAD), as a link is good for one packet between
+    /// two bursts.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub length: f64,
     /// Loss in a bad time, in percent; all of it unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
