@@ -24,7 +24,7 @@ pub(super) const ON_THE_INTERNET: &str =
     "on the Internet a scenario has 100 addresses for a, 90 for b and 55 for everybody else, routers included";
 
 /// Each has a network of its own unless the scenario says one.
-const MOST_ROUTERS: usize = 200;
+pub(super) const MOST_ROUTERS: usize = 200;
 
 /// Networks that are no hosts', or that are the Internet's and the server's here.
 const NOT_INSIDE: [Cidr; 5] = [
@@ -128,8 +128,7 @@ impl Layout {
     ) -> Result<usize, Wrong> {
         let key = format!("router.{name}");
         if self.routers.len() >= MOST_ROUTERS {
-            let problem = format!("the scenario has more than {MOST_ROUTERS} routers");
-            return Err(Wrong::new(key, problem, "leave some out"));
+            return Err(too_many_routers(&key));
         }
         let number = self.routers.len() as u8;
         let translate = spec.translate.unwrap_or(Translate::Nat);
@@ -225,6 +224,10 @@ impl Layout {
         self.next[segment] += 1;
         Some(plus(prefix, number))
     }
+}
+
+pub(super) fn too_many_routers(key: &str) -> Wrong {
+    Wrong::new(key, format!("the scenario has more than {MOST_ROUTERS} routers"), "leave some out")
 }
 
 fn behavior(spec: &file::Router) -> Behavior {

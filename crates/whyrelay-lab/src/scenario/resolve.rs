@@ -8,7 +8,7 @@ use super::check;
 use super::error::Wrong;
 use super::file::{self, File, InterfaceKind, Ipv6};
 use super::host_rules::host_rules;
-use super::layout::Layout;
+use super::layout::{Layout, MOST_ROUTERS, too_many_routers};
 use super::plausible;
 use super::presets::{self, PRESETS};
 use super::topology::{Egress, Host, INTERNET, Interface, Link, Server, Session, Signaling, Topology, Translation};
@@ -82,6 +82,10 @@ pub(super) fn resolve(name: &str, file: &File) -> Result<Topology, Wrong> {
 
 /// Named routers, outer ones first.
 fn order_of_routers(file: &File) -> Result<Vec<String>, Wrong> {
+    // Ahead of everything that takes as long as there are many.
+    if let Some(name) = file.router.keys().nth(MOST_ROUTERS) {
+        return Err(too_many_routers(&format!("router.{name}")));
+    }
     let mut order: Vec<String> = Vec::new();
     let mut left: BTreeSet<&String> = file.router.keys().collect();
     while !left.is_empty() {

@@ -9,6 +9,7 @@ mod worlds;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use whyrelay_lab::scenario::topology::Host;
 use whyrelay_lab::scenario::{PRESETS, Scenario, schema};
@@ -292,6 +293,13 @@ fn what_cannot_be_is_refused_by_its_key() {
         said.contains("host.h") && said.contains("no address is left") && said.contains("55 for everybody"),
         "{said}"
     );
+    // Sorted first, three thousand would take minutes.
+    let behind = |n: u32| format!("[router.r{n:04}]\noutside = \"r{:04}\"\n", n + 1);
+    let chained = (0..2999).map(behind).collect::<String>() + "[router.r2999]\n";
+    let begun = Instant::now();
+    let said = error(&format!("title = \"t\"\n[host.a]\n[host.b]\n{chained}{ENDS}"));
+    assert!(said.contains("router.r0200: the scenario has more than 200 routers"), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let chain = vec!["home-router"; 300];
     let said = error(&format!("title = \"t\"\n[host.a]\nbehind = {chain:?}\n[host.b]\n{ENDS}"));
     assert!(said.contains("more than 200 routers"), "{said}");
