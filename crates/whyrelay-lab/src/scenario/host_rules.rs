@@ -94,13 +94,22 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
         if route.kind == file::RouteKind::Unicast && dev.is_none() {
             return Err(Wrong::new(format!("{key}.dev"), "the route leads nowhere", "say the device, or a kind"));
         }
+        if dev.as_deref() == Some("lo") {
+            let hint = format!("this host has {}; kind = \"blackhole\" leads nowhere", known.join(", "));
+            return Err(Wrong::new(format!("{key}.dev"), "no route leads out of lo", hint));
+        }
+        let to = names.network(&format!("{key}.to"), &route.to)?;
         let via = match (route.via.as_deref(), &dev) {
             (Some("gateway"), Some(dev)) => {
                 let own = topology.hosts[index].interfaces.iter().find(|interface| interface.name == *dev);
                 let place = own.and_then(|own| own.segment).map(|segment| &topology.segments[segment]);
-                let gateway = place.and_then(|place| place.gateways.first().copied());
-                Some(gateway.ok_or_else(|| {
-                    let problem = format!("{dev} leads nowhere, so that nobody is its gateway");
+                let of_family = |gateway: &&IpAddr| gateway.is_ipv4() == to.address.is_ipv4();
+                let gateway = place.and_then(|place| place.gateways.iter().find(of_family));
+                Some(*gateway.ok_or_else(|| {
+                    let problem = match place {
+                        Some(_) => format!("nobody is a gateway of {dev} to {to}"),
+                        None => format!("{dev} leads nowhere, so that nobody is its gateway"),
+                    };
                     Wrong::new(format!("{key}.via"), problem, "write an address, or leave it out")
                 })?)
             }
@@ -109,7 +118,7 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
         };
         least_mtu(&key, route.mtu)?;
         routes.push(Route {
-            to: names.network(&format!("{key}.to"), &route.to)?,
+            to,
             kind: route.kind,
             dev,
             via,
@@ -122,20 +131,23 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
     let mut rules = Vec::new();
     for (number, rule) in spec.rule.iter().enumerate() {
         let key = format!("{key}.rule[{number}]");
+        let to = network(format!("{key}.to"), &rule.to)?;
         let from = match rule.from.as_deref().and_then(|from| from.strip_prefix("address-of ")) {
             Some(dev) => {
                 device(format!("{key}.from"), &Some(dev.to_owned()))?;
                 let host = &topology.hosts[index];
                 let own = host.interfaces.iter().find(|interface| interface.name == dev);
-                let address = own.and_then(|own| own.addresses.first());
+                // Where the destination does not say the family, the first.
+                let of_family = |own: &&Cidr| to.is_none_or(|to| to.address.is_ipv4() == own.address.is_ipv4());
+                let address = own.and_then(|own| own.addresses.iter().find(of_family));
                 Some(Cidr::host(address.map(|cidr| cidr.address).ok_or_else(|| {
+                    let what = to.map_or(String::new(), |to| format!(" of the family of {to}"));
                     let hint = "name an interface with an address";
-                    Wrong::new(format!("{key}.from"), format!("{dev} has no address"), hint)
+                    Wrong::new(format!("{key}.from"), format!("{dev} has no address{what}"), hint)
                 })?))
             }
             None => network(format!("{key}.from"), &rule.from)?,
         };
-        let to = network(format!("{key}.to"), &rule.to)?;
         one_family(&key, from, to)?;
         if rule.action == file::RuleAction::Lookup && rule.table.is_none() {
             return Err(Wrong::new(format!("{key}.table"), "the rule looks nowhere", "say the table, or an action"));

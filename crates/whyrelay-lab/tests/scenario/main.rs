@@ -118,6 +118,19 @@ fn what_cannot_be_is_refused_by_its_key() {
         ("link.burst = { bad = 5, length = nan }\n", &["host.a.link.burst.length", "1 to 1000000"]),
         ("link.burst = { bad = 5, length = 0.5 }\n", &["host.a.link.burst.length", "1 to 1000000"]),
         ("link.burst = { bad = 0.01, length = 1e6 }\n", &["host.a.link.burst.bad", "shorter"]),
+        (
+            &route("dev = \"lo\"\n").replacen("dev = \"eth0\"\n", "", 1),
+            &["host.a.route[0].dev", "no route leads out of lo"],
+        ),
+        (
+            "[[host.a.route]]\nto = \"default6\"\ndev = \"eth1\"\nvia = \"gateway\"\n\
+             [[host.a.interface]]\nname = \"eth1\"\nbehind = \"docker-bridge\"\n",
+            &["host.a.route[0].via", "nobody is a gateway of eth1 to ::/0"],
+        ),
+        (
+            "[[host.a.rule]]\npriority = 5\ntable = 9\nfrom = \"address-of eth0\"\nto = \"default6\"\n",
+            &["host.a.rule[0].from", "eth0 has no address of the family of ::/0"],
+        ),
         (&overfull, &["no address is left", "10.0.0.0/29", "inside"]),
         (&crowded, &["router.r", "203.0.113.110", "addresses"]),
         ("[router.r]\naddresses = 0\n", &["router.r.addresses", "1 to 32"]),
@@ -348,4 +361,23 @@ fn the_schema_in_docs_is_that_of_the_code() {
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(kept == made, "docs/scenario.schema.json is old: run this test with UPDATE_SCHEMA=1");
+}
+
+#[test]
+fn a_gateway_and_an_interface_s_address_are_of_the_family_that_they_are_for() {
+    let text = format!(
+        "title = \"t\"\n[host.a]\nbehind = \"home-router\"\nipv6 = true\n\
+         [[host.a.route]]\nto = \"default6\"\ndev = \"eth0\"\nvia = \"gateway\"\ntable = 200\n\
+         [[host.a.route]]\nto = \"default\"\ndev = \"eth0\"\nvia = \"gateway\"\ntable = 200\n\
+         [[host.a.rule]]\npriority = 5\nfrom = \"address-of eth0\"\nto = \"default6\"\ntable = 200\n\
+         [[host.a.rule]]\npriority = 6\nfrom = \"address-of eth0\"\ntable = 200\n[host.b]\n{ENDS}"
+    );
+    let topology = Scenario::parse("test", &text).unwrap_or_else(|error| panic!("{error}")).topology;
+    let host = &topology.hosts[0];
+    assert_eq!(
+        host.routes.iter().map(|route| route.via.map(|via| via.is_ipv6())).collect::<Vec<_>>(),
+        [Some(true), Some(false)]
+    );
+    let sources: Vec<bool> = host.rules.iter().filter_map(|rule| Some(rule.from?.address.is_ipv6())).collect();
+    assert_eq!(sources, [true, false]);
 }

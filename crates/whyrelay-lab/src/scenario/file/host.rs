@@ -173,7 +173,7 @@ pub struct Rule {
     /// It matches what its selectors do not match.
     #[serde(default, skip_serializing_if = "is_default")]
     pub not: bool,
-    /// Sources: a network or an interface's own address, `address-of eth1`.
+    /// Sources: a network or an interface's own address, `address-of eth1`, of the family of `to`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     /// Destinations, as for a route.
