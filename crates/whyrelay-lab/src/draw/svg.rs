@@ -109,7 +109,8 @@ pub fn escape(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
-            // XML 1.0 has no control characters.
+            // XML 1.0 §2.2 has no control characters and not these two.
+            '\u{FFFE}' | '\u{FFFF}' => escaped.push('\u{FFFD}'),
             control if control.is_control() && control != '\n' && control != '\t' => escaped.push('\u{FFFD}'),
             other => escaped.push(other),
         }

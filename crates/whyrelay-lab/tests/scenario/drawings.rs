@@ -73,4 +73,12 @@ fn a_title_moves_no_cursor() {
     let mut drawn = parse("title = \"t\"\n[host.a]\n[host.b]\n[expect]\npath = \"direct\"\n");
     drawn.title = "\u{1b}[31mred".to_owned();
     assert!(!text(&drawn).contains('\u{1b}') && !svg(&drawn).contains('\u{1b}'));
+    let none_of_xml = ['\u{FFFE}', '\u{FFFF}'];
+    drawn.title = "a \u{FFFE} and a \u{FFFF}, which files can say, and \u{1F980}".to_owned();
+    let drawn = svg(&drawn);
+    assert!(
+        !drawn.contains(none_of_xml)
+            && drawn.contains("a \u{FFFD} and a \u{FFFD}, which")
+            && drawn.contains('\u{1F980}')
+    );
 }
