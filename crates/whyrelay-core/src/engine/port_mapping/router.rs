@@ -207,8 +207,21 @@ impl MappingRouter {
 
     fn pcp(&mut self, now: Timestamp, source: SocketAddrV4, bytes: &[u8]) -> Option<Vec<u8>> {
         // What is no request, a response above all, is never answered: two routers would answer each other for ever.
-        let request = pcp::Request::decode(bytes)?;
+        let Some(request) = pcp::Request::decode(bytes) else {
+            if !pcp::is_malformed_request(bytes) {
+                return None;
+            }
+            let operation = pcp::Operation::Other(bytes.get(1)? & 0x7F);
+            return Some(self.refuse(now, operation, pcp::ResultCode::MALFORMED_REQUEST));
+        };
         let mut operation = request.operation;
+        let known = matches!(operation, pcp::Operation::Announce | pcp::Operation::Map(_));
+        let prefers_failure = match pcp::prefers_failure(bytes, operation) {
+            Ok(prefers) => prefers,
+            // Of an operation that it does not know it knows no options.
+            Err(_) if !known => false,
+            Err(result) => return Some(self.refuse(now, operation, result)),
+        };
         let mut lifetime_s = 0;
         let result = match &mut operation {
             _ if request.client != IpAddr::V4(*source.ip()) => pcp::ResultCode::ADDRESS_MISMATCH,
@@ -225,10 +238,19 @@ impl MappingRouter {
                     pcp::ResultCode::SUCCESS
                 } else {
                     lifetime_s = request.lifetime_s.min(MAX_LEASE_S);
-                    match self.map(now, internal, map.external_port, lifetime_s, Some(map.nonce)) {
+                    let given = self.place(internal, map.external_port, Some(map.nonce));
+                    let any_address = map.external_address.is_unspecified();
+                    let fits = given.is_none_or(|port| map.external_port == 0 || port == map.external_port)
+                        && (any_address || map.external_address == IpAddr::V4(self.config.external));
+                    match given.filter(|_| fits || !prefers_failure) {
                         Some(port) => {
+                            self.make(now, port, internal, lifetime_s, Some(map.nonce));
                             (map.external_port, map.external_address) = (port, IpAddr::V4(self.config.external));
                             pcp::ResultCode::SUCCESS
+                        }
+                        None if !fits && prefers_failure => {
+                            lifetime_s = 0;
+                            pcp::ResultCode::CANNOT_PROVIDE_EXTERNAL
                         }
                         None => pcp::ResultCode::NO_RESOURCES,
                     }
@@ -238,6 +260,10 @@ impl MappingRouter {
             pcp::Operation::Map(_) | pcp::Operation::Other(_) => pcp::ResultCode::UNSUPPORTED_OPERATION,
         };
         Some(pcp::Response { result, lifetime_s, epoch_s: self.epoch_s(now), operation }.encode())
+    }
+
+    fn refuse(&self, now: Timestamp, operation: pcp::Operation, result: pcp::ResultCode) -> Vec<u8> {
+        pcp::Response { result, lifetime_s: 0, epoch_s: self.epoch_s(now), operation }.encode()
     }
 
     fn act(&mut self, now: Timestamp, source: IpAddr, action: Action) -> Result<String, (u32, &'static str)> {
@@ -278,18 +304,27 @@ impl MappingRouter {
         lifetime_s: u32,
         nonce: Option<[u8; 12]>,
     ) -> Option<u16> {
-        let ends = Some(now + Duration::from_secs(lifetime_s.into()));
+        let port = self.place(internal, suggested, nonce)?;
+        self.make(now, port, internal, lifetime_s, nonce);
+        Some(port)
+    }
+
+    /// The port outside of the mapping that there is, or of a new one: the suggested one or the next that is free.
+    fn place(&self, internal: SocketAddrV4, suggested: u16, nonce: Option<[u8; 12]>) -> Option<u16> {
         let known = self.mappings.iter().find(|(_, kept)| kept.internal == internal && kept.nonce == nonce);
-        let port = match known.map(|(port, _)| *port) {
-            Some(port) => port,
-            None if self.mappings.len() >= MAX_MAPPINGS => return None,
+        match known.map(|(port, _)| *port) {
+            Some(port) => Some(port),
+            None if self.mappings.len() >= MAX_MAPPINGS => None,
             None => {
                 let first = if suggested < 1024 { internal.port().max(1024) } else { suggested };
-                (first..=u16::MAX).chain(1024..first).find(|port| self.is_free(*port, internal))?
+                (first..=u16::MAX).chain(1024..first).find(|port| self.is_free(*port, internal))
             }
-        };
+        }
+    }
+
+    fn make(&mut self, now: Timestamp, port: u16, internal: SocketAddrV4, lifetime_s: u32, nonce: Option<[u8; 12]>) {
+        let ends = Some(now + Duration::from_secs(lifetime_s.into()));
         self.mappings.insert(port, Mapping { internal, ends, nonce });
-        Some(port)
     }
 
     /// Whether a port outside can be mapped to an inside endpoint: it is not mapped, and the NAT gave it to nobody else.

@@ -432,6 +432,64 @@ fn a_port_that_the_nat_gave_to_another_host_is_mapped_to_nobody_else() {
     }
 }
 
+/// RFC 6887 §7.3, §8.2 and §13.2.
+#[test]
+fn what_a_pcp_request_wants_beside_its_mapping_is_honored_or_refused_by_its_error() {
+    use pcp::ResultCode as R;
+    let map = |external_port: u16, external_address: IpAddr| {
+        let (nonce, protocol) = ([external_port as u8; 12], pcp::UDP);
+        let map = pcp::Map { nonce, protocol, internal_port: external_port, external_port, external_address };
+        pcp::Request { lifetime_s: 60, client: IpAddr::V4(HOST), operation: pcp::Operation::Map(map) }.encode()
+    };
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let announce =
+        pcp::Request { lifetime_s: 0, client: IpAddr::V4(HOST), operation: pcp::Operation::Announce }.encode();
+    let with = |request: &[u8], options: &[u8]| [request, options].concat();
+    const PREFERS: [u8; 4] = [2, 0, 0, 0];
+    let elsewhere: IpAddr = [192, 0, 2, 1].into();
+    let of_another = with(&map(7000, any), &PREFERS);
+    for (request, result) in [
+        (with(&map(4000, any), &PREFERS), R::SUCCESS),
+        (with(&map(4001, OUTSIDE.into()), &PREFERS), R::SUCCESS),
+        (with(&map(4002, elsewhere), &PREFERS), R::CANNOT_PROVIDE_EXTERNAL),
+        (map(4003, elsewhere), R::SUCCESS),
+        (of_another.clone(), R::CANNOT_PROVIDE_EXTERNAL),
+        (map(7000, any), R::SUCCESS),
+        // Well-known ports are not given.
+        (with(&map(80, any), &PREFERS), R::CANNOT_PROVIDE_EXTERNAL),
+        // THIRD_PARTY, FILTER, one that nobody knows; and one that may be skipped, with and without padding.
+        (with(&map(4010, any), &[&[1, 0, 0, 16][..], &[0; 16]].concat()), R::UNSUPPORTED_OPTION),
+        (with(&map(4010, any), &[&[3, 0, 0, 20][..], &[0; 20]].concat()), R::UNSUPPORTED_OPTION),
+        (with(&map(4010, any), &[127, 0, 0, 0]), R::UNSUPPORTED_OPTION),
+        (with(&announce, &[127, 0, 0, 0]), R::UNSUPPORTED_OPTION),
+        (with(&map(4010, any), &[128, 0, 0, 1, 9, 0, 0, 0, 200, 0, 0, 0]), R::SUCCESS),
+        (with(&map(4011, any), &[128, 0, 0, 8, 9, 9, 9, 9]), R::MALFORMED_OPTION),
+        (with(&map(4011, any), &[2, 0, 0, 4, 0, 0, 0, 0]), R::MALFORMED_OPTION),
+        (with(&map(4011, any), &[PREFERS, PREFERS].concat()), R::MALFORMED_OPTION),
+        (with(&announce, &PREFERS), R::MALFORMED_OPTION),
+        (announce.clone(), R::SUCCESS),
+        // Too short for what it is, or for any.
+        (map(4011, any)[..56].to_vec(), R::MALFORMED_REQUEST),
+        (map(4011, any)[..24].to_vec(), R::MALFORMED_REQUEST),
+        (map(4011, any)[..20].to_vec(), R::MALFORMED_REQUEST),
+        (with(&map(4011, any), &[0]), R::MALFORMED_REQUEST),
+        (with(&map(4011, any), &[128; 1200]), R::MALFORMED_REQUEST),
+    ] {
+        let mut router = MappingRouter::new(START, routers()[0]);
+        router.hold([(7000, SocketAddrV4::new([192, 168, 1, 77].into(), 7000))]);
+        let answer = router.datagram(START, SocketAddr::from((HOST, 4000)), portmap::PORT, &request).unwrap();
+        let answer = pcp::Response::decode(&answer).unwrap();
+        assert_eq!(answer.result, result, "{request:?}");
+        let maps = result == R::SUCCESS && request[1] == 1;
+        assert_eq!(router.forwards(START).count(), usize::from(maps), "{request:?}");
+        assert_eq!(answer.lifetime_s, if maps { 60 } else { 0 }, "{request:?}");
+    }
+    // A response is answered by nothing.
+    let mut router = MappingRouter::new(START, routers()[0]);
+    let response = [&[2, 0x81][..], &[0; 20]].concat();
+    assert_eq!(router.datagram(START, SocketAddr::from((HOST, 4000)), portmap::PORT, &response), None);
+}
+
 /// RFC 6887 §7.4, RFC 6886 §3.5, UPnP Device Architecture 1.1 §3.2.2.
 #[test]
 fn a_mapping_of_tcp_is_refused_by_each_protocols_own_error() {

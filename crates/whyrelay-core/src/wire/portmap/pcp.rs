@@ -11,6 +11,15 @@ const RESPONSE: u8 = 0x80;
 /// Length of both headers (RFC 6887 §7.1, §7.2).
 const HEADER: usize = 24;
 
+/// Length of the body of MAP (RFC 6887 §11.1).
+const MAP_LENGTH: usize = 36;
+
+/// The option by which a client wants the suggested port or none (RFC 6887 §13.2).
+const PREFER_FAILURE: u8 = 2;
+
+/// Options from this code on may be skipped (RFC 6887 §7.3).
+const OPTIONAL: u8 = 128;
+
 /// Largest message (RFC 6887 §7).
 const MAX_LENGTH: usize = 1100;
 
@@ -89,10 +98,16 @@ impl ResultCode {
     pub const MALFORMED_REQUEST: Self = Self(3);
     /// An operation that it does not know.
     pub const UNSUPPORTED_OPERATION: Self = Self(4);
+    /// An option that it must understand and does not (RFC 6887 §7.3).
+    pub const UNSUPPORTED_OPTION: Self = Self(5);
+    /// An option that could not be read.
+    pub const MALFORMED_OPTION: Self = Self(6);
     /// No room.
     pub const NO_RESOURCES: Self = Self(8);
     /// A transport that it does not map.
     pub const UNSUPPORTED_PROTOCOL: Self = Self(9);
+    /// It has not the port or address that was asked for, and the client wants no other (RFC 6887 §13.2).
+    pub const CANNOT_PROVIDE_EXTERNAL: Self = Self(11);
     /// The request came from another address than it says: something on the way translates.
     pub const ADDRESS_MISMATCH: Self = Self(12);
 
@@ -142,6 +157,34 @@ impl Request {
     }
 }
 
+/// Which options a request has that a router without any but PREFER_FAILURE honors: whether that one is there (RFC 6887
+/// §13.2). Optional ones, from 128 on, are skipped (§7.3).
+///
+/// # Errors
+/// The result code that the request is answered with.
+pub fn prefers_failure(request: &[u8], operation: Operation) -> Result<bool, ResultCode> {
+    let mut rest = request.get(HEADER + operation.length()..).ok_or(ResultCode::MALFORMED_REQUEST)?;
+    let mut prefers = false;
+    while let [code, _, high, low, after @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        // Padded to a multiple of four, which the length does not say.
+        rest = after.get(length.next_multiple_of(4)..).ok_or(ResultCode::MALFORMED_OPTION)?;
+        match (*code, operation) {
+            (PREFER_FAILURE, Operation::Map(_)) if length == 0 && !prefers => prefers = true,
+            (PREFER_FAILURE, _) => return Err(ResultCode::MALFORMED_OPTION),
+            (..OPTIONAL, _) => return Err(ResultCode::UNSUPPORTED_OPTION),
+            _ => {}
+        }
+    }
+    Ok(prefers)
+}
+
+/// Whether a datagram is a request of this version that cannot be read: shorter than its operation, longer than any, or
+/// of a length that is no multiple of four (RFC 6887 §8.2).
+pub fn is_malformed_request(bytes: &[u8]) -> bool {
+    matches!(bytes, [VERSION, code, ..] if code & RESPONSE == 0) && Request::decode(bytes).is_none()
+}
+
 impl Response {
     /// The datagram.
     pub fn encode(self) -> Vec<u8> {
@@ -174,6 +217,14 @@ impl Operation {
             Self::Announce => 0,
             Self::Map(_) => 1,
             Self::Other(code) => code & !RESPONSE,
+        }
+    }
+
+    /// Of its body, behind which options are, in bytes.
+    const fn length(self) -> usize {
+        match self {
+            Self::Map(_) => MAP_LENGTH,
+            Self::Announce | Self::Other(_) => 0,
         }
     }
 
