@@ -24,6 +24,19 @@ pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
     (begins || edits <= written.len().min(word.len()) / 3).then_some(word)
 }
 
+/// Words as the choice that they are: `a, b or c`.
+pub(crate) fn one_of(words: &[&str]) -> String {
+    match words {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        words => words.concat(),
+    }
+}
+
+/// What begins a hint at a word that is not known: what may have been meant, or nothing.
+pub(crate) fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(written, known).map(|meant| format!("did you mean {meant}? ")).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +45,13 @@ mod tests {
     fn the_edits_between_two_texts_are_counted() {
         for (from, to, edits_between) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3), ("abc", "abc", 0)] {
             assert_eq!(edits(from, to), edits_between, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn words_are_a_choice() {
+        for (words, said) in [(&[][..], ""), (&["a"], "a"), (&["a", "b"], "a or b"), (&["a", "b", "c"], "a, b or c")] {
+            assert_eq!(one_of(words), said);
         }
     }
 

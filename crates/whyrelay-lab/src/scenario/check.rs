@@ -8,6 +8,7 @@ use super::error::Wrong;
 use super::file::{self, File};
 use super::value::{Span, Span32};
 use super::{SIGNALING_PORT, STUN_PORT};
+use crate::words::did_you_mean;
 
 /// Most external addresses of a router: a third of a side's block of the Internet.
 const MOST_ADDRESSES: u8 = 32;
@@ -151,7 +152,8 @@ fn expect(file: &File) -> Result<(), Wrong> {
     let may = may.filter(|(_, name)| *name != file::ANYTHING);
     // What nobody looks for would never be missed.
     if let Some((key, name)) = must.chain(or).chain(may).find(|(_, name)| rules::find(name).is_none()) {
-        let hint = "`whyrelay explain --list` names them all";
+        let meant = did_you_mean(name, rules::RULES.iter().map(|rule| rule.name));
+        let hint = format!("{meant}`whyrelay explain --list` names them all");
         return Err(Wrong::new(format!("expect.{key}"), format!("there is no finding {name:?}"), hint));
     }
     Ok(())

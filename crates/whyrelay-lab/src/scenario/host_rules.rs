@@ -8,6 +8,7 @@ use super::file;
 use super::resolve::{least_mtu, public_address};
 use super::topology::{FirewallRule, MAIN, Route, Rule, Session, Topology, WrongChecksum};
 use super::value::Cidr;
+use crate::words::did_you_mean;
 
 /// Names that stand for addresses in a host's routes and rules.
 struct Names {
@@ -42,7 +43,9 @@ impl Names {
         };
         written.parse().map(Cidr::network).map_err(|problem| {
             let names: Vec<_> = self.known.keys().copied().collect();
-            Wrong::new(key, problem, format!("write a network, default, default6, or one of {}", names.join(", ")))
+            let meant = did_you_mean(name, names.iter().copied().chain(["default", "default6"]));
+            let hint = format!("{meant}write a network, default, default6, or one of {}", names.join(", "));
+            Wrong::new(key, problem, hint)
         })
     }
 
@@ -51,7 +54,8 @@ impl Names {
             Some(address) => Ok(*address),
             None => text.parse().map_err(|_| {
                 let names: Vec<_> = self.known.keys().copied().collect();
-                let hint = format!("write an address or one of {}", names.join(", "));
+                let meant = did_you_mean(text, names.iter().copied());
+                let hint = format!("{meant}write an address or one of {}", names.join(", "));
                 Wrong::new(key, format!("{text:?} is no address"), hint)
             }),
         }
@@ -65,7 +69,8 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
     let known: Vec<String> = topology.hosts[index].interfaces.iter().map(|i| i.name.clone()).collect();
     let device = |key: String, dev: &Option<String>| match dev {
         Some(dev) if dev != "lo" && !known.contains(dev) => {
-            let hint = format!("this host has {}", known.join(", "));
+            let meant = did_you_mean(dev, known.iter().map(String::as_str));
+            let hint = format!("{meant}this host has {}", known.join(", "));
             Err(Wrong::new(key, format!("there is no interface {dev:?}"), hint))
         }
         dev => Ok(dev.clone()),

@@ -13,6 +13,7 @@ use super::plausible;
 use super::presets::{self, PRESETS};
 use super::topology::{Egress, Host, INTERNET, Interface, Link, Server, Session, Signaling, Topology, Translation};
 use super::value::Cidr;
+use crate::words::did_you_mean;
 
 /// The most that a link may be bad, in percent.
 const MOST_BAD: f64 = 99.0;
@@ -100,7 +101,9 @@ fn order_of_routers(file: &File) -> Result<Vec<String>, Wrong> {
                 true => "routers stand behind each other in a circle".to_owned(),
                 false => format!("there is no router {outer:?}"),
             };
-            let hint = "name a router of this file, or \"internet\"";
+            let known = file.router.keys().map(String::as_str).filter(|name| *name != stuck);
+            let meant = did_you_mean(outer, known.chain(["internet"]));
+            let hint = format!("{meant}name a router of this file, or \"internet\"");
             return Err(Wrong::new(format!("router.{stuck}.outside"), problem, hint));
         };
         order.push(ready.clone());
@@ -132,7 +135,9 @@ fn side_of(file: &File, router: &str) -> usize {
 fn merged(key: &str, router: &file::Router) -> Result<file::Router, Wrong> {
     let preset = router.preset.as_deref().unwrap_or("plain");
     let Some(base) = presets::find(preset) else {
-        return Err(Wrong::new(format!("{key}.preset"), format!("there is no preset {preset:?}"), known_presets()));
+        let meant = did_you_mean(preset, PRESETS.iter().map(|preset| preset.name));
+        let hint = format!("{meant}{}", known_presets());
+        return Err(Wrong::new(format!("{key}.preset"), format!("there is no preset {preset:?}"), hint));
     };
     Ok(router.clone().over(base.router()))
 }
@@ -157,7 +162,9 @@ fn place(key: &str, host: &str, number: usize, names: &[String], layout: &mut La
         }
         let Some(preset) = presets::find(name) else {
             let problem = format!("there is neither a router nor a preset {name:?}");
-            return Err(Wrong::new(key, problem, format!("name a router of this file; {}", known_presets())));
+            let known = layout.routers.iter().map(|router| router.name.as_str());
+            let meant = did_you_mean(name, known.chain(PRESETS.iter().map(|preset| preset.name)));
+            return Err(Wrong::new(key, problem, format!("{meant}name a router of this file; {}", known_presets())));
         };
         let mut own = format!("{host}-{name}");
         while layout.inside_of(&own).is_some() {

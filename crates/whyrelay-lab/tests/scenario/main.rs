@@ -381,3 +381,48 @@ fn a_gateway_and_an_interface_s_address_are_of_the_family_that_they_are_for() {
     let sources: Vec<bool> = host.rules.iter().filter_map(|rule| Some(rule.from?.address.is_ipv6())).collect();
     assert_eq!(sources, [true, false]);
 }
+
+/// Of every kind of value that is one of a few.
+#[test]
+fn a_mistyped_value_is_told_with_what_may_be_there() {
+    let firewall = |rest: &str| format!("[[host.a.firewall]]\n{rest}");
+    let route = |rest: &str| format!("[[host.a.route]]\nto = \"peer\"\ndev = \"eth0\"\n{rest}");
+    let rule = |rest: &str| format!("[[host.a.rule]]\npriority = 5\ntable = 9\n{rest}");
+    for (piece, part) in [
+        ("[[host.a.interface]]\nname = \"x\"\nkind = \"tunel\"\n".to_owned(), "did you mean tunnel?"),
+        ("[[host.a.interface]]\nname = \"x\"\nkind = \"wifi\"\n".to_owned(), "write ethernet, tunnel or bridge"),
+        ("behind = \"home-ruter\"\n".to_owned(), "did you mean home-router?"),
+        ("behind = \"myruter\"\n[router.my-router]\n".to_owned(), "did you mean my-router?"),
+        (firewall("hook = \"ouptut\"\nverdict = \"drop\"\n"), "did you mean output?"),
+        (firewall("hook = \"forward\"\nverdict = \"drop\"\n"), "write prerouting, input or output"),
+        (firewall("hook = \"output\"\nverdict = \"dropp\"\n"), "did you mean drop?"),
+        (firewall("hook = \"output\"\nverdict = \"deny\"\n"), "write accept, drop, reject or set-mark"),
+        (firewall("hook = \"output\"\nverdict = \"drop\"\nipproto = \"icmp\"\n"), "write udp or tcp"),
+        (firewall("hook = \"output\"\nverdict = \"drop\"\nto = \"sever\"\n"), "did you mean server?"),
+        (firewall("hook = \"output\"\nverdict = \"drop\"\ndev = \"eht0\"\n"), "this host has eth0"),
+        (route("kind = \"blackhol\"\n"), "did you mean blackhole?"),
+        (route("kind = \"local\"\n"), "write unicast, blackhole, unreachable, prohibit or throw"),
+        (route("via = \"gatway\"\n"), "did you mean gateway?"),
+        (rule("action = \"prohibitt\"\n"), "did you mean prohibit?"),
+        (rule("action = \"goto\"\n"), "write lookup, blackhole, unreachable or prohibit"),
+        (rule("ipproto = \"upd\"\n"), "write udp or tcp"),
+        (rule("to = \"defaut6\"\n"), "did you mean default6?"),
+        ("silent-neighbor = [\"gatewy\"]\n".to_owned(), "did you mean gateway?"),
+        ("[router.r]\npreset = \"pfsens\"\n".to_owned(), "did you mean pfsense?"),
+        ("[router.r]\noutside = \"rooter2\"\n[router.router2]\n".to_owned(), "did you mean router2?"),
+        ("[router.r]\nports = \"randm\"\n".to_owned(), "did you mean random?"),
+        ("[router.r]\nmapping = \"symmetric\"\n".to_owned(), "write endpoint-independent, address-dependent or"),
+        ("[router.r]\ntranslate = \"nat66\"\n".to_owned(), "write nat, one-to-one or nothing"),
+        ("[router.r]\nport-mapping = [\"upnnp\"]\n".to_owned(), "did you mean upnp?"),
+        ("[router.r]\nalg = \"sip\"\n".to_owned(), "write addresses or stun"),
+        ("[server]\ncredentials = \"wrongg\"\n".to_owned(), "did you mean wrong?"),
+        ("[server]\ncertificate = \"bad\"\n".to_owned(), "write good, self-signed, expired or wrong-name"),
+    ] {
+        let said = error(&format!("title = \"t\"\n[host.a]\n{piece}[host.b]\n{ENDS}"));
+        assert!(said.contains(part), "{part:?} is not in: {said}\n{piece}");
+    }
+    let also = "title = \"t\"\n[host.a]\n[host.b]\n[expect]\npath = \"direct\"\nalso = [\"udp-bloked\"]\n";
+    assert!(error(also).contains("did you mean udp-blocked?"));
+    let path = "title = \"t\"\n[host.a]\n[host.b]\n[expect]\npath = \"none\"\n";
+    assert!(error(path).contains("write direct, relayed or failed"));
+}

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::words::nearest;
+use crate::words::{nearest, one_of};
 
 /// It is no TOML, or its keys or values are none of a scenario.
 #[derive(Debug)]
@@ -37,8 +37,13 @@ fn hint(message: &str) -> String {
     // serde's: what was written, and what may be written there.
     let mut words = message.split('`').skip(1).step_by(2);
     let is_unknown = message.starts_with("unknown ");
-    match words.next().filter(|_| is_unknown).and_then(|written| nearest(written, words)) {
+    let (written, known) = (words.next().filter(|_| is_unknown), words.collect::<Vec<_>>());
+    match written.and_then(|written| nearest(written, known.iter().copied())) {
         Some(meant) => format!("did you mean {meant}?"),
+        // Of a value there are few; of keys the message has said which there are.
+        None if message.starts_with("unknown variant") && !known.is_empty() => {
+            format!("write {}", one_of(&known))
+        }
         None => "docs/scenarios.md says what is written where; `whyrelay lab list` names examples".to_owned(),
     }
 }
