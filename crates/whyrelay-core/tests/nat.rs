@@ -216,7 +216,7 @@ fn a_forward_lets_everyone_in_and_goes_both_ways() {
     assert_eq!(nat.outbound(START, address("10.0.0.9:7000"), stranger).map(|e| e.port() == 7000), Some(false));
 }
 
-/// Measured with masquerade and a dnat rule of Linux 6: rules translate what begins, and a flow stays as it began.
+/// As in Linux with masquerade and a dnat rule: rules translate what begins, and a flow stays as it began.
 #[test]
 fn a_forward_has_what_begins_and_not_the_flow_that_another_host_has() {
     let (own, forwarded, outside) =

@@ -673,7 +673,7 @@ mod tests {
         (kernel, here, SocketAddr::new(topology.server_address(), 3478))
     }
 
-    /// Compared with Linux: a rejected connection is refused at once; one whose new mark leads nowhere is tried until its
+    /// As in Linux: a rejected connection is refused at once; one whose new mark leads nowhere is tried until its
     /// time is over; one whose new mark leads elsewhere goes there.
     #[test]
     fn the_filter_rejects_connections_and_marks_them_as_it_does_datagrams() {
