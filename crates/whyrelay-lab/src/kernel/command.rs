@@ -1,11 +1,11 @@
 //! Running `ip` and `nft` with checked results.
 
-use std::io::Write as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 use super::error::LabError;
 use super::state;
@@ -40,19 +40,21 @@ pub fn programs() -> Result<(), LabError> {
     ip().and_then(|_| nft()).map(drop)
 }
 
-/// Runs a program with a text on its standard input, and answers its standard output.
+/// Runs a program with a text on its standard input, and answers its standard output. No signal to this process' group
+/// ends it: what builds a lab is to end what it has begun, and what removes one has to come to its end.
 pub(crate) fn run(program: &Path, arguments: &[&str], input: &str) -> Result<String, LabError> {
     let shown = || format!("{} {}", program.display(), arguments.join(" "));
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .env(state::OWNER, state::owner())
         // Ctrl-C is for the lab, which ends in order.
-        .process_group(0)
-        .spawn()
-        .map_err(LabError::system(format!("starting {}", shown())))?;
+        .process_group(0);
+    let child = unreached(|| command.spawn()).map_err(LabError::system(format!("starting {}", shown())));
+    let mut child = child?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that ends without reading says why on stderr.
         let _ = stdin.write_all(input.as_bytes());
@@ -61,15 +63,21 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str) -> Result<Str
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    // Before it is in a group of its own, Ctrl-C reaches it, too. Other signals may be anybody's: whether the lab got one
-    // itself its flag says (`LabError::or_interrupted`).
-    if output.status.signal() == Some(Signal::SIGINT as i32) {
-        return Err(LabError::Interrupted);
-    }
     let said = String::from_utf8_lossy(&output.stderr);
     let said: String = said.trim().chars().take(SHOWN).collect();
     let failed = failed_line(&said, input).map(|line| format!("\nthe line was: {line}")).unwrap_or_default();
     Err(LabError::Command { command: shown(), said: format!("{}: {said}{failed}", output.status) })
+}
+
+/// Starts a program with the signals that end a lab blocked, which it keeps (signal(7)): until it is in a group of its
+/// own, they reach it as well as this process.
+pub(crate) fn unreached<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let mut ending = SigSet::empty();
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| ending.add(signal));
+    let before = ending.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let started = start();
+    before.thread_set_mask()?;
+    started
 }
 
 /// `ip -batch` says "Command failed -:7"; the line tells more.
@@ -91,13 +99,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ctrl_c_alone_says_that_the_user_ended_a_program() {
+    fn no_signal_of_the_user_ends_what_builds_or_removes() {
         let shell = |script: &str| run(Path::new("/bin/sh"), &["-c", script], "");
-        let ended = shell("kill -INT $$");
-        assert!(matches!(ended, Err(LabError::Interrupted)), "{ended:?}");
-        for script in ["kill -TERM $$", "kill -HUP $$", "kill -KILL $$", "exit 2"] {
+        for signal in ["INT", "TERM", "HUP"] {
+            let said = shell(&format!("kill -{signal} $$; echo went on"));
+            assert!(said.as_ref().is_ok_and(|said| said == "went on\n"), "{signal}: {said:?}");
+        }
+        for script in ["kill -KILL $$", "exit 2"] {
             let failed = shell(script);
             assert!(matches!(failed, Err(LabError::Command { .. })), "{script}: {failed:?}");
         }
+        assert!(!SigSet::thread_get_mask().unwrap().contains(Signal::SIGINT), "this thread's own are as before");
     }
 }

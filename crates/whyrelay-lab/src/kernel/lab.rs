@@ -21,6 +21,9 @@ use super::wire::Wire;
 /// No host can have a name with a plus.
 const FABRIC: &str = "+fabric";
 
+/// How often a lab's removal is tried.
+const REMOVALS: u8 = 3;
+
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// Namespaces with what connects them. Dropped, everything is removed, with every process in it.
@@ -250,8 +253,8 @@ impl Drop for Lab {
         self.routers.clear();
         self.wires.clear();
         self.sinks.clear();
-        // What is left now, `lab clean` removes later.
-        let _ = self.record.remove();
+        // What is left then, `state::left` tells of and `lab clean` removes later.
+        let _ = (0..REMOVALS).find(|_| self.record.remove().is_ok());
     }
 }
 

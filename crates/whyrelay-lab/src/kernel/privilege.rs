@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Uid, getgid, getuid};
 
-use super::command::ip;
+use super::command::{ip, unreached};
 use super::error::LabError;
 
 /// What ends the programs of the labs in a /run of their own as soon as its standard input ends, which does so with the
@@ -112,7 +112,7 @@ fn own_run() -> Result<(), LabError> {
     let mut keeper = Command::new("/bin/sh");
     keeper.args(["-c", KEEPER, "sh"]).arg(ip()?).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // Ctrl-C is for the lab, which ends in order.
-    let keeper = keeper.process_group(0).spawn().map_err(LabError::system("starting /bin/sh"))?;
+    let keeper = unreached(|| keeper.process_group(0).spawn()).map_err(LabError::system("starting /bin/sh"))?;
     if let Some(stdin) = keeper.stdin {
         // Called a second time, the first keeper does.
         let _ = KEPT.set(stdin);

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -515,6 +515,10 @@ fn wait(
                 _ if status.is_none() => {}
                 Some(0 | 1) => {}
                 _ => return Err(sides[index].said("it could not do its work")),
+                // Until it was in a group of its own, Ctrl-C reached it, too.
+                _ if status.and_then(|status| status.signal()) == Some(Signal::SIGINT as i32) => {
+                    return Err(LabError::Interrupted);
+                }
             }
         }
         if let Some(cut) = &mut cut {

@@ -16,7 +16,7 @@ use crate::scenario::file::Credentials;
 use crate::scenario::topology::{Signaling, Topology};
 use crate::scenario::{SIGNALING_PORT, STUN_PORT};
 
-use super::command::{nft, run};
+use super::command::{nft, run, unreached};
 use super::error::LabError;
 use super::lab::Lab;
 use super::plan::SERVER;
@@ -262,7 +262,9 @@ fn start(lab: &Lab, mut command: Command, log: &str, interrupted: &AtomicBool) -
     let log = lab.directory().join(log);
     let file = File::create(&log).map_err(LabError::system(format!("making {}", log.display())))?;
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file).process_group(0);
-    let child = lab.enter(SERVER, || command.spawn().map_err(LabError::system("starting whyrelay serve")))?;
+    // It ends with its standard input, and not with the terminal's signals.
+    let spawn = || unreached(|| command.spawn()).map_err(LabError::system("starting whyrelay serve"));
+    let child = lab.enter(SERVER, spawn)?;
     let mut server = Running(child);
     let lines = server.0.stdout.take().map(lines);
     let begun = Instant::now();

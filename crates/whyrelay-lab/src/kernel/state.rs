@@ -312,6 +312,11 @@ pub fn all() -> Vec<Record> {
     records
 }
 
+/// The labs of this process that are there.
+pub fn left() -> Vec<Record> {
+    all().into_iter().filter(|record| owner_of(record.pid, record.started) == owner()).collect()
+}
+
 /// Removes every lab whose owner is gone and that nobody holds; answers those that it removed.
 ///
 /// # Errors
@@ -452,6 +457,23 @@ mod tests {
         assert_eq!(fs::metadata(&directory).unwrap().modified().unwrap(), long_ago);
         fs::remove_dir(&directory).unwrap();
         assert!(!may_write(Path::new("/proc/whyrelay-lab")));
+    }
+
+    #[test]
+    fn what_is_left_is_this_process_own_until_it_is_removed() {
+        if !is_ours() {
+            return;
+        }
+        let own = Record::new(id(u32::MAX), "s", Vec::new());
+        let mut other = Record::new(format!("{PREFIX}{}-{:x}-0", own.pid, own.started - 1), "s", Vec::new());
+        other.started -= 1;
+        own.write().unwrap();
+        other.write().unwrap();
+        let left = left();
+        own.remove().unwrap();
+        other.remove().unwrap();
+        assert!(left.contains(&own) && !left.contains(&other), "{left:?}");
+        assert!(!super::left().contains(&own));
     }
 
     #[test]

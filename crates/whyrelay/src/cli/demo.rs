@@ -199,7 +199,7 @@ fn in_namespaces(
 
 /// An interrupt ends the demo, whatever else it has made fail.
 fn stop_if(interrupted: &AtomicBool) -> anyhow::Result<()> {
-    anyhow::ensure!(!interrupted.load(Ordering::Relaxed), "interrupted; every network is removed");
+    anyhow::ensure!(!interrupted.load(Ordering::Relaxed), "interrupted; {}", super::lab::removal());
     Ok(())
 }
 

@@ -56,8 +56,16 @@ pub(super) fn clean() -> anyhow::Result<u8> {
     Ok(HEALTHY)
 }
 
-/// Builds the network, serves in it, runs the program, and answers its exit status.
+/// Builds the network, serves in it, runs the program, and answers its exit status; tells of what is left of it.
 fn run_inside(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
+    let status = run_in(place, command);
+    if let Some(left) = super::left() {
+        crate::tell!("{left}");
+    }
+    status
+}
+
+fn run_in(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
     let scenario = Scenario::find(&place.scenario)?;
     let topology = &scenario.topology;
     let routers = place.routers.into();

@@ -20,6 +20,24 @@ pub(super) use kernel::watch_interrupts;
 
 use args::{LabArgs, LabVerb};
 
+/// What is left of this process' networks, as a line; `None` when nothing is.
+#[cfg(target_os = "linux")]
+pub(super) fn left() -> Option<String> {
+    let left = whyrelay_lab::kernel::state::left();
+    let named: Vec<String> = left.iter().map(|record| format!("{} ({})", record.id, record.scenario)).collect();
+    (!left.is_empty()).then(|| format!("could not remove {}; `whyrelay lab clean` does later", named.join(", ")))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) const fn left() -> Option<String> {
+    None
+}
+
+/// What has become of this process' networks.
+pub(super) fn removal() -> String {
+    left().unwrap_or_else(|| "every network is removed".to_owned())
+}
+
 /// Runs a verb of the laboratory.
 pub(super) fn run(args: LabArgs, color: bool) -> anyhow::Result<u8> {
     match args.verb {

@@ -15,8 +15,8 @@ use whyrelay_lab::work;
 use super::super::files::Files;
 use super::super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer, terminal_columns};
 use super::args::{RunArgs, TableFormat};
-use super::junit;
 use super::table::{beside, counted, table};
+use super::{junit, left, removal};
 
 /// What became of one scenario.
 pub(super) enum Done {
@@ -79,7 +79,9 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
             text.push_str(&table(&verdicts, color, columns));
             text.push_str(&beside(&skipped, &broken, &up, columns));
             if !not_run.is_empty() {
-                let _ = writeln!(text, "interrupted: {} not run; every network is removed", counted(not_run.len()));
+                let _ = writeln!(text, "interrupted: {} not run; {}", counted(not_run.len()), removal());
+            } else if let Some(left) = left() {
+                let _ = writeln!(text, "{left}");
             }
         }
         TableFormat::Json => {

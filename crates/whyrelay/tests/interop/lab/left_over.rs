@@ -26,6 +26,7 @@ pub(super) fn register(suite: &mut Suite) {
     suite.test("lab::clean_works_from_inside_ip_netns_exec_and_on_labs_made_there", &tools, inside_exec);
     suite.test("lab::nothing_is_left_after_ctrl_c", &tools, interrupted);
     suite.test("lab::ctrl_c_leaves_the_table_of_what_finished", &tools, interrupted_in_the_middle);
+    suite.test("lab::what_cannot_be_removed_is_not_called_removed", &tools, not_removed);
     suite.test("lab::a_signal_ends_exec_while_it_builds", &tools, interrupted_exec);
     suite.test("lab::clean_ends_what_a_killed_lab_was_still_building", &tools, killed_while_building);
     suite.test("lab::clean_leaves_a_lab_of_another_pid_namespace", &tools, other_process_ids);
@@ -366,6 +367,29 @@ fn interrupted_in_the_middle() -> Result<()> {
     Ok(())
 }
 
+/// What cannot be removed is not called removed.
+fn not_removed() -> Result<()> {
+    let machine = Namespace::new()?;
+    let directory = tempfile::tempdir()?;
+    let real = crate::suite::path("NETNS")?;
+    let refuses = format!("#!/bin/sh\n[ \"$1 $2\" = 'netns delete' ] && exit 1\nexec {} \"$@\"\n", real.display());
+    program(&directory.path().join("ip"), &refuses)?;
+    let path = format!("{}:{}", directory.path().display(), std::env::var("PATH")?);
+    let mut command = on(&machine);
+    command.env("PATH", path).args(["lab", "run", "--kernel", "two-homes"]);
+    let process = Process::start("whyrelay lab run", &mut command)?;
+    let id = run_id(process.id())?;
+    Stage::Running.wait(&id)?;
+    process.signal(Signal::SIGINT)?;
+    let finished = process.finish(LIMIT)?;
+    let cleaned = clean(&machine)?;
+    let said = format!("could not remove {id}-0 (two-homes); `whyrelay lab clean` does later");
+    ensure!(finished.stdout.contains(&said), "not {said:?}: {}", finished.account);
+    ensure!(!finished.account.contains("every network is removed"), "{}", finished.account);
+    ensure!(cleaned.stdout.contains(&format!("removed {id}-0")), "{}", cleaned.account);
+    nothing_left(&id, Duration::ZERO, "after `lab clean`")
+}
+
 impl Stage {
     /// Waits until one of a run's labs is so far.
     fn wait(self, run: &str) -> Result<()> {
@@ -444,10 +468,15 @@ fn interrupted_exec() -> Result<()> {
 fn slow_ip() -> Result<tempfile::TempDir> {
     let directory = tempfile::tempdir()?;
     let real = crate::suite::path("NETNS")?;
-    let file = directory.path().join("ip");
-    std::fs::write(&file, format!("#!/bin/sh\nsleep 0.8\nexec {} \"$@\"\n", real.display()))?;
-    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    program(&directory.path().join("ip"), &format!("#!/bin/sh\nsleep 0.8\nexec {} \"$@\"\n", real.display()))?;
     Ok(directory)
+}
+
+/// Writes a program.
+fn program(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, text)?;
+    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(())
 }
 
 /// What it has started to build goes on without it: `ip` has its orders, and makes namespaces long after.
