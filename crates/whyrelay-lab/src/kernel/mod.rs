@@ -10,6 +10,7 @@
 //! | [`Services`] | the server's programs and their faults |
 //! | [`run_kernel`] | a scenario from beginning to end, with real sessions |
 //! | `cut` | the relay's end, where data has to pass without it |
+//! | `relayed` | what a relay over TLS has carried |
 //! | `signaling` | a proxy that delays or loses a peer's messages |
 //! | `wire` | a user-space cable on TAP: delay, jitter, loss, reordering, duplication, rate |
 //! | `nft`, `host`, `conntrack` | kernel routers by nftables; hosts and their faults, a full table of connections among them |
@@ -30,6 +31,7 @@ mod nft;
 mod packet;
 pub mod plan;
 pub mod privilege;
+mod relayed;
 mod router;
 mod run;
 mod services;

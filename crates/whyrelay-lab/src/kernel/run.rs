@@ -28,7 +28,7 @@ use super::lab::Lab;
 use super::plan::{Plan, RouterChoice};
 use super::router::Clock;
 use super::services::{AUTHORITY, PASSWORD, Running, SECRET, Services, USER, signal_beside};
-use super::{conntrack, discovery, host, services, tun};
+use super::{conntrack, discovery, host, relayed, services, tun};
 use crate::limits;
 use crate::run::Observed;
 use crate::scenario::file::{Certificate, Credentials, Path, WorldKind};
@@ -200,10 +200,11 @@ fn run_in(lab: &Lab, topology: &Topology, conditions: &Conditions<'_>, began: In
     let limit = LIMIT + limits::asked_for(topology).0;
     wait(lab, conditions, &sides, sessions, cut.as_mut(), limit)?;
     let relayed_data = services.relayed_data(lab)?;
+    let over_tls = services.relayed_over_tls(lab)?;
     let recordings: Vec<String> = sides.iter().map(Side::recording).collect::<Result<_, _>>()?;
     let paths = [sides[0].path()?, sides[1].path()?];
     drop(services);
-    let observed = observe(recordings, paths, relayed_data, cut.as_ref().and_then(Cut::at))?;
+    let observed = observe(recordings, paths, [relayed_data, over_tls], cut.as_ref().and_then(Cut::at))?;
     Ok(Ran { observed: Observed { discovered, ..observed }, up_after })
 }
 
@@ -514,11 +515,11 @@ fn wait(
             match status.and_then(|status| status.code()) {
                 _ if status.is_none() => {}
                 Some(0 | 1) => {}
-                _ => return Err(sides[index].said("it could not do its work")),
                 // Until it was in a group of its own, Ctrl-C reached it, too.
                 _ if status.and_then(|status| status.signal()) == Some(Signal::SIGINT as i32) => {
                     return Err(LabError::Interrupted);
                 }
+                _ => return Err(sides[index].said("it could not do its work")),
             }
         }
         if let Some(cut) = &mut cut {
@@ -542,7 +543,7 @@ fn wait(
 fn observe(
     recordings: Vec<String>,
     paths: [Path; 2],
-    relayed_data: u64,
+    [relayed_data, over_tls]: [u64; 2],
     cut: Option<Timestamp>,
 ) -> Result<Observed, LabError> {
     let wrong = |error: whyrelay_core::trace::recording::RecordingError| LabError::Command {
@@ -552,6 +553,7 @@ fn observe(
     let read = |text: &String| Recording::read(text.as_bytes());
     let read: Vec<Recording> = recordings.iter().map(read).collect::<Result<_, _>>().map_err(wrong)?;
     let events = Recording::merge(read).map_err(wrong)?.events;
+    let relayed_data = relayed_data + over_tls.saturating_sub(relayed::checks(&events));
     let path = (paths[0] == paths[1]).then_some(paths[0]);
     let mut contradictions = Vec::new();
     if path == Some(Path::Relayed) && relayed_data == 0 {

@@ -20,6 +20,7 @@ use super::command::{nft, run, unreached};
 use super::error::LabError;
 use super::lab::Lab;
 use super::plan::SERVER;
+use super::relayed;
 use super::run::{Certified, Conditions};
 use super::signaling::{Fate, Proxy, seen_from};
 
@@ -62,7 +63,7 @@ pub(super) fn signal_beside() -> String {
 #[derive(Debug)]
 pub struct Services {
     _server: Running,
-    _tls: Option<Running>,
+    tls: Option<Running>,
     /// They end with it.
     proxies: Vec<Proxy>,
 }
@@ -126,7 +127,7 @@ impl Services {
             }
             _ => None,
         };
-        Ok(Self { _server: server, _tls: tls, proxies: proxies(lab, topology)? })
+        Ok(Self { _server: server, tls, proxies: proxies(lab, topology)? })
     }
 
     /// Gives a host one more way to signaling beside the network, at a port of its loopback address: who is no peer of the
@@ -139,7 +140,13 @@ impl Services {
         Ok(())
     }
 
-    /// Datagrams of the peers' data that the relay has sent.
+    /// What the relay over TLS has sent to its clients of what their peers sent, checks included; nothing where there is
+    /// none.
+    pub(super) fn relayed_over_tls(&self, lab: &Lab) -> Result<u64, LabError> {
+        if self.tls.is_some() { lab.enter(SERVER, relayed::to_clients) } else { Ok(0) }
+    }
+
+    /// Datagrams of the peers' data that the relay has sent where its wires tell them.
     pub(super) fn relayed_data(&self, lab: &Lab) -> Result<u64, LabError> {
         let program = nft()?;
         let listed = lab.enter(SERVER, || run(&program, &["list", "counter", "inet", "counting", "relayed"], ""))?;
@@ -206,7 +213,9 @@ fn arguments(topology: &Topology) -> Vec<String> {
 /// The same for TURN over TLS, beside its certificate.
 fn tls_arguments(topology: &Topology) -> Vec<String> {
     let listen = topology.tls_address().to_string();
-    ["--listen", "127.0.0.1:0", "--relay-ports", RELAY_PORTS, "--stun-listen", &listen].map(str::to_owned).to_vec()
+    let metrics = relayed::METRICS.to_string();
+    let said = ["--listen", "127.0.0.1:0", "--metrics-listen", &metrics, "--relay-ports", RELAY_PORTS];
+    said.into_iter().chain(["--stun-listen", &listen]).map(str::to_owned).collect()
 }
 
 /// What of a topology's server and signaling is in what is run, one line each.
