@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use whyrelay_core::random::Random;
 
-use super::command::{ip, ip_batch, nft, run};
+use super::command::{ip, ip_batch, nft, programs, run};
 use super::conntrack;
 use super::error::LabError;
 use super::mapping::MappingServer;
@@ -55,6 +55,8 @@ impl Lab {
     /// When a program is missing or says no, or the flag is set; nothing is left then.
     pub fn up_unless(plan: Plan, interrupted: &AtomicBool) -> Result<Self, LabError> {
         LabError::if_set(interrupted)?;
+        // Nothing is written down of what cannot be made, nor removed.
+        programs()?;
         let id = state::id(COUNTER.fetch_add(1, Ordering::Relaxed));
         let nodes: Vec<String> = plan.nodes.iter().map(|node| node.name.clone()).collect();
         let names = nodes.iter().map(|name| format!("{id}-{name}")).chain([format!("{id}{FABRIC}")]).collect();

@@ -122,13 +122,14 @@ impl Record {
         })
     }
 
-    /// Ends what runs in its namespaces and removes them, its directory and its file. What is gone already is no error.
+    /// Ends what runs in its namespaces and removes them, its directory and its file. What is gone already is no error, and
+    /// where all of it is, no `ip` is needed.
     ///
     /// # Errors
     /// When something cannot be removed: its file stays then, so that the next [`clean`] finds what is left.
     pub fn remove(&self) -> Result<(), LabError> {
-        let ip = ip()?;
-        let names: Vec<&String> = self.namespaces.iter().filter(|name| name.starts_with(&self.id)).collect();
+        let own = self.namespaces.iter().filter(|name| name.starts_with(&self.id));
+        let names: Vec<&String> = own.filter(|name| super::namespace::path(name).exists()).collect();
         // Without names nobody would find what still runs in them.
         end_all_in(&names).map_err(|left| LabError::Command {
             command: format!("ending what runs in {} ({})", self.id, self.scenario),
@@ -136,8 +137,7 @@ impl Record {
         })?;
         let mut problem = Ok(());
         for name in names {
-            if super::namespace::path(name).exists()
-                && let Err(error) = run(&ip, &["netns", "delete", name], "")
+            if let Err(error) = ip().and_then(|ip| run(&ip, &["netns", "delete", name], ""))
                 && super::namespace::path(name).exists()
             {
                 problem = Err(error);

@@ -35,6 +35,7 @@ pub(super) fn register(suite: &mut Suite) {
     suite.test("lab::works_without_root_or_says_what_to_do", &tools, without_root);
     suite.test("lab::a_limit_of_namespaces_is_named_with_its_setting", &tools, limits_are_named);
     suite.test("lab::a_missing_program_is_told_once", &tools, a_missing_program);
+    suite.test("lab::without_ip_nothing_is_left_and_what_is_left_goes", &tools, without_ip);
     suite.test("lab::a_killed_lab_without_root_leaves_no_process", &tools, killed_without_root);
     suite.test("lab::without_root_another_users_lab_is_told_and_left", &tools, another_users);
     suite.test("lab::without_root_what_takes_root_or_tun_is_left_out", &tools, left_out_without_root);
@@ -661,6 +662,38 @@ fn a_missing_program() -> Result<()> {
     let said = "error: nft is not installed\nhint: apt-get install nftables";
     ensure!(finished.account.matches("nft is not installed").count() == 1, "{}", finished.account);
     ensure!(finished.account.contains(said), "{}", finished.account);
+    Ok(())
+}
+
+/// What has no `ip` makes nothing, writes down nothing, and clears away what stands there without namespaces.
+fn without_ip() -> Result<()> {
+    let hidden = |script: &str| -> Result<Finished> {
+        let hide = "for at in $(PATH=$PATH:/usr/sbin:/sbin which -a ip); do mount --bind /dev/null $at; done; ";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &format!("{hide}{script}"), WHYRELAY]);
+        Process::start("whyrelay without ip", &mut command)?.finish(LIMIT)
+    };
+    for arguments in ["lab exec two-homes a -- true", "lab run --kernel two-homes", "demo --story vpn"] {
+        // The shell's own process becomes the one that would make a lab.
+        let finished = hidden(&format!("echo pid $$; exec \"$0\" {arguments}"))?;
+        ensure!(finished.account.contains("ip is not installed"), "{arguments}: {}", finished.account);
+        let pid = finished.stdout.lines().find_map(|line| line.strip_prefix("pid ")).context("no pid")?;
+        let left = files(&format!("wrl{pid}"))?;
+        ensure!(left.is_empty(), "{arguments}: left {left:?}: {}", finished.account);
+    }
+    // As one that is killed right after it has written itself down: nobody is process 4194304 or more.
+    let directory = Path::new("/run/whyrelay-lab/wrl4194305-1-0");
+    std::fs::create_dir_all(directory)?;
+    let record = serde_json::json!({
+        "id": "wrl4194305-1-0", "pid": 4_194_305, "started": 1, "scenario": "none",
+        "namespaces": ["wrl4194305-1-0-a"], "directory": directory,
+    });
+    std::fs::write(directory.with_extension("json"), record.to_string())?;
+    let finished = hidden("exec \"$0\" lab clean")?;
+    ensure!(finished.status.success(), "{}", finished.account);
+    ensure!(finished.stdout.contains("removed wrl4194305-1-0"), "{}", finished.account);
+    let left = files("wrl4194305")?;
+    ensure!(left.is_empty(), "left {left:?}: {}", finished.account);
     Ok(())
 }
 
