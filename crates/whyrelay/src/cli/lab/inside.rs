@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use whyrelay_lab::kernel::{self, Conditions, Lab, LabError, Plan, Services, SessionArguments, privilege, state};
-use whyrelay_lab::scenario::Scenario;
+use whyrelay_lab::scenario::{Scenario, Topology};
 
 use super::args::inside::{ExecArgs, PlaceArgs, ShellArgs};
 use super::certify::certify;
@@ -88,8 +88,13 @@ fn run_in(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
     let peer = topology.hosts.iter().position(|host| host.name == place.host);
     let peer = peer.filter(|peer| *peer < topology.sessions.len());
     if let Some(peer) = peer {
-        let SessionArguments { arguments, signal, password } = SessionArguments::of(&lab, topology, peer);
+        let SessionArguments { arguments, signal, .. } = SessionArguments::of(&lab, topology, peer);
         inside.env("WHYRELAY_SIGNAL", signal).env("WHYRELAY_LAB_SESSION", arguments.join(" "));
+    }
+    // For who goes on to a peer from here (`ip netns exec`), and takes this environment along. One password is everybody's.
+    for peer in 0..topology.sessions.len() {
+        let SessionArguments { arguments, password, .. } = SessionArguments::of(&lab, topology, peer);
+        inside.env(variable(topology, peer), arguments.join(" "));
         if let Some(password) = password {
             inside.env("TURN_PASSWORD", password);
         }
@@ -122,6 +127,11 @@ async fn run(inside: std::process::Command, interrupted: &AtomicBool) -> anyhow:
     Ok(u8::try_from(code).unwrap_or(1))
 }
 
+/// Where every program inside finds what the scenario says of a peer's session: `WHYRELAY_LAB_SESSION_A` and `_B`.
+fn variable(topology: &Topology, peer: usize) -> String {
+    format!("WHYRELAY_LAB_SESSION_{}", topology.hosts[peer].name.to_ascii_uppercase())
+}
+
 /// Whether a program can be found as `execvp` finds it.
 fn is_there(program: &Path) -> bool {
     if program.components().count() > 1 || program.is_absolute() {
@@ -137,10 +147,15 @@ fn is_shell(first: &OsStr, command: &[OsString]) -> bool {
 
 fn greeting(scenario: &Scenario, lab: &Lab, host: &str, peer: Option<usize>) -> String {
     let session = peer.map_or_else(String::new, |peer| {
-        let verb = if peer == 0 { "offer" } else { "answer" };
+        let (verb, answers) = if peer == 0 { ("offer", "answer") } else { ("answer", "offer") };
+        let other = &scenario.topology.hosts[1 - peer].name;
         format!(
             ", WHYRELAY_LAB_SESSION has what the scenario says of {host}'s session:\n  \
-             whyrelay {verb} $WHYRELAY_LAB_SESSION"
+             whyrelay {verb} $WHYRELAY_LAB_SESSION\n\
+             and the other peer's is\n  \
+             ip netns exec {}-{other} whyrelay {answers} ${}",
+            lab.id(),
+            variable(&scenario.topology, 1 - peer)
         )
     });
     format!(

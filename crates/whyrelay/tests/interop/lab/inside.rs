@@ -47,7 +47,7 @@ fn told() -> Result<()> {
         ("turn-no-credentials", "b", &["--stun stun:198.51.100.1:3478", "] [] [http://127.0.0.1:8080]"]),
         ("candidates-lost", "a", &["[http://127.0.0.1:8080]"]),
         ("vpn-marked-socket", "a", &["[--no-tcp --port 51820 --mark 0x1bd00 "]),
-        ("vpn-marked-socket", "server", &["[] [] [http://198.51.100.1:8080]"]),
+        ("vpn-marked-socket", "server", &["[] [lab-password] [http://198.51.100.1:8080]"]),
         (&by_user, "a", &["left out: the user 65534, as whom a's session runs: setpriv --reuid=65534 PROGRAM"]),
         ("late-starter", "b", &["left out: the scenario starts b "]),
     ] {
@@ -72,14 +72,11 @@ fn by_hand() -> Result<()> {
         ("turn-wrong-password", "failed", Some("turn-credentials-rejected")),
         ("turn-relay-ports-closed", "failed", Some("relayed-checks-lost")),
     ] {
-        let told = exec(scenario, "b", "echo $WHYRELAY_LAB; echo $WHYRELAY_LAB_SESSION; echo $WHYRELAY_SIGNAL")?;
-        let mut told_b = told.stdout.lines();
-        let [id, arguments, signal] = [(); 3].map(|()| told_b.next().unwrap_or_default());
-        ensure!(!id.is_empty() && !signal.is_empty(), "{scenario}: {}", told.account);
-        // The same files in another laboratory.
-        let arguments = arguments.replace(id, "$WHYRELAY_LAB");
+        let told = exec(scenario, "b", "echo $WHYRELAY_LAB_SESSION; echo $WHYRELAY_LAB_SESSION_B")?;
+        let lines: Vec<&str> = told.stdout.lines().collect();
+        ensure!(lines.len() == 2 && lines[0] == lines[1], "{scenario}: {}", told.account);
         let session = format!(
-            "ip netns exec $WHYRELAY_LAB-b env WHYRELAY_SIGNAL={signal} {WHYRELAY} answer {arguments} --room x \
+            "ip netns exec $WHYRELAY_LAB-b {WHYRELAY} answer $WHYRELAY_LAB_SESSION_B --room x \
              >/dev/null 2>&1 & {WHYRELAY} offer $WHYRELAY_LAB_SESSION --room x --format json"
         );
         let finished = exec(scenario, "a", &session)?;
