@@ -12,9 +12,29 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use whyrelay_core::host::parse_number;
 
-/// Implements reading and writing as text, and a schema with a pattern.
+/// Implements reading and writing as text, and a schema with a pattern; `numbers` may be written without quotes, too.
 macro_rules! as_text {
     ($type:ty, $name:literal, $pattern:literal, $about:literal) => {
+        as_text!(@ $type, $name, $about, {}, json_schema!({ "type": "string", "pattern": $pattern, "description": $about }));
+    };
+    ($type:ty, $name:literal, $pattern:literal, $about:literal, numbers) => {
+        as_text!(@ $type, $name, $about, {
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Self::Value, E> {
+                number.to_string().parse().map_err(E::custom)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Self::Value, E> {
+                number.to_string().parse().map_err(E::custom)
+            }
+        }, json_schema!({
+            "anyOf": [
+                { "type": "string", "pattern": $pattern },
+                { "type": "integer", "minimum": 0, "maximum": u32::MAX },
+            ],
+            "description": $about,
+        }));
+    };
+    (@ $type:ty, $name:literal, $about:literal, { $($numbers:item)* }, $schema:expr) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Text;
@@ -29,9 +49,11 @@ macro_rules! as_text {
                     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
                         text.parse().map_err(E::custom)
                     }
+
+                    $($numbers)*
                 }
 
-                deserializer.deserialize_str(Text)
+                deserializer.deserialize_any(Text)
             }
         }
 
@@ -47,7 +69,7 @@ macro_rules! as_text {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "pattern": $pattern, "description": $about })
+                $schema
             }
         }
     };
@@ -159,7 +181,7 @@ impl fmt::Display for Span32 {
     }
 }
 
-as_text!(Span32, "Range", r"^[0-9]+(-[0-9]+)?$", "One number or two: 3478, 32768-60999.");
+as_text!(Span32, "Range", r"^[0-9]+(-[0-9]+)?$", "One number or two: 3478, 32768-60999.", numbers);
 
 /// A firewall mark with its mask: `0x1bd00` or `0x10000/0x10000`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +220,13 @@ impl fmt::Display for Mark {
     }
 }
 
-as_text!(Mark, "Mark", r"^(0x[0-9a-fA-F]+|[0-9]+)(/(0x[0-9a-fA-F]+|[0-9]+))?$", "A mark: 0x1bd00, 0x10000/0x10000.");
+as_text!(
+    Mark,
+    "Mark",
+    r"^(0x[0-9a-fA-F]+|[0-9]+)(/(0x[0-9a-fA-F]+|[0-9]+))?$",
+    "A mark: 0x1bd00, 0x10000/0x10000.",
+    numbers
+);
 
 /// An address with the length of its prefix: an interface's own address, or a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -294,6 +322,26 @@ mod tests {
         assert_eq!("0x3/0x1".parse::<Mark>().unwrap_err().matches("0x3/0x3\" or \"0x1/0x1").count(), 1);
         assert_eq!("0x1bd00".parse::<Mark>().map(|mark| mark.to_string()), Ok("0x1bd00".to_owned()));
         assert!("9-3".parse::<Span32>().is_err());
+    }
+
+    #[test]
+    fn ports_and_marks_may_be_written_as_numbers() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Written {
+            ports: Vec<Span32>,
+            mark: Mark,
+        }
+        let read = |text: &str| toml::from_str::<Written>(text).map_err(|error| error.message().to_owned());
+        let one = read("ports = [443, \"3478\", \"5000-5010\"]\nmark = 0x1bd00");
+        let ports = ["443", "3478", "5000-5010"].map(|text| text.parse().unwrap()).to_vec();
+        assert_eq!(one, Ok(Written { ports, mark: Mark { value: 0x1_BD00, mask: u32::MAX } }));
+        for (text, said) in [
+            ("ports = [-1]\nmark = 7", "\"-1\" is no range"),
+            ("ports = []\nmark = 4294967296", "\"4294967296\" is no mark"),
+            ("ports = []\nmark = 7.5", "expected text"),
+        ] {
+            assert!(read(text).as_ref().is_err_and(|error| error.contains(said)), "{text}: {:?}", read(text));
+        }
     }
 
     #[test]
