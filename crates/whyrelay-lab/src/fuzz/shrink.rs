@@ -1,5 +1,7 @@
 //! Making a world that is wrong small: fewer faults and decoys, simpler places, no conditions on links.
 
+use std::collections::BTreeSet;
+
 use super::{PLACES, World};
 use crate::scenario::file::{File, Link, OneOrMany, Router};
 use crate::scenario::presets::PRESETS;
@@ -43,6 +45,8 @@ fn simpler(base: &File) -> Vec<File> {
     let mut propose = |change: &dyn Fn(&mut File)| {
         let mut changed = base.clone();
         change(&mut changed);
+        let used: BTreeSet<String> = changed.routers_in_use().into_iter().cloned().collect();
+        changed.router.retain(|name, _| used.contains(name));
         if changed != *base {
             files.push(changed);
         }

@@ -31,7 +31,7 @@ pub(super) fn resolve(name: &str, file: &File) -> Result<Topology, Wrong> {
     let order = order_of_routers(file)?;
     for router in &order {
         let key = format!("router.{router}");
-        let spec = merged(&key, &file.router[router])?;
+        let spec = merged(&key, router, &file.router[router])?;
         check::router(&key, &file.router[router], &spec)?;
         let outside = match spec.outside.as_deref() {
             None | Some("internet") => INTERNET,
@@ -78,6 +78,11 @@ pub(super) fn resolve(name: &str, file: &File) -> Result<Topology, Wrong> {
         host_rules(name, &file.host[*name], index, &mut topology)?;
     }
     plausible::check(&topology)?;
+    let used = file.routers_in_use();
+    if let Some(name) = file.router.keys().find(|name| !used.contains(name)) {
+        let hint = format!("say behind = {name:?} at a host, or outside = {name:?} at a router; or leave it out");
+        return Err(Wrong::new(format!("router.{name}"), "nobody is behind this router", hint));
+    }
     Ok(topology)
 }
 
@@ -132,7 +137,12 @@ fn side_of(file: &File, router: &str) -> usize {
 }
 
 /// A router with its preset filled in.
-fn merged(key: &str, router: &file::Router) -> Result<file::Router, Wrong> {
+fn merged(key: &str, name: &str, router: &file::Router) -> Result<file::Router, Wrong> {
+    if router.preset.is_none() && presets::find(name).is_some() {
+        let hint = format!("say preset = {name:?}, or preset = \"plain\" for what the name does not say");
+        let problem = "a preset has this name, and the router does not say whether it is one";
+        return Err(Wrong::new(format!("{key}.preset"), problem, hint));
+    }
     let preset = router.preset.as_deref().unwrap_or("plain");
     let Some(base) = presets::find(preset) else {
         let meant = did_you_mean(preset, PRESETS.iter().map(|preset| preset.name));
@@ -154,7 +164,15 @@ fn place(key: &str, host: &str, number: usize, names: &[String], layout: &mut La
         let outermost = index + 1 == names.len();
         if let Some(inside) = layout.inside_of(name) {
             if !outermost {
-                let hint = "only the last name may be a router of this file; what is nearer must be a preset";
+                let outer = &names[index + 1];
+                let nearer = match &names[..=index] {
+                    [one] => format!("{one:?}"),
+                    several => format!("{several:?}"),
+                };
+                let hint = format!(
+                    "a router of this file says itself where it stands: write outside = {outer:?} in [router.{name}], \
+                     and behind = {nearer} here"
+                );
                 return Err(Wrong::new(key, format!("the router {name:?} already stands somewhere"), hint));
             }
             segment = inside;

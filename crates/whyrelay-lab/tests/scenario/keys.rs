@@ -136,7 +136,7 @@ pub(crate) const KEYS: &[(&str, &str, &str)] = &[
     (UPLINK, "address = [\"10.7.0.2/24\"]", "10.7.0.2"),
     ("[[host.a.interface]]\nname = \"eth1\"\n", "behind = \"home-router\"", ""),
     ("[[host.a.interface]]\nname = \"eth1\"\nbehind = \"home-router\"\n", "ipv6 = true", ""),
-    ("[router.s]\npreset = \"mobile-carrier\"\n[router.r]\n", "outside = \"s\"", ""),
+    ("[router.s]\npreset = \"mobile-carrier\"\n[host.c]\nbehind = \"s\"\n[router.r]\n", "outside = \"s\"", ""),
     (ROUTER, "filtering = \"endpoint-independent\"", "filters endpoint-independent"),
     (
         "[router.r]\nallow-udp = [\"3478\"]\nreject = true\n",

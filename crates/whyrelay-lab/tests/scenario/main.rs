@@ -110,6 +110,19 @@ fn what_cannot_be_is_refused_by_its_key() {
     let route = |keys: &str| format!("[[host.a.route]]\nto = \"peer\"\ndev = \"eth0\"\n{keys}");
     for (piece, parts) in [
         ("[router.x]\n[host.x]\n", &["host.x", "router has this name"][..]),
+        (
+            "[router.cloud]\nlink.delay = \"1ms\"\n[host.c]\nbehind = \"cloud\"\n",
+            &["router.cloud.preset", "a preset has this name", "preset = \"cloud\"", "\"plain\""],
+        ),
+        ("[router.r]\n", &["router.r: nobody is behind this router", "behind = \"r\"", "outside = \"r\""]),
+        (
+            "behind = [\"fritz\", \"carrier\"]\n[router.fritz]\n[router.carrier]\n",
+            &["host.a.behind", "outside = \"carrier\" in [router.fritz]", "behind = \"fritz\" here"],
+        ),
+        (
+            "behind = [\"docker-bridge\", \"fritz\", \"cloud\"]\n[router.fritz]\n",
+            &["outside = \"cloud\" in [router.fritz]", "behind = [\"docker-bridge\", \"fritz\"] here"],
+        ),
         ("[host.y]\nbehind = \"home-router\"\n[host.y-home-router]\n", &["host.y-home-router", "router"]),
         (&doubling, &["host.a", "of one up to 32 arrive", "`duplicate`"]),
         ("link.burst = { bad = 90, length = 1 }\n", &["host.a.link.burst.length", "write 9 or more, or bad = 50"]),

@@ -1,6 +1,6 @@
 //! A scenario file as it is written: TOML, unknown keys refused, everything optional that has an obvious value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,17 @@ pub enum WorldKind {
     Virtual,
     /// Network namespaces.
     Kernel,
+}
+
+impl File {
+    /// The routers that something is behind: hosts' interfaces and other routers.
+    pub(crate) fn routers_in_use(&self) -> BTreeSet<&String> {
+        let places = self.host.values().flat_map(|host| {
+            std::iter::once(&host.behind).chain(host.interface.iter().map(|interface| &interface.behind))
+        });
+        let outside = self.router.values().filter_map(|router| router.outside.as_ref());
+        places.flat_map(OneOrMany::names).chain(outside).collect()
+    }
 }
 
 fn both_worlds() -> Vec<WorldKind> {
