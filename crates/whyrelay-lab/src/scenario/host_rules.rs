@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::error::Wrong;
 use super::file;
+use super::plausible::is_edge;
 use super::resolve::{least_mtu, public_address};
 use super::topology::{FirewallRule, MAIN, Route, Rule, Session, Topology, WrongChecksum};
 use super::value::Cidr;
@@ -62,6 +63,28 @@ impl Names {
     }
 }
 
+/// Whoever is in a network has an address of it.
+fn belongs(
+    key: &str,
+    interface: &file::Interface,
+    own: Cidr,
+    segment: Option<usize>,
+    topology: &Topology,
+) -> Result<(), Wrong> {
+    let Some(place) = segment.map(|segment| &topology.segments[segment]) else { return Ok(()) };
+    let mut networks = place.ipv4.iter().chain(&place.ipv6);
+    if networks.any(|network| network.contains(own.address) && !is_edge(*network, own.address)) {
+        return Ok(());
+    }
+    let networks: Vec<_> = place.ipv4.iter().chain(&place.ipv6).map(ToString::to_string).collect();
+    let (name, networks) = (&interface.name, networks.join(" and "));
+    let hint = format!(
+        "leave `address` out, and {name} gets one there; or give the router whose inside it is that network (`inside`); \
+         a tunnel without `behind` may have any"
+    );
+    Err(Wrong::new(key, format!("{name} is in {networks}, and {} is no host's address there", own.address), hint))
+}
+
 /// Routes, policy rules and the packet filter of a host, with names replaced by addresses.
 pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: &mut Topology) -> Result<(), Wrong> {
     let key = format!("host.{name}");
@@ -87,6 +110,7 @@ pub(super) fn host_rules(name: &str, spec: &file::Host, index: usize, topology: 
                 Ok(own) => own,
                 Err(_) => first_address(network, names.known.get("peer").copied()),
             };
+            belongs(&key, interface, own, topology.hosts[index].interfaces[number + 1].segment, topology)?;
             addresses.push(own);
         }
         topology.hosts[index].interfaces[number + 1].addresses = addresses;

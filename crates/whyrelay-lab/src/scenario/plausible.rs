@@ -82,7 +82,11 @@ fn addresses(topology: &Topology) -> Result<(), Wrong> {
             return Err(Wrong::new(owner, problem, hint));
         }
         match owners.insert((segment, address), owner.clone()) {
-            Some(other) => Err(Wrong::new(owner, format!("{other} has its address {address}, too"), hint)),
+            Some(other) => {
+                let problem = format!("{other} has its address {address}, too");
+                let another = "give it another `address`; what says none gets one that nobody said before it";
+                Err(Wrong::new(owner, problem, if segment == INTERNET { &hint } else { another }))
+            }
             None => Ok(()),
         }
     };
@@ -109,7 +113,7 @@ fn addresses(topology: &Topology) -> Result<(), Wrong> {
 }
 
 /// The first and the last address of an IPv4 network are nobody's.
-fn is_edge(network: Cidr, address: IpAddr) -> bool {
+pub(super) fn is_edge(network: Cidr, address: IpAddr) -> bool {
     let (IpAddr::V4(first), IpAddr::V4(address)) = (network.network().address, address) else { return false };
     let hosts = u32::MAX.checked_shr(u32::from(network.prefix)).unwrap_or(0);
     let number = u32::from(address) - u32::from(first);

@@ -114,6 +114,17 @@ fn what_cannot_be_is_refused_by_its_key() {
             "[router.cloud]\nlink.delay = \"1ms\"\n[host.c]\nbehind = \"cloud\"\n",
             &["router.cloud.preset", "a preset has this name", "preset = \"cloud\"", "\"plain\""],
         ),
+        (
+            "[[host.a.interface]]\nname = \"wg0\"\nkind = \"tunnel\"\nbehind = \"vpn-exit\"\naddress = [\"10.8.0.2/24\"]\n",
+            &[
+                "host.a.interface[0].address: wg0 is in 192.168.10.0/24, and 10.8.0.2 is no host's",
+                "leave `address` out",
+            ],
+        ),
+        (
+            "[[host.a.interface]]\nname = \"x\"\nbehind = \"pfsense\"\naddress = [\"192.168.10.1/24\"]\n",
+            &["router.a-pfsense has its address 192.168.10.1, too", "give it another `address`"],
+        ),
         ("[router.r]\n", &["router.r: nobody is behind this router", "behind = \"r\"", "outside = \"r\""]),
         (
             "behind = [\"fritz\", \"carrier\"]\n[router.fritz]\n[router.carrier]\n",
