@@ -704,9 +704,9 @@ const STORM: &str = "(while :; do sh -c 'sleep 600; :' /run/whyrelay-lab/$WHYREL
 fn killed_without_root() -> Result<()> {
     let copied = Copied::new()?;
     let allowed = is_allowed(&copied)?;
-    // One begins others all the time.
-    let alone = copied.without_root().into_iter().map(|user| (user, ""));
-    for ((who, command), beside) in alone.chain(copied.without_root().into_iter().map(|user| (user, STORM))) {
+    // At the end one that begins others all the time.
+    let storm = copied.without_root().into_iter().take(1).map(|user| (user, STORM));
+    for ((who, command), beside) in copied.without_root().into_iter().map(|user| (user, "")).chain(storm) {
         let up = match Up::start_beside(command, beside) {
             Ok(up) => up,
             Err(error) => {
