@@ -57,7 +57,7 @@ fn nowhere(session: &Session<'_>, vantage: Vantage, family: Option<Family>) -> O
     let first = |probe: &Probe| probe.aim == ProbeAim::TimeToLive { ttl: 1 };
     let silent = side.host.probes.iter().find(|taken| {
         let (probe, to) = (&taken.fact, taken.fact.remote.ip());
-        first(probe) && probe.result == ProbeOutcome::Silent && !side.known.is_server(probe.remote)
+        first(probe) && is_of(probe, family) && probe.result == ProbeOutcome::Silent && !side.known.is_server(probe.remote)
             // On the own link no router stands between, and at the own router's address the way ends.
             && !is_on_link(side, to)
             && !told_anyhow(side).iter().any(|told| told.mapped.ip() == to)

@@ -106,7 +106,7 @@ pub(super) fn advice(host: &HostEvidence, answer: &RouteAnswer, rule: Option<&Ta
         );
     }
     if let Some(rule) = rule {
-        let refused = is_refused(&answer);
+        let refused = is_refused(answer);
         advice.push(exempt_mark("Or exempt the mark ahead of that rule", &rule.fact, question.mark, refused));
     }
     advice
