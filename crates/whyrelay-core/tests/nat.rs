@@ -239,6 +239,23 @@ fn a_forward_has_what_begins_and_not_the_flow_that_another_host_has() {
     assert!(nat.is_empty());
 }
 
+/// A port is forwarded that another host has toward servers already, as by a mapping service that does not know: toward
+/// those the forward's host has one other port.
+#[test]
+fn a_forward_that_comes_late_leaves_its_host_one_other_port() {
+    let (own, forwarded, outside) =
+        (address("10.0.0.2:40000"), address("10.0.0.3:40000"), address("203.0.113.1:40000"));
+    let servers = [address("198.51.100.1:3478"), address("198.51.100.2:3478")];
+    for overloading in [true, false] {
+        let mut nat = table(Behavior { overloading, ports: PortAllocation::Preserving, ..eim() });
+        assert_eq!(servers.map(|server| nat.outbound(START, own, server)), [Some(outside); 2]);
+        nat.forward(outside, Some(forwarded));
+        let [one, two] = servers.map(|server| nat.outbound(START, forwarded, server).unwrap());
+        assert!(one == two && one != outside, "overloading {overloading}: {one} {two}");
+        assert_eq!(nat.outbound(START, forwarded, address("198.51.100.3:1")), Some(outside));
+    }
+}
+
 /// The table has no room for the flow.
 #[test]
 fn a_full_table_lets_nothing_new_in_by_a_forward() {

@@ -246,11 +246,10 @@ impl Table {
         if self.flows.len() >= self.capacity {
             return None;
         }
-        let external = match self.fixed(internal) {
-            // Another host has this flow already.
-            Some(external) if self.forwards.contains_key(&external) && self.is_taken(external, destination) => {
-                self.random_port(external.ip(), destination)?
-            }
+        // Where another host has the flow of a forwarded endpoint already, its own has a binding as others have.
+        let fixed = self.fixed(internal);
+        let fixed = fixed.filter(|fixed| !self.forwards.contains_key(fixed) || !self.is_taken(*fixed, destination));
+        let external = match fixed {
             Some(external) => external,
             None => {
                 let binding = match self.bindings.get_mut(&(internal, scope)) {
