@@ -399,7 +399,7 @@ fn place(random: &mut Random, file: &mut File, name: &str, places: &[&str], any_
                 ports: Some(ports[random.below(5) as usize]),
                 // Overloading would make a mapping depend on others' destinations.
                 overloading: Some(false),
-                addresses: Some(1 + random.below(3) as u8),
+                addresses: Some(1 + random.below(3) as u32),
                 refresh: Some(if random.below(2) == 0 { Refresh::Outbound } else { Refresh::Both }),
                 ..Router::default()
             };

@@ -11,7 +11,7 @@ use super::{SIGNALING_PORT, STUN_PORT};
 use crate::words::did_you_mean;
 
 /// Most external addresses of a router: a third of a side's block of the Internet.
-const MOST_ADDRESSES: u8 = 32;
+const MOST_ADDRESSES: u32 = 32;
 
 /// The first port of relays in either world (RFC 8656 §7.2 recommends 49152 and up).
 const FIRST_RELAYED_PORT: u16 = 49_152;
@@ -221,6 +221,10 @@ fn host(key: &str, spec: &file::Host) -> Result<(), Wrong> {
     if spec.session.mark.is_some_and(|mark| mark.mask != u32::MAX) {
         let hint = "write the whole mark, as in \"0x1bd00\"; rules have masks";
         return Err(Wrong::new(format!("{key}.session.mark"), "a socket's mark has no mask", hint));
+    }
+    if spec.session.relay_only && spec.session.no_turn {
+        let hint = "say one of the two; against a server without TURN: relay-only = true, and turn = false in [server]";
+        return Err(Wrong::new(format!("{key}.session.no-turn"), "relay-only wants relays, and no-turn none", hint));
     }
     if spec.session.uid == Some(u32::MAX) {
         let hint = "the largest is 4294967294";

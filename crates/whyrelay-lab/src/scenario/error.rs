@@ -28,6 +28,18 @@ pub enum ScenarioError {
         #[source]
         source: Box<toml::ser::Error>,
     },
+    /// A file is no text.
+    #[error("reading {}: it is no text in UTF-8\nhint: a scenario is a TOML file; `whyrelay lab list` names examples", path.display())]
+    NoText {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A directory, where one scenario is wanted.
+    #[error("{} is a directory\nhint: name a file of it; `whyrelay lab run` takes all of a directory", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+    },
     /// The text is no scenario: TOML, keys or values.
     #[error("reading scenario {name}")]
     Syntax {

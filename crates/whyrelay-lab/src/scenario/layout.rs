@@ -142,7 +142,11 @@ impl Layout {
                             as 192.168.1.0/24";
                 return Err(Wrong::new(format!("{key}.inside"), format!("{inside} does not do"), hint));
             }
-            (Some(inside), _) => inside.network(),
+            (Some(inside), _) if inside != inside.network() => {
+                let hint = format!("write the network: {}", inside.network());
+                return Err(Wrong::new(format!("{key}.inside"), format!("{inside} is an address in one"), hint));
+            }
+            (Some(inside), _) => inside,
             (None, Translate::Nothing) if self.untranslated >= 8 => {
                 let problem = "there are public networks for eight routers that do not translate";
                 return Err(Wrong::new(key, problem, "say `inside`"));

@@ -15,6 +15,7 @@ mod resolve;
 pub mod topology;
 pub mod value;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use error::{ScenarioError, Syntax};
@@ -62,8 +63,11 @@ impl Scenario {
 
     /// Reads a scenario from a file. What is wrong with it is told with its path.
     pub fn read(path: &Path) -> Result<Self, ScenarioError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+            ErrorKind::InvalidData => ScenarioError::NoText { path: path.to_owned() },
+            ErrorKind::IsADirectory => ScenarioError::Directory { path: path.to_owned() },
+            _ => ScenarioError::Read { path: path.to_owned(), source },
+        })?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         Self::parse(&name, &text).map_err(|error| error.in_file(path))
     }
@@ -96,6 +100,10 @@ impl Scenario {
         let path = Path::new(name_or_path);
         if path.exists() {
             return Self::read(path);
+        }
+        if name_or_path == "-" {
+            let hint = "name a file; /dev/stdin is one, for a scenario from a pipe".to_owned();
+            return Err(ScenarioError::Unknown { name: name_or_path.to_owned(), hint });
         }
         let names = || Self::embedded().iter().map(|(name, _)| *name);
         let mut similar: Vec<_> = names().filter(|name| name.contains(name_or_path)).take(5).collect();

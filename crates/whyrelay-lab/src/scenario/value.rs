@@ -75,6 +75,11 @@ macro_rules! as_text {
     };
 }
 
+/// Whether a text is a whole number and nothing else: no sign, no blank.
+fn digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// A duration: `20ms`, `1.5s`, `2min`, `500us`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -85,7 +90,9 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no duration: write a number with us, ms, s or min, as in \"20ms\"");
         let unit = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
-        let number: f64 = text[..unit].trim().parse().map_err(|_| wrong())?;
+        let number = text[..unit].trim_end_matches(' ');
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        let number: f64 = number.parse().ok().filter(|_| digits(whole) && digits(part)).ok_or_else(wrong)?;
         let micros = match &text[unit..] {
             "us" => 1.0,
             "ms" => 1e3,
@@ -95,8 +102,8 @@ impl FromStr for Span {
         };
         let micros = number * micros;
         // A day is more than any scenario lasts.
-        if !(0.0..=86_400e6).contains(&micros) {
-            return Err(wrong());
+        if micros > 86_400e6 {
+            return Err(format!("{text:?} is too long: a day (1440min) is the most"));
         }
         Ok(Self(Duration::from_micros(micros.round() as u64)))
     }
@@ -114,7 +121,7 @@ impl fmt::Display for Span {
     }
 }
 
-as_text!(Span, "Duration", r"^[0-9]+(\.[0-9]+)?(us|ms|s|min)$", "A duration: 20ms, 1.5s, 2min, 500us.");
+as_text!(Span, "Duration", r"^[0-9]+(\.[0-9]+)? *(us|ms|s|min)$", "A duration: 20ms, 1.5s, 2min, 500us.");
 
 /// A data rate in bits a second: `10Mbit`, `64kbit`, `1Gbit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,7 +133,8 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no rate: write a number with bit, kbit, Mbit or Gbit, as in \"10Mbit\"");
         let unit = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
-        let number: u64 = text[..unit].trim().parse().map_err(|_| wrong())?;
+        let number = text[..unit].trim_end_matches(' ');
+        let number: u64 = number.parse().ok().filter(|_| digits(number)).ok_or_else(wrong)?;
         let factor = match &text[unit..] {
             "bit" => 1,
             "kbit" => 1000,
@@ -134,7 +142,11 @@ impl FromStr for Rate {
             "Gbit" => 1_000_000_000,
             _ => return Err(wrong()),
         };
-        number.checked_mul(factor).filter(|rate| *rate > 0).map(Self).ok_or_else(wrong)
+        match number.checked_mul(factor) {
+            Some(0) => Err(format!("{text:?} lets nothing pass: for a link that carries nothing write loss = 100.0")),
+            Some(rate) => Ok(Self(rate)),
+            None => Err(format!("{text:?} is more than any link has")),
+        }
     }
 }
 
@@ -149,7 +161,7 @@ impl fmt::Display for Rate {
     }
 }
 
-as_text!(Rate, "Rate", r"^[0-9]+(bit|kbit|Mbit|Gbit)$", "Bits a second: 10Mbit, 64kbit, 1Gbit.");
+as_text!(Rate, "Rate", r"^[0-9]+ *(bit|kbit|Mbit|Gbit)$", "Bits a second: 10Mbit, 64kbit, 1Gbit.");
 
 /// Numbers from one to another, both included: ports `3478` or `32768-60999`, user ids `0-0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,8 +180,8 @@ impl FromStr for Span32 {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no range: write one number or two, as in \"3478\" or \"32768-60999\"");
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let (first, last) =
-            (first.trim().parse().map_err(|_| wrong())?, last.trim().parse::<u32>().map_err(|_| wrong())?);
+        let number = |text: &str| text.parse::<u32>().ok().filter(|_| digits(text)).ok_or_else(wrong);
+        let (first, last) = (number(first.trim_end_matches(' '))?, number(last.trim_start_matches(' '))?);
         if first > last { Err(wrong()) } else { Ok(Self(first..=last)) }
     }
 }
@@ -181,7 +193,7 @@ impl fmt::Display for Span32 {
     }
 }
 
-as_text!(Span32, "Range", r"^[0-9]+(-[0-9]+)?$", "One number or two: 3478, 32768-60999.", numbers);
+as_text!(Span32, "Range", r"^[0-9]+( *- *[0-9]+)?$", "One number or two: 3478, 32768-60999.", numbers);
 
 /// A firewall mark with its mask: `0x1bd00` or `0x10000/0x10000`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,9 +318,16 @@ mod tests {
         }
         assert_eq!("1.5s".parse(), Ok(Span(Duration::from_millis(1500))));
         assert_eq!("2min".parse(), Ok(Span(Duration::from_secs(120))));
-        for text in ["", "5", "ms", "-1s", "1h", "99999999999s"] {
+        assert_eq!("30 s".parse(), Ok(Span(Duration::from_secs(30))));
+        for text in ["", "5", "ms", "-1s", "+1s", " 1s", ".5s", "5.s", "1h", "99999999999s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
+        let said = |text: &str| text.parse::<Span>().err().or_else(|| text.parse::<Rate>().err()).unwrap_or_default();
+        assert!(said("99999999999s").contains("a day (1440min) is the most"));
+        let said = |text: &str| text.parse::<Rate>().err().unwrap_or_default();
+        assert!(said("0bit").contains("loss = 100.0") && said("99999999999999999Gbit").contains("any link"));
+        assert_eq!("22 - 25".parse(), Ok(Span32(22..=25)));
+        assert!(["+5", " 5", "5 ", "5-+6"].iter().all(|text| text.parse::<Span32>().is_err()));
         assert_eq!("10Mbit".parse(), Ok(Rate(10_000_000)));
         assert!("0bit".parse::<Rate>().is_err() && "10".parse::<Rate>().is_err());
         assert_eq!("0x10000/0x10000".parse(), Ok(Mark { value: 0x10000, mask: 0x10000 }));

@@ -125,6 +125,14 @@ fn what_cannot_be_is_refused_by_its_key() {
             "[[host.a.interface]]\nname = \"x\"\nbehind = \"pfsense\"\naddress = [\"192.168.10.1/24\"]\n",
             &["router.a-pfsense has its address 192.168.10.1, too", "give it another `address`"],
         ),
+        ("[router.r]\naddresses = 5000\n", &["router.r.addresses", "1 to 32"]),
+        ("[router.r]\naddresses = -1\n", &["integer `-1`, expected a whole number from 0 to 4294967295"]),
+        ("[host.a.session]\nport = 70000\n", &["integer `70000`, expected a whole number from 0 to 65535"]),
+        ("[router.r]\ninside = \"192.168.1.7/24\"\n", &["router.r.inside: 192.168.1.7/24", "192.168.1.0/24"]),
+        ("behind = 7\n", &["integer `7`, expected a name or several"]),
+        ("session = { relay-only = true, no-turn = true }\n", &["host.a.session.no-turn", "one of the two"]),
+        ("[host.a.link]\nrate = \"0bit\"\n", &["\"0bit\" lets nothing pass", "loss = 100.0"]),
+        ("[router.r]\nlifetime = \"99999999s\"\n", &["\"99999999s\" is too long", "1440min"]),
         ("[router.r]\n", &["router.r: nobody is behind this router", "behind = \"r\"", "outside = \"r\""]),
         (
             "behind = [\"fritz\", \"carrier\"]\n[router.fritz]\n[router.carrier]\n",
@@ -310,6 +318,8 @@ fn what_cannot_be_is_refused_by_its_key() {
             assert!(said.contains(part), "{part:?} is not in: {said}\n{piece}");
         }
     }
+    let plain = Scenario::parse("test", &format!("title = \"t\"\n[host.a]\nbehind = []\n[host.b]\n{ENDS}"));
+    assert!(plain.is_ok_and(|it| it.topology.routers.is_empty()), "behind nothing is on the Internet");
     let fits = format!("title = \"t\"\n[host.a]\n{full}[host.b]\n{ENDS}");
     assert!(Scenario::parse("test", &fits).is_ok(), "five hosts and a router fill a /29");
     for burst in ["bad = 90, length = 9", "bad = 50, length = 1", "bad = 99, length = 99", "bad = 0, length = 1"] {
@@ -340,6 +350,24 @@ fn what_cannot_be_is_refused_by_its_key() {
     let chain = vec!["home-router"; 300];
     let said = error(&format!("title = \"t\"\n[host.a]\nbehind = {chain:?}\n[host.b]\n{ENDS}"));
     assert!(said.contains("more than 200 routers"), "{said}");
+}
+
+#[test]
+fn what_is_no_file_of_a_scenario_is_named_with_what_is_wanted() {
+    let directory = std::env::temp_dir().join(format!("whyrelay-scenario-files-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let binary = directory.join("binary.toml");
+    std::fs::write(&binary, [0x74, 0xFF, 0xFE, 0x00]).unwrap();
+    let (directory, binary) = (directory.display().to_string(), binary.display().to_string());
+    for (wanted, parts) in [
+        (binary.as_str(), [binary.as_str(), "no text in UTF-8", "hint: a scenario is a TOML file"]),
+        (&directory, [&directory, "is a directory", "hint: name a file"]),
+        ("-", ["there is no scenario \"-\"", "hint: name a file", "/dev/stdin"]),
+    ] {
+        let said = Scenario::find(wanted).expect_err("this is no scenario").to_string();
+        assert!(parts.iter().all(|part| said.contains(part)), "{wanted}: {said}");
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]

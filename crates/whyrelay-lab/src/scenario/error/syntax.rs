@@ -18,11 +18,28 @@ impl From<toml::de::Error> for Syntax {
 
 impl fmt::Display for Syntax {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\nhint: {}", self.found.to_string().trim_end(), hint(self.found.message()))
+        let said = format!("{}\n", self.found.to_string().trim_end());
+        // serde's, which only who writes Rust knows.
+        let said = ["u8", "u16", "u32", "u64", "i64"].iter().fold(said, |said, kind| {
+            said.replace(&format!(", expected {kind}\n"), &format!(", expected {}\n", in_words(kind)))
+        });
+        write!(f, "{}\nhint: {}", said.trim_end(), hint(self.found.message()))
     }
 }
 
 impl std::error::Error for Syntax {}
+
+/// What numbers of a type of Rust are.
+fn in_words(kind: &str) -> String {
+    let most = match kind {
+        "u8" => u64::from(u8::MAX),
+        "u16" => u64::from(u16::MAX),
+        "u32" => u64::from(u32::MAX),
+        "u64" => u64::MAX,
+        _ => return "a whole number".to_owned(),
+    };
+    format!("a whole number from 0 to {most}")
+}
 
 /// The way out of what a TOML reader says.
 fn hint(message: &str) -> String {

@@ -14,7 +14,8 @@ use crate::scenario::value::{Mark, Span, Span32};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Host {
-    /// Where its `eth0` is: a router's name or a preset's, or several, the nearest first. Nothing: on the Internet.
+    /// Where its `eth0` is: a router's name or a preset's, or several, the nearest first. Nothing,
+    /// or an empty list: on the Internet.
     #[serde(default, skip_serializing_if = "is_default")]
     pub behind: OneOrMany,
     /// Whether it has IPv4.
@@ -81,7 +82,8 @@ pub struct Interface {
     /// Where it leads, as for a host.
     #[serde(default, skip_serializing_if = "is_default")]
     pub behind: OneOrMany,
-    /// Its addresses with their prefixes, where the place does not give one; `peer/24` is the peer's network.
+    /// Its addresses with their prefixes, where the place does not give one; `peer/24` is the peer's network. Without a
+    /// prefix it is alone in its network (/32, /128).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub address: Vec<String>,
     /// Whether it has IPv6 of the place where it leads; refused where it leads nowhere, or where that has none.

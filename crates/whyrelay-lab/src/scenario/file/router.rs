@@ -1,7 +1,10 @@
 //! Routers: NAT, firewall and what else one does to packets.
 
+use std::fmt;
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use whyrelay_core::nat::behavior::{
     FilteringBehavior, Hairpinning, MappingBehavior, Pooling, PortAllocation, Refresh, Unsolicited,
 };
@@ -12,13 +15,41 @@ use super::names::{BehaviorName, HairpinningName, PoolingName, PortAllocationNam
 use crate::scenario::value::{Cidr, Span, Span32};
 
 /// One name or several.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum OneOrMany {
     /// One.
     One(String),
     /// Several, the nearest to the host first.
     Many(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl<'de> Visitor<'de> for Names {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name or several, as in \"home-router\" or [\"home-router\", \"mobile-carrier\"]")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany::One(name.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = list.next_element()? {
+                    names.push(name);
+                }
+                Ok(OneOrMany::Many(names))
+            }
+        }
+
+        deserializer.deserialize_any(Names)
+    }
 }
 
 impl Default for OneOrMany {
@@ -82,7 +113,8 @@ pub struct Router {
     pub overloading: Option<bool>,
     /// How many external addresses it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub addresses: Option<u8>,
+    #[schemars(range(min = 1, max = 32))]
+    pub addresses: Option<u32>,
     /// Which of them a mapping gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<PoolingName>")]
