@@ -12,6 +12,13 @@ const LINE: usize = 16;
 /// Space inside and around a box.
 const PAD: usize = 10;
 
+/// Width of a character of the title, which is bold and larger.
+const TITLE_CHARACTER: usize = CHARACTER + 2;
+/// Height of a line of the title.
+const TITLE_LINE: usize = 18;
+/// However small the network is: room for a title.
+const LEAST_WIDTH: usize = 480;
+
 /// What is drawn so far.
 #[derive(Default)]
 struct Picture {
@@ -42,21 +49,45 @@ pub fn svg(topology: &Topology) -> String {
     let tree = tree(topology);
     let mut widths = Vec::new();
     measure(&tree, 0, &mut widths);
-    let mut picture = Picture { bottom: 3 * LINE, ..Picture::default() };
+    let width: usize = widths.iter().map(|width| width + 5 * PAD).sum::<usize>() + PAD;
+    let width = width.max(LEAST_WIDTH);
+    let title = wrapped(&topology.title, (width - 2 * PAD) / TITLE_CHARACTER);
+    let mut picture = Picture { bottom: 3 * LINE + (title.len() - 1) * TITLE_LINE, ..Picture::default() };
     place(&tree, 0, &widths, &mut picture);
     let uplinks = picture.uplinks();
     let Picture { bottom, boxes, lines, .. } = picture;
-    let width: usize = widths.iter().map(|width| width + 5 * PAD).sum::<usize>() + PAD;
-    let width = width.max((topology.title.len() + 2) * (CHARACTER + 2));
+    let title: String = (0..)
+        .zip(&title)
+        .map(|(number, line)| format!("<tspan x=\"{PAD}\" y=\"{}\">{}</tspan>", 24 + number * TITLE_LINE, escape(line)))
+        .collect();
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{bottom}\" viewBox=\"0 0 {width} {bottom}\" \
          font-family=\"ui-monospace,Menlo,Consolas,monospace\" font-size=\"11.5\">\n\
          <style>rect{{stroke:#57606a;rx:5}} .internet{{fill:#ddf4ff}} .router{{fill:#fff8c5}} .peer{{fill:#dafbe1}} \
          .host{{fill:#f6f8fa}} .server{{fill:#fbefff}} .uplink{{fill:#f6f8fa;stroke-dasharray:4 3}} .same{{stroke-dasharray:4 3}} path{{stroke:#57606a;fill:none}} text{{fill:#1f2328}}</style>\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\" style=\"stroke:none\"/>\n\
-         <text x=\"{PAD}\" y=\"24\" font-size=\"14\" font-weight=\"bold\">{}</text>\n{lines}{uplinks}{boxes}</svg>\n",
-        escape(&topology.title)
+         <text font-size=\"14\" font-weight=\"bold\">{title}</text>\n{lines}{uplinks}{boxes}</svg>\n"
     )
+}
+
+/// Lines of at most so many characters, and at least one; longer words are cut.
+fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let letters: Vec<char> = word.chars().collect();
+        for piece in letters.chunks(columns.max(1)) {
+            let line = lines.last().map_or(0, |line| line.chars().count());
+            if line > 0 && line + 1 + piece.len() > columns {
+                lines.push(String::new());
+            }
+            let Some(line) = lines.last_mut() else { continue };
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.extend(piece);
+        }
+    }
+    lines
 }
 
 fn measure(node: &Node, depth: usize, widths: &mut Vec<usize>) {

@@ -95,6 +95,7 @@ fn translation_words(translation: &Translation) -> Vec<String> {
         Translation::Nat(behavior) => (nat(behavior), behavior.lifetime),
         Translation::OneToOne { filtering, lifetime, pairs } => {
             let pairs = list(pairs.iter().map(|(inside, outside)| format!("{inside} = {outside}")));
+            let pairs = if pairs.is_empty() { "of nobody".to_owned() } else { pairs };
             (vec![format!("1:1 {pairs}, filters {filtering}")], *lifetime)
         }
         Translation::Nothing { filtering, lifetime } => {

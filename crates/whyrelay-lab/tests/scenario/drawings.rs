@@ -67,6 +67,31 @@ fn a_host_with_two_uplinks_is_one_box_and_its_second_interface_another() {
     assert_eq!(picture.matches("class=\"uplink\"").count(), 1, "{picture}");
 }
 
+#[test]
+fn a_long_title_makes_no_picture_wider_and_is_whole() {
+    let mut drawn = parse("title = \"t\"\n[host.a]\n[host.b]\n[expect]\npath = \"direct\"\n");
+    let size = |picture: &str, of: &str| -> usize {
+        let (_, rest) = picture.split_once(&format!(" {of}=\"")).unwrap();
+        rest.split('"').next().unwrap().parse().unwrap()
+    };
+    let short = svg(&drawn);
+    drawn.title = format!("{} {}", "words & more".repeat(80), "x".repeat(400));
+    let long = svg(&drawn);
+    assert_eq!(size(&long, "width"), size(&short, "width"));
+    assert!(size(&long, "height") > size(&short, "height") + 300, "what is below has moved down");
+    assert!(long.matches('x').count() >= short.matches('x').count() + 400, "nothing of it is missing");
+}
+
+#[test]
+fn a_one_to_one_router_without_hosts_is_drawn_as_one() {
+    let drawn = parse(
+        "title = \"t\"\n[host.a]\n[host.b]\n[host.c]\nbehind = \"cloud\"\nipv4 = false\nipv6 = true\n\
+         [expect]\npath = \"direct\"\n",
+    );
+    let picture = text(&drawn);
+    assert!(!picture.contains(" , "), "{picture}");
+}
+
 /// No file can say one; a program may.
 #[test]
 fn a_title_moves_no_cursor() {

@@ -49,6 +49,36 @@ fn results_for_people_are_a_table() {
     insta::assert_snapshot!("lab-run-text", stdout(&["--jobs", "1"]));
 }
 
+/// Whoever looks at results later sees what was run and what was not.
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_in_virtual_time_leaves_what_was_run_and_tells_of_the_rest() {
+    use std::io::BufRead as _;
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("junit.xml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_whyrelay"));
+    command.args(["lab", "run", "--jobs", "1", "--junit"]).arg(&file);
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("whyrelay runs");
+    let mut progress = std::io::BufReader::new(child.stderr.take().expect("stderr"));
+    let mut first = String::new();
+    progress.read_line(&mut first).expect("a line");
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("a signal");
+    let output = child.wait_with_output().expect("its end");
+    assert_eq!(output.status.code(), Some(2), "{first}");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("interrupted: ") && shown.contains(" not run\n"), "{shown}");
+    let name = first.split_whitespace().last().expect("a name");
+    let written = std::fs::read_to_string(&file).expect("a file");
+    assert!(written.contains(&format!("name=\"{name}\" time=")), "{name} is not in {written}");
+    assert!(written.contains("><skipped message=\"interrupted\"/></testcase>"), "{written}");
+}
+
 /// One that is quick to run.
 const RIGHT: &str = "title = \"t\"\n[host.a]\n[host.b]\n[expect]\npath = \"direct\"\n";
 

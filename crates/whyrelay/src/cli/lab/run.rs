@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+#[cfg(not(target_os = "linux"))]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -49,7 +51,7 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
     let done = match args.kernel {
         _ if scenarios.is_empty() => Vec::new(),
         true => in_namespaces(args, &scenarios)?,
-        false => in_virtual_time(args, &scenarios),
+        false => in_virtual_time(args, &scenarios)?,
     };
     let (mut results, mut skipped, mut broken, mut up) = (Vec::new(), Vec::new(), unread, Vec::new());
     let mut not_run = Vec::new();
@@ -79,7 +81,8 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
             text.push_str(&table(&verdicts, color, columns));
             text.push_str(&beside(&skipped, &broken, &up, columns));
             if !not_run.is_empty() {
-                let _ = writeln!(text, "interrupted: {} not run; {}", counted(not_run.len()), removal());
+                let networks = if args.kernel { format!("; {}", removal()) } else { String::new() };
+                let _ = writeln!(text, "interrupted: {} not run{}", counted(not_run.len()), networks);
             } else if let Some(left) = left() {
                 let _ = writeln!(text, "{left}");
             }
@@ -119,15 +122,23 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
     })
 }
 
-fn in_virtual_time(args: &RunArgs, scenarios: &[Scenario]) -> Vec<Done> {
+/// What is interrupted leaves the results of what has run.
+fn in_virtual_time(args: &RunArgs, scenarios: &[Scenario]) -> anyhow::Result<Vec<Done>> {
+    #[cfg(target_os = "linux")]
+    let interrupted = super::watch_interrupts()?;
+    #[cfg(not(target_os = "linux"))]
+    let interrupted = AtomicBool::new(false);
     let jobs = args.jobs.map_or_else(work::cores, usize::from);
-    each(scenarios, jobs, |scenario| {
+    Ok(each(scenarios, jobs, |scenario| {
+        if interrupted.load(Ordering::Relaxed) {
+            return Done::NotRun(scenario.name.clone());
+        }
         if let Some(reason) = cannot_virtually(&scenario.topology) {
             return Done::Skipped(Skipped { scenario: scenario.name.clone(), reason });
         }
         let observed = run_virtual(&scenario.topology);
         Done::Ran(Box::new((judge(&scenario.topology, &observed), observed)), None)
-    })
+    }))
 }
 
 #[cfg(target_os = "linux")]
