@@ -240,7 +240,7 @@ fn a_proof_tells_of_each_way_in_which_large_packets_get_lost() {
     for tried in [&[][..], &[Vantage::A]] {
         let untried = prove(&before, &black_hole(&[], tried));
         assert!(!untried.fixed, "{tried:?}: {untried:?}");
-        assert_eq!(codes(&untried.not_measured).contains(&from_b), true, "{tried:?}: {untried:?}");
+        assert!(codes(&untried.not_measured).contains(&from_b), "{tried:?}: {untried:?}");
     }
     // The other way came up meanwhile.
     let turned = prove(&black_hole(&[Vantage::A], &BOTH), &black_hole(&[Vantage::B], &BOTH));

@@ -96,6 +96,7 @@ mod tests {
             remedies: Vec::new(),
             doubt: String::new(),
             hidden: false,
+            seen_by: None,
         }
     }
 
