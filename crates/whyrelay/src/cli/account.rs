@@ -156,6 +156,7 @@ mod tests {
             remedies: Vec::new(),
             doubt: String::new(),
             hidden: false,
+            seen_by: None,
         };
         let mut report = Report::from_events(&[]);
         for (path, over_tcp, severity, expected) in [
