@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use whyrelay_core::random::Random;
 
@@ -176,7 +177,7 @@ impl Lab {
     /// What a node has in its own namespace.
     fn furnish(&mut self, node: Node) -> Result<(), LabError> {
         let namespace = format!("{}-{}", self.record.id, node.name);
-        let (translates, sinks) = (node.translator.is_some(), node.sinks.clone());
+        let translator = node.translator.map(|translator| Arc::new(Mutex::new(translator)));
         let program = nft()?;
         let ip = ip()?;
         let (devices, tunnels, mapping) = enter(&namespace, || {
@@ -188,12 +189,12 @@ impl Lab {
                 bridges.push(format!("link set {end} up"));
             }
             ip_batch(&bridges)?;
-            let devices = match translates {
+            let devices = match translator.is_some() {
                 true => Some((Device::create(INSIDE, Kind::Tun)?, Device::create(OUTSIDE, Kind::Tun)?)),
                 false => None,
             };
             let tunnels =
-                sinks.iter().enumerate().map(|(index, name)| sink(index, name)).collect::<Result<Vec<_>, _>>()?;
+                node.sinks.iter().enumerate().map(|(index, name)| sink(index, name)).collect::<Result<Vec<_>, _>>()?;
             usual_sysctls()?;
             for (name, value) in &node.sysctls {
                 // Those of connection tracking are there once a rule needs it.
@@ -214,15 +215,13 @@ impl Lab {
             if node.conntrack_full {
                 conntrack::fill()?;
             }
-            let mapping = node.mapping.map(MappingServer::start).transpose()?;
+            let mapping = node.mapping.zip(translator.clone());
+            let mapping = mapping.map(|(config, translator)| MappingServer::start(config, translator)).transpose()?;
             Ok((devices, tunnels, mapping))
         })?;
         self.sinks.extend(tunnels.into_iter().flatten());
-        if let (Some(mut translator), Some((inside, outside))) = (node.translator, devices) {
-            if let Some((server, changes)) = mapping {
-                translator.changes = Some(changes);
-                self.mappers.push(server);
-            }
+        self.mappers.extend(mapping);
+        if let (Some(translator), Some((inside, outside))) = (translator, devices) {
             let router = Router::start(translator, inside, outside).map_err(LabError::system("starting a thread"))?;
             self.routers.push(router);
         }

@@ -1,12 +1,11 @@
-//! A router's end of NAT-PMP, PCP and UPnP: sockets in its namespace for [`Mappings`], by which the user-space router
-//! forwards.
+//! A router's end of NAT-PMP, PCP and UPnP: sockets in its namespace for [`Mappings`], which begin and end forwards in the
+//! user-space router's table.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,8 @@ use whyrelay_core::engine::port_mapping::router::RouterConfig;
 use whyrelay_core::wire::portmap::{self, ssdp};
 
 use super::error::LabError;
-use super::router::Clock;
-use crate::port_mapping::{Change, Mappings};
+use super::router::{Clock, SharedTranslator, lock};
+use crate::port_mapping::Mappings;
 
 /// The largest datagram that is read.
 const LARGEST: usize = 2048;
@@ -36,15 +35,14 @@ pub(crate) struct MappingServer {
 
 impl MappingServer {
     /// Opens its sockets in the namespace of the calling thread.
-    pub(crate) fn start(config: RouterConfig) -> Result<(Self, Receiver<Change>), LabError> {
-        let (changes, changed) = channel();
-        let service = Service::open(config, changes)?;
+    pub(crate) fn start(config: RouterConfig, translator: SharedTranslator) -> Result<Self, LabError> {
+        let service = Service::open(config, translator)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let serve = move || service.run(&stopped);
         let thread = std::thread::Builder::new().name("lab port mapping".to_owned()).spawn(serve);
         let thread = Some(thread.map_err(LabError::system("starting a thread"))?);
-        Ok((Self { stop, thread }, changed))
+        Ok(Self { stop, thread })
     }
 }
 
@@ -63,11 +61,11 @@ struct Service {
     /// Sockets with the ports that the router knows them by.
     datagrams: Vec<(u16, UdpSocket)>,
     http: Option<TcpListener>,
-    changes: Sender<Change>,
+    translator: SharedTranslator,
 }
 
 impl Service {
-    fn open(config: RouterConfig, changes: Sender<Change>) -> Result<Self, LabError> {
+    fn open(config: RouterConfig, translator: SharedTranslator) -> Result<Self, LabError> {
         let failed = || LabError::system("opening the sockets of a port mapping server");
         let mut datagrams = Vec::new();
         if config.nat_pmp || config.pcp {
@@ -88,7 +86,7 @@ impl Service {
         }
         let clock = Clock::new();
         let mappings = Mappings::new(clock.now(), config);
-        Ok(Self { mappings, clock, datagrams, http, changes })
+        Ok(Self { mappings, clock, datagrams, http, translator })
     }
 
     fn run(mut self, stopped: &AtomicBool) {
@@ -117,6 +115,7 @@ impl Service {
     fn answer_datagrams(&mut self, index: usize, buffer: &mut [u8]) {
         while let Ok((length, source)) = self.datagrams[index].1.recv_from(buffer) {
             let port = self.datagrams[index].0;
+            self.mappings.hold(&lock(&self.translator).udp);
             let answer = self.mappings.datagram(self.clock.now(), source, port, &buffer[..length]);
             // Before the answer: who has it may use the mapping at once.
             self.tell();
@@ -137,6 +136,7 @@ impl Service {
             stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             let length = stream.read(&mut buffer)?;
             request.extend_from_slice(&buffer[..length]);
+            self.mappings.hold(&lock(&self.translator).udp);
             if let Some(response) = self.mappings.http(self.clock.now(), source.ip(), &request) {
                 self.tell();
                 return stream.write_all(&response);
@@ -150,8 +150,8 @@ impl Service {
 
     /// Tells the user-space router what has changed.
     fn tell(&mut self) {
-        for change in self.mappings.changes(self.clock.now()) {
-            let _ = self.changes.send(change);
+        for (external, internal) in self.mappings.changes(self.clock.now()) {
+            lock(&self.translator).udp.forward(external, internal);
         }
     }
 }

@@ -464,7 +464,7 @@ fn user_space(topology: &Topology, router: &Router, node: &mut Node) {
     let accepts_input = behavior.unsolicited == Unsolicited::Tracked;
     let (udp, tcp, echo) = (table(behavior), table(connections), table(echoes));
     let fragments = Fragments::default();
-    node.translator = Some(Translator { udp, tcp, echo, alg: router.alg, accepts_input, fragments, changes: None });
+    node.translator = Some(Translator { udp, tcp, echo, alg: router.alg, accepts_input, fragments });
     node.mapping = port_mapping::config(router);
 
     let mut to: Vec<IpAddr> =

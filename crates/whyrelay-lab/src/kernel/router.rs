@@ -8,9 +8,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +20,6 @@ use whyrelay_core::time::Timestamp;
 use super::packet::{Carried, Fragment, FragmentKey, Parsed, fragment, parse, readdress};
 use super::tun::{Device, OFFLOAD_HEADER, needs_checksum};
 use crate::alg;
-use crate::port_mapping::Change;
 use crate::scenario::file::Alg;
 
 /// The device that leads to the inside.
@@ -61,18 +59,17 @@ pub(crate) struct Translator {
     pub(crate) accepts_input: bool,
     /// Packets whose first fragment has passed.
     pub(crate) fragments: Fragments,
-    /// Forwards that begin and end, as hosts ask for them.
-    pub(crate) changes: Option<Receiver<Change>>,
+}
+
+/// The one of a router's thread and of the thread that maps ports on it.
+pub(crate) type SharedTranslator = Arc<Mutex<Translator>>;
+
+/// Nothing in a translator is half done when a thread ends that has it.
+pub(crate) fn lock(translator: &SharedTranslator) -> MutexGuard<'_, Translator> {
+    translator.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Translator {
-    /// Begins and ends forwards.
-    fn follow(&mut self) {
-        while let Some(Ok((external, internal))) = self.changes.as_ref().map(Receiver::try_recv) {
-            self.udp.forward(external, internal);
-        }
-    }
-
     /// Translates a packet in place; answers where it goes on, nothing when it is dropped.
     fn translate(&mut self, now: Timestamp, from: Side, packet: &mut [u8], partial: bool) -> Option<Side> {
         let Some(part) = fragment(packet) else { return self.translate_whole(now, from, packet, partial, true) };
@@ -233,7 +230,7 @@ pub(crate) struct Router {
 
 impl Router {
     /// Starts it between its two devices.
-    pub(crate) fn start(mut translator: Translator, inside: Device, outside: Device) -> std::io::Result<Self> {
+    pub(crate) fn start(translator: SharedTranslator, inside: Device, outside: Device) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("lab router".to_owned()).spawn(move || {
@@ -241,7 +238,7 @@ impl Router {
             let mut buffer = vec![0; LARGEST];
             while !stopped.load(Ordering::Relaxed) {
                 wait(&inside, &outside);
-                translator.follow();
+                let mut translator = lock(&translator);
                 for from in [Side::Inside, Side::Outside] {
                     let device = if from == Side::Inside { &inside } else { &outside };
                     for _ in 0..BATCH {
@@ -316,7 +313,7 @@ mod tests {
         };
         let table = || Table::new(behavior.clone(), vec![ROUTER.into()], Random::from_number(1));
         let fragments = Fragments::default();
-        Translator { udp: table(), tcp: table(), echo: table(), alg: None, accepts_input, fragments, changes: None }
+        Translator { udp: table(), tcp: table(), echo: table(), alg: None, accepts_input, fragments }
     }
 
     /// A packet of UDP in fragments of 1480 bytes: port 5000 to port 7.
