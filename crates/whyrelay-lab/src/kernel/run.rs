@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{OFlag, open};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, Uid, chown};
+use nix::unistd::{Gid, Pid, Uid, chown};
 use whyrelay_core::engine::turn_server::SharedSecret;
 use whyrelay_core::report::Report;
 use whyrelay_core::time::Timestamp;
@@ -143,7 +144,7 @@ pub fn missing_inside(topology: &Topology, host: &str) -> Vec<String> {
     if let Some(session) = index.and_then(|index| topology.sessions.get(index)) {
         if session.uid != 0 {
             let uid = session.uid;
-            missing.push(format!("the user {uid}, as whom {host}'s session runs: setpriv --reuid={uid} PROGRAM"));
+            missing.push(format!("the user {uid}, as whom {host}'s session runs: setpriv --reuid={uid} --regid={uid} --clear-groups PROGRAM"));
         }
         if !session.starts.is_zero() {
             let late = session.starts.as_secs_f64();
@@ -194,7 +195,7 @@ fn run_in(lab: &Lab, topology: &Topology, conditions: &Conditions<'_>, began: In
     let asked = asked.elapsed();
     let services = Services::start(lab, topology, conditions)?;
     let up_after = began.elapsed().saturating_sub(asked);
-    let sides = [Side::new(lab, topology, 0)?, Side::new(lab, topology, 1)?];
+    let sides = [Side::new(lab.directory(), topology, 0)?, Side::new(lab.directory(), topology, 1)?];
     let mut cut = (topology.expect.path == Path::Direct).then(|| Cut::new(lab, topology));
     let sessions = start(lab, topology, conditions, &sides, cut.as_ref())?;
     let limit = LIMIT + limits::asked_for(topology).0;
@@ -212,42 +213,58 @@ fn run_in(lab: &Lab, topology: &Topology, conditions: &Conditions<'_>, began: In
 const VERBS: [&str; 2] = ["offer", "answer"];
 /// The file of a side's recording.
 const RECORDING: &str = "recording.jsonl";
+/// The end of the name of the file of a side's account.
+const ACCOUNT: &str = "account.json";
+/// The end of the name of the file of what a side says while it runs.
+const PROGRESS: &str = "progress.log";
+/// The most that is read of a file that a session writes, in bytes: a hundred times the largest recording of a scenario that
+/// comes with whyrelay, and little enough for memory.
+const READ_AT_MOST: u64 = 256 << 20;
 
-/// The directory of a side's files.
+/// The directory of a side's recording, which is its user's: no other file is in it.
 fn directory_of(lab: &FilePath, topology: &Topology, index: usize) -> PathBuf {
     lab.join(&topology.hosts[index].name)
 }
 
 /// The files of one side.
+#[derive(Debug)]
 pub(super) struct Side {
     name: String,
     /// Of [`VERBS`].
     verb: &'static str,
+    /// The user of its session.
+    uid: u32,
+    /// The lab's own, in which no session's user makes anything.
+    lab: PathBuf,
+    /// Its session's user's.
     directory: PathBuf,
 }
 
 impl Side {
-    fn new(lab: &Lab, topology: &Topology, index: usize) -> Result<Self, LabError> {
+    /// Its directory is given to its session's user.
+    fn new(lab: &FilePath, topology: &Topology, index: usize) -> Result<Self, LabError> {
         let name = topology.hosts[index].name.clone();
-        let directory = directory_of(lab.directory(), topology, index);
+        let directory = directory_of(lab, topology, index);
         let failed = |doing: &str| LabError::system(format!("{doing} {}", directory.display()));
         fs::create_dir_all(&directory).map_err(failed("making"))?;
         open_to_all(&directory).map_err(failed("opening to its user"))?;
         let uid = topology.sessions[index].uid;
         if uid != 0 {
-            chown(&directory, Some(Uid::from_raw(uid)), None)
-                .map_err(|errno| failed("giving away")(std::io::Error::from(errno)))?;
+            chown(&directory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))
+                .map_err(|errno| failed("giving away")(io::Error::from(errno)))?;
         }
-        Ok(Self { name, verb: VERBS[index], directory })
+        Ok(Self { name, verb: VERBS[index], uid, lab: lab.to_owned(), directory })
     }
 
     /// Whether its session is connected to the signaling server.
     fn has_joined(&self) -> bool {
-        self.text("progress.log").is_ok_and(|said| said.contains("signaling: connected"))
+        self.text(PROGRESS).is_ok_and(|said| said.contains("signaling: connected"))
     }
 
+    /// A file that its session writes and this process makes: beside the directory of its user, who could put a link in
+    /// its place there.
     fn file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.lab.join(format!("{}.{name}", self.name))
     }
 
     fn text(&self, name: &str) -> Result<String, LabError> {
@@ -256,13 +273,17 @@ impl Side {
     }
 
     fn recording(&self) -> Result<String, LabError> {
-        self.text(RECORDING).map_err(|_| self.said("it made no recording"))
+        let file = self.directory.join(RECORDING);
+        read_of(self.uid, &file, READ_AT_MOST).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => self.said("it made no recording"),
+            _ => LabError::system(format!("reading {}", file.display()))(error),
+        })
     }
 
     /// The path of this side's own account.
     fn path(&self) -> Result<Path, LabError> {
-        let account: serde_json::Value = serde_json::from_str(&self.text("account.json")?)
-            .map_err(|_| self.said("its account is no JSON object"))?;
+        let account: serde_json::Value =
+            serde_json::from_str(&self.text(ACCOUNT)?).map_err(|_| self.said("its account is no JSON object"))?;
         match account["path"].as_str() {
             Some("direct") => Ok(Path::Direct),
             Some("relayed") => Ok(Path::Relayed),
@@ -273,12 +294,12 @@ impl Side {
 
     /// Whether the path that it has told of last is direct, if it has told of one.
     pub(super) fn is_direct(&self) -> Option<bool> {
-        let said = self.text("progress.log").unwrap_or_default();
+        let said = self.text(PROGRESS).unwrap_or_default();
         said.lines().rev().find_map(|line| line.split_once(" path: ").map(|(_, path)| !path.contains("relay")))
     }
 
     fn said(&self, problem: &str) -> LabError {
-        let said = self.text("progress.log").unwrap_or_default();
+        let said = self.text(PROGRESS).unwrap_or_default();
         let last: Vec<&str> = said.lines().rev().take(12).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
         LabError::Session {
@@ -286,6 +307,25 @@ impl Side {
             said: format!("{problem}\n{}", last.join("\n")),
         }
     }
+}
+
+/// Reads a file that a user has made in a directory of their own, up to a number of bytes. What that one could not read, or
+/// what never ends, is not read for them: a link, a pipe, another's file.
+fn read_of(uid: u32, file: &FilePath, at_most: u64) -> io::Result<String> {
+    // Without O_NONBLOCK opening a pipe waits for somebody who writes into it.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let open = OpenOptions::new().read(true).custom_flags(flags.bits()).open(file)?;
+    let found = open.metadata()?;
+    if !found.is_file() || found.nlink() > 1 || (uid != 0 && found.uid() != uid) {
+        return Err(io::Error::other("it is no plain file of its session's user"));
+    }
+    let mut text = String::new();
+    // It may grow meanwhile.
+    let length = open.take(at_most + 1).read_to_string(&mut text)?;
+    if length as u64 > at_most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {at_most} bytes")));
+    }
+    Ok(text)
 }
 
 /// Lets every user go through a directory, whatever the umask is.
@@ -351,7 +391,7 @@ fn start(
             let file = sides[index].file(name);
             File::create(&file).map_err(LabError::system(format!("making {}", file.display())))
         };
-        command.stdin(Stdio::null()).stdout(open("account.json")?).stderr(open("progress.log")?).process_group(0);
+        command.stdin(Stdio::null()).stdout(open(ACCOUNT)?).stderr(open(PROGRESS)?).process_group(0);
         if let Some(cut) = cut {
             command.arg("--measure-after").arg(cut.file());
         }
@@ -491,7 +531,8 @@ fn command(program: &FilePath, lab: &FilePath, topology: &Topology, index: usize
         command.env("TURN_PASSWORD", password);
     }
     if wanted.uid != 0 {
-        command.uid(wanted.uid).arg0("whyrelay");
+        // Nothing of root's stays with it, in its groups neither: setting the user leaves out the supplementary ones.
+        command.uid(wanted.uid).gid(wanted.uid).arg0("whyrelay");
     }
     command.env("WHYRELAY_LAB", &topology.name);
     command
@@ -594,4 +635,76 @@ fn usable_after(events: &[Event], vantage: Vantage) -> Option<Duration> {
     let first = own.next()?.at;
     let open = own.find(|event| matches!(event.kind, EventKind::ChannelOpened { .. }))?;
     Some(Duration::from_micros(open.at.as_micros().saturating_sub(first.as_micros())))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::mkfifo;
+
+    use super::*;
+    use crate::scenario::Scenario;
+
+    /// A directory of this test's own.
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("whyrelay-lab-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Two peers; the session of the first runs as another user.
+    fn two_users() -> Topology {
+        let text = "title = \"t\"\n[host.a]\nbehind = \"home-router\"\nsession = { uid = 1000 }\n\
+                    [host.b]\nbehind = \"home-router\"\n[expect]\npath = \"direct\"\n";
+        Scenario::parse("test", text).map(|scenario| scenario.topology).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn what_root_makes_is_not_in_the_directory_of_a_sessions_user() {
+        if !Uid::effective().is_root() || !maps_every_user() {
+            return;
+        }
+        let lab = directory("sides");
+        let side = Side::new(&lab, &two_users(), 0).unwrap();
+        assert_eq!(fs::metadata(&side.directory).unwrap().uid(), 1000);
+        for name in [ACCOUNT, PROGRESS] {
+            let file = side.file(name);
+            assert!(!file.starts_with(&side.directory), "{}", file.display());
+            assert_eq!(fs::metadata(file.parent().unwrap()).unwrap().uid(), 0);
+        }
+        // A link to a file of root's, where root reads what the session has recorded.
+        let secret = lab.join("secret");
+        fs::write(&secret, "{}").unwrap();
+        std::os::unix::fs::symlink(&secret, side.directory.join(RECORDING)).unwrap();
+        assert!(matches!(side.recording(), Err(LabError::System { .. })), "{:?}", side.recording());
+        fs::remove_dir_all(&lab).unwrap();
+    }
+
+    #[test]
+    fn a_session_of_another_user_has_no_group_of_roots() {
+        let command = command(FilePath::new("whyrelay"), FilePath::new("/lab"), &two_users(), 0);
+        let told = format!("{command:#?}");
+        assert!(told.contains("uid: Some(\n        1000") && told.contains("gid: Some(\n        1000"), "{told}");
+    }
+
+    #[test]
+    fn only_a_plain_file_of_the_sessions_user_is_read_as_its_recording() {
+        let own = directory("recordings");
+        let file = |name: &str| own.join(name);
+        let uid = Uid::effective().as_raw();
+        fs::write(file("plain"), "0123456789").unwrap();
+        assert_eq!(read_of(uid, &file("plain"), 10).unwrap(), "0123456789");
+        let long = read_of(uid, &file("plain"), 9).unwrap_err();
+        assert_eq!(long.kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(read_of(uid, &file("none"), 10).unwrap_err().kind(), io::ErrorKind::NotFound);
+        std::os::unix::fs::symlink(file("plain"), file("link")).unwrap();
+        // Read without O_NONBLOCK, it would hold this test for ever.
+        mkfifo(&file("pipe"), Mode::S_IRWXU).unwrap();
+        for name in ["link", "pipe", "."] {
+            assert!(read_of(uid, &file(name), 10).is_err(), "{name}");
+        }
+        assert!(read_of(uid + 1, &file("plain"), 10).is_err(), "another's");
+        fs::hard_link(file("plain"), file("second name")).unwrap();
+        assert!(read_of(uid, &file("second name"), 10).is_err(), "it may be another's by another name");
+        fs::remove_dir_all(&own).unwrap();
+    }
 }

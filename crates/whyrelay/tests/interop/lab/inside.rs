@@ -48,7 +48,13 @@ fn told() -> Result<()> {
         ("candidates-lost", "a", &["[http://127.0.0.1:8080]"]),
         ("vpn-marked-socket", "a", &["[--no-tcp --port 51820 --mark 0x1bd00 "]),
         ("vpn-marked-socket", "server", &["[] [lab-password] [http://198.51.100.1:8080]"]),
-        (&by_user, "a", &["left out: the user 65534, as whom a's session runs: setpriv --reuid=65534 PROGRAM"]),
+        (
+            &by_user,
+            "a",
+            &[
+                "left out: the user 65534, as whom a's session runs: setpriv --reuid=65534 --regid=65534 --clear-groups PROGRAM",
+            ],
+        ),
         ("late-starter", "b", &["left out: the scenario starts b "]),
     ] {
         let finished = exec(scenario, host, shown)?;
