@@ -103,6 +103,23 @@ impl Record {
         Some(Self { id, pid, started, scenario, namespaces: Vec::new(), directory })
     }
 
+    /// What a lab's file says; `None` where there is none, or it is none of a lab.
+    fn read(file: &Path) -> Option<Self> {
+        let record: Self = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+        // The name of a namespace becomes part of a path.
+        let is_name = |name: &String| !name.contains(['/', '\0']);
+        let are_names = record.namespaces.iter().chain([&record.id]).all(is_name);
+        are_names.then_some(record)
+    }
+
+    /// The same lab as it is written down now; `None` when it is gone.
+    fn again(&self) -> Option<Self> {
+        match Self::read(&self.file()) {
+            Some(record) => (record.id == self.id).then_some(record),
+            None => Self::unwritten(self.directory.clone()).filter(|record| record.directory.is_dir()),
+        }
+    }
+
     /// Whether the process that made it still runs, here or in another PID namespace, or somebody removes it.
     pub fn owner_lives(&self) -> bool {
         self.owner_is_here() || Held::is_held(&self.directory)
@@ -298,16 +315,11 @@ pub fn all() -> Vec<Record> {
     let Ok(entries) = fs::read_dir(DIRECTORY) else { return Vec::new() };
     let paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     let record = |path: &PathBuf| match path.extension() {
-        Some(extension) if extension == "json" => serde_json::from_slice(&fs::read(path).ok()?).ok(),
+        Some(extension) if extension == "json" => Record::read(path),
         _ if path.is_dir() && !path.with_extension("json").exists() => Record::unwritten(path.clone()),
         _ => None,
     };
-    let mut records: Vec<Record> = paths
-        .iter()
-        .filter_map(record)
-        // The name of a namespace becomes part of a path.
-        .filter(|record: &Record| record.namespaces.iter().chain([&record.id]).all(|name| !name.contains(['/', '\0'])))
-        .collect();
+    let mut records: Vec<Record> = paths.iter().filter_map(record).collect();
     records.sort_by(|one, other| one.id.cmp(&other.id));
     records
 }
@@ -325,26 +337,31 @@ pub fn clean() -> Result<Vec<Record>, LabError> {
     let mut removed = Vec::new();
     let mut problem = Ok(());
     for record in all().into_iter().filter(|record| !record.owner_is_here()) {
-        // Held until it is removed: another that cleans up leaves it alone.
-        let _held = match Held::take(&record.directory) {
-            Take::Held => continue,
-            Take::Taken(held) => Some(held),
-            // Its owner has removed it meanwhile.
-            Take::None if !record.file().exists() => continue,
-            Take::None => None,
-        };
-        if let Some(refused) = record.refuses(Uid::effective()) {
-            problem = Err(refused);
-            continue;
-        }
-        kill_builders(&record);
-        kill_strays(&record);
-        match record.remove() {
-            Ok(()) => removed.push(record),
+        match clean_one(&record) {
+            Ok(gone) => removed.extend(gone),
             Err(error) => problem = Err(error),
         }
     }
     problem.map(|()| removed)
+}
+
+/// Removes a lab whose owner is not here, unless somebody holds it; answers what it was, if it was there.
+fn clean_one(listed: &Record) -> Result<Option<Record>, LabError> {
+    // Held until it is removed: another that cleans up leaves it alone.
+    let _held = match Held::take(&listed.directory) {
+        Take::Held => return Ok(None),
+        Take::Taken(held) => Some(held),
+        Take::None => None,
+    };
+    // Its owner may have written it down, or removed it, since it was listed.
+    let Some(record) = listed.again() else { return Ok(None) };
+    if let Some(refused) = record.refuses(Uid::effective()) {
+        return Err(refused);
+    }
+    kill_builders(&record);
+    kill_strays(&record);
+    record.remove()?;
+    Ok(Some(record))
 }
 
 /// When a process began; none when there is none, or only its remains.
@@ -474,6 +491,23 @@ mod tests {
         other.remove().unwrap();
         assert!(left.contains(&own) && !left.contains(&other), "{left:?}");
         assert!(!super::left().contains(&own));
+    }
+
+    /// Its owner lives while labs are listed, and is gone when it comes to this one.
+    #[test]
+    fn what_was_written_down_after_a_lab_was_listed_is_removed_too() {
+        if !is_ours() {
+            return;
+        }
+        let (pid, began) = (std::process::id(), started(std::process::id()).unwrap());
+        let id = format!("{PREFIX}{pid}-{:x}-{}", began - 1, u32::MAX - 1);
+        let listed = Record::unwritten(PathBuf::from(DIRECTORY).join(&id)).unwrap();
+        let names = vec![format!("{id}-a"), format!("{id}-b")];
+        let written = Record { started: began - 1, ..Record::new(id, "two-homes", names) };
+        drop(written.write().unwrap());
+        let removed = clean_one(&listed).unwrap();
+        assert_eq!(removed, Some(written));
+        assert_eq!(clean_one(&listed).unwrap(), None, "it is gone");
     }
 
     #[test]
