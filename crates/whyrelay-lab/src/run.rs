@@ -1,6 +1,7 @@
 //! Running a scenario and judging what came out: the same for both worlds.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -69,9 +70,22 @@ impl Observed {
 
 /// Runs a scenario in virtual time.
 pub fn run_virtual(topology: &Topology) -> Observed {
+    let discovered = discovered(topology);
+    Observed { discovered, ..observe(world::run_topology(topology, &AtomicBool::new(false))) }
+}
+
+/// The same, given up as soon as a flag is set, in the middle of the scenario, too: nothing comes out then.
+pub fn run_virtual_unless(topology: &Topology, interrupted: &AtomicBool) -> Option<Observed> {
+    let outcome = world::run_topology(topology, interrupted);
+    if interrupted.load(Ordering::Relaxed) {
+        return None;
+    }
+    Some(Observed { discovered: discovered(topology), ..observe(outcome) })
+}
+
+fn discovered(topology: &Topology) -> BTreeMap<String, Discovered> {
     let hosts = topology.expect.nat.keys();
-    let discovered = hosts.map(|host| (host.clone(), discover::discover(topology, host))).collect();
-    Observed { discovered, ..observe(world::run_topology(topology)) }
+    hosts.map(|host| (host.clone(), discover::discover(topology, host))).collect()
 }
 
 /// What came out of a world, but for what its NATs are.
@@ -407,6 +421,15 @@ pub const fn path_name(path: Option<Path>) -> &'static str {
 mod tests {
     use super::*;
     use crate::scenario::Scenario;
+
+    #[test]
+    fn nothing_comes_out_of_a_scenario_that_is_interrupted() {
+        let topology = Scenario::find("two-homes").unwrap_or_else(|error| panic!("{error}")).topology;
+        for interrupted in [false, true] {
+            let observed = run_virtual_unless(&topology, &AtomicBool::new(interrupted));
+            assert_eq!(observed.is_none(), interrupted);
+        }
+    }
 
     /// What fails a scenario stands in its comparison, and what stands there as right fails nothing.
     #[test]

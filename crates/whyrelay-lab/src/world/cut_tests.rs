@@ -1,5 +1,7 @@
 //! The proof of a direct path is one: a session that needs the relay does not survive its cut, whatever is said of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::{LIMIT, Outcome, Path, from_topology, happen};
 use crate::run::observe;
 use crate::scenario::Scenario;
@@ -7,7 +9,7 @@ use crate::scenario::Scenario;
 /// A scenario, with the relay cut or not, whatever its path is.
 fn run(name: &str, cut: bool) -> Outcome {
     let scenario = Scenario::find(name).unwrap_or_else(|error| panic!("{error}"));
-    happen(from_topology::build(&scenario.topology), LIMIT, |_| cut)
+    happen(from_topology::build(&scenario.topology), LIMIT, &AtomicBool::new(false), |_| cut)
 }
 
 fn said_to_be(path: Path, outcome: &Outcome) -> Outcome {
@@ -26,6 +28,18 @@ fn the_cut_ends_a_relayed_session_and_leaves_a_direct_one() {
         assert_eq!(cut.a.data_received > 0 && cut.b.data_received > 0, survives, "{name}: {cut:?}");
         assert_eq!((cut.relay_cut, whole.relay_cut), (true, false), "{name}");
     }
+}
+
+#[test]
+fn a_world_ends_in_the_middle_when_it_is_interrupted() {
+    let scenario = Scenario::find("two-homes").unwrap_or_else(|error| panic!("{error}"));
+    let interrupted = AtomicBool::new(false);
+    let ended = happen(from_topology::build(&scenario.topology), LIMIT, &interrupted, |_| {
+        interrupted.store(true, Ordering::Relaxed);
+        false
+    });
+    assert_eq!(ended.path(), Some(Path::Direct), "it was connected when the flag was set");
+    assert_eq!((ended.a.data_received, ended.b.data_received), (0, 0));
 }
 
 #[test]

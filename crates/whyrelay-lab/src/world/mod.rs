@@ -26,6 +26,7 @@ mod tls;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use whyrelay_core::engine::gather::StreamId;
@@ -176,23 +177,28 @@ struct World {
 
 /// Lets a world happen.
 pub fn run(setup: &Setup) -> Outcome {
-    happen(build::build(setup), setup.limit, World::is_direct)
+    happen(build::build(setup), setup.limit, &AtomicBool::new(false), World::is_direct)
 }
 
 /// Lets a scenario's world happen, to its end or to [`LIMIT`], beside the silence that it asks for and what its sessions
 /// start later.
-pub fn run_topology(topology: &Topology) -> Outcome {
+///
+/// It ends where it is as soon as a flag is set; what has happened until then is no outcome of the scenario.
+pub fn run_topology(topology: &Topology, interrupted: &AtomicBool) -> Outcome {
     let (silence, starts) = limits::asked_for(topology);
-    happen(from_topology::build(topology), LIMIT + silence + starts, World::is_direct)
+    happen(from_topology::build(topology), LIMIT + silence + starts, interrupted, World::is_direct)
 }
 
 /// The relay is cut before data is tried where `cuts` says so.
-fn happen(mut world: World, limit: Duration, cuts: impl Fn(&World) -> bool) -> Outcome {
+fn happen(mut world: World, limit: Duration, interrupted: &AtomicBool, cuts: impl Fn(&World) -> bool) -> Outcome {
     let end = START + limit;
     world.queue.push(end, Happening::Look);
     let mut outcomes = None;
     let (mut relayed_data, mut relay_cut) = (0, false);
     while let Some((at, happening)) = world.queue.pop() {
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
         world.now = at;
         match happening {
             Happening::End => break,

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use whyrelay_core::diagnosis::finding::Severity;
 use whyrelay_core::report::{TextOptions, render_text};
 use whyrelay_lab::draw;
-use whyrelay_lab::run::{Observed, Verdict, judge, path_name, run_virtual};
+use whyrelay_lab::run::{Observed, Verdict, judge, path_name, run_virtual_unless};
 use whyrelay_lab::scenario::Scenario;
 
 use super::account::Wanted;
@@ -113,9 +113,10 @@ fn tell(args: &DemoArgs, tales: &[&'static Tale]) -> anyhow::Result<(Runs, Strin
     for (tale, scenarios) in runs {
         let mut runs = Vec::new();
         for scenario in scenarios {
-            stop_if(&interrupted)?;
-            let observed = run_virtual(&scenario.topology);
-            runs.push((scenario, observed));
+            match run_virtual_unless(&scenario.topology, &interrupted) {
+                Some(observed) => runs.push((scenario, observed)),
+                None => stop_if(&interrupted)?,
+            }
         }
         done.push((tale, runs));
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use whyrelay_core::report::{TextOptions, render_text};
-use whyrelay_lab::run::{Observed, Verdict, cannot_virtually, judge, run_virtual};
+use whyrelay_lab::run::{Observed, Verdict, cannot_virtually, judge, run_virtual_unless};
 use whyrelay_lab::scenario::Scenario;
 use whyrelay_lab::work;
 
@@ -136,7 +136,9 @@ fn in_virtual_time(args: &RunArgs, scenarios: &[Scenario]) -> anyhow::Result<Vec
         if let Some(reason) = cannot_virtually(&scenario.topology) {
             return Done::Skipped(Skipped { scenario: scenario.name.clone(), reason });
         }
-        let observed = run_virtual(&scenario.topology);
+        let Some(observed) = run_virtual_unless(&scenario.topology, &interrupted) else {
+            return Done::NotRun(scenario.name.clone());
+        };
         Done::Ran(Box::new((judge(&scenario.topology, &observed), observed)), None)
     }))
 }
