@@ -15,7 +15,7 @@ use whyrelay_lab::scenario::Scenario;
 
 use super::account::Wanted;
 use super::args::{DemoArgs, Format, Story};
-use super::{FINDING, HEALTHY, answer};
+use super::{COULD_NOT_LOOK, FINDING, HEALTHY, answer};
 
 /// What is told of one story.
 struct Tale {
@@ -81,6 +81,10 @@ pub(super) fn run(args: DemoArgs, color: bool) -> anyhow::Result<u8> {
     }
     for verdict in verdicts.iter().filter(|verdict| !verdict.passed()) {
         crate::tell!("note: {} did not come out as told: {}", verdict.scenario, verdict.problems.join("; "));
+    }
+    if let Some(left) = super::lab::left() {
+        crate::tell!("{left}");
+        return Ok(COULD_NOT_LOOK);
     }
     // What the stories find is found on purpose: the demo itself went well when they came out as told.
     Ok(if verdicts.iter().all(Verdict::passed) { HEALTHY } else { FINDING })
@@ -200,7 +204,11 @@ fn in_namespaces(
 
 /// An interrupt ends the demo, whatever else it has made fail.
 fn stop_if(interrupted: &AtomicBool) -> anyhow::Result<()> {
-    anyhow::ensure!(!interrupted.load(Ordering::Relaxed), "interrupted; {}", super::lab::removal());
+    anyhow::ensure!(
+        !interrupted.load(Ordering::Relaxed),
+        "interrupted; {}",
+        super::lab::removal(super::lab::left().as_deref())
+    );
     Ok(())
 }
 

@@ -33,9 +33,9 @@ pub(super) const fn left() -> Option<String> {
     None
 }
 
-/// What has become of this process' networks.
-pub(super) fn removal() -> String {
-    left().unwrap_or_else(|| "every network is removed".to_owned())
+/// What has become of this process' networks, by what is [`left`] of them.
+pub(super) fn removal(left: Option<&str>) -> &str {
+    left.unwrap_or("every network is removed")
 }
 
 /// Runs a verb of the laboratory.

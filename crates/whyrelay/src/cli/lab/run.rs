@@ -67,6 +67,7 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
         }
     }
     let verdicts: Vec<&Verdict> = results.iter().map(|(verdict, _)| verdict).collect();
+    let left = left();
     let mut text = String::new();
     if args.account {
         for (verdict, observed) in &results {
@@ -81,10 +82,8 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
             text.push_str(&table(&verdicts, color, columns));
             text.push_str(&beside(&skipped, &broken, &up, columns));
             if !not_run.is_empty() {
-                let networks = if args.kernel { format!("; {}", removal()) } else { String::new() };
+                let networks = if args.kernel { format!("; {}", removal(left.as_deref())) } else { String::new() };
                 let _ = writeln!(text, "interrupted: {} not run{}", counted(not_run.len()), networks);
-            } else if let Some(left) = left() {
-                let _ = writeln!(text, "{left}");
             }
         }
         TableFormat::Json => {
@@ -98,6 +97,11 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
             text = serde_json::to_string_pretty(&object).context("writing JSON")? + "\n";
         }
         TableFormat::Junit => text = junit::render(&verdicts, &skipped, &broken, &not_run),
+    }
+    // No result, and told beside them: whatever their format is.
+    let is_told = args.format == TableFormat::Text && !not_run.is_empty();
+    if let Some(left) = left.as_ref().filter(|_| !is_told) {
+        crate::tell!("{left}");
     }
     answer(&text)?;
     // The table first: it is not lost with a disk that is full by now.
@@ -115,7 +119,8 @@ pub(super) fn run(args: &RunArgs, color: bool) -> anyhow::Result<u8> {
         };
         anyhow::bail!("nothing ran: every scenario was skipped, for the reasons above\nhint: {other}");
     }
-    Ok(match (broken.is_empty() && not_run.is_empty(), verdicts.iter().all(|verdict| verdict.passed())) {
+    let is_whole = broken.is_empty() && not_run.is_empty() && left.is_none();
+    Ok(match (is_whole, verdicts.iter().all(|verdict| verdict.passed())) {
         (false, _) => COULD_NOT_LOOK,
         (true, true) => HEALTHY,
         (true, false) => FINDING,

@@ -377,7 +377,7 @@ fn not_removed() -> Result<()> {
     program(&directory.path().join("ip"), &refuses)?;
     let path = format!("{}:{}", directory.path().display(), std::env::var("PATH")?);
     let mut command = on(&machine);
-    command.env("PATH", path).args(["lab", "run", "--kernel", "two-homes"]);
+    command.env("PATH", &path).args(["lab", "run", "--kernel", "two-homes"]);
     let process = Process::start("whyrelay lab run", &mut command)?;
     let id = run_id(process.id())?;
     Stage::Running.wait(&id)?;
@@ -388,7 +388,27 @@ fn not_removed() -> Result<()> {
     ensure!(finished.stdout.contains(&said), "not {said:?}: {}", finished.account);
     ensure!(!finished.account.contains("every network is removed"), "{}", finished.account);
     ensure!(cleaned.stdout.contains(&format!("removed {id}-0")), "{}", cleaned.account);
-    nothing_left(&id, Duration::ZERO, "after `lab clean`")
+    nothing_left(&id, Duration::ZERO, "after `lab clean`")?;
+    // Nor is it passed over where nothing is interrupted, whatever the format of the results.
+    let runs: [&[&str]; 4] = [
+        &["lab", "run", "--kernel", "public-hosts"],
+        &["lab", "run", "--kernel", "--format", "json", "public-hosts"],
+        &["lab", "run", "--kernel", "--format", "junit", "public-hosts"],
+        &["demo", "--story", "homes", "--format", "json"],
+    ];
+    for arguments in runs {
+        let mut command = on(&machine);
+        command.env("PATH", &path).args(arguments);
+        let process = Process::start("whyrelay", &mut command)?;
+        let id = run_id(process.id())?;
+        let finished = process.finish(LIMIT)?;
+        let cleaned = clean(&machine)?;
+        let said = format!("could not remove {id}-0");
+        ensure!(finished.account.contains(&said), "{arguments:?}, not {said:?}: {}", finished.account);
+        ensure!(finished.status.code() == Some(2), "{arguments:?}: {}", finished.account);
+        ensure!(cleaned.stdout.contains(&format!("removed {id}-0")), "{}", cleaned.account);
+    }
+    Ok(())
 }
 
 impl Stage {
