@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -28,6 +29,11 @@ const PREFIX: &str = "wrl";
 pub(super) const OWNER: &str = "WHYRELAY_LAB_OWNER";
 /// How long what was killed may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often a directory is made that somebody else removes before it is held: who cleans up takes it for left over.
+const MAKINGS: u8 = 100;
+/// How long somebody may hold a directory who only looks whether it is held, far more than the system calls take.
+const LOOKED: Duration = Duration::from_millis(20);
 
 /// One lab's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,16 +195,24 @@ enum Take {
 impl Held {
     /// Makes a directory, which is there already or not, and holds it.
     fn make(path: &Path) -> std::io::Result<Self> {
-        loop {
+        let made = || -> std::io::Result<Option<Self>> {
             fs::create_dir_all(path)?;
             open_to_all(path)?;
             let directory = File::open(path)?;
             directory.lock()?;
-            // Whoever cleans up may have held it in between, and removed it.
-            if fs::metadata(path).is_ok_and(|now| directory.metadata().is_ok_and(|own| own.ino() == now.ino())) {
-                return Ok(Self { _directory: directory });
+            let own = directory.metadata()?.ino();
+            Ok((fs::metadata(path)?.ino() == own).then_some(Self { _directory: directory }))
+        };
+        // Whoever cleans up may have held it in between, and removed it.
+        for _ in 1..MAKINGS {
+            match made() {
+                Ok(Some(held)) => return Ok(held),
+                Ok(None) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => {}
+                Err(error) => return Err(error),
             }
         }
+        made()?.ok_or_else(|| std::io::Error::new(ErrorKind::NotFound, "somebody removes it again and again"))
     }
 
     /// Whether a process holds a directory. Others may ask at the same time.
@@ -206,8 +220,18 @@ impl Held {
         File::open(path).is_ok_and(|directory| matches!(directory.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
-    /// Holds a directory that nobody holds.
+    /// Holds a directory that nobody holds for longer than it takes to ask that.
     fn take(path: &Path) -> Take {
+        match Self::take_at_once(path) {
+            Take::Held => {
+                std::thread::sleep(LOOKED);
+                Self::take_at_once(path)
+            }
+            taken => taken,
+        }
+    }
+
+    fn take_at_once(path: &Path) -> Take {
         let Ok(directory) = File::open(path) else { return Take::None };
         match directory.try_lock() {
             Ok(()) => Take::Taken(Self { _directory: directory }),
@@ -377,6 +401,8 @@ fn started(pid: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -449,6 +475,41 @@ mod tests {
         drop(late);
         fs::remove_dir(&path).unwrap();
         assert!(matches!(Held::take(&path), Take::None));
+    }
+
+    #[test]
+    fn a_directory_that_is_removed_before_it_is_held_is_made_again() {
+        let path = std::env::temp_dir().join(format!("whyrelay-lab-removed-{}", std::process::id()));
+        let over = AtomicBool::new(false);
+        let made = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = fs::remove_dir(&path);
+                    std::thread::sleep(Duration::from_micros(20));
+                }
+            });
+            let made: Vec<_> = (0..500).map(|_| Held::make(&path).map(drop)).collect();
+            over.store(true, Ordering::Relaxed);
+            made
+        });
+        let failed = made.iter().find(|made| made.is_err());
+        assert!(failed.is_none(), "{failed:?}");
+        let _ = fs::remove_dir(&path);
+    }
+
+    #[test]
+    fn who_only_looks_whether_a_lab_is_held_keeps_nobody_from_taking_it() {
+        let path = std::env::temp_dir().join(format!("whyrelay-lab-looked-{}", std::process::id()));
+        drop(Held::make(&path).unwrap());
+        let looking = File::open(&path).unwrap();
+        looking.lock_shared().unwrap();
+        let looked = std::thread::spawn(move || {
+            std::thread::sleep(LOOKED / 10);
+            drop(looking);
+        });
+        assert!(matches!(Held::take(&path), Take::Taken(_)));
+        looked.join().unwrap();
+        fs::remove_dir(&path).unwrap();
     }
 
     /// The process id of an owner in another PID namespace is nobody's here.
