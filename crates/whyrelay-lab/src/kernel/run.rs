@@ -429,11 +429,20 @@ pub struct SessionArguments {
 impl SessionArguments {
     /// Those of a peer: 0 is a, 1 is b.
     pub fn of(lab: &Lab, topology: &Topology, index: usize) -> Self {
-        Self::with_files_in(lab.directory(), topology, index)
+        Self::with_files_in(lab.directory(), topology, index, Clock::new().now())
     }
 
-    /// The same with the lab's files in a directory.
-    fn with_files_in(directory: &FilePath, topology: &Topology, index: usize) -> Self {
+    /// Those of every peer. Where credentials depend on the time, all of them have the same.
+    pub fn of_all(lab: &Lab, topology: &Topology) -> Vec<Self> {
+        Self::all_with_files_in(lab.directory(), topology, Clock::new().now())
+    }
+
+    fn all_with_files_in(directory: &FilePath, topology: &Topology, now: Timestamp) -> Vec<Self> {
+        (0..topology.sessions.len()).map(|index| Self::with_files_in(directory, topology, index, now)).collect()
+    }
+
+    /// Those of a peer with the lab's files in a directory, at a moment.
+    fn with_files_in(directory: &FilePath, topology: &Topology, index: usize, now: Timestamp) -> Self {
         let wanted = &topology.sessions[index];
         let mut own = Self { signal: signal_beside(), ..Self::default() };
         own.add(["--no-tcp", "--port", &wanted.port.to_string()]);
@@ -455,7 +464,7 @@ impl SessionArguments {
         }
         match topology.server.faults.certificate {
             Some(_) => own.tls_server(directory, topology),
-            None => own.servers(topology, wanted.no_turn),
+            None => own.servers(topology, wanted.no_turn, now),
         }
         own
     }
@@ -473,7 +482,7 @@ impl SessionArguments {
     }
 
     /// The servers that the peers of the virtual world are told, with credentials as the scenario has them.
-    fn servers(&mut self, topology: &Topology, no_turn: bool) {
+    fn servers(&mut self, topology: &Topology, no_turn: bool, now: Timestamp) {
         let faults = &topology.server.faults;
         let mut families = Vec::new();
         for cidr in &topology.server.addresses {
@@ -502,7 +511,7 @@ impl SessionArguments {
             Credentials::Expired => match SharedSecret::new(SECRET) {
                 Some(secret) => {
                     let hour = Duration::from_secs(3600).as_micros() as u64;
-                    let past = Timestamp::from_micros(Clock::new().now().as_micros().saturating_sub(hour));
+                    let past = Timestamp::from_micros(now.as_micros().saturating_sub(hour));
                     let limited = secret.credentials(USER, past);
                     (limited.username, limited.password)
                 }
@@ -520,7 +529,8 @@ impl SessionArguments {
 fn command(program: &FilePath, lab: &FilePath, topology: &Topology, index: usize) -> Command {
     let wanted = &topology.sessions[index];
     let mut command = Command::new(program);
-    let SessionArguments { arguments, signal, password } = SessionArguments::with_files_in(lab, topology, index);
+    let SessionArguments { arguments, signal, password } =
+        SessionArguments::with_files_in(lab, topology, index, Clock::new().now());
     command.arg(VERBS[index]).args(["--signal", &signal, "--room", "lab", "--format", "json"]);
     let milliseconds = |limit: Duration| format!("{}ms", limit.as_millis());
     let (wait, timeout) = (milliseconds(limits::wait(topology, index)), milliseconds(limits::TIMEOUT));
@@ -677,6 +687,17 @@ mod tests {
         std::os::unix::fs::symlink(&secret, side.directory.join(RECORDING)).unwrap();
         assert!(matches!(side.recording(), Err(LabError::System { .. })), "{:?}", side.recording());
         fs::remove_dir_all(&lab).unwrap();
+    }
+
+    /// A program inside has one `TURN_PASSWORD`, whichever peer's user name it takes.
+    #[test]
+    fn both_peers_credentials_are_of_one_moment() {
+        let topology = Scenario::find("turn-expired-credentials").unwrap_or_else(|error| panic!("{error}")).topology;
+        let now = Timestamp::from_micros(1_800_000_000_000_000);
+        let all = SessionArguments::all_with_files_in(FilePath::new("/lab"), &topology, now);
+        let user = |own: &SessionArguments| own.arguments.iter().find(|argument| argument.contains(":lab")).cloned();
+        assert_eq!(user(&all[0]).as_deref(), Some("1799996400:lab"), "{all:?}");
+        assert!(user(&all[0]) == user(&all[1]) && all[0].password == all[1].password, "{all:?}");
     }
 
     #[test]

@@ -87,13 +87,12 @@ fn run_in(place: &PlaceArgs, command: &[OsString]) -> anyhow::Result<u8> {
     inside.args(rest).env("WHYRELAY_SIGNAL", kernel::signal_url(topology, &place.host)).env("WHYRELAY_LAB", lab.id());
     let peer = topology.hosts.iter().position(|host| host.name == place.host);
     let peer = peer.filter(|peer| *peer < topology.sessions.len());
-    if let Some(peer) = peer {
-        let SessionArguments { arguments, signal, .. } = SessionArguments::of(&lab, topology, peer);
+    let sessions = SessionArguments::of_all(&lab, topology);
+    if let Some(SessionArguments { arguments, signal, .. }) = peer.and_then(|peer| sessions.get(peer)) {
         inside.env("WHYRELAY_SIGNAL", signal).env("WHYRELAY_LAB_SESSION", arguments.join(" "));
     }
     // For who goes on to a peer from here (`ip netns exec`), and takes this environment along. One password is everybody's.
-    for peer in 0..topology.sessions.len() {
-        let SessionArguments { arguments, password, .. } = SessionArguments::of(&lab, topology, peer);
+    for (peer, SessionArguments { arguments, password, .. }) in sessions.iter().enumerate() {
         inside.env(variable(topology, peer), arguments.join(" "));
         if let Some(password) = password {
             inside.env("TURN_PASSWORD", password);
