@@ -2,11 +2,12 @@
 //! it hands data over inside: it says itself how many datagrams it has relayed, and the recordings tell which of them were
 //! checks.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use whyrelay_core::trace::event::{Direction, Event, EventKind, Transport};
+use whyrelay_core::trace::event::{Direction, Event, EventKind, Transport, Vantage};
 use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::demux::Protocol;
 use whyrelay_core::wire::stun::Message;
@@ -44,6 +45,23 @@ fn relayed(said: &str) -> Option<u64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
+/// Whether a relay over TLS has carried the data that both sides have recorded: of what it sent to its clients, as many
+/// datagrams were no checks. A check that it sent and whose client did not wait for it looks like one of them; alone it is
+/// too few.
+pub(super) fn carried(datagrams: u64, events: &[Event]) -> bool {
+    let answers = [Vantage::A, Vantage::B].map(|vantage| answers(events, vantage));
+    // Where only one side is a client, only what came to that side counts.
+    datagrams >= answers[0].min(answers[1]).max(1)
+}
+
+/// How many datagrams at least brought a side answers to its pings. Those that came at the same moment may have been one.
+fn answers(events: &[Event], vantage: Vantage) -> u64 {
+    let is_answer =
+        |event: &&Event| matches!(event.kind, EventKind::ChannelPing { direction: Direction::In, answer: true, .. });
+    let own = events.iter().filter(|event| event.vantage == vantage).filter(is_answer);
+    own.map(|event| event.at).collect::<BTreeSet<_>>().len() as u64
+}
+
 /// How many checks came to both sides through a relay over TLS. It is a stream: whatever the relay sent there has come.
 pub(super) fn checks(events: &[Event]) -> u64 {
     let is_check = |event: &&Event| match &event.kind {
@@ -69,7 +87,7 @@ fn inside(message: &[u8]) -> Option<Protocol> {
 #[cfg(test)]
 mod tests {
     use whyrelay_core::time::Timestamp;
-    use whyrelay_core::trace::event::{Datagram, Vantage};
+    use whyrelay_core::trace::event::Datagram;
     use whyrelay_core::wire::turn::ChannelNumber;
 
     use super::*;
@@ -81,6 +99,29 @@ mod tests {
                     whyrelay_turn_relayed_datagrams_total{direction=\"to_client\"} 31\n";
         assert_eq!(relayed(said), Some(31));
         assert_eq!(relayed("HTTP/1.1 404 Not Found\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn a_check_without_an_answer_is_no_data() {
+        let answer = |vantage, at, id| {
+            let kind = EventKind::ChannelPing { direction: Direction::In, answer: true, id };
+            Event { seq: 0, at: Timestamp::from_micros(at), vantage, kind }
+        };
+        let (a, b) = (Vantage::A, Vantage::B);
+        // Two of b's came in one datagram.
+        let events = [
+            answer(a, 1_000, 0),
+            answer(a, 2_000, 1),
+            answer(a, 3_000, 2),
+            answer(b, 1_500, 0),
+            answer(b, 2_500, 1),
+            answer(b, 2_500, 2),
+        ];
+        for (datagrams, carried_it) in [(0, false), (1, false), (2, true), (6, true)] {
+            assert_eq!(carried(datagrams, &events), carried_it, "{datagrams}");
+        }
+        // Where neither side has recorded an answer, something must have come all the same.
+        assert_eq!([carried(0, &[]), carried(1, &[])], [false, true]);
     }
 
     #[test]

@@ -604,10 +604,12 @@ fn observe(
     let read = |text: &String| Recording::read(text.as_bytes());
     let read: Vec<Recording> = recordings.iter().map(read).collect::<Result<_, _>>().map_err(wrong)?;
     let events = Recording::merge(read).map_err(wrong)?.events;
-    let relayed_data = relayed_data + over_tls.saturating_sub(relayed::checks(&events));
+    let over_tls = over_tls.saturating_sub(relayed::checks(&events));
+    let carried = relayed_data > 0 || relayed::carried(over_tls, &events);
+    let relayed_data = relayed_data + over_tls;
     let path = (paths[0] == paths[1]).then_some(paths[0]);
     let mut contradictions = Vec::new();
-    if path == Some(Path::Relayed) && relayed_data == 0 {
+    if path == Some(Path::Relayed) && !carried {
         contradictions.push("relayed, and yet the relay carried no data".to_owned());
     }
     for vantage in [Vantage::A, Vantage::B] {
