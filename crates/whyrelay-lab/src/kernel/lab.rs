@@ -13,6 +13,7 @@ use super::conntrack;
 use super::error::LabError;
 use super::mapping::MappingServer;
 use super::namespace::enter;
+use super::nft::load;
 use super::plan::{Cable, Fabric, Node, Plan, container_end};
 use super::router::{INSIDE, OUTSIDE, Router};
 use super::state::{self, Held, Record};
@@ -207,7 +208,7 @@ impl Lab {
                 run(&ip, &["-6", "-batch", "-"], &(node.ip6.join("\n") + "\n"))?;
             }
             if !node.nft.is_empty() {
-                run(&program, &["-f", "-"], &node.nft)?;
+                load(&program, &node.nft)?;
             }
             for (name, value) in node.sysctls.iter().filter(|(name, _)| name.starts_with("net.netfilter.")) {
                 write_sysctl(name, *value)?;

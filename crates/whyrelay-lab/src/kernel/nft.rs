@@ -2,12 +2,15 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::path::Path;
 
 use whyrelay_core::nat::behavior::{
     Behavior, FilteringBehavior, Hairpinning, MappingBehavior, PortAllocation, Refresh, Unsolicited,
 };
 use whyrelay_core::nat::table::TRACKED_LIFETIME;
 
+use super::command::run;
+use super::error::LabError;
 use crate::scenario::file::{Ipv6, Refusal};
 use crate::scenario::topology::{Router, Translation};
 use crate::scenario::value::Span32;
@@ -51,6 +54,27 @@ pub(super) fn cannot(router: &Router) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// How the timeout begins that a flow from outside has in a router's own table (`ct timeout`).
+const TIMEOUT: &str = "ct timeout early {";
+
+/// Loads rules into the namespace that this thread is in.
+///
+/// # Errors
+/// When `nft` refuses them. Where the kernel was built without what they need, the scenario is what cannot be done.
+pub(super) fn load(program: &Path, rules: &str) -> Result<(), LabError> {
+    let load = |rules: &str| run(program, &["-f", "-"], rules).map(drop);
+    let Err(refused) = load(rules) else { return Ok(()) };
+    let alone = || load(&format!("table inet trial {{\n{TIMEOUT} protocol udp; l3proto ip; }}\n}}\n"));
+    if rules.contains(TIMEOUT) && alone().is_err() {
+        return Err(LabError::Unsupported(
+            "flows from outside in a router's table: this kernel has no timeouts for some flows alone \
+             (CONFIG_NF_CONNTRACK_TIMEOUT)"
+                .to_owned(),
+        ));
+    }
+    Err(refused)
 }
 
 /// The rules of a router that translates by nftables.
@@ -160,7 +184,7 @@ fn filter(router: &Router, open: bool) -> String {
         let seconds = TRACKED_LIFETIME.as_secs();
         let _ = writeln!(
             text,
-            "ct timeout early {{\nprotocol udp;\nl3proto ip;\n\
+            "{TIMEOUT}\nprotocol udp;\nl3proto ip;\n\
              policy = {{ unreplied : {seconds}, replied : {seconds} }}\n}}\n\
              chain early {{ type filter hook input priority -1; policy accept;\n\
              iifname \"{WAN}\" meta nfproto ipv4 meta l4proto udp ct state new ct timeout set \"early\"\n}}"
@@ -228,4 +252,36 @@ fn not_in(which: &str, ports: &[Span32]) -> String {
     }
     let list: Vec<String> = ports.iter().map(ToString::to_string).collect();
     format!("th {which} != {{ {} }}", list.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, remove_file, set_permissions, write};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// `nft` on a kernel that takes no timeouts, and that refuses one more word.
+    #[test]
+    fn a_kernel_without_timeouts_of_flows_makes_the_scenario_impossible_and_not_broken() {
+        let program = std::env::temp_dir().join(format!("whyrelay-lab-nft-{}", std::process::id()));
+        let fake = |refuses: &str| {
+            write(&program, format!("#!/bin/sh\n! grep -qE '{refuses}'\n")).unwrap();
+            set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        };
+        let rules = format!("table inet filter {{\n{TIMEOUT}\n}}\nchain wrong {{ }}\n}}\n");
+        fake("ct timeout");
+        let without = load(&program, &rules);
+        assert!(
+            matches!(&without, Err(LabError::Unsupported(what)) if what.contains("NF_CONNTRACK_TIMEOUT")),
+            "{without:?}"
+        );
+        assert!(load(&program, "table inet filter { }\n").is_ok());
+        // Other rules are refused for what they are.
+        fake("wrong");
+        assert!(matches!(load(&program, &rules), Err(LabError::Command { .. })));
+        fake("nothing");
+        assert!(load(&program, &rules).is_ok());
+        remove_file(&program).unwrap();
+    }
 }
