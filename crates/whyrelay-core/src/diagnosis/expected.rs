@@ -4,7 +4,10 @@ use serde::Serialize;
 
 use super::finding::{Blame, Finding, Severity};
 use super::network::{Network, has_way_in, port_to_forward};
-use super::rules::{checks_rejected_on_the_way, container_nat_randomizes_ports, nat_behind_nat, udp_blocked};
+use super::rules::{
+    checks_rejected_on_the_way, container_nat_randomizes_ports, endpoint_dependent_mapping, input_firewall_drops,
+    nat_behind_nat, udp_blocked,
+};
 use super::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateType;
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior, can_connect};
@@ -59,7 +62,14 @@ fn family(session: &Session<'_>, is_ipv6: bool) -> Option<bool> {
         // The servers' view says nothing here: packets to the common public address have to turn around in the NAT.
         return on_one_network(session);
     }
-    if can_connect(pessimistic(a), pessimistic(b)) {
+    // What the host's own firewall takes, the network let in.
+    let lets_in = |vantage, (mapping, filtering): (_, FilteringBehavior)| {
+        let comes =
+            input_firewall_drops::stranger(session, vantage).is_some_and(|it| it.fact.source.is_ipv6() == is_ipv6);
+        (mapping, if comes { filtering.min(FilteringBehavior::AddressDependent) } else { filtering })
+    };
+    let [worst_a, worst_b] = [lets_in(Vantage::A, pessimistic(a)), lets_in(Vantage::B, pessimistic(b))];
+    if can_connect(worst_a, worst_b) {
         return Some(true);
     }
     let best = can_connect(optimistic(session, Vantage::A, a), optimistic(session, Vantage::B, b));
@@ -220,6 +230,10 @@ pub fn would_allow_direct(session: &Session<'_>, expected: Expected, findings: &
             continue;
         }
         if Network::of(session, vantage, false).is_dependent() == Some(true) {
+            if let Some(closed) = endpoint_dependent_mapping::closed_port(session, vantage) {
+                let (there, ip, port) = (vantage.other().name(), closed.ip(), closed.port());
+                ways.push(format!("UDP port {port} let in to {ip} by the firewall in front of {there}"));
+            }
             if nat_behind_nat::is_behind_two(session, vantage) {
                 ways.push(format!(
                     "a public IPv4 address for {} instead of the second NAT in front of its router",

@@ -343,3 +343,19 @@ fn a_wrong_relayed_address_is_announced_in_its_own_family_alone() {
         assert_eq!(wrong.is_ipv6(), ipv6);
     }
 }
+
+/// To a public host behind a firewall nobody says that a public address would help.
+#[test]
+fn a_closed_port_in_front_of_a_public_host_is_named() {
+    let scenario = Scenario::find("stateful-firewall-against-symmetric").unwrap_or_else(|error| panic!("{error}"));
+    let report = run_virtual(&scenario.topology).report;
+    let first = report.would_allow_direct.first().map(String::as_str).unwrap_or_default();
+    assert!(
+        first.starts_with("UDP port 40001 let in to ") && first.ends_with("by the firewall in front of B"),
+        "{first}"
+    );
+    let finding = report.findings.iter().find(|finding| finding.code == "WR201");
+    let advice = &finding.unwrap_or_else(|| panic!("no WR201")).advice;
+    assert!(advice.iter().any(|line| line.starts_with("Let UDP port 40001 in")), "{advice:?}");
+    assert!(advice.iter().all(|line| !line.contains("Give one of the two sides a public address")), "{advice:?}");
+}

@@ -2,11 +2,12 @@
 
 use super::need::SECOND_SERVER;
 use super::{
-    Examination, Fault, Fix, Need, Rule, container_nat_randomizes_ports, nat_behind_nat, public_address_varies,
+    Examination, Fault, Fix, Need, Rule, container_nat_randomizes_ports, input_firewall_drops, nat_behind_nat,
+    public_address_varies,
 };
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::network::{Told, has_way_in, told, told_plainly, why_plainly};
-use crate::diagnosis::session::Session;
+use crate::diagnosis::session::{Break, Path, Session};
 use crate::diagnosis::views::{Otherwise, View, mapped_otherwise};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,13 +23,7 @@ pub(super) const RULE: Rule = Rule {
     detection: "Two servers report different mapped addresses for the same socket. Or the peer, or a relay, saw checks of that socket come from another port than the only server did, and no packet of the peer can have taken that port before: the NAT does not keep it, or whoever saw the other port had sent nothing there and the router refused nothing; or two of them saw two other ports, of which an early packet explains one alone. Where no server answers the session's own sockets, or they ask a relay alone, a plain program's socket was asked.",
     proof: "Two STUN servers at different addresses, asked from one socket, tell different mapped ports; and the peer sees a third one.",
     doubt: "Equal answers from the same socket once the router is changed, or from another port of the same host: then only this port is affected.",
-    fixes: &[
-        STATIC_PORT,
-        Fix::owner(
-            "Forward a port to that host by PCP, NAT-PMP or UPnP (whyrelay --try mapping), so that the peer is told of it; a forward by hand helps only where the router also sends from the forwarded port.",
-        ),
-        PUBLIC,
-    ],
+    fixes: &[STATIC_PORT, FORWARD, PUBLIC],
     threads: &[
         "tailscale/tailscale#864",
         "tailscale/tailscale#5127",
@@ -43,6 +38,10 @@ pub(super) const RULE: Rule = Rule {
 
 const STATIC_PORT: Fix =
     Fix::owner("Turn on static-port outbound NAT on that router (pfSense, OPNsense) or endpoint-independent mapping.");
+
+const FORWARD: Fix = Fix::owner(
+    "Forward a port to that host by PCP, NAT-PMP or UPnP (whyrelay --try mapping), so that the peer is told of it; a forward by hand helps only where the router also sends from the forwarded port.",
+);
 
 const PUBLIC: Fix = Fix::owner("Give one of the two sides a public address, or IPv6.");
 
@@ -60,6 +59,9 @@ fn of_side(session: &Session<'_>, vantage: Vantage) -> (Option<Fault>, bool) {
     let side = session.evidence.side(vantage);
     let (fault, compared) = by_servers(session, vantage, told(side));
     let fault = fault.or_else(|| by_view(session, vantage));
+    // Packets of such a NAT come to the peer's interface all the same: it is the peer's own firewall that takes them.
+    let comes_in = input_firewall_drops::stranger(session, vantage.other()).is_some();
+    let fault = fault.map(|fault| Fault { severity: if comes_in { Severity::Info } else { fault.severity }, ..fault });
     if fault.is_some() {
         return (fault, true);
     }
@@ -156,21 +158,61 @@ fn by_view(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
 /// Behind two NATs nothing that is done on the inner router leads in: which of the two maps by destination is not known.
 fn advice(session: &Session<'_>, vantage: Vantage) -> Vec<Remedy> {
     let mut advice = outside_of_container(session, vantage);
+    let public = match closed_port(session, vantage) {
+        Some(closed) => {
+            let there = vantage.other().name();
+            vec![Remedy::owner(format!(
+                "Let UDP port {} in to {} from any address and port, on the firewall in front of {there}: {there} has a public address, and what {} sends there does not arrive",
+                closed.port(),
+                closed.ip(),
+                vantage.name()
+            ))]
+        }
+        None if input_firewall_drops::stranger(session, vantage.other()).is_some() => Vec::new(),
+        None => vec![remedy(PUBLIC)],
+    };
     if nat_behind_nat::is_behind_two(session, vantage) {
         advice.push(Remedy::owner(
             "Ask the provider, or who runs the outer router, for a public IPv4 address: with a second NAT in front, forwarding a port on the own router is not enough",
         ));
-        advice.push(remedy(PUBLIC));
+        advice.extend(public);
     } else if has_way_in(session, vantage) {
         // A forward is there.
-        advice.extend([remedy(STATIC_PORT), remedy(PUBLIC)]);
+        advice.push(remedy(STATIC_PORT));
+        advice.extend(public);
+    } else if is_all(session, vantage) {
+        advice.extend([remedy(STATIC_PORT), remedy(FORWARD)]);
+        advice.extend(public);
     }
     advice
 }
 
 /// Whether the fixes of the rule do not all help.
 fn is_all(session: &Session<'_>, vantage: Vantage) -> bool {
-    nat_behind_nat::is_behind_two(session, vantage) || has_way_in(session, vantage)
+    nat_behind_nat::is_behind_two(session, vantage)
+        || has_way_in(session, vantage)
+        || closed_port(session, vantage).is_some()
+        || input_firewall_drops::stranger(session, vantage.other()).is_some()
+}
+
+/// The public address of the other side, which has no NAT in front, where nothing that a side sends there arrives, at its
+/// interface neither: a firewall in front of it lets in only what it asked for.
+pub(in crate::diagnosis) fn closed_port(session: &Session<'_>, vantage: Vantage) -> Option<SocketAddr> {
+    let there = vantage.other();
+    if session.path == Path::Direct || session.network(there, false).translates != Some(false) {
+        return None;
+    }
+    let open = told(session.evidence.side(there)).into_iter().filter(|told| told.mapped == told.local);
+    let mut open = open.map(|told| told.local).filter(SocketAddr::is_ipv4);
+    let came = session.evidence.side(there).unheard().is_some_and(|unheard| !unheard.is_empty());
+    let is_lost = |to: &SocketAddr| {
+        let mut checks = session.pairs.iter().filter(|pair| session.could_arrive(pair, vantage));
+        checks.any(|pair| {
+            let remote = pair.side(vantage).map(|own| own.pair.remote);
+            remote == Some(*to) && pair.from(vantage).broken == Some(Break::OnTheWay)
+        })
+    };
+    open.find(|local| !came && is_lost(local))
 }
 
 fn remedy(fix: Fix) -> Remedy {

@@ -2,10 +2,11 @@
 
 use super::{Examination, Fault, Fix, Need, Rule};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::diagnosis::evidence::{HostEvidence, ServerPath, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
+use crate::diagnosis::network::seen_at;
 use crate::diagnosis::session::{Break, Path, Session};
 use crate::host::{FilteredPacket, FirewallFramework, FirewallRule, OwnConnection, OwnPacket, SoftwareName, Subject};
 use crate::trace::event::{SignalingState, Transport, Vantage};
@@ -21,7 +22,7 @@ pub(super) const RULE: Rule = Rule {
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked; or what signaling answers to a host that looks at itself did, soon enough, and no connection came about. Where something else stops the packets before they come to the filter: a rule that surely takes them, where the rules of its chain before it and of the chains that lead there were told. Or such a rule takes packets of the peer's probes that reached an interface and no socket.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; also a rule that lets in only what was asked for, where the peer's NAT gives each destination another port and its packets reach the interface all the same; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked; or what signaling answers to a host that looks at itself did, soon enough, and no connection came about. Where something else stops the packets before they come to the filter: a rule that surely takes them, where the rules of its chain before it and of the chains that lead there were told. Or such a rule takes packets of the peer's probes that reached an interface and no socket.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -339,7 +340,9 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         let failed = side.send_failures.keys().any(|(_, remote, _)| *remote == address);
         !failed && side.sent.values().any(|check| check.pair.remote == address && check.refused < check.transmissions)
     };
-    let uninvited = unheard.as_ref().is_some_and(|unheard| unheard.iter().all(|(source, ..)| !sent_to(*source)));
+    let stranger = stranger(session, vantage);
+    let uninvited = stranger.is_none()
+        && unheard.as_ref().is_some_and(|unheard| unheard.iter().all(|(source, ..)| !sent_to(*source)));
     let cannot_send = refused || uninvited;
     let is_effect = |rule: &&Taken<FirewallRule>| {
         cannot_send && (rule.fact.rule.contains("ct state") || rule.fact.rule.contains("--ctstate"))
@@ -361,8 +364,12 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let by = if rule.is_none() { perhaps_by(host) } else { String::new() };
     let (summary, mut evidence) = if let Some(rule) = rule.filter(|_| lost > 0 || rejected.is_some()) {
         let packets = rule.fact.packets_since.unwrap_or_default();
+        let from = stranger.map_or_else(String::new, |packet| {
+            let (source, there) = (packet.fact.source, vantage.other().name());
+            format!("; the checks of {there} come from {source}, a port of its NAT that {here} cannot know")
+        });
         (
-            format!("The firewall of {here} took {packets} packets on arrival: {}", quoted_firewall(&rule.fact)),
+            format!("The firewall of {here} took {packets} packets on arrival: {}{from}", quoted_firewall(&rule.fact)),
             vec![rule.seq],
         )
     } else if let Some(((_, remote, icmp_type, code), error)) = rejected {
@@ -388,9 +395,40 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     } else {
         return None;
     };
+    evidence.extend(stranger.map(|packet| packet.seq));
     evidence.extend(arrived);
     let advice = advice(host, rule.or(at_device).or_else(|| uncounted(host)), port);
     Some(Fault { blame: Blame::side(vantage), severity: session.harm(), summary, evidence, advice, ..Fault::default() })
+}
+
+/// What the peer sent to a socket of a side, reached its interface, and was dropped by its own firewall, although the side
+/// sends to that address of the peer: the peer's NAT gives each destination another port, so that nobody can send to the
+/// right one first (RFC 4787 section 4.1). The network lets such packets in; a firewall that does, too, makes the path
+/// direct. `None` also where something else than the firewall may have taken them, or would keep the answers back.
+pub(in crate::diagnosis) fn stranger<'a>(session: &'a Session<'_>, vantage: Vantage) -> Option<&'a Taken<OwnPacket>> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    if session.path == Path::Direct || session.evidence.is_alone() {
+        return None;
+    }
+    let is_otherwise_kept = side.send_failures.keys().any(|(.., errno)| *errno == EPERM)
+        || would_drop::dropped_by_others(side).is_some()
+        || !session.diversions(vantage).is_empty();
+    if is_otherwise_kept || !side.host.firewall_rules.iter().any(took) {
+        return None;
+    }
+    let (heard, of_peer) = (side.heard_from(), seen_at(peer));
+    let failed = |to: IpAddr| side.send_failures.keys().any(|(_, remote, _)| remote.ip() == to);
+    let sends = |from: SocketAddr, to: IpAddr| {
+        let left = side.sent.values().filter(|check| check.refused < check.transmissions);
+        !failed(to) && left.into_iter().any(|check| (check.pair.local, check.pair.remote.ip()) == (from, to))
+    };
+    let sent_to = |to: SocketAddr| side.sent.values().any(|check| check.pair.remote == to);
+    side.host.own_packets.iter().find(|packet| {
+        let OwnPacket { source, destination, arrived, .. } = &packet.fact;
+        let varies = || session.network(vantage.other(), source.is_ipv6()).is_dependent() == Some(true);
+        let is_new = *arrived && !heard.contains(source) && !sent_to(*source) && of_peer.contains_key(&source.ip());
+        is_new && sends(*destination, source.ip()) && varies()
+    })
 }
 
 /// Packets that the kernel received and gave to nobody, forwarded ones and those of reverse path filtering aside.
