@@ -147,11 +147,15 @@ pub struct Named {
     pub name: String,
     /// Whose fault it is.
     pub blame: String,
+    /// The one side that sees it, where it is nobody's fault and the other side may see it as well: `A` or `B`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen_by: Option<String>,
 }
 
 impl std::fmt::Display for Named {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} ({})", self.code, self.name, self.blame)
+        let seen = self.seen_by.as_ref().map_or_else(String::new, |side| format!(", as {side} sees it"));
+        write!(f, "{} {} ({}{seen})", self.code, self.name, self.blame)
     }
 }
 
@@ -364,6 +368,7 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
             code: finding.code.to_owned(),
             name: finding.name.to_owned(),
             blame: finding.blame.name().to_owned(),
+            seen_by: told_twice(report, finding).then(|| finding.seen_by.map(|side| side.name().to_owned())).flatten(),
         })
         .collect();
     let expected_findings: Vec<Wanted> = expect.finding.iter().map(Wanted::of).collect();
@@ -385,6 +390,11 @@ pub fn judge(topology: &Topology, observed: &Observed) -> Verdict {
         usable_after_ms: observed.usable_after.map(|after| after.as_micros() as f64 / 1000.0),
         problems,
     }
+}
+
+/// Whether another finding has the same name and blame: then it takes the side that sees it to tell them apart.
+fn told_twice(report: &Report, finding: &whyrelay_core::diagnosis::finding::Finding) -> bool {
+    report.findings.iter().filter(|other| (other.code, other.blame) == (finding.code, finding.blame)).count() > 1
 }
 
 const fn best_name(best: Best) -> &'static str {

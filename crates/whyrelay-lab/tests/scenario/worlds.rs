@@ -359,3 +359,13 @@ fn a_closed_port_in_front_of_a_public_host_is_named() {
     assert!(advice.iter().any(|line| line.starts_with("Let UDP port 40001 in")), "{advice:?}");
     assert!(advice.iter().all(|line| !line.contains("Give one of the two sides a public address")), "{advice:?}");
 }
+
+/// Large packets that get lost in both directions are two findings with one name and blame: a verdict tells them apart.
+#[test]
+fn findings_that_are_alike_but_for_their_direction_are_told_apart() {
+    let scenario = Scenario::find("mtu-black-hole").unwrap_or_else(|error| panic!("{error}"));
+    let verdict = judge(&scenario.topology, &run_virtual(&scenario.topology));
+    let shown: Vec<_> = verdict.findings.iter().map(ToString::to_string).collect();
+    let of = |side: &str| format!("WR603 mtu-black-hole (the path, as {side} sees it)");
+    assert_eq!(shown, [of("A"), of("B")]);
+}

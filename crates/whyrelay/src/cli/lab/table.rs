@@ -180,6 +180,7 @@ mod tests {
             code: "WR105".to_owned(),
             name: "policy-rule-diverts-peer".to_owned(),
             blame: "both sides".to_owned(),
+            seen_by: None,
         };
         Verdict {
             scenario: scenario.to_owned(),
