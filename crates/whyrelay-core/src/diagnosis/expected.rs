@@ -232,6 +232,9 @@ pub fn would_allow_direct(session: &Session<'_>, expected: Expected, findings: &
             continue;
         }
         if Network::of(session, vantage, false).is_dependent() == Some(true) {
+            if let Some(device) = endpoint_dependent_mapping::other_uplink(session, vantage) {
+                ways.push(format!("the uplink {device} of {} as the one that it sends by", vantage.name()));
+            }
             if let Some(closed) = endpoint_dependent_mapping::closed_port(session, vantage) {
                 let (there, ip, port) = (vantage.other().name(), closed.ip(), closed.port());
                 ways.push(format!("UDP port {port} let in to {ip} by the firewall in front of {there}"));

@@ -92,6 +92,9 @@ pub struct Rivals<'a> {
     asked: BTreeMap<(SocketAddr, SocketAddr), (u64, bool)>,
     /// Sockets without a rival, other ports' probes among them, that the NAT maps otherwise for each destination.
     varies: bool,
+    /// Addresses of which the NAT kept the port of no fresh socket, of two at least: it draws every port, so that nobody
+    /// can have taken one.
+    drawn: BTreeSet<IpAddr>,
 }
 
 impl<'a> Rivals<'a> {
@@ -122,6 +125,7 @@ impl<'a> Rivals<'a> {
             }
         }
         rivals.varies = rivals.vary(side);
+        rivals.drawn = drawn(side);
         rivals
     }
 
@@ -145,7 +149,8 @@ impl<'a> Rivals<'a> {
         };
         let kept = |told: &Told| told.mapped.port() == told.local.port();
         // Which of two packets sent at about one time came first is not known; a NAT that draws ports keeps none.
-        kept(one) != kept(two) || may_be_taken(one) && may_be_taken(two)
+        let drawn = self.drawn.contains(&one.local.ip());
+        kept(one) != kept(two) || !drawn && may_be_taken(one) && may_be_taken(two)
     }
 
     /// Whether sockets without a rival are mapped otherwise for each destination: then the NAT is so by itself.
@@ -169,6 +174,21 @@ impl<'a> Rivals<'a> {
         let apart = |local: &SocketAddr| self.of(*local).is_none() && !strays.contains(local);
         probed.chain(told).filter(|(local, _)| apart(local)).any(|(local, mapped)| differs(local, mapped))
     }
+}
+
+/// The addresses of a side whose fresh sockets, two at least and each of another port, servers all saw at another port.
+fn drawn(side: &SideEvidence) -> BTreeSet<IpAddr> {
+    let mut ports: BTreeMap<IpAddr, (BTreeSet<u16>, bool)> = BTreeMap::new();
+    for probe in &side.host.probes {
+        let ProbeOutcome::Answered { mapped: Some(mapped), .. } = probe.fact.result else { continue };
+        let (local, remote) = (probe.fact.local, probe.fact.remote);
+        if side.known.is_server(remote) && mapped.ip() != local.ip() && local.is_ipv4() == mapped.is_ipv4() {
+            let (fresh, kept) = ports.entry(local.ip()).or_default();
+            fresh.insert(local.port());
+            *kept |= mapped.port() == local.port();
+        }
+    }
+    ports.into_iter().filter(|(_, (fresh, kept))| fresh.len() >= 2 && !kept).map(|(ip, _)| ip).collect()
 }
 
 /// Every diversion on a side, in the order of the answers.

@@ -360,6 +360,18 @@ fn a_closed_port_in_front_of_a_public_host_is_named() {
     assert!(advice.iter().all(|line| !line.contains("Give one of the two sides a public address")), "{advice:?}");
 }
 
+/// Where another uplink leads to the peer, that is what helps, and not another port.
+#[test]
+fn the_other_uplink_is_named_where_the_peer_answers_by_it() {
+    let scenario = Scenario::find("preferred-uplink-symmetric").unwrap_or_else(|error| panic!("{error}"));
+    let report = run_virtual(&scenario.topology).report;
+    let first = report.would_allow_direct.first().map(String::as_str);
+    assert_eq!(first, Some("the uplink eth0 of A as the one that it sends by"));
+    let finding = report.findings.iter().find(|finding| finding.code == "WR201");
+    let advice = &finding.unwrap_or_else(|| panic!("no WR201")).advice;
+    assert!(advice.first().is_some_and(|line| line.starts_with("Let A send by eth0")), "{advice:?}");
+}
+
 /// Large packets that get lost in both directions are two findings with one name and blame: a verdict tells them apart.
 #[test]
 fn findings_that_are_alike_but_for_their_direction_are_told_apart() {

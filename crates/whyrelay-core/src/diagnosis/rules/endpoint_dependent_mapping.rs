@@ -12,6 +12,7 @@ use crate::diagnosis::views::{Otherwise, View, mapped_otherwise};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use crate::host::{ProbeAim, ProbeOutcome};
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 
@@ -157,7 +158,8 @@ fn by_view(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
 
 /// Behind two NATs nothing that is done on the inner router leads in: which of the two maps by destination is not known.
 fn advice(session: &Session<'_>, vantage: Vantage) -> Vec<Remedy> {
-    let mut advice = outside_of_container(session, vantage);
+    let mut advice = by_other_uplink(session, vantage);
+    advice.extend(outside_of_container(session, vantage));
     let public = match closed_port(session, vantage) {
         Some(closed) => {
             let there = vantage.other().name();
@@ -213,6 +215,36 @@ pub(in crate::diagnosis) fn closed_port(session: &Session<'_>, vantage: Vantage)
         })
     };
     open.find(|local| !came && is_lost(local))
+}
+
+/// Another uplink of the side, by which a check of the peer is answered while nothing direct works.
+pub(in crate::diagnosis) fn other_uplink<'a>(session: &'a Session<'_>, vantage: Vantage) -> Option<&'a str> {
+    let side = session.evidence.side(vantage);
+    let bound = side.host.probes_with(|aim| matches!(aim, ProbeAim::Device { .. }));
+    let mut answered = bound.filter(|probe| {
+        let is_answered = matches!(probe.fact.result, ProbeOutcome::Answered { .. });
+        is_answered && !side.known.is_server(probe.fact.remote)
+    });
+    let by_default = |device: &str| {
+        let servers = side.host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none());
+        servers.into_iter().any(|answer| answer.fact.device() == Some(device))
+    };
+    answered.find_map(|probe| match &probe.fact.aim {
+        ProbeAim::Device { device } if session.path != Path::Direct && !by_default(device) => Some(device.as_str()),
+        _ => None,
+    })
+}
+
+/// That uplink has another NAT in front.
+fn by_other_uplink(session: &Session<'_>, vantage: Vantage) -> Vec<Remedy> {
+    let advice = other_uplink(session, vantage).map(|device| {
+        Remedy::cuts(format!(
+            "Let {} send by {device}, where a check of the peer is answered: give the default route of {device} the lowest metric",
+            vantage.name()
+        ))
+        .run("ip route show default")
+    });
+    advice.into_iter().collect()
 }
 
 fn remedy(fix: Fix) -> Remedy {
