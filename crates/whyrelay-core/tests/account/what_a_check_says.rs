@@ -446,3 +446,55 @@ fn a_check_of_the_nat_alone_says_that_it_was_no_more() {
     missing(&mut session, "relays", ONLY_NAT);
     assert!(report(&session).summary.ends_with(" Only the NAT was looked at (--only nat)."));
 }
+
+/// A rule of the own firewall on output is to blame for what it does to connections to the server, as far as its words say
+/// that it takes them and what the program was told is what it does; else the server is, whatever such a rule counted.
+#[test]
+fn a_rule_on_output_is_blamed_for_signaling_where_it_surely_stops_it_like_this() {
+    let refused = "cannot reach the signaling server at 192.0.2.10:8080: Connection refused (os error 111)";
+    let prohibited = "cannot reach the signaling server at 192.0.2.10:8080: No route to host (os error 113)";
+    let silent = "the server did not answer within 2.5 s";
+    let unanswered = "cannot reach the signaling server at 192.0.2.10:8080: no answer";
+    let no_tls = "no TLS with the signaling server at 192.0.2.10:8080: no answer";
+    let not_signaling = "what answers at 192.0.2.10:8080 is no signaling server: status 404";
+    let taken = "ip daddr 192.0.2.10 tcp dport 8080 counter";
+    for (rule, verdict, detail, blame, doubt) in [
+        (format!("{taken} reject with tcp reset"), "reject", refused, "A", false),
+        (format!("{taken} reject with icmpx admin-prohibited"), "reject", prohibited, "A", false),
+        (format!("{taken} drop"), "drop", silent, "A", false),
+        (format!("{taken} drop"), "drop", unanswered, "A", false),
+        (format!("oifname \"eth0\" {taken} drop"), "drop", silent, "A", false),
+        // What the one is told of the other does not say.
+        (format!("{taken} drop"), "drop", refused, "signaling", false),
+        (format!("{taken} reject"), "reject", silent, "signaling", false),
+        // The server was connected to.
+        (format!("{taken} drop"), "drop", no_tls, "signaling", false),
+        (format!("{taken} reject"), "reject", not_signaling, "signaling", false),
+        // Whose packets these were the words do not tell.
+        ("ct state invalid counter drop".into(), "drop", silent, "signaling", true),
+        ("meta skuid 33 counter reject".into(), "reject", refused, "signaling", true),
+        ("ct state invalid counter drop".into(), "drop", refused, "signaling", false),
+        ("ip daddr 192.0.2.99 counter reject".into(), "reject", refused, "signaling", false),
+        ("oifname \"wlan0\" counter reject".into(), "reject", refused, "signaling", false),
+    ] {
+        let mut session = started(&[]);
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        session.firewall("output", &rule, Some(verdict), 1);
+        let (server, state) =
+            ("http://192.0.2.10:8080".to_owned(), SignalingState::Failed { detail: detail.to_owned() });
+        session.push(Vantage::A, EventKind::Signaling { server, state });
+        session.end(Vantage::A, EndReason::Finished);
+        let report = report(&session);
+        assert_eq!(harmful(&report), [format!("WR701 {blame}")], "{rule}, {detail}: {:#?}", report.findings);
+        let found = report.findings.into_iter().find(|finding| finding.code == "WR701").expect("signaling");
+        let doubted = found.doubt.contains("whether connections to the server are among them is not known");
+        assert_eq!(doubted, doubt, "{rule}, {detail}: {}", found.doubt);
+    }
+    // One ahead of it lets them out.
+    let mut session = started(&[]);
+    session.link(Vantage::A, "eth0", None, "192.168.1.2");
+    session.firewall("output", "tcp dport 8080 accept", Some("accept"), 3);
+    session.firewall("output", "counter drop", Some("drop"), 1);
+    fail_signaling(&mut session);
+    assert_eq!(harmful(&report(&session)), ["WR701 signaling"]);
+}

@@ -14,6 +14,8 @@ pub(super) const EADDRNOTAVAIL: i32 = 99;
 pub(super) const ENETUNREACH: i32 = 101;
 /// A full queue, or a rule of nft's netdev family on egress: the kernel says the same of both.
 pub(super) const ENOBUFS: i32 = 105;
+/// A connection that nobody answered.
+pub(super) const ETIMEDOUT: i32 = 110;
 /// A closed port, by ICMP.
 pub(super) const ECONNREFUSED: i32 = 111;
 /// A route that says unreachable, or a silent next hop.
