@@ -137,3 +137,27 @@ fn a_router_that_refuses_is_blamed_on_its_side() {
         assert_eq!(own, offender == "192.168.1.1", "{:?}", finding.advice);
     }
 }
+
+/// A private address behind a router of the Internet is whoever's, also where it refuses.
+#[test]
+fn a_private_router_that_refuses_is_the_senders_only_where_it_stands_on_its_side() {
+    for (hops, blame) in [
+        (&[][..], "the path"),
+        (&[(1, "192.168.1.1"), (2, "10.9.9.9")], "A"),
+        (&[(1, "192.168.1.1"), (2, "192.0.2.77"), (3, "10.9.9.9")], "the path"),
+        (&[(1, "192.168.1.1"), (2, "192.0.2.77")], "the path"),
+    ] {
+        let session = lost(|session| {
+            hops.iter().for_each(|(ttl, router)| hop(session, Vantage::A, *ttl, B_MAPPED, Some(router)));
+            let (local, remote) = (address(A), address(B_MAPPED));
+            let offender = Some("10.9.9.9".parse().expect("an address"));
+            session.push(
+                Vantage::A,
+                EventKind::IcmpError { local, remote, offender, icmp_type: 3, icmp_code: 1, errno: 113 },
+            );
+        });
+        let finding = found(&session, "WR513");
+        assert_eq!(finding.blame.name(), blame, "{hops:?}: {}", finding.summary);
+        assert_eq!(finding.summary.contains("on the side of A"), blame == "A", "{hops:?}: {}", finding.summary);
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::hops::{at_router, whose};
+use super::hops::{at_router, whose_refusal};
 use super::{Examination, Fault, Fix, Need, Rule, udp_blocked};
 use crate::diagnosis::evidence::SideEvidence;
 use crate::diagnosis::finding::{Blame, Remedy};
@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     name: "checks-rejected-on-the-way",
     title: "a router or firewall refuses the checks and says so",
     meaning: "An ICMP error came back for the checks: a router on the way, or the firewall of the peer's host or network, refuses them and says so (administratively prohibited, or unreachable; nftables and iptables say \"port unreachable\" unless told otherwise).",
-    detection: "The error queue of the socket: ICMP type 3 with a code other than \"fragmentation needed\", from an address that is not this host's own, for an address of the peer that could be reached from here: a private one in another network is refused everywhere. \"Port unreachable\" counts from a router only: from an address of the peer it says that the port is closed there. Whose fault it is says the offender's address: on a side's own network or way out, or between the two. Where a mark leads the session's own packets away: such an error for a plain program's checks.",
+    detection: "The error queue of the socket: ICMP type 3 with a code other than \"fragmentation needed\", from an address that is not this host's own, for an address of the peer that could be reached from here: a private one in another network is refused everywhere. \"Port unreachable\" counts from a router only: from an address of the peer it says that the port is closed there. Whose fault it is says the offender's address: on a side's own network or way out, or between the two; a private one that is neither is the sender's only where a packet of low TTL ended there ahead of the first public router. Where a mark leads the session's own packets away: such an error for a plain program's checks.",
     proof: "The offender's address in the cited event, and who that is on traceroute.",
     doubt: "The same pair with an answer later: then the refusal was temporary.",
     fixes: &[
@@ -92,7 +92,7 @@ fn refusals(session: &Session<'_>) -> Vec<(bool, Fault)> {
 /// sentence.
 fn refuser(session: &Session<'_>, from: Vantage, offender: IpAddr, remote: SocketAddr) -> (Blame, Vec<Remedy>, String) {
     // The peer's own address: its host or the router in front of it.
-    let owner = if offender == remote.ip() { Some(from.other()) } else { whose(session, from, offender) };
+    let owner = if offender == remote.ip() { Some(from.other()) } else { whose_refusal(session, from, offender) };
     match owner {
         Some(own) if own == from => {
             // With the other recording it may turn out that this router refuses all of UDP, which has a rule of its own.

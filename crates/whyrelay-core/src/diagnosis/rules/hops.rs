@@ -107,6 +107,29 @@ pub(super) fn whose(session: &Session<'_>, from: Vantage, router: IpAddr) -> Opt
     }
 }
 
+/// The same of a router that refuses packets of a side, whose place on the way nobody knows: behind a router of the Internet
+/// private addresses are whoever's, so that one is the sender's only by its routes, its network, what servers see it at, or
+/// where it told of packets that ended ahead of the first public one.
+pub(super) fn whose_refusal(session: &Session<'_>, from: Vantage, router: IpAddr) -> Option<Vantage> {
+    let side = session.evidence.side(from);
+    let is_near = || {
+        is_gateway(side, router)
+            || side.known.shares_network(router)
+            || told_anyhow(side).iter().any(|told| told.mapped.ip() == router)
+            || is_ahead_of_the_internet(side, router)
+    };
+    whose(session, from, router).filter(|owner| *owner != from || is_near())
+}
+
+/// Whether a router told of packets of a side that ended there before any that has a public address.
+fn is_ahead_of_the_internet(side: &SideEvidence, router: IpAddr) -> bool {
+    let outside = |ttl: u8, to: IpAddr| {
+        hops(side).any(|(other, address, _, probe)| other < ttl && probe.remote.ip() == to && !is_inside(address))
+    };
+    is_inside(router)
+        && hops(side).any(|(ttl, address, _, probe)| address == router && !outside(ttl, probe.remote.ip()))
+}
+
 /// Whether servers see both sides at one address.
 fn is_behind_one_nat(session: &Session<'_>) -> bool {
     let [a, b] = [Vantage::A, Vantage::B].map(|vantage| told_anyhow(session.evidence.side(vantage)));
