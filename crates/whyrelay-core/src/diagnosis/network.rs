@@ -7,12 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use super::evidence::{Check, SideEvidence, Taken};
 use super::routes::{Rivals, is_refused};
 use super::session::Session;
-use super::views::{MAPPING, Otherwise, mapped_otherwise};
+use super::views::{Otherwise, mapped_otherwise};
 use crate::host::{Probe, ProbeAim, ProbeOutcome, leads_to_guests};
 use crate::ice::candidate::{CandidateTransport, CandidateType};
 use crate::nat::behavior::{FilteringBehavior, MappingBehavior};
 use crate::trace::address::AddressClass;
-use crate::trace::event::{SignalingState, Transport, Vantage};
+use crate::trace::event::{BY_PORT_MAPPING, SignalingState, Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
 /// The network in front of one side, for one address family. What was not measured is `None`.
@@ -159,27 +159,29 @@ pub fn port_to_forward(side: &SideEvidence) -> Option<u16> {
     bases.find(|base| translated(*base)).or(first).map(|base| base.port())
 }
 
-/// Whether a port of a side's router leads in to it already: the router made a mapping that the session asked for, a packet
-/// from outside came in by one that a check asked for, or a check that the peer sent to the address that a server told came
+/// Whether a port of a side's router leads in to it already: the session has a candidate by a mapping that it asked for and
+/// the router made (one that speaks the protocols may refuse), a packet from outside came in by one that a check asked for, or a check that the peer sent to the address that a server told came
 /// in, although the NAT has another port for the peer.
 pub fn has_way_in(session: &Session<'_>, vantage: Vantage) -> bool {
     let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
-    let asked = side.options.tried.iter().any(|what| what.starts_with(MAPPING));
-    let made = side.measured.facts.iter().any(|(_, fact)| match fact {
-        Measurement::PortMapper { found, .. } => asked && *found,
-        Measurement::PortMapped { reached, .. } => *reached == Some(true),
-        _ => false,
-    });
+    let by_mapping = side
+        .local_candidates
+        .iter()
+        .any(|local| local.server.as_deref() == Some(BY_PORT_MAPPING) && local.base.is_ipv4());
+    let reached =
+        side.measured.facts.iter().any(|(_, fact)| matches!(fact, Measurement::PortMapped { reached: Some(true), .. }));
     let told = told(side);
     let differs = |to: SocketAddr| {
         let of_socket = || told.iter().filter(|told| told.mapped == to).map(|told| told.local);
         of_socket().any(|local| told.iter().any(|other| other.local == local && other.mapped != to))
     };
     let direct = |check: &Check| check.pair.transport == CandidateTransport::Udp && !other.is_relayed(check.pair.local);
-    made || other
-        .sent
-        .iter()
-        .any(|(id, check)| direct(check) && side.received.contains_key(id) && differs(check.pair.remote))
+    by_mapping
+        || reached
+        || other
+            .sent
+            .iter()
+            .any(|(id, check)| direct(check) && side.received.contains_key(id) && differs(check.pair.remote))
 }
 
 fn told_to<'a>(probes: impl Iterator<Item = &'a Taken<Probe>>) -> Vec<Told> {

@@ -19,7 +19,7 @@ use crate::ice::candidate::{Candidate, CandidateAddress, CandidateTransport, Can
 use crate::ice::{self, Agent, Credentials};
 use crate::random::Random;
 use crate::time::{Now, Timestamp};
-use crate::trace::event::{EventKind, Pair, Side, Transport};
+use crate::trace::event::{BY_PORT_MAPPING, EventKind, Pair, Side, Transport};
 use crate::wire::demux::Protocol;
 use crate::wire::framing::Framing;
 use crate::wire::integrity::Integrity;
@@ -234,7 +234,7 @@ impl Peer {
             candidate: candidate.clone(),
             base,
             interface: None,
-            server: Some("the router's port mapping".into()),
+            server: Some(BY_PORT_MAPPING.into()),
         };
         self.outputs.push_back(Output::Event(event));
         self.outputs.push_back(Output::LocalCandidate(candidate.clone()));

@@ -6,7 +6,7 @@ use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::{CheckReport, Report};
 use whyrelay_core::time::Timestamp;
 use whyrelay_core::trace::event::{
-    EndReason, Event, EventKind, RefuseReason, ServerFailure, SessionOptions, Side, Vantage,
+    BY_PORT_MAPPING, EndReason, Event, EventKind, RefuseReason, ServerFailure, SessionOptions, Side, Vantage,
 };
 use whyrelay_core::trace::measurement::{Measurement, PortMapperProtocol};
 
@@ -85,14 +85,21 @@ fn a_forward_that_is_there_is_not_advised() {
     // B's check came in by the port that a server told, although A has another one for everybody: that one is forwarded.
     let forwarded =
         both_dependent(false, |session| session.check(Check { transmissions: 3, ..b_checks(Fate::AnswerLost) }));
-    let mut tried = both_dependent(false, |session| {
-        session.check(Check { transmissions: 7, ..b_checks(LOST) });
-        let (protocol, found) = (PortMapperProtocol::Pcp, true);
-        let said = Measurement::PortMapper { protocol, gateway: None, found, external: None, detail: None };
-        session.push(Vantage::A, EventKind::Measured(said));
-    });
-    tried.tried("a port mapping by the router, removed at the end");
-    for session in [forwarded, tried] {
+    let tried = |made: bool| {
+        let mut session = both_dependent(false, |session| {
+            session.check(Check { transmissions: 7, ..b_checks(LOST) });
+            let (protocol, found) = (PortMapperProtocol::Pcp, true);
+            let said = Measurement::PortMapper { protocol, gateway: None, found, external: None, detail: None };
+            session.push(Vantage::A, EventKind::Measured(said));
+            if made {
+                let (kind, external) = (CandidateType::ServerReflexive, "203.0.113.1:40000");
+                session.local_candidate(Vantage::A, kind, external, A, Some(BY_PORT_MAPPING));
+            }
+        });
+        session.tried("a port mapping by the router, removed at the end");
+        session
+    };
+    for session in [forwarded, tried(true)] {
         let ways = Report::from_events(&session.events).would_allow_direct;
         let of_a: Vec<_> = ways.iter().filter(|way| way.contains("router of A")).collect();
         assert!(of_a.iter().all(|way| !way.contains("forward")), "{ways:?}");
@@ -101,14 +108,18 @@ fn a_forward_that_is_there_is_not_advised() {
         let advice = finding.advice.join("\n");
         assert!(!advice.contains("Forward a port") && advice.contains("static-port"), "{advice}");
     }
-    // Where none is there it is advised, with what it takes for a peer to hear of it.
+    // Where none is there it is advised, with what it takes for a peer to hear of it; a router that speaks PCP and made no
+    // mapping leads nothing in.
     let none = both_dependent(false, |session| session.check(Check { transmissions: 7, ..b_checks(LOST) }));
-    assert!(
-        found(&none, "WR201")
-            .advice
-            .iter()
-            .any(|line| line.contains("Forward a port") && line.contains("--try mapping"))
-    );
+    for session in [none, tried(false)] {
+        let advice = found(&session, "WR201").advice;
+        assert!(
+            advice.iter().any(|line| line.contains("Forward a port") && line.contains("--try mapping")),
+            "{advice:?}"
+        );
+        let ways = Report::from_events(&session.events).would_allow_direct;
+        assert!(ways.iter().any(|way| way.contains("a forward of UDP port 40000 to A")), "{ways:?}");
+    }
 }
 
 /// Two networks on the inside of one NAT: between them something lets the packets of one direction through.

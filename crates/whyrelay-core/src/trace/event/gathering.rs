@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What stands in a local candidate's `server` where the router mapped a port that the session asked for (`--try mapping`).
+pub const BY_PORT_MAPPING: &str = "the router's port mapping";
+
 /// Why a candidate was not used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "why")]

@@ -223,7 +223,7 @@ pub enum EventKind {
         /// The interface that has the base.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         interface: Option<String>,
-        /// The server that it was learned from, without credentials.
+        /// The server that it was learned from, without credentials; [`super::BY_PORT_MAPPING`] where it was none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<String>,
     },

@@ -14,7 +14,7 @@ mod socket;
 use serde::{Deserialize, Serialize};
 
 pub use channel::DtlsState;
-pub use gathering::{RefuseReason, ServerFailure};
+pub use gathering::{BY_PORT_MAPPING, RefuseReason, ServerFailure};
 pub use ice::{
     FailReason, IceState, IceStateReason, NominateReason, Pair, PairCounts, PairState, PruneReason, Role, RoleReason,
     Side, StateReason,
