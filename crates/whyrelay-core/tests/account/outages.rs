@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use whyrelay_core::diagnosis::finding::Severity;
 use whyrelay_core::diagnosis::session::Path;
+use whyrelay_core::host::{HostFact, Link, Moment};
 use whyrelay_core::report::{Report, TextOptions, render_html, render_text};
 use whyrelay_core::trace::event::{
     Direction, EndReason, Event, EventKind, IceState, IceStateReason, InterfaceUse, Side, SignalingState, Vantage,
@@ -13,6 +14,7 @@ use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use crate::builder::{Check, Fate, Session, address};
+use crate::cases::failing;
 use crate::choices::said;
 use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, direct, relayed};
 
@@ -462,4 +464,40 @@ fn throughput_that_was_not_measured_is_told_once_with_its_reason() {
     };
     assert_eq!(look(false), ["throughput from A to B: why A knows", "throughput from B to A: why A knows"]);
     assert_eq!(look(true), ["throughput from B to A: why A knows"], "B says what it got of A");
+}
+
+/// An interface that was down for a time: what could not be sent then is no route's fault, though it is up again.
+#[test]
+fn a_link_that_came_back_is_why_sends_failed_and_no_route() {
+    let flapped = |fate: Fate| {
+        failing(fate, Fate::LostOnTheWay, |session| {
+            session.link(Vantage::A, "eth0", None, "192.168.1.2");
+            let down = Link {
+                device: "eth0".into(),
+                index: 2,
+                link_kind: None,
+                loopback: false,
+                up: false,
+                running: false,
+                mtu: 1500,
+                mac: None,
+                master: None,
+                vrf_table: None,
+            };
+            for (moment, works) in [(Moment::During, false), (Moment::After, true)] {
+                let link = Link { up: works, running: works, ..down.clone() };
+                session.push(Vantage::A, EventKind::HostFact { moment, fact: Box::new(HostFact::Link(link)) });
+            }
+        })
+    };
+    let report = Report::from_events(&flapped(Fate::SendRefused(101)).events);
+    let codes: Vec<_> = report.findings.iter().map(|found| found.code).collect();
+    assert!(!codes.contains(&"WR104"), "{:#?}", report.findings);
+    let found = report.findings.iter().find(|found| found.code == "WR131").expect("it is told");
+    assert_eq!((found.blame.name(), found.severity), ("A", Severity::Error), "{found:#?}");
+    assert!(found.summary.contains("eth0 was down from"), "{}", found.summary);
+    // One during which nothing failed to leave is told, and is no cause.
+    let report = Report::from_events(&flapped(Fate::LostOnTheWay).events);
+    let found = report.findings.iter().find(|found| found.code == "WR131").expect("it is told");
+    assert_eq!(found.severity, Severity::Info, "{found:#?}");
 }

@@ -9,6 +9,7 @@ use crate::diagnosis::evidence::{SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::session::{Path, Session};
 use crate::host::{HostFact, Init, Moment, Subject};
+use crate::time::Timestamp;
 use crate::trace::event::Vantage;
 
 pub(super) const RULE: Rule = Rule {
@@ -16,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     name: "network-went-away",
     title: "an interface, address or route of the session went away while it ran",
     meaning: "The host's network changed under the session: an interface was removed or went down, one of its addresses was taken away (DHCP, a VPN client, a container network, sleep), or its packets got another way out. What was under way then is lost, and candidates that were told are no longer true.",
-    detection: "What the host told before the checks of an interface or address that the session has a candidate of is no longer there after them, or the kernel answers otherwise for its packets than it did when they were first sent. It is the cause only where no other address of the session stayed, or the path itself went by what is gone.",
+    detection: "What the host told before the checks of an interface or address that the session has a candidate of is no longer there after them, such an interface went down in between, or the kernel answers otherwise for its packets than it did when they were first sent. It is the cause only where no other address of the session stayed, or the path itself went by what is gone; an interface that was down for a time is it only where a send from there failed.",
     proof: "The log of what sets the network up, at that time.",
     doubt: "The same failure in a session during which nothing changes.",
     fixes: &[Fix::safe("Run the session again on a network that stays as it is.")],
@@ -36,7 +37,9 @@ fn examine(session: &Session<'_>) -> Examination {
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
     let gone = gone(side);
-    let lost: BTreeSet<IpAddr> = gone.iter().flat_map(|gone| gone.addresses.iter().copied()).collect();
+    let failed = |gone: &Gone| side.send_failures.keys().any(|(local, ..)| gone.addresses.contains(&local.ip()));
+    let harming = gone.iter().filter(|gone| !gone.may_be_back || failed(gone));
+    let lost: BTreeSet<IpAddr> = harming.flat_map(|gone| gone.addresses.iter().copied()).collect();
     let selected = side.selected_pair().map(|(_, pair)| pair.local.ip());
     let is_all = !lost.is_empty() && bases(side).all(|base| lost.contains(&base));
     let harms = is_all || selected.is_some_and(|selected| lost.contains(&selected));
@@ -65,6 +68,8 @@ struct Gone {
     what: String,
     seq: u64,
     addresses: BTreeSet<IpAddr>,
+    /// It was away while the session ran, and was not seen to be so at the end.
+    may_be_back: bool,
 }
 
 /// Addresses of this host that the session had candidates of.
@@ -80,6 +85,8 @@ fn gone(side: &SideEvidence) -> Vec<Gone> {
         let on_it = side.host.addresses.iter().filter(|address| address.fact.device == device);
         on_it.map(|address| address.fact.address).filter(|address| used.contains(address)).collect()
     };
+    let when =
+        |at: Timestamp| format!("{:.1} s after the beginning of the recording", at.since(side.first_at).as_secs_f64());
     let mut found: Vec<Gone> = Vec::new();
     for link in side.host.links.iter().filter(|link| link.moment == Moment::After) {
         let before = side.host.links.iter().find(|before| before.fact.device == link.fact.device);
@@ -87,11 +94,9 @@ fn gone(side: &SideEvidence) -> Vec<Gone> {
         if before.is_some_and(|before| before.fact.works()) && !link.fact.works() && !addresses.is_empty() {
             let how = if link.fact.up { "has no carrier any more" } else { "was set down" };
             let lost = side.host.links_lost.get(&link.fact.device);
-            let when = lost.map_or_else(String::new, |(_, at)| {
-                format!(", {:.1} s after the beginning of the recording", at.since(side.first_at).as_secs_f64())
-            });
+            let when = lost.map_or_else(String::new, |(_, at)| format!(", {}", when(*at)));
             let seq = lost.map_or(link.seq, |(seq, _)| *seq);
-            found.push(Gone { what: format!("{} {how}{when}", link.fact.device), seq, addresses });
+            found.push(Gone { what: format!("{} {how}{when}", link.fact.device), seq, addresses, may_be_back: false });
         }
     }
     for Taken { seq, fact, .. } in &side.host.gone {
@@ -105,7 +110,16 @@ fn gone(side: &SideEvidence) -> Vec<Gone> {
         };
         // An interface takes its addresses with it.
         if !addresses.is_empty() && !found.iter().any(|told| addresses.is_subset(&told.addresses)) {
-            found.push(Gone { what, seq: *seq, addresses });
+            found.push(Gone { what, seq: *seq, addresses, may_be_back: false });
+        }
+    }
+    for (device, (seq, at)) in &side.host.links_lost {
+        let first = side.host.links.iter().find(|link| link.fact.device == *device);
+        let addresses = of_device(device);
+        let is_told = found.iter().any(|told| addresses.is_subset(&told.addresses));
+        if first.is_some_and(|first| first.fact.works()) && !addresses.is_empty() && !is_told {
+            let what = format!("{device} was down from {}", when(*at));
+            found.push(Gone { what, seq: *seq, addresses, may_be_back: true });
         }
     }
     found
