@@ -328,10 +328,12 @@ fn proxies(lab: &Lab, topology: &Topology) -> Result<Vec<Proxy>, LabError> {
         topology.server.addresses.iter().map(|cidr| SocketAddr::new(cidr.address, SIGNALING_PORT)).collect();
     let peers = || topology.hosts.iter().zip(&topology.signaling);
     let namespaces = peers().map(|(host, _)| lab.namespace(&host.name)).collect::<Result<Vec<_>, _>>()?;
-    // Before any session looks at its host, and both at once: what does not come about takes its time.
+    // Before any session looks at its host, and both at once: what does not come about takes its time. A full table lets no
+    // connection out.
     let seen: Vec<Option<IpAddr>> = thread::scope(|scope| {
-        let asking: Vec<_> = namespaces.iter().map(|peer| scope.spawn(|| seen_from(peer, &servers))).collect();
-        asking.into_iter().map(|asked| asked.join().ok().flatten()).collect()
+        let asks = namespaces.iter().zip(&topology.hosts).map(|(peer, host)| (!host.conntrack_full).then_some(peer));
+        let asking: Vec<_> = asks.map(|peer| peer.map(|peer| scope.spawn(|| seen_from(peer, &servers)))).collect();
+        asking.into_iter().map(|asked| asked?.join().ok().flatten()).collect()
     });
     let credentials = passes_credentials(topology);
     let proxies = namespaces.into_iter().zip(peers()).zip(seen).map(|((peer, (_, faults)), seen)| {
