@@ -56,7 +56,7 @@ pub(super) const TRAFFIC_INTERVAL: Duration = Duration::from_secs(1);
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
 /// A session that its user interrupts is over within this: half a second is what somebody waits for a prompt before the
-/// second Ctrl-C.
+/// second Ctrl-C. Longer by [`Session::exchange_lag`].
 const HURRY: Duration = Duration::from_millis(400);
 
 /// The same of a connection that was kept open until then (`--stay`): that is its ordinary end, and the other side's
@@ -434,7 +434,8 @@ impl Session {
         let works = matches!(self.ice_state, IceState::Connected | IceState::Completed) && !self.signals.is_lost;
         let kept_open = self.config.stay && self.phase == Phase::Open && works;
         let within = if kept_open { HURRY_STAYED } else { HURRY };
-        self.over_by.get_or_insert_with(|| Instant::now() + within);
+        let lag = self.exchange_lag();
+        self.over_by.get_or_insert_with(|| Instant::now() + within + lag);
         self.progress.step("interrupted: closing");
     }
 
@@ -471,7 +472,8 @@ impl Session {
         let mut closing = false;
         let mut batch = Vec::with_capacity(UDP_BATCH);
         loop {
-            let hurried = self.over_by.and_then(|over_by| over_by.checked_sub(HURRIED_EXCHANGE));
+            let exchange = HURRIED_EXCHANGE + self.exchange_lag();
+            let hurried = self.over_by.and_then(|over_by| over_by.checked_sub(exchange));
             let until = hurried.map_or(began + CLOSE_LIMIT, |hurried| hurried.min(began + CLOSE_LIMIT));
             self.drain();
             let channel_done = self.channel.as_ref().is_none_or(Channel::is_closed);

@@ -8,13 +8,19 @@ use whyrelay_core::trace::event::{EndReason, EventKind};
 use whyrelay_core::trace::packing::{pack, unpack};
 
 use super::driver::Session;
+use crate::signaling::Client;
 
 /// How long the other side's recording is waited for when this side has come to its end in the ordinary way: the
 /// other may still be trying pairs.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Saying goodbye to the signaling server may take this long when the user is waiting for the prompt.
+/// Saying goodbye to the signaling server may take this long when the user is waiting for the prompt, or so long as its
+/// acknowledgement is on its way, if that is longer.
 const GOODBYE: Duration = Duration::from_millis(50);
+
+/// A round trip to the signaling server counts as this at most: nobody waits longer for a prompt because of a server that
+/// took its time.
+const LONGEST_ROUND_TRIP: Duration = Duration::from_millis(250);
 
 /// How long pieces of a recording that come one by one may stop.
 const STALLED: Duration = Duration::from_secs(5);
@@ -41,7 +47,7 @@ impl Session {
                 self.progress
                     .step("the other side wants pseudonyms (--redact): the account and the recording use them");
             }
-            self.send_recording().await;
+            self.send_recording(interrupt).await;
             self.await_recording(interrupt).await;
             self.take_recording()
         };
@@ -55,20 +61,47 @@ impl Session {
             EndReason::Finished => "finished",
             _ => "ended",
         };
+        let goodbye_takes = self.goodbye_takes();
         let within =
-            self.over_by.map_or(WAIT, |over_by| over_by.saturating_duration_since(Instant::now()).max(GOODBYE));
+            self.over_by.map_or(WAIT, |over_by| over_by.saturating_duration_since(Instant::now()).max(goodbye_takes));
         self.signals.leave(goodbye, within).await;
     }
 
-    async fn send_recording(&mut self) {
-        let Some(client) = &self.signals.client else { return };
+    /// How much longer than on the own link an exchange of recordings takes through the signaling server: ours on its way,
+    /// the other side's on its way back, and a goodbye.
+    pub(super) fn exchange_lag(&self) -> Duration {
+        3 * self.round_trip()
+    }
+
+    fn goodbye_takes(&self) -> Duration {
+        goodbye_within(self.round_trip())
+    }
+
+    /// Of the connection to signaling, as far as it was measured.
+    fn round_trip(&self) -> Duration {
+        let measured = self.signals.client.as_ref().and_then(|client| client.server().round_trip);
+        measured.unwrap_or_default().min(LONGEST_ROUND_TRIP)
+    }
+
+    /// The moment by which nothing is sent or waited for any more but the goodbye; `None`: nobody waits for the prompt.
+    fn last_moment(&self) -> Option<Instant> {
+        self.over_by.and_then(|over_by| over_by.checked_sub(self.goodbye_takes()))
+    }
+
+    /// A recording that is not whole is worth nothing: what is left of one at the last moment is not sent.
+    async fn send_recording(&mut self, interrupt: &mut watch::Receiver<u32>) {
+        let Some(sender) = self.signals.client.as_ref().map(Client::sender) else { return };
         let packed = pack(self.sink.events());
         let Ok(chunks) = split_recording(&packed) else { return };
         for chunk in chunks {
-            if client.send(MessageType::Recording, &self.config.peer, chunk.to_content()).is_err() {
+            let is_over = self.last_moment().is_some_and(|last| Instant::now() >= last);
+            if is_over || sender.send(MessageType::Recording, &self.config.peer, chunk.to_content()).is_err() {
                 return;
             }
-            tokio::time::sleep(PACE).await;
+            tokio::select! {
+                () = tokio::time::sleep(PACE) => {}
+                Ok(()) = interrupt.changed() => self.hurry(),
+            }
         }
     }
 
@@ -77,8 +110,7 @@ impl Session {
         let mut until = started + WAIT;
         let mut left = false;
         loop {
-            let latest = self.over_by.and_then(|over_by| over_by.checked_sub(GOODBYE));
-            until = latest.map_or(until, |latest| until.min(latest));
+            until = self.last_moment().map_or(until, |latest| until.min(latest));
             if self.signals.peer_recording.is_some() || Instant::now() >= until {
                 return;
             }
@@ -123,6 +155,23 @@ impl Session {
                 None
             }
             Err(error) => Some(error.to_string()),
+        }
+    }
+}
+
+/// How long a goodbye is waited for where its acknowledgement takes a round trip: a little longer.
+fn goodbye_within(round_trip: Duration) -> Duration {
+    GOODBYE.max(round_trip + round_trip / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goodbye_waits_for_what_acknowledges_it() {
+        for (round_trip, within) in [(0, 50), (30, 50), (100, 125), (250, 312)] {
+            assert_eq!(goodbye_within(Duration::from_millis(round_trip)).as_millis(), within, "{round_trip} ms");
         }
     }
 }

@@ -62,6 +62,7 @@ impl LongPoll {
             transport: Transport::LongPoll,
             whyrelay: None,
             seen_as: None,
+            round_trip: None,
             // Its first answer comes only with its first message.
             clock: None,
         };

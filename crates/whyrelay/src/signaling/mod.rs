@@ -166,6 +166,8 @@ pub struct ServerInfo {
     pub transport: Transport,
     /// The version of a whyrelay server; `None` for another one.
     pub whyrelay: Option<String>,
+    /// How long its first answer took, behind TCP and TLS: a round trip, and what the server took; `None`: not measured.
+    pub round_trip: Option<Duration>,
     /// The address from which a whyrelay server sees us.
     pub seen_as: Option<IpAddr>,
     /// Its clock, by the Date of its answer, where that came.

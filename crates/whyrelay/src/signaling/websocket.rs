@@ -50,10 +50,12 @@ impl WebSocket {
         let handshake = tokio_tungstenite::client_async_with_config(request, connected.stream, Some(config));
         let no_answer = || SignalingError::Lost { reason: "no answer".into() };
         let asked = Instant::now();
-        let (stream, clock) = match timeout(options.connect_timeout, handshake).await.map_err(|_| no_answer())? {
+        let answer = timeout(options.connect_timeout, handshake).await.map_err(|_| no_answer())?;
+        let round_trip = asked.elapsed();
+        let (stream, clock) = match answer {
             Ok((stream, response)) => {
                 let date = response.headers().get("date").and_then(|date| date.to_str().ok());
-                (stream, ServerClock::of(date, asked.elapsed()))
+                (stream, ServerClock::of(date, round_trip))
             }
             Err(Error::Http(response)) => match response.status().as_u16() {
                 502..=504 => return Err(SignalingError::Lost { reason: format!("status {}", response.status()) }),
@@ -74,6 +76,7 @@ impl WebSocket {
             local: connected.local,
             transport: Transport::WebSocket,
             whyrelay: None,
+            round_trip: Some(round_trip),
             seen_as: None,
             clock,
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::pty::Pty;
-use crate::support::{Process, Server, directory, file, report};
+use crate::support::{Process, Server, directory, far_away, file, report};
 
 #[test]
 fn ctrl_c_at_any_moment_leaves_a_recording_that_can_be_read() {
@@ -175,6 +175,30 @@ fn who_is_interrupted_before_there_is_a_path_is_named_by_the_other_side() {
         assert!(words.contains("B was interrupted (Ctrl-C or a signal) before there was a path"), "{words}");
         assert!(!words.contains("[WR505]") && !words.contains("[WR508]"), "{words}");
     }
+}
+
+/// Each side is 200 ms from the signaling server, so that a recording is 200 ms on its way, and the other one comes 400 ms
+/// after it at the earliest.
+#[test]
+fn recordings_are_exchanged_by_a_signaling_server_that_is_far_away() {
+    let server = Server::start();
+    let url = far_away(&server, Duration::from_millis(100));
+    let peer = |verb: &str, address: &str, more: &[&str], environment: &[(&str, &str)]| {
+        let arguments = [verb, "--signal", &url, "--room", "far", "--address", address];
+        Process::start(&[&arguments[..], more].concat(), environment)
+    };
+    let b = peer("answer", "127.0.0.3", &["--timeout", "10s"], &[]);
+    b.wait_for("signaling: connected");
+    // It offers nothing, so the two find no path.
+    let no_relay = ["--relay-only", "--turn", "turn:127.0.0.1:9", "--turn-user", "u"];
+    let a = peer("offer", "127.0.0.2", &no_relay, &[("TURN_PASSWORD", "p")]);
+    a.wait_for("answer received");
+    a.signal(Signal::SIGINT);
+    let (a, b) = (a.finish(), b.finish());
+    for ended in [&a, &b] {
+        assert!(!ended.stdout.contains("not recorded"), "{}\n{}", ended.stdout, ended.stderr);
+    }
+    assert_eq!(a.stdout, b.stdout);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Runs the real program on loopback: a server and two peers, each with an address of its own in 127.0.0.0/8.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -185,6 +186,47 @@ impl Server {
         arguments.extend_from_slice(more);
         Process::start(&arguments, environment)
     }
+}
+
+/// Takes connections in front of a server, and hands on what either end sends so much later; answers its URL. It lasts
+/// until the test's process ends.
+pub(crate) fn far_away(server: &Server, delay: Duration) -> String {
+    let target = server.url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(server) = TcpStream::connect(&target) else { return };
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                let (from, to) = (from.try_clone().expect("a socket"), to.try_clone().expect("a socket"));
+                to.set_nodelay(true).expect("a socket");
+                hand_on_later(from, to, delay);
+            }
+        }
+    });
+    url
+}
+
+fn hand_on_later(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+    let (read, later) = mpsc::channel::<(Instant, Vec<u8>)>();
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok(length) = from.read(&mut buffer) {
+            let piece = buffer[..length].to_vec();
+            if read.send((Instant::now() + delay, piece)).is_err() || length == 0 {
+                return;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        for (at, piece) in later {
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            if piece.is_empty() || to.write_all(&piece).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    });
 }
 
 /// `whyrelay report` on these files.
