@@ -8,21 +8,24 @@ use crate::diagnosis::evidence::{HostEvidence, ServerPath, SideEvidence, Taken};
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::network::seen_at;
 use crate::diagnosis::session::{Break, Path, Session};
-use crate::host::{FilteredPacket, FirewallFramework, FirewallRule, OwnConnection, OwnPacket, SoftwareName, Subject};
+use crate::host::{
+    Address, Family, FilteredPacket, FirewallFramework, FirewallRule, Moment, OwnConnection, OwnPacket, SoftwareName,
+    Subject,
+};
 use crate::trace::event::{SignalingState, Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
 use super::checks_rejected_on_the_way::{is_own, meaning};
 use super::errno::EPERM;
 use super::wording::{again_with, against, quoted_firewall};
-use super::would_drop;
+use super::{next_hop_silent, would_drop};
 
 pub(super) const RULE: Rule = Rule {
     code: "WR111",
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; also a rule that lets in only what was asked for, where the peer's NAT gives each destination another port and its packets reach the interface all the same; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked; or what signaling answers to a host that looks at itself did, soon enough, and no connection came about. Where something else stops the packets before they come to the filter: a rule that surely takes them, where the rules of its chain before it and of the chains that lead there were told. Or such a rule takes packets of the peer's probes that reached an interface and no socket.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; also a rule that lets in only what was asked for, where the peer's NAT gives each destination another port and its packets reach the interface all the same; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked; or what signaling answers to a host that looks at itself did, soon enough, and no connection came about. Where something else stops the packets before they come to the filter: a rule that surely takes them, where the rules of its chain before it and of the chains that lead there were told. Or a next hop of IPv6 is not found, and a rule that counted packets takes its neighbor advertisements for certain. Or such a rule takes packets of the peer's probes that reached an interface and no socket.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -62,7 +65,94 @@ fn examine(session: &Session<'_>) -> Examination {
             None => fault(session, vantage).or_else(of_servers).or_else(would_drop),
         }
     };
-    Examination::of([Vantage::A, Vantage::B].into_iter().filter_map(of_side).collect())
+    let of_side = |vantage| {
+        let (of_neighbors, other) = (of_neighbors(session, vantage), of_side(vantage));
+        // What a rule takes of the neighbors explains what it would take besides.
+        let is_same =
+            |fault: &Fault| of_neighbors.as_ref().is_some_and(|it| it.evidence.first() == fault.evidence.first());
+        let other = other.filter(|fault| !is_same(fault));
+        of_neighbors.into_iter().chain(other)
+    };
+    Examination::of([Vantage::A, Vantage::B].into_iter().flat_map(of_side).collect())
+}
+
+/// The rule on arrival that takes what an IPv6 neighbor answers (RFC 4861 section 4.4), so that the kernel never learns
+/// its hardware address: it takes ICMPv6 from there for certain, whatever its type, no rule of its chain before it may let
+/// that in, and it counted packets since the session began. `None` also of IPv4: no such filter sees ARP.
+pub(super) fn taking_neighbor<'a>(
+    side: &'a SideEvidence,
+    hop: IpAddr,
+    device: Option<&str>,
+) -> Option<&'a Taken<FirewallRule>> {
+    let of_family = |own: &&Taken<Address>| own.fact.address.is_ipv6() && device.is_none_or(|it| own.fact.device == it);
+    let own = side.host.addresses.iter().find(of_family).filter(|_| hop.is_ipv6())?;
+    let packet = FilteredPacket {
+        source: SocketAddr::new(hop, 0),
+        destination: SocketAddr::new(own.fact.address, 0),
+        in_device: device.or(Some(&own.fact.device)),
+        out_device: None,
+    };
+    let is_of_chain = |one: &FirewallRule, other: &FirewallRule| {
+        let place =
+            |rule: &FirewallRule| (rule.framework, rule.table_family.clone(), rule.table.clone(), rule.chain.clone());
+        place(one) == place(other)
+    };
+    let lets_in = |rule: &FirewallRule| {
+        let ends = rule.verdict.as_deref().is_some_and(|verdict| !matches!(verdict, "drop" | "reject"));
+        ends && rule.takes_icmpv6(&packet) != Some(false)
+    };
+    let rules = || side.host.firewall_rules.iter().filter(|rule| rule.moment == Moment::After);
+    rules().filter(|rule| took(rule) && rule.fact.takes_icmpv6(&packet) == Some(true)).find(|rule| {
+        let before = |other: &&Taken<FirewallRule>| {
+            let is_before = other.fact.position.is_some()
+                && (rule.fact.position.is_none() || other.fact.position < rule.fact.position);
+            is_before && is_of_chain(&other.fact, &rule.fact)
+        };
+        !rules().filter(before).any(|other| lets_in(&other.fact))
+    })
+}
+
+/// A neighbor on the way to the peer that the kernel still looks for, as this host's own firewall takes its answers.
+fn of_neighbors(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
+    let (silent, to, neighbor) = next_hop_silent::unanswered(session, vantage, Family::V6)?;
+    let side = session.evidence.side(vantage);
+    let rule = taking_neighbor(side, silent, Some(&neighbor.fact.device))?;
+    let here = vantage.name();
+    let port = side.local_candidates.first().map(|local| local.base.port());
+    let mut advice = vec![let_neighbors_in(&rule.fact)];
+    advice.extend(self::advice(&side.host, Some(rule), port));
+    Some(Fault {
+        blame: Blame::side(vantage),
+        severity: session.harm(),
+        summary: format!(
+            "The firewall of {here} took {} packets on arrival: {}; among what it takes is what {silent}, the next hop to {to}, answers when it is looked for (neighbor discovery)",
+            rule.fact.packets_since.unwrap_or_default(),
+            quoted_firewall(&rule.fact)
+        ),
+        evidence: vec![rule.seq, neighbor.seq],
+        advice,
+        family: Some(Family::V6),
+        ..Fault::default()
+    })
+}
+
+/// What lets neighbor discovery in, ahead of a rule: without it nothing else comes over IPv6.
+fn let_neighbors_in(rule: &FirewallRule) -> Remedy {
+    let let_in =
+        Remedy::firewall("Let neighbor discovery in ahead of the rule, without which IPv6 does not work at all");
+    let FirewallRule { table_family, table, chain, .. } = rule;
+    match rule.framework {
+        FirewallFramework::Nftables => let_in.run(format!(
+            "nft insert rule {table_family} {table} {chain} icmpv6 type '{{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert }}' accept"
+        )),
+        FirewallFramework::LegacyIptables => {
+            let table = if table == "filter" { String::new() } else { format!("-t {table} ") };
+            let types = ["neighbour-solicitation", "neighbour-advertisement", "router-advertisement"];
+            types.into_iter().fold(let_in, |remedy, of| {
+                remedy.run(format!("ip6tables-legacy {table}-I {chain} -p ipv6-icmp --icmpv6-type {of} -j ACCEPT"))
+            })
+        }
+    }
 }
 
 /// Of a host that looks at itself: whether the answers of a server that seems silent, or what a relay sent back, reached

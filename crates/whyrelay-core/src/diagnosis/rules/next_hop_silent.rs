@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Examination, Fault, Fix, Need, Rule};
+use super::{Examination, Fault, Fix, Need, Rule, input_firewall_drops};
+use crate::diagnosis::evidence::Taken;
 use crate::diagnosis::finding::{Blame, Remedy};
 use crate::diagnosis::network::{Network, told_anyhow};
 use crate::diagnosis::routes::{MendedWay, is_refused};
 use crate::diagnosis::session::{Path, Session};
-use crate::host::{Family, NeighborState, Subject};
+use crate::host::{Family, Neighbor, NeighborState, Subject};
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 
@@ -37,7 +38,7 @@ fn examine(session: &Session<'_>) -> Examination {
     let of = |vantage, family| {
         // A next hop that packets would come to once they are not diverted is no effect of that.
         let found = would_be_silent(session, vantage, family, true)
-            .or_else(|| fault(session, vantage, family))
+            .or_else(|| fault(session, vantage, family).filter(|_| !is_taken(session, vantage, family)))
             .or_else(|| set_by_hand(session, vantage, family))
             .or_else(|| would_be_silent(session, vantage, family, false))?;
         Some(Fault { family: Some(family), ..found })
@@ -164,6 +165,30 @@ fn fault(session: &Session<'_>, vantage: Vantage, family: Family) -> Option<Faul
             .collect(),
         advice: vec![Remedy::safe("Look at the next hop").run(format!("{ip} neigh show {hop}")).run(ping(hop, device))],
         ..Fault::default()
+    })
+}
+
+/// The next hop to a public address of the peer that the kernel looks for in vain: it, that address, and what the neighbor
+/// table has of it.
+pub(super) fn unanswered<'a>(
+    session: &'a Session<'_>,
+    vantage: Vantage,
+    family: Family,
+) -> Option<(IpAddr, SocketAddr, &'a Taken<Neighbor>)> {
+    let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
+    let candidates: BTreeSet<_> = crate::diagnosis::routes::reachable_candidates(side, peer)
+        .filter(|candidate| Family::of(*candidate) == family)
+        .collect();
+    let (remote, seq) = waiting(session, vantage, &candidates)?;
+    let neighbor = side.host.neighbors.iter().find(|neighbor| neighbor.seq == seq)?;
+    Some((neighbor.fact.address, *remote, neighbor))
+}
+
+/// Whether this host's own firewall takes what the next hop answers.
+fn is_taken(session: &Session<'_>, vantage: Vantage, family: Family) -> bool {
+    unanswered(session, vantage, family).is_some_and(|(hop, _, neighbor)| {
+        let side = session.evidence.side(vantage);
+        input_firewall_drops::taking_neighbor(side, hop, Some(&neighbor.fact.device)).is_some()
     })
 }
 

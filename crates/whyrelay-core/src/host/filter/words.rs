@@ -18,6 +18,15 @@ impl FirewallRule {
         self.takes_of(packet, "tcp")
     }
 
+    /// The same of a packet of ICMPv6 between these addresses, whatever its type.
+    pub fn takes_icmpv6(&self, packet: &FilteredPacket<'_>) -> Option<bool> {
+        let protocol = match self.framework {
+            FirewallFramework::Nftables => "icmpv6",
+            FirewallFramework::LegacyIptables => "ipv6-icmp",
+        };
+        self.takes_of(packet, protocol)
+    }
+
     fn takes_of(&self, packet: &FilteredPacket<'_>, protocol: &str) -> Option<bool> {
         let ipv4 = packet.destination.is_ipv4();
         let of_family = match self.table_family.as_str() {
@@ -63,6 +72,7 @@ fn nftables_takes(words: &[&str], packet: &FilteredPacket<'_>, protocol: &str) -
                 let address = if *end == "saddr" { packet.source.ip() } else { packet.destination.ip() };
                 compare(more, |value| Some(prefix(value)?.contains(address)))?
             }
+            ["th", ..] if protocol == "icmpv6" => return None,
             [of, end @ ("sport" | "dport"), more @ ..] if *of == "th" || *of == protocol => {
                 let port = if *end == "sport" { packet.source.port() } else { packet.destination.port() };
                 compare(more, |value| Some(ports(value)?.contains(&port)))?
@@ -146,7 +156,8 @@ fn ports(value: &str) -> Option<std::ops::RangeInclusive<u16>> {
 fn is_of(value: &str, protocol: &str) -> Option<bool> {
     match value {
         "17" => Some(protocol == "udp"),
-        "udp" | "tcp" | "icmp" | "ipv6-icmp" | "sctp" | "esp" | "ah" | "gre" => Some(value == protocol),
+        "icmpv6" | "ipv6-icmp" | "58" => Some(matches!(protocol, "icmpv6" | "ipv6-icmp")),
+        "udp" | "tcp" | "icmp" | "sctp" | "esp" | "ah" | "gre" => Some(value == protocol),
         _ => None,
     }
 }
@@ -169,6 +180,25 @@ fn is_device(name: &str, sign: char, device: Option<&str>, packet: &FilteredPack
 mod tests {
     use super::super::tests::{packet, rule};
     use super::*;
+
+    #[test]
+    fn a_rule_takes_icmpv6_whatever_its_type_or_does_not_tell() {
+        let (source, destination) = ("[2001:db8::1]:0".parse(), "[2001:db8::2]:0".parse());
+        let (source, destination) = (source.expect("an address"), destination.expect("an address"));
+        let packet = FilteredPacket { source, destination, in_device: Some("eth0"), out_device: None };
+        for (words, takes) in [
+            ("ip6 saddr 2001:db8::/32 drop", Some(true)),
+            ("ip6 saddr 2001:db9::/32 drop", Some(false)),
+            ("udp dport 40000 accept", Some(false)),
+            ("meta l4proto udp drop", Some(false)),
+            ("meta l4proto ipv6-icmp accept", Some(true)),
+            ("icmpv6 type nd-neighbor-advert accept", None),
+            ("th dport 40000 drop", None),
+            ("ct state new drop", None),
+        ] {
+            assert_eq!(rule("input", words, "drop").takes_icmpv6(&packet), takes, "{words}");
+        }
+    }
 
     #[test]
     fn words_that_are_understood_tell_whether_a_rule_takes_a_packet() {
