@@ -77,9 +77,11 @@ fn excused(topology: &Topology, vantage: Vantage, finding: &Finding) -> bool {
         ("replies-dropped-in-front", "udp-blocked"),
         ("replies-dropped-in-front", "stun-server-silent"),
         ("input-firewall-drops", "checks-rejected-on-the-way"),
-        // What comes to the interface of the other side all the same, only its own recording shows.
-        ("input-firewall-drops", "endpoint-dependent-mapping"),
     ];
+    // What comes to the interface of the other side all the same, only its own recording shows: where the scenario has both.
+    if finding.name == "endpoint-dependent-mapping" && topology.expect.also.iter().any(|also| also == finding.name) {
+        return true;
+    }
     let expected = |cause: &str| topology.expect.finding.iter().find(|expected| expected.name == cause);
     let looks_like = pairs.iter().any(|(cause, seen)| *seen == finding.name && expected(cause).is_some());
     // All that it hears may be its own router, which refuses.
