@@ -58,7 +58,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const SETTLE: Duration = Duration::from_secs(6);
 
 /// When a scenario's world ends at the latest, beside what its sessions ask for: past their own limits, one after the
-/// other ([`limits`]).
+/// other (`limits.rs`).
 pub const LIMIT: Duration = Duration::from_secs(45);
 
 /// Datagrams of data that each side sends at the end, and the time between them.
