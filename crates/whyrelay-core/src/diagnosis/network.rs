@@ -160,8 +160,8 @@ pub fn port_to_forward(side: &SideEvidence) -> Option<u16> {
 }
 
 /// Whether a port of a side's router leads in to it already: the session has a candidate by a mapping that it asked for and
-/// the router made (one that speaks the protocols may refuse), a packet from outside came in by one that a check asked for, or a check that the peer sent to the address that a server told came
-/// in, although the NAT has another port for the peer.
+/// the router made (one that speaks the protocols may refuse), a packet from outside came in by one that a check asked for,
+/// or a check that the peer sent to the address that a server told came in, although the NAT has another port for the peer.
 pub fn has_way_in(session: &Session<'_>, vantage: Vantage) -> bool {
     let (side, other) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     let by_mapping = side

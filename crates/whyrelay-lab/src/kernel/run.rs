@@ -269,7 +269,7 @@ impl Side {
 
     fn text(&self, name: &str) -> Result<String, LabError> {
         let file = self.file(name);
-        fs::read_to_string(&file).map_err(LabError::system(format!("reading {}", file.display())))
+        read_of(0, &file, READ_AT_MOST).map_err(LabError::system(format!("reading {}", file.display())))
     }
 
     fn recording(&self) -> Result<String, LabError> {

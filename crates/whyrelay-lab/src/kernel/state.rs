@@ -33,7 +33,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// How often a directory is made that somebody else removes before it is held: who cleans up takes it for left over.
 const MAKINGS: u8 = 100;
 /// How long somebody may hold a directory who only looks whether it is held, far more than the system calls take.
-const LOOKED: Duration = Duration::from_millis(20);
+const LOOKED: Duration = Duration::from_millis(100);
 
 /// One lab's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
