@@ -6,7 +6,7 @@ use super::finding::{Blame, Finding, Severity};
 use super::network::{Network, has_way_in, port_to_forward};
 use super::rules::{
     checks_rejected_on_the_way, container_nat_randomizes_ports, endpoint_dependent_mapping, input_firewall_drops,
-    nat_behind_nat, output_firewall_drops, udp_blocked,
+    nat_behind_nat, udp_blocked,
 };
 use super::session::{Break, Path, Session};
 use crate::ice::candidate::CandidateType;
@@ -140,9 +140,7 @@ pub fn expected(session: &Session<'_>, findings: &[Finding]) -> Expected {
     let without_direct = if has_relay(session) { Expected::Relayed } else { Expected::None };
     let first = findings.iter().find(|finding| finding.severity != Severity::Info && !finding.hidden);
     // A host that sends wrongly or not at all looks like a network that allows nothing, and like a NAT that varies.
-    let of_host = first.is_some_and(|first| {
-        first.code.starts_with("WR1") && !output_firewall_drops::is_about_connections(session, first)
-    });
+    let of_host = first.is_some_and(|first| first.code.starts_with("WR1"));
     let blocked = !of_host && findings.iter().any(|finding| is_blocked(session, finding));
     match session.path {
         Path::Direct => return Expected::Direct,

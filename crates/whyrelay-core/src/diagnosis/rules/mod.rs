@@ -64,7 +64,7 @@ mod no_reachable_candidates;
 mod no_relay_available;
 mod no_remote_candidates;
 mod no_usable_address;
-pub(super) mod output_firewall_drops;
+mod output_firewall_drops;
 mod packets_blocked_by_shape;
 mod path_mtu_reduced;
 mod peer_by_other_uplink;
