@@ -14,7 +14,7 @@ use whyrelay_core::wire::attribute::AttributeType;
 use whyrelay_core::wire::stun::{Class, MessageBuilder, Method};
 
 use crate::builder::{Check, Fate, Session, address};
-use crate::cases::failing;
+use crate::cases::easy_nats;
 use crate::choices::said;
 use crate::report::{A, A_MAPPED, B, B_MAPPED, RELAYED, STUN, a_checks, b_checks, direct, relayed};
 
@@ -466,38 +466,49 @@ fn throughput_that_was_not_measured_is_told_once_with_its_reason() {
     assert_eq!(look(true), ["throughput from B to A: why A knows"], "B says what it got of A");
 }
 
-/// An interface that was down for a time: what could not be sent then is no route's fault, though it is up again.
+/// An interface that was down for a time: what could not be sent then is no route's fault, though it is up again. What
+/// could not be sent before it went down, or for another reason, is no effect of that.
 #[test]
 fn a_link_that_came_back_is_why_sends_failed_and_no_route() {
-    let flapped = |fate: Fate| {
-        failing(fate, Fate::LostOnTheWay, |session| {
-            session.link(Vantage::A, "eth0", None, "192.168.1.2");
-            let down = Link {
-                device: "eth0".into(),
-                index: 2,
-                link_kind: None,
-                loopback: false,
-                up: false,
-                running: false,
-                mtu: 1500,
-                mac: None,
-                master: None,
-                vrf_table: None,
-            };
-            for (moment, works) in [(Moment::During, false), (Moment::After, true)] {
-                let link = Link { up: works, running: works, ..down.clone() };
-                session.push(Vantage::A, EventKind::HostFact { moment, fact: Box::new(HostFact::Link(link)) });
-            }
-        })
+    let told = |session: &mut Session, moment: Moment, works: bool| {
+        let link = Link {
+            device: "eth0".into(),
+            index: 2,
+            link_kind: None,
+            loopback: false,
+            up: works,
+            running: works,
+            mtu: 1500,
+            mac: None,
+            master: None,
+            vrf_table: None,
+        };
+        session.push(Vantage::A, EventKind::HostFact { moment, fact: Box::new(HostFact::Link(link)) });
     };
-    let report = Report::from_events(&flapped(Fate::SendRefused(101)).events);
-    let codes: Vec<_> = report.findings.iter().map(|found| found.code).collect();
-    assert!(!codes.contains(&"WR104"), "{:#?}", report.findings);
-    let found = report.findings.iter().find(|found| found.code == "WR131").expect("it is told");
-    assert_eq!((found.blame.name(), found.severity), ("A", Severity::Error), "{found:#?}");
-    assert!(found.summary.contains("eth0 was down from"), "{}", found.summary);
+    let flapped = |fate: Fate, is_after: bool| {
+        let mut session = easy_nats();
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        let checks = |session: &mut Session| session.check(Check { transmissions: 7, ..a_checks(fate) });
+        if !is_after {
+            checks(&mut session);
+        }
+        told(&mut session, Moment::During, false);
+        if is_after {
+            checks(&mut session);
+        }
+        session.check(Check { transmissions: 7, ..b_checks(Fate::LostOnTheWay) });
+        told(&mut session, Moment::After, true);
+        session.fail(Vantage::A);
+        session.fail(Vantage::B);
+        let findings = Report::from_events(&session.events).findings;
+        let found = findings.iter().find(|found| found.code == "WR131").expect("it is told");
+        assert!(found.summary.contains("eth0 was down from"), "{}", found.summary);
+        assert_eq!(found.blame.name(), "A");
+        (found.severity, findings.iter().any(|found| found.code == "WR104"))
+    };
+    assert_eq!(flapped(Fate::SendRefused(101), true), (Severity::Error, false));
+    assert_eq!(flapped(Fate::SendRefused(101), false), (Severity::Info, true), "it failed before");
+    assert_eq!(flapped(Fate::SendRefused(1), true).0, Severity::Info, "a firewall refused it");
     // One during which nothing failed to leave is told, and is no cause.
-    let report = Report::from_events(&flapped(Fate::LostOnTheWay).events);
-    let found = report.findings.iter().find(|found| found.code == "WR131").expect("it is told");
-    assert_eq!(found.severity, Severity::Info, "{found:#?}");
+    assert_eq!(flapped(Fate::LostOnTheWay, true), (Severity::Info, false));
 }

@@ -10,6 +10,8 @@ pub(super) const EINVAL: i32 = 22;
 pub(super) const EMSGSIZE: i32 = 90;
 /// An address that a socket cannot have: of another host, or of a VRF that the socket is not in.
 pub(super) const EADDRNOTAVAIL: i32 = 99;
+/// An interface that is down.
+pub(super) const ENETDOWN: i32 = 100;
 /// No route, or a rule that says unreachable.
 pub(super) const ENETUNREACH: i32 = 101;
 /// A full queue, or a rule of nft's netdev family on egress: the kernel says the same of both.

@@ -1,8 +1,9 @@
 //! What a session stood on went away while it ran: an interface, an address, a route.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::errno::{EADDRNOTAVAIL, EHOSTUNREACH, ENETDOWN, ENETUNREACH};
 use super::wording::{ask, way};
 use super::{Examination, Fault, Fix, Need, Rule};
 use crate::diagnosis::evidence::{SideEvidence, Taken};
@@ -17,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
     name: "network-went-away",
     title: "an interface, address or route of the session went away while it ran",
     meaning: "The host's network changed under the session: an interface was removed or went down, one of its addresses was taken away (DHCP, a VPN client, a container network, sleep), or its packets got another way out. What was under way then is lost, and candidates that were told are no longer true.",
-    detection: "What the host told before the checks of an interface or address that the session has a candidate of is no longer there after them, such an interface went down in between, or the kernel answers otherwise for its packets than it did when they were first sent. It is the cause only where no other address of the session stayed, or the path itself went by what is gone; an interface that was down for a time is it only where a send from there failed.",
+    detection: "What the host told before the checks of an interface or address that the session has a candidate of is no longer there after them, such an interface went down in between, or the kernel answers otherwise for its packets than it did when they were first sent. It is the cause only where no other address of the session stayed, or the path itself went by what is gone; an interface that was down for a time is it only where a send from there failed afterwards, for want of an interface, address or route.",
     proof: "The log of what sets the network up, at that time.",
     doubt: "The same failure in a session during which nothing changes.",
     fixes: &[Fix::safe("Run the session again on a network that stays as it is.")],
@@ -37,7 +38,14 @@ fn examine(session: &Session<'_>) -> Examination {
 fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
     let side = session.evidence.side(vantage);
     let gone = gone(side);
-    let failed = |gone: &Gone| side.send_failures.keys().any(|(local, ..)| gone.addresses.contains(&local.ip()));
+    // What failed before, or for another reason, is no effect of that.
+    let failed = |gone: &Gone| {
+        side.send_failures.iter().any(|((local, _, errno), failure)| {
+            matches!(*errno, ENETUNREACH | ENETDOWN | EHOSTUNREACH | EADDRNOTAVAIL)
+                && gone.addresses.contains(&local.ip())
+                && failure.seq > gone.seq
+        })
+    };
     let harming = gone.iter().filter(|gone| !gone.may_be_back || failed(gone));
     let lost: BTreeSet<IpAddr> = harming.flat_map(|gone| gone.addresses.iter().copied()).collect();
     let selected = side.selected_pair().map(|(_, pair)| pair.local.ip());
@@ -125,10 +133,17 @@ fn gone(side: &SideEvidence) -> Vec<Gone> {
     found
 }
 
-/// Addresses of the session that its host lost while it ran: that nothing can be sent from there afterwards is no fault of
-/// a route.
-pub(super) fn lost(side: &SideEvidence) -> BTreeSet<IpAddr> {
-    gone(side).into_iter().flat_map(|gone| gone.addresses).collect()
+/// Addresses of the session that its host lost while it ran, each with the event after which they were away, or 0 where
+/// they did not come back: that nothing can be sent from there afterwards is no fault of a route.
+pub(super) fn lost(side: &SideEvidence) -> BTreeMap<IpAddr, u64> {
+    let mut lost = BTreeMap::new();
+    for gone in gone(side) {
+        let since = if gone.may_be_back { gone.seq } else { 0 };
+        for address in gone.addresses {
+            lost.entry(address).and_modify(|known: &mut u64| *known = since.min(*known)).or_insert(since);
+        }
+    }
+    lost
 }
 
 /// The session's own packets have another way than when they were first sent.

@@ -48,9 +48,10 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         there.map_or_else(|| diverted.iter().any(is_by_mark), is_by_mark)
     };
     let lost = network_went_away::lost(side);
-    let refused = side.send_failures.iter().filter(|((local, remote, errno), _)| {
+    let refused = side.send_failures.iter().filter(|((local, remote, errno), failure)| {
         // What the host said of routes when an interface of it was gone is what became of that, and told there.
-        if matches!(*errno, ENETUNREACH | EHOSTUNREACH) && lost.contains(&local.ip()) {
+        let was_away = lost.get(&local.ip()).is_some_and(|since| failure.seq > *since);
+        if matches!(*errno, ENETUNREACH | EHOSTUNREACH) && was_away {
             return false;
         }
         // An ICMP error waits at the socket until the next send, wherever that goes, which then fails with it; a closed
