@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use whyrelay_core::host::{HostFact, OwnConnection};
+use whyrelay_core::host::{FirewallRule, HostFact, OwnConnection};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::CheckReport;
 use whyrelay_core::trace::event::{Direction, EndReason, EventKind, ServerFailure, SignalingState, Transport, Vantage};
@@ -497,4 +497,28 @@ fn a_rule_on_output_is_blamed_for_signaling_where_it_surely_stops_it_like_this()
     session.firewall("output", "counter drop", Some("drop"), 1);
     fail_signaling(&mut session);
     assert_eq!(harmful(&report(&session)), ["WR701 signaling"]);
+    // Packets that a jump leads away, or to the rule, perhaps do not come to it; nor those that an untold rule lets out.
+    let led = |jump: Option<(&str, &str)>, chain: &str, position: u32| {
+        let mut session = started(&[]);
+        session.link(Vantage::A, "eth0", None, "192.168.1.2");
+        let mut rule = |words: &str, verdict, change: &dyn Fn(&mut FirewallRule)| {
+            session.firewall("output", words, Some(verdict), 1);
+            if let Some(EventKind::HostFact { fact, .. }) = session.events.last_mut().map(|event| &mut event.kind)
+                && let HostFact::FirewallRule(rule) = fact.as_mut()
+            {
+                change(rule);
+            }
+        };
+        if let Some((words, target)) = jump {
+            rule(words, "jump", &|rule| rule.target = Some(target.to_owned()));
+        }
+        rule("counter drop", "drop", &|rule| (rule.chain, rule.position) = (chain.to_owned(), Some(position)));
+        fail_signaling(&mut session);
+        harmful(&report(&session))
+    };
+    assert_eq!(led(None, "output", 0), ["WR701 A"]);
+    assert_eq!(led(Some(("udp dport 53 jump extra", "extra")), "output", 1), ["WR701 A"], "no TCP goes there");
+    assert_eq!(led(Some(("jump extra", "extra")), "output", 1), ["WR701 signaling"]);
+    assert_eq!(led(Some(("tcp dport 22 jump extra", "extra")), "extra", 0), ["WR701 signaling"]);
+    assert_eq!(led(None, "output", 3), ["WR701 signaling"]);
 }

@@ -10,6 +10,7 @@ use super::session::{Path, Session};
 use crate::host::Family;
 use crate::trace::event::Vantage;
 
+mod ahead;
 mod alike;
 mod answers_after_giving_up;
 mod answers_from_other_address;

@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     name: "signaling-failed",
     title: "signaling failed",
     meaning: "The signaling server could not be reached or refused this side. Without signaling the two sides cannot learn each other's candidates, so nothing else can work.",
-    detection: "The signaling connection was given up, or was lost and did not come back, before the peer's description came, or the server refused for good a message that the peer needs, or too many were waiting for it; where the system has no route to the server, or a rule on output of its own firewall has counted, takes connections to it, and does to them what the program was told (a reject is a refusal, a drop is silence), the fault is this side's; not once it was connected. Where a check saw its answer to the first packet of a connection arrive when nobody waited any longer, the network is slow: the path is to blame, and not the server.",
+    detection: "The signaling connection was given up, or was lost and did not come back, before the peer's description came, or the server refused for good a message that the peer needs, or too many were waiting for it; where the system has no route to the server, or a rule on output of its own firewall has counted, surely takes connections to it (in a base chain, where no rule ahead may let them out or lead them elsewhere), and does to them what the program was told (a reject is a refusal, a drop is silence), the fault is this side's; not once it was connected. Where a check saw its answer to the first packet of a connection arrive when nobody waited any longer, the network is slow: the path is to blame, and not the server.",
     proof: "The error of the connection, and curl to the server's /health from this machine.",
     doubt: "The peer's description arriving all the same.",
     fixes: &[
@@ -182,7 +182,8 @@ fn verdict_that_tells(detail: &str) -> Option<&'static str> {
 }
 
 /// Whether a rule takes connections of this host to an address, as far as is known: by their words, and unless a rule
-/// ahead of it in its chain lets them out.
+/// ahead of it in its chain lets them out. That it does is certain only in a base chain, where all that is ahead of it was
+/// told and none of that may let them out or lead them elsewhere.
 fn takes(side: &SideEvidence, rule: &Taken<FirewallRule>, destination: SocketAddr) -> Option<bool> {
     let way = way_to(side, destination);
     // Whichever of its addresses they had, on the way where it is known.
@@ -202,11 +203,20 @@ fn takes(side: &SideEvidence, rule: &Taken<FirewallRule>, destination: SocketAdd
             && (before || other.fact.position.is_some() && rule.fact.position.is_none())
     };
     let ahead: Vec<_> = side.host.firewall_rules.iter().filter(ahead).collect();
+    let all_ahead = super::ahead::ahead(&side.host, &rule.fact);
     let taken = sources.map(|own| {
         let (source, out_device) = (SocketAddr::new(own.fact.address, 0), Some(own.fact.device.as_str()));
         let packet = FilteredPacket { source, destination, in_device: None, out_device };
         let let_out = ahead.iter().any(|other| other.fact.takes_tcp(&packet) == Some(true));
-        if let_out { Some(false) } else { rule.fact.takes_tcp(&packet) }
+        if let_out {
+            return Some(false);
+        }
+        let leads_away = |other: &FirewallRule| {
+            let ends = other.verdict.as_deref().is_some_and(|verdict| !matches!(verdict, "drop" | "reject"));
+            ends && other.takes_tcp(&packet) != Some(false)
+        };
+        let comes_there = || all_ahead.as_ref().is_some_and(|ahead| !ahead.iter().any(|other| leads_away(&other.fact)));
+        rule.fact.takes_tcp(&packet).filter(|takes| !takes || comes_there())
     });
     let taken: BTreeSet<_> = taken.collect();
     // Several addresses that fare differently tell nothing of the one that it was.
