@@ -1,6 +1,6 @@
 //! What is wrong with one address family explains nothing of the other.
 
-use whyrelay_core::host::{NeighborState, RoutePurpose};
+use whyrelay_core::host::{FirewallRule, HostFact, NeighborState, RoutePurpose};
 use whyrelay_core::ice::candidate::CandidateType;
 use whyrelay_core::report::Report;
 use whyrelay_core::trace::event::{EventKind, Vantage};
@@ -63,4 +63,62 @@ fn what_no_family_has_alone_is_told_once() {
     let found = dual(|_| {});
     let codes: Vec<_> = found.iter().map(|(code, _)| code.as_str()).collect();
     assert_eq!(codes, ["WR501"], "{found:?}");
+}
+
+/// Of an own firewall that takes what an IPv6 gateway answers it is said only where no rule ahead may let that in: all of
+/// them were told, and packets come to the chain by themselves.
+#[test]
+fn a_firewall_is_blamed_for_a_silent_gateway_where_all_rules_ahead_of_it_were_told() {
+    const DROP: &str = "ip6 saddr 2001:db8::/32 counter drop";
+    let drops = |session: &mut Session| session.firewall("input", DROP, Some("drop"), 5);
+    let accepts = |session: &mut Session, rule: &str| session.firewall("input", rule, Some("accept"), 5);
+    let last = |session: &mut Session, change: &dyn Fn(&mut FirewallRule)| {
+        if let Some(EventKind::HostFact { fact, .. }) = session.events.last_mut().map(|event| &mut event.kind)
+            && let HostFact::FirewallRule(rule) = fact.as_mut()
+        {
+            change(rule);
+        }
+    };
+    let look = |rules: &dyn Fn(&mut Session)| {
+        let found = dual(|session| {
+            session.link(Vantage::A, "eth0", None, "2001:db8:a::2");
+            let way = Way { device: "eth0", gateway: Some("2001:db8:a::1"), table: 254, rule: Some(32_766) };
+            session.route(RoutePurpose::Peer, B6, 0, Ok(way));
+            session.neighbor("2001:db8:a::1", NeighborState::Failed);
+            rules(session);
+        });
+        let of_firewall = |(code, text): &(String, String)| code == "WR111" && text.contains("neighbor discovery");
+        (found.iter().any(of_firewall), found.iter().any(|(code, _)| code == "WR113"))
+    };
+    let (taken, silent) = ((true, false), (false, true));
+    assert_eq!(look(&drops), taken);
+    let behind_tcp = |session: &mut Session| {
+        accepts(session, "tcp dport 22 counter accept");
+        drops(session);
+        session.firewall_chain("input", 0);
+    };
+    assert_eq!(look(&behind_tcp), taken);
+    let behind_icmp = |session: &mut Session| {
+        accepts(session, "icmpv6 type nd-neighbor-advert counter accept");
+        drops(session);
+    };
+    assert_eq!(look(&behind_icmp), silent, "one ahead of it may let it in");
+    let behind_untold = |session: &mut Session| {
+        drops(session);
+        last(session, &|rule| rule.position = Some(1));
+    };
+    assert_eq!(look(&behind_untold), silent, "what is ahead of it is not known");
+    let led_there = |session: &mut Session| {
+        session.firewall("input", "tcp dport 22 jump extra", Some("jump"), 5);
+        last(session, &|rule| rule.target = Some("extra".into()));
+        drops(session);
+        last(session, &|rule| (rule.chain, rule.position) = ("extra".into(), Some(0)));
+    };
+    assert_eq!(look(&led_there), silent, "what comes to its chain is not known");
+    let of_no_base = |session: &mut Session| {
+        session.firewall_chain("input", 0);
+        drops(session);
+        last(session, &|rule| (rule.chain, rule.position) = ("extra".into(), Some(0)));
+    };
+    assert_eq!(look(&of_no_base), silent, "its chain is no base chain that was told");
 }

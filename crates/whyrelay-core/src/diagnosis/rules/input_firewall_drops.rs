@@ -15,6 +15,7 @@ use crate::host::{
 use crate::trace::event::{SignalingState, Transport, Vantage};
 use crate::trace::measurement::Measurement;
 
+use super::ahead::ahead;
 use super::checks_rejected_on_the_way::{is_own, meaning};
 use super::errno::EPERM;
 use super::wording::{again_with, against, quoted_firewall};
@@ -25,7 +26,7 @@ pub(super) const RULE: Rule = Rule {
     name: "input-firewall-drops",
     title: "this host's own firewall drops what arrives",
     meaning: "The peer's checks, or the servers' answers, reach this host and its firewall (nftables, iptables, ufw, firewalld, a cloud agent) drops or rejects them before the program sees them: nobody on this host asked for them yet, or the firewall does not let answers in.",
-    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; also a rule that lets in only what was asked for, where the peer's NAT gives each destination another port and its packets reach the interface all the same; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked; or what signaling answers to a host that looks at itself did, soon enough, and no connection came about. Where something else stops the packets before they come to the filter: a rule that surely takes them, where the rules of its chain before it and of the chains that lead there were told. Or a next hop of IPv6 is not found, and a rule that counted packets takes its neighbor advertisements for certain. Or such a rule takes packets of the peer's probes that reached an interface and no socket.",
+    detection: "Packets for the session's sockets reached an interface and no socket, where that can be seen; and the counter of a dropping rule on input or prerouting moved during the checks; or more packets were received than delivered, none of them by reverse path filtering; also a rule that lets in only what was asked for, where the peer's NAT gives each destination another port and its packets reach the interface all the same; or the peer got \"administratively prohibited\" from this host's own address. Or several answers of a server that seems silent, or what a relay sent back, reached an interface and not the socket that had asked; or what signaling answers to a host that looks at itself did, soon enough, and no connection came about. Where something else stops the packets before they come to the filter: a rule that surely takes them, where the rules of its chain before it and of the chains that lead there were told. Or a next hop of IPv6 is not found, and a rule that counted packets takes its neighbor advertisements for certain: it is of a base chain, and the rules of that before it were all told. Or such a rule takes packets of the peer's probes that reached an interface and no socket.",
     proof: "tcpdump on this host shows the checks that the recording lacks.",
     doubt: "A check from the same address that the program did get.",
     fixes: &[Fix::firewall("Allow inbound UDP to the program's port in the host's firewall.")],
@@ -77,8 +78,9 @@ fn examine(session: &Session<'_>) -> Examination {
 }
 
 /// The rule on arrival that takes what an IPv6 neighbor answers (RFC 4861 section 4.4), so that the kernel never learns
-/// its hardware address: it takes ICMPv6 from there for certain, whatever its type, no rule of its chain before it may let
-/// that in, and it counted packets since the session began. `None` also of IPv4: no such filter sees ARP.
+/// its hardware address: it takes ICMPv6 from there for certain, whatever its type, no rule of its base chain before it,
+/// all of which were told, may let that in, and it counted packets since the session began. `None` also of IPv4: no such
+/// filter sees ARP.
 pub(super) fn taking_neighbor<'a>(
     side: &'a SideEvidence,
     hop: IpAddr,
@@ -92,23 +94,14 @@ pub(super) fn taking_neighbor<'a>(
         in_device: device.or(Some(&own.fact.device)),
         out_device: None,
     };
-    let is_of_chain = |one: &FirewallRule, other: &FirewallRule| {
-        let place =
-            |rule: &FirewallRule| (rule.framework, rule.table_family.clone(), rule.table.clone(), rule.chain.clone());
-        place(one) == place(other)
-    };
     let lets_in = |rule: &FirewallRule| {
         let ends = rule.verdict.as_deref().is_some_and(|verdict| !matches!(verdict, "drop" | "reject"));
         ends && rule.takes_icmpv6(&packet) != Some(false)
     };
     let rules = || side.host.firewall_rules.iter().filter(|rule| rule.moment == Moment::After);
     rules().filter(|rule| took(rule) && rule.fact.takes_icmpv6(&packet) == Some(true)).find(|rule| {
-        let before = |other: &&Taken<FirewallRule>| {
-            let is_before = other.fact.position.is_some()
-                && (rule.fact.position.is_none() || other.fact.position < rule.fact.position);
-            is_before && is_of_chain(&other.fact, &rule.fact)
-        };
-        !rules().filter(before).any(|other| lets_in(&other.fact))
+        let ahead = ahead(&side.host, &rule.fact);
+        ahead.is_some_and(|ahead| !ahead.iter().any(|other| lets_in(&other.fact)))
     })
 }
 
