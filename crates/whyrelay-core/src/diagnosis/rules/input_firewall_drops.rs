@@ -424,13 +424,16 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
         !failed && side.sent.values().any(|check| check.pair.remote == address && check.refused < check.transmissions)
     };
     let stranger = stranger(session, vantage);
-    let uninvited = stranger.is_none()
+    let unasked = stranger.or_else(|| unasked(session, vantage));
+    let uninvited = unasked.is_none()
         && unheard.as_ref().is_some_and(|unheard| unheard.iter().all(|(source, ..)| !sent_to(*source)));
     let cannot_send = refused || uninvited;
     let is_effect = |rule: &&Taken<FirewallRule>| {
         cannot_send && (rule.fact.rule.contains("ct state") || rule.fact.rule.contains("--ctstate"))
     };
-    let rule = host.firewall_rules.iter().filter(took).find(|rule| !is_effect(rule));
+    // What a rule took that does not take such a packet was another.
+    let of_unasked = |rule: &&Taken<FirewallRule>| unasked.is_none_or(|packet| may_take_new(&rule.fact, &packet.fact));
+    let rule = host.firewall_rules.iter().filter(took).filter(of_unasked).find(|rule| !is_effect(rule));
     if rule.is_none() && host.firewall_rules.iter().filter(took).any(|rule| is_effect(&rule)) {
         return None;
     }
@@ -487,17 +490,39 @@ fn fault(session: &Session<'_>, vantage: Vantage) -> Option<Fault> {
 /// What the peer sent to a socket of a side, reached its interface, and was dropped by its own firewall, although the side
 /// sends to that address of the peer: the peer's NAT gives each destination another port, so that nobody can send to the
 /// right one first (RFC 4787 section 4.1). The network lets such packets in; a firewall that does, too, makes the path
-/// direct. `None` also where something else than the firewall may have taken them, or would keep the answers back.
+/// direct. `None` also where something else than the firewall may have taken them, or would keep the answers back, and
+/// where no rule that counted packets may take them.
 pub(in crate::diagnosis) fn stranger<'a>(session: &'a Session<'_>, vantage: Vantage) -> Option<&'a Taken<OwnPacket>> {
+    let rules = || session.evidence.side(vantage).host.firewall_rules.iter().filter(|rule| took(rule));
+    all_unasked(session, vantage).into_iter().find(|packet| rules().any(|rule| may_take_new(&rule.fact, &packet.fact)))
+}
+
+/// The same, whatever the rules take.
+fn unasked<'a>(session: &'a Session<'_>, vantage: Vantage) -> Option<&'a Taken<OwnPacket>> {
+    all_unasked(session, vantage).into_iter().next()
+}
+
+/// Whether a rule may take a packet of a connection that is not known yet: such a one is not invalid.
+fn may_take_new(rule: &FirewallRule, packet: &OwnPacket) -> bool {
+    let OwnPacket { source, destination, device, .. } = packet;
+    let (source, destination, in_device) = (*source, *destination, Some(device.as_str()));
+    let arrival = FilteredPacket { source, destination, in_device, out_device: None };
+    let words: Vec<&str> = rule.rule.split_whitespace().collect();
+    let is_of_invalid = words.windows(2).any(|pair| pair == ["--ctstate", "INVALID"] || pair == ["state", "invalid"]);
+    !is_of_invalid && rule.takes(&arrival) != Some(false)
+}
+
+/// What came to a side from ports of the peer's NAT to which nobody can have sent, and to no socket.
+fn all_unasked<'a>(session: &'a Session<'_>, vantage: Vantage) -> Vec<&'a Taken<OwnPacket>> {
     let (side, peer) = (session.evidence.side(vantage), session.evidence.side(vantage.other()));
     if session.path == Path::Direct || session.evidence.is_alone() {
-        return None;
+        return Vec::new();
     }
     let is_otherwise_kept = side.send_failures.keys().any(|(.., errno)| *errno == EPERM)
         || would_drop::dropped_by_others(side).is_some()
         || !session.diversions(vantage).is_empty();
     if is_otherwise_kept || !side.host.firewall_rules.iter().any(took) {
-        return None;
+        return Vec::new();
     }
     let (heard, of_peer) = (side.heard_from(), seen_at(peer));
     let failed = |to: IpAddr| side.send_failures.keys().any(|(_, remote, _)| remote.ip() == to);
@@ -506,12 +531,13 @@ pub(in crate::diagnosis) fn stranger<'a>(session: &'a Session<'_>, vantage: Vant
         !failed(to) && left.into_iter().any(|check| (check.pair.local, check.pair.remote.ip()) == (from, to))
     };
     let sent_to = |to: SocketAddr| side.sent.values().any(|check| check.pair.remote == to);
-    side.host.own_packets.iter().find(|packet| {
+    let unasked = side.host.own_packets.iter().filter(|packet| {
         let OwnPacket { source, destination, arrived, .. } = &packet.fact;
         let varies = || session.network(vantage.other(), source.is_ipv6()).is_dependent() == Some(true);
         let is_new = *arrived && !heard.contains(source) && !sent_to(*source) && of_peer.contains_key(&source.ip());
         is_new && sends(*destination, source.ip()) && varies()
-    })
+    });
+    unasked.collect()
 }
 
 /// Packets that the kernel received and gave to nobody, forwarded ones and those of reverse path filtering aside.
