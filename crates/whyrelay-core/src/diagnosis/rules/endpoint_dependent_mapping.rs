@@ -12,7 +12,7 @@ use crate::diagnosis::views::{Otherwise, View, mapped_otherwise};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::host::{ProbeAim, ProbeOutcome};
+use crate::host::{ProbeAim, ProbeOutcome, Route};
 use crate::trace::address::AddressClass;
 use crate::trace::event::Vantage;
 
@@ -38,6 +38,9 @@ pub(super) const RULE: Rule = Rule {
 };
 
 const STATIC_PORT: Fix =
+/// The number of the table that holds the routes of a host without policy routing.
+const MAIN_TABLE: u32 = 254;
+
     Fix::owner("Turn on static-port outbound NAT on that router (pfSense, OPNsense) or endpoint-independent mapping.");
 
 const FORWARD: Fix = Fix::owner(
@@ -217,7 +220,8 @@ pub(in crate::diagnosis) fn closed_port(session: &Session<'_>, vantage: Vantage)
     open.find(|local| !came && is_lost(local))
 }
 
-/// Another uplink of the side, by which a check of the peer is answered while nothing direct works.
+/// Another uplink of the side with a default route, by which a check of the peer is answered over IPv4 while nothing direct
+/// works, and packets to servers go by another that is no tunnel.
 pub(in crate::diagnosis) fn other_uplink<'a>(session: &'a Session<'_>, vantage: Vantage) -> Option<&'a str> {
     let side = session.evidence.side(vantage);
     let bound = side.host.probes_with(|aim| matches!(aim, ProbeAim::Device { .. }));
@@ -225,12 +229,25 @@ pub(in crate::diagnosis) fn other_uplink<'a>(session: &'a Session<'_>, vantage: 
         let is_answered = matches!(probe.fact.result, ProbeOutcome::Answered { .. });
         is_answered && !side.known.is_server(probe.fact.remote)
     });
-    let by_default = |device: &str| {
-        let servers = side.host.routes_to_servers().filter(|answer| answer.fact.question.out_device.is_none());
-        servers.into_iter().any(|answer| answer.fact.device() == Some(device))
+    let is_tunnel = |device: &str| side.host.link(device).is_none_or(|link| link.fact.is_tunnel());
+    let by_servers: Vec<_> = side
+        .host
+        .routes_to_servers()
+        .filter(|answer| answer.fact.question.out_device.is_none() && answer.fact.question.destination.is_ipv4())
+        .map(|answer| answer.fact.device())
+        .collect();
+    // What goes into a tunnel is to go there, whatever the metric of another default route.
+    if by_servers.is_empty() || by_servers.iter().flatten().any(|device| is_tunnel(device)) {
+        return None;
+    }
+    let has_default = |device: &str| {
+        let whole = |route: &Route| route.destination.length == 0 && route.destination.address.is_ipv4();
+        side.host.routes.iter().any(|route| {
+            route.fact.table == MAIN_TABLE && whole(&route.fact) && route.fact.device.as_deref() == Some(device)
+        })
     };
     answered.find_map(|probe| match &probe.fact.aim {
-        ProbeAim::Device { device } if session.path != Path::Direct && !by_default(device) => Some(device.as_str()),
+        ProbeAim::Device { device } if session.path != Path::Direct && is_other(device) => Some(device.as_str()),
         _ => None,
     })
 }
@@ -251,6 +268,7 @@ fn remedy(fix: Fix) -> Remedy {
     Remedy { effect: fix.effect, ..Remedy::safe(fix.text) }
 }
 
+    let is_other = |device: &str| !by_servers.contains(&Some(device)) && !is_tunnel(device) && has_default(device);
 /// From inside of a container it is not known whose NAT it is: the host's own may draw ports as well.
 fn outside_of_container(session: &Session<'_>, vantage: Vantage) -> Vec<Remedy> {
     let container = session.evidence.side(vantage).host.container.as_ref();
