@@ -7,6 +7,7 @@ mod at_the_device;
 mod between;
 mod builder;
 mod cases;
+mod certain;
 mod check_schema;
 mod choices;
 mod clocks;

@@ -1,9 +1,10 @@
 //! the NAT gives each destination another address.
 
+use super::hops::whose_refusal;
 use super::need::SECOND_SERVER;
 use super::{
     Examination, Fault, Fix, Need, Rule, container_nat_randomizes_ports, input_firewall_drops, nat_behind_nat,
-    public_address_varies,
+    next_hop_silent, public_address_varies, udp_blocked, udp_only_to_servers,
 };
 use crate::diagnosis::finding::{Blame, Remedy, Severity};
 use crate::diagnosis::network::{Told, has_way_in, told, told_plainly, why_plainly};
@@ -37,10 +38,10 @@ pub(super) const RULE: Rule = Rule {
     examine,
 };
 
-const STATIC_PORT: Fix =
 /// The number of the table that holds the routes of a host without policy routing.
 const MAIN_TABLE: u32 = 254;
 
+const STATIC_PORT: Fix =
     Fix::owner("Turn on static-port outbound NAT on that router (pfSense, OPNsense) or endpoint-independent mapping.");
 
 const FORWARD: Fix = Fix::owner(
@@ -209,7 +210,8 @@ pub(in crate::diagnosis) fn closed_port(session: &Session<'_>, vantage: Vantage)
     }
     let open = told(session.evidence.side(there)).into_iter().filter(|told| told.mapped == told.local);
     let mut open = open.map(|told| told.local).filter(SocketAddr::is_ipv4);
-    let came = session.evidence.side(there).unheard().is_some_and(|unheard| !unheard.is_empty());
+    // Where nobody looked at the interface it is not known.
+    let came = session.evidence.side(there).unheard().is_none_or(|unheard| !unheard.is_empty());
     let is_lost = |to: &SocketAddr| {
         let mut checks = session.pairs.iter().filter(|pair| session.could_arrive(pair, vantage));
         checks.any(|pair| {
@@ -217,7 +219,27 @@ pub(in crate::diagnosis) fn closed_port(session: &Session<'_>, vantage: Vantage)
             remote == Some(*to) && pair.from(vantage).broken == Some(Break::OnTheWay)
         })
     };
-    open.find(|local| !came && is_lost(local))
+    open.find(|local| !came && is_lost(local) && !is_stopped_here(session, vantage, *local))
+}
+
+/// Whether something on the own side of what is sent to an address may be why nothing of it arrives there.
+fn is_stopped_here(session: &Session<'_>, vantage: Vantage, to: SocketAddr) -> bool {
+    let side = session.evidence.side(vantage);
+    let is_found = |rule: &Rule| match (rule.examine)(session) {
+        Examination::Found(faults) => faults.iter().any(|fault| fault.blame.may_concern(Blame::side(vantage))),
+        _ => false,
+    };
+    let refused = || {
+        side.icmp_errors.iter().any(|((_, remote, icmp_type, code), error)| {
+            let is_there =
+                |offender| offender == to.ip() || whose_refusal(session, vantage, offender) == Some(vantage.other());
+            *remote == to && *icmp_type == 3 && *code != 4 && !error.offender.is_some_and(is_there)
+        })
+    };
+    side.send_failures.keys().any(|(_, remote, _)| remote.is_ipv4())
+        || !session.diversions(vantage).is_empty()
+        || refused()
+        || [udp_blocked::RULE, udp_only_to_servers::RULE, next_hop_silent::RULE].iter().any(is_found)
 }
 
 /// Another uplink of the side with a default route, by which a check of the peer is answered over IPv4 while nothing direct
@@ -227,7 +249,7 @@ pub(in crate::diagnosis) fn other_uplink<'a>(session: &'a Session<'_>, vantage: 
     let bound = side.host.probes_with(|aim| matches!(aim, ProbeAim::Device { .. }));
     let mut answered = bound.filter(|probe| {
         let is_answered = matches!(probe.fact.result, ProbeOutcome::Answered { .. });
-        is_answered && !side.known.is_server(probe.fact.remote)
+        is_answered && probe.fact.remote.is_ipv4() && !side.known.is_server(probe.fact.remote)
     });
     let is_tunnel = |device: &str| side.host.link(device).is_none_or(|link| link.fact.is_tunnel());
     let by_servers: Vec<_> = side
@@ -246,6 +268,7 @@ pub(in crate::diagnosis) fn other_uplink<'a>(session: &'a Session<'_>, vantage: 
             route.fact.table == MAIN_TABLE && whole(&route.fact) && route.fact.device.as_deref() == Some(device)
         })
     };
+    let is_other = |device: &str| !by_servers.contains(&Some(device)) && !is_tunnel(device) && has_default(device);
     answered.find_map(|probe| match &probe.fact.aim {
         ProbeAim::Device { device } if session.path != Path::Direct && is_other(device) => Some(device.as_str()),
         _ => None,
@@ -268,7 +291,6 @@ fn remedy(fix: Fix) -> Remedy {
     Remedy { effect: fix.effect, ..Remedy::safe(fix.text) }
 }
 
-    let is_other = |device: &str| !by_servers.contains(&Some(device)) && !is_tunnel(device) && has_default(device);
 /// From inside of a container it is not known whose NAT it is: the host's own may draw ports as well.
 fn outside_of_container(session: &Session<'_>, vantage: Vantage) -> Vec<Remedy> {
     let container = session.evidence.side(vantage).host.container.as_ref();
