@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{ip, run};
 use super::error::LabError;
+use super::namespace::enter;
 use super::run::open_to_all;
 
 const DIRECTORY: &str = "/run/whyrelay-lab";
@@ -153,6 +154,9 @@ impl Record {
     pub fn remove(&self) -> Result<(), LabError> {
         let own = self.namespaces.iter().filter(|name| name.starts_with(&self.id));
         let names: Vec<&String> = own.filter(|name| super::namespace::path(name).exists()).collect();
+        for name in &names {
+            forget_orphans(name);
+        }
         // Without names nobody would find what still runs in them.
         end_all_in(&names).map_err(|left| LabError::Command {
             command: format!("ending what runs in {} ({})", self.id, self.scenario),
@@ -311,6 +315,14 @@ fn is_in(names: &[String], namespace: &str, mounts: &str) -> bool {
         let name = at.rsplit_once("/netns/").map_or("", |(_, name)| name);
         root == namespace && names.iter().any(|known| known == name)
     })
+}
+
+/// Lets a namespace give up the connections of its dead programs soon. While the kernel repeats their last packet, which
+/// nobody answers any more, they keep the namespace, with its neighbors: the table of those is the machine's, and the labs
+/// of two minutes fill it.
+fn forget_orphans(name: &str) {
+    // Where it cannot be set they take their time.
+    let _ = enter(name, || fs::write("/proc/sys/net/ipv4/tcp_orphan_retries", "1").map_err(LabError::system(name)));
 }
 
 /// Ends every process in namespaces of these names; answers how many are left.
