@@ -157,13 +157,15 @@ fn early() -> Result<()> {
         let outside = topology.routers[0].external().next().context("the router has no address")?;
         let lab = Lab::up(Plan::of(&topology, *choice)?)?;
         let server = socket(&lab, "server", SERVER[0].parse::<IpAddr>()?, PORT)?;
+        let from = |port| socket(&lab, "a", address_of(&topology, "a")?, port);
         // A host keeps the port that it once got: each packet is for another.
         let (soon, later) = (SAME, SAME + 1);
+        // Neighbors are known then: an early packet that waits for one is none.
+        seen(&from(SAME + 2)?, &server, b"first")?;
         for port in [soon, later] {
             server.send_to(b"early", (outside, port))?;
         }
         std::thread::sleep(Duration::from_millis(300));
-        let from = |port| socket(&lab, "a", address_of(&topology, "a")?, port);
         let mapped = seen(&from(soon)?, &server, b"soon")?;
         ensure!(mapped.port() != soon, "{choice:?}: {mapped} although an early packet has its port");
         std::thread::sleep(Duration::from_secs(31));
