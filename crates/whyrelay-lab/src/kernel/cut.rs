@@ -10,8 +10,8 @@ use whyrelay_core::trace::event::{Direction, Event, EventKind, Vantage};
 use super::error::LabError;
 use super::lab::Lab;
 use super::router::Clock;
-use super::run::Side;
 use super::services;
+use super::side::Side;
 use crate::scenario::Topology;
 
 /// How long both may take to a direct path once one of them has any: a relayed one may come first, and late candidates

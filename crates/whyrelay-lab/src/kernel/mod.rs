@@ -9,6 +9,7 @@
 //! | `router`, `packet` | a user-space router on TUN around `nat::table` |
 //! | [`Services`] | the server's programs and their faults |
 //! | [`run_kernel`] | a scenario from beginning to end, with real sessions |
+//! | `side` | the files of one side of a session |
 //! | `cut` | the relay's end, where data has to pass without it |
 //! | `relayed` | what a relay over TLS has carried |
 //! | `signaling` | a proxy that delays or loses a peer's messages |
@@ -35,6 +36,7 @@ mod relayed;
 mod router;
 mod run;
 mod services;
+mod side;
 mod signaling;
 pub mod state;
 mod tun;

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{ip, run};
 use super::error::LabError;
 use super::namespace::enter;
-use super::run::open_to_all;
+use super::side::open_to_all;
 
 const DIRECTORY: &str = "/run/whyrelay-lab";
 /// What every name begins with.
