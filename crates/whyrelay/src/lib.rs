@@ -30,6 +30,8 @@ pub mod check;
 pub mod cli;
 pub mod host;
 pub mod io;
+#[cfg(test)]
+mod made;
 pub mod page;
 pub mod server;
 pub mod session;

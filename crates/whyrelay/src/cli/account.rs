@@ -141,23 +141,10 @@ pub(super) fn status(report: &Report) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::made::finding;
 
     #[test]
     fn information_alone_changes_no_exit_status() {
-        use whyrelay_core::diagnosis::finding::{Blame, Finding};
-        let finding = |severity| Finding {
-            code: "WR401",
-            name: "no-relay-available",
-            blame: Blame::Path,
-            severity,
-            summary: String::new(),
-            evidence: Vec::new(),
-            advice: Vec::new(),
-            remedies: Vec::new(),
-            doubt: String::new(),
-            hidden: false,
-            seen_by: None,
-        };
         let mut report = Report::from_events(&[]);
         for (path, over_tcp, severity, expected) in [
             (session::Path::Direct, false, None, HEALTHY),
@@ -169,7 +156,7 @@ mod tests {
             (session::Path::Failed, false, None, FINDING),
         ] {
             (report.path, report.over_tcp) = (path, over_tcp);
-            report.findings = severity.map(finding).into_iter().collect();
+            report.findings = severity.map(|severity| finding("WR401", severity)).into_iter().collect();
             assert_eq!(status(&report), expected, "{path:?} {over_tcp} {severity:?}");
         }
     }

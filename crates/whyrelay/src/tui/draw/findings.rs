@@ -78,32 +78,16 @@ mod tests {
 
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use whyrelay_core::diagnosis::finding::Blame;
     use whyrelay_core::report::Report;
 
     use super::*;
+    use crate::made::finding;
     use crate::tui::screen::{Input, Snapshot};
-
-    fn finding(code: &'static str) -> Finding {
-        Finding {
-            code,
-            name: "a-name",
-            blame: Blame::Path,
-            severity: Severity::Warning,
-            summary: format!("All about {code}"),
-            evidence: Vec::new(),
-            advice: Vec::new(),
-            remedies: Vec::new(),
-            doubt: String::new(),
-            hidden: false,
-            seen_by: None,
-        }
-    }
 
     #[test]
     fn details_stand_between_their_finding_and_the_next() {
         let mut report = Report::from_events(&[]);
-        report.findings = ["WR001", "WR002", "WR003"].map(finding).into();
+        report.findings = ["WR001", "WR002", "WR003"].map(|code| finding(code, Severity::Warning)).into();
         let snapshot = Arc::new(Snapshot { report, log: Vec::new(), total: 0, met: true });
         for selected in 0..3 {
             let mut screen = Screen::new(false);
